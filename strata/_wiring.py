@@ -1,0 +1,282 @@
+"""The only place that builds concrete parts from settings and schemas."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from strata.bound import Bound, Callbacks
+from strata.clock import Clock, SystemClock
+from strata.coherence.bus import Bus
+from strata.coherence.certainty import ALWAYS, Certainty
+from strata.coherence.guard import Guard
+from strata.coherence.identity import Identity
+from strata.coherence.inbox import Inbox
+from strata.coherence.memory import Memory
+from strata.coherence.messages import Announcer
+from strata.coherence.repairs import Repairs
+from strata.coherence.versions import VersionClock
+from strata.config import Config
+from strata.crypto import TableCipher, keys_from
+from strata.engine.context import Context
+from strata.errors import InvalidConfigError, InvalidModelError
+from strata.l1.store import MemStore
+from strata.l1.sweeper import Sweeper
+from strata.l2.address import adopt, connect
+from strata.l2.client import RedisServer
+from strata.l2.tier import L2Tier
+from strata.l3.pool import Database
+from strata.l3.table import Table
+from strata.model import check_identifier, compile_model
+from strata.model.plan import ModelPlan
+from strata.observe.counters import Counters
+from strata.observe.log import SafeLogger
+from strata.observe.metrics import SafeMetrics
+from strata.policies import WriteMode
+from strata.schema import Schema
+from strata.writebehind import WriteBehind
+
+SHARDS = 256  # of L1, in which `max_entries` is counted
+MARGIN = 2.0  # seconds beyond the server's time-outs after which a commit has surely ended
+
+
+class Wiring:
+    """The shared parts of one store, built on demand. Used under the store's lock, but for `after_fork`."""
+
+    def __init__(self, config: Config, schemas: Mapping[str, Bound]) -> None:
+        self.config = config
+        self.clock: Clock = SystemClock()
+        self.log = SafeLogger(config.logger)
+        self.metrics = SafeMetrics(config.metrics)
+        self.instance = uuid.uuid4().hex
+        self.certainty = Certainty()
+        self.sweeper = Sweeper()
+        self.databases: dict[str, Database] = {}
+        self._schemas = schemas
+        self._keys = keys_from(config.encryption_key)
+        self._ledger: RedisServer | None = None
+        self.server = self._redis()
+        versions = VersionClock(self.clock)
+        announcer = Announcer(config.invalidation_channel, self.instance, config.redis_db)
+        self.inbox = Inbox(schemas, self.instance, versions, lambda: self.context.writebehind)
+        repairs = Repairs(schemas, lambda: self.context.announcer, self.log)
+        pool = config.l3_pool
+        self.context = Context(
+            clock=self.clock,
+            versions=versions,
+            identity=Identity(self.server, versions, self.instance, self.clock),
+            announcer=announcer,
+            repairs=repairs,
+            lasting=float(pool.statement_timeout) + float(pool.lock_timeout) + MARGIN,  # type: ignore[arg-type]
+            server=self.server,
+        )
+        if self.server is not None:
+            self.context.bus = Bus(
+                self.server,
+                config.invalidation_channel,
+                self.inbox,
+                self.certainty,
+                self.clock,
+                self.log,
+                on_beat=self.context.identity.ensure,
+                on_return=repairs.wake,
+            )
+
+    def bind(self, schema: Schema[Any]) -> Bound:
+        """Check a schema and build its parts. Raises `InvalidModelError` or `InvalidConfigError`."""
+        check_identifier(schema.name, "schema name")
+        plan = compile_model(schema.model)
+        mode = schema.write_mode or self.config.default_write_mode
+        self._check(schema, plan, mode)
+        counters = Counters()
+        hooks = Callbacks(schema.name, schema.hooks, plan, counters, self.log)
+        table, database, replica = self._l3(schema, plan, mode)
+        l2 = self._l2(schema, plan, counters)
+        l1 = self._l1(schema, hooks, alone=l2 is None and table is None)
+        cipher = None if self._keys is None or table is None else TableCipher(self._keys, table.name)
+        bound = Bound(
+            name=schema.name,
+            schema=schema,
+            plan=plan,
+            mode=mode,
+            hooks=hooks,
+            l1=l1,
+            l2=l2,
+            table=table,
+            database=database,
+            replica=replica,
+            cipher=cipher,
+            counters=counters,
+            clock=self.clock,
+        )
+        if bound.deferred:
+            self.writebehind().register(bound)
+        return bound
+
+    def writebehind(self) -> WriteBehind:
+        """The store's write-behind, built for the first schema that needs it."""
+        if self.context.writebehind is None:
+            server = self.ledger()
+            self.context.writebehind = WriteBehind(
+                self.config,
+                server,
+                same_server_as_l2=server is self.server,
+                clock=self.clock,
+                versions=self.context.versions,
+                announcer=self.context.announcer,
+                logger=self.log,
+                metrics=self.metrics,
+            )
+        return self.context.writebehind
+
+    def ledger(self) -> RedisServer:
+        """The Redis of ledger, jobs and doorbells. Raises `InvalidConfigError` where there is none."""
+        if self._ledger is None:
+            if self.config.ledger_addr:
+                self._ledger = self._server(self.config.ledger_addr)
+            elif self.server is not None:
+                self._ledger = self.server
+            else:
+                raise InvalidConfigError("this needs a Redis for its ledger; set redis_addr or ledger_addr")
+        return self._ledger
+
+    def publish(self, task: str, args: tuple[Any, ...], task_id: str) -> None:
+        """Hand a job over to the fleet. Raises `UnavailableError` where the broker does not answer."""
+        publish(celery_app(self.config), task, args, task_id)
+
+    def after_fork(self) -> None:
+        """In the child: another instance, with connections, threads and caches of its own."""
+        self.instance = uuid.uuid4().hex
+        context = self.context
+        context.versions.reset()
+        context.identity.reset(self.instance)
+        context.announcer.source = self.inbox.source = self.instance
+        for server in {id(item): item for item in (self.server, self._ledger) if item is not None}.values():
+            server.after_fork()
+        for database in self.databases.values():
+            database.after_fork()
+        if context.bus is not None:
+            context.bus.reset()
+        context.repairs.reset()
+        self.sweeper.after_fork()
+        for bound in self._schemas.values():
+            bound.l1.after_fork()
+            if bound.l2 is not None:
+                bound.l2.reset_tokens()
+        if context.writebehind is not None:
+            context.writebehind.after_fork()
+
+    def close(self) -> None:
+        """Stop the threads and close the connections; what is written behind was flushed before."""
+        if self.context.bus is not None:
+            self.context.bus.stop()
+        self.context.repairs.stop()
+        self.sweeper.stop()
+        for database in self.databases.values():
+            database.close()
+        for server in (self.server, self._ledger):
+            if server is not None:
+                server.close()
+
+    def _redis(self) -> RedisServer | None:
+        config = self.config
+        if config.redis_client is not None:
+            return RedisServer(lambda: adopt(config.redis_client, config.l2_pool), self.clock)
+        return self._server(config.redis_addr) if config.redis_addr else None
+
+    def _server(self, addr: str) -> RedisServer:
+        config = self.config
+        password = config.redis_password or None
+
+        def make() -> Any:
+            return connect(addr, config.l2_pool, password=password, db=config.redis_db)
+
+        if not addr.startswith("redis+cluster://"):
+            make()  # nothing is sent, but an address that cannot be read is found now
+        return RedisServer(make, self.clock)
+
+    def _check(self, schema: Schema[Any], plan: ModelPlan[Any], mode: WriteMode) -> None:
+        name = schema.name
+        if schema.l1 is None and schema.l2 is None and schema.l3 is None:
+            raise InvalidConfigError(f"schema {name!r} has no tier; give it at least one of l1, l2 and l3")
+        if mode is WriteMode.WRITE_BEHIND and schema.l3 is None:
+            raise InvalidConfigError(f"schema {name!r} is written behind but has no L3 to write to; give it l3")
+        if mode is WriteMode.WRITE_BEHIND:
+            self.ledger()
+        for column in plan.columns:
+            if column.omit_cache and schema.l3 is None:
+                raise InvalidModelError(
+                    f"{plan.model.__name__}.{column.name} is OmitCache, but schema {name!r} has no L3 to hold it"
+                )
+            if column.omit_l1 and schema.l2 is None and schema.l3 is None:
+                raise InvalidModelError(
+                    f"{plan.model.__name__}.{column.name} is OmitL1, but schema {name!r} has no other tier to hold it"
+                )
+
+    def _l1(self, schema: Schema[Any], hooks: Callbacks, *, alone: bool) -> Memory:
+        lock = threading.RLock()
+        guard = Guard(lock)
+        certainty = ALWAYS if alone else self.certainty
+        if schema.l1 is None:
+            return Memory(None, guard, certainty, self.clock, hooks.evicted)
+        policy, pool = schema.l1, self.config.l1_pool
+        store = MemStore(
+            capacity=SHARDS * (pool.max_entries if policy.max_entries is None else policy.max_entries),
+            ttl=_seconds(policy.ttl, self.config.default_l1_ttl),
+            eviction=policy.eviction or pool.eviction,
+            clock=self.clock,
+            lock=lock,
+        )
+        self.sweeper.register(store, hooks.evicted)
+        return Memory(store, guard, certainty, self.clock, hooks.evicted)
+
+    def _l2(self, schema: Schema[Any], plan: ModelPlan[Any], counters: Counters) -> L2Tier | None:
+        if schema.l2 is None:
+            return None
+        if self.server is None:
+            raise InvalidConfigError(f"schema {schema.name!r} has an L2; set redis_addr (or redis_client)")
+        prefix = self._prefix(schema)
+
+        def corrupt(key: str) -> None:
+            counters.corrupt += 1
+            self.log.warning("an L2 entry could not be read; it is loaded anew", schema=schema.name, key=key)
+
+        codec = self.config.codec
+        ttl = _seconds(schema.l2.ttl, self.config.default_l2_ttl)
+        return L2Tier(self.server, prefix, ttl, plan.encoder(codec), plan.decoder(codec), corrupt)
+
+    def _prefix(self, schema: Schema[Any]) -> str:
+        assert schema.l2 is not None
+        prefix = schema.l2.key_prefix or schema.name
+        check_identifier(prefix, "key_prefix")
+        for other in self._schemas.values():
+            if other.schema.l2 is not None and (other.schema.l2.key_prefix or other.name) == prefix:
+                raise InvalidConfigError(
+                    f"schema {schema.name!r} would share the key prefix {prefix!r} with schema {other.name!r}; "
+                    "give one of them another RedisPolicy.key_prefix"
+                )
+        return prefix
+
+    def _l3(
+        self, schema: Schema[Any], plan: ModelPlan[Any], mode: WriteMode
+    ) -> tuple[Table | None, Database | None, Database | None]:
+        if schema.l3 is None:
+            return None, None, None
+        if not self.config.postgres_dsn:
+            raise InvalidConfigError(f"schema {schema.name!r} has an L3; set postgres_dsn")
+        name = schema.l3.table_name or schema.name
+        check_identifier(name, "table name")
+        table = Table(plan, name, schema_name=schema.name, deferred=mode is WriteMode.WRITE_BEHIND)
+        replica = schema.l3.read_replica
+        return table, self.database(self.config.postgres_dsn), self.database(replica) if replica else None
+
+    def database(self, dsn: str) -> Database:
+        if dsn not in self.databases:
+            self.databases[dsn] = Database(dsn, self.config.l3_pool, clock=self.clock)
+        return self.databases[dsn]
+
+
+def _seconds(own: Any, default: Any) -> float:
+    return float(default if own is None else own)

@@ -1,0 +1,111 @@
+"""One registered schema with its parts, as the engine, the bus and write-behind see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from strata.clock import Clock
+from strata.coherence.memory import Memory
+from strata.errors import HookError, StrataError
+from strata.hooks import SchemaHooks
+from strata.l1.store import Evicted
+from strata.l2.tier import L2Tier
+from strata.l3.pool import Database
+from strata.l3.table import Table
+from strata.model.plan import ModelPlan
+from strata.observe.counters import Counters
+from strata.observe.log import SafeLogger
+from strata.policies import WriteMode
+from strata.schema import Schema
+
+
+@dataclass(slots=True, eq=False)
+class Bound:
+    """A schema bound to a store. Everything but the counters is fixed once `register` has returned."""
+
+    name: str
+    schema: Schema[Any]
+    plan: ModelPlan[Any]
+    mode: WriteMode
+    hooks: Callbacks
+    l1: Memory
+    l2: L2Tier | None
+    table: Table | None
+    database: Database | None
+    replica: Database | None
+    cipher: Any
+    counters: Counters
+    clock: Clock
+
+    @property
+    def deferred(self) -> bool:
+        """Whether `set` and `delete` are written behind."""
+        return self.mode is WriteMode.WRITE_BEHIND
+
+
+class Callbacks:
+    """The user's hooks, run so that the right ones abort and the others hide nothing."""
+
+    __slots__ = ("_counters", "_hooks", "_log", "_plan", "_schema", "before_set_given", "get_given")
+
+    def __init__(
+        self, schema: str, hooks: SchemaHooks, plan: ModelPlan[Any], counters: Counters, log: SafeLogger
+    ) -> None:
+        self._schema = schema
+        self._hooks = hooks
+        self._plan = plan
+        self._counters = counters
+        self._log = log
+        self.before_set_given = hooks.before_set is not None
+        self.get_given = hooks.before_get is not None or hooks.after_get is not None
+
+    def before_set(self, record: Any) -> Any:
+        """The record, or the replacement that `before_set` returned. Raises `HookError`."""
+        if self._hooks.before_set is None:
+            return record
+        replaced = self._abort("before_set", self._hooks.before_set, record)
+        return record if replaced is None else replaced
+
+    def before_get(self, key: Any) -> None:
+        """Raises `HookError` where `before_get` raised."""
+        if self._hooks.before_get is not None:
+            self._abort("before_get", self._hooks.before_get, key)
+
+    def after_set(self, record: Any) -> None:
+        self._tell("after_set", self._hooks.after_set, record)
+
+    def after_get(self, record: Any) -> Any:
+        """The record, or the replacement that `after_get` returned."""
+        if self._hooks.after_get is None:
+            return record
+        replaced = self._tell("after_get", self._hooks.after_get, record)
+        return record if replaced is None else replaced
+
+    def evicted(self, gone: Sequence[Evicted]) -> None:
+        if self._hooks.on_evict is not None:
+            for item in gone:
+                self._tell("on_evict", self._hooks.on_evict, item.key, self._plan.thaw(item.value))
+
+    def write_error(self, key: Any, error: StrataError) -> None:
+        self._tell("on_write_error", self._hooks.on_write_error, key, error)
+
+    def _abort(self, name: str, hook: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return hook(*args)
+        except Exception as error:
+            self._counters.hook_errors += 1
+            raise HookError(
+                f"{name} of schema {self._schema!r} raised {type(error).__name__}; nothing was done"
+            ) from error
+
+    def _tell(self, name: str, hook: Callable[..., Any] | None, *args: Any) -> Any:
+        if hook is None:
+            return None
+        try:
+            return hook(*args)
+        except Exception as error:  # noqa: BLE001 a notification never hides the result of the call
+            self._counters.hook_errors += 1
+            self._log.error("hook raised", schema=self._schema, hook=name, error=type(error).__name__)
+            return None

@@ -1,0 +1,1 @@
+"""What keeps instances at one: versions, messages, the bus, and guards against late fills."""

@@ -1,0 +1,156 @@
+"""The invalidation bus: one thread a store listens to the channel and knows how long it has surely heard everything.
+
+Heartbeat: every 0.5 s the instance publishes to a channel of its own on the same subscription. The echo of one sent
+at time t proves that everything published before t has arrived and been handled, so L1 may be trusted until
+t + 1.5 s. A subscription that breaks, or that redis-py renews by itself, means missed messages: L1 is cleared after
+the new one is confirmed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from strata.clock import Clock
+from strata.coherence.certainty import Certainty
+from strata.coherence.inbox import Inbox
+from strata.errors import StrataError
+from strata.l2.client import RedisServer
+from strata.observe.log import SafeLogger
+
+HEARTBEAT = 0.5  # seconds between heartbeats
+TRUST = 1.5  # seconds after a heartbeat's sending for which its echo vouches
+PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds before trying to subscribe again
+
+
+class Bus:
+    """Starts at the first `start`; thread-safe. `on_beat` and `on_return` are called in its thread and must be quick.
+
+    `_thread` is written under `_lock` by whoever starts or stops; `resets` by the thread only. After fork the child
+    calls `reset`: the parent's thread and subscription are not its own. At exit the daemon thread just ends.
+    """
+
+    def __init__(
+        self,
+        server: RedisServer,
+        channel: str,
+        inbox: Inbox,
+        certainty: Certainty,
+        clock: Clock,
+        log: SafeLogger,
+        on_beat: Callable[[], None],
+        on_return: Callable[[], None],
+    ) -> None:
+        self._server = server
+        self._channel = channel
+        self._inbox = inbox
+        self._certainty = certainty
+        self._clock = clock
+        self._log = log
+        self._on_beat = on_beat
+        self._on_return = on_return
+        self.resets = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """As new: not started, sure of nothing."""
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self.connected = threading.Event()
+        self.started = False
+        self._certainty.until = -math.inf
+
+    def start(self) -> None:
+        """Start the thread, once."""
+        if self.started:
+            return
+        with self._lock:
+            if self._thread is None and not self._stop.is_set():
+                self._thread = threading.Thread(target=self._run, name="strata-bus", daemon=True)
+                self._thread.start()
+                self.started = True
+
+    def stop(self, timeout: float = 2.0) -> None:
+        """End the thread; L1 is not to be trusted afterwards."""
+        with self._lock:
+            self._stop.set()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+        self._certainty.until = -math.inf
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                self._session()
+                failures = 0
+            except (RedisError, OSError, StrataError, ValueError) as error:
+                # ValueError: redis-py reading from a socket that was closed under it
+                self._log.debug("bus lost its subscription", error=type(error).__name__)
+            if self.connected.is_set():
+                failures = 0
+            self.connected.clear()
+            self._certainty.until = -math.inf
+            pause = PAUSES[min(failures, len(PAUSES) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311 jitter
+            failures += 1
+            self._stop.wait(pause)
+
+    def _session(self) -> None:
+        own = f"{self._channel}:{self._inbox.source}"
+        subscription = self._server.client.pubsub()
+        try:
+            subscription.subscribe(self._channel, own)
+            self._inbox.database = self._server.database
+            self._listen(subscription, own)
+        finally:
+            with contextlib.suppress(RedisError, OSError, ValueError):
+                subscription.close()
+
+    def _listen(self, subscription: Any, own: str) -> None:
+        confirmed = 0
+        sent: dict[bytes, float] = {}  # heartbeats under way, by number
+        number = 0
+        next_beat = 0.0
+        last_echo = self._clock.monotonic()
+        own_channel, channel = own.encode(), self._channel.encode()
+        while not self._stop.is_set():
+            now = self._clock.monotonic()
+            if now - last_echo > 2 * TRUST:
+                raise OSError("the subscription went silent")
+            if confirmed >= 2 and now >= next_beat:
+                number += 1
+                next_beat = now + HEARTBEAT
+                sent[b"%d" % number] = now
+                self._server.execute("PUBLISH", own, number)
+                self._on_beat()
+            wait = next_beat - self._clock.monotonic() if confirmed >= 2 else HEARTBEAT
+            event = subscription.get_message(timeout=max(wait, 0.0))
+            if event is None:
+                continue
+            if event["type"] == "subscribe":
+                confirmed += 1
+                if confirmed >= 2:  # a third one was not asked for: redis-py subscribed again by itself
+                    self._returned()
+            elif event["channel"] == own_channel:
+                beat = sent.pop(event["data"], None)
+                if beat is not None:
+                    last_echo = self._clock.monotonic()
+                    self._certainty.until = beat + TRUST
+                    sent = {key: at for key, at in sent.items() if at > beat}
+            elif event["channel"] == channel:
+                self._inbox.handle(event["data"])
+
+    def _returned(self) -> None:
+        self._certainty.until = -math.inf
+        self._inbox.clear()
+        self.resets += 1
+        self.connected.set()
+        self._on_return()

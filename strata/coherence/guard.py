@@ -1,0 +1,110 @@
+"""The guard against late fills: who may put a key into L1, and who shares whose read.
+
+A claim is taken before a read from below, or a writer's intent, begins. Any message or own write for the key in
+between voids it: its value still reaches the caller, but not L1. A reader's claim is also its flight: callers that
+come while it is good share the result (single-flight); those that come after it was voided start their own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+from typing import Any
+
+
+class Claim:
+    """The right to put one key into L1, until something happens to the key.
+
+    `alive` goes from true to false once, under the guard's lock. `settle` is called once, by its owner; those who
+    wait for a flight then find its outcome.
+    """
+
+    __slots__ = ("_done", "alive", "error", "key", "owner", "result")
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.alive = True
+        self.owner = threading.get_ident()
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self._done: threading.Event | None = None
+
+    @property
+    def shared(self) -> bool:
+        """Whether somebody waits for the result; final once the claim was released."""
+        return self._done is not None
+
+    def wait(self, event: threading.Event) -> Any:
+        """The owner's result, or its error raised here as well."""
+        event.wait()
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+class Guard:
+    """The claims of one schema. `lock` guards `_claims`, `_flights` and every claim's `alive`; after fork: `reset`.
+
+    Bounded by the number of calls under way, since every claim is released by the call that took it.
+    """
+
+    def __init__(self, lock: threading.RLock) -> None:  # type: ignore[valid-type]
+        self.lock: Any = lock
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every claim, as a new process does."""
+        self._claims: dict[Hashable, list[Claim]] = {}
+        self._flights: dict[Hashable, Claim] = {}
+
+    def claim(self, key: Hashable) -> Claim:
+        """A claim of one's own, for a writer."""
+        claim = Claim(key)
+        with self.lock:
+            self._claims.setdefault(key, []).append(claim)
+        return claim
+
+    def board(self, key: Hashable) -> tuple[Claim, threading.Event | None]:
+        """The flight of a reader: its own (None: the caller loads and then lands it), or one to wait for."""
+        with self.lock:
+            flight = self._flights.get(key)
+            # A loader that calls back into the store for its own key must not wait for itself.
+            if flight is not None and flight.owner != threading.get_ident():
+                if flight._done is None:
+                    flight._done = threading.Event()
+                return flight, flight._done
+            claim = Claim(key)
+            self._claims.setdefault(key, []).append(claim)
+            self._flights[key] = claim
+            return claim, None
+
+    def release(self, claim: Claim) -> None:
+        """The call that took the claim is over; whoever waits for it goes on."""
+        with self.lock:
+            claim.alive = False
+            mine = self._claims.get(claim.key)
+            if mine is not None and claim in mine:
+                mine.remove(claim)
+                if not mine:
+                    del self._claims[claim.key]
+            if self._flights.get(claim.key) is claim:
+                del self._flights[claim.key]
+            done = claim._done
+        if done is not None:
+            done.set()
+
+    def void(self, key: Hashable) -> None:
+        """Something happened to the key: no claim on it is good any more, and nobody boards its flight."""
+        with self.lock:
+            for claim in self._claims.pop(key, ()):
+                claim.alive = False
+            self._flights.pop(key, None)
+
+    def void_all(self) -> None:
+        """As `void`, for every key."""
+        with self.lock:
+            for claims in self._claims.values():
+                for claim in claims:
+                    claim.alive = False
+            self._claims.clear()
+            self._flights.clear()

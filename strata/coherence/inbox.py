@@ -1,0 +1,83 @@
+"""What an instance does with the messages of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from strata.bound import Bound
+from strata.coherence.messages import Message, Op, parse
+from strata.coherence.versions import VersionClock
+from strata.errors import StrataError
+
+
+class Deferred(Protocol):
+    """The dirty buffer, as far as messages concern it."""
+
+    def supersede(self, bound: Bound, key: Any, version: int) -> None: ...
+
+    def purged(self, bound: Bound, key: Any, version: int) -> None: ...
+
+
+class Inbox:
+    """Applies messages to L1 and the dirty buffer. Called by the bus's thread only, which alone writes the counters."""
+
+    def __init__(
+        self,
+        schemas: Mapping[str, Bound],
+        source: str,
+        versions: VersionClock,
+        deferred: Callable[[], Deferred | None],
+    ) -> None:
+        self._schemas = schemas
+        self.source = source
+        self._versions = versions
+        self._deferred = deferred
+        self.database = 0
+        self.messages = 0
+        self.unreadable = 0
+
+    def handle(self, data: Any) -> None:
+        """One message; what cannot be read, or names what is not registered here, is counted or ignored."""
+        self.messages += 1
+        message = parse(data)
+        if message is None:
+            self.unreadable += 1
+            return
+        if message.db != self.database and message.src is not None:
+            return
+        bound = self._schemas.get(message.schema)
+        if bound is None or (bound.l2 is None and bound.table is None):
+            return  # L1 is that schema's lowest tier: nobody else can know better
+        if message.op == Op.CLEAR:
+            bound.l1.clear()
+            return
+        try:
+            key = bound.plan.parse_key(message.id)
+        except (StrataError, ValueError):
+            self.unreadable += 1
+            return
+        self._apply(bound, key, message)
+
+    def clear(self) -> None:
+        """Messages may have been missed: nothing in L1 can be trusted."""
+        for bound in list(self._schemas.values()):
+            if bound.l2 is not None or bound.table is not None:
+                bound.l1.clear()
+
+    def _apply(self, bound: Bound, key: Any, message: Message) -> None:
+        version = message.version
+        if version is not None:
+            self._versions.observe(version)
+        if message.op == Op.PURGE and version is not None:
+            bound.l1.forget_up_to(key, version)
+            if (deferred := self._deferred()) is not None and bound.deferred:
+                deferred.purged(bound, key, version)
+        elif message.src == self.source and message.op in (Op.SET, Op.DELETE, Op.INTENT):
+            return  # the writer has seen to its own L1, with the claim that it took before
+        elif version is None or message.op not in (Op.SET, Op.DELETE):
+            bound.l1.forget(key)
+        else:
+            bound.l1.forget(key, below=version)
+            if (deferred := self._deferred()) is not None and bound.deferred:
+                deferred.supersede(bound, key, version)

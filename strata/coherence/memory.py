@@ -1,0 +1,104 @@
+"""L1 as the coherence protocol sees it: entries with versions, claims, and how sure the instance is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+from strata.clock import Clock
+from strata.coherence.certainty import BUS_GRACE, Certainty
+from strata.coherence.guard import Claim, Guard
+from strata.l1.entry import Entry
+from strata.l1.store import Evicted, MemStore
+
+
+class Memory:
+    """One schema's L1, or, with `store` None, only its guard.
+
+    Thread-safe: the guard's lock is the store's, so that a claim is checked and used in one step. The hit path of
+    `get` reads `entries` without any lock.
+    """
+
+    def __init__(
+        self,
+        store: MemStore | None,
+        guard: Guard,
+        certainty: Certainty,
+        clock: Clock,
+        evicted: Callable[[Sequence[Evicted]], None],
+    ) -> None:
+        self.store = store
+        self.guard = guard
+        self.certainty = certainty
+        self.entries: dict[Any, Entry] = {} if store is None else store.entries
+        self._clock = clock
+        self._evicted = evicted
+
+    def lookup(self, key: Hashable, now: float) -> Entry | None:
+        """The entry that may be served: any live one while sure, only one just read from below while unsure."""
+        if self.store is None:
+            return None
+        entry = self.store.live(key, now)
+        if entry is None or self.certainty.sure(now) or now < entry.loaded + BUS_GRACE:
+            return entry
+        return None
+
+    def fill(self, claim: Claim, value: Any, version: int, *, pending: bool = False, loaded: float) -> bool:
+        """Put what was read from below, or committed, if the claim is still good and nothing newer is there."""
+        if self.store is None:
+            return False
+        with self.guard.lock:
+            if not claim.alive or self._newer(claim.key, version, pending):
+                return False
+            evicted = self.store.put(claim.key, value, version, pending=pending, loaded=loaded)
+        self._report(evicted)
+        return True
+
+    def write(self, key: Hashable, value: Any, version: int) -> None:
+        """Put an own deferred write: what is under way for the key is void, and what is older gives way."""
+        with self.guard.lock:
+            self.guard.void(key)
+            if self.store is None or self._newer(key, version, pending=True):
+                return
+            evicted = self.store.put(key, value, version, pending=True, loaded=self._clock.monotonic())
+        self._report(evicted)
+
+    def forget(self, key: Hashable, below: int | None = None) -> None:
+        """Drop the entry if it is older than `below` (None: whatever it is); claims on the key are void."""
+        with self.guard.lock:
+            self.guard.void(key)
+            entry = self.entries.get(key)
+            if self.store is not None and entry is not None and (below is None or entry.version < below):
+                self.store.drop(key)
+
+    def forget_up_to(self, key: Hashable, version: int) -> None:
+        """As `forget`, the version itself included."""
+        self.forget(key, version + 1)
+
+    def clear(self) -> None:
+        """Drop everything, and void every claim."""
+        with self.guard.lock:
+            self.guard.void_all()
+            if self.store is not None:
+                self.store.clear()
+
+    def after_fork(self) -> None:
+        """In the child: empty, with a lock that no thread of the parent's holds."""
+        lock = threading.RLock()
+        self.guard.lock = lock
+        self.guard.reset()
+        if self.store is not None:
+            self.store.lock = lock
+            self.store.clear()
+
+    def _newer(self, key: Hashable, version: int, pending: bool) -> bool:
+        entry = self.entries.get(key)
+        if entry is None:
+            return False
+        # Settled beats pending at the same version: L3 may have added to it.
+        return entry.version > version or (entry.version == version and pending and not entry.pending)
+
+    def _report(self, evicted: Sequence[Evicted]) -> None:
+        if evicted:
+            self._evicted(evicted)

@@ -1,0 +1,117 @@
+"""Writes that reached L3 while L2 was away: remembered in L3 by the write's own transaction, repaired afterwards.
+
+The row (schema, id, version) in `_strata_repairs` is written with the record. Whoever reaches L2 first removes what
+is older there, tells everybody, and deletes the row. Until then the process that wrote does not ask L2 for the key.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+from strata.bound import Bound
+from strata.coherence.messages import Announcer, Op
+from strata.errors import StrataError
+from strata.l2.tier import Put
+from strata.observe.log import SafeLogger
+
+LIMIT = 10_000  # keys remembered in the process; beyond it L2 is not asked at all until they are repaired
+BATCH = 500
+INTERVAL = 0.5  # seconds between attempts while something is left
+
+
+class Repairs:
+    """Keys that L2 must not be asked for, and the thread that repairs them.
+
+    `_lock` guards `_skipped` and `_thread`; `skips` reads without it, since the writer itself added its keys before
+    it returned. After fork: `reset`; the rows are in L3, and the parent repairs its own.
+    """
+
+    def __init__(self, schemas: Mapping[str, Bound], announcer: Callable[[], Announcer], log: SafeLogger) -> None:
+        self._schemas = schemas
+        self._announcer = announcer
+        self._log = log
+        self.reset()
+
+    def reset(self) -> None:
+        """As new."""
+        self._lock = threading.Lock()
+        self._skipped: dict[tuple[str, str], int] = {}
+        self._thread: threading.Thread | None = None
+        self._wake = threading.Event()
+        self._stopped = False
+
+    def skips(self, bound: Bound, key_text: str) -> bool:
+        """Whether L2 may hold something older for this key than what this process wrote to L3."""
+        if not self._skipped:
+            return False
+        return (bound.name, key_text) in self._skipped or len(self._skipped) >= LIMIT
+
+    def noted(self, bound: Bound, key_text: str, version: int) -> None:
+        """A write is about to reach L3 without L2: its repair row travels in the same transaction."""
+        with self._lock:
+            self._skipped[(bound.name, key_text)] = version
+        self.wake()
+
+    def wake(self) -> None:
+        """Look for rows to repair: L2 may be back."""
+        with self._lock:
+            if self._stopped or not any(bound.table and bound.l2 for bound in list(self._schemas.values())):
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="strata-repairs", daemon=True)
+                self._thread.start()
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End the thread; rows that are left are repaired by others."""
+        with self._lock:
+            self._stopped = True
+            thread = self._thread
+        self._wake.set()
+        if thread is not None:
+            thread.join(2.0)
+
+    def _run(self) -> None:
+        while not self._stopped:
+            self._wake.wait()
+            self._wake.clear()
+            while not self._stopped and not self._attempt():
+                self._wake.wait(INTERVAL)
+                self._wake.clear()
+
+    def _attempt(self) -> bool:
+        """Repair all rows there are; whether nothing is left to do."""
+        for bound in list(self._schemas.values()):
+            try:
+                self._repair(bound)
+            except StrataError as error:
+                self._log.debug("repairs wait", schema=bound.name, error=type(error).__name__)
+                return not self._skipped
+        return True
+
+    def _repair(self, bound: Bound) -> None:
+        table, database, l2 = bound.table, bound.database, bound.l2
+        if table is None or database is None or l2 is None:
+            return
+        before = {key: version for key, version in list(self._skipped.items()) if key[0] == bound.name}
+        while True:
+            with database.connection() as conn:
+                rows = table.take_repairs(conn, BATCH)
+            if not rows:
+                break
+            announcer = self._announcer()
+            puts = {
+                row.key_text: Put(
+                    row.key_text, row.version, None, announcer.message(bound.name, row.key_text, Op.SET, row.version)
+                )
+                for row in sorted(rows, key=lambda row: row.version)
+            }
+            # A put without an intent stores nothing and removes what is older: just what a repair is.
+            l2.put(l2.token(), announcer.channel, list(puts.values()))
+            with database.connection() as conn:
+                table.repairs_done(conn, rows)
+        with self._lock:
+            for key, version in before.items():
+                if self._skipped.get(key) == version:
+                    del self._skipped[key]

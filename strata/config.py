@@ -1,0 +1,207 @@
+"""`Config`: every setting of a store, checked once, printed without its secrets."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from strata.codec import JSON, MsgPack
+from strata.contracts import Codec, Logger, MetricsRecorder
+from strata.crypto import EncryptionKeys, keys_from, parse_base64_key
+from strata.errors import InvalidConfigError, StrataError
+from strata.policies import (
+    Duration,
+    Durability,
+    L1PoolConfig,
+    L2PoolConfig,
+    L3PoolConfig,
+    WriteMode,
+    count,
+    seconds,
+)
+
+_SECRETS = frozenset({"redis_password", "encryption_key"})
+_ADDRESSES = frozenset({"postgres_dsn", "redis_addr", "ledger_addr", "broker_url"})
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Config:
+    """The settings of a `DataStore`; frozen. Raises `InvalidConfigError` for one that cannot work.
+
+    Durations are seconds or `timedelta`. An address is required by the first schema that uses its tier, at
+    `register`. `redis_addr` is `host:port` or a `redis://`, `rediss://`, `unix://`, `redis+cluster://a:1,b:2` or
+    `redis+sentinel://a:1,b:2/service/0` URL; `redis_client` is any redis-py client in its place.
+
+    >>> Config(postgres_dsn="postgres://me:secret@localhost/app")
+    Config(postgres_dsn='postgres://me:***@localhost/app')
+    """
+
+    postgres_dsn: str = ""
+    redis_addr: str = ""
+    redis_password: str = ""
+    redis_db: int = 0
+    redis_client: Any = None
+    l1_pool: L1PoolConfig = field(default_factory=L1PoolConfig)
+    l2_pool: L2PoolConfig = field(default_factory=L2PoolConfig)
+    l3_pool: L3PoolConfig = field(default_factory=L3PoolConfig)
+    default_l1_ttl: Duration = 300.0
+    default_l2_ttl: Duration = 1800.0
+    default_write_mode: WriteMode = WriteMode.WRITE_THROUGH
+    write_behind_flush_interval: Duration = 0.5
+    write_behind_flush_threshold: int = 100
+    write_behind_max_retry: int = 5
+    write_behind_durability: Durability = Durability.MEMORY
+    write_behind_max_dirty: int = 100_000
+    journal_dir: str | Path | None = None
+    ledger_addr: str = ""
+    broker_url: str = ""
+    celery_app: Any = None
+    invalidation_channel: str = "strata:invalidate"
+    codec: Codec = field(default_factory=JSON)
+    metrics: MetricsRecorder | None = None
+    logger: Logger | None = None
+    encryption_key: bytes | EncryptionKeys | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("postgres_dsn", "redis_addr", "redis_password", "ledger_addr", "broker_url"):
+            if not isinstance(getattr(self, name), str):
+                raise InvalidConfigError(f"{name} is a {type(getattr(self, name)).__name__}; it must be a str")
+        for name in ("default_l1_ttl", "default_l2_ttl", "write_behind_flush_interval"):
+            number = seconds(getattr(self, name), name)
+            if number is None:
+                raise InvalidConfigError(f"{name} is None; it must be seconds or a timedelta")
+            object.__setattr__(self, name, number)
+        if not self.write_behind_flush_interval:
+            raise InvalidConfigError("write_behind_flush_interval is 0; it must be more than 0 seconds")
+        count(self.redis_db, "redis_db")
+        for name in ("write_behind_flush_threshold", "write_behind_max_retry", "write_behind_max_dirty"):
+            count(getattr(self, name), name, 1)
+        self._check_kinds()
+        if self.write_behind_durability is Durability.JOURNAL and self.journal_dir is None:
+            raise InvalidConfigError("write_behind_durability is JOURNAL but journal_dir is not set; name a directory")
+        if not self.invalidation_channel or not isinstance(self.invalidation_channel, str):
+            raise InvalidConfigError("invalidation_channel is empty; it must be the name of a Redis channel")
+        keys_from(self.encryption_key)
+
+    def _check_kinds(self) -> None:
+        kinds: dict[str, type] = {
+            "l1_pool": L1PoolConfig,
+            "l2_pool": L2PoolConfig,
+            "l3_pool": L3PoolConfig,
+            "default_write_mode": WriteMode,
+            "write_behind_durability": Durability,
+        }
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise InvalidConfigError(f"{name} is a {type(getattr(self, name)).__name__}; it must be a {kind.__name__}")
+        for name, protocol in (("codec", Codec), ("metrics", MetricsRecorder), ("logger", Logger)):
+            value = getattr(self, name)
+            if isinstance(value, type) or (value is not None or name == "codec") and not isinstance(value, protocol):
+                raise InvalidConfigError(f"{name} does not have the methods of strata.{protocol.__name__}; give an object that does")
+
+    def __repr__(self) -> str:
+        shown = []
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            default = item.default if item.default is not dataclasses.MISSING else None
+            if value == default or item.default_factory is not dataclasses.MISSING and value == item.default_factory():
+                continue
+            if item.name in _SECRETS:
+                value = "***"
+            elif item.name in _ADDRESSES:
+                value = masked(value)
+            shown.append(f"{item.name}={value!r}")
+        return f"Config({', '.join(shown)})"
+
+    @classmethod
+    def from_env(cls, **overrides: Any) -> Self:
+        """The settings found in the environment as `STRATA_` + the field's name in capitals; `overrides` win.
+
+        Enums are given by name or value, pools as `max_conns=5,statement_timeout=2`, keys in base64 (several as
+        `k2:...,k1:...`, the first being the current one). Raises `InvalidConfigError` naming the variable.
+        """
+        known = {item.name for item in dataclasses.fields(cls)}
+        found: dict[str, Any] = {}
+        for name in known - set(overrides):
+            text = os.environ.get(f"STRATA_{name.upper()}")
+            if text is not None and name in _READERS:
+                found[name] = _read(name, text)
+        return cls(**found, **overrides)
+
+
+def masked(address: str) -> str:
+    """An address without what follows a user's name, and without a password among its parameters."""
+    if "://" not in address:
+        words = address.split()
+        return " ".join("password=***" if word.lower().startswith("password") else word for word in words)
+    try:
+        url = urlsplit(address)
+    except ValueError:
+        return "***"
+    login, at, place = url.netloc.rpartition("@")
+    if at:
+        place = f"{login.partition(':')[0]}:***@{place}" if ":" in login else f"{login}@{place}"
+    query = "&".join("password=***" if part.lower().startswith("password=") else part for part in url.query.split("&"))
+    return urlunsplit((url.scheme, place, url.path, query, ""))
+
+
+def _read(name: str, text: str) -> Any:
+    try:
+        return _READERS[name](text)
+    except StrataError:
+        raise
+    except (ValueError, KeyError, TypeError):
+        raise InvalidConfigError(f"STRATA_{name.upper()} cannot be read as {name}; see Config.from_env") from None
+
+
+def _member(kind: Any) -> Callable[[str], Any]:
+    return lambda text: kind[text.upper()] if text.upper() in kind.__members__ else kind(text.lower())
+
+
+def _pool(kind: Any) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        pairs = dict(part.strip().split("=", 1) for part in text.split(",") if part.strip())
+        return kind(**{key: _number(value) for key, value in pairs.items()})
+
+    return read
+
+
+def _number(text: str) -> float | int:
+    return int(text) if text.strip().isdigit() else float(text)
+
+
+def _key(text: str) -> bytes | EncryptionKeys:
+    if ":" not in text:
+        return parse_base64_key(text)
+    keys = {name.strip(): parse_base64_key(value) for name, _, value in (part.partition(":") for part in text.split(","))}
+    return EncryptionKeys(current=next(iter(keys)), keys=keys)
+
+
+def _codec(text: str) -> Codec:
+    return {"json": JSON, "msgpack": MsgPack}[text.lower()]()
+
+
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    **dict.fromkeys(
+        ("postgres_dsn", "redis_addr", "redis_password", "ledger_addr", "broker_url", "journal_dir", "invalidation_channel"),
+        str,
+    ),
+    **dict.fromkeys(("default_l1_ttl", "default_l2_ttl", "write_behind_flush_interval"), float),
+    **dict.fromkeys(
+        ("redis_db", "write_behind_flush_threshold", "write_behind_max_retry", "write_behind_max_dirty"), int
+    ),
+    "l1_pool": _pool(L1PoolConfig),
+    "l2_pool": _pool(L2PoolConfig),
+    "l3_pool": _pool(L3PoolConfig),
+    "default_write_mode": _member(WriteMode),
+    "write_behind_durability": _member(Durability),
+    "codec": _codec,
+    "encryption_key": _key,
+}
+
+

@@ -1,0 +1,452 @@
+"""`DataStore`: the face of the library."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic
+from types import MappingProxyType, TracebackType
+from typing import Any, Literal, Self, TypeVar, overload
+
+from strata._wiring import Wiring
+from strata.bound import Bound
+from strata.coherence.certainty import Certainty
+from strata.collection import Collection
+from strata.config import Config
+from strata.engine.batch import Batch
+from strata.engine.context import ABSENT
+from strata.engine.jobs import Job
+from strata.engine.many import ManyReader
+from strata.engine.read import Reader
+from strata.engine.rows import Filler
+from strata.engine.search import Searcher
+from strata.engine.tx import Tx
+from strata.engine.warm import Warmer
+from strata.engine.write import Writer
+from strata.errors import (
+    ClosedError,
+    InvalidConfigError,
+    InvalidModelError,
+    NotFoundError,
+    SchemaDuplicateError,
+    SchemaNotFoundError,
+)
+from strata.fleet import Fleet
+from strata.l1.entry import Entry
+from strata.l3.migrations import MigrationRecord, MigrationReport, Migrator
+from strata.observe.counters import Counters, Stats
+from strata.policies import seconds
+from strata.query import Q, Query, as_query
+from strata.schema import Schema
+from strata.writebehind.deadletters import DeadLetters
+
+T = TypeVar("T")
+D = TypeVar("D")
+Timeout = float | timedelta | None
+
+RAISE: Any = type("Raise", (), {"__repr__": lambda self: "<raise NotFoundError>", "__slots__": ()})()
+
+_stores: weakref.WeakSet[DataStore] = weakref.WeakSet()
+
+
+class Hot:
+    """What the hit path of one schema reads; replaced as a whole, never changed.
+
+    `entries` is L1's own dict, or an empty one where a hook wants to see every read. `thaw` is None where a record
+    may be handed out as it is. `exact` is the only class an id may have where others would compare equal to it.
+    """
+
+    __slots__ = ("certainty", "entries", "exact", "thaw")
+
+    def __init__(self, bound: Bound) -> None:
+        self.entries: dict[Any, Entry] = {} if bound.hooks.get_given else bound.l1.entries
+        self.certainty: Certainty = bound.l1.certainty
+        self.thaw = None if bound.plan.immutable else bound.plan.thaw
+        self.exact = int if bound.plan.key.annotation is int else None
+
+
+class DataStore:
+    """Memory, Redis and PostgreSQL behind one set of calls.
+
+    Thread-safe. Nothing is started or connected before it is needed. A store made before `fork` works in the child,
+    with connections and threads of its own. `schema` is a schema's name or its model class; by class the result is
+    statically typed.
+
+    >>> with DataStore(Config()) as ds:                            # doctest: +SKIP
+    ...     players = ds.register(Schema(Player, l1=MemPolicy(ttl=60)))
+    ...     players.set("p1", Player("p1", "andrew"))
+    """
+
+    def __init__(self, config: Config) -> None:
+        if not isinstance(config, Config):
+            raise InvalidConfigError(f"DataStore takes a Config, not a {type(config).__name__}")
+        self.config = config
+        # `_schemas`, `_by_class` and `_hot` are written under `_lock` by `register` and `close`, and read without
+        # it: each write is one dict store. After fork `_after_fork` gives the child a lock that nobody holds.
+        self._lock = threading.RLock()
+        self._schemas: dict[str, Bound] = {}
+        self._by_class: dict[type, Bound] = {}
+        self._hot: dict[Any, Hot] = {}
+        self._closed = False
+        self._wiring = Wiring(config, self._schemas)
+        context = self._wiring.context
+        filler = Filler(context)
+        self._reader = Reader(context)
+        self._many = ManyReader(context)
+        self._writer = Writer(context)
+        self._searcher = Searcher(context, filler)
+        self._warmer = Warmer(context, filler)
+        self.fleet = Fleet(self._bound, self._wiring, self._warmer, self.migrate)
+        _stores.add(self)
+
+    def register(self, schema: Schema[T]) -> Collection[T]:
+        """Bind a schema to this store, once per name; the handle returned has the calls below without `schema`.
+
+        Raises `SchemaDuplicateError`, `InvalidModelError`, `NoPrimaryKeyError`, or `InvalidConfigError` where a tier
+        lacks its address. Nothing is connected yet.
+        """
+        if not isinstance(schema, Schema):
+            raise InvalidModelError(f"register takes a Schema, not a {type(schema).__name__}; wrap the model in one")
+        with self._lock:
+            self._open()
+            if schema.name in self._schemas:
+                raise SchemaDuplicateError(f"a schema {schema.name!r} is registered already; give this one another name")
+            bound = self._wiring.bind(schema)
+            self._schemas[schema.name] = bound
+            self._hot[schema.name] = hot = Hot(bound)
+            if self._by_class.setdefault(schema.model, bound) is bound:
+                self._hot[schema.model] = hot
+        return Collection(self, schema.name, schema.model)
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    @overload
+    def get(self, schema: type[T], id: Any, *, force_l2: bool = ..., force_l3: bool = ...) -> T: ...
+    @overload
+    def get(self, schema: type[T], id: Any, *, default: D, force_l2: bool = ..., force_l3: bool = ...) -> T | D: ...
+    @overload
+    def get(self, schema: str, id: Any, *, default: Any = ..., force_l2: bool = ..., force_l3: bool = ...) -> Any: ...
+    def get(
+        self,
+        schema: Any,
+        id: Any,
+        *,
+        default: Any = RAISE,
+        force_l2: bool = False,
+        force_l3: bool = False,
+    ) -> Any:
+        """The record, from L1, L2 or L3, filling upward; private to the caller.
+
+        `force_l2` does not look into L1; `force_l3` returns L3's row and fills nothing. Raises `NotFoundError` where
+        no tier has it and no `default` was given; an outage of the tiers that could answer always raises.
+        """
+        # The hit path, in this one frame: everything else is behind `_get`.
+        try:
+            hot = self._hot[schema]
+            entry = hot.entries.get(id)
+        except (KeyError, TypeError):
+            entry = None
+        if entry is not None and not (force_l2 or force_l3) and (hot.exact is None or type(id) is hot.exact):
+            now = monotonic()
+            if now < entry.expires and now < hot.certainty.until:
+                entry.used = now
+                entry.hits += 1
+                thaw = hot.thaw
+                return entry.value if thaw is None else thaw(entry.value)
+        return self._get(schema, id, default, force_l2, force_l3)
+
+    def _get(self, schema: Any, id: Any, default: Any, force_l2: bool, force_l3: bool) -> Any:
+        bound = self._bound(schema)
+        with _Counted(bound.counters):
+            record = self._reader.get(bound, id, force_l2=force_l2, force_l3=force_l3)
+        if record is not ABSENT:
+            return record
+        if default is RAISE:
+            raise NotFoundError(f"schema {bound.name!r} has no record {id!r}; give a default if that is no error")
+        return default
+
+    @overload
+    def get_many(self, schema: type[T], ids: Iterable[Any]) -> dict[Any, T]: ...
+    @overload
+    def get_many(self, schema: str, ids: Iterable[Any]) -> dict[Any, Any]: ...
+    def get_many(self, schema: Any, ids: Iterable[Any]) -> dict[Any, Any]:
+        """Those of the records that exist, by id, with one round trip a tier."""
+        bound = self._bound(schema)
+        with _Counted(bound.counters):
+            return self._many.get_many(bound, ids)
+
+    def exists(self, schema: Any, id: Any) -> bool:
+        """Whether any tier has the record. Nothing is filled."""
+        bound = self._bound(schema)
+        with _Counted(bound.counters):
+            return self._reader.exists(bound, id)
+
+    @overload
+    def search(self, schema: type[T], query: Q | Query | None = ...) -> list[T]: ...
+    @overload
+    def search(self, schema: str, query: Q | Query | None = ...) -> list[Any]: ...
+    def search(self, schema: Any, query: Q | Query | None = None) -> list[Any]:
+        """The records that L3 (the replica where one is set) finds, at most 100 unless the query says otherwise.
+
+        Whole records also fill L1 and L2. Raises `QueryError` before any tier is asked.
+        """
+        bound = self._bound(schema)
+        with _Counted(bound.counters):
+            return self._searcher.search(bound, as_query(query))
+
+    @overload
+    def search_cached(self, schema: type[T], query: Q | Query | None = ...) -> list[T]: ...
+    @overload
+    def search_cached(self, schema: str, query: Q | Query | None = ...) -> list[Any]: ...
+    def search_cached(self, schema: Any, query: Q | Query | None = None) -> list[Any]:
+        """As `search`; the whole result is kept in L2 under a key made from the query, until the L2 TTL."""
+        bound = self._bound(schema)
+        with _Counted(bound.counters):
+            return self._searcher.search_cached(bound, as_query(query))
+
+    @overload
+    def search_iter(self, schema: type[T], query: Q | Query | None = ..., *, chunk: int = ...) -> Iterator[T]: ...
+    @overload
+    def search_iter(self, schema: str, query: Q | Query | None = ..., *, chunk: int = ...) -> Iterator[Any]: ...
+    def search_iter(self, schema: Any, query: Q | Query | None = None, *, chunk: int = 1000) -> Iterator[Any]:
+        """As `search`, for results too large for a list: all rows (no default limit), `chunk` at a time, nothing filled."""
+        bound = self._bound(schema)
+        return self._searcher.iterate(bound, as_query(query), chunk)
+
+    def count(self, schema: Any, query: Q | Query | None = None) -> int:
+        """How many rows L3 has; order, limit and offset of the query do not matter."""
+        bound = self._bound(schema)
+        with _Counted(bound.counters):
+            return self._searcher.count(bound, as_query(query))
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    @overload
+    def set(self, schema: type[T], id: Any, value: T) -> T: ...
+    @overload
+    def set(self, schema: str, id: Any, value: T) -> T: ...
+    def set(self, schema: Any, id: Any, value: Any) -> Any:
+        """Store a record by the schema's write mode; returns it as stored. The caller's object is not changed."""
+        bound = self._bound(schema)
+        with _Counted(bound.counters):
+            return self._writer.set(bound, id, value)
+
+    def set_many(self, schema: Any, values: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Store records by id, synchronously in every mode and all or nothing in L3; returns them as stored."""
+        bound = self._bound(schema)
+        with _Counted(bound.counters):
+            prepared = {id: self._writer.prepare(bound, id, value) for id, value in values.items()}
+            if bound.table is None:
+                stored = {id: self._writer.write(bound, id, bound.plan.key_text(id), record) for id, record in prepared.items()}
+            else:
+                self._wiring.context.listen()
+                batch = Batch(self._wiring.context)
+                for id, record in prepared.items():
+                    batch.add(bound, id, bound.plan.key_text(id), record)
+                batch.commit()
+                changes = batch.parts[bound.name].changes if prepared else {}
+                stored = {change.id: change.record for change in changes.values()}
+            bound.counters.sets += len(stored)
+            for record in stored.values():
+                bound.hooks.after_set(record)
+            return stored
+
+    def delete(self, schema: Any, id: Any) -> None:
+        """Remove the record from all tiers; deleting what is not there is no error."""
+        bound = self._bound(schema)
+        with _Counted(bound.counters):
+            self._writer.delete(bound, id)
+
+    def delete_many(self, schema: Any, ids: Iterable[Any]) -> None:
+        """Remove records; write-through schemas in one transaction."""
+        bound = self._bound(schema)
+        with _Counted(bound.counters):
+            texts = {id: bound.plan.key_text(id) for id in ids}
+            if bound.deferred or bound.table is None:
+                for id in texts:
+                    self._writer.delete(bound, id)
+                return
+            self._wiring.context.listen()
+            batch = Batch(self._wiring.context)
+            for id, key_text in texts.items():
+                batch.add(bound, id, key_text, None)
+            batch.commit()
+            bound.counters.deletes += len(texts)
+
+    def tx(self, timeout: Timeout = None) -> Tx:
+        """A transaction over several schemas; `timeout` in seconds is enforced by the database."""
+        self._open()
+        return Tx(self._bound, self._wiring.context, self._writer, seconds(timeout, "timeout"))
+
+    # -- caches and write-behind --------------------------------------------------------------------------------
+
+    def invalidate(self, schema: Any, id: Any) -> None:
+        """Drop the record from L1 and L2 of every instance; L3 and pending writes stay."""
+        bound = self._bound(schema)
+        with _Counted(bound.counters):
+            self._writer.invalidate(bound, id)
+
+    @overload
+    def warm_cache(self, schema: Any, limit: int = ..., *, background: Literal[False] = ...) -> int: ...
+    @overload
+    def warm_cache(self, schema: Any, limit: int = ..., *, background: Literal[True]) -> Job: ...
+    def warm_cache(self, schema: Any, limit: int = 0, *, background: bool = False) -> int | Job:
+        """Load up to `limit` records (0 = all) into L1 and L2; returns how many, or a job of the fleet."""
+        bound = self._bound(schema)
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+            raise InvalidConfigError(f"limit is {limit!r}; it must be a whole number, 0 or more (0 = all)")
+        if background:
+            return self.fleet.start_warm(bound, limit)
+        with _Counted(bound.counters):
+            return self._warmer.warm(bound, limit)
+
+    def flush_dirty(self, timeout: Timeout = None) -> None:
+        """Return when L3 has every pending write of this process; works without any worker.
+
+        Raises `FlushTimeoutError` with the number left after `timeout` seconds (default 30).
+        """
+        self._open()
+        deferred = self._wiring.context.writebehind
+        if deferred is not None:
+            limit = seconds(timeout, "timeout")
+            deferred.flush(30.0 if limit is None else limit)
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """What could not be written behind: `list`, `show`, `retry`, `discard`."""
+        self._open()
+        with self._lock:
+            return self._wiring.writebehind().dead_letters
+
+    # -- migration ----------------------------------------------------------------------------------------------
+
+    @overload
+    def migrate(self, *, background: Literal[False] = ...) -> MigrationReport: ...
+    @overload
+    def migrate(self, *, background: Literal[True]) -> Job: ...
+    def migrate(self, *, background: bool = False) -> MigrationReport | Job:
+        """Bring PostgreSQL to the registered schemas, by additions only; the rest is in the report, in words."""
+        self._open()
+        return self.fleet.start_migrate() if background else self._migrator().migrate()
+
+    def migrate_from(self, directory: str | Path) -> list[str]:
+        """Apply the `NNN_description.sql` files that were not applied yet; returns their names."""
+        self._open()
+        return list(self._migrator().migrate_from(Path(directory)))
+
+    def migration_status(self) -> list[MigrationRecord]:
+        """What was applied, in order."""
+        self._open()
+        return list(self._migrator().migration_status())
+
+    def _migrator(self) -> Migrator:
+        if not self.config.postgres_dsn:
+            raise InvalidConfigError("migrations need a database; set postgres_dsn")
+        database = self._wiring.database(self.config.postgres_dsn)
+        return Migrator(database, [(bound.table, bound.schema) for bound in self._schemas.values() if bound.table is not None])
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """A snapshot of the counters; works on a closed store as well."""
+        by_schema = {name: _numbers(bound) for name, bound in list(self._schemas.items())}
+        totals: dict[str, Any] = {}
+        for numbers in by_schema.values():
+            for name, value in numbers.items():
+                totals[name] = totals.get(name, 0) + value
+        context, inbox = self._wiring.context, self._wiring.inbox
+        if context.writebehind is not None:
+            totals["dirty_count"] = context.writebehind.dirty_count()
+        return Stats(
+            **totals,
+            bus_messages=inbox.messages,
+            bus_unreadable=inbox.unreadable,
+            bus_resets=0 if context.bus is None else context.bus.resets,
+            by_schema=MappingProxyType({name: MappingProxyType(numbers) for name, numbers in by_schema.items()}),
+        )
+
+    def close(self, timeout: float | timedelta = 30) -> None:
+        """Flush what is written behind, stop the threads, close the pools; idempotent.
+
+        Raises `FlushTimeoutError` where something is neither in L3 nor safe in the ledger after `timeout` seconds;
+        the store is closed all the same.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._hot.clear()
+        try:
+            if self._wiring.context.writebehind is not None:
+                self._wiring.context.writebehind.close(seconds(timeout, "timeout") or 0.0)
+        finally:
+            self._wiring.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"DataStore(schemas={list(self._schemas)!r}{', closed' if self._closed else ''})"
+
+    def _bound(self, schema: Any) -> Bound:
+        self._open()
+        try:
+            bound = self._schemas.get(schema) if isinstance(schema, str) else self._by_class.get(schema)
+        except TypeError:
+            bound = None
+        if bound is None:
+            name = repr(schema) if isinstance(schema, str) else getattr(schema, "__name__", type(schema).__name__)
+            known = ", ".join(map(repr, self._schemas)) or "none"
+            raise SchemaNotFoundError(f"no schema {name} is registered with this store; registered: {known}")
+        return bound
+
+    def _open(self) -> None:
+        if self._closed:
+            raise ClosedError("the store was closed; make another DataStore")
+
+    def _after_fork(self) -> None:
+        self._lock = threading.RLock()
+        self._wiring.after_fork()
+
+
+class _Counted:
+    """Counts an operation that raises."""
+
+    __slots__ = ("_counters",)
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if kind is not None:
+            self._counters.errors += 1
+
+
+def _numbers(bound: Bound) -> dict[str, int]:
+    numbers = {name: getattr(bound.counters, name) for name in Counters.__slots__}
+    store = bound.l1.store
+    if store is not None:
+        numbers["gets"] += store.hits
+        numbers["l1_hits"] += store.hits
+        numbers |= {"l1_entries": len(store), "evictions": store.evictions, "expirations": store.expirations}
+    return numbers
+
+
+def _after_fork_in_child() -> None:
+    for store in list(_stores):
+        store._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

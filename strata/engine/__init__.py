@@ -1,0 +1,1 @@
+"""The operations: how reads and writes travel through the tiers of one schema."""

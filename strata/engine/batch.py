@@ -1,0 +1,215 @@
+"""Synchronous writes of many keys, over one or several schemas: all or nothing in L3, caches after the commit.
+
+The same steps as a single write-through write: intents, commit, puts, L1. For write-behind schemas the ledger's
+versions are read after the intents and before the commit, and the floor is raised with the put, so that a pending
+write of another process neither overtakes nor is overtaken wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from strata.bound import Bound
+from strata.coherence.guard import Claim
+from strata.coherence.messages import Op
+from strata.engine.context import Context
+from strata.engine.write import as_written
+from strata.errors import L2UnavailableError, L3UnavailableError
+from strata.l2.tier import Put
+from strata.policies import WriteMode
+from strata.shards import shard_of
+
+
+@dataclass(slots=True)
+class Change:
+    """One key's last word in the batch: a checked, stamped record, or None for its deletion."""
+
+    id: Any
+    key_text: str
+    record: Any
+    version: int = 0
+
+
+@dataclass(slots=True)
+class Part:
+    """The changes of one schema, by key text."""
+
+    bound: Bound
+    changes: dict[str, Change] = field(default_factory=dict)
+    claims: list[Claim] = field(default_factory=list)
+    rows: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    token: str = ""
+    intended: bool = False
+
+    def add(self, change: Change) -> None:
+        """A later change of a key takes the earlier one's place, keeping what it did not load."""
+        earlier = self.changes.pop(change.key_text, None)
+        if earlier is not None and None not in (earlier.record, change.record):
+            if self.bound.plan.unloaded(change.record):
+                change.record = self.bound.plan.merge(earlier.record, change.record)
+        self.changes[change.key_text] = change
+        if change.record is not None:
+            self.rows[change.key_text] = self.bound.plan.to_row(change.record, self.bound.cipher)
+
+    def ordered(self, deleted: bool) -> list[Change]:
+        """Those that are deletions, or those that are not, sorted by key, so that batches do not deadlock."""
+        chosen = [change for change in self.changes.values() if (change.record is None) is deleted]
+        return sorted(chosen, key=lambda change: change.id)
+
+
+class Batch:
+    """Collects changes and commits them once. Not thread-safe; used by one caller."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.parts: dict[str, Part] = {}
+
+    def add(self, bound: Bound, id: Any, key_text: str, record: Any) -> None:
+        """A record that `Writer.prepare` gave, or None. Raises `EncodeError` before any tier is touched."""
+        part = self.parts.setdefault(bound.name, Part(bound))
+        part.add(Change(id, key_text, record))
+
+    def commit(self, timeout: float | None = None) -> None:
+        """Write everything to L3 in one transaction, then to the caches. Schemas without L3 are not for here."""
+        parts = [self.parts[name] for name in sorted(self.parts)]
+        if not parts:
+            return
+        try:
+            for part in parts:
+                self._claim(part)
+                self._intend(part)
+                self._meet_ledger(part)
+            self._write(parts, timeout)
+            for part in parts:
+                self._put(part)
+        except BaseException:
+            for part in parts:
+                for change in part.changes.values():
+                    part.bound.l1.forget(change.id)
+            raise
+        finally:
+            for part in parts:
+                for claim in part.claims:
+                    part.bound.l1.guard.release(claim)
+
+    def _claim(self, part: Part) -> None:
+        for change in part.changes.values():
+            part.bound.l1.forget(change.id)
+            part.claims.append(part.bound.l1.guard.claim(change.id))
+
+    def _intend(self, part: Part) -> None:
+        context, bound = self._context, part.bound
+        said = {text: context.message(bound, text, Op.INTENT) for text in part.changes}
+        try:
+            if bound.l2 is None:
+                context.publish(*said.values())
+            elif not any(context.repairs.skips(bound, text) for text in said):
+                part.token = bound.l2.token()
+                bound.l2.intend(part.token, context.lasting, context.announcer.channel, said)
+                part.intended = True
+        except L2UnavailableError:
+            pass  # the transaction leaves rows for the repair
+
+    def _meet_ledger(self, part: Part) -> None:
+        deferred = self._context.writebehind
+        if not part.bound.deferred or deferred is None:
+            return
+        try:
+            for pending in deferred.ledger_read(part.bound, list(part.changes)).values():
+                self._context.versions.observe(pending.version)
+        except L2UnavailableError:
+            pass  # versions then decide to within the clocks' error
+        for change in part.changes.values():
+            own = deferred.peek(part.bound, change.id)
+            if own is not None:
+                self._context.versions.observe(own.version)
+
+    def _write(self, parts: Sequence[Part], timeout: float | None) -> None:
+        database = parts[0].bound.database
+        assert database is not None
+        try:
+            with database.transaction(timeout) as conn:
+                for part in parts:
+                    self._lock(conn, part)
+                for part in parts:
+                    self._write_part(conn, part)
+        except L3UnavailableError as error:
+            if not error.outcome_unknown:
+                self._abandon(parts)
+            raise
+        except Exception:
+            self._abandon(parts)
+            raise
+
+    def _lock(self, conn: Any, part: Part) -> None:
+        if part.bound.deferred and part.bound.table is not None:
+            shards: dict[int, bool] = {}
+            for change in part.changes.values():
+                shard = shard_of(change.key_text)
+                shards[shard] = shards.get(shard, False) or change.record is None
+            part.bound.table.lock_shards(conn, shards)
+
+    def _write_part(self, conn: Any, part: Part) -> None:
+        context, bound = self._context, part.bound
+        table, node = bound.table, context.versions.node
+        assert table is not None
+        for change in part.ordered(deleted=True):
+            change.version = table.delete(conn, change.id, context.stamp(), node)
+        changes = part.ordered(deleted=False)
+        rows = [part.rows[change.key_text] for change in changes]
+        stamps = [context.stamp() for _ in changes]
+        for change, written in zip(changes, table.set_many(conn, rows, stamps, node), strict=True):
+            change.version = written.version
+            change.record = as_written(bound, change.record, written)
+        if bound.l2 is not None and not part.intended:
+            for change in part.changes.values():
+                context.repairs.noted(bound, change.key_text, change.version)
+                table.record_repair(conn, change.key_text, change.version)
+
+    def _abandon(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            if part.intended and part.bound.l2 is not None:
+                try:
+                    part.bound.l2.abandon(part.token, list(part.changes))
+                except L2UnavailableError:
+                    pass  # they expire
+
+    def _put(self, part: Part) -> None:
+        context, bound = self._context, part.bound
+        changes = list(part.changes.values())
+        context.versions.observe(max(change.version for change in changes))
+        stored = self._put_l2(part, changes)
+        deferred = context.writebehind if bound.deferred else None
+        if deferred is not None:
+            for change in changes:
+                deferred.supersede(bound, change.id, change.version)
+            try:
+                deferred.raise_floor(bound, {change.key_text: change.version for change in changes})
+            except L2UnavailableError:
+                pass  # L3's versions refuse what is older
+        began = context.clock.monotonic()
+        for change, claim in zip(changes, part.claims, strict=True):
+            if change.record is None or bound.mode is WriteMode.WRITE_THROUGH_L1_ASYNC or change.key_text not in stored:
+                bound.l1.forget(change.id)
+            elif not bound.l1.fill(claim, bound.plan.freeze(change.record), change.version, loaded=began):
+                bound.l1.forget(change.id)
+
+    def _put_l2(self, part: Part, changes: Sequence[Change]) -> set[str]:
+        context, bound = self._context, part.bound
+        puts = []
+        for change in changes:
+            op = Op.DELETE if change.record is None else Op.SET
+            message = context.message(bound, change.key_text, op, change.version)
+            cached = None if change.record is None else bound.plan.cached(change.record)
+            puts.append(Put(change.key_text, change.version, cached, message))
+        try:
+            if bound.l2 is None:
+                context.publish(*(put.message for put in puts))
+            elif part.intended:
+                return bound.l2.put(part.token, context.announcer.channel, puts)
+        except L2UnavailableError:
+            if bound.l2 is not None:
+                return set()
+        return {put.key_text for put in puts}

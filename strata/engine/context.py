@@ -1,0 +1,59 @@
+"""What every operation needs besides its schema."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from strata.bound import Bound
+from strata.clock import Clock
+from strata.coherence.bus import Bus
+from strata.coherence.identity import Identity
+from strata.coherence.messages import Announcer, Op
+from strata.coherence.repairs import Repairs
+from strata.coherence.versions import VersionClock
+from strata.l2.client import RedisServer
+from strata.writebehind import WriteBehind
+
+ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "ABSENT", "__slots__": ()})()
+"""What a read returns where no tier has the record: never a value, so that a stored None cannot be mistaken for it."""
+
+
+@dataclass(slots=True, eq=False)
+class Context:
+    """The parts that the schemas of one store share. `server` and `bus` are None without Redis, `writebehind` until
+    a write-behind schema was registered. `lasting` is the seconds within which any commit has surely ended."""
+
+    clock: Clock
+    versions: VersionClock
+    identity: Identity
+    announcer: Announcer
+    repairs: Repairs
+    lasting: float
+    server: RedisServer | None = None
+    bus: Bus | None = None
+    writebehind: WriteBehind | None = None
+
+    def now(self) -> datetime:
+        """The time that AutoNow and AutoNowAdd stamp."""
+        return datetime.fromtimestamp(self.clock.wall(), UTC)
+
+    def stamp(self) -> int:
+        """A new version."""
+        self.identity.ensure()
+        return self.versions.stamp()
+
+    def listen(self) -> None:
+        """From now on this instance hears of other instances' writes."""
+        if self.bus is not None:
+            self.bus.start()
+
+    def message(self, bound: Bound, key_text: str, op: Op, version: int | None = None) -> bytes:
+        """A message about one key of a schema."""
+        return self.announcer.message(bound.name, key_text, op, version)
+
+    def publish(self, *messages: bytes) -> None:
+        """Tell other instances directly, for schemas without L2. Raises `L2UnavailableError`."""
+        if self.server is not None:
+            self.server.pipeline([("PUBLISH", self.announcer.channel, message) for message in messages])

@@ -1,0 +1,181 @@
+"""`get_many`: partial hits of each tier, one round trip a tier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from strata.bound import Bound
+from strata.coherence.guard import Claim
+from strata.engine.context import Context
+from strata.errors import L2UnavailableError, L3UnavailableError, UnavailableError
+from strata.l2.tier import Found, Put, State
+
+
+class ManyReader:
+    """Reads records by their keys. Thread-safe: it keeps no state of its own."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def get_many(self, bound: Bound, ids: Iterable[Any]) -> dict[Any, Any]:
+        """The records found, by id, in the order asked for."""
+        wanted = {id: bound.plan.key_text(id) for id in ids}
+        self._context.listen()
+        for id in wanted:
+            bound.hooks.before_get(id)
+        call = _Call(self._context, bound, wanted)
+        found = call.run()
+        bound.counters.misses += len(wanted) - len(found)
+        return {id: bound.hooks.after_get(found[id]) for id in wanted if id in found}
+
+
+class _Call:
+    """One `get_many` on its way down."""
+
+    def __init__(self, context: Context, bound: Bound, wanted: dict[Any, str]) -> None:
+        self._context = context
+        self._bound = bound
+        self._open = dict(wanted)  # what no tier has answered yet
+        self._found: dict[Any, Any] = {}
+        self._over: dict[Any, Any] = {}  # own partial writes, to be laid over what is below
+        self._claims: dict[Any, Claim] = {}
+        self._began = 0.0
+
+    def run(self) -> dict[Any, Any]:
+        bound = self._bound
+        self._from_memory()
+        bound.counters.gets += len(self._open)
+        self._began = self._context.clock.monotonic()
+        try:
+            for id in self._open:
+                self._claims[id] = bound.l1.guard.claim(id)
+            answers = self._from_l2()
+            if self._open and bound.table is not None:
+                self._from_l3(answers)
+        finally:
+            for claim in self._claims.values():
+                bound.l1.guard.release(claim)
+        for id, over in self._over.items():
+            if id in self._found:
+                self._found[id] = bound.plan.merge(self._found[id], over)
+        return self._found
+
+    def _from_memory(self) -> None:
+        bound, deferred = self._bound, self._context.writebehind if self._bound.deferred else None
+        now = self._context.clock.monotonic()
+        for id in list(self._open):
+            entry = bound.l1.lookup(id, now)
+            if entry is not None:
+                entry.hits += 1
+                self._settle(id, bound.plan.thaw(entry.value))
+                continue
+            own = None if deferred is None else deferred.peek(bound, id)
+            if own is None:
+                continue
+            if own.partial:
+                self._over[id] = own.record
+            elif own.record is None:
+                del self._open[id]
+            else:
+                self._settle(id, bound.plan.copy(own.record))
+
+    def _from_l2(self) -> dict[str, Found] | None:
+        """What L2 said of each key; None where there is none, or it cannot be asked and L3 can."""
+        bound = self._bound
+        if bound.l2 is None or not self._open:
+            return None
+        try:
+            if any(self._context.repairs.skips(bound, text) for text in self._open.values()):
+                return None
+            answers = bound.l2.read_many(list(self._open.values()), lease=bound.table is not None)
+        except L2UnavailableError:
+            if bound.table is None:
+                raise
+            bound.counters.l2_skips += 1
+            return None
+        for id, key_text in list(self._open.items()):
+            found = answers[key_text]
+            if found.state is State.VALUE:
+                bound.counters.l2_hits += 1
+                self._fill_l1(id, found.record, found.version, found.pending)
+                self._settle(id, found.record)
+            elif found.state is State.TOMBSTONE or bound.table is None:
+                del self._open[id]
+        return answers
+
+    def _from_l3(self, answers: dict[str, Found] | None) -> None:
+        bound = self._bound
+        assert bound.table is not None and bound.database is not None
+        pending = self._ledger()
+        try:
+            with bound.database.connection() as conn:
+                rows = bound.table.get_many(conn, list(self._open))
+        except L3UnavailableError as error:
+            if answers is None and bound.l2 is not None:
+                raise UnavailableError(
+                    f"neither Redis nor PostgreSQL answered for schema {bound.name!r}; check both"
+                ) from error
+            raise
+        loaded: list[tuple[Any, str, Any, int, bool]] = []
+        for id, key_text in self._open.items():
+            record, version, ahead = self._combine(rows.get(id), pending.get(key_text))
+            loaded.append((id, key_text, record, version, ahead))
+        self._fill(answers, loaded)
+        for id, _, record, version, _ in loaded:
+            if record is not None:
+                self._context.versions.observe(version)
+                self._found[id] = record
+
+    def _combine(self, row: Any, pending: Any) -> tuple[Any, int, bool]:
+        """The newer of row and ledger entry: (record or None, version, whether L3 does not have it yet)."""
+        bound = self._bound
+        record = None if row is None else bound.plan.from_row(row.values, bound.cipher)
+        bound.counters.l3_hits += record is not None
+        if pending is None or (row is not None and pending.version <= row.version):
+            return record, 0 if row is None else row.version, False
+        if pending.deleted:
+            return None, pending.version, True
+        over = bound.plan.from_row(pending.values, bound.cipher, pending.names)
+        if not pending.partial:
+            return over, pending.version, True
+        return (None if record is None else bound.plan.merge(record, over)), pending.version, True
+
+    def _fill(self, answers: dict[str, Found] | None, loaded: list[tuple[Any, str, Any, int, bool]]) -> None:
+        bound = self._bound
+        allowed = {key_text for _, key_text, *_ in loaded}
+        if bound.l2 is not None and answers is not None:
+            leased = [item for item in loaded if answers[item[1]].state is State.LEASED]
+            puts = [
+                Put(text, version, None if record is None else bound.plan.cached(record), pending=ahead)
+                for _, text, record, version, ahead in leased
+            ]
+            by_token: dict[str, list[Put]] = {}
+            for put in puts:
+                by_token.setdefault(answers[put.key_text].token, []).append(put)
+            allowed = set()
+            for token, group in by_token.items():
+                try:
+                    allowed |= bound.l2.fill(token, group)
+                except L2UnavailableError:
+                    break
+        for id, key_text, record, version, ahead in loaded:
+            if record is not None and key_text in allowed:
+                self._fill_l1(id, record, version, ahead)
+
+    def _fill_l1(self, id: Any, record: Any, version: int, pending: bool) -> None:
+        bound = self._bound
+        bound.l1.fill(self._claims[id], bound.plan.freeze(record), version, pending=pending, loaded=self._began)
+
+    def _ledger(self) -> dict[str, Any]:
+        deferred = self._context.writebehind
+        if deferred is None or not self._bound.deferred:
+            return {}
+        try:
+            return dict(deferred.ledger_read(self._bound, list(self._open.values())))
+        except L2UnavailableError:
+            return {}
+
+    def _settle(self, id: Any, record: Any) -> None:
+        del self._open[id]
+        self._found[id] = record

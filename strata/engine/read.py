@@ -1,0 +1,207 @@
+"""`get` behind an L1 miss: own dirty buffer, L2 and ledger, L3; each fill conditional."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from strata.bound import Bound
+from strata.engine.context import ABSENT, Context
+from strata.errors import L2UnavailableError, L3UnavailableError, UnavailableError
+from strata.l2.tier import Found, Put, State
+
+
+class Loaded(NamedTuple):
+    """A record, or ABSENT, on its way up: its version, and whether L3 does not have it yet."""
+
+    record: Any
+    version: int = 0
+    pending: bool = False
+
+
+NOTHING = Loaded(ABSENT)
+
+
+class Reader:
+    """Reads single records. Thread-safe: it keeps no state of its own."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def get(self, bound: Bound, id: Any, *, force_l2: bool = False, force_l3: bool = False) -> Any:
+        """The record, private to the caller, or ABSENT."""
+        key_text = bound.plan.key_text(id)
+        self._context.listen()
+        bound.hooks.before_get(id)
+        if force_l3:
+            record = self._only_l3(bound, id)
+        else:
+            record = self._cached(bound, id, key_text, force_l2)
+        if record is ABSENT:
+            bound.counters.misses += 1
+            return ABSENT
+        return bound.hooks.after_get(record)
+
+    def exists(self, bound: Bound, id: Any) -> bool:
+        """Whether any tier has the record; nothing is filled."""
+        key_text = bound.plan.key_text(id)
+        self._context.listen()
+        if bound.l1.lookup(id, self._context.clock.monotonic()) is not None:
+            return True
+        own = self._own(bound, id)
+        if own is not None:
+            return own.record is not None
+        found = self._ask_l2(bound, key_text, lease=False)
+        if found is not None and found.state in (State.VALUE, State.TOMBSTONE):
+            return found.state is State.VALUE
+        if bound.table is None or bound.database is None:
+            return False
+        pending = self._ledger(bound, key_text)
+        if pending is not None and not pending.partial:
+            return not pending.deleted
+        with bound.database.connection() as conn:
+            return bound.table.exists(conn, id)
+
+    def _only_l3(self, bound: Bound, id: Any) -> Any:
+        bound.counters.gets += 1
+        if bound.table is None or bound.database is None:
+            raise L3UnavailableError(f"schema {bound.name!r} has no L3; read it without force_l3")
+        with bound.database.connection() as conn:
+            row = bound.table.get(conn, id)
+        if row is None:
+            return ABSENT
+        bound.counters.l3_hits += 1
+        return bound.plan.from_row(row.values, bound.cipher)
+
+    def _cached(self, bound: Bound, id: Any, key_text: str, force_l2: bool) -> Any:
+        if not force_l2:
+            entry = bound.l1.lookup(id, self._context.clock.monotonic())
+            if entry is not None:
+                entry.hits += 1
+                return bound.plan.thaw(entry.value)
+        bound.counters.gets += 1
+        own = self._own(bound, id)
+        if own is not None and not own.partial:
+            if own.record is None:
+                return ABSENT
+            bound.counters.l1_hits += 1
+            return bound.plan.copy(own.record)
+        record = self._fly(bound, id, key_text)
+        if own is not None:
+            # The columns that this process wrote and nobody below has yet, over what they have.
+            record = ABSENT if record is ABSENT else bound.plan.merge(record, own.record)
+        return record
+
+    def _fly(self, bound: Bound, id: Any, key_text: str) -> Any:
+        flight, landed = bound.l1.guard.board(id)
+        if landed is not None:
+            shared = flight.wait(landed)
+            return shared if shared is ABSENT else bound.plan.copy(shared)
+        try:
+            record = flight.result = self._load(bound, id, key_text, flight).record
+        except BaseException as error:
+            flight.error = error
+            raise
+        finally:
+            bound.l1.guard.release(flight)
+        # Whoever waits copies the result itself, perhaps while this caller already changes its own: so that one
+        # takes a copy too. Nobody boards a flight that was released.
+        return bound.plan.copy(record) if flight.shared and record is not ABSENT else record
+
+    def _load(self, bound: Bound, id: Any, key_text: str, claim: Any) -> Loaded:
+        began = self._context.clock.monotonic()
+        found = self._ask_l2(bound, key_text, lease=bound.table is not None)
+        if found is not None and found.state is State.TOMBSTONE:
+            self._context.versions.observe(found.version)
+            return NOTHING
+        if found is not None and found.state is State.VALUE:
+            bound.counters.l2_hits += 1
+            self._context.versions.observe(found.version)
+            loaded = Loaded(found.record, found.version, found.pending)
+            self._fill_l1(bound, claim, loaded, began)
+            return loaded
+        if bound.table is None:
+            return NOTHING
+        loaded = self._below(bound, id, key_text, l2_down=found is None and bound.l2 is not None)
+        if self._fill_l2(bound, key_text, found, loaded) and loaded.record is not ABSENT:
+            self._fill_l1(bound, claim, loaded, began)
+        return loaded
+
+    def _below(self, bound: Bound, id: Any, key_text: str, *, l2_down: bool) -> Loaded:
+        """What ledger and L3 hold, asked in this order, so that what is being persisted is not missed in both."""
+        assert bound.table is not None and bound.database is not None
+        pending = self._ledger(bound, key_text)
+        try:
+            with bound.database.connection() as conn:
+                row = bound.table.get(conn, id)
+        except L3UnavailableError as error:
+            if pending is not None and not pending.partial:
+                return self._pending(bound, pending)
+            if l2_down:
+                raise UnavailableError(
+                    f"neither Redis nor PostgreSQL answered for schema {bound.name!r}; check both"
+                ) from error
+            raise
+        if pending is not None and not pending.partial and (row is None or pending.version > row.version):
+            return self._pending(bound, pending)
+        if row is None:
+            return NOTHING
+        bound.counters.l3_hits += 1
+        self._context.versions.observe(row.version)
+        record = bound.plan.from_row(row.values, bound.cipher)
+        if pending is None or pending.version <= row.version:
+            return Loaded(record, row.version)
+        over = bound.plan.from_row(pending.values, bound.cipher, pending.names)
+        return Loaded(bound.plan.merge(record, over), pending.version, True)
+
+    def _pending(self, bound: Bound, pending: Any) -> Loaded:
+        if pending.deleted:
+            return NOTHING
+        return Loaded(bound.plan.from_row(pending.values, bound.cipher, pending.names), pending.version, True)
+
+    def _own(self, bound: Bound, id: Any) -> Any:
+        deferred = self._context.writebehind
+        return deferred.peek(bound, id) if deferred is not None and bound.deferred else None
+
+    def _ledger(self, bound: Bound, key_text: str) -> Any:
+        deferred = self._context.writebehind
+        if deferred is None or not bound.deferred:
+            return None
+        try:
+            return deferred.ledger_read(bound, [key_text]).get(key_text)
+        except L2UnavailableError:
+            return None  # what others hand off cannot be seen now; what this process wrote is in its buffer
+
+    def _ask_l2(self, bound: Bound, key_text: str, *, lease: bool) -> Found | None:
+        """What L2 says; None where there is none, or it cannot be asked and L3 can."""
+        if bound.l2 is None:
+            return None
+        if bound.table is None:
+            return bound.l2.read(key_text, lease=False)
+        if self._context.repairs.skips(bound, key_text):
+            bound.counters.l2_skips += 1
+            return None
+        try:
+            return bound.l2.read(key_text, lease=lease)
+        except L2UnavailableError:
+            bound.counters.l2_skips += 1
+            return None
+
+    def _fill_l2(self, bound: Bound, key_text: str, found: Found | None, loaded: Loaded) -> bool:
+        """Whether L1 may be filled too: what L2 refuses does not enter it, what L2 could not be asked may."""
+        if bound.l2 is None or found is None:
+            return True
+        if found.state is not State.LEASED:
+            return False
+        record = None if loaded.record is ABSENT else bound.plan.cached(loaded.record)
+        try:
+            filled = bound.l2.fill(found.token, [Put(key_text, loaded.version, record, pending=loaded.pending)])
+        except L2UnavailableError:
+            return False
+        if loaded.record is not ABSENT and not filled:
+            bound.counters.stale_fills += 1
+        return bool(filled)
+
+    def _fill_l1(self, bound: Bound, claim: Any, loaded: Loaded, began: float) -> None:
+        value = bound.plan.freeze(loaded.record)
+        if not bound.l1.fill(claim, value, loaded.version, pending=loaded.pending, loaded=began):
+            bound.counters.stale_fills += bound.l1.store is not None

@@ -1,0 +1,115 @@
+"""Transactions: sets and deletes over several schemas, atomic in L3, in the caches only after the commit."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar, overload
+
+from strata.bound import Bound
+from strata.engine.batch import Batch
+from strata.errors import ClosedError, ConstraintError, EncodeError, TxFailedError
+from strata.engine.context import Context
+from strata.engine.write import Writer
+
+T = TypeVar("T")
+
+
+class Lookup(Protocol):
+    """Finds a registered schema by name or class."""
+
+    def __call__(self, schema: Any) -> Bound: ...
+
+
+class Tx:
+    """Collects operations; `commit` applies them, leaving the `with` block without an exception does so too.
+
+    Records are checked and copied when they are given; `before_set` runs then. Not thread-safe: one transaction
+    belongs to one caller. Schemas without L3 are applied after the commit.
+
+    >>> with ds.tx() as tx:                                        # doctest: +SKIP
+    ...     tx.set(Player, "p1", player).delete("sessions", "s9")
+    """
+
+    def __init__(self, lookup: Lookup, context: Context, writer: Writer, timeout: float | None) -> None:
+        self._lookup = lookup
+        self._context = context
+        self._writer = writer
+        self._timeout = timeout
+        self._batch = Batch(context)
+        self._others: list[tuple[Bound, Any, str, Any]] = []  # of schemas without L3
+        self._told: list[tuple[Bound, Any]] = []
+        self._over = False
+
+    @overload
+    def set(self, schema: type[T], id: Any, value: T) -> Self: ...
+    @overload
+    def set(self, schema: str, id: Any, value: Any) -> Self: ...
+    def set(self, schema: Any, id: Any, value: Any) -> Self:
+        """Queue a record. Raises what `DataStore.set` raises for a wrong one; nothing is sent yet."""
+        self._open()
+        bound = self._lookup(schema)
+        self._queue(bound, id, bound.plan.key_text(id), self._writer.prepare(bound, id, value))
+        return self
+
+    def delete(self, schema: Any, id: Any) -> Self:
+        """Queue a deletion; deleting what is not there is no error."""
+        self._open()
+        bound = self._lookup(schema)
+        self._queue(bound, id, bound.plan.key_text(id), None)
+        return self
+
+    def commit(self) -> None:
+        """Apply everything, once. Raises `TxFailedError` or `TxTimeoutError` where all was rolled back."""
+        self._open()
+        self._over = True
+        self._context.listen()
+        try:
+            self._batch.commit(self._timeout)
+        except ConstraintError as error:
+            raise TxFailedError(
+                f"the transaction was rolled back: {error}", sqlstate=error.sqlstate, constraint=error.constraint
+            ) from error
+        except EncodeError as error:
+            raise TxFailedError(f"the transaction was rolled back: {error}") from error
+        for bound, id, key_text, record in self._others:
+            self._writer.write(bound, id, key_text, record)
+        for bound, record in self._told:
+            self._tell(bound, record)
+
+    def rollback(self) -> None:
+        """Drop what was queued; nothing was sent."""
+        self._over = True
+        self._batch = Batch(self._context)
+        self._others.clear()
+        self._told.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.rollback()
+        elif not self._over:
+            self.commit()
+
+    def _open(self) -> None:
+        if self._over:
+            raise ClosedError("the transaction is over; start another with tx()")
+
+    def _queue(self, bound: Bound, id: Any, key_text: str, record: Any) -> None:
+        if bound.table is None:
+            self._others.append((bound, id, key_text, record))
+        else:
+            self._batch.add(bound, id, key_text, record)
+        self._told.append((bound, record))
+
+    def _tell(self, bound: Bound, record: Any) -> None:
+        if record is None:
+            bound.counters.deletes += 1
+        else:
+            bound.counters.sets += 1
+            bound.hooks.after_set(bound.plan.copy(record))
+
+

@@ -1,0 +1,272 @@
+"""`set`, `delete` and `invalidate` in the three write modes.
+
+Write-through, in this order: intent in L2 (acknowledged, and published, before COMMIT is sent), commit in L3, put
+and publish in one script, then L1. A writer killed anywhere leaves nothing stale: the intent refuses fills until it
+expires.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from strata.bound import Bound
+from strata.coherence.guard import Claim
+from strata.coherence.messages import Op
+from strata.engine.context import Context
+from strata.errors import (
+    EncodeError,
+    L2UnavailableError,
+    L3UnavailableError,
+    MissingPrimaryKeyError,
+)
+from strata.l2.tier import Put
+from strata.policies import WriteMode
+
+RETRIES = 5  # of a write to L2 alone that met a newer version: each try stamps above it
+
+
+class Writer:
+    """Writes single records. Thread-safe: it keeps no state of its own."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def set(self, bound: Bound, id: Any, value: Any) -> Any:
+        """Store the record by the schema's write mode; returns it with its stamps, private to the caller."""
+        key_text = bound.plan.key_text(id)
+        record = self.prepare(bound, id, value)
+        self._context.listen()
+        stored = self.write(bound, id, key_text, record)
+        bound.counters.sets += 1
+        bound.hooks.after_set(stored)
+        return stored
+
+    def delete(self, bound: Bound, id: Any) -> None:
+        """Remove the record from all tiers by the schema's write mode."""
+        key_text = bound.plan.key_text(id)
+        self._context.listen()
+        self.write(bound, id, key_text, None)
+        bound.counters.deletes += 1
+
+    def prepare(self, bound: Bound, id: Any, value: Any) -> Any:
+        """The private, checked, stamped copy of a record that is to be stored. Raises before any tier is touched."""
+        plan = bound.plan
+        if type(value) is not plan.model:
+            raise EncodeError(
+                f"schema {bound.name!r} stores {plan.model.__name__}, not {type(value).__name__}; give it such a record"
+            )
+        if bound.hooks.before_set_given:
+            value = bound.hooks.before_set(copy.deepcopy(value))
+        plan.check(value)
+        key = plan.key_of(value)
+        if key != id:
+            if plan.key.kind.is_text and key == "":
+                raise MissingPrimaryKeyError(f"the key of the {plan.model.__name__} is empty; it must be the id given")
+            raise EncodeError(
+                f"the id given is not the {plan.key.name!r} of the {plan.model.__name__}; they must agree"
+            )
+        return plan.prepare(value, self._context.now())
+
+    def invalidate(self, bound: Bound, id: Any) -> None:
+        """Drop the record from L1 and L2 of every instance; the lowest tier and pending writes stay."""
+        key_text = bound.plan.key_text(id)
+        self._context.listen()
+        if bound.table is None:
+            if bound.l2 is not None:
+                bound.l1.forget(id)
+                self._context.publish(self._context.message(bound, key_text, Op.INVALIDATE))
+            return
+        bound.l1.forget(id)
+        message = self._context.message(bound, key_text, Op.INVALIDATE)
+        if bound.l2 is not None:
+            bound.l2.invalidate(key_text, self._context.announcer.channel, message)
+        else:
+            self._context.publish(message)
+
+    def write(self, bound: Bound, id: Any, key_text: str, record: Any) -> Any:
+        """One checked record, or None for its deletion, by the schema's write mode."""
+        if bound.deferred:
+            return self._behind(bound, id, key_text, record)
+        if bound.table is not None:
+            return _Through(self._context, bound, id, key_text, record).run()
+        if bound.l2 is not None:
+            return self._own(bound, id, key_text, record)
+        if record is None:
+            bound.l1.forget(id)
+        else:
+            self._refuse_partial(bound, record)
+            bound.l1.write(id, bound.plan.freeze(record), self._context.versions.stamp())
+        return record
+
+    def _behind(self, bound: Bound, id: Any, key_text: str, record: Any) -> Any:
+        deferred = self._context.writebehind
+        assert deferred is not None
+        version = self._context.stamp()
+        deferred.put(bound, id, key_text, version, record)
+        if record is None or bound.plan.unloaded(record):
+            bound.l1.forget(id, below=version)
+        else:
+            bound.l1.write(id, bound.plan.freeze(record), version)
+        return None if record is None else bound.plan.copy(record)
+
+    def _own(self, bound: Bound, id: Any, key_text: str, record: Any) -> Any:
+        """A schema whose lowest tier is L2: the newest version wins there."""
+        assert bound.l2 is not None
+        if record is not None:
+            self._refuse_partial(bound, record)
+        claim = bound.l1.guard.claim(id)
+        op = Op.DELETE if record is None else Op.SET
+        try:
+            for _ in range(RETRIES):
+                version = self._context.stamp()
+                put = Put(key_text, version, record, self._context.message(bound, key_text, op, version))
+                in_the_way = bound.l2.own(self._context.announcer.channel, [put])
+                if not in_the_way:
+                    break
+                self._context.versions.observe(in_the_way[key_text])
+            else:
+                raise L2UnavailableError(
+                    f"a record of schema {bound.name!r} was overtaken {RETRIES} times by versions from the future; "
+                    "check the clocks with `strata doctor`"
+                )
+            self._take(bound, claim, record, version)
+        except L2UnavailableError:
+            bound.l1.forget(id)  # the outcome may be unknown
+            raise
+        finally:
+            bound.l1.guard.release(claim)
+        return record
+
+    def _take(self, bound: Bound, claim: Claim, record: Any, version: int) -> None:
+        """L1 after an own write: the new record where the claim still holds, and nothing older in any case."""
+        began = self._context.clock.monotonic()
+        if record is not None and bound.mode is not WriteMode.WRITE_THROUGH_L1_ASYNC:
+            value = bound.plan.freeze(record)
+            if bound.l1.fill(claim, value, version, loaded=began):
+                return
+        bound.l1.forget(claim.key, below=version)
+
+    def _refuse_partial(self, bound: Bound, record: Any) -> None:
+        missing = bound.plan.unloaded(record)
+        if missing:
+            raise EncodeError(
+                f"{bound.plan.model.__name__}.{missing[0]} is UNLOADED and schema {bound.name!r} has no row to keep it "
+                "from; read the whole record first"
+            )
+
+
+def as_written(bound: Bound, record: Any, written: Any) -> Any:
+    """The record with the columns that only L3 knows: unloaded ones, and AutoNowAdd of the first insert."""
+    if not written.values:
+        return record
+    return bound.plan.merge(record, bound.plan.from_row(written.values, bound.cipher, written.names))
+
+
+class _Through:
+    """One write-through write of one key, from intent to put."""
+
+    def __init__(self, context: Context, bound: Bound, id: Any, key_text: str, record: Any) -> None:
+        self._context = context
+        self._bound = bound
+        self._id = id
+        self._key_text = key_text
+        self._record = record
+        self._op = Op.DELETE if record is None else Op.SET
+        # Before any tier is touched: an Encrypted field without a key raises here.
+        self._values = None if record is None else bound.plan.to_row(record, bound.cipher)
+        self._token = bound.l2.token() if bound.l2 is not None else ""
+
+    def run(self) -> Any:
+        """The record as L3 has it."""
+        bound, l1 = self._bound, self._bound.l1
+        l1.forget(self._id)
+        claim = l1.guard.claim(self._id)
+        try:
+            intended = self._intend()
+            record, version = self._commit(intended)
+            self._put(claim, record, version, intended)
+            return record
+        except BaseException:
+            l1.forget(self._id)
+            raise
+        finally:
+            bound.l1.guard.release(claim)
+
+    def _intend(self) -> bool:
+        """Announce the commit; whether L2 has taken the intent."""
+        context, bound = self._context, self._bound
+        message = context.message(bound, self._key_text, Op.INTENT)
+        try:
+            if bound.l2 is None:
+                context.publish(message)
+                return False
+            if context.repairs.skips(bound, self._key_text):
+                return False
+            bound.l2.intend(self._token, context.lasting, context.announcer.channel, {self._key_text: message})
+            return True
+        except L2UnavailableError:
+            return False
+
+    def _commit(self, intended: bool) -> tuple[Any, int]:
+        bound = self._bound
+        assert bound.database is not None and bound.table is not None
+        stamp = self._context.stamp()
+        try:
+            if bound.l2 is not None and not intended:
+                return self._commit_with_repair(stamp)
+            with bound.database.connection() as conn:
+                return self._apply(conn, stamp)
+        except L3UnavailableError as error:
+            if not error.outcome_unknown:
+                self._abandon(intended)
+            raise  # with the outcome unknown the intent is left to expire
+        except Exception:
+            self._abandon(intended)
+            raise
+
+    def _commit_with_repair(self, stamp: int) -> tuple[Any, int]:
+        """L2 cannot be told: the same transaction leaves a row from which it is repaired."""
+        bound = self._bound
+        assert bound.database is not None and bound.table is not None
+        self._context.repairs.noted(bound, self._key_text, stamp)
+        with bound.database.transaction() as conn:
+            record, version = self._apply(conn, stamp)
+            bound.table.record_repair(conn, self._key_text, version)
+        return record, version
+
+    def _apply(self, conn: Any, stamp: int) -> tuple[Any, int]:
+        bound, node = self._bound, self._context.versions.node
+        assert bound.table is not None
+        if self._values is None:
+            return None, bound.table.delete(conn, self._id, stamp, node)
+        written = bound.table.upsert(conn, self._values, stamp, node)
+        return as_written(bound, self._record, written), written.version
+
+    def _abandon(self, intended: bool) -> None:
+        if intended and self._bound.l2 is not None:
+            try:
+                self._bound.l2.abandon(self._token, [self._key_text])
+            except L2UnavailableError:
+                pass  # it expires
+
+    def _put(self, claim: Claim, record: Any, version: int, intended: bool) -> None:
+        context, bound = self._context, self._bound
+        context.versions.observe(version)
+        message = context.message(bound, self._key_text, self._op, version)
+        stored = True
+        try:
+            if bound.l2 is None:
+                context.publish(message)
+            elif intended:
+                cached = None if record is None else bound.plan.cached(record)
+                put = Put(self._key_text, version, cached, message)
+                stored = bool(bound.l2.put(self._token, context.announcer.channel, [put]))
+        except L2UnavailableError:
+            stored = bound.l2 is None  # the intent keeps L2 empty until it expires
+        if stored and record is not None and bound.mode is WriteMode.WRITE_THROUGH:
+            value = bound.plan.freeze(record)
+            if bound.l1.fill(claim, value, version, loaded=context.clock.monotonic()):
+                bound.l1.guard.void(self._id)
+                return
+        bound.l1.forget(self._id)

@@ -1,0 +1,1 @@
+"""L2: Redis. Versioned entries under one key a record, changed by Lua scripts only."""

@@ -1,0 +1,135 @@
+"""One Redis (standalone, Sentinel or Cluster) behind a breaker; the one place where its errors become Strata's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import redis
+from redis.cluster import RedisCluster
+from redis.exceptions import NoScriptError, RedisError
+
+from strata.breaker import Breaker
+from strata.clock import Clock
+from strata.errors import L2UnavailableError
+from strata.l2.script import Script
+
+Command = tuple[Any, ...]
+
+
+class RedisServer:
+    """Commands and scripts, each sent once; thread-safe, and opened at the first command.
+
+    `make` builds the redis-py client; it is called again after a fork, since sockets are not shared with a parent.
+    Every method raises `L2UnavailableError` when the server does not answer, or at once while the breaker is open.
+    """
+
+    def __init__(self, make: Callable[[], Any], clock: Clock) -> None:
+        self._make = make
+        self.breaker = Breaker(clock)
+        # Written once by whoever comes first: two racing callers build two clients and one is dropped unopened.
+        self._client: Any = None
+        self._abandoned: list[Any] = []
+
+    @property
+    def client(self) -> Any:
+        """The redis-py client."""
+        if self._client is None:
+            try:
+                self._client = self._make()
+            except (RedisError, OSError) as error:  # a Cluster is asked for its slots as soon as it is made
+                self.breaker.failed()
+                raise self.unavailable(error) from error
+        return self._client
+
+    @property
+    def clustered(self) -> bool:
+        """Whether keys of different slots are on different servers."""
+        return isinstance(self.client, RedisCluster)
+
+    @property
+    def database(self) -> int:
+        """The number of the logical database, 0 for a Cluster."""
+        client = self.client
+        return 0 if isinstance(client, RedisCluster) else int(client.connection_pool.connection_kwargs.get("db") or 0)
+
+    def execute(self, *command: Any) -> Any:
+        """One command, sent once."""
+        return self._guarded(lambda: self.client.execute_command(*command))
+
+    def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any] = ()) -> Any:
+        """One script, which a Redis that does not know it yet gets with its text."""
+        return self._guarded(lambda: self._run(script, keys, args))
+
+    def run_many(self, script: Script, calls: Sequence[tuple[Sequence[Any], Sequence[Any]]]) -> list[Any]:
+        """The script once for each (keys, args), in one round trip where the server is a single one."""
+        if not calls:
+            return []
+        return self._guarded(lambda: self._run_many(script, calls))  # type: ignore[no-any-return]
+
+    def pipeline(self, commands: Sequence[Command]) -> list[Any]:
+        """Plain commands in one round trip; the first error among their answers is raised."""
+        if not commands:
+            return []
+
+        def send() -> list[Any]:
+            pipe = self.client.pipeline(transaction=False)
+            for command in commands:
+                pipe.execute_command(*command)
+            return list(pipe.execute())
+
+        return self._guarded(send)  # type: ignore[no-any-return]
+
+    def after_fork(self) -> None:
+        """In the child: forget the parent's connections without closing them."""
+        if self._client is not None:
+            self._abandoned.append(self._client)  # kept, so that no destructor writes to the parent's socket
+        self._client = None
+        self.breaker.reset()
+
+    def close(self) -> None:
+        """Close the connections; the next command would open new ones."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+            if not isinstance(client, RedisCluster):
+                client.connection_pool.disconnect()
+
+    def unavailable(self, error: Exception) -> L2UnavailableError:
+        """`error` in the words of the family."""
+        return L2UnavailableError(f"Redis did not answer ({type(error).__name__}); check that it runs and is reachable")
+
+    def _guarded(self, send: Callable[[], Any]) -> Any:
+        if not self.breaker.allow():
+            raise L2UnavailableError("Redis was not asked: it did not answer a moment ago; it is tried again shortly")
+        try:
+            answer = send()
+        except L2UnavailableError:
+            raise
+        except (RedisError, OSError) as error:
+            # An error answer (out of memory, read-only, loading) is an answer, but this server cannot be used.
+            self.breaker.failed()
+            raise self.unavailable(error) from error
+        self.breaker.succeeded()
+        return answer
+
+    def _run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        client = self.client
+        try:
+            return client.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return client.execute_command("EVAL", script.text, len(keys), *keys, *args)
+
+    def _run_many(self, script: Script, calls: Sequence[tuple[Sequence[Any], Sequence[Any]]]) -> list[Any]:
+        if self.clustered or len(calls) == 1:
+            return [self._run(script, keys, args) for keys, args in calls]
+        pipe = self.client.pipeline(transaction=False)
+        for keys, args in calls:
+            pipe.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
+        answers = list(pipe.execute(raise_on_error=False))
+        for place, answer in enumerate(answers):
+            if isinstance(answer, NoScriptError):  # refused before it did anything, so it may be sent again
+                answers[place] = self._run(script, *calls[place])
+            elif isinstance(answer, redis.RedisError):
+                raise answer
+        return answers

@@ -1,0 +1,76 @@
+-- What an L2 key may hold, as text. Versions are 19 digits, zero-padded, so that text order is number order
+-- (Lua's own < follows the locale, and its numbers lose bits above 2^53: both are avoided by `older`).
+--   V1:<version>:<s|p>:<codec's bytes>      value, settled or pending
+--   T1:<version>:<s|p>:                     tombstone, settled or pending
+--   L1:<token>                              lease of a reader that missed
+--   I1:<c|s>:<token>=<deadline ms>;...      intents of writers whose commit is under way, clean or spoiled
+
+local function kind(raw)
+  if not raw then return '' end
+  return string.sub(raw, 1, 1)
+end
+
+local function holds_version(raw)
+  local k = kind(raw)
+  return k == 'V' or k == 'T'
+end
+
+local function version_of(raw) return string.sub(raw, 4, 22) end
+
+local function is_pending(raw) return string.sub(raw, 24, 24) == 'p' end
+
+-- Whether version a is below version b, both 19 digits: two halves, each exact as a double.
+local function older(a, b)
+  local ah, bh = tonumber(string.sub(a, 1, 10)), tonumber(string.sub(b, 1, 10))
+  if ah ~= bh then return ah < bh end
+  return tonumber(string.sub(a, 11)) < tonumber(string.sub(b, 11))
+end
+
+local function store(key, content, px)
+  if px == '0' then redis.call('SET', key, content) else redis.call('SET', key, content, 'PX', px) end
+end
+
+local function say(channel, message)
+  if message ~= '' then redis.call('PUBLISH', channel, message) end
+end
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+-- The writers of an intent whose deadline has not passed: list of {token, deadline}.
+local function writers(raw, now)
+  local list = {}
+  for token, deadline in string.gmatch(string.sub(raw, 6), '([^=;]+)=(%d+);') do
+    if tonumber(deadline) > now then list[#list + 1] = { token, tonumber(deadline) } end
+  end
+  return list
+end
+
+local function keep_intent(key, list, spoiled, now)
+  local latest, parts = 0, {}
+  for i, w in ipairs(list) do
+    if w[2] > latest then latest = w[2] end
+    parts[i] = w[1] .. '=' .. string.format('%d', w[2]) .. ';'
+  end
+  redis.call('SET', key, 'I1:' .. (spoiled and 's' or 'c') .. ':' .. table.concat(parts), 'PX', latest - now)
+end
+
+-- Make sure that no writer whose intent stands here stores its value.
+local function spoil(key, raw)
+  if string.sub(raw, 4, 4) ~= 's' then
+    redis.call('SET', key, 'I1:s:' .. string.sub(raw, 6), 'KEEPTTL')
+  end
+end
+
+-- Put a pending value, or tombstone, of a write-behind write that the ledger has accepted. Creates the key; an
+-- intent that it meets is spoiled, not replaced. An empty content (a partial record) only removes what is older.
+local function pend(key, version, content, px)
+  local raw = redis.call('GET', key)
+  local k = kind(raw)
+  if k == 'I' then spoil(key, raw) return 0 end
+  if holds_version(raw) and not older(version_of(raw), version) then return 0 end
+  if content == '' then redis.call('DEL', key) else store(key, content, px) end
+  return 1
+end

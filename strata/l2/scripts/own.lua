@@ -1,0 +1,18 @@
+--@common
+-- A write to schemas whose lowest tier is L2: stored if it is newer than what is there.
+-- KEYS  the records' keys
+-- ARGV  1 channel; then for each key: version, content, px, message
+-- Returns for each key '' where stored, else the version that stands in the way.
+local answers = {}
+for i, key in ipairs(KEYS) do
+  local at = 1 + (i - 1) * 4
+  local raw = redis.call('GET', key)
+  if holds_version(raw) and not older(version_of(raw), ARGV[at + 1]) then
+    answers[i] = version_of(raw)
+  else
+    store(key, ARGV[at + 2], ARGV[at + 3])
+    say(ARGV[1], ARGV[at + 4])
+    answers[i] = ''
+  end
+end
+return answers

@@ -1,0 +1,35 @@
+--@common
+-- After a synchronous writer's commit: its value takes the place of its intent. A spoiled put stores nothing, and
+-- the last writer to leave empties the key. A put that does not find its intent removes any lease and any older
+-- value, spoils other intents and stores nothing.
+-- KEYS  the records' keys
+-- ARGV  1 writer's token; 2 channel; then for each key: version, content, px, message
+local now = now_ms()
+local stored = {}
+for i, key in ipairs(KEYS) do
+  local at = 2 + (i - 1) * 4
+  local version, content, px = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local raw = redis.call('GET', key)
+  local k = kind(raw)
+  local mine, rest = false, {}
+  if k == 'I' then
+    for _, w in ipairs(writers(raw, now)) do
+      if w[1] == ARGV[1] then mine = true else rest[#rest + 1] = w end
+    end
+  end
+  stored[i] = 0
+  if mine and string.sub(raw, 4, 4) == 'c' then
+    store(key, content, px)
+    stored[i] = 1
+  elseif mine and #rest == 0 then
+    redis.call('DEL', key)
+  elseif mine then
+    keep_intent(key, rest, true, now)
+  elseif k == 'I' then
+    spoil(key, raw)
+  elseif k == 'L' or (holds_version(raw) and older(version_of(raw), version)) then
+    redis.call('DEL', key)
+  end
+  say(ARGV[2], ARGV[at + 4])
+end
+return stored

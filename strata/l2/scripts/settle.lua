@@ -1,0 +1,26 @@
+--@common
+-- After L3 took a deferred write: the pending entry of that version becomes settled, with L3's content where it
+-- differs. Never creates a key; removes a lease, spoils an intent, removes what is older than L3.
+-- KEYS  the records' keys
+-- ARGV  1 channel; then for each key: L3's version, new content ('' = as it is), px, message (said if changed)
+for i, key in ipairs(KEYS) do
+  local at = 1 + (i - 1) * 4
+  local version, content, px, message = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  local raw = redis.call('GET', key)
+  local k = kind(raw)
+  if k == 'L' then
+    redis.call('DEL', key)
+  elseif k == 'I' then
+    spoil(key, raw)
+  elseif raw and older(version_of(raw), version) then
+    redis.call('DEL', key)
+  elseif raw and version_of(raw) == version then
+    if content ~= '' then
+      store(key, content, px)
+    elseif is_pending(raw) then
+      redis.call('SET', key, string.sub(raw, 1, 23) .. 's' .. string.sub(raw, 25), 'KEEPTTL')
+    end
+  end
+  say(ARGV[1], message)
+end
+return 1

@@ -1,0 +1,229 @@
+"""One schema's part of L2: from keys and records to scripts, and back.
+
+Every change is conditional and atomic (the headers of `scripts/*.lua` say on what). Thread-safe; methods raise
+`L2UnavailableError`. The caller makes the messages, since only it knows what they mean.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from strata.l2.client import RedisServer
+from strata.l2.script import Script, load
+
+CHUNK = 250  # keys a script call: longer ones keep a single-threaded Redis from everybody else
+LEASE_MS = 5_000
+TOMBSTONE_MS = 10_000
+HEADER = 25  # bytes of `V1:<19 digits>:<s|p>:`
+
+_scripts = {name: load("strata.l2.scripts", name) for name in (
+    "read", "fill", "discard", "intent", "put", "abandon", "own", "invalidate", "settle", "purge",
+)}  # fmt: skip
+
+
+class State(enum.Enum):
+    """What a read found: a value, a tombstone, nothing (and left a lease), or somebody's lease or intent."""
+
+    VALUE = enum.auto()
+    TOMBSTONE = enum.auto()
+    LEASED = enum.auto()
+    BUSY = enum.auto()
+
+
+class Found(NamedTuple):
+    """The answer of a read. `token` is the lease where the state is LEASED."""
+
+    state: State
+    version: int = 0
+    pending: bool = False
+    record: Any = None
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """A record, or with None its deletion, on its way into L2."""
+
+    key_text: str
+    version: int
+    record: Any
+    message: bytes = b""
+    pending: bool = False
+
+
+class L2Tier:
+    """The keys of one schema. `ttl` in seconds, 0 = no expiry; `on_corrupt` is told of entries that cannot be read."""
+
+    def __init__(
+        self,
+        server: RedisServer,
+        prefix: str,
+        ttl: float,
+        encode: Callable[[Any], bytes],
+        decode: Callable[[bytes], Any],
+        on_corrupt: Callable[[str], None],
+    ) -> None:
+        self.server = server
+        self._prefix = f"strata:{prefix}:"
+        self._px = max(1, round(ttl * 1000)) if ttl else 0
+        self._encode = encode
+        self._decode = decode
+        self._on_corrupt = on_corrupt
+        self.reset_tokens()
+
+    def reset_tokens(self) -> None:
+        """Start a new series of tokens, which no other process or thread can repeat."""
+        self._series = f"{os.getpid():x}.{os.urandom(6).hex()}."
+        self._numbers = itertools.count()  # next() is atomic under the GIL and on free-threaded builds
+
+    def key(self, key_text: str) -> str:
+        """The Redis key of a record."""
+        return self._prefix + key_text
+
+    def search_key(self, fingerprint: str) -> str:
+        """The Redis key of a cached search result; no record's key begins like it."""
+        return f"strata:{{search}}:{self._prefix}{fingerprint}"
+
+    def token(self) -> str:
+        """A token that nobody else has."""
+        return f"{self._series}{next(self._numbers):x}"
+
+    def content(self, version: int, record: Any, *, pending: bool = False) -> bytes:
+        """What a key is to hold: the value, or for None a tombstone."""
+        flag = "p" if pending else "s"
+        if record is None:
+            return f"T1:{version:019d}:{flag}:".encode()
+        return b"V1:%019d:%s:%s" % (version, flag.encode(), self._encode(record))
+
+    def px(self, record: Any) -> int:
+        """Milliseconds that a value, or for None a tombstone, is kept; 0 = no expiry."""
+        return TOMBSTONE_MS if record is None else self._px
+
+    def read(self, key_text: str, *, lease: bool = True) -> Found:
+        """What the key holds; where it is empty and `lease`, a lease is left that allows one fill."""
+        key, token = self.key(key_text), self.token()
+        raw = self._run("read", [key], [token, LEASE_MS if lease else 0])[0]
+        return self._found(key, raw, token, lease)
+
+    def read_many(self, key_texts: Sequence[str], *, lease: bool = True) -> dict[str, Found]:
+        """As `read`, for many, in one round trip a chunk; all leases left bear the same token."""
+        token = self.token()
+        found: dict[str, Found] = {}
+        for chunk in self._chunks(key_texts):
+            keys = [self.key(key_text) for key_text in chunk]
+            raws = self._run("read", keys, [token, LEASE_MS if lease else 0])
+            for key_text, key, raw in zip(chunk, keys, raws, strict=True):
+                found[key_text] = self._found(key, raw, token, lease)
+        return found
+
+    def fill(self, token: str, puts: Sequence[Put]) -> set[str]:
+        """Store what was loaded from below where the lease still stands; a record of None ends the lease.
+
+        Returns the key texts that were stored. Sent once only: an answer that is lost counts as refused.
+        """
+        filled: set[str] = set()
+        by_text = {put.key_text: put for put in puts}
+        for chunk in self._chunks(list(by_text)):
+            items = [by_text[key_text] for key_text in chunk]
+            contents = [
+                b"" if item.record is None else self.content(item.version, item.record, pending=item.pending)
+                for item in items
+            ]
+            answers = self._run("fill", [self.key(key_text) for key_text in chunk], [token, self._px, *contents])
+            filled.update(key_text for key_text, answer in zip(chunk, answers, strict=True) if answer)
+        return filled
+
+    def lease(self, key_texts: Sequence[str]) -> str:
+        """Leave leases on those of the keys that are empty, without reading the others; returns the token."""
+        token = self.token()
+        self.server.pipeline(
+            [("SET", self.key(key_text), f"L1:{token}", "NX", "PX", LEASE_MS) for key_text in key_texts]
+        )
+        return token
+
+    def intend(self, token: str, lasting: float, channel: str, messages: dict[str, bytes]) -> None:
+        """Announce a commit: `messages` by key text, `lasting` the seconds after which it has surely ended."""
+        for chunk in self._chunks(list(messages)):
+            said = [messages[key_text] for key_text in chunk]
+            self._run("intent", [self.key(key_text) for key_text in chunk], [token, round(lasting * 1000), channel, *said])
+
+    def put(self, token: str, channel: str, puts: Sequence[Put]) -> set[str]:
+        """Put what was committed in the place of the intents; returns the key texts that were stored."""
+        return {key_text for key_text, stored in self._each_put("put", [token, channel], puts) if stored}
+
+    def abandon(self, token: str, key_texts: Sequence[str]) -> None:
+        """Take back the intents of a commit that is known to have failed."""
+        for chunk in self._chunks(key_texts):
+            self._run("abandon", [self.key(key_text) for key_text in chunk], [token])
+
+    def own(self, channel: str, puts: Sequence[Put]) -> dict[str, int]:
+        """Write where L2 is the lowest tier; returns the versions in the way of those that were refused."""
+        return {key_text: int(answer) for key_text, answer in self._each_put("own", [channel], puts) if answer}
+
+    def invalidate(self, key_text: str, channel: str, message: bytes) -> None:
+        """Drop the value, whatever its version; what is pending stays."""
+        self._run("invalidate", [self.key(key_text)], [channel, message])
+
+    def settle(self, channel: str, items: Sequence[tuple[str, int, bytes, int, bytes]]) -> None:
+        """Tell L2 what L3 holds: (key text, version, content or b"", px, message) each."""
+        self._spread("settle", [channel], items)
+
+    def purge(self, channel: str, items: Sequence[tuple[str, int, bytes]]) -> None:
+        """Take back writes that were given up: (key text, version, message) each."""
+        self._spread("purge", [channel], items)
+
+    def _each_put(self, name: str, head: list[Any], puts: Sequence[Put]) -> Iterator[tuple[str, Any]]:
+        items = [
+            (put.key_text, put.version, self.content(put.version, put.record), self.px(put.record), put.message)
+            for put in puts
+        ]
+        return iter(self._spread(name, head, items))
+
+    def _spread(self, name: str, head: list[Any], items: Sequence[tuple[Any, ...]]) -> list[tuple[str, Any]]:
+        # items are (key text, version, further arguments...), no key twice
+        by_text = {item[0]: item for item in items}
+        answered: list[tuple[str, Any]] = []
+        for chunk in self._chunks(list(by_text)):
+            args = list(head)
+            for key_text in chunk:
+                _, version, *rest = by_text[key_text]
+                args += [f"{version:019d}", *rest]
+            answers = self._run(name, [self.key(key_text) for key_text in chunk], args)
+            answered += zip(chunk, answers if isinstance(answers, list) else [answers] * len(chunk), strict=True)
+        return answered
+
+    def _chunks(self, key_texts: Sequence[str]) -> Iterator[Sequence[str]]:
+        # One key a call on a Cluster, where the keys of one call must share a slot.
+        step = 1 if self.server.clustered else CHUNK
+        for start in range(0, len(key_texts), step):
+            yield key_texts[start : start + step]
+
+    def _run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        return self.server.run(_script(name), keys, args)
+
+    def _found(self, key: str, raw: bytes | None, token: str, lease: bool) -> Found:
+        if raw is None:
+            return Found(State.LEASED, token=token) if lease else Found(State.BUSY)
+        if raw[:3] in (b"V1:", b"T1:"):
+            try:
+                version, pending = int(raw[3:22]), raw[23:24] == b"p"
+                if raw[:1] == b"T":
+                    return Found(State.TOMBSTONE, version, pending)
+                return Found(State.VALUE, version, pending, self._decode(raw[HEADER:]))
+            except Exception:  # noqa: BLE001 a codec of the user's may raise anything; the entry is a miss either way
+                pass
+        elif raw[:3] in (b"L1:", b"I1:"):
+            return Found(State.BUSY)
+        self._on_corrupt(key)
+        if lease and self._run("discard", [key], [token, LEASE_MS, raw]):
+            return Found(State.LEASED, token=token)
+        return Found(State.BUSY)
+
+
+def _script(name: str) -> Script:
+    return _scripts[name]

@@ -1,0 +1,173 @@
+"""What a schema may ask of each tier: small frozen values, checked when they are made.
+
+Durations are seconds or `timedelta`; after construction they are `float` seconds, or None for the default
+that `Config` holds. 0 means: never expires.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from strata.errors import InvalidConfigError
+
+Duration = float | timedelta
+
+
+class WriteMode(enum.Enum):
+    """When `set` returns, and which tiers it has reached by then."""
+
+    WRITE_THROUGH = "write_through"
+    WRITE_THROUGH_L1_ASYNC = "write_through_l1_async"
+    WRITE_BEHIND = "write_behind"
+
+
+class EvictionPolicy(enum.Enum):
+    """Which entry leaves a full L1: the least recently used, the least frequently used, or the oldest."""
+
+    LRU = "lru"
+    LFU = "lfu"
+    FIFO = "fifo"
+
+
+class Durability(enum.Enum):
+    """What a write-behind `set` has done when it returns.
+
+    `MEMORY` keeps the record in the process until the next flush; `JOURNAL` appends it to a local file first;
+    `LEDGER` hands it to Redis before returning.
+    """
+
+    MEMORY = "memory"
+    JOURNAL = "journal"
+    LEDGER = "ledger"
+
+
+def seconds(value: Duration | None, what: str) -> float | None:
+    """`value` as seconds. Raises `InvalidConfigError` for a negative or non-finite duration."""
+    if value is None:
+        return None
+    number = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number) or number < 0:
+        raise InvalidConfigError(f"{what} is {value!r}; it must be seconds (0 or more) or a timedelta")
+    return float(number)
+
+
+def count(value: int, what: str, least: int = 0) -> int:
+    """`value`, a whole number of at least `least`. Raises `InvalidConfigError` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidConfigError(f"{what} is {value!r}; it must be a whole number, {least} or more")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class MemPolicy:
+    """L1. `max_entries` counts per shard of 256, so the schema holds 256 times as many; 0 is unlimited."""
+
+    ttl: Duration | None = None
+    max_entries: int | None = None
+    eviction: EvictionPolicy | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ttl", seconds(self.ttl, "MemPolicy.ttl"))
+        if self.max_entries is not None:
+            count(self.max_entries, "MemPolicy.max_entries")
+        if self.eviction is not None and not isinstance(self.eviction, EvictionPolicy):
+            raise InvalidConfigError(f"MemPolicy.eviction is {self.eviction!r}; it must be an EvictionPolicy")
+
+
+@dataclass(frozen=True, slots=True)
+class RedisPolicy:
+    """L2. `key_prefix` stands in keys in place of the schema's name."""
+
+    ttl: Duration | None = None
+    key_prefix: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ttl", seconds(self.ttl, "RedisPolicy.ttl"))
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresPolicy:
+    """L3. `read_replica` is a DSN asked by `search` and `count`; `partition_by` names a column."""
+
+    table_name: str | None = None
+    read_replica: str | None = field(default=None, repr=False)
+    partition_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index over one or more columns; without `name` one is made from table and columns."""
+
+    fields: Sequence[str]
+    name: str | None = None
+    unique: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.fields, str) or not all(isinstance(name, str) for name in self.fields) or not self.fields:
+            raise InvalidConfigError(f"Index.fields is {self.fields!r}; it must be a list of one or more column names")
+        object.__setattr__(self, "fields", tuple(self.fields))
+
+
+@dataclass(frozen=True, slots=True)
+class L1PoolConfig:
+    """Defaults for every `MemPolicy` that does not say. `max_entries` counts per shard of 256."""
+
+    max_entries: int = 0
+    eviction: EvictionPolicy = EvictionPolicy.LRU
+
+    def __post_init__(self) -> None:
+        count(self.max_entries, "L1PoolConfig.max_entries")
+        if not isinstance(self.eviction, EvictionPolicy):
+            raise InvalidConfigError(f"L1PoolConfig.eviction is {self.eviction!r}; it must be an EvictionPolicy")
+
+
+@dataclass(frozen=True, slots=True)
+class L2PoolConfig:
+    """Connections to Redis: how many at most, and how long each step may take (seconds)."""
+
+    pool_size: int = 50
+    dial_timeout: Duration = 1.0
+    read_timeout: Duration = 1.0
+    write_timeout: Duration = 1.0
+
+    def __post_init__(self) -> None:
+        count(self.pool_size, "L2PoolConfig.pool_size", 1)
+        _positive(self, "dial_timeout", "read_timeout", "write_timeout")
+
+
+@dataclass(frozen=True, slots=True)
+class L3PoolConfig:
+    """Connections to PostgreSQL: how many, how long they live, and how long one statement may take (seconds)."""
+
+    max_conns: int = 10
+    min_conns: int = 0
+    max_conn_lifetime: Duration = 3600.0
+    max_conn_idle_time: Duration = 600.0
+    acquire_timeout: Duration = 5.0
+    connect_timeout: Duration = 3.0
+    statement_timeout: Duration = 15.0
+    lock_timeout: Duration = 5.0
+
+    def __post_init__(self) -> None:
+        count(self.max_conns, "L3PoolConfig.max_conns", 1)
+        count(self.min_conns, "L3PoolConfig.min_conns")
+        if self.min_conns > self.max_conns:
+            raise InvalidConfigError(
+                f"L3PoolConfig.min_conns is {self.min_conns}, more than max_conns ({self.max_conns}); make it at most that"
+            )
+        _positive(self, "max_conn_lifetime", "max_conn_idle_time", "acquire_timeout", "connect_timeout")
+        _positive(self, "statement_timeout", "lock_timeout")
+
+
+def _positive(owner: Any, *names: str) -> None:
+    for name in names:
+        what = f"{type(owner).__name__}.{name}"
+        number = seconds(getattr(owner, name), what)
+        if not number:
+            raise InvalidConfigError(f"{what} is {getattr(owner, name)!r}; it must be more than 0 seconds")
+        object.__setattr__(owner, name, number)

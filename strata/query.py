@@ -1,0 +1,236 @@
+"""`Q` builds, and `Query` is, what `search`, `search_cached` and `count` ask of PostgreSQL.
+
+A query is checked as soon as it is made: placeholders are counted and statements told apart outside quotes and
+comments, by PostgreSQL's lexical rules (manual, "Lexical Structure", with `standard_conforming_strings` on).
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import hashlib
+import re
+import uuid
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from strata.errors import QueryError
+
+DEFAULT_LIMIT = 100
+_MAX_BIGINT = (1 << 63) - 1
+_SPELLED = (
+    int, float, str, bytes, Decimal, uuid.UUID, datetime.date, datetime.time, datetime.timedelta,
+)  # fmt: skip
+
+_IDENT = r"[\w$\u0080-\U0010ffff]"  # what an identifier may go on with; a `$` in one is no placeholder
+_LEXEME = re.compile(
+    rf"""
+      (?P<escaped>(?<!{_IDENT})[eE]'(?:[^'\\]|''|\\.)*+')    # E'...', where a backslash escapes
+    | (?P<string>'(?:[^']|'')*+')
+    | (?P<name>"(?:[^"]|"")*+")
+    | (?P<dollar>(?<!{_IDENT})\$(?P<tag>(?:[^\W\d]\w*+)?)\$.*?\$(?P=tag)\$)
+    | (?P<line>--[^\r\n]*)
+    | (?P<block>/\*)
+    | (?<!{_IDENT})\$(?P<placeholder>[0-9]+)
+    | (?P<broken>(?<!{_IDENT})[eE]'|['"]|(?<!{_IDENT})\$(?:[^\W\d]\w*)?\$)    # opened, never closed
+    | (?P<mark>[;()])
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_BLOCK = re.compile(r"/\*|\*/")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to look for. Raises `QueryError` when made, if it could not be run as it stands.
+
+    `where` is SQL with `$1`, `$2`, ... bound to `args`; `limit` 0 means 100; empty `fields` means all of them.
+    `force_l2` and `force_l3` concern `search_cached` only.
+
+    >>> Query(where="level > $1", args=(10,), order_by="level").limit_rows
+    100
+    """
+
+    where: str = ""
+    args: tuple[Any, ...] = ()
+    order_by: str = ""
+    desc: bool = False
+    limit: int = 0
+    offset: int = 0
+    fields: tuple[str, ...] = ()
+    force_l2: bool = False
+    force_l3: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.fields, str):
+            raise QueryError(f"fields is the string {self.fields!r}; it must be a sequence of column names")
+        object.__setattr__(self, "args", tuple(_plain(value) for value in self.args))
+        object.__setattr__(self, "fields", tuple(self.fields))
+        _check_count(self.limit, "limit")
+        _check_count(self.offset, "offset")
+        if not all(isinstance(text, str) for text in (self.where, self.order_by, *self.fields)):
+            raise QueryError("where, order_by and fields must be strings")
+        _check_where(self.where, len(self.args))
+
+    @property
+    def limit_rows(self) -> int:
+        """The number of rows asked for."""
+        return self.limit or DEFAULT_LIMIT
+
+    def fingerprint(self) -> str:
+        """A key made from all that decides the result: equal for equal queries, in every process.
+
+        An argument counts with its type, so that `1`, `1.0`, `True` and `"1"` are four queries.
+        """
+        parts = (self.where, self.order_by, self.desc, self.limit_rows, self.offset, self.fields, self.args)
+        return hashlib.blake2b(_spelled(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Q:
+    """Builds a `Query` step by step; immutable, each step returns a new one.
+
+    >>> Q().where("region = $1 AND level > $2", "eu", 10).order_by("score").desc().limit(25).build().limit
+    25
+    """
+
+    _query: Query = Query()
+
+    def where(self, sql: str, *args: Any) -> Q:
+        """The condition, with `$1`, `$2`, ... for `args`. Raises `QueryError` if there is one already."""
+        if self._query.where:
+            raise QueryError("where was given twice; join the conditions with AND in one where")
+        if not isinstance(sql, str) or not sql.strip():
+            raise QueryError("where is empty; leave it out to find every row")
+        return Q(replace(self._query, where=sql, args=args))
+
+    def order_by(self, column: str) -> Q:
+        """Sort by this column, ascending unless `desc` follows."""
+        return Q(replace(self._query, order_by=column))
+
+    def desc(self) -> Q:
+        """Sort descending."""
+        return Q(replace(self._query, desc=True))
+
+    def limit(self, rows: int) -> Q:
+        """At most so many rows; 0 means 100."""
+        return Q(replace(self._query, limit=rows))
+
+    def offset(self, rows: int) -> Q:
+        """Skip so many rows."""
+        return Q(replace(self._query, offset=rows))
+
+    def fields(self, *names: str) -> Q:
+        """Load these columns only; the other fields hold `UNLOADED`."""
+        return Q(replace(self._query, fields=names))
+
+    def force_l2(self) -> Q:
+        """`search_cached`: do not answer from L1."""
+        return Q(replace(self._query, force_l2=True))
+
+    def force_l3(self) -> Q:
+        """`search_cached`: do not answer from a cache."""
+        return Q(replace(self._query, force_l3=True))
+
+    def build(self) -> Query:
+        """The finished query."""
+        return self._query
+
+
+def as_query(query: Q | Query | None) -> Query:
+    """`query` as a `Query`; None is the query that finds every row. Raises `QueryError` for anything else."""
+    if isinstance(query, Query):
+        return query
+    if query is None:
+        return Query()
+    if isinstance(query, Q):
+        return query.build()
+    raise QueryError(f"query is a {type(query).__name__}; it must be a Q or a Query")
+
+
+def check_columns(query: Query, column_names: Collection[str], schema_name: str) -> None:
+    """Raise `QueryError` where `order_by` or `fields` names something that is not a column of the schema."""
+    named = [("order_by", query.order_by)] if query.order_by else []
+    for what, name in [*named, *(("fields", name) for name in query.fields)]:
+        if name not in column_names:
+            known = ", ".join(column_names)
+            raise QueryError(f"{what} names {name!r}, which is no column of schema {schema_name!r}; it has {known}")
+
+
+def _check_count(value: Any, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_BIGINT:
+        raise QueryError(f"{what} is {value!r}; it must be a whole number, 0 or more")
+
+
+def _check_where(where: str, args: int) -> None:
+    used: set[int] = set()
+    depth = 0
+    for kind, text in _lexemes(where):
+        if kind == "placeholder":
+            used.add(int(text))
+        elif text == ";":
+            raise QueryError("where holds a ';' outside quotes; it must be one condition, without a semicolon")
+        else:
+            depth += 1 if text == "(" else -1
+            if depth < 0:
+                break
+    if depth:
+        raise QueryError("where has parentheses that do not match")
+    if 0 in used:
+        raise QueryError("where uses $0; placeholders are numbered from $1")
+    highest = max(used, default=0)
+    if highest != args:
+        raise QueryError(f"where has {highest} placeholders but {args} arguments were given; give one for each")
+    if len(used) != args:
+        missing = min(set(range(1, args + 1)) - used)
+        raise QueryError(f"where uses ${highest} but not ${missing}; number the placeholders without a gap")
+
+
+def _lexemes(where: str) -> Iterator[tuple[str, str]]:
+    # The placeholders' numbers, semicolons and parentheses that PostgreSQL would see.
+    if "\x00" in where:
+        raise QueryError("where holds a NUL character, which PostgreSQL cannot take")
+    at = 0
+    while found := _LEXEME.search(where, at):
+        at = found.end()
+        kind = found.lastgroup or ""
+        if kind == "broken":
+            raise QueryError(f"where has a quote ({found[kind]}) that is never closed")
+        if kind == "block":
+            at = _end_of_comment(where, at)
+        elif kind in ("placeholder", "mark"):
+            yield kind, found[kind]
+
+
+def _end_of_comment(where: str, at: int) -> int:
+    depth = 1  # block comments nest
+    while depth:
+        found = _BLOCK.search(where, at)
+        if found is None:
+            raise QueryError("where has a comment (/*) that is never closed")
+        depth += 1 if found.group() == "/*" else -1
+        at = found.end()
+    return at
+
+
+def _plain(value: Any) -> Any:
+    # What a column holds for what Python users write; a collection becomes a tuple, so that a query stays frozen.
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, set | frozenset):
+        return tuple(sorted((_plain(item) for item in value), key=repr))
+    if isinstance(value, list | tuple):
+        return tuple(_plain(item) for item in value)
+    return value
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({','.join(_spelled(item) for item in value)})"
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        value = value.astimezone(datetime.UTC)
+    if value is None or isinstance(value, _SPELLED):
+        return f"{type(value).__name__}:{value!r}"
+    raise QueryError(f"an argument is a {type(value).__name__}, which cannot be part of a cached query's key")
