@@ -10,7 +10,7 @@ import msgspec
 from strata.bound import Bound
 from strata.engine.context import Context
 from strata.engine.rows import Filler, Item
-from strata.errors import L2UnavailableError, L3UnavailableError
+from strata.errors import L2UnavailableError, L3UnavailableError, QueryError
 from strata.l3.pool import Database
 from strata.l3.table import Table
 from strata.query import Query
@@ -61,6 +61,19 @@ class Searcher:
         self._keep(bound, key, names, rows)
         self._fill(bound, query, rows, records)
         return [bound.hooks.after_get(record) for record in records]
+
+    def iterate(self, bound: Bound, query: Query, chunk: int) -> Iterator[Any]:
+        """The records of a query without a limit, through a server-side cursor; nothing is filled."""
+        table, database = tables(bound)
+        table.check(query)
+        if chunk < 1:
+            raise QueryError(f"chunk is {chunk}; it must be 1 or more")
+        return self._iterate(bound, table, bound.replica or database, query, chunk)
+
+    def _iterate(self, bound: Bound, table: Table, database: Database, query: Query, chunk: int) -> Iterator[Any]:
+        with database.transaction() as conn:
+            for names, row in table.stream(conn, query, chunk):
+                yield bound.hooks.after_get(bound.plan.from_row(row.values, bound.cipher, names))
 
     def _rows(self, bound: Bound, query: Query) -> tuple[tuple[str, ...] | None, Sequence[Any]]:
         table, database = tables(bound)

@@ -1,0 +1,193 @@
+"""Wrong input gets the named error before any tier is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import pytest
+import redis
+
+import strata
+from strata import Config, DataStore, MemPolicy, PostgresPolicy, RedisPolicy, Schema, WriteMode
+from tests.models import Account, Note, Player, Point
+from tests.stores import MakeStore, schema, stores
+
+
+@pytest.fixture
+def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
+    with stores(dsn, redis_addr) as factory:
+        yield factory
+
+
+@pytest.fixture
+def store(make: MakeStore) -> DataStore:
+    store = make()
+    store.register(schema(Note, name="notes"))
+    store.register(schema(Player, name="players"))
+    store.migrate()
+    return store
+
+
+def test_an_unknown_schema_is_named(store: DataStore) -> None:
+    for call in (lambda: store.get("nope", 1), lambda: store.set(Point, "a", Point("a")), lambda: store.get([], 1)):  # type: ignore[call-overload]
+        with pytest.raises(strata.SchemaNotFoundError, match="registered"):
+            call()
+
+
+def test_a_schema_is_registered_once(store: DataStore) -> None:
+    with pytest.raises(strata.SchemaDuplicateError, match="notes"):
+        store.register(schema(Note, name="notes"))
+
+
+def test_a_model_needs_a_key(store: DataStore) -> None:
+    @dataclass
+    class Keyless:
+        name: str
+
+    with pytest.raises(strata.NoPrimaryKeyError, match="Keyless"):
+        store.register(schema(Keyless))
+
+
+@pytest.mark.parametrize("model", [int, None, "Note", object()])
+def test_what_is_not_a_model_is_refused(store: DataStore, model: Any) -> None:
+    with pytest.raises(strata.InvalidModelError):
+        store.register(Schema(model, name="x", l1=MemPolicy()))
+
+
+def test_an_unsupported_type_is_named_with_class_and_field(store: DataStore) -> None:
+    @dataclass
+    class Odd:
+        id: Annotated[str, strata.PrimaryKey]
+        worse: complex = 0j
+
+    with pytest.raises(strata.InvalidModelError, match=r"Odd.*worse.*complex|worse.*Odd"):
+        store.register(schema(Odd))
+
+
+@pytest.mark.parametrize("name", ["bad-name", "1st", "a b", 'x"; DROP TABLE y', "x" * 64, "ä"])
+def test_a_name_that_is_no_identifier_is_refused(store: DataStore, name: str) -> None:
+    with pytest.raises(strata.InvalidModelError):
+        store.register(schema(Point, name=name))
+    with pytest.raises(strata.InvalidModelError):
+        store.register(Schema(Point, name="ok", l3=PostgresPolicy(table_name=name)))
+
+
+@pytest.mark.parametrize(
+    ("id", "value"),
+    [
+        (1, Player("1", "x")),
+        (1, {"id": 1}),
+        (1, None),
+        (2, Note(1)),
+        ("1", Note(1)),
+        (True, Note(1)),
+        (1.0, Note(1)),
+        (1, Note(1, text=5)),  # type: ignore[arg-type]
+        (1, Note(1, text="nul\0")),
+        (1, Note(1, text="\ud800")),
+        (1, Note(1, meta={"n": float("nan")})),  # type: ignore[dict-item]
+        (2**63, Note(2**63)),
+        (None, Note(1)),
+        ([], Note(1)),
+    ],
+)
+def test_a_wrong_value_is_an_encode_error_and_nothing_is_written(
+    store: DataStore, redis_addr: str, id: Any, value: Any
+) -> None:
+    with pytest.raises(strata.EncodeError):
+        store.set("notes", id, value)
+    with pytest.raises(strata.EncodeError):
+        store.set_many("notes", {3: Note(3), **({id: value} if not isinstance(id, list) else {4: Note(5)})})
+    assert store.count("notes") == 0
+    host, port = redis_addr.rsplit(":", 1)
+    assert redis.Redis(host=host, port=int(port)).keys("strata:notes:*") == []
+
+
+def test_an_encrypted_field_without_a_key_is_an_encode_error(make: MakeStore) -> None:
+    store = make()
+    store.register(schema(Account, name="accounts"))
+    store.migrate()
+    with pytest.raises(strata.EncodeError, match="encryption_key"):
+        store.set("accounts", "a", Account("a", "Ann", token="t"))
+    assert store.count("accounts") == 0
+
+
+@pytest.mark.parametrize("key", [b"short", b"x" * 31, b"x" * 33, "x" * 32])
+def test_a_key_of_the_wrong_length_is_refused_and_not_printed(key: Any) -> None:
+    with pytest.raises(strata.InvalidConfigError, match="32") as caught:
+        Config(encryption_key=key)
+    assert "xxx" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dsn", ["nonsense", "postgres://u:hunter2@host:port/x", "host=a password=hunter2 nope"])
+def test_a_wrong_dsn_is_refused_without_its_password(dsn: str) -> None:
+    with pytest.raises(strata.InvalidConfigError, match="postgres_dsn") as caught:
+        DataStore(Config(postgres_dsn=dsn)).register(Schema(Point, name="p", l3=PostgresPolicy()))
+    assert "hunter2" not in str(caught.value) + repr(caught.value.__cause__)
+
+
+def test_a_tier_without_its_address_is_refused_at_register() -> None:
+    store = DataStore(Config())
+    with pytest.raises(strata.InvalidConfigError, match="redis_addr"):
+        store.register(Schema(Point, l2=RedisPolicy()))
+    with pytest.raises(strata.InvalidConfigError, match="postgres_dsn"):
+        store.register(Schema(Point, l3=PostgresPolicy()))
+    with pytest.raises(strata.InvalidConfigError, match="tier"):
+        store.register(Schema(Point))
+
+
+def test_write_behind_needs_a_database_and_a_redis(dsn: str, redis_addr: str) -> None:
+    store = DataStore(Config(postgres_dsn=dsn, redis_addr=redis_addr))
+    with pytest.raises(strata.InvalidConfigError, match="l3"):
+        store.register(Schema(Point, l1=MemPolicy(), l2=RedisPolicy(), write_mode=WriteMode.WRITE_BEHIND))
+    store = DataStore(Config(postgres_dsn=dsn))
+    with pytest.raises(strata.InvalidConfigError, match="redis_addr"):
+        store.register(Schema(Point, l3=PostgresPolicy(), write_mode=WriteMode.WRITE_BEHIND))
+
+
+def test_servers_that_are_not_there_raise_the_error_of_their_tier(dsn: str, redis_addr: str) -> None:
+    nowhere = "postgres://nobody@127.0.0.1:1/nothing"
+    with DataStore(Config(postgres_dsn=nowhere, redis_addr=redis_addr)) as store:
+        points = store.register(schema(Point, name="points"))
+        for call in (lambda: points.get("a"), lambda: points.set("a", Point("a")), lambda: store.migrate()):
+            with pytest.raises(strata.L3UnavailableError):
+                call()
+    with DataStore(Config(postgres_dsn=dsn, redis_addr="127.0.0.1:1")) as store:
+        points = store.register(Schema(Point, name="points", l1=MemPolicy(), l2=RedisPolicy()))
+        with pytest.raises(strata.L2UnavailableError):
+            points.set("a", Point("a"))
+        with pytest.raises(strata.L2UnavailableError):
+            points.get("a")
+    with DataStore(Config(postgres_dsn=nowhere, redis_addr="127.0.0.1:1")) as store:
+        points = store.register(schema(Point, name="points"))
+        with pytest.raises(strata.UnavailableError):
+            points.get("a")
+
+
+def test_a_config_prints_no_secret() -> None:
+    config = Config(
+        postgres_dsn="postgres://me:hunter2@host/db?password=hunter2",
+        redis_addr="redis://:hunter2@host:1/0",
+        redis_password="hunter2",
+        broker_url="amqp://me:hunter2@host//",
+        encryption_key=b"hunter2-" * 4,
+    )
+    assert "hunter2" not in repr(config)
+
+
+def test_config_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRATA_POSTGRES_DSN", "postgres://x/y")
+    monkeypatch.setenv("STRATA_WRITE_BEHIND_MAX_RETRY", "7")
+    monkeypatch.setenv("STRATA_DEFAULT_WRITE_MODE", "write_behind")
+    monkeypatch.setenv("STRATA_ENCRYPTION_KEY", "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=")
+    monkeypatch.setenv("STRATA_L3_POOL", "max_conns=3")
+    config = Config.from_env(redis_addr="h:1")
+    assert config.postgres_dsn == "postgres://x/y"
+    assert (config.write_behind_max_retry, config.l3_pool.max_conns, config.redis_addr) == (7, 3, "h:1")
+    assert config.default_write_mode is WriteMode.WRITE_BEHIND
+    assert config.encryption_key == b"k" * 32
+    monkeypatch.setenv("STRATA_REDIS_DB", "many")
+    with pytest.raises(strata.InvalidConfigError, match="STRATA_REDIS_DB"):
+        Config.from_env()

@@ -1,0 +1,188 @@
+"""Several stores, in one and in several processes, agree."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from strata import DataStore, WriteMode
+from tests.models import Note
+from tests.stores import MakeStore, schema, stores
+from tests.support import wait_until
+
+PEER = """
+import sys, time
+from strata import Config, DataStore, WriteMode
+from tests.models import Note
+from tests.stores import schema
+ds = DataStore(Config(postgres_dsn=sys.argv[1], redis_addr=sys.argv[2], write_behind_flush_interval=0.02))
+notes = ds.register(schema(Note, name="notes", write_mode=WriteMode[sys.argv[3]]))
+for line in sys.stdin:
+    op, text = line.split()
+    if op == "set":
+        notes.set(1, Note(1, text))
+        print("ok", flush=True)
+    elif op == "get":
+        print(notes.get(1).text, flush=True)
+    elif op == "await":
+        deadline = time.monotonic() + 5
+        start = time.monotonic()
+        while notes.get(1).text != text and time.monotonic() < deadline:
+            pass
+        print(notes.get(1).text, flush=True)
+ds.close()
+"""
+
+
+class Peer:
+    """Another process with a store on the same servers."""
+
+    def __init__(self, dsn: str, redis_addr: str, mode: WriteMode) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PEER, dsn, redis_addr, mode.name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, op: str, text: str = "-") -> str:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(f"{op} {text}\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().strip()
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(20)
+
+
+@pytest.fixture
+def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
+    with stores(dsn, redis_addr) as factory:
+        yield factory
+
+
+def sure(store: DataStore) -> None:
+    """Wait until the store's bus vouches for its L1."""
+    wait_until(lambda: store._wiring.certainty.sure(store._wiring.clock.monotonic()))
+
+
+@pytest.mark.parametrize("mode", list(WriteMode), ids=lambda mode: mode.value)
+def test_a_write_in_one_process_is_read_in_another(make: MakeStore, dsn: str, redis_addr: str, mode: WriteMode) -> None:
+    store = make(write_behind_flush_interval=0.02)
+    notes = store.register(schema(Note, name="notes", write_mode=mode))
+    store.migrate()
+    notes.set(1, Note(1, "zero"))
+    store.flush_dirty()
+    peer = Peer(dsn, redis_addr, mode)
+    try:
+        assert peer.ask("get") == "zero"
+        sure(store)
+        for n in range(20):
+            notes.set(1, Note(1, f"mine{n}"))
+            assert peer.ask("await", f"mine{n}") == f"mine{n}"
+            assert peer.ask("set", f"theirs{n}") == "ok"
+            wait_until(lambda n=n: notes.get(1).text == f"theirs{n}")  # type: ignore[misc]
+    finally:
+        peer.end()
+
+
+def test_writers_never_leave_two_stores_disagreeing(make: MakeStore) -> None:
+    left, right = make(), make()
+    for store in (left, right):
+        store.register(schema(Note, name="notes"))
+    left.migrate()
+
+    def hammer(store: DataStore, name: str) -> None:
+        for n in range(150):
+            store.set("notes", n % 3, Note(n % 3, f"{name}{n}"))
+            store.get("notes", (n + 1) % 3, default=None)
+
+    threads = [threading.Thread(target=hammer, args=(s, f"{i}-")) for i, s in enumerate((left, right) * 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for id in range(3):
+        truth = left.get("notes", id, force_l3=True)
+        wait_until(lambda id=id, truth=truth: left.get("notes", id) == truth)  # type: ignore[misc]
+        wait_until(lambda id=id, truth=truth: right.get("notes", id) == truth)  # type: ignore[misc]
+        assert left.get("notes", id, force_l2=True) == truth
+
+
+def test_messages_are_json_on_the_channel_with_ids_as_text(make: MakeStore, redis_addr: str) -> None:
+    host, port = redis_addr.rsplit(":", 1)
+    listener = redis.Redis(host=host, port=int(port)).pubsub(ignore_subscribe_messages=True)
+    listener.subscribe("strata:invalidate")
+    store = make()
+    notes = store.register(schema(Note, name="notes"))
+    store.migrate()
+    notes.set(7, Note(7))
+    notes.delete(7)
+    notes.invalidate(7)
+    seen: list[dict[str, Any]] = []
+
+    def read() -> bool:
+        message = listener.get_message(timeout=0.1)
+        if message:
+            seen.append(json.loads(message["data"]))
+        return {"set", "delete", "invalidate"} <= {item["op"] for item in seen}
+
+    wait_until(read)
+    assert all(item["schema"] == "notes" and item["id"] == "7" for item in seen)
+
+
+def test_a_foreign_message_without_a_version_drops_the_entry(make: MakeStore, redis_addr: str) -> None:
+    store = make()
+    notes = store.register(schema(Note, name="notes"))
+    store.migrate()
+    notes.set(1, Note(1))
+    sure(store)
+    assert store.stats().l1_entries == 1
+    host, port = redis_addr.rsplit(":", 1)
+    client = redis.Redis(host=host, port=int(port))
+    client.publish("strata:invalidate", b"not json")
+    client.publish("strata:invalidate", b'{"schema": "notes", "id": "x", "op": "set"}')
+    client.publish("strata:invalidate", b'{"schema": "notes", "id": "1", "op": "set"}')
+    wait_until(lambda: store.stats().l1_entries == 0)
+    assert store.stats().bus_unreadable == 2
+    assert notes.get(1) == Note(1)
+
+
+def test_a_subscriber_that_was_cut_off_clears_its_l1(make: MakeStore, redis_addr: str) -> None:
+    store = make()
+    notes = store.register(schema(Note, name="notes"))
+    store.migrate()
+    notes.set(1, Note(1, "old"))
+    sure(store)
+    resets = store.stats().bus_resets
+    host, port = redis_addr.rsplit(":", 1)
+    redis.Redis(host=host, port=int(port)).client_kill_filter(_type="pubsub")
+    wait_until(lambda: store.stats().bus_resets > resets)
+    assert store.stats().l1_entries == 0
+    sure(store)
+    assert notes.get(1).text == "old"
+
+
+def test_other_databases_of_one_redis_do_not_hear_each_other(make: MakeStore) -> None:
+    zero, one = make(), make(redis_db=1)
+    for store in (zero, one):
+        store.register(schema(Note, name="notes"))
+    zero.migrate()
+    zero.set("notes", 1, Note(1, "x"))
+    one.get("notes", 1)
+    sure(one)
+    sure(zero)
+    before = one.stats().l1_entries
+    zero.set("notes", 1, Note(1, "y"))
+    heard = one.stats().bus_messages
+    wait_until(lambda: one.stats().bus_messages >= heard)
+    assert one.stats().l1_entries == before == 1

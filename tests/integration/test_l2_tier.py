@@ -1,0 +1,256 @@
+"""What the scripts of L2 promise, one key at a time, on a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from strata.clock import SystemClock
+from strata.errors import InvalidConfigError, L2UnavailableError
+from strata.l2.address import adopt, connect
+from strata.l2.client import RedisServer
+from strata.l2.tier import L2Tier, Put, State
+from strata.policies import L2PoolConfig
+
+CHANNEL = "test:bus"
+POOL = L2PoolConfig(read_timeout=1, write_timeout=1, dial_timeout=1)
+
+
+@pytest.fixture
+def server(redis_addr: str) -> Iterator[RedisServer]:
+    server = RedisServer(lambda: connect(redis_addr, POOL), SystemClock())
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def corrupt() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def tier(server: RedisServer, corrupt: list[str]) -> L2Tier:
+    return L2Tier(server, "things", 60.0, str.encode, bytes.decode, corrupt.append)
+
+
+def put(tier: L2Tier, key: str, version: int, record: str | None, token: str = "") -> bool:
+    return bool(tier.put(token or "nobody", CHANNEL, [Put(key, version, record, b"{}")]))
+
+
+def commit(tier: L2Tier, key: str, version: int, record: str | None) -> bool:
+    token = tier.token()
+    tier.intend(token, 10, CHANNEL, {key: b"{}"})
+    return put(tier, key, version, record, token)
+
+
+def fill(tier: L2Tier, token: str, key: str, version: int, record: str | None) -> bool:
+    return bool(tier.fill(token, [Put(key, version, record)]))
+
+
+def test_a_read_that_misses_leaves_a_lease_and_may_fill_once(tier: L2Tier) -> None:
+    found = tier.read("a")
+    assert found.state is State.LEASED
+    assert fill(tier, found.token, "a", 5, "five")
+    assert not fill(tier, found.token, "a", 6, "six")
+    assert tier.read("a")[:4] == (State.VALUE, 5, False, "five")
+
+
+def test_a_second_reader_does_not_get_the_lease_of_the_first(tier: L2Tier) -> None:
+    first = tier.read("a")
+    assert tier.read("a").state is State.BUSY
+    assert fill(tier, first.token, "a", 1, "one")
+
+
+def test_an_empty_key_refuses_a_fill(tier: L2Tier, server: RedisServer) -> None:
+    found = tier.read("a")
+    server.execute("DEL", tier.key("a"))
+    assert not fill(tier, found.token, "a", 1, "one")
+
+
+def test_a_write_between_read_and_fill_refuses_the_fill(tier: L2Tier) -> None:
+    found = tier.read("a")
+    assert commit(tier, "a", 9, "new")
+    assert not fill(tier, found.token, "a", 1, "old")
+    assert tier.read("a").record == "new"
+
+
+def test_a_reader_during_an_intent_cannot_fill(tier: L2Tier) -> None:
+    token = tier.token()
+    tier.intend(token, 10, CHANNEL, {"a": b"{}"})
+    assert tier.read("a").state is State.BUSY
+    assert put(tier, "a", 2, "two", token)
+    assert tier.read("a").record == "two"
+
+
+def test_intents_that_meet_are_spoiled_and_the_last_to_leave_empties_the_key(tier: L2Tier) -> None:
+    one, two = tier.token(), tier.token()
+    tier.intend(one, 10, CHANNEL, {"a": b"{}"})
+    tier.intend(two, 10, CHANNEL, {"a": b"{}"})
+    assert not put(tier, "a", 1, "one", one)
+    assert tier.read("a").state is State.BUSY
+    assert not put(tier, "a", 2, "two", two)
+    assert tier.read("a").state is State.LEASED
+
+
+def test_a_put_without_its_intent_removes_what_is_older_and_stores_nothing(tier: L2Tier) -> None:
+    commit(tier, "a", 5, "five")
+    assert not put(tier, "a", 9, "nine")
+    assert tier.read("a").state is State.LEASED
+
+
+def test_a_put_without_its_intent_leaves_what_is_newer(tier: L2Tier) -> None:
+    commit(tier, "a", 9, "nine")
+    assert not put(tier, "a", 5, "five")
+    assert tier.read("a").record == "nine"
+
+
+def test_a_put_without_its_intent_spoils_those_of_others(tier: L2Tier) -> None:
+    other = tier.token()
+    tier.intend(other, 10, CHANNEL, {"a": b"{}"})
+    assert not put(tier, "a", 5, "five")
+    assert not put(tier, "a", 6, "six", other)
+    assert tier.read("a").state is State.LEASED
+
+
+def test_an_abandoned_intent_leaves_the_key_empty(tier: L2Tier) -> None:
+    token = tier.token()
+    tier.intend(token, 10, CHANNEL, {"a": b"{}"})
+    tier.abandon(token, ["a"])
+    assert tier.read("a").state is State.LEASED
+
+
+def test_an_intent_expires_with_its_writer(tier: L2Tier, server: RedisServer) -> None:
+    tier.intend(tier.token(), 10, CHANNEL, {"a": b"{}"})
+    assert 9_000 < server.execute("PTTL", tier.key("a")) <= 10_000
+
+
+def test_a_delete_leaves_a_tombstone_that_expires(tier: L2Tier, server: RedisServer) -> None:
+    commit(tier, "a", 3, None)
+    assert tier.read("a")[:2] == (State.TOMBSTONE, 3)
+    assert server.execute("PTTL", tier.key("a")) > 0
+
+
+def test_where_l2_is_the_lowest_tier_the_newest_version_wins(tier: L2Tier) -> None:
+    assert tier.own(CHANNEL, [Put("a", 7, "seven")]) == {}
+    assert tier.own(CHANNEL, [Put("a", 6, "six"), Put("b", 1, "b")]) == {"a": 7}
+    assert tier.read("a").record == "seven"
+
+
+def test_versions_beyond_the_exact_range_of_doubles_compare_exactly(tier: L2Tier) -> None:
+    high = (1 << 62) + 1
+    tier.own(CHANNEL, [Put("a", high, "high")])
+    assert tier.own(CHANNEL, [Put("a", high - 1, "low")]) == {"a": high}
+    assert tier.own(CHANNEL, [Put("a", high + 1, "higher")]) == {}
+
+
+def test_invalidate_drops_a_value_and_voids_leases(tier: L2Tier) -> None:
+    commit(tier, "a", 5, "five")
+    tier.invalidate("a", CHANNEL, b"{}")
+    found = tier.read("a")
+    assert found.state is State.LEASED
+    tier.invalidate("a", CHANNEL, b"{}")
+    assert not fill(tier, found.token, "a", 5, "five")
+
+
+def test_invalidate_leaves_what_is_pending(tier: L2Tier) -> None:
+    found = tier.read("a")
+    tier.fill(found.token, [Put("a", 5, "five", pending=True)])
+    tier.invalidate("a", CHANNEL, b"{}")
+    assert tier.read("a").record == "five"
+
+
+def test_settling_makes_a_pending_value_settled_and_keeps_its_bytes(tier: L2Tier) -> None:
+    found = tier.read("a")
+    tier.fill(found.token, [Put("a", 5, "five", pending=True)])
+    tier.settle(CHANNEL, [("a", 5, b"", 0, b"")])
+    assert tier.read("a")[:4] == (State.VALUE, 5, False, "five")
+
+
+def test_settling_never_creates_a_key(tier: L2Tier) -> None:
+    tier.settle(CHANNEL, [("a", 5, tier.content(5, "five"), 1000, b"")])
+    assert tier.read("a").state is State.LEASED
+
+
+def test_settling_removes_what_is_older_than_l3(tier: L2Tier) -> None:
+    commit(tier, "a", 4, "four")
+    tier.settle(CHANNEL, [("a", 5, b"", 0, b"")])
+    assert tier.read("a").state is State.LEASED
+
+
+def test_a_purge_takes_back_values_up_to_its_version_only(tier: L2Tier) -> None:
+    commit(tier, "a", 5, "five")
+    commit(tier, "b", 6, "six")
+    tier.purge(CHANNEL, [("a", 5, b""), ("b", 5, b"")])
+    assert tier.read("a").state is State.LEASED
+    assert tier.read("b").record == "six"
+
+
+def test_an_entry_that_cannot_be_read_is_a_miss_counted_and_repaired(
+    tier: L2Tier, server: RedisServer, corrupt: list[str]
+) -> None:
+    for junk in (b"", b"junk", b"V9:x", b"V1:short", b"V1:" + b"x" * 19 + b":s:abc", b"V1:" + b"0" * 19 + b":s:\xff\xff"):
+        server.execute("SET", tier.key("a"), junk)
+        found = tier.read("a")
+        assert found.state is State.LEASED
+        assert fill(tier, found.token, "a", 1, "good")
+        assert tier.read("a").record == "good"
+    assert len(corrupt) == 6
+
+
+def test_many_keys_go_in_chunks_and_come_back_in_one_piece(tier: L2Tier) -> None:
+    token = tier.token()
+    texts = [f"k{n}" for n in range(777)]
+    tier.intend(token, 10, CHANNEL, dict.fromkeys(texts, b"{}"))
+    assert tier.put(token, CHANNEL, [Put(text, 1, text, b"{}") for text in texts]) == set(texts)
+    found = tier.read_many([*texts, "missing"])
+    assert all(found[text].record == text for text in texts)
+    assert found["missing"].state is State.LEASED
+
+
+def test_keys_with_colons_newlines_and_emoji_simply_work(tier: L2Tier) -> None:
+    for key in ("a:b:c", "line\nbreak", "🦊", "{tag}", "=;"):
+        assert commit(tier, key, 1, key)
+        assert tier.read(key).record == key
+
+
+def test_a_script_that_the_server_forgot_is_sent_again(tier: L2Tier, server: RedisServer) -> None:
+    commit(tier, "a", 1, "one")
+    server.execute("SCRIPT", "FLUSH")
+    assert tier.read("a").record == "one"
+
+
+def test_values_expire_after_the_ttl_and_a_ttl_of_zero_never(server: RedisServer) -> None:
+    tier = L2Tier(server, "kept", 0, str.encode, bytes.decode, print)
+    commit(tier, "a", 1, "one")
+    assert server.execute("PTTL", tier.key("a")) == -1
+
+
+def test_a_server_that_is_not_there_raises_and_is_then_left_alone() -> None:
+    server = RedisServer(lambda: connect("127.0.0.1:1", POOL), SystemClock())
+    tier = L2Tier(server, "things", 60.0, str.encode, bytes.decode, print)
+    for _ in range(3):
+        with pytest.raises(L2UnavailableError):
+            tier.read("a")
+    assert not server.breaker.closed
+
+
+def test_a_client_of_the_users_is_copied_without_its_retries_and_keeps_its_address(redis_addr: str) -> None:
+    mine = connect(redis_addr, POOL)
+    copy = adopt(mine, L2PoolConfig(read_timeout=0.25, write_timeout=0.25))
+    assert copy.ping()
+    kwargs = copy.connection_pool.connection_kwargs
+    assert (kwargs["socket_timeout"], kwargs["retry"]._retries) == (0.25, 0)
+    assert copy.connection_pool is not mine.connection_pool
+
+
+@pytest.mark.parametrize("addr", ["", "nohost", "host:port", "http://x", "redis+sentinel://a:1", "redis+cluster://a"])
+def test_an_address_that_cannot_be_read_is_refused_at_once(addr: str) -> None:
+    with pytest.raises(InvalidConfigError, match="redis_addr"):
+        connect(addr, POOL)
+
+
+@pytest.mark.parametrize("client", [None, "redis", 5])
+def test_what_is_not_a_redis_client_is_refused(client: object) -> None:
+    with pytest.raises(InvalidConfigError, match="redis_client"):
+        adopt(client, POOL)

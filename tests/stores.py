@@ -1,0 +1,39 @@
+"""Stores for tests: one line each, closed by the fixture that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import strata
+from strata import Config, DataStore, MemPolicy, PostgresPolicy, RedisPolicy, Schema
+
+ALL = {"l1": MemPolicy(ttl=60), "l2": RedisPolicy(ttl=600), "l3": PostgresPolicy()}
+MakeStore = Callable[..., DataStore]
+
+
+@contextmanager
+def stores(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
+    """A factory of stores on these servers; options are those of `Config`."""
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> DataStore:
+            settings = {"postgres_dsn": dsn, "redis_addr": redis_addr} | options
+            store = DataStore(Config(**settings))
+            stack.callback(_close, store)
+            return store
+
+        yield make
+
+
+def schema(model: type, **options: Any) -> Schema[Any]:
+    """A schema in all three tiers, unless the options say otherwise."""
+    return Schema(model, **(ALL | options))
+
+
+def _close(store: DataStore) -> None:
+    try:
+        store.close(timeout=2)
+    except strata.FlushTimeoutError:
+        pass  # the test has taken the servers away
