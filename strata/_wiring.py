@@ -52,7 +52,7 @@ class Wiring:
         self.metrics = SafeMetrics(config.metrics)
         self.instance = uuid.uuid4().hex
         self.certainty = Certainty()
-        self.sweeper = Sweeper()
+        self.sweeper = Sweeper(self.clock)
         self.databases: dict[str, Database] = {}
         self._schemas = schemas
         self._keys = keys_from(config.encryption_key)

@@ -12,7 +12,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -96,7 +96,7 @@ class Q:
     25
     """
 
-    _query: Query = Query()
+    _query: Query = field(default_factory=lambda: Query())
 
     def where(self, sql: str, *args: Any) -> Q:
         """The condition, with `$1`, `$2`, ... for `args`. Raises `QueryError` if there is one already."""

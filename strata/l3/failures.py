@@ -1,0 +1,211 @@
+"""What PostgreSQL's errors mean: the one place that turns those of the driver into Strata's.
+
+A driver's message can carry a whole row (DETAIL, CONTEXT, the value in a "invalid input syntax"). What leaves this
+module keeps SQLSTATE, condition, constraint, table and column, and the primary message only for conditions whose
+message PostgreSQL makes of names; the driver's error, which becomes the `__cause__`, is reduced to the same words.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from typing import TypeVar
+
+import psycopg
+from psycopg import errors
+
+from strata.errors import (
+    ConstraintError,
+    EncodeError,
+    L3UnavailableError,
+    MigrationError,
+    QueryError,
+    StrataError,
+    TxTimeoutError,
+)
+
+E = TypeVar("E", bound=BaseException)
+WaitTimeout = errors._WaitTimeout  # raised by Connection.wait; psycopg has no public name for it
+
+
+class Failure(enum.Enum):
+    """What a failed statement asks of whoever sent it.
+
+    OUTAGE: nobody is to blame, come back later. CONTENTION: send it again. TIMEOUT: send less at once. ORDER: what
+    it needs may be one batch behind. PERMANENT: the record is wrong. NOT_READY: the table is not there yet.
+    """
+
+    OUTAGE = "outage"
+    CONTENTION = "contention"
+    TIMEOUT = "timeout"
+    ORDER = "order"
+    PERMANENT = "permanent"
+    NOT_READY = "not_ready"
+    UNKNOWN = "unknown"
+
+
+# PostgreSQL manual, appendix "PostgreSQL Error Codes".
+_BY_STATE = {
+    "40001": Failure.CONTENTION,  # serialization_failure
+    "40P01": Failure.CONTENTION,  # deadlock_detected
+    "55P03": Failure.TIMEOUT,  # lock_not_available
+    "57014": Failure.TIMEOUT,  # query_canceled
+    "25P04": Failure.TIMEOUT,  # transaction_timeout
+    "25P03": Failure.OUTAGE,  # idle_in_transaction_session_timeout
+    "25006": Failure.OUTAGE,  # read_only_sql_transaction: a standby
+    "23502": Failure.PERMANENT,  # not_null_violation
+    "23514": Failure.PERMANENT,  # check_violation
+    "23503": Failure.ORDER,  # foreign_key_violation
+    "23505": Failure.ORDER,  # unique_violation
+    "23P01": Failure.ORDER,  # exclusion_violation
+    "42P01": Failure.NOT_READY,  # undefined_table
+    "42703": Failure.NOT_READY,  # undefined_column
+    "42501": Failure.NOT_READY,  # insufficient_privilege
+    "3F000": Failure.NOT_READY,  # invalid_schema_name
+}
+_BY_CLASS = {
+    "08": Failure.OUTAGE,  # connection exception
+    "53": Failure.OUTAGE,  # insufficient resources
+    "57": Failure.OUTAGE,  # operator intervention
+    "28": Failure.OUTAGE,  # invalid authorization
+    "3D": Failure.OUTAGE,  # invalid catalog name
+    "22": Failure.PERMANENT,  # data exception
+}
+_NAMES_ONLY = frozenset({"08", "0A", "23", "25", "26", "28", "3D", "3F", "40", "42", "53", "54", "55", "57"})  # classes
+_REFUSED_ROW = frozenset({"09", "23", "27", "44", "P0"})  # the last: RAISE in a trigger
+_COPY_LINE = re.compile(r"COPY [^,]+, \D*(\d+)")  # "COPY t, line 3, column c: ...", in any language
+_QUERY_CLASSES = frozenset({"0A", "20", "21", "22", "42", "54"})
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """A failure without anything of a row. `line` is the row of a COPY that was refused, counted from 0."""
+
+    failure: Failure
+    sqlstate: str = ""
+    constraint: str | None = None
+    message: str = ""
+    line: int | None = None
+
+
+class BatchError(StrataError):
+    """A batch was refused as a whole; `index` is the change to blame, where PostgreSQL told."""
+
+    def __init__(self, diagnosis: Diagnosis, index: int | None = None) -> None:
+        super().__init__(f"PostgreSQL refused a batch: {diagnosis.message}")
+        self.diagnosis = diagnosis
+        self.index = index
+
+
+def classify(sqlstate: str) -> Failure:
+    """The class of an SQLSTATE; the empty one is that of an error which did not come from the server."""
+    if not sqlstate:
+        return Failure.OUTAGE
+    return _BY_STATE.get(sqlstate) or _BY_CLASS.get(sqlstate[:2]) or Failure.UNKNOWN
+
+
+def diagnose(error: psycopg.Error) -> Diagnosis:
+    """What went wrong, in safe words; `error` itself says no more than that afterwards."""
+    sqlstate = error.sqlstate or ""
+    diag = error.diag
+    failure = classify(sqlstate)
+    if not sqlstate and isinstance(error, errors.DataError | errors.ProgrammingError | errors.NotSupportedError):
+        failure = Failure.PERMANENT  # a value that the driver could not send
+    line = _COPY_LINE.search(diag.context or "")
+    message = _words(error, sqlstate)
+    found = Diagnosis(failure, sqlstate, diag.constraint_name, message, int(line[1]) - 1 if line else None)
+    error.args = (message,)
+    error._info = None
+    return found
+
+
+def lost(error: psycopg.Error) -> bool:
+    """Whether the server, or the way to it, is gone; asked before `diagnose`."""
+    return not error.sqlstate and isinstance(error, errors.OperationalError | errors.InterfaceError)
+
+
+def statement_error(error: psycopg.Error, *, outcome_unknown: bool = False) -> StrataError:
+    """The error of a synchronous statement. `outcome_unknown`: the connection was lost after it was sent."""
+    return _caused(_statement_error(diagnose(error), outcome_unknown), error)
+
+
+def query_error(error: psycopg.Error) -> StrataError:
+    """The error of a statement whose condition the user wrote."""
+    found = diagnose(error)
+    refused = found.sqlstate[:2] in _QUERY_CLASSES and found.sqlstate not in ("42501", "42P01")
+    if not refused and (found.sqlstate or found.failure is not Failure.PERMANENT):
+        return _caused(_statement_error(found, False), error)
+    hint = "; if it is a field of the model, run migrate()" if found.sqlstate == "42703" else ""
+    return _caused(QueryError(f"PostgreSQL cannot run the query: {found.message}{hint}"), error)
+
+
+def migration_error(error: psycopg.Error, what: str) -> StrataError:
+    """The error of a step of a migration; `what` names it."""
+    # Its author wrote the statement and has to see what PostgreSQL says of it; DETAIL, which holds rows, stays out.
+    primary = error.diag.message_primary
+    found = diagnose(error)
+    said = f"{found.sqlstate} {primary}" if primary and found.sqlstate[:2] != "22" else found.message
+    return _caused(MigrationError(f"{what} failed: {said}; nothing of it was applied"), error)
+
+
+def batch_error(error: psycopg.Error) -> BatchError:
+    """The error of a write-behind batch."""
+    found = diagnose(error)
+    return _caused(BatchError(found, found.line), error)
+
+
+def unavailable(error: psycopg.Error) -> StrataError:
+    """The error of a connection that could not be made."""
+    found = diagnose(error)
+    return _caused(
+        L3UnavailableError(f"PostgreSQL cannot be reached: {found.message}; check the server and the address"), error
+    )
+
+
+def deadline_error(timeout: float, cause: BaseException | None = None) -> TxTimeoutError:
+    """The error of a transaction that did not end in time."""
+    return _caused(TxTimeoutError(f"the transaction did not end within {timeout:g} s and was rolled back"), cause)
+
+
+def _statement_error(found: Diagnosis, outcome_unknown: bool) -> StrataError:
+    said, group = found.message, found.sqlstate[:2]
+    if group in _REFUSED_ROW:
+        return ConstraintError(
+            f"PostgreSQL refused the row: {said}", sqlstate=found.sqlstate, constraint=found.constraint
+        )
+    if found.failure is Failure.PERMANENT:
+        return EncodeError(f"a value does not fit its column: {said}")
+    if found.failure is Failure.CONTENTION:
+        return L3UnavailableError(f"the statement met others and was rolled back: {said}; try it again")
+    if found.failure is Failure.TIMEOUT:
+        return L3UnavailableError(f"PostgreSQL gave the statement up: {said}; see L3PoolConfig's timeouts")
+    if found.sqlstate == "42501":
+        return L3UnavailableError(f"the role may not do this: {said}; grant it the right")
+    if found.failure is Failure.NOT_READY:
+        return MigrationError(f"the database does not fit the registered schemas: {said}; run migrate()")
+    if found.failure is Failure.OUTAGE:
+        return L3UnavailableError(f"PostgreSQL did not answer: {said}", outcome_unknown=outcome_unknown)
+    return L3UnavailableError(f"PostgreSQL refused the statement: {said}")
+
+
+def _words(error: psycopg.Error, sqlstate: str) -> str:
+    if not sqlstate:
+        # libpq's own words: addresses and reasons, no values. A value's dumper is another matter.
+        kind = type(error).__name__.lstrip("_")
+        values = isinstance(error, errors.DataError | errors.ProgrammingError | errors.NotSupportedError)
+        return kind if values or not str(error) else f"{kind}: {' '.join(str(error).split())}"
+    diag = error.diag
+    words = [f"{sqlstate} {type(error).__name__}"]
+    raised = diag.source_function == "exec_stmt_raise"  # PL/pgSQL's RAISE, whose text may be made of a row
+    if sqlstate[:2] in _NAMES_ONLY and diag.message_primary and not raised:
+        words.append(f"({diag.message_primary})")
+    for what, name in (("constraint", diag.constraint_name), ("table", diag.table_name), ("column", diag.column_name)):
+        if name:
+            words.append(f"{what} {name!r}")
+    return " ".join(words)
+
+
+def _caused(made: E, cause: BaseException | None) -> E:
+    made.__cause__ = cause
+    return made

@@ -1,0 +1,319 @@
+"""`Database`: one PostgreSQL behind a breaker, its connections opened by those who need them.
+
+Not psycopg_pool: that one connects in threads of its own, so that with the server down each caller waits out the
+whole time-out although the refusal is known at once; its threads neither survive a fork nor may be started at exit;
+and taking and giving a connection costs it several times what it costs here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
+
+import psycopg
+
+from strata.breaker import Breaker
+from strata.clock import Clock
+from strata.errors import L3UnavailableError, TxFailedError
+from strata.l3 import failures
+from strata.l3.connection import Connection, connect, in_seconds, parse_dsn
+from strata.policies import L3PoolConfig
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Counts(NamedTuple):
+    """How many connections there are, and how many of them are idle."""
+
+    open: int
+    idle: int
+
+
+class Pool:
+    """Connections kept for reuse, the last one returned first. Thread-safe: `_lock` guards `_idle` and `_open`.
+
+    A connection is opened by the caller that finds none idle, so that its failure reaches that caller. `_slots`
+    counts how many more may be in use.
+    """
+
+    def __init__(self, conninfo: str, config: L3PoolConfig, clock: Clock) -> None:
+        self._conninfo = conninfo
+        self._config = config
+        self._clock = clock
+        self._generation = 0
+        self._abandoned: list[Connection] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._slots = threading.Semaphore(self._config.max_conns)
+        self._idle: list[Connection] = []
+        self._open = 0
+
+    def take(self) -> Connection:
+        """A connection that was alive a moment ago.
+
+        Raises `psycopg.Error` where none can be opened, `L3UnavailableError` where all stay in use.
+        """
+        if not self._slots.acquire(timeout=in_seconds(self._config.acquire_timeout)):
+            raise L3UnavailableError(
+                f"none of {self._config.max_conns} connections became free within {self._config.acquire_timeout} s; "
+                "raise L3PoolConfig.max_conns, or shorten what holds them"
+            )
+        try:
+            return self._reuse() or self._connect()
+        except BaseException:
+            self._slots.release()
+            raise
+
+    def give(self, conn: Connection) -> None:
+        """Take a connection back; one that is broken, old, or in the middle of something is closed."""
+        now = conn.idle_since = self._clock.monotonic()
+        if conn.in_transaction or conn.generation != self._generation or now >= conn.expires_at:
+            self._discard(conn)
+        else:
+            conn.deadline = None
+            with self._lock:
+                self._idle.append(conn)
+        self._slots.release()
+        self._shrink(now)
+
+    def drop_idle(self) -> None:
+        """Close what is idle, and what is in use when it is given back: the server is another one now."""
+        with self._lock:
+            self._generation += 1
+            idle, self._idle = self._idle, []
+        for conn in idle:
+            self._discard(conn)
+
+    def abandon(self) -> None:
+        """In the child of a fork: forget the parent's connections, without a word on their sockets."""
+        self._abandoned += self._idle
+        self._generation += 1
+        self._reset()
+
+    def counts(self) -> Counts:
+        """The connections there are now."""
+        with self._lock:
+            return Counts(self._open, len(self._idle))
+
+    def _reuse(self) -> Connection | None:
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                conn = self._idle.pop()
+            if self._clock.monotonic() < conn.expires_at and conn.silent():
+                return conn
+            self._discard(conn)
+
+    def _connect(self) -> Connection:
+        conn = self._new()
+        while self._open < self._config.min_conns:
+            spare = self._new()
+            spare.idle_since = self._clock.monotonic()
+            with self._lock:
+                self._idle.append(spare)
+        return conn
+
+    def _new(self) -> Connection:
+        generation = self._generation
+        conn = connect(self._conninfo, self._config, self._clock)
+        conn.generation = generation
+        with self._lock:
+            self._open += 1
+        return conn
+
+    def _discard(self, conn: Connection) -> None:
+        if not conn.own:
+            self._abandoned.append(conn)  # taken before a fork, given back in the child
+            return
+        with self._lock:
+            self._open -= 1
+        conn.close()
+
+    def _shrink(self, now: float) -> None:
+        # One connection a call, the one that was idle longest.
+        with self._lock:
+            enough = self._open > self._config.min_conns and self._idle
+            if not enough or now - self._idle[0].idle_since < in_seconds(self._config.max_conn_idle_time):
+                return
+            conn = self._idle.pop(0)
+        self._discard(conn)
+
+
+class Database:
+    """One PostgreSQL. Thread-safe; nothing is connected before the first call, and a closed one connects again.
+
+    Every method raises `L3UnavailableError` where the server does not answer, at once while the breaker is open, and
+    otherwise what `strata.l3.failures` makes of the driver's error. Raises `InvalidConfigError` for a DSN that cannot
+    be read.
+    """
+
+    def __init__(self, dsn: str, config: L3PoolConfig, *, clock: Clock, application_name: str = "strata") -> None:
+        self.config = config
+        self.clock = clock
+        self.breaker = Breaker(clock)
+        self._pool = Pool(parse_dsn(dsn, config, application_name), config, clock)
+
+    def connection(self) -> Borrowed:
+        """A connection in autocommit mode, for the length of a `with` block.
+
+        The error of a connection lost in the block has `outcome_unknown` set, since a write may have happened.
+        """
+        return Borrowed(self)
+
+    def transaction(self, timeout: float | None = None) -> Transaction:
+        """A connection with a transaction open, for the length of a `with` block; leaving it commits or rolls back.
+
+        Raises `TxTimeoutError` where it does not end within `timeout` seconds, which the server enforces too.
+        """
+        return Transaction(self, timeout)
+
+    def read(self, ask: Callable[Concatenate[Connection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """`ask(conn, ...)`, once more where the connection turns out to be lost: for reads only."""
+        try:
+            with self.connection() as conn:
+                return ask(conn, *args, **kwargs)
+        except L3UnavailableError as error:
+            again = error.outcome_unknown and not isinstance(error.__cause__, failures.WaitTimeout)
+            if not again and getattr(error.__cause__, "sqlstate", None) != "40001":  # a standby's recovery conflict
+                raise
+        with self.connection() as conn:
+            return ask(conn, *args, **kwargs)
+
+    def counts(self) -> Counts:
+        """The connections there are now."""
+        return self._pool.counts()
+
+    def close(self) -> None:
+        """Close the connections; those in use when they are given back."""
+        self._pool.drop_idle()
+
+    def after_fork(self) -> None:
+        """In the child: own connections from now on; the parent's are left as they are."""
+        self._pool.abandon()
+        self.breaker.reset()
+
+    def take(self) -> Connection:
+        """A connection, to be given back with `give`."""
+        if not self.breaker.allow():
+            raise L3UnavailableError(
+                "PostgreSQL was not asked: it did not answer a moment ago; it is tried again shortly"
+            )
+        try:
+            return self._pool.take()
+        except psycopg.Error as error:
+            self.breaker.failed()
+            raise failures.unavailable(error)  # noqa: B904 the cause is set, and says no more than it may
+
+    def give(self, conn: Connection, error: psycopg.Error | None = None) -> bool:
+        """Take a connection back; whether the server was lost, going by `error`."""
+        lost = error is not None and (conn.closed or failures.lost(error))
+        if lost:
+            self.breaker.failed()
+            conn.close()
+        else:
+            self.breaker.succeeded()
+            if error is not None and error.sqlstate == "25006":
+                self._pool.drop_idle()  # a standby now: connect anew, perhaps to the one that took its place
+        self._pool.give(conn)
+        return lost
+
+
+class Borrowed:
+    """What `Database.connection` returns."""
+
+    __slots__ = ("_conn", "_database")
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> Connection:
+        self._conn = self._database.take()
+        return self._conn
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, psycopg.Error):
+            lost = self._database.give(self._conn, error)
+            raise failures.statement_error(error, outcome_unknown=lost)
+        self._database.give(self._conn)
+
+
+class Transaction:
+    """What `Database.transaction` returns."""
+
+    __slots__ = ("_conn", "_database", "_timeout")
+
+    def __init__(self, database: Database, timeout: float | None) -> None:
+        self._database = database
+        self._timeout = timeout
+
+    def __enter__(self) -> Connection:
+        conn = self._conn = self._database.take()
+        try:
+            conn.command("BEGIN" if self._timeout is None else self._begin_with_deadline(conn, self._timeout))
+        except psycopg.Error as error:
+            self._fail(error, sent=False)
+        return conn
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, psycopg.Error):
+            self._fail(error, sent=False)
+        elif error is not None:
+            self._roll_back()
+            self._database.give(self._conn)
+        else:
+            self._commit()
+
+    def _begin_with_deadline(self, conn: Connection, timeout: float) -> str:
+        conn.deadline = self._database.clock.monotonic() + timeout
+        limit = max(1, round(timeout * 1000))
+        statement = min(limit, round(in_seconds(self._database.config.statement_timeout) * 1000))
+        begin = f"BEGIN; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {statement}"
+        if conn.pgconn.server_version >= 170_000:
+            # It ends the connection, so the gentler one shall fire first.
+            begin += f"; SET LOCAL transaction_timeout = {limit + 100}"
+        return begin
+
+    def _commit(self) -> None:
+        if self._late():
+            self._roll_back()
+            self._database.give(self._conn)
+            raise failures.deadline_error(self._timeout or 0.0)
+        try:
+            tag = self._conn.command("COMMIT")
+        except psycopg.Error as error:
+            self._fail(error, sent=True)
+        self._database.give(self._conn)
+        if tag == "ROLLBACK":
+            raise TxFailedError("the transaction was rolled back, since one of its statements had failed")
+
+    def _fail(self, error: psycopg.Error, *, sent: bool) -> None:
+        """Roll back and raise. `sent`: COMMIT is on its way, so that losing the server leaves the outcome open."""
+        lost = self._conn.closed or failures.lost(error)
+        late = self._late() and (lost or failures.classify(error.sqlstate or "") is failures.Failure.TIMEOUT)
+        if not lost:
+            self._roll_back()
+        self._database.give(self._conn, error)
+        if late and not (lost and sent):
+            failures.diagnose(error)
+            raise failures.deadline_error(self._timeout or 0.0, error)
+        raise failures.statement_error(error, outcome_unknown=lost and sent)
+
+    def _late(self) -> bool:
+        return self._conn.deadline is not None and self._database.clock.monotonic() >= self._conn.deadline
+
+    def _roll_back(self) -> None:
+        try:
+            if self._conn.in_transaction and not self._conn.closed:
+                self._conn.command("ROLLBACK")
+        except psycopg.Error:
+            self._conn.close()

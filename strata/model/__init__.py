@@ -1,0 +1,38 @@
+"""Models: markers, introspection, and the functions compiled for each."""
+
+from strata.model.fields import Field, Kind, check_identifier
+from strata.model.markers import (
+    UNLOADED,
+    AutoNow,
+    AutoNowAdd,
+    Default,
+    Encrypted,
+    Ignore,
+    Indexed,
+    OmitCache,
+    OmitL1,
+    PrimaryKey,
+    Unique,
+)
+from strata.model.plan import FieldCipher, ModelPlan, UnknownColumnError, compile_model
+
+__all__ = [
+    "UNLOADED",
+    "AutoNow",
+    "AutoNowAdd",
+    "Default",
+    "Encrypted",
+    "Field",
+    "FieldCipher",
+    "Ignore",
+    "Indexed",
+    "Kind",
+    "ModelPlan",
+    "OmitCache",
+    "OmitL1",
+    "PrimaryKey",
+    "Unique",
+    "UnknownColumnError",
+    "check_identifier",
+    "compile_model",
+]

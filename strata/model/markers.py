@@ -1,0 +1,89 @@
+"""Markers that ride in `typing.Annotated`, and the value of a field that was not loaded."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+
+class Marker:
+    """A word about one field; used as a class or as an instance."""
+
+    def __repr__(self) -> str:
+        return type(self).__name__
+
+
+class PrimaryKey(Marker):
+    """The key of the record: `str`, `int` or `UUID`, exactly one a model."""
+
+
+class Unique(Marker):
+    """A UNIQUE constraint."""
+
+
+class Indexed(Marker):
+    """A plain index."""
+
+
+class OmitCache(Marker):
+    """Neither in L1 nor in L2, PostgreSQL only."""
+
+
+class OmitL1(Marker):
+    """Not in L1, still in L2."""
+
+
+class AutoNowAdd(Marker):
+    """Stamped at the first insert (UTC, aware); overwrites what the caller gave."""
+
+
+class AutoNow(Marker):
+    """Stamped at every write (UTC, aware); overwrites what the caller gave."""
+
+
+class Encrypted(Marker):
+    """AES-256-GCM at rest; `str` and `str | None` only."""
+
+
+class Ignore(Marker):
+    """Not a column, not cached; needs a default."""
+
+
+class Default(Marker):
+    """DDL `DEFAULT`: a literal, safely quoted, or with `sql=` an expression.
+
+    >>> Default(1), Default(sql="now()")
+    (Default(1), Default(sql='now()'))
+    """
+
+    def __init__(self, *value: Any, sql: str | None = None) -> None:
+        if len(value) + (sql is not None) != 1:
+            raise TypeError("Default takes one literal, or sql=")
+        self.value = value[0] if value else None
+        self.sql = sql
+
+    def __repr__(self) -> str:
+        return f"Default({self.value!r})" if self.sql is None else f"Default(sql={self.sql!r})"
+
+
+class _Unloaded:
+    """The one value of a field that is not in the tier that answered."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "UNLOADED"
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __copy__(self) -> _Unloaded:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> _Unloaded:
+        return self
+
+    def __reduce__(self) -> str:
+        return "UNLOADED"  # pickled by name, so that it stays one object
+
+
+UNLOADED: Final[Any] = _Unloaded()

@@ -1,0 +1,78 @@
+--@common
+--@ledger
+-- Take over deferred writes: into the ledger, and, where L2 is on this server, into L2 as pending values.
+-- KEYS  1 dirty; 2 due; 3 claims; 4 floor0; 5 floor1; 6 epoch; 7 bell; then each record's L2 key, if ARGV 4 is 1
+-- ARGV  1 epoch for a ledger that has none; 2 ms for which a bell counts as rung; 3 most entries of a shard;
+--       4 whether there are L2 keys (1 or 0); 5 channel; then for each record, no key twice: key, entry, expected
+--       version ('*' any, '' no entry), L2 content, px, message
+-- Returns epoch; 1 if the bell is to be rung; then for each record: '+' taken, '=' there already, '<' and a version
+-- that L3 has, '>' and the newer version that is pending, '?' and the pending entry that was not expected, '!' full.
+local dirty, due, claims = KEYS[1], KEYS[2], KEYS[3]
+local now = now_ms()
+local n = (#ARGV - 5) / 6
+local keys = {}
+for i = 1, n do keys[i] = ARGV[6 * i] end
+local entries = redis.call('HMGET', dirty, unpack(keys))
+local known = floors(KEYS[4], KEYS[5], keys)
+local room = tonumber(ARGV[3]) - redis.call('HLEN', dirty)
+
+local function again_due(key, version)
+  -- A held claim keeps its time: its holder, or the end of its lease, makes the key due. A backoff ends.
+  local held = redis.call('HGET', claims, key)
+  if held and claim_of(held, version) ~= '-' then return false end
+  return tonumber(redis.call('ZSCORE', due, key) or now + 1) > now
+end
+
+local answers, puts, dues = {}, {}, {}
+for i = 1, n do
+  local at = 6 * i
+  local key, entry, expected = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local version, old = version_of(entry), entries[i]
+  local there = old and version_of(old) or ''
+  if known[i] ~= '' and not older(known[i], version) then
+    answers[i] = '<' .. known[i]
+  elseif there == version then
+    answers[i] = '='
+  elseif old and older(version, there) then
+    answers[i] = '>' .. there
+  elseif expected ~= '*' and expected ~= there then
+    answers[i] = '?' .. (old or '')
+  elseif not old and room <= 0 then
+    answers[i] = '!'
+  else
+    if old then
+      if string.sub(old, 26, 38) < string.sub(entry, 26, 38) then
+        entry = string.sub(entry, 1, 25) .. string.sub(old, 26, 38) .. string.sub(entry, 39)
+      end
+      if again_due(key, there) then dues[#dues + 1] = whole(now) dues[#dues + 1] = key end
+    else
+      room = room - 1
+      dues[#dues + 1] = whole(now)
+      dues[#dues + 1] = key
+    end
+    puts[#puts + 1] = key
+    puts[#puts + 1] = entry
+    answers[i] = '+'
+  end
+end
+if #puts > 0 then redis.call('HSET', dirty, unpack(puts)) end
+if #dues > 0 then redis.call('ZADD', due, unpack(dues)) end
+
+if ARGV[4] == '1' then
+  for i = 1, n do
+    local at = 6 * i
+    if answers[i] == '+' or answers[i] == '=' then
+      pend(KEYS[7 + i], version_of(ARGV[at + 1]), ARGV[at + 3], ARGV[at + 4])
+      if answers[i] == '+' then say(ARGV[5], ARGV[at + 5]) end
+    end
+  end
+end
+
+local epoch = redis.call('GET', KEYS[6])
+if not epoch then
+  epoch = ARGV[1]
+  redis.call('SET', KEYS[6], epoch)
+end
+local ring = 0
+if #dues > 0 and redis.call('SET', KEYS[7], '1', 'NX', 'PX', ARGV[2]) then ring = 1 end
+return { epoch, ring, unpack(answers) }

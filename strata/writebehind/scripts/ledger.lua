@@ -1,0 +1,57 @@
+-- What the ledger of one shard holds, and what its scripts share. The shard's keys have one hash tag, so that they
+-- are on one node of a Cluster:
+--   strata:{<schema>:<shard>}:dirty    hash: key -> entry, what L3 does not have yet
+--   strata:{<schema>:<shard>}:due      sorted set: key -> ms from which it may be claimed
+--   strata:{<schema>:<shard>}:claims   hash: key -> claim
+--   strata:{<schema>:<shard>}:floor0   hash: key -> version that L3 is known to have; of even minutes ...
+--   strata:{<schema>:<shard>}:floor1   ... and of odd ones; each expires two minutes after it began
+--   strata:{<schema>:<shard>}:epoch    text: changes when the ledger was lost
+--   strata:{<schema>:<shard>}:bell     text: a doorbell is under way
+--   strata:{<schema>:<shard>}:dead     hash: version -> dead letter
+--   strata:{<schema>:<shard>}:deaths   sorted set: version -> ms of its burial
+--   strata:{<schema>:<shard>}:graves   hash: key -> versions of its dead letters, each followed by a blank
+--   strata:{<schema>:<shard>}:untold   hash: version -> key, buried but not made known yet
+--
+-- entry   E1:<version>:<s|d|p>:<ms of its first write>:<origin>:<packed row>     set, delete, partial
+--         (the version stands where it does in an L2 value, so that version_of serves both)
+-- claim   <version>:<token, - if not held>:<crashes>:<attempts>:<outages>
+
+-- The claim of an entry as token, crashes, attempts, outages; that of another version counts for nothing.
+local function claim_of(raw, version)
+  if raw then
+    local v, token, crashes, attempts, outages = string.match(raw, '^(%d+):([^:]+):(%d+):(%d+):(%d+)$')
+    if v == version then return token, tonumber(crashes), tonumber(attempts), tonumber(outages) end
+  end
+  return '-', 0, 0, 0
+end
+
+local function whole(number) return string.format('%.0f', number) end
+
+-- For each of the keys the highest version that L3 is known to have, '' where none is known.
+local function floors(even, odd, keys)
+  local a, b = redis.call('HMGET', even, unpack(keys)), redis.call('HMGET', odd, unpack(keys))
+  local found = {}
+  for i = 1, #keys do
+    local x, y = a[i] or '', b[i] or ''
+    if x == '' then found[i] = y
+    elseif y == '' then found[i] = x
+    else found[i] = older(x, y) and y or x end
+  end
+  return found
+end
+
+-- Remember {key, version, ...} for at least a minute.
+local function raise(even, odd, now, pairs)
+  if #pairs == 0 then return end
+  local minute = math.floor(now / 60000)
+  local key = minute % 2 == 0 and even or odd
+  redis.call('HSET', key, unpack(pairs))
+  redis.call('PEXPIREAT', key, whole((minute + 2) * 60000))
+end
+
+local function forget(dirty, due, claims, gone)
+  if #gone == 0 then return end
+  redis.call('HDEL', dirty, unpack(gone))
+  redis.call('ZREM', due, unpack(gone))
+  redis.call('HDEL', claims, unpack(gone))
+end

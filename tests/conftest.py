@@ -1,0 +1,74 @@
+"""Servers for the tests: from the wheels, or those that the environment names."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+import redis
+from psycopg import sql
+
+from strata.embedded import EmbeddedPostgres, EmbeddedValkey
+
+QUICK = {"fsync": "off", "max_connections": "200"}
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn() -> Iterator[str]:
+    """A server that all tests of this process share."""
+    given = os.environ.get("STRATA_POSTGRES_DSN")
+    if given:
+        yield given
+        return
+    with EmbeddedPostgres(settings=QUICK) as server:
+        yield server.dsn
+
+
+@pytest.fixture
+def dsn(postgres_dsn: str) -> Iterator[str]:
+    """A fresh database."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(postgres_dsn, autocommit=True) as conn:
+        conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
+    yield psycopg.conninfo.make_conninfo(postgres_dsn, dbname=name)
+    with psycopg.connect(postgres_dsn, autocommit=True) as conn:
+        conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """A server that all tests of this process share."""
+    given = os.environ.get("STRATA_REDIS_ADDR")
+    if given:
+        yield given
+        return
+    with EmbeddedValkey() as server:
+        yield server.addr
+
+
+@pytest.fixture
+def redis_addr(redis_server: str) -> str:
+    """A server without a key in it."""
+    host, port = redis_server.rsplit(":", 1)
+    with redis.Redis(host=host, port=int(port)) as client:
+        client.flushall()
+        client.script_flush()
+    return redis_server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[EmbeddedPostgres]:
+    """A server of the test's own, to be killed or frozen."""
+    with EmbeddedPostgres(settings=QUICK) as server:
+        yield server
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[EmbeddedValkey]:
+    """A server of the test's own, to be killed or frozen."""
+    with EmbeddedValkey() as server:
+        yield server

@@ -1,0 +1,193 @@
+"""What `Q` and `Query` promise, without any server."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from strata.errors import QueryError
+from strata.query import Q, Query, as_query, check_columns
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+def test_a_builder_collects_every_part_of_a_query() -> None:
+    query = (
+        Q().where("region = $1 AND level > $2", "eu", 10).order_by("score").desc().limit(25).offset(50)
+        .fields("id", "score").force_l2().force_l3().build()
+    )  # fmt: skip
+    assert query == Query(
+        where="region = $1 AND level > $2", args=("eu", 10), order_by="score", desc=True, limit=25, offset=50,
+        fields=("id", "score"), force_l2=True, force_l3=True,
+    )  # fmt: skip
+
+
+def test_each_step_of_a_builder_leaves_the_one_before_as_it_was() -> None:
+    start = Q().where("a = $1", 1)
+    start.limit(5).desc()
+    assert start.build() == Query(where="a = $1", args=(1,))
+
+
+def test_a_query_is_frozen_and_hashable() -> None:
+    query = Query(where="id = ANY($1)", args=(["a", "b"],))
+    hash(query)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        query.limit = 3  # type: ignore[misc]
+
+
+def test_a_second_where_is_refused() -> None:
+    with pytest.raises(QueryError, match="twice"):
+        Q().where("a = 1").where("b = 2")
+
+
+def test_an_empty_where_is_refused() -> None:
+    with pytest.raises(QueryError, match="empty"):
+        Q().where("  ")
+
+
+def test_limit_zero_means_a_hundred() -> None:
+    assert Query().limit_rows == 100
+    assert Query(limit=7).limit_rows == 7
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "3", None, True, 1 << 63])
+def test_a_limit_that_is_no_count_is_refused(value: Any) -> None:
+    with pytest.raises(QueryError, match="limit"):
+        Q().limit(value)
+    with pytest.raises(QueryError, match="offset"):
+        Q().offset(value)
+
+
+@pytest.mark.parametrize(
+    ("where", "args"),
+    [
+        ("a = $1", 1),
+        ("a = $1 AND b = $1", 1),
+        ("a = $2 AND b = $1", 2),
+        ("a = '$1'", 0),
+        ("a = 'it''s $1' AND b = $1", 1),
+        ("a = E'it\\'s $2' AND b = $1", 1),
+        ("a = e'\\\\' AND b = $1", 1),
+        ("nature = 'x\\' AND b = $1", 1),  # no backslash escapes without the E
+        ('"$1" = $1', 1),
+        ('"a""$2" = $1', 1),
+        ("a = $$ $1 ; $$ AND b = $1", 1),
+        ("a = $tag$ $1 $$ ; $tag$ AND b = $1", 1),
+        ("a = $1 -- and $2 ; '\n AND b = 2", 1),
+        ("a = $1 /* $2 /* nested ' */ ; */ AND b = 2", 1),
+        ("a$1 = 3", 0),  # an identifier
+        ("größe$2 = $1", 1),
+        ("a = $1::text", 1),
+        ("a=$1AND", 1),
+        ("(a = $1) OR (b = $2 AND (c = ')'))", 2),
+        ("data ? 'key' AND name LIKE '%s'", 0),
+        ("a = $10 " + " ".join(f"AND b = ${number}" for number in range(1, 10)), 10),
+    ],
+)
+def test_placeholders_are_counted_outside_quotes_and_comments(where: str, args: int) -> None:
+    Query(where=where, args=(0,) * args)
+    for wrong in {args + 1, max(args - 1, 0)} - {args}:
+        with pytest.raises(QueryError):
+            Query(where=where, args=(0,) * wrong)
+
+
+def test_a_gap_between_placeholders_is_refused() -> None:
+    with pytest.raises(QueryError, match=r"not \$2"):
+        Q().where("a = $1 AND b = $3", 1, 2, 3)
+
+
+@pytest.mark.parametrize("where", ["a = $0", "a = $0 AND b = $1"])
+def test_placeholders_start_at_one(where: str) -> None:
+    with pytest.raises(QueryError, match=r"\$0"):
+        Q().where(where, *range(where.count("$1")))
+
+
+@pytest.mark.parametrize("where", ["a = 1; DROP TABLE x", "a = 1;", "a = ';' ; b", "a = 'x\\';--'"])
+def test_several_statements_are_refused(where: str) -> None:
+    with pytest.raises(QueryError, match="';'"):
+        Q().where(where)
+
+
+@pytest.mark.parametrize(
+    "where", ["a = 'x", 'a = "x', "a = E'x\\'", "a = $$ x", "a = $t$ x $$", "a = 1 /* x", "a = 1 /* /* */", "a = 'b''"]
+)
+def test_what_is_never_closed_is_refused(where: str) -> None:
+    with pytest.raises(QueryError, match="never closed"):
+        Q().where(where)
+
+
+@pytest.mark.parametrize("where", ["true) OR (true", "(a = 1", "a = 1)", ") ("])
+def test_parentheses_that_would_leave_the_condition_are_refused(where: str) -> None:
+    with pytest.raises(QueryError, match="parentheses"):
+        Q().where(where)
+
+
+def test_a_nul_character_is_refused() -> None:
+    with pytest.raises(QueryError, match="NUL"):
+        Q().where("a = '\x00'")
+
+
+def test_enums_count_by_their_value_and_collections_become_tuples() -> None:
+    assert Q().where("a = $1 AND b = ANY($2)", Colour.RED, [Colour.RED, "x"]).build().args == ("red", ("red", "x"))
+    assert Q().where("b = ANY($1)", {"y", "x"}).build().args == (("x", "y"),)
+
+
+def test_a_list_given_and_changed_later_does_not_change_the_query() -> None:
+    ids = ["a"]
+    query = Q().where("id = ANY($1)", ids).build()
+    ids.append("b")
+    assert query.args == (("a",),)
+
+
+def test_fields_given_as_one_string_are_refused() -> None:
+    with pytest.raises(QueryError, match="sequence"):
+        Query(fields="id")  # type: ignore[arg-type]
+
+
+def test_a_query_is_taken_wherever_a_builder_is() -> None:
+    assert as_query(None) == Query()
+    assert as_query(Q().limit(3)) == Query(limit=3)
+    assert as_query(Query(limit=3)) == Query(limit=3)
+    with pytest.raises(QueryError, match="Q or a Query"):
+        as_query("level > 3")  # type: ignore[arg-type]
+
+
+def test_columns_that_the_schema_does_not_have_are_refused() -> None:
+    columns = ("id", "score")
+    check_columns(Query(order_by="score", fields=("id",)), columns, "players")
+    with pytest.raises(QueryError, match="order_by names 'score; --'"):
+        check_columns(Query(order_by="score; --"), columns, "players")
+    with pytest.raises(QueryError, match=r"fields names 'name'.*'players'"):
+        check_columns(Query(fields=("id", "name")), columns, "players")
+
+
+def test_fingerprints_tell_queries_apart_by_everything_that_decides_the_result() -> None:
+    base = Query(where="a = $1", args=(1,))
+    values = (2, 1.0, True, "1", b"1", None, UUID(int=1), (1,), timedelta(1))
+    others = [Query(where="a = $1", args=(value,)) for value in values]
+    others += [
+        dataclasses.replace(base, order_by="a"), dataclasses.replace(base, order_by="a", desc=True),
+        dataclasses.replace(base, limit=1), dataclasses.replace(base, offset=1),
+        dataclasses.replace(base, fields=("a",)), dataclasses.replace(base, where="b = $1"),
+    ]  # fmt: skip
+    prints = {query.fingerprint() for query in [base, *others]}
+    assert len(prints) == len(others) + 1
+
+
+def test_fingerprints_of_equal_queries_are_equal() -> None:
+    assert Query().fingerprint() == Query(limit=100, force_l2=True).fingerprint()
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    elsewhere = noon.astimezone(timezone(timedelta(hours=5)))
+    assert Q().where("a > $1", noon).build().fingerprint() == Q().where("a > $1", elsewhere).build().fingerprint()
+
+
+def test_an_argument_without_a_stable_text_has_no_fingerprint() -> None:
+    with pytest.raises(QueryError, match="object"):
+        Query(where="a = $1", args=(object(),)).fingerprint()
