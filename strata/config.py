@@ -15,8 +15,8 @@ from strata.contracts import Codec, Logger, MetricsRecorder
 from strata.crypto import EncryptionKeys, keys_from, parse_base64_key
 from strata.errors import InvalidConfigError, StrataError
 from strata.policies import (
-    Duration,
     Durability,
+    Duration,
     L1PoolConfig,
     L2PoolConfig,
     L3PoolConfig,
@@ -98,18 +98,24 @@ class Config:
         }
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
-                raise InvalidConfigError(f"{name} is a {type(getattr(self, name)).__name__}; it must be a {kind.__name__}")
+                raise InvalidConfigError(
+                    f"{name} is a {type(getattr(self, name)).__name__}; it must be a {kind.__name__}"
+                )
         for name, protocol in (("codec", Codec), ("metrics", MetricsRecorder), ("logger", Logger)):
             value = getattr(self, name)
-            if isinstance(value, type) or (value is not None or name == "codec") and not isinstance(value, protocol):
-                raise InvalidConfigError(f"{name} does not have the methods of strata.{protocol.__name__}; give an object that does")
+            if isinstance(value, type) or ((value is not None or name == "codec") and not isinstance(value, protocol)):
+                raise InvalidConfigError(
+                    f"{name} does not have the methods of strata.{protocol.__name__}; give an object that does"
+                )
 
     def __repr__(self) -> str:
         shown = []
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             default = item.default if item.default is not dataclasses.MISSING else None
-            if value == default or item.default_factory is not dataclasses.MISSING and value == item.default_factory():
+            if value == default or (
+                item.default_factory is not dataclasses.MISSING and value == item.default_factory()
+            ):
                 continue
             if item.name in _SECRETS:
                 value = "***"
@@ -178,7 +184,9 @@ def _number(text: str) -> float | int:
 def _key(text: str) -> bytes | EncryptionKeys:
     if ":" not in text:
         return parse_base64_key(text)
-    keys = {name.strip(): parse_base64_key(value) for name, _, value in (part.partition(":") for part in text.split(","))}
+    keys = {
+        name.strip(): parse_base64_key(value) for name, _, value in (part.partition(":") for part in text.split(","))
+    }
     return EncryptionKeys(current=next(iter(keys)), keys=keys)
 
 
@@ -188,7 +196,15 @@ def _codec(text: str) -> Codec:
 
 _READERS: Mapping[str, Callable[[str], Any]] = {
     **dict.fromkeys(
-        ("postgres_dsn", "redis_addr", "redis_password", "ledger_addr", "broker_url", "journal_dir", "invalidation_channel"),
+        (
+            "postgres_dsn",
+            "redis_addr",
+            "redis_password",
+            "ledger_addr",
+            "broker_url",
+            "journal_dir",
+            "invalidation_channel",
+        ),
         str,
     ),
     **dict.fromkeys(("default_l1_ttl", "default_l2_ttl", "write_behind_flush_interval"), float),
@@ -203,5 +219,3 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "codec": _codec,
     "encryption_key": _key,
 }
-
-

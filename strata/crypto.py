@@ -70,7 +70,9 @@ class TableCipher:
     def encrypt(self, column: str, key: str, plaintext: str) -> str:
         """The ciphertext as text, with a nonce of its own each time."""
         nonce = os.urandom(NONCE_BYTES)
-        sealed = self._ciphers[self._current].encrypt(nonce, plaintext.encode(), self._bound(self._current, column, key))
+        sealed = self._ciphers[self._current].encrypt(
+            nonce, plaintext.encode(), self._bound(self._current, column, key)
+        )
         return f"{FORMAT}:{self._current}:{base64.b64encode(nonce + sealed).decode()}"
 
     def decrypt(self, column: str, key: str, text: str) -> str:
@@ -81,10 +83,14 @@ class TableCipher:
             raise DecodeError(f"{where} does not hold a ciphertext of this library; was it written as plain text?")
         cipher = self._ciphers.get(parts[1])
         if cipher is None:
-            raise DecodeError(f"{where} was encrypted with key {parts[1][:32]!r}, which Config.encryption_key does not have")
+            raise DecodeError(
+                f"{where} was encrypted with key {parts[1][:32]!r}, which Config.encryption_key does not have"
+            )
         try:
             sealed = base64.b64decode(parts[2], validate=True)
-            return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], self._bound(parts[1], column, key)).decode()
+            return cipher.decrypt(
+                sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], self._bound(parts[1], column, key)
+            ).decode()
         except (InvalidTag, binascii.Error, ValueError):
             raise DecodeError(f"{where} cannot be decrypted: damaged, moved from elsewhere, or another key") from None
 

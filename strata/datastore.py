@@ -12,6 +12,9 @@ from time import monotonic
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
+from strata.l3.migrations import MigrationRecord, MigrationReport, Migrator
+from strata.writebehind.deadletters import DeadLetters
+
 from strata._wiring import Wiring
 from strata.bound import Bound
 from strata.coherence.certainty import Certainty
@@ -37,12 +40,10 @@ from strata.errors import (
 )
 from strata.fleet import Fleet
 from strata.l1.entry import Entry
-from strata.l3.migrations import MigrationRecord, MigrationReport, Migrator
 from strata.observe.counters import Counters, Stats
 from strata.policies import seconds
 from strata.query import Q, Query, as_query
 from strata.schema import Schema
-from strata.writebehind.deadletters import DeadLetters
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -114,7 +115,9 @@ class DataStore:
         with self._lock:
             self._open()
             if schema.name in self._schemas:
-                raise SchemaDuplicateError(f"a schema {schema.name!r} is registered already; give this one another name")
+                raise SchemaDuplicateError(
+                    f"a schema {schema.name!r} is registered already; give this one another name"
+                )
             bound = self._wiring.bind(schema)
             self._schemas[schema.name] = bound
             self._hot[schema.name] = hot = Hot(bound)
@@ -213,7 +216,7 @@ class DataStore:
     @overload
     def search_iter(self, schema: str, query: Q | Query | None = ..., *, chunk: int = ...) -> Iterator[Any]: ...
     def search_iter(self, schema: Any, query: Q | Query | None = None, *, chunk: int = 1000) -> Iterator[Any]:
-        """As `search`, for results too large for a list: all rows (no default limit), `chunk` at a time, nothing filled."""
+        """As `search`, for results too large for a list: all rows, `chunk` at a time; nothing is filled."""
         bound = self._bound(schema)
         return self._searcher.iterate(bound, as_query(query), chunk)
 
@@ -241,7 +244,10 @@ class DataStore:
         with _Counted(bound.counters):
             prepared = {id: self._writer.prepare(bound, id, value) for id, value in values.items()}
             if bound.table is None:
-                stored = {id: self._writer.write(bound, id, bound.plan.key_text(id), record) for id, record in prepared.items()}
+                stored = {
+                    id: self._writer.write(bound, id, bound.plan.key_text(id), record)
+                    for id, record in prepared.items()
+                }
             else:
                 self._wiring.context.listen()
                 batch = Batch(self._wiring.context)
@@ -347,7 +353,9 @@ class DataStore:
         if not self.config.postgres_dsn:
             raise InvalidConfigError("migrations need a database; set postgres_dsn")
         database = self._wiring.database(self.config.postgres_dsn)
-        return Migrator(database, [(bound.table, bound.schema) for bound in self._schemas.values() if bound.table is not None])
+        return Migrator(
+            database, [(bound.table, bound.schema) for bound in self._schemas.values() if bound.table is not None]
+        )
 
     # -- life ---------------------------------------------------------------------------------------------------
 

@@ -158,7 +158,7 @@ class L3PoolConfig:
         count(self.min_conns, "L3PoolConfig.min_conns")
         if self.min_conns > self.max_conns:
             raise InvalidConfigError(
-                f"L3PoolConfig.min_conns is {self.min_conns}, more than max_conns ({self.max_conns}); make it at most that"
+                f"L3PoolConfig.min_conns is {self.min_conns}, max_conns only {self.max_conns}; make it at most that"
             )
         _positive(self, "max_conn_lifetime", "max_conn_idle_time", "acquire_timeout", "connect_timeout")
         _positive(self, "statement_timeout", "lock_timeout")

@@ -33,17 +33,17 @@ class _Builtin:
 
     def encode(self, record: Any, model: type[Any]) -> bytes:
         """The record as bytes; UNLOADED fields are left out."""
-        return self.encoder(compile_model(model))(record)
+        return self.encoder_for(compile_model(model))(record)
 
     def decode(self, data: bytes, model: type[T]) -> T:
         """The record of the bytes. Raises `DecodeError`, which shows no value."""
-        return self.decoder(compile_model(model))(data)  # type: ignore[no-any-return]
+        return self.decoder_for(compile_model(model))(data)  # type: ignore[no-any-return]
 
-    def encoder(self, plan: ModelPlan[Any]) -> Callable[[Any], bytes]:
+    def encoder_for(self, plan: ModelPlan[Any]) -> Callable[[Any], bytes]:
         """`encode` bound to a model."""
         return _functions(type(self), plan)[0]
 
-    def decoder(self, plan: ModelPlan[Any]) -> Callable[[bytes], Any]:
+    def decoder_for(self, plan: ModelPlan[Any]) -> Callable[[bytes], Any]:
         """`decode` bound to a model."""
         return _functions(type(self), plan)[1]
 
@@ -74,8 +74,10 @@ class MsgPack(_Builtin):
 
 
 @functools.cache
-def _functions(codec: type[_Builtin], plan: ModelPlan[Any]) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
-    shadow = msgspec.defstruct(f"{plan.model.__name__}Shadow", [_shadowed(codec, field) for field in plan.columns], kw_only=True)
+def _functions(codec: Any, plan: ModelPlan[Any]) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
+    shadow = msgspec.defstruct(
+        f"{plan.model.__name__}Shadow", [_shadowed(codec, field) for field in plan.columns], kw_only=True
+    )
     to_shadow = _to_shadow(codec, plan, shadow)
     from_shadow = _from_shadow(codec, plan)
     dump, load = codec._encode, codec._decoder(shadow).decode
@@ -100,7 +102,11 @@ def _shadowed(codec: type[_Builtin], field: Field) -> tuple[str, Any] | tuple[st
     if field.nullable or field.auto_now or field.auto_now_add:
         kind = kind | None
     # Left out when it is not loaded; missing when it is read only where L2 does not keep it.
-    return (field.name, kind | msgspec.UnsetType, msgspec.UNSET) if field.omit_cache else (field.name, kind | msgspec.UnsetType)
+    return (
+        (field.name, kind | msgspec.UnsetType, msgspec.UNSET)
+        if field.omit_cache
+        else (field.name, kind | msgspec.UnsetType)
+    )
 
 
 def _to_shadow(codec: type[_Builtin], plan: ModelPlan[Any], shadow: type) -> Callable[[Any], Any]:

@@ -47,7 +47,9 @@ class EmbeddedPostgres:
         settings: Mapping[str, str] | None = None,
     ) -> None:
         if version not in INSTALLATIONS:
-            raise InvalidConfigError(f"there is no embedded PostgreSQL {version}; it must be one of {sorted(INSTALLATIONS)}")
+            raise InvalidConfigError(
+                f"there is no embedded PostgreSQL {version}; it must be one of {sorted(INSTALLATIONS)}"
+            )
         self._version = version
         self._settings = dict(settings or {})
         self._given_port = port
@@ -170,7 +172,7 @@ class EmbeddedPostgres:
             os.chown(self._directory, self._user.pw_uid, self._user.pw_gid)
             if not self._reaches(self._directory):
                 raise StrataError(
-                    f"the user {self._user.pw_name} cannot reach {self._directory}; set TMPDIR to a directory open to all"
+                    f"the user {self._user.pw_name} cannot reach {self._directory}; set TMPDIR to a place open to all"
                 )
         self._bin = installation / "bin"
         if self._user is not None and not self._reaches(self._bin / "postgres"):

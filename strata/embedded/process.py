@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -50,10 +49,16 @@ class ServerProcess:
         # A session of its own: Ctrl-C at the terminal reaches us, and we end the server in order.
         with log.open("ab") as out:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, **options
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                **options,
             )
         self.pid = self._process.pid
         self._log = log
+        self._name = Path(command[0]).name
         self._end = end
         self._guard = subprocess.Popen(
             [sys.executable, "-S", "-c", _GUARD, str(self.pid), _started(self.pid), quick],
@@ -68,7 +73,7 @@ class ServerProcess:
         while not ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                raise StrataError(f"{self._process.args[0]} did not start: {self._tail()}")  # type: ignore[index]
+                raise StrataError(f"{self._name} did not start: {self._tail()}")
             time.sleep(0.02)
 
     @property

@@ -46,9 +46,9 @@ class Part:
     def add(self, change: Change) -> None:
         """A later change of a key takes the earlier one's place, keeping what it did not load."""
         earlier = self.changes.pop(change.key_text, None)
-        if earlier is not None and None not in (earlier.record, change.record):
-            if self.bound.plan.unloaded(change.record):
-                change.record = self.bound.plan.merge(earlier.record, change.record)
+        both = earlier is not None and earlier.record is not None and change.record is not None
+        if both and self.bound.plan.unloaded(change.record):
+            change.record = self.bound.plan.merge(earlier.record, change.record)  # type: ignore[union-attr]
         self.changes[change.key_text] = change
         if change.record is not None:
             self.rows[change.key_text] = self.bound.plan.to_row(change.record, self.bound.cipher)
@@ -191,9 +191,12 @@ class Batch:
                 pass  # L3's versions refuse what is older
         began = context.clock.monotonic()
         for change, claim in zip(changes, part.claims, strict=True):
-            if change.record is None or bound.mode is WriteMode.WRITE_THROUGH_L1_ASYNC or change.key_text not in stored:
-                bound.l1.forget(change.id)
-            elif not bound.l1.fill(claim, bound.plan.freeze(change.record), change.version, loaded=began):
+            if (
+                change.record is None
+                or bound.mode is WriteMode.WRITE_THROUGH_L1_ASYNC
+                or change.key_text not in stored
+                or not bound.l1.fill(claim, bound.plan.freeze(change.record), change.version, loaded=began)
+            ):
                 bound.l1.forget(change.id)
 
     def _put_l2(self, part: Part, changes: Sequence[Change]) -> set[str]:

@@ -91,7 +91,9 @@ class Job:
             if state == JobState.FAILED:
                 raise StrataError(f"job {self.id} failed: {fields.get('error', 'no reason given')}")
             if deadline is not None and time.monotonic() >= deadline:
-                raise FlushTimeoutError(f"job {self.id} is {state} after {timeout} s; is a worker running?", remaining=1)
+                raise FlushTimeoutError(
+                    f"job {self.id} is {state} after {timeout} s; is a worker running?", remaining=1
+                )
             time.sleep(POLL_SECONDS)
 
     def __repr__(self) -> str:

@@ -56,9 +56,7 @@ class Filler:
             versions = bound.table.read_versions(conn, [item.id for item in items])
         return [item for item in items if versions.get(item.id) == item.version]
 
-    def _fill_l2(
-        self, bound: Bound, seen: dict[str, Found] | None, items: Sequence[Item], sure: set[str]
-    ) -> set[str]:
+    def _fill_l2(self, bound: Bound, seen: dict[str, Found] | None, items: Sequence[Item], sure: set[str]) -> set[str]:
         """Fill what was leased, and end the leases of rows that changed; returns what L1 may hold as well."""
         if bound.l2 is None or seen is None:
             return sure

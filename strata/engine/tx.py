@@ -7,9 +7,9 @@ from typing import Any, Protocol, Self, TypeVar, overload
 
 from strata.bound import Bound
 from strata.engine.batch import Batch
-from strata.errors import ClosedError, ConstraintError, EncodeError, TxFailedError
 from strata.engine.context import Context
 from strata.engine.write import Writer
+from strata.errors import ClosedError, ConstraintError, EncodeError, TxFailedError
 
 T = TypeVar("T")
 
@@ -111,5 +111,3 @@ class Tx:
         else:
             bound.counters.sets += 1
             bound.hooks.after_set(bound.plan.copy(record))
-
-

@@ -1,1 +1,1 @@
-"""L1: memory. One dict a schema, entries that are stamped on a hit and ordered only when something must go."""
+"""L1: this process's memory. A plain dict of stamped entries, what leaves it when it is full, and who sweeps it."""

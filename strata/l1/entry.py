@@ -1,24 +1,37 @@
-"""One entry of L1."""
+"""One record in memory, with what the hit path reads and stamps."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
 
+FOREVER = math.inf
+GONE = -math.inf
+
 
 class Entry(msgspec.Struct, gc=False, eq=False):
-    """A frozen record with what is known of it.
+    """A frozen record and its stamps; times are monotonic seconds.
 
-    `expires` and `loaded` are monotonic seconds; `loaded` is when it was read from below. `used` and `hits` are
-    written by every hit, without a lock: a lost stamp or count changes only the order of eviction. `gc=False`: the
-    cyclic collector does not visit entries, whose values are frozen forms without cycles.
+    Written by the store under its lock, but for `used` and `hits`, which a hit stamps without any lock. Under the
+    GIL no count is lost, since nothing between the clock and the count lets another thread in; on a free-threaded
+    build a count may be, and nothing but statistics and the order of eviction depends on it. A writer stores `value`
+    before `expires`, and a reader checks `expires` before it takes `value`: so an old value is never served under a
+    new date. An entry that was removed says `expires = GONE` for the sake of threads that already hold it.
+
+    `gc=False`: 100 000 entries with `__slots__` add 11 ms to a full collection, these nothing; a store into a Struct's
+    field costs 11 ns more. Nothing that an entry holds may refer back to it.
     """
 
     value: Any
     version: int
     pending: bool
-    expires: float
-    loaded: float
-    used: float
+    expires: float  # FOREVER: never; GONE: removed
+    loaded: float  # when it was read from below
+    used: float  # the last hit or write
     hits: int = 0
+    key: Any = None
+    queued: float = 0.0  # LRU: the stamp under which it stands in the queue
+    seen: int = 0  # LFU: the hits already counted
+    count: int = 0  # LFU: the counted hits, aged

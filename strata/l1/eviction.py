@@ -134,4 +134,6 @@ class Lfu:
 
 def policy(kind: EvictionPolicy) -> Fifo | Lru | Lfu:
     """The policy of that name, empty."""
-    return {EvictionPolicy.FIFO: Fifo, EvictionPolicy.LRU: Lru, EvictionPolicy.LFU: Lfu}[kind]()
+    if kind is EvictionPolicy.FIFO:
+        return Fifo()
+    return Lru() if kind is EvictionPolicy.LRU else Lfu()

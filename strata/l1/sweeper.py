@@ -43,7 +43,10 @@ class Sweeper:
         with self._lock:
             if self._thread is None and not self._stop.is_set():
                 self._thread = threading.Thread(
-                    target=_run, args=(weakref.ref(self), self._stop, self._interval), name="strata-sweeper", daemon=True
+                    target=_run,
+                    args=(weakref.ref(self), self._stop, self._interval),
+                    name="strata-sweeper",
+                    daemon=True,
                 )
                 self._thread.start()
                 self.started = True

@@ -36,7 +36,7 @@ def adopt(client: Any, pool: L2PoolConfig) -> Any:
     """A copy of the user's client that keeps its addresses and secrets, with Strata's time-outs and no retries."""
     if isinstance(client, RedisCluster):
         kwargs = {k: v for k, v in client.nodes_manager.connection_kwargs.items() if k not in _OWN}
-        nodes = [ClusterNode(node.host, node.port) for node in client.nodes_manager.startup_nodes.values()]
+        nodes = [ClusterNode(node.host, node.port) for node in client.nodes_manager.startup_nodes.values()]  # type: ignore[no-untyped-call]
         return _cluster(nodes, {**kwargs, **_options(pool)})
     if not isinstance(client, redis.Redis):
         raise InvalidConfigError(
@@ -47,7 +47,7 @@ def adopt(client: Any, pool: L2PoolConfig) -> Any:
     kwargs |= _options(pool)
     kwargs.pop("max_connections", None)
     if isinstance(old, SentinelConnectionPool):
-        fresh: Any = SentinelConnectionPool(
+        fresh: Any = SentinelConnectionPool(  # type: ignore[no-untyped-call]
             old.service_name,
             old.sentinel_manager,
             is_master=old.is_master,
@@ -56,9 +56,7 @@ def adopt(client: Any, pool: L2PoolConfig) -> Any:
             **kwargs,
         )
     else:
-        fresh = redis.ConnectionPool(
-            connection_class=old.connection_class, max_connections=pool.pool_size, **kwargs
-        )
+        fresh = redis.ConnectionPool(connection_class=old.connection_class, max_connections=pool.pool_size, **kwargs)
     return redis.Redis(connection_pool=fresh)
 
 
@@ -67,7 +65,8 @@ _OWN = frozenset(
     {
         "retry", "retry_on_timeout", "retry_on_error", "socket_timeout", "socket_connect_timeout", "decode_responses",
         "connection_pool", "protocol", "maint_notifications_config", "maint_notifications_pool_handler",
-        "orig_host_address", "orig_socket_timeout", "orig_socket_connect_timeout", "oss_cluster_maint_notifications_handler",
+        "orig_host_address", "orig_socket_timeout", "orig_socket_connect_timeout",
+        "oss_cluster_maint_notifications_handler",
         "host_port_remap", "event_dispatcher", "redis_connect_func", "himport_pool",
     }
 )  # fmt: skip
@@ -94,7 +93,7 @@ def _by_scheme(addr: str, options: dict[str, Any], db: int) -> Any:
     if scheme == "redis+cluster":
         url, hosts = _hosts(addr)
         _credentials(url, options)
-        return _cluster([ClusterNode(host, port) for host, port in hosts], options)
+        return _cluster([ClusterNode(host, port) for host, port in hosts], options)  # type: ignore[no-untyped-call]
     if scheme == "redis+sentinel":
         return _sentinel(addr, options, db)
     if scheme not in ("redis", "rediss", "unix"):
@@ -118,9 +117,9 @@ def _sentinel(addr: str, options: dict[str, Any], db: int) -> Any:
         raise ValueError("service")
     _credentials(url, options)
     quick = {k: options[k] for k in ("retry", "socket_timeout", "socket_connect_timeout", "socket_keepalive")}
-    sentinel = Sentinel(hosts, sentinel_kwargs=quick)
+    sentinel = Sentinel(hosts, sentinel_kwargs=quick)  # type: ignore[no-untyped-call]
     number = int(parts[1]) if len(parts) == 2 else db
-    return sentinel.master_for(parts[0], redis_class=redis.Redis, db=number, **options)
+    return sentinel.master_for(parts[0], redis_class=redis.Redis, db=number, **options)  # type: ignore[no-untyped-call]
 
 
 def _credentials(url: Any, options: dict[str, Any]) -> None:

@@ -150,7 +150,9 @@ class L2Tier:
         """Announce a commit: `messages` by key text, `lasting` the seconds after which it has surely ended."""
         for chunk in self._chunks(list(messages)):
             said = [messages[key_text] for key_text in chunk]
-            self._run("intent", [self.key(key_text) for key_text in chunk], [token, round(lasting * 1000), channel, *said])
+            self._run(
+                "intent", [self.key(key_text) for key_text in chunk], [token, round(lasting * 1000), channel, *said]
+            )
 
     def put(self, token: str, channel: str, puts: Sequence[Put]) -> set[str]:
         """Put what was committed in the place of the intents; returns the key texts that were stored."""

@@ -110,8 +110,8 @@ def diagnose(error: psycopg.Error) -> Diagnosis:
     sqlstate = error.sqlstate or ""
     diag = error.diag
     failure = classify(sqlstate)
-    if not sqlstate and isinstance(error, errors.DataError | errors.ProgrammingError | errors.NotSupportedError):
-        failure = Failure.PERMANENT  # a value that the driver could not send
+    if not sqlstate and _value_error(error):
+        failure = Failure.PERMANENT
     line = _COPY_LINE.search(diag.context or "")
     message = _words(error, sqlstate)
     found = Diagnosis(failure, sqlstate, diag.constraint_name, message, int(line[1]) - 1 if line else None)
@@ -130,12 +130,17 @@ def statement_error(error: psycopg.Error, *, outcome_unknown: bool = False) -> S
     return _caused(_statement_error(diagnose(error), outcome_unknown), error)
 
 
-def query_error(error: psycopg.Error) -> StrataError:
-    """The error of a statement whose condition the user wrote."""
+def blames_query(error: psycopg.Error) -> bool:
+    """Whether it is the user's condition, or an argument of it, that PostgreSQL or the driver refused."""
+    sqlstate = error.sqlstate or ""
+    if not sqlstate:
+        return _value_error(error)
+    return sqlstate[:2] in _QUERY_CLASSES and sqlstate not in ("42501", "42P01")
+
+
+def query_error(error: psycopg.Error) -> QueryError:
+    """The error of a query that is to blame."""
     found = diagnose(error)
-    refused = found.sqlstate[:2] in _QUERY_CLASSES and found.sqlstate not in ("42501", "42P01")
-    if not refused and (found.sqlstate or found.failure is not Failure.PERMANENT):
-        return _caused(_statement_error(found, False), error)
     hint = "; if it is a field of the model, run migrate()" if found.sqlstate == "42703" else ""
     return _caused(QueryError(f"PostgreSQL cannot run the query: {found.message}{hint}"), error)
 
@@ -189,12 +194,16 @@ def _statement_error(found: Diagnosis, outcome_unknown: bool) -> StrataError:
     return L3UnavailableError(f"PostgreSQL refused the statement: {said}")
 
 
+def _value_error(error: psycopg.Error) -> bool:
+    # Without an SQLSTATE: the driver met a value that it could not send, or read.
+    return isinstance(error, errors.DataError | errors.ProgrammingError | errors.NotSupportedError)
+
+
 def _words(error: psycopg.Error, sqlstate: str) -> str:
     if not sqlstate:
         # libpq's own words: addresses and reasons, no values. A value's dumper is another matter.
         kind = type(error).__name__.lstrip("_")
-        values = isinstance(error, errors.DataError | errors.ProgrammingError | errors.NotSupportedError)
-        return kind if values or not str(error) else f"{kind}: {' '.join(str(error).split())}"
+        return kind if _value_error(error) or not str(error) else f"{kind}: {' '.join(str(error).split())}"
     diag = error.diag
     words = [f"{sqlstate} {type(error).__name__}"]
     raised = diag.source_function == "exec_stmt_raise"  # PL/pgSQL's RAISE, whose text may be made of a row

@@ -72,7 +72,8 @@ class Statement:
     def _send(self, conn: Connection, name: bytes, transformer: Transformer, values: Sequence[Any]) -> pq.abc.PGresult:
         params = transformer.dump_sequence(values, self._py_formats) if self.types else None
         conn.pgconn.send_query_prepared(name, params, self._formats, _BINARY)
-        return conn.wait(generators.execute(conn.pgconn))[-1]
+        results: list[pq.abc.PGresult] = conn.wait(generators.execute(conn.pgconn))
+        return results[-1]
 
     def _prepare(self, conn: Connection) -> tuple[bytes, Transformer]:
         name = conn.name_statement()

@@ -6,7 +6,6 @@ that a user wrote; values and functions come in through the namespace.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,4 +48,5 @@ def immutable(model: Any) -> bool:
     """Whether the class forbids changing its fields."""
     if issubclass(model, msgspec.Struct):
         return bool(model.__struct_config__.frozen)
-    return bool(dataclasses.is_dataclass(model) and model.__dataclass_params__.frozen)  # type: ignore[attr-defined]
+    parameters: Any = getattr(model, "__dataclass_params__", None)
+    return bool(parameters and parameters.frozen)

@@ -70,7 +70,7 @@ def fields_of(model: Any) -> tuple[Field, ...]:
     """
     if not is_model(model):
         raise InvalidModelError(
-            f"{getattr(model, '__name__', repr(type(model).__name__))} is not a model; it must be a dataclass or a msgspec.Struct"
+            f"{getattr(model, '__name__', type(model).__name__)} is not a model; it must be a dataclass or a msgspec.Struct"
         )
     hints = _hints(model)
     fields = tuple(_field(model, name, hints[name], factory) for name, factory in _declared(model))
@@ -96,7 +96,9 @@ def _hints(model: type) -> dict[str, Any]:
         frames = {**frame.f_locals, **frames} if frame.f_code.co_name != "<module>" else frames
         frame = frame.f_back
     try:
-        return typing.get_type_hints(model, localns={**frames, **vars(sys.modules[model.__module__])}, include_extras=True)
+        return typing.get_type_hints(
+            model, localns={**frames, **vars(sys.modules[model.__module__])}, include_extras=True
+        )
     except (NameError, TypeError) as error:
         raise InvalidModelError(
             f"the annotations of {model.__name__} cannot be resolved ({error}); use names that its module knows"
@@ -113,7 +115,9 @@ def _declared(model: Any) -> list[tuple[str, Any]]:
     declared = []
     for item in dataclasses.fields(model):
         if not item.init and not any(_is_ignore(m) for m in _metadata(model, item.name)):
-            raise InvalidModelError(f"{model.__name__}.{item.name} has init=False; a column must be a field of __init__")
+            raise InvalidModelError(
+                f"{model.__name__}.{item.name} has init=False; a column must be a field of __init__"
+            )
         declared.append((item.name, _factory(item.default, item.default_factory, dataclasses.MISSING)))
     return declared
 
@@ -191,7 +195,9 @@ def _kind(where: str, hint: Any) -> tuple[Kind, dict[str, Any] | None]:
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         choices = {str(member.value): member for member in hint}
         if len(choices) != len(hint) or not all(isinstance(member.value, str | int) for member in hint):
-            raise InvalidModelError(f"{where}: the values of {hint.__name__} must be texts or numbers that differ as text")
+            raise InvalidModelError(
+                f"{where}: the values of {hint.__name__} must be texts or numbers that differ as text"
+            )
         return Kind.TEXT, choices
     if typing.get_origin(hint) is typing.Literal:
         values = typing.get_args(hint)
@@ -217,7 +223,9 @@ def _check_marks(where: str, field: Field) -> None:
     if field.encrypted and field.annotation is not str:
         raise InvalidModelError(f"{where} is Encrypted; only str and str | None can be")
     if field.encrypted and (field.unique or field.indexed or field.default is not None):
-        raise InvalidModelError(f"{where} is Encrypted; its ciphertext is different each time, so no index, UNIQUE or Default")
+        raise InvalidModelError(
+            f"{where} is Encrypted; its ciphertext is different each time, so no index, UNIQUE or Default"
+        )
     if (field.auto_now or field.auto_now_add) and field.annotation is not datetime.datetime:
         raise InvalidModelError(f"{where} is stamped automatically; it must be a datetime (or datetime | None)")
     if field.auto_now and field.auto_now_add:

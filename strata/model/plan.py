@@ -53,7 +53,9 @@ class ModelPlan(Generic[T]):
         self._places = {name: place for place, name in enumerate(self.column_names)}
         self._conversions = {field.name: conversions(field) for field in self.columns}
         omitted = any(field.omit_l1 or field.omit_cache for field in self.columns)
-        mutable = any(item.copy is not None for item in self._conversions.values()) or any(f.ignore for f in self.fields)
+        mutable = any(item.copy is not None for item in self._conversions.values()) or any(
+            f.ignore for f in self.fields
+        )
         self.immutable = immutable(model) and not mutable and not omitted
         self.omits_l2 = any(field.omit_cache for field in self.columns)
         self._checks = [(field.name, checker(model.__name__, field)) for field in self.columns]
@@ -77,7 +79,7 @@ class ModelPlan(Generic[T]):
     # -- keys ---------------------------------------------------------------------------------------------------
 
     def key_text(self, id: Any) -> str:
-        """The canonical text of a key. Raises `EncodeError` for one of another type, `MissingPrimaryKeyError` for ''."""
+        """The canonical text of a key. Raises `EncodeError` for a wrong one, `MissingPrimaryKeyError` for an empty one."""
         kind = self.key.annotation
         if type(id) is not kind:
             raise EncodeError(
@@ -115,7 +117,8 @@ class ModelPlan(Generic[T]):
     def merge(self, base: Any, over: Any) -> T:
         """A new record with what `over` loaded, and `base`'s fields where it did not."""
         values = [
-            getattr(base, field.name) if (value := getattr(over, field.name)) is UNLOADED else value for field in self.fields
+            getattr(base, field.name) if (value := getattr(over, field.name)) is UNLOADED else value
+            for field in self.fields
         ]
         return self.copy(self._build(values))
 
@@ -147,7 +150,9 @@ class ModelPlan(Generic[T]):
         try:
             return self._whole(*values)  # type: ignore[no-any-return]
         except Exception:  # noqa: BLE001 the value that failed is looked for, and not shown
-            raise DecodeError(f"{self.model.__name__}.{self._broken(values)} cannot be read back from its column") from None
+            raise DecodeError(
+                f"{self.model.__name__}.{self._broken(values)} cannot be read back from its column"
+            ) from None
 
     def pack_row(self, values: Sequence[Any], names: Sequence[str] | None = None) -> bytes:
         """A row, or some columns of it, as bytes for the ledger; UNLOADED columns are left out."""
@@ -158,13 +163,15 @@ class ModelPlan(Generic[T]):
     def unpack_row(self, data: bytes) -> tuple[tuple[str, ...], tuple[Any, ...]]:
         """Names and values of a packed row. Raises `UnknownColumnError` where a newer process wrote it."""
         if not data or data[0] != ROW_FORMAT:
-            raise UnknownColumnError(f"a packed row of {self.model.__name__} has another format; a newer process can read it")
+            raise UnknownColumnError(
+                f"a packed row of {self.model.__name__} has another format; a newer process can read it"
+            )
         try:
             row = self._unpack(memoryview(data)[1:])
         except msgspec.ValidationError as error:
             if "unknown field" in str(error):
                 raise UnknownColumnError(
-                    f"a packed row of {self.model.__name__} has a column that is not known here; a newer process can read it"
+                    f"a packed row of {self.model.__name__} has a column not known here; a newer process can read it"
                 ) from None
             raise DecodeError(f"a packed row of {self.model.__name__} does not fit its columns") from None
         except msgspec.MsgspecError:
@@ -176,13 +183,13 @@ class ModelPlan(Generic[T]):
 
     def encoder(self, codec: Codec) -> Callable[[Any], bytes]:
         """`codec.encode` bound to this model."""
-        bound = getattr(codec, "encoder", None)
-        return bound(self) if bound is not None else lambda record: codec.encode(record, self.model)  # type: ignore[no-any-return]
+        bound: Callable[[Any], Callable[[Any], bytes]] | None = getattr(codec, "encoder_for", None)
+        return bound(self) if bound is not None else lambda record: codec.encode(record, self.model)
 
     def decoder(self, codec: Codec) -> Callable[[bytes], T]:
         """`codec.decode` bound to this model."""
-        bound = getattr(codec, "decoder", None)
-        return bound(self) if bound is not None else lambda data: codec.decode(data, self.model)  # type: ignore[no-any-return]
+        bound: Callable[[Any], Callable[[bytes], T]] | None = getattr(codec, "decoder_for", None)
+        return bound(self) if bound is not None else lambda data: codec.decode(data, self.model)
 
     # -- compiling ----------------------------------------------------------------------------------------------
 
@@ -320,9 +327,13 @@ class ModelPlan(Generic[T]):
                 continue
             name = self.column_names[place]
             if cipher is None:
-                raise DecodeError(f"{self.model.__name__}.{name} is encrypted and there is no key; set Config.encryption_key")
+                raise DecodeError(
+                    f"{self.model.__name__}.{name} is encrypted and there is no key; set Config.encryption_key"
+                )
             if key is UNLOADED:
-                raise DecodeError(f"{self.model.__name__}.{name} cannot be decrypted without its key column; ask for both")
+                raise DecodeError(
+                    f"{self.model.__name__}.{name} cannot be decrypted without its key column; ask for both"
+                )
             plain[place] = cipher.decrypt(name, self.key_text(key), value)
         return plain
 
@@ -337,9 +348,13 @@ class ModelPlan(Generic[T]):
         return "<row>"
 
 
-@functools.cache
 def compile_model(model: type[T]) -> ModelPlan[T]:
     """The plan of a model, made once. Raises `InvalidModelError` or `NoPrimaryKeyError`."""
+    return _compiled(model)
+
+
+@functools.cache
+def _compiled(model: Any) -> ModelPlan[Any]:
     return ModelPlan(model)
 
 

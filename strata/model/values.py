@@ -205,7 +205,9 @@ def _holds_nul(value: Any) -> bool:
         return any(_holds_nul(item) for pair in value.items() for item in pair)
     if isinstance(value, list | tuple | set):
         return any(map(_holds_nul, value))
-    return _holds_nul(msgspec.to_builtins(value)) if hasattr(value, "__dict__") or hasattr(value, "__slots__") else False
+    return (
+        _holds_nul(msgspec.to_builtins(value)) if hasattr(value, "__dict__") or hasattr(value, "__slots__") else False
+    )
 
 
 json_encode = msgspec.json.Encoder().encode

@@ -189,7 +189,14 @@ def test_a_purge_takes_back_values_up_to_its_version_only(tier: L2Tier) -> None:
 def test_an_entry_that_cannot_be_read_is_a_miss_counted_and_repaired(
     tier: L2Tier, server: RedisServer, corrupt: list[str]
 ) -> None:
-    for junk in (b"", b"junk", b"V9:x", b"V1:short", b"V1:" + b"x" * 19 + b":s:abc", b"V1:" + b"0" * 19 + b":s:\xff\xff"):
+    for junk in (
+        b"",
+        b"junk",
+        b"V9:x",
+        b"V1:short",
+        b"V1:" + b"x" * 19 + b":s:abc",
+        b"V1:" + b"0" * 19 + b":s:\xff\xff",
+    ):
         server.execute("SET", tier.key("a"), junk)
         found = tier.read("a")
         assert found.state is State.LEASED

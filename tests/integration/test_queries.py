@@ -90,7 +90,7 @@ def test_search_cached_keeps_neither_omitted_columns_nor_plaintext(make: MakeSto
     assert (again[0].secret, again[0].token) == (UNLOADED, "plain-token")
     server = store._wiring.server
     assert server is not None
-    keys = [key for key in server.execute("KEYS", "strata:{search}*")]
+    keys = server.execute("KEYS", "strata:{search}*")
     data = server.execute("GET", keys[0])
     assert b"hush" not in data and b"plain-token" not in data
 
@@ -118,7 +118,10 @@ def test_a_clause_that_the_database_refuses_is_a_query_error(store: DataStore) -
 
 
 def test_percent_signs_and_dollars_in_text_are_left_alone(store: DataStore) -> None:
-    assert store.search(Player, Q().where("username LIKE 'user24%' AND username <> '$1' AND level = $1", 1))[0].id == "p241"
+    assert (
+        store.search(Player, Q().where("username LIKE 'user24%' AND username <> '$1' AND level = $1", 1))[0].id
+        == "p241"
+    )
 
 
 def test_a_replica_answers_search_and_count_and_fills_nothing(make: MakeStore, dsn: str) -> None:

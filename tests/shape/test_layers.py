@@ -40,7 +40,7 @@ def imports(path: Path) -> set[str]:
             names = node.module.split(".")
             found.add(names[1] if len(names) > 1 else "__init__")
         elif isinstance(node, ast.Import):
-            found |= {(a.name.split(".") + ["__init__"])[1] for a in node.names if a.name.split(".")[0] == "strata"}
+            found |= {[*a.name.split("."), "__init__"][1] for a in node.names if a.name.split(".")[0] == "strata"}
     return found
 
 

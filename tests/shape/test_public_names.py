@@ -37,13 +37,18 @@ def test_every_call_of_the_store_exists_and_says_what_it_does() -> None:
 
 def test_the_handle_has_the_stores_calls_without_the_schema() -> None:
     calls = set(CALLS) - {
-        "register", "tx", "flush_dirty", "migrate", "migrate_from", "migration_status", "stats", "close", "dead_letters",
+        "register", "tx", "flush_dirty", "migrate", "migrate_from", "migration_status", "stats", "close",
+        "dead_letters",
     }  # fmt: skip
     assert [name for name in sorted(calls) if not hasattr(strata.Collection, name)] == []
 
 
 def test_every_error_is_of_the_family() -> None:
-    errors = [item for name in strata.__all__ if inspect.isclass(item := getattr(strata, name)) and issubclass(item, Exception)]
+    errors = [
+        item
+        for name in strata.__all__
+        if inspect.isclass(item := getattr(strata, name)) and issubclass(item, Exception)
+    ]
     assert len(errors) > 20
     assert all(issubclass(error, strata.StrataError) and inspect.getdoc(error) for error in errors)
     assert issubclass(strata.NotFoundError, LookupError)

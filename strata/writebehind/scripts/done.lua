@@ -2,23 +2,23 @@
 --@ledger
 -- L3 has these versions: what is not newer leaves the ledger, the floor rises, older dead letters of the key go.
 -- KEYS  1 dirty; 2 due; 3 claims; 4 floor0; 5 floor1; 6 dead; 7 deaths; 8 graves; 9 untold
--- ARGV  1 token ('' after a synchronous write); then for each record: key, version that L3 has
+-- ARGV  for each record: key, version that L3 has
 -- Returns the number of entries that left.
 local dirty, due, claims = KEYS[1], KEYS[2], KEYS[3]
 local now = now_ms()
 local keys = {}
-for i = 2, #ARGV, 2 do keys[#keys + 1] = ARGV[i] end
+for i = 1, #ARGV, 2 do keys[#keys + 1] = ARGV[i] end
 local entries = redis.call('HMGET', dirty, unpack(keys))
 local known = floors(KEYS[4], KEYS[5], keys)
 local gone, up = {}, {}
 for i, key in ipairs(keys) do
-  local version, entry = ARGV[2 * i + 1], entries[i]
+  local version, entry = ARGV[2 * i], entries[i]
   if entry and not older(version, version_of(entry)) then
     gone[#gone + 1] = key
   elseif entry then
-    -- A newer write came meanwhile: it is due now, unless another worker has it already.
+    -- A newer write came meanwhile: it is due now, unless another worker has taken it up already.
     local claim = redis.call('HGET', claims, key)
-    if not claim or claim_of(claim, version_of(entry)) == '-' then
+    if not claim or string.sub(claim, 1, 19) ~= version_of(entry) then
       redis.call('HDEL', claims, key)
       redis.call('ZADD', due, whole(now), key)
     end
@@ -33,7 +33,7 @@ if redis.call('EXISTS', KEYS[8]) == 1 then
   for i, key in ipairs(keys) do
     local left = ''
     for version in string.gmatch(redis.call('HGET', KEYS[8], key) or '', '%d+') do
-      if older(version, ARGV[2 * i + 1]) then
+      if older(version, ARGV[2 * i]) then
         redis.call('HDEL', KEYS[6], version)
         redis.call('ZREM', KEYS[7], version)
         redis.call('HDEL', KEYS[9], version)

@@ -4,7 +4,7 @@
 -- KEYS  1 dirty; 2 due; 3 claims; 4 floor0; 5 floor1; 6 epoch; 7 bell; then each record's L2 key, if ARGV 4 is 1
 -- ARGV  1 epoch for a ledger that has none; 2 ms for which a bell counts as rung; 3 most entries of a shard;
 --       4 whether there are L2 keys (1 or 0); 5 channel; then for each record, no key twice: key, entry, expected
---       version ('*' any, '' no entry), L2 content, px, message
+--       version ('*' any, '' no entry), L2 content, px, message (said if taken; '' = none)
 -- Returns epoch; 1 if the bell is to be rung; then for each record: '+' taken, '=' there already, '<' and a version
 -- that L3 has, '>' and the newer version that is pending, '?' and the pending entry that was not expected, '!' full.
 local dirty, due, claims = KEYS[1], KEYS[2], KEYS[3]
@@ -16,10 +16,11 @@ local entries = redis.call('HMGET', dirty, unpack(keys))
 local known = floors(KEYS[4], KEYS[5], keys)
 local room = tonumber(ARGV[3]) - redis.call('HLEN', dirty)
 
-local function again_due(key, version)
-  -- A held claim keeps its time: its holder, or the end of its lease, makes the key due. A backoff ends.
+local function again_due(key)
+  -- A held claim, of whatever version, keeps its time: its holder, or the end of its lease, makes the key due.
+  -- A pause after a failure ends, since the failure was that of another version.
   local held = redis.call('HGET', claims, key)
-  if held and claim_of(held, version) ~= '-' then return false end
+  if held and string.match(held, '^%d+:([^:]+):') ~= '-' then return false end
   return tonumber(redis.call('ZSCORE', due, key) or now + 1) > now
 end
 
@@ -44,7 +45,7 @@ for i = 1, n do
       if string.sub(old, 26, 38) < string.sub(entry, 26, 38) then
         entry = string.sub(entry, 1, 25) .. string.sub(old, 26, 38) .. string.sub(entry, 39)
       end
-      if again_due(key, there) then dues[#dues + 1] = whole(now) dues[#dues + 1] = key end
+      if again_due(key) then dues[#dues + 1] = whole(now) dues[#dues + 1] = key end
     else
       room = room - 1
       dues[#dues + 1] = whole(now)
@@ -58,14 +59,12 @@ end
 if #puts > 0 then redis.call('HSET', dirty, unpack(puts)) end
 if #dues > 0 then redis.call('ZADD', due, unpack(dues)) end
 
-if ARGV[4] == '1' then
-  for i = 1, n do
-    local at = 6 * i
-    if answers[i] == '+' or answers[i] == '=' then
-      pend(KEYS[7 + i], version_of(ARGV[at + 1]), ARGV[at + 3], ARGV[at + 4])
-      if answers[i] == '+' then say(ARGV[5], ARGV[at + 5]) end
-    end
+for i = 1, n do
+  local at = 6 * i
+  if ARGV[4] == '1' and (answers[i] == '+' or answers[i] == '=') then
+    pend(KEYS[7 + i], version_of(ARGV[at + 1]), ARGV[at + 3], ARGV[at + 4])
   end
+  if answers[i] == '+' then say(ARGV[5], ARGV[at + 5]) end
 end
 
 local epoch = redis.call('GET', KEYS[6])

@@ -10,7 +10,7 @@ for at = 2, #ARGV, 6 do
   if entry and version_of(entry) ~= version then
     -- A newer write came meanwhile, whose failures are not these.
     local claim = redis.call('HGET', KEYS[2], key)
-    if not claim or claim_of(claim, version_of(entry)) == '-' then
+    if not claim or string.sub(claim, 1, 19) ~= version_of(entry) then
       redis.call('HDEL', KEYS[2], key)
       redis.call('ZADD', KEYS[1], whole(now), key)
     end

@@ -1,0 +1,57 @@
+"""The shape of an eviction policy.
+
+Nothing is done on a hit: it leaves a later `used` and a higher `hits` on the entry, and the policy finds out when it
+looks at that entry for a victim. What was used since it was queued is queued again, where it belongs by then.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from strata.l1.entry import GONE, Entry
+
+# Entries that one eviction may look at. All of a large store may have been used since the last eviction; settling
+# their order at once would hold the lock for seconds. So the best victim among these goes, and the next one goes on.
+LOOKS = 256
+
+
+class Eviction(Protocol):
+    """Knows every entry of one store. Called under the store's lock; `clear` makes it new, also after fork."""
+
+    def add(self, entry: Entry) -> None:
+        """A new entry is about to be in the store."""
+
+    def pick(self, now: float) -> Entry | None:
+        """The entry to remove next, no longer known; None where none is known. One whose time is up goes first."""
+
+    def left(self, entry: Entry) -> None:
+        """The entry, already GONE, left the store in another way than `pick`."""
+
+    def clear(self) -> None:
+        """The store is empty."""
+
+    def __len__(self) -> int:
+        """The number of queued items, of entries that left among them."""
+
+
+class Remains:
+    """Counts the queued items whose entries are gone, and says when they are worth clearing away.
+
+    They keep their values in memory, so more than a quarter is too many: clearing then costs each of them the look at
+    five items, whatever the size of the store.
+    """
+
+    __slots__ = ("gone",)
+
+    def __init__(self) -> None:
+        self.gone = 0
+
+    def add(self, queued: int) -> bool:
+        """One more is gone, of `queued` items; whether to clear away."""
+        self.gone += 1
+        return self.gone > 64 + queued // 5
+
+
+def still_there(entry: Entry) -> bool:
+    """Whether the entry has not left its store."""
+    return entry.expires != GONE

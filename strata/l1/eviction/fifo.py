@@ -1,0 +1,39 @@
+"""First in, first out: the key that came first leaves, however often it was used or overwritten."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from strata.l1.entry import GONE, Entry
+from strata.l1.eviction.base import Remains, still_there
+
+
+class Fifo:
+    """One queue in order of arrival. Guarded by the store's lock."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def add(self, entry: Entry) -> None:
+        self._queue.append(entry)
+
+    def pick(self, now: float) -> Entry | None:
+        queue = self._queue
+        while queue:
+            entry = queue.popleft()
+            if entry.expires != GONE:
+                return entry
+            self._remains.gone -= 1
+        return None
+
+    def left(self, entry: Entry) -> None:
+        if self._remains.add(len(self._queue)):
+            self._queue = deque(filter(still_there, self._queue))
+            self._remains.gone = 0
+
+    def clear(self) -> None:
+        self._queue: deque[Entry] = deque()
+        self._remains = Remains()
+
+    def __len__(self) -> int:
+        return len(self._queue)

@@ -1,0 +1,159 @@
+"""What is read from one table: by key, in the order of the keys, and by a user's query."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+
+from strata.l3 import failures
+from strata.l3.connection import Connection
+from strata.l3.layout import VERSION, Layout
+from strata.l3.statement import ARRAYS, INT8
+from strata.query import Query, check_columns
+
+_cursor_numbers = itertools.count()
+
+
+class Row(NamedTuple):
+    """A row as L3 holds it: its version, and its values in the order of the plan's columns."""
+
+    version: int
+    values: tuple[Any, ...]
+
+
+class Reads:
+    """The reading statements of a table. Thread-safe: it keeps no state of its own.
+
+    Methods take a connection in autocommit mode or in a transaction, and raise `psycopg.Error`, which the
+    connection's context manager turns into Strata's errors.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        at, key, table = layout.key_oid, layout.key, layout.table
+        self._whole = f"SELECT {VERSION}, {layout.shown(layout.names)} FROM {table}"
+        self._get = layout.statement(f"{self._whole} WHERE {key} = $1", at)
+        self._get_many = layout.statement(f"{self._whole} WHERE {key} = ANY($1)", ARRAYS[at])
+        self._exists = layout.statement(f"SELECT 1 FROM {table} WHERE {key} = $1", at)
+        self._versions = layout.statement(
+            f"SELECT {layout.shown([layout.plan.key.name])}, {VERSION} FROM {table} WHERE {key} = ANY($1)", ARRAYS[at]
+        )
+        self._first = layout.statement(f"{self._whole} ORDER BY {key} LIMIT $1", INT8)
+        self._next = layout.statement(f"{self._whole} WHERE {key} > $1 ORDER BY {key} LIMIT $2", at, INT8)
+        self._bounds = [
+            layout.statement(f"SELECT {layout.shown([layout.plan.key.name])} FROM {table} ORDER BY {key} {way} LIMIT 1")
+            for way in ("ASC", "DESC")
+        ]
+
+    def get(self, conn: Connection, id: Any) -> Row | None:
+        """The row of a key."""
+        row = self._get.row(conn, (id,))
+        return None if row is None else Row(row[0], row[1:])
+
+    def get_many(self, conn: Connection, ids: Sequence[Any]) -> dict[Any, Row]:
+        """The rows found, by key."""
+        place = self._layout.key_place
+        return {row.values[place]: row for row in self._get_many.rows(conn, (list(ids),), _row)}
+
+    def exists(self, conn: Connection, id: Any) -> bool:
+        """Whether there is a row of this key."""
+        return self._exists.row(conn, (id,)) is not None
+
+    def read_versions(self, conn: Connection, ids: Sequence[Any]) -> dict[Any, int]:
+        """The versions of the rows found, by key."""
+        return dict(self._versions.rows(conn, (list(ids),)))
+
+    def page(self, conn: Connection, after: Any, limit: int) -> list[Row]:
+        """Up to `limit` rows in the order of their keys, from the first one beyond `after` (None: from the start)."""
+        if after is None:
+            return self._first.rows(conn, (limit,), _row)
+        return self._next.rows(conn, (after, limit), _row)
+
+    def key_bounds(self, conn: Connection) -> tuple[Any, Any] | None:
+        """The first and the last key; None where the table is empty."""
+        first, last = (statement.row(conn) for statement in self._bounds)
+        return None if first is None or last is None else (first[0], last[0])
+
+    # -- queries ------------------------------------------------------------------------------------------------
+
+    def check(self, query: Query) -> None:
+        """Raise `QueryError` for a column that the schema does not have."""
+        check_columns(query, self._layout.names, self._layout.schema_name)
+
+    def search(self, conn: Connection, query: Query) -> tuple[tuple[str, ...] | None, list[Row]]:
+        """The names of the columns asked for (None: all of them), and the rows found, in order.
+
+        Raises `QueryError` for a condition that PostgreSQL refuses.
+        """
+        names = self._names(query)
+        place = len(query.args)
+        sql = f"{self._select(names)}{_where(query)}{self._order(query)} LIMIT ${place + 1} OFFSET ${place + 2}"
+        with _Blame():
+            cursor = conn.execute(sql, [*_args(query), query.limit_rows, query.offset], binary=True)
+            return names, [Row(row[0], row[1:]) for row in cursor.fetchall()]
+
+    def count(self, conn: Connection, query: Query) -> int:
+        """How many rows fit the condition; order, limit and offset do not matter."""
+        with _Blame():
+            row = conn.execute(
+                f"SELECT count(*) FROM {self._layout.table}{_where(query)}", _args(query), binary=True
+            ).fetchone()
+        return int(row[0]) if row else 0
+
+    def stream(self, conn: Connection, query: Query, chunk: int = 1000) -> Iterator[tuple[tuple[str, ...] | None, Row]]:
+        """As `search`, one row at a time through a server-side cursor, and without a limit unless one was asked for.
+
+        Needs a transaction, which sees the table as it was at the start for as long as it is open.
+        """
+        names = self._names(query)
+        sql = f"{self._select(names)}{_where(query)}{self._order(query)} OFFSET ${len(query.args) + 1}"
+        args = [*_args(query), query.offset]
+        if query.limit:
+            sql += f" LIMIT ${len(args) + 1}"
+            args.append(query.limit)
+        conn.command("SET LOCAL idle_in_transaction_session_timeout = 0")  # the reader may take its time
+        with _Blame(), psycopg.RawServerCursor(conn, f"strata_stream_{next(_cursor_numbers)}") as cursor:
+            cursor.itersize = chunk
+            cursor.execute(sql, args, binary=True)
+            for row in cursor:
+                yield names, Row(row[0], row[1:])
+
+    def _names(self, query: Query) -> tuple[str, ...] | None:
+        return tuple(dict.fromkeys(query.fields)) or None
+
+    def _select(self, names: tuple[str, ...] | None) -> str:
+        if names is None:
+            return self._whole
+        return f"SELECT {VERSION}, {self._layout.shown(names)} FROM {self._layout.table}"
+
+    def _order(self, query: Query) -> str:
+        if not query.order_by:
+            return ""
+        return f' ORDER BY "{query.order_by}"{" DESC" if query.desc else ""}'
+
+
+class _Blame:
+    """Turns the errors that a user's condition causes into `QueryError`; lets those of the server pass."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, psycopg.Error) and failures.blames_query(error):
+            raise failures.query_error(error)
+
+
+def _row(values: Sequence[Any]) -> Row:
+    return Row(values[0], tuple(values[1:]))
+
+
+def _where(query: Query) -> str:
+    # On lines of its own, so that a comment in it ends where it does.
+    return f" WHERE (\n{query.where}\n)" if query.where else ""
+
+
+def _args(query: Query) -> list[Any]:
+    return [list(value) if isinstance(value, tuple) else value for value in query.args]

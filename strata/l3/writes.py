@@ -1,0 +1,155 @@
+"""Synchronous writes of single rows, and the locks of a write-behind schema.
+
+A synchronous write never loses to an older row: whoever holds the row's lock sets the version to the greater of its
+own stamp and one microsecond above the row's. In write-behind schemas each writer first takes the advisory lock of
+the key's shard, as a statement of its own, so that the next statement sees what earlier holders committed: shared
+for upserts, exclusive for deletions. The caller has opened the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from strata.errors import EncodeError
+from strata.l3.connection import Connection
+from strata.l3.layout import TOMBSTONES, VERSION, Layout, quote
+from strata.l3.statement import ARRAYS, BOOL, INT4, INT8, TEXT, Statement
+from strata.model.markers import UNLOADED
+from strata.shards import shard_of
+
+_UPDATES = 64  # statements kept for records that were not loaded whole, one for each set of columns
+
+_LOCK = Statement(
+    "SELECT CASE WHEN l.alone THEN pg_advisory_xact_lock($1, l.shard)"
+    " ELSE pg_advisory_xact_lock_shared($1, l.shard) END FROM unnest($2, $3) AS l(shard, alone)",
+    (INT4, ARRAYS[INT4], ARRAYS[BOOL]),
+)
+
+
+class Written(NamedTuple):
+    """What became of a record: its version in L3, and the columns of which L3 holds other values than were sent.
+
+    These are columns that were not loaded, and AutoNowAdd columns of a row that was there before.
+    """
+
+    version: int
+    values: tuple[Any, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+class Writes:
+    """The writing statements of a table. Thread-safe: `_updates` is a cache, and losing a race costs one entry.
+
+    Methods raise `psycopg.Error`, which the connection's context manager turns into Strata's errors.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._upsert = self._upsert_statement()
+        self._delete = layout.statement(
+            f"DELETE FROM {layout.table} r WHERE {layout.key} = $1 RETURNING {layout.raised(f'r.{VERSION}', '$2')}",
+            layout.key_oid,
+            INT8,
+        )
+        self._bury = layout.statement(
+            f"INSERT INTO {TOMBSTONES} AS d (schema, id, version) VALUES ({layout.schema}, $1, $2)"
+            f" ON CONFLICT (schema, id) DO UPDATE SET deleted_at = now(),"
+            f" version = GREATEST(EXCLUDED.version, {layout.raised('d.version', '$3')}) RETURNING version",
+            TEXT,
+            INT8,
+            INT8,
+        )
+        self._updates: dict[tuple[str, ...], Statement] = {}
+
+    def lock_shards(self, conn: Connection, shards: Mapping[int, bool]) -> None:
+        """Take the advisory locks of these shards until the transaction ends; true means: alone."""
+        numbers = sorted(shards)
+        _LOCK.rows(conn, (self._layout.lock_space, numbers, [shards[number] for number in numbers]))
+
+    def lock_keys(self, conn: Connection, key_texts: Iterable[str], *, alone: bool) -> None:
+        """As `lock_shards`, for the shards of these keys; nothing where the schema is not written behind."""
+        if self._layout.deferred:
+            self.lock_shards(conn, dict.fromkeys(map(shard_of, key_texts), alone))
+
+    def upsert(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written:
+        """Insert the row, or update it; `version` is the writer's stamp.
+
+        UNLOADED columns keep what the row has. Raises `EncodeError` where there is no row to keep it from.
+        """
+        layout = self._layout
+        key_text = layout.plan.key_text(values[layout.key_place])
+        self.lock_keys(conn, (key_text,), alone=False)
+        if UNLOADED in values:
+            return self._update(conn, values, version, node)
+        sent = (*values, version, node, key_text) if layout.deferred else (*values, version, node)
+        row = self._upsert.row(conn, sent)
+        if row is None:  # a trigger's doing
+            return Written(version)
+        return self.written(values, layout.kept, row)
+
+    def delete(self, conn: Connection, id: Any, version: int, node: int) -> int:
+        """Delete the row, if there is one; returns the version of its deletion."""
+        layout = self._layout
+        key_text = layout.plan.key_text(id)
+        self.lock_keys(conn, (key_text,), alone=True)
+        gone = self._delete.row(conn, (id, node))
+        if gone is not None:
+            version = max(version, gone[0])
+        if not layout.deferred:
+            return version
+        buried = self._bury.row(conn, (key_text, version, node))
+        return version if buried is None else int(buried[0])
+
+    def written(self, values: Sequence[Any], names: tuple[str, ...], row: Sequence[Any]) -> Written:
+        """From (version, *names) as returned: the names of which L3 holds something else than `values`."""
+        places = self._layout.places
+        other = [(name, held) for name, held in zip(names, row[1:], strict=True) if values[places[name]] != held]
+        return Written(row[0], tuple(held for _, held in other), tuple(name for name, _ in other))
+
+    def missing(self) -> EncodeError:
+        """The error of a record that was not loaded whole and has no row."""
+        return EncodeError(
+            f"a record of schema {self._layout.schema_name!r} has UNLOADED fields and there is no row to keep them "
+            "from; read the whole record, or give every field a value"
+        )
+
+    def _update(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written:
+        layout = self._layout
+        loaded = tuple(name for name in layout.settable if values[layout.places[name]] is not UNLOADED)
+        statement = self._updates.get(loaded)
+        if statement is None:
+            if len(self._updates) >= _UPDATES:
+                self._updates.clear()
+            statement = self._updates[loaded] = self._update_statement(loaded)
+        sent = [values[layout.places[name]] for name in loaded]
+        row = statement.row(conn, (values[layout.key_place], version, node, *sent))
+        if row is None:
+            raise self.missing()
+        return self.written(values, layout.unset(loaded), row)
+
+    def _upsert_statement(self) -> Statement:
+        layout = self._layout
+        count = len(layout.names)
+        places = ", ".join(f"${place}" for place in range(1, count + 1))
+        node = f"${count + 2}"
+        version = layout.inserted(f"${count + 1}", node, f"${count + 3}")
+        types = (*layout.oids, INT8, INT8, *((TEXT,) if layout.deferred else ()))
+        return layout.statement(
+            f"INSERT INTO {layout.table} AS r ({layout.columns}, {VERSION}) VALUES ({places}, {version})"
+            f" {layout.overwrite(node)} RETURNING {layout.returned(layout.kept)}",
+            *types,
+        )
+
+    def _update_statement(self, loaded: tuple[str, ...]) -> Statement:
+        layout = self._layout
+        sets = "".join(f"{quote(name)} = ${place}, " for place, name in enumerate(loaded, 4))
+        return layout.statement(
+            f"UPDATE {layout.table} AS r SET {sets}"
+            f"{VERSION} = GREATEST($2, {layout.raised(f'r.{VERSION}', '$3')}) WHERE r.{layout.key} = $1"
+            f" RETURNING {layout.returned(layout.unset(loaded))}",
+            layout.key_oid,
+            INT8,
+            INT8,
+            *(layout.oids[layout.places[name]] for name in loaded),
+        )

@@ -1,0 +1,296 @@
+"""The dirty buffer of one process: the newest write of each key that L3 is not known to have.
+
+A slot is *unsent* until the ledger has its version, then *kept* until L3 has it, so that a ledger that was lost can
+be filled again. A newer write of a key takes the place of the older one and keeps its place in the queue.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
+from itertools import islice, takewhile
+from typing import Any, NamedTuple
+
+from strata.clock import Clock
+
+Place = tuple[str, int]  # schema and shard
+
+
+class Buffered(NamedTuple):
+    """A pending write; `record` is None for a deletion, `partial` where it has columns that were not loaded."""
+
+    version: int
+    record: Any
+    partial: bool
+
+
+class Slot:
+    """One key. `item` is replaced as a whole, never changed, so that it can be read without the lock.
+
+    `sent` is the version that the ledger has, `sent_at` when it was asked last (monotonic); `superseded` the newest
+    version met elsewhere. `shard` is written by the first hand-off, always to the same number.
+    """
+
+    __slots__ = ("item", "key", "key_text", "schema", "sent", "sent_at", "shard", "superseded")
+
+    def __init__(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> None:
+        self.schema = schema
+        self.key = key
+        self.key_text = key_text
+        self.item = item
+        self.sent = 0
+        self.sent_at = 0.0
+        self.shard = -1
+        self.superseded = 0
+
+
+class Put(NamedTuple):
+    """What became of a write: whether there was room for it, whether it is now what reads of its key get, whether it
+    was refused since it changes some columns of a record that is pending deletion."""
+
+    room: bool
+    newest: bool
+    orphan: bool = False
+
+
+class DirtyBuffer:
+    """Thread-safe: `room` (a condition and its lock) guards every field. After fork the child makes another one.
+
+    Writers of any thread, the flusher, the bus's thread and `flush` come here. Only `merge`, `stamp` and `wake`,
+    which are quick, are called while the lock is held. `wake`: the first write came, or `threshold` of them wait.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        threshold: int,
+        clock: Clock,
+        *,
+        merge: Callable[[str, Any, Any], Any],
+        stamp: Callable[[], int],
+        wake: Callable[[], None],
+    ) -> None:
+        self._most = most
+        self._threshold = threshold
+        self._clock = clock
+        self._merge = merge
+        self._stamp = stamp
+        self._wake = wake
+        self.room = threading.Condition(threading.Lock())
+        self._slots: dict[tuple[str, Hashable], Slot] = {}
+        self._unsent: dict[Slot, None] = {}
+        self._kept: dict[Slot, None] = {}
+        self._kept_in: Counter[Place] = Counter()
+        self._left: dict[Place, int] = {}  # the newest version of the writes that left for want of room
+        self._left_count = 0
+        self.since = 0.0  # monotonic time at which the oldest unsent write came, or was tried
+
+    def put(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> Put:
+        """Take a write."""
+        place = (schema, key)
+        with self.room:
+            slot = self._slots.get(place)
+            if slot is not None:
+                return self._coalesce(slot, item)
+            if len(self._slots) >= self._most and not self._make_room():
+                return _NO_ROOM
+            slot = self._slots[place] = Slot(schema, key, key_text, item)
+            self._enqueue(slot)
+        return _TAKEN
+
+    def peek(self, schema: str, key: Hashable) -> Buffered | None:
+        """The write that reads of the key get, if it is the newest known."""
+        slot = self._slots.get((schema, key))
+        if slot is None:
+            return None
+        item = slot.item
+        return None if slot.superseded > item.version else item
+
+    def take(self, most: int) -> list[tuple[Slot, Buffered]]:
+        """The oldest unsent writes, which stay unsent."""
+        with self.room:
+            return [(slot, slot.item) for slot in islice(self._unsent, most)]
+
+    def find(self, schema: str, keys: Iterable[Hashable]) -> list[tuple[Slot, Buffered]]:
+        """The unsent writes of some keys."""
+        with self.room:
+            slots = [self._slots.get((schema, key)) for key in keys]
+            return [(slot, slot.item) for slot in slots if slot is not None and slot in self._unsent]
+
+    def sent(self, slot: Slot, version: int, now: float) -> None:
+        """The ledger has this version."""
+        with self.room:
+            slot.sent = max(slot.sent, version)
+            slot.sent_at = now
+            if slot.item.version <= slot.sent and slot in self._unsent:
+                del self._unsent[slot]
+                self._keep(slot)
+            self.since = now
+
+    def tried(self, slots: Iterable[Slot], now: float) -> None:
+        """These could not be handed off, or were asked after: others go first the next time."""
+        with self.room:
+            for slot in slots:
+                slot.sent_at = now
+                for queue in (self._unsent, self._kept):
+                    if slot in queue:
+                        del queue[slot]
+                        queue[slot] = None
+            self.since = now
+
+    def confirm(self, schema: str, key: Hashable, version: int) -> Buffered | None:
+        """L3 has this version or a newer one; returns the write that is no longer needed."""
+        with self.room:
+            slot = self._slots.get((schema, key))
+            if slot is None:
+                self._left_count = max(0, self._left_count - 1)
+            elif slot.item.version <= version:
+                self._remove(slot)
+                return slot.item
+            return None
+
+    def drop(self, schema: str, key: Hashable, version: int) -> None:
+        """The write, up to this version, was given up."""
+        with self.room:
+            slot = self._slots.get((schema, key))
+            if slot is not None and slot.item.version <= version:
+                self._remove(slot)
+
+    def supersede(self, schema: str, key: Hashable, version: int) -> None:
+        """A newer version was met: reads do not get this one any more. It stays until L3 has the newer one."""
+        if (schema, key) in self._slots:
+            with self.room:
+                slot = self._slots.get((schema, key))
+                if slot is not None:
+                    slot.superseded = max(slot.superseded, version)
+
+    def lost(self, place: Place) -> int:
+        """The ledger of the shard was lost: everything kept is unsent again. Returns how many."""
+        with self.room:
+            again = [slot for slot in self._kept if (slot.schema, slot.shard) == place]
+            for slot in again:
+                slot.sent = 0
+                self._unkeep(slot)
+                self._enqueue(slot)
+            return len(again)
+
+    def again(self, slot: Slot, version: int) -> None:
+        """The ledger does not have this version after all."""
+        with self.room:
+            if slot in self._kept and slot.item.version == version:
+                slot.sent = 0
+                self._unkeep(slot)
+                self._enqueue(slot)
+
+    def kept(self, before: float, most: int) -> list[tuple[Slot, Buffered]]:
+        """Writes handed off before a monotonic time and not confirmed, oldest first."""
+        with self.room:
+            return [(slot, slot.item) for slot in islice(takewhile(lambda s: s.sent_at <= before, self._kept), most)]
+
+    def pending(self) -> list[tuple[Slot, Buffered]]:
+        """Every write that L3 is not known to have."""
+        with self.room:
+            return [(slot, slot.item) for slot in self._slots.values()]
+
+    def kept_in(self) -> set[Place]:
+        """Where writes were handed off and not confirmed."""
+        with self.room:
+            return set(self._kept_in) | set(self._left)
+
+    def left(self) -> dict[Place, int]:
+        """Where writes left for want of room, and the newest version of them."""
+        with self.room:
+            return dict(self._left)
+
+    def drained(self, place: Place, version: int) -> None:
+        """L3 has everything of the shard up to this version."""
+        with self.room:
+            if self._left.get(place, version + 1) <= version:
+                del self._left[place]
+            if not self._left:
+                self._left_count = 0
+
+    @property
+    def unsent(self) -> int:
+        """How many writes the ledger does not have."""
+        return len(self._unsent)
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many writes were handed off and not confirmed."""
+        return len(self._kept) + self._left_count
+
+    def __len__(self) -> int:
+        """How many writes L3 is not known to have."""
+        return len(self._slots) + self._left_count
+
+    def _coalesce(self, slot: Slot, item: Buffered) -> Put:
+        old = slot.item
+        if item.version <= old.version:
+            return self._overtaken(slot, item)
+        if item.partial and slot.superseded < old.version:
+            if old.record is None:
+                return _ORPHAN
+            item = Buffered(item.version, self._merge(slot.schema, old.record, item.record), old.partial)
+        self._replace(slot, item)
+        return _TAKEN if item.version > slot.superseded else _OVERTAKEN
+
+    def _overtaken(self, slot: Slot, item: Buffered) -> Put:
+        """Two threads wrote the key at once, and the one that was stamped first comes second."""
+        old = slot.item
+        if old.partial and item.record is not None and slot.superseded < old.version:
+            # It is what the other left out. A version of its own, since the ledger may have the other one already.
+            record = self._merge(slot.schema, item.record, old.record)
+            self._replace(slot, Buffered(self._stamp(), record, item.partial))
+        return _OVERTAKEN
+
+    def _replace(self, slot: Slot, item: Buffered) -> None:
+        slot.item = item
+        if slot in self._kept:
+            self._unkeep(slot)
+            self._enqueue(slot)
+
+    def _enqueue(self, slot: Slot) -> None:
+        self._unsent[slot] = None
+        count = len(self._unsent)
+        if count == 1:
+            self.since = self._clock.monotonic()
+            self._wake()
+        elif count == self._threshold:
+            self._wake()
+
+    def _keep(self, slot: Slot) -> None:
+        self._kept[slot] = None
+        self._kept_in[slot.schema, slot.shard] += 1
+
+    def _unkeep(self, slot: Slot) -> None:
+        del self._kept[slot]
+        place = (slot.schema, slot.shard)
+        self._kept_in[place] -= 1
+        if not self._kept_in[place]:
+            del self._kept_in[place]
+
+    def _remove(self, slot: Slot) -> None:
+        self._unsent.pop(slot, None)
+        if slot in self._kept:
+            self._unkeep(slot)
+        del self._slots[slot.schema, slot.key]
+        self.room.notify_all()
+
+    def _make_room(self) -> bool:
+        """Let the oldest write go that is safe in the ledger; it is still waited for, by shard and version."""
+        if not self._kept:
+            return False
+        slot = next(iter(self._kept))
+        place = (slot.schema, slot.shard)
+        self._left[place] = max(self._left.get(place, 0), slot.item.version)
+        self._left_count += 1
+        self._remove(slot)
+        return True
+
+
+_TAKEN = Put(True, True)
+_OVERTAKEN = Put(True, False)
+_ORPHAN = Put(True, False, orphan=True)
+_NO_ROOM = Put(False, False)

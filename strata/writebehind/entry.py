@@ -1,0 +1,43 @@
+"""An entry of the ledger: a header that Lua can read, and a packed row with ciphertext for Encrypted columns."""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+from strata.errors import DecodeError
+
+FORMAT = b"E1:"
+
+
+class Op(enum.StrEnum):
+    """What an entry does: stores a whole row, deletes it, or changes some of its columns."""
+
+    SET = "s"
+    DELETE = "d"
+    PARTIAL = "p"
+
+
+class Entry(NamedTuple):
+    """One pending write. `since` is ms since 1970 of the first write that L3 does not have, `origin` an instance."""
+
+    version: int
+    op: Op
+    since: int
+    origin: str
+    row: bytes
+
+    def encode(self) -> bytes:
+        """`E1:<version>:<op>:<since>:<origin>:<row>`, all but the last two of fixed width."""
+        return b"E1:%019d:%s:%013d:%s:%s" % (self.version, self.op.encode(), self.since, self.origin.encode(), self.row)
+
+
+def decode(raw: bytes) -> Entry:
+    """The entry of its bytes. Raises `DecodeError` for what a newer process wrote, or nobody."""
+    try:
+        if raw[:3] != FORMAT:
+            raise ValueError("format")
+        origin, _, row = raw[40:].partition(b":")
+        return Entry(int(raw[3:22]), Op(raw[23:24].decode()), int(raw[25:38]), origin.decode(), row)
+    except ValueError:
+        raise DecodeError("an entry of the ledger has another format; a newer process can read it") from None

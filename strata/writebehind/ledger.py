@@ -1,0 +1,260 @@
+"""The dirty ledger in Redis: what was written behind and L3 does not have yet, by schema and shard.
+
+`scripts/ledger.lua` names the keys and formats. Every change is one script on one shard. Thread-safe: it keeps no
+state but the tokens' counter. Methods raise `L2UnavailableError`.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from strata.l2.client import RedisServer
+from strata.l2.script import Script, load
+from strata.shards import SHARDS
+from strata.writebehind.pace import Pace
+
+ANY = "*"
+
+
+class Shard(NamedTuple):
+    """One shard of a schema's ledger."""
+
+    schema: str
+    number: int
+
+    def key(self, name: str) -> str:
+        """The Redis key of one of its parts."""
+        return f"strata:{{{self.schema}:{self.number}}}:{name}"
+
+    def keys(self, *names: str) -> list[str]:
+        """The Redis keys of some of its parts."""
+        head = f"strata:{{{self.schema}:{self.number}}}:"
+        return [head + name for name in names]
+
+
+def shards_of(schema: str) -> list[Shard]:
+    """All shards of a schema."""
+    return [Shard(schema, number) for number in range(SHARDS)]
+
+
+class Verdict(enum.Enum):
+    """What became of one record at hand-off: taken, there already, in L3 (at that version or a newer one), a newer
+    one is pending, another one than expected is pending, or there is no room."""
+
+    TAKEN = "+"
+    THERE = "="
+    PERSISTED = "<"
+    NEWER = ">"
+    UNEXPECTED = "?"
+    FULL = "!"
+
+
+class Answer(NamedTuple):
+    """A verdict with the version, or the entry, that it is about."""
+
+    verdict: Verdict
+    version: int = 0
+    entry: bytes = b""
+
+
+class Handing(NamedTuple):
+    """One record on its way into the ledger, and into L2 where `l2_key` is not empty.
+
+    `expected` is the version that the ledger must hold for it to be taken: ANY, or "" for none.
+    """
+
+    key_text: str
+    entry: bytes
+    expected: str = ANY
+    l2_key: str = ""
+    content: bytes = b""
+    px: int = 0
+    message: bytes = b""
+
+
+class Taken(NamedTuple):
+    """What a shard said to a hand-off."""
+
+    epoch: bytes
+    ring: bool
+    answers: list[Answer]
+
+
+class Claimed(NamedTuple):
+    """An entry leased to this worker, with what its earlier claims ended in."""
+
+    key_text: str
+    entry: bytes
+    crashes: int = 0
+    attempts: int = 0
+    outages: int = 0
+
+
+class Release(NamedTuple):
+    """A claim given back, due again after `pause` seconds."""
+
+    key_text: str
+    version: int
+    pause: float
+    crashes: int
+    attempts: int
+    outages: int
+
+
+class Fate(NamedTuple):
+    """What the ledger knows of a key: versions, 0 where there is none."""
+
+    pending: int
+    persisted: int
+    dead: tuple[int, ...]
+
+
+class Look(NamedTuple):
+    """The oldest due time of a shard in ms (None: nothing pending), and its epoch."""
+
+    due: float | None
+    epoch: bytes
+
+
+class Ledger:
+    """The scripts of the ledger on one Redis."""
+
+    def __init__(self, server: RedisServer, pace: Pace) -> None:
+        self.server = server
+        self.pace = pace
+        self.reset_tokens()
+
+    def reset_tokens(self) -> None:
+        """Start a new series of tokens, which no other process or thread can repeat."""
+        self._series = f"{os.getpid():x}.{os.urandom(6).hex()}."
+        self._numbers = itertools.count()  # next() is atomic under the GIL and on free-threaded builds
+
+    def token(self) -> str:
+        """A token that nobody else has."""
+        return f"{self._series}{next(self._numbers):x}"
+
+    def hand_off(self, parcels: Sequence[tuple[Shard, Sequence[Handing]]], channel: str) -> list[Taken]:
+        """Hand records over, no key of a shard twice, in one round trip; answers in the same order."""
+        calls = []
+        for shard, items in parcels:
+            keys = shard.keys("dirty", "due", "claims", "floor0", "floor1", "epoch", "bell")
+            with_l2 = bool(items[0].l2_key)
+            args: list[Any] = [self.token(), round(self.pace.bell * 1000), self.pace.most, int(with_l2), channel]
+            for item in items:
+                args += (item.key_text, item.entry, item.expected, item.content, item.px, item.message)
+            if with_l2:
+                keys += [item.l2_key for item in items]
+            calls.append((keys, args))
+        answers = self.server.run_many(_scripts["handoff"], calls)
+        return [Taken(epoch, bool(ring), [_answer(raw) for raw in rest]) for epoch, ring, *rest in answers]
+
+    def claim(self, shard: Shard, token: str, keys: Sequence[str] = ()) -> list[Claimed]:
+        """Lease what is due; or those of `keys` that are pending, whoever holds them."""
+        pace = self.pace
+        args = [token, pace.claim, pace.claim_bytes, round(pace.lease * 1000), *keys]
+        flat = self.server.run(_scripts["claim"], shard.keys("dirty", "due", "claims"), args)
+        return [Claimed(flat[at].decode(), *flat[at + 1 : at + 5]) for at in range(0, len(flat), 5)]
+
+    def done(self, shard: Shard, versions: Iterable[tuple[str, int]]) -> int:
+        """L3 has these versions of these keys; returns how many entries left the ledger."""
+        flat: list[Any] = []
+        for key_text, version in versions:
+            flat += (key_text, f"{version:019d}")
+        keys = shard.keys("dirty", "due", "claims", "floor0", "floor1", "dead", "deaths", "graves", "untold")
+        step = 2 * self.pace.handoff
+        calls = [(keys, flat[at : at + step]) for at in range(0, len(flat), step)]
+        return sum(self.server.run_many(_scripts["done"], calls))
+
+    def release(self, shard: Shard, token: str, releases: Sequence[Release]) -> None:
+        """Give claims back after a failure."""
+        args: list[Any] = [token]
+        for item in releases:
+            pause = max(0, round(item.pause * 1000))
+            args += (item.key_text, f"{item.version:019d}", pause, item.crashes, item.attempts, item.outages)
+        if releases:
+            self.server.run(_scripts["release"], shard.keys("due", "claims", "dirty"), args)
+
+    def bury(self, shard: Shard, key_text: str, version: int, letter: bytes) -> bool:
+        """Move an entry to the dead letters; false where something newer has made it void."""
+        keys = shard.keys("dirty", "due", "claims", "floor0", "floor1", "dead", "deaths", "graves", "untold")
+        return bool(self.server.run(_scripts["bury"], keys, [key_text, f"{version:019d}", letter]))
+
+    def exhume(self, shard: Shard, key_text: str, version: int) -> bool:
+        """Take a dead letter out; whether it was there."""
+        keys = shard.keys("dead", "deaths", "graves", "untold")
+        return bool(self.server.run(_scripts["exhume"], keys, [key_text, f"{version:019d}"]))
+
+    def probe(self, asked: Sequence[tuple[Shard, Sequence[str]]]) -> list[list[Fate]]:
+        """What became of keys, a list for each shard asked about."""
+        calls = [(shard.keys("dirty", "floor0", "floor1", "graves"), list(keys)) for shard, keys in asked]
+        return [[_fate(*flat[at : at + 3]) for at in range(0, len(flat), 3)] for flat in self._run_many("probe", calls)]
+
+    def read(self, asked: Sequence[tuple[Shard, Sequence[str]]]) -> list[list[bytes | None]]:
+        """The entries of keys, None where nothing is pending, a list for each shard asked about; one round trip."""
+        return self.server.pipeline([("HMGET", shard.key("dirty"), *keys) for shard, keys in asked])
+
+    def look(self, shards: Sequence[Shard]) -> list[Look]:
+        """Oldest due time and epoch of each shard, in one round trip."""
+        commands: list[tuple[Any, ...]] = []
+        for shard in shards:
+            commands.append(("ZRANGE", shard.key("due"), 0, 0, "WITHSCORES"))
+            commands.append(("GET", shard.key("epoch")))
+        flat = self.server.pipeline(commands)
+        return [Look(_score(flat[at]), flat[at + 1] or b"") for at in range(0, len(flat), 2)]
+
+    def now(self) -> float:
+        """The ledger's time in ms."""
+        seconds, micros = self.server.execute("TIME")
+        return int(seconds) * 1000 + int(micros) / 1000
+
+    def ring(self, shard: Shard) -> bool:
+        """Whether the doorbell of the shard is to be rung, since no ring is under way."""
+        return bool(self.server.execute("SET", shard.key("bell"), "1", "NX", "PX", round(self.pace.bell * 1000)))
+
+    def answered(self, shard: Shard) -> None:
+        """Somebody came: what is handed off from now on rings again."""
+        self.server.execute("DEL", shard.key("bell"))
+
+    def _run_many(self, name: str, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+        return self.server.run_many(_scripts[name], calls)
+
+
+def _load(name: str) -> Script:
+    package = "strata.writebehind.scripts"
+    shared = files(package).joinpath("ledger.lua").read_text(encoding="utf-8")
+    text = load(package, name).text.replace("--@ledger", shared, 1)
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+_scripts = {
+    name: _load(name) for name in ("handoff", "pend", "claim", "done", "release", "bury", "exhume", "probe", "outcome")
+}
+
+
+def script(name: str) -> Script:
+    """One of the ledger's scripts."""
+    return _scripts[name]
+
+
+def _answer(raw: bytes) -> Answer:
+    verdict = Verdict(raw[:1].decode())
+    if verdict in (Verdict.PERSISTED, Verdict.NEWER):
+        return Answer(verdict, int(raw[1:]))
+    return Answer(verdict, 0, raw[1:])
+
+
+def _fate(pending: bytes, persisted: bytes, graves: bytes) -> Fate:
+    return Fate(int(pending or 0), int(persisted or 0), tuple(map(int, graves.split())))
+
+
+def _score(pairs: Any) -> float | None:
+    if not pairs:
+        return None
+    first = pairs[0]
+    return float(first[1] if isinstance(first, list | tuple) else pairs[1])

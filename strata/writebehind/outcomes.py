@@ -1,0 +1,213 @@
+"""Outcomes: what became of deferred writes, on its way back to the process that wrote them.
+
+A report travels by a Redis list per instance (`strata:{<instance>}:outcomes`), read, applied, then acknowledged. An
+instance that beats (`strata:{<instance>}:alive`) gets its reports; those of one that is gone concern nobody, but for
+its failures, which a worker takes over (`strata:{outcomes}:waiting`, a sorted set of instances that have any).
+OnWriteError is claimed (`strata:{<schema>:<shard>}:told:<version>`) before it is called, so that it runs once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from strata.bound import Bound
+from strata.clock import Clock
+from strata.errors import WriteBehindMaxRetryError
+from strata.observe.log import SafeLogger
+from strata.observe.metrics import SafeMetrics
+from strata.shards import shard_of
+from strata.writebehind.buffer import DirtyBuffer
+from strata.writebehind.ledger import Ledger, Shard, script
+
+WAITING = "strata:{outcomes}:waiting"
+TOLD_SECONDS = 7 * 86_400
+PAGE = 100  # reports a round trip
+
+
+class Persisted(msgspec.Struct, frozen=True, array_like=True):
+    """L3 has this version of the key, or, where it is `changed`, that version with other columns than were written."""
+
+    key_text: str
+    version: int
+    changed: bool = False
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True):
+    """A write that failed too often. `final`: it was given up; otherwise it goes on waiting for L3."""
+
+    key_text: str
+    version: int
+    sqlstate: str
+    error: str
+    attempts: int
+    final: bool
+
+
+class Report(msgspec.Struct, array_like=True):
+    """What became of some writes of one schema and one instance."""
+
+    schema: str
+    persisted: list[Persisted] = msgspec.field(default_factory=list)
+    failed: list[Failed] = msgspec.field(default_factory=list)
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Report).decode
+
+
+class Outcomes:
+    """Sends and receives reports. Thread-safe: `_lock` lets one thread at a time read and acknowledge; everything
+    else is on Redis or in the buffer. Methods raise `L2UnavailableError`. After fork the child makes another one."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        buffer: DirtyBuffer,
+        schemas: Mapping[str, Bound],
+        source: Callable[[], str],
+        clock: Clock,
+        log: SafeLogger,
+        metrics: SafeMetrics,
+    ) -> None:
+        self._ledger = ledger
+        self._server = ledger.server
+        self._buffer = buffer
+        self._schemas = schemas
+        self._source = source
+        self._clock = clock
+        self._log = log
+        self._metrics = metrics
+        self._lock = threading.Lock()
+
+    def beat(self) -> None:
+        """This instance lives and reads its outcomes."""
+        self._server.execute("SET", _alive(self._source()), "1", "PX", round(self._ledger.pace.alive * 1000))
+
+    def stop(self) -> None:
+        """From now on nothing is sent to this instance; what was sent before is applied."""
+        self._server.execute("DEL", _alive(self._source()))
+        self.collect()
+
+    def send(self, origin: str, report: Report) -> None:
+        """Tell the instance that wrote; failures of one that is gone are told here."""
+        if origin == self._source():
+            self.apply(report)
+            return
+        if report.failed:
+            self._server.execute("ZADD", WAITING, self._ledger.now(), origin)
+        args = [_encode(report), self._ledger.pace.outcomes_kept]
+        if not self._server.run(script("outcome"), [_alive(origin), _list(origin)], args) and report.failed:
+            self._tell_all(report)
+
+    def collect(self) -> int:
+        """Apply what was sent to this instance; returns the number of reports."""
+        return self._read(self._source())
+
+    def adopt(self) -> int:
+        """Take over the failures of instances that are gone; returns how many instances were looked after."""
+        waiting = self._server.execute("ZRANGE", WAITING, 0, PAGE, "WITHSCORES")
+        adopted = 0
+        horizon = self._ledger.now() - 60_000
+        for instance, since in _pairs(waiting):
+            origin = instance.decode()
+            alive, length = self._server.pipeline([("EXISTS", _alive(origin)), ("LLEN", _list(origin))])
+            if not alive and length:
+                adopted += 1
+                self._read(origin)
+            elif not length and since < horizon:
+                self._server.execute("ZREM", WAITING, instance)
+        return adopted
+
+    def apply(self, report: Report) -> None:
+        """A report to this instance."""
+        bound = self._schemas.get(report.schema)
+        if bound is None:
+            return
+        for item in report.persisted:
+            self.persisted(bound, bound.plan.parse_key(item.key_text), item.version, item.changed)
+        for failure in report.failed:
+            if failure.final:
+                key = bound.plan.parse_key(failure.key_text)
+                self._buffer.drop(bound.name, key, failure.version)
+                bound.l1.forget_up_to(key, failure.version)
+        self._tell_all(report)
+
+    def persisted(self, bound: Bound, key: Any, version: int, changed: bool) -> None:
+        """L3 has this version: the buffer lets go of it, L1 of what is older, or other than L3's."""
+        item = self._buffer.confirm(bound.name, key, version)
+        if changed or (item is not None and item.version < version):
+            bound.l1.forget(key, below=version + changed)
+
+    def _read(self, origin: str) -> int:
+        count = 0
+        with self._lock:
+            while page := self._server.execute("LRANGE", _list(origin), 0, PAGE - 1):
+                for raw in page:
+                    self._apply_raw(raw)
+                self._server.execute("LTRIM", _list(origin), len(page), -1)
+                count += len(page)
+                if len(page) < PAGE:
+                    break
+        return count
+
+    def _apply_raw(self, raw: bytes) -> None:
+        try:
+            report = _decode(raw)
+        except msgspec.MsgspecError:
+            self._log.warning("an outcome could not be read; it is asked after instead")
+            return
+        self.apply(report)
+
+    def _tell_all(self, report: Report) -> None:
+        bound = self._schemas.get(report.schema)
+        if bound is None or not report.failed:
+            return
+        keys = [_told(bound.name, failure) for failure in report.failed]
+        claims = self._server.pipeline([("SET", key, "1", "NX", "EX", TOLD_SECONDS) for key in keys])
+        for failure, mine in zip(report.failed, claims, strict=True):
+            if mine:
+                self._tell(bound, failure)
+
+    def _tell(self, bound: Bound, failure: Failed) -> None:
+        end = "it is a dead letter" if failure.final else "it goes on waiting"
+        error = WriteBehindMaxRetryError(
+            f"a deferred write to schema {bound.name!r} failed {failure.attempts} times and {end}: {failure.error}",
+            sqlstate=failure.sqlstate,
+            attempts=failure.attempts,
+        )
+        self._metrics.count("strata_write_behind_errors", schema=bound.name)
+        self._log.error("a deferred write failed", schema=bound.name, sqlstate=failure.sqlstate, final=failure.final)
+        bound.hooks.write_error(bound.plan.parse_key(failure.key_text), error)
+
+
+def reports(schema: str, persisted: Sequence[tuple[str, Persisted]], failed: Sequence[tuple[str, Failed]]) -> dict[str, Report]:
+    """One report for each origin."""
+    by_origin: dict[str, Report] = {}
+    for origin, item in persisted:
+        by_origin.setdefault(origin, Report(schema)).persisted.append(item)
+    for origin, failure in failed:
+        by_origin.setdefault(origin, Report(schema)).failed.append(failure)
+    return by_origin
+
+
+def _alive(instance: str) -> str:
+    return f"strata:{{{instance}}}:alive"
+
+
+def _list(instance: str) -> str:
+    return f"strata:{{{instance}}}:outcomes"
+
+
+def _told(schema: str, failure: Failed) -> str:
+    return Shard(schema, shard_of(failure.key_text)).key(f"told:{failure.version}")
+
+
+def _pairs(flat: Sequence[Any]) -> list[tuple[bytes, float]]:
+    # redis-py gives pairs for a command it knows, and a flat list through some clients.
+    if flat and isinstance(flat[0], list | tuple):
+        return [(member, float(score)) for member, score in flat]
+    return [(flat[at], float(flat[at + 1])) for at in range(0, len(flat), 2)]
