@@ -38,6 +38,7 @@ from strata.observe.metrics import SafeMetrics
 from strata.policies import WriteMode
 from strata.schema import Schema
 from strata.writebehind import WriteBehind
+from strata.writebehind.broker import celery_app, publish
 
 SHARDS = 256  # of L1, in which `max_entries` is counted
 MARGIN = 2.0  # seconds beyond the server's time-outs after which a commit has surely ended
@@ -53,7 +54,7 @@ class Wiring:
         self.metrics = SafeMetrics(config.metrics)
         self.instance = uuid.uuid4().hex
         self.certainty = Certainty()
-        self.sweeper = Sweeper(self.clock)
+        self.sweeper = Sweeper(logger=config.logger)
         self.databases: dict[str, Database] = {}
         self._schemas = schemas
         self._keys = keys_from(config.encryption_key)

@@ -1,32 +1,27 @@
-"""The store of one schema: a dict that hits read without a lock, and everything else changes under one."""
+"""The store of one schema: a plain dict of entries, a capacity and a time to live."""
 
 from __future__ import annotations
 
 import enum
-import itertools
-import math
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 from strata.clock import Clock
-from strata.l1.entry import Entry
-from strata.l1.eviction import policy
+from strata.l1.entry import FOREVER, GONE, Entry
+from strata.l1.eviction import policy_for
 from strata.policies import EvictionPolicy
-
-SLACK = 64  # queued items beyond twice the entries before the queue is compacted
-SLICE = 2000  # entries looked at under one hold of the lock by a sweep
 
 
 class Reason(enum.Enum):
-    """Why an entry left by itself."""
+    """Why a record left L1 unasked."""
 
     CAPACITY = "capacity"
     EXPIRED = "expired"
 
 
 class Evicted(NamedTuple):
-    """An entry that left, with its frozen value."""
+    """A record that left L1 unasked; the caller reports it when it holds no lock."""
 
     key: Any
     value: Any
@@ -34,11 +29,14 @@ class Evicted(NamedTuple):
 
 
 class MemStore:
-    """At most `capacity` entries (0 = any number), each for `ttl` seconds (0 = for ever).
+    """Entries by key, at most `capacity` of them (0: any number), each for `ttl` seconds (0: for ever).
 
-    `entries` is read by every hit without a lock, which is safe since a dict look-up is atomic under the GIL and on
-    free-threaded builds; it, the policy's queue and the counters are written under `lock` only. After fork the owner
-    sets a new `lock` and clears.
+    `lock` guards every write, to the policy and the counters too, and may be taken by the caller around several calls.
+    `entries` may be read without it at any time, also on a free-threaded build: it is one dict for the life of the
+    store, and each change to it is a single store or deletion. After fork the child gives the store a new `lock` and
+    calls `clear`, since a thread of the parent's may have held the one, and been inside the other.
+
+    An entry whose time is up stays until it is overwritten, chosen for eviction, or swept; `live` does not show it.
     """
 
     def __init__(
@@ -48,94 +46,155 @@ class MemStore:
         ttl: float,
         eviction: EvictionPolicy,
         clock: Clock,
-        lock: Any = None,
+        lock: threading.RLock | None = None,
     ) -> None:
-        self.entries: dict[Hashable, Entry] = {}
-        self.lock: Any = threading.RLock() if lock is None else lock
+        self.entries: dict[Any, Entry] = {}
+        self.lock = threading.RLock() if lock is None else lock
+        self.clock = clock
         self.evictions = 0
         self.expirations = 0
         self._capacity = capacity
-        self._ttl = ttl
-        self._clock = clock
-        self._policy = policy(eviction) if capacity else None
-        self._departed_hits = 0
+        self._ttl = ttl or FOREVER
+        self._policy = policy_for(eviction, capacity)
+        self._departed = 0
+        self._watch: Callable[[], None] | None = None
+        self._watched = True
 
     def put(
-        self, key: Hashable, value: Any, version: int, *, pending: bool = False, loaded: float | None = None
+        self,
+        key: Hashable,
+        value: Any,
+        version: int,
+        *,
+        pending: bool = False,
+        loaded: float | None = None,
+        ttl: float | None = None,
     ) -> list[Evicted]:
-        """Put or replace an entry; returns what had to go, for the caller to report after it let go of the lock."""
-        now = self._clock.monotonic()
-        expires = now + self._ttl if self._ttl else math.inf
-        entry = Entry(value, version, pending, expires, now if loaded is None else loaded, now)
+        """Store a record; returns what had to leave for it, or, under its own key, had expired before.
+
+        `loaded` is when it was read from below (default: now), and `ttl` (default: the store's; 0: for ever) counts
+        from then.
+        """
         with self.lock:
-            old = self.entries.get(key)
-            if old is not None:
-                entry.hits = old.hits
-            self.entries[key] = entry
-            if self._policy is None:
-                return []
-            self._policy.added(key, entry)
-            if len(self._policy) > 2 * len(self.entries) + SLACK:
-                self._policy.compact(self.entries)
-            return self._make_room() if len(self.entries) > self._capacity else []
+            now = self.clock.monotonic()
+            loaded = now if loaded is None else loaded
+            expires = loaded + (self._ttl if ttl is None else ttl or FOREVER)
+            entry = self.entries.get(key)
+            if entry is not None:
+                gone = self._expired(entry) if entry.expires <= now else []
+                _renew(entry, value, version, pending, expires, loaded, now)
+            else:
+                gone = self._make_room(now) if self._capacity else []
+                entry = Entry(value, version, pending, expires, loaded, now, 0, key)
+                # In this order, so that an exception from outside in between leaves no entry that is never picked.
+                self._policy.add(entry)
+                self.entries[key] = entry
+            if not self._watched and expires != FOREVER:
+                self._call_watch()
+            return gone
 
     def live(self, key: Hashable, now: float) -> Entry | None:
-        """The entry, stamped, unless it has expired."""
+        """The entry, unless its time is up. Needs no lock."""
         entry = self.entries.get(key)
-        if entry is None or now >= entry.expires:
-            return None
-        entry.used = now
-        return entry
+        return entry if entry is not None and now < entry.expires else None
 
     def drop(self, key: Hashable) -> bool:
-        """Remove an entry; whether there was one."""
+        """Remove the entry, which is no eviction; whether there was one."""
         with self.lock:
-            entry = self.entries.pop(key, None)
+            entry = self.entries.get(key)
             if entry is None:
                 return False
-            self._departed_hits += entry.hits
+            self._remove(entry)
+            self._policy.left(entry)
             return True
 
     def clear(self) -> None:
-        """Remove all entries."""
+        """Remove every entry."""
         with self.lock:
-            self._departed_hits += sum(entry.hits for entry in self.entries.values())
+            for entry in self.entries.values():
+                self._departed += entry.hits
+                entry.expires = GONE
             self.entries.clear()
-            if self._policy is not None:
-                self._policy.clear()
+            self._policy.clear()
+            self._watched = self._watch is None
 
-    def sweep(self, now: float) -> list[Evicted]:
-        """Remove what has expired, a slice at a time so that the lock is never held for long."""
-        gone: list[Evicted] = []
+    def sweep(self, now: float, budget: int = 1000) -> list[Evicted]:
+        """Remove every entry whose time is up by `now`, at most `budget` of them in one hold of the lock."""
         with self.lock:
-            keys = list(self.entries)
-        for start in range(0, len(keys), SLICE):
+            entries = list(self.entries.values())
+        due = [entry for entry in entries if entry.expires <= now]
+        gone: list[Evicted] = []
+        for start in range(0, len(due), budget):
             with self.lock:
-                for key in itertools.islice(keys, start, start + SLICE):
-                    entry = self.entries.get(key)
-                    if entry is not None and now >= entry.expires:
-                        gone.append(self._leave(key, Reason.EXPIRED))
-                        self.expirations += 1
+                for entry in due[start : start + budget]:
+                    # Since the list was made it may have been renewed, or have left.
+                    if GONE < entry.expires <= now:
+                        gone += self._expired(entry)
+                        self._remove(entry)
+                        self._policy.left(entry)
         return gone
+
+    def watch(self, call: Callable[[], None]) -> None:
+        """Have `call` called when the store has something to sweep: now, or at the first put that expires.
+
+        Called under the store's lock; again after each `clear`.
+        """
+        with self.lock:
+            self._watch, self._watched = call, False
+            if self.entries:
+                self._call_watch()
 
     @property
     def hits(self) -> int:
-        """Hits of all entries, those that left included."""
+        """The hits of all entries, those that left included; adds up the living ones, 25 ns each."""
         with self.lock:
-            return self._departed_hits + sum(entry.hits for entry in self.entries.values())
+            return self._departed + sum([entry.hits for entry in self.entries.values()])
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def _make_room(self) -> list[Evicted]:
-        assert self._policy is not None
-        gone = []
-        while len(self.entries) > self._capacity:
-            gone.append(self._leave(self._policy.victim(self.entries), Reason.CAPACITY))
-            self.evictions += 1
+    def _make_room(self, now: float) -> list[Evicted]:
+        gone: list[Evicted] = []
+        while len(self.entries) >= self._capacity:
+            entry = self._policy.pick(now)
+            if entry is None:
+                self._introduce()
+            elif self.entries.get(entry.key) is entry:
+                gone += self._expired(entry) if entry.expires <= now else self._evicted(entry)
+                self._remove(entry)
         return gone
 
-    def _leave(self, key: Hashable, reason: Reason) -> Evicted:
-        entry = self.entries.pop(key)
-        self._departed_hits += entry.hits
-        return Evicted(key, entry.value, reason)
+    def _introduce(self) -> None:
+        """Tell the policy of every entry again, as an exception from outside had made it lose them."""
+        self._policy.clear()
+        for entry in self.entries.values():
+            self._policy.add(entry)
+
+    def _evicted(self, entry: Entry) -> list[Evicted]:
+        self.evictions += 1
+        return [Evicted(entry.key, entry.value, Reason.CAPACITY)]
+
+    def _expired(self, entry: Entry) -> list[Evicted]:
+        self.expirations += 1
+        return [Evicted(entry.key, entry.value, Reason.EXPIRED)]
+
+    def _remove(self, entry: Entry) -> None:
+        del self.entries[entry.key]
+        self._departed += entry.hits
+        entry.expires = GONE
+
+    def _call_watch(self) -> None:
+        self._watched = True
+        if self._watch is not None:
+            self._watch()
+
+
+def _renew(entry: Entry, value: Any, version: int, pending: bool, expires: float, loaded: float, now: float) -> None:
+    """Overwrite in place, which counts as a use; see `Entry` for the order."""
+    entry.value = value
+    entry.version = version
+    entry.pending = pending
+    entry.loaded = loaded
+    entry.used = now
+    entry.seen -= 1
+    entry.expires = expires

@@ -1,4 +1,4 @@
-"""The thread that removes expired entries nobody asks for."""
+"""The thread that removes what expired and nobody asks for any more."""
 
 from __future__ import annotations
 
@@ -6,72 +6,88 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 
-from strata.clock import Clock
+from strata.contracts import Logger
 from strata.l1.store import Evicted, MemStore
+from strata.observe.log import SafeLogger
 
-INTERVAL = 30.0  # seconds between sweeps
+Report = Callable[[Sequence[Evicted]], None]
+
+STOP_TIMEOUT = 1.0  # seconds; a callback of the user's may be running
 
 
 class Sweeper:
-    """Sweeps many stores; starts with `start`, ends with `stop` or the process.
+    """Sweeps any number of stores every `interval` seconds, in one daemon thread.
 
-    `_lock` guards `_thread` and `_stores`. After fork the child has no thread until the next `start`.
+    The thread starts when a registered store first has something to expire, so that a process that forks before it has
+    used its stores forks without it. `_lock` guards `_stores` and `_thread`; a store may call in with its own lock
+    held, so nothing here calls a store with `_lock` held. After fork the child calls `after_fork`.
     """
 
-    def __init__(self, clock: Clock, interval: float = INTERVAL) -> None:
-        self._clock = clock
+    def __init__(self, interval: float = 30.0, logger: Logger | None = None) -> None:
         self._interval = interval
-        self._stores: list[tuple[MemStore, Callable[[Sequence[Evicted]], None]]] = []
-        self.after_fork()
-
-    def after_fork(self) -> None:
-        """In the child: no thread yet."""
+        self._log = SafeLogger(logger)
+        self._stores: list[tuple[MemStore, Report]] = []
         self._lock = threading.Lock()
+        self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
-        self.started = False
 
-    def register(self, store: MemStore, evicted: Callable[[Sequence[Evicted]], None]) -> None:
-        """Sweep this store too, and tell `evicted` what left it."""
+    def register(self, store: MemStore, report: Report) -> None:
+        """Sweep this store too, and pass on what was removed, if anything; `report` holds no lock when called."""
         with self._lock:
-            self._stores.append((store, evicted))
+            self._stores.append((store, report))
+        store.watch(self.start)
 
     def start(self) -> None:
-        """Start the thread, once."""
-        if self.started:
-            return
+        """Start the thread, unless it runs or was stopped for good. Never raises."""
         with self._lock:
-            if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(
-                    target=_run,
-                    args=(weakref.ref(self), self._stop, self._interval),
-                    name="strata-sweeper",
-                    daemon=True,
-                )
-                self._thread.start()
-                self.started = True
-
-    def stop(self) -> None:
-        """End the thread."""
-        with self._lock:
-            self._stop.set()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(2.0)
+            if self._thread is not None or self._stopped.is_set():
+                return
+            arguments = (weakref.ref(self), self._stopped, self._interval)
+            thread = threading.Thread(target=_run, args=arguments, name="strata-sweeper", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return  # the interpreter is going down, or has no thread to give
+            self._thread = thread
 
     def sweep(self) -> None:
-        """Sweep every store now."""
-        for store, evicted in list(self._stores):
-            gone = store.sweep(self._clock.monotonic())
+        """Sweep every store once, in the calling thread."""
+        with self._lock:
+            stores = list(self._stores)
+        for store, report in stores:
+            self._sweep(store, report)
+
+    def stop(self) -> None:
+        """End the thread; it does not come back. Idempotent."""
+        self._stopped.set()
+        with self._lock:
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(STOP_TIMEOUT)
+
+    def after_fork(self) -> None:
+        """In the child: no thread, until a store that was cleared has something to expire again."""
+        stopped = self._stopped.is_set()
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread = None
+        if stopped:
+            self._stopped.set()
+
+    def _sweep(self, store: MemStore, report: Report) -> None:
+        try:
+            gone = store.sweep(store.clock.monotonic())
             if gone:
-                evicted(gone)
+                report(gone)
+        except Exception as error:  # noqa: BLE001 one store's callback must not keep the others from being swept
+            self._log.error("sweeping failed", error=type(error).__name__)
 
 
-def _run(sweeper: weakref.ref[Sweeper], stop: threading.Event, interval: float) -> None:
-    # A weak reference, so that a store that nobody holds any more is not kept alive by its own thread.
-    while not stop.wait(interval):
-        alive = sweeper()
-        if alive is None:
+def _run(weak: weakref.ref[Sweeper], stopped: threading.Event, interval: float) -> None:
+    # Weak, so that the thread does not keep stores alive that were dropped without being closed.
+    while not stopped.wait(interval):
+        sweeper = weak()
+        if sweeper is None:
             return
-        alive.sweep()
-        del alive
+        sweeper.sweep()
+        del sweeper

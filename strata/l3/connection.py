@@ -63,6 +63,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         self.expires_at = math.inf
         self.idle_since = 0.0
         self.prepared: dict[Any, tuple[bytes, Transformer]] = {}
+        self.staged: set[str] = set()  # staging tables that the transaction has filled
         self._prepared_number = 0
         self._poller: Any = None
 
@@ -161,6 +162,7 @@ def connect(conninfo: str, config: L3PoolConfig, clock: Clock) -> Connection:
             f"SET lock_timeout = {_milliseconds(config.lock_timeout)};"
             f"SET idle_in_transaction_session_timeout = {_milliseconds(IDLE_IN_TRANSACTION)};"
             "SET default_transaction_isolation = 'read committed';"
+            "SET client_min_messages = warning;"
             "SET TimeZone = 'UTC'"
         )
     except BaseException:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -44,6 +45,9 @@ class Failure(enum.Enum):
     NOT_READY = "not_ready"
     UNKNOWN = "unknown"
 
+
+PASSING = frozenset({Failure.OUTAGE, Failure.CONTENTION, Failure.TIMEOUT})
+"""Failures that say nothing about the statement."""
 
 # PostgreSQL manual, appendix "PostgreSQL Error Codes".
 _BY_STATE = {
@@ -96,6 +100,11 @@ class BatchError(StrataError):
         super().__init__(f"PostgreSQL refused a batch: {diagnosis.message}")
         self.diagnosis = diagnosis
         self.index = index
+
+    def at(self, order: Sequence[int]) -> BatchError:
+        """Itself, with the `index` of the sorted batch turned into that of the one that was given."""
+        self.index = None if self.index is None else order[self.index]
+        return self
 
 
 def classify(sqlstate: str) -> Failure:
@@ -158,6 +167,16 @@ def batch_error(error: psycopg.Error) -> BatchError:
     """The error of a write-behind batch."""
     found = diagnose(error)
     return _caused(BatchError(found, found.line), error)
+
+
+def row_error(error: psycopg.Error, index: int) -> BatchError:
+    """The error of a row that the driver could not send."""
+    return _caused(BatchError(diagnose(error), index), error)
+
+
+def suppressed(table: str) -> ConstraintError:
+    """The error of rows that a trigger or rule of the table made vanish."""
+    return ConstraintError(f"a trigger or rule of table {table!r} kept rows from being written; nothing was written")
 
 
 def unavailable(error: psycopg.Error) -> StrataError:

@@ -212,7 +212,7 @@ class Database:
 
     def give(self, conn: Connection, error: psycopg.Error | None = None) -> bool:
         """Take a connection back; whether the server was lost, going by `error`."""
-        lost = error is not None and (conn.closed or failures.lost(error))
+        lost = conn.closed or (error is not None and failures.lost(error))
         if lost:
             self.breaker.failed()
             conn.close()
@@ -256,6 +256,7 @@ class Transaction:
 
     def __enter__(self) -> Connection:
         conn = self._conn = self._database.take()
+        conn.staged.clear()
         try:
             conn.command("BEGIN" if self._timeout is None else self._begin_with_deadline(conn, self._timeout))
         except psycopg.Error as error:

@@ -8,7 +8,7 @@ SELECT of one row through a cursor, 17 µs so).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from psycopg import adapt, errors, generators, pq
 from psycopg.abc import Transformer
@@ -28,17 +28,25 @@ _STALE = ("26000", "0A000")  # no such prepared statement (a pooler); its result
 
 
 class Statement:
-    """SQL with `$1`, `$2`, ... of the `types` (OIDs) given. Immutable and shared; each connection prepares its own."""
+    """SQL with `$1`, `$2`, ... of the `types` (OIDs) given. Immutable and shared; each connection prepares its own.
 
-    __slots__ = ("_formats", "_py_formats", "sql", "types")
+    Not `prepared` are joins with the staging table, whose size the planner must look at each time.
+    """
 
-    def __init__(self, sql: str, types: Sequence[int] = ()) -> None:
+    __slots__ = ("_formats", "_prepared", "_py_formats", "sql", "types")
+
+    def __init__(self, sql: str, types: Sequence[int] = (), *, prepared: bool = True) -> None:
         self.sql = sql
         self.types = tuple(types)
+        self._prepared = prepared
         self._formats = [_BINARY] * len(self.types)
         self._py_formats = [PyFormat.BINARY] * len(self.types)
 
-    def rows(self, conn: Connection, values: Sequence[Any] = (), make: Callable[[Sequence[Any]], T] = tuple) -> list[T]:  # type: ignore[assignment]
+    @overload
+    def rows(self, conn: Connection, values: Sequence[Any] = ...) -> list[tuple[Any, ...]]: ...
+    @overload
+    def rows(self, conn: Connection, values: Sequence[Any], make: Callable[[Sequence[Any]], T]) -> list[T]: ...
+    def rows(self, conn: Connection, values: Sequence[Any] = (), make: Callable[[Sequence[Any]], Any] = tuple) -> Any:
         """Run it; the rows of the answer, each as `make` makes it of a sequence. Raises `psycopg.Error`."""
         result, transformer = self._run(conn, values)
         transformer.set_pgresult(result)
@@ -60,7 +68,12 @@ class Statement:
     def _run(self, conn: Connection, values: Sequence[Any]) -> tuple[pq.abc.PGresult, Transformer]:
         known = conn.prepared.get(self)
         name, transformer = known or self._prepare(conn)
-        result = self._send(conn, name, transformer, values)
+        params = transformer.dump_sequence(values, self._py_formats) if self.types else None
+        if self._prepared:
+            conn.pgconn.send_query_prepared(name, params, self._formats, _BINARY)
+        else:
+            conn.pgconn.send_query_params(self.sql.encode(), params, self.types, self._formats, _BINARY)
+        result = _result(conn)
         if result.status in _GOOD:
             return result, transformer
         error = errors.error_from_result(result, "utf-8")
@@ -69,20 +82,21 @@ class Statement:
         del conn.prepared[self]  # refused before it did anything: once more, prepared anew
         return self._run(conn, values)
 
-    def _send(self, conn: Connection, name: bytes, transformer: Transformer, values: Sequence[Any]) -> pq.abc.PGresult:
-        params = transformer.dump_sequence(values, self._py_formats) if self.types else None
-        conn.pgconn.send_query_prepared(name, params, self._formats, _BINARY)
-        results: list[pq.abc.PGresult] = conn.wait(generators.execute(conn.pgconn))
-        return results[-1]
-
     def _prepare(self, conn: Connection) -> tuple[bytes, Transformer]:
-        name = conn.name_statement()
-        conn.pgconn.send_prepare(name, self.sql.encode(), self.types)
-        result = conn.wait(generators.execute(conn.pgconn))[-1]
-        if result.status not in _GOOD:
-            raise errors.error_from_result(result, "utf-8")
         transformer: Transformer = adapt.Transformer(conn)
         if self.types:
             transformer.set_dumper_types(self.types, _BINARY)
+        if not self._prepared:
+            return b"", transformer
+        name = conn.name_statement()
+        conn.pgconn.send_prepare(name, self.sql.encode(), self.types)
+        result = _result(conn)
+        if result.status not in _GOOD:
+            raise errors.error_from_result(result, "utf-8")
         conn.prepared[self] = name, transformer
         return name, transformer
+
+
+def _result(conn: Connection) -> pq.abc.PGresult:
+    results: list[pq.abc.PGresult] = conn.wait(generators.execute(conn.pgconn))
+    return results[-1]

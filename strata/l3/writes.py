@@ -77,12 +77,18 @@ class Writes:
 
         UNLOADED columns keep what the row has. Raises `EncodeError` where there is no row to keep it from.
         """
+        if self._layout.deferred:
+            self.lock_keys(conn, (self._layout.plan.key_text(values[self._layout.key_place]),), alone=False)
+        return self.put(conn, values, version, node)
+
+    def put(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written:
+        """As `upsert`, where the shard's lock was taken before."""
         layout = self._layout
-        key_text = layout.plan.key_text(values[layout.key_place])
-        self.lock_keys(conn, (key_text,), alone=False)
         if UNLOADED in values:
             return self._update(conn, values, version, node)
-        sent = (*values, version, node, key_text) if layout.deferred else (*values, version, node)
+        sent = [*values, version, node]
+        if layout.deferred:
+            sent.append(layout.plan.key_text(values[layout.key_place]))
         row = self._upsert.row(conn, sent)
         if row is None:  # a trigger's doing
             return Written(version)

@@ -81,7 +81,7 @@ class HandOff:
         self._clock = clock
         self._log = log
         self._metrics = metrics
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a hook that is called from here may write
         self._epochs: dict[Shard, bytes] = {}
         self.ring: Callable[[Shard], None] = lambda shard: None
         self.give_up: Callable[[Bound, Shard, str, Entry, str], None] = lambda *_: None

@@ -60,8 +60,9 @@ _decode = msgspec.msgpack.Decoder(Report).decode
 
 
 class Outcomes:
-    """Sends and receives reports. Thread-safe: `_lock` lets one thread at a time read and acknowledge; everything
-    else is on Redis or in the buffer. Methods raise `L2UnavailableError`. After fork the child makes another one."""
+    """Sends and receives reports. Thread-safe: `_lock` lets one thread at a time read and acknowledge and guards
+    `_reading`; everything else is on Redis or in the buffer. Methods raise `L2UnavailableError`. After fork the child
+    makes another one."""
 
     def __init__(
         self,
@@ -81,7 +82,8 @@ class Outcomes:
         self._clock = clock
         self._log = log
         self._metrics = metrics
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._reading = False
 
     def beat(self) -> None:
         """This instance lives and reads its outcomes."""
@@ -140,18 +142,27 @@ class Outcomes:
         """L3 has this version: the buffer lets go of it, L1 of what is older, or other than L3's."""
         item = self._buffer.confirm(bound.name, key, version)
         if changed or (item is not None and item.version < version):
-            bound.l1.forget(key, below=version + changed)
+            bound.l1.forget(key, below=version + 1 if changed else version)
 
     def _read(self, origin: str) -> int:
-        count = 0
         with self._lock:
-            while page := self._server.execute("LRANGE", _list(origin), 0, PAGE - 1):
-                for raw in page:
-                    self._apply_raw(raw)
-                self._server.execute("LTRIM", _list(origin), len(page), -1)
-                count += len(page)
-                if len(page) < PAGE:
-                    break
+            if self._reading:
+                return 0  # a hook that is run from here has called us: what it would acknowledge is ours to apply
+            self._reading = True
+            try:
+                return self._read_pages(_list(origin))
+            finally:
+                self._reading = False
+
+    def _read_pages(self, key: str) -> int:
+        count = 0
+        while page := self._server.execute("LRANGE", key, 0, PAGE - 1):
+            for raw in page:
+                self._apply_raw(raw)
+            self._server.execute("LTRIM", key, len(page), -1)
+            count += len(page)
+            if len(page) < PAGE:
+                break
         return count
 
     def _apply_raw(self, raw: bytes) -> None:

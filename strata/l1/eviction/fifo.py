@@ -12,7 +12,8 @@ class Fifo:
     """One queue in order of arrival. Guarded by the store's lock."""
 
     def __init__(self) -> None:
-        self.clear()
+        self._queue: deque[Entry] = deque()
+        self._remains = Remains()
 
     def add(self, entry: Entry) -> None:
         self._queue.append(entry)
@@ -32,8 +33,8 @@ class Fifo:
             self._remains.gone = 0
 
     def clear(self) -> None:
-        self._queue: deque[Entry] = deque()
-        self._remains = Remains()
+        self._queue.clear()
+        self._remains.gone = 0
 
     def __len__(self) -> int:
         return len(self._queue)

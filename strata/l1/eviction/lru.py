@@ -21,7 +21,10 @@ class Lru:
     """A queue of the entries as they came, a heap of those used since. Guarded by the store's lock."""
 
     def __init__(self) -> None:
-        self.clear()
+        self._fresh: deque[Entry] = deque()
+        self._settled: list[Settled] = []
+        self._number = 0
+        self._remains = Remains()
 
     def add(self, entry: Entry) -> None:
         entry.queued = entry.used
@@ -37,11 +40,10 @@ class Lru:
             if used <= entry.queued or entry.expires <= now:
                 return entry
             self._settle(entry, used)
-            if oldest is None or used < oldest.used:
+            if oldest is None or used < oldest.queued:
                 oldest = entry
         if oldest is not None:
-            # It stays in the heap under a stamp that is found out when it comes up.
-            self._remains.gone += 1
+            self._remains.gone += 1  # the heap still holds it
         return oldest
 
     def left(self, entry: Entry) -> None:
@@ -52,10 +54,9 @@ class Lru:
             self._remains.gone = 0
 
     def clear(self) -> None:
-        self._fresh: deque[Entry] = deque()
-        self._settled: list[Settled] = []
-        self._number = 0
-        self._remains = Remains()
+        self._fresh.clear()
+        self._settled.clear()
+        self._remains.gone = 0
 
     def __len__(self) -> int:
         return len(self._fresh) + len(self._settled)

@@ -1,6 +1,6 @@
 --@common
 --@ledger
--- L3 has these versions: what is not newer leaves the ledger, the floor rises, older dead letters of the key go.
+-- L3 has these versions: what is not newer leaves the ledger, the floor rises, dead letters that are not newer go.
 -- KEYS  1 dirty; 2 due; 3 claims; 4 floor0; 5 floor1; 6 dead; 7 deaths; 8 graves; 9 untold
 -- ARGV  for each record: key, version that L3 has
 -- Returns the number of entries that left.
@@ -33,7 +33,7 @@ if redis.call('EXISTS', KEYS[8]) == 1 then
   for i, key in ipairs(keys) do
     local left = ''
     for version in string.gmatch(redis.call('HGET', KEYS[8], key) or '', '%d+') do
-      if older(version, ARGV[2 * i]) then
+      if not older(ARGV[2 * i], version) then
         redis.call('HDEL', KEYS[6], version)
         redis.call('ZREM', KEYS[7], version)
         redis.call('HDEL', KEYS[9], version)

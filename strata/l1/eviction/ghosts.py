@@ -1,0 +1,38 @@
+"""Keys that were evicted not long ago, in eight bytes each."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Hashable
+
+
+class Ghosts:
+    """A table of `size` key hashes; a new one takes the place of whatever hashes to its slot.
+
+    So memories fade at random instead of in order, which remembers part of a loop that is longer than the table. A
+    forgotten key, or one of the same hash, costs one misjudged entry. Guarded by the store's lock.
+    """
+
+    __slots__ = ("_size", "_slots")
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._slots = array("q")
+
+    def remember(self, key: Hashable) -> None:
+        if not self._slots:
+            self._slots = array("q", bytes(8 * self._size))
+        # A tuple's hash is mixed where that of an int is the int itself.
+        mark = hash((key,))
+        self._slots[mark % self._size] = mark
+
+    def recall(self, key: Hashable) -> bool:
+        """Whether the key is remembered; it is forgotten by that."""
+        if not self._slots:
+            return False
+        mark = hash((key,))
+        slot = mark % self._size
+        if self._slots[slot] != mark:
+            return False
+        self._slots[slot] = 0
+        return True

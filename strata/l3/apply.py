@@ -1,0 +1,230 @@
+"""Write-behind: a batch of changes goes to L3, each where it is newer than what is there, in any order and any
+number of times.
+
+A row is replaced, a tombstone set, only by a higher version; what a tombstone or the horizon covers is not inserted.
+The shards' advisory locks come first, as a statement of their own: inside the upsert they were seen to resurrect a
+deleted row, since its snapshot is older than the wait. The batch is merged in the order of the keys.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import psycopg
+
+from strata.l3 import failures
+from strata.l3.connection import Connection
+from strata.l3.layout import HORIZONS, TOMBSTONES, VERSION, Layout
+from strata.l3.stage import GROUP, ORDER, Stage
+from strata.l3.statement import INT4, Statement
+from strata.l3.writes import Writes
+from strata.model.markers import UNLOADED
+from strata.shards import shard_of
+
+_WHOLE, _DELETED = 0, -1  # groups of the stage; those of partial changes are numbered from 1
+
+
+class Status(enum.Enum):
+    """What became of a change.
+
+    APPLIED: L3 has just this version, now or from an earlier try. SUPERSEDED: L3 has a newer one. MISSING_ROW: a
+    partial change has no row. BELOW_HORIZON: it may have been deleted so long ago that nobody knows.
+    """
+
+    APPLIED = "applied"
+    SUPERSEDED = "superseded"
+    MISSING_ROW = "missing_row"
+    BELOW_HORIZON = "below_horizon"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One key's pending change. `names` are the columns it carries, None all of them; `values` are theirs, in order."""
+
+    key: Any
+    key_text: str
+    version: int
+    delete: bool = False
+    names: tuple[str, ...] | None = None
+    values: tuple[Any, ...] | None = None
+
+
+class Applied(NamedTuple):
+    """The answer to a change.
+
+    `version` is the one that L3 holds now, as a row or as a tombstone; 0 is none. `kept` are the values of the
+    AutoNowAdd columns, `kept_names`, that the row holds, where they are not those that were sent.
+    """
+
+    key: Any
+    status: Status
+    version: int
+    kept: tuple[Any, ...] | None = None
+    kept_names: tuple[str, ...] = ()
+
+
+class Applier:
+    """The statements of `apply`. Thread-safe: it keeps no state of its own."""
+
+    def __init__(self, layout: Layout, writes: Writes, stage: Stage) -> None:
+        self._layout = layout
+        self._writes = writes
+        self._stage = stage
+        table, key, name = layout.table, layout.key, stage.name
+        tombstone = f"(SELECT d.version FROM {TOMBSTONES} d WHERE {layout.buried('d', f's.{key}::text')})"
+        horizon = f"(SELECT h.version FROM {HORIZONS} h WHERE h.schema = {layout.schema})"
+        # Scalar sub-selects: one index look-up a row, in the order of the stage, whatever its size.
+        self._merge = Statement(
+            f"INSERT INTO {table} AS r ({layout.columns}, {VERSION}) SELECT {layout.columns}, s.{VERSION}"
+            f" FROM {name} s WHERE s.{GROUP} = {_WHOLE} AND s.{VERSION} > COALESCE({tombstone}, -1)"
+            f" AND (s.{VERSION} > COALESCE({horizon}, -1) OR (SELECT true FROM {table} x WHERE x.{key} = s.{key}))"
+            f" ON CONFLICT ({key}) DO UPDATE SET {layout.assigned(layout.settable, 'EXCLUDED')}"
+            f"{VERSION} = EXCLUDED.{VERSION} WHERE r.{VERSION} < EXCLUDED.{VERSION}"
+            f" RETURNING {layout.returned(layout.kept)}"
+        )
+        self._bury = Statement(
+            f"INSERT INTO {TOMBSTONES} AS d (schema, id, version)"
+            f" SELECT {layout.schema}, s.{key}::text, s.{VERSION} FROM {name} s WHERE s.{GROUP} = {_DELETED}"
+            f" ON CONFLICT (schema, id) DO UPDATE SET version = EXCLUDED.version, deleted_at = now()"
+            f" WHERE d.version < EXCLUDED.version"
+        )
+        self._delete = Statement(
+            f"DELETE FROM {table} r USING {name} s"
+            f" WHERE s.{GROUP} = {_DELETED} AND r.{key} = s.{key} AND r.{VERSION} <= s.{VERSION}",
+            prepared=False,
+        )
+        self._look = Statement(
+            f"SELECT s.{ORDER}, {tombstone}, {layout.returned(layout.kept)}"
+            f" FROM {name} s LEFT JOIN {table} r ON r.{key} = s.{key}",
+            prepared=False,
+        )
+
+    def apply(self, conn: Connection, changes: Sequence[Change]) -> list[Applied]:
+        """Bring each change to L3 if it is newer, no key twice; the answers are in the order of `changes`.
+
+        The caller has opened a transaction. Raises `failures.BatchError` for a batch that is refused: its
+        `diagnosis` says why, its `index` which change is to blame where that is known. An outage passes as it is.
+        """
+        if not changes:
+            return []
+        order = sorted(range(len(changes)), key=lambda index: changes[index].key)
+        batch = _Sorted([changes[index] for index in order], self._layout)
+        try:
+            found = self._apply(conn, batch)
+        except psycopg.Error as error:
+            if conn.closed or failures.classify(error.sqlstate or "") is failures.Failure.OUTAGE:
+                raise
+            raise failures.batch_error(error).at(order)  # noqa: B904 the cause is set
+        except failures.BatchError as error:
+            error.at(order)
+            raise
+        answers: list[Applied | None] = [None] * len(changes)
+        for index, answer in zip(order, found, strict=True):
+            answers[index] = answer
+        return [answer for answer in answers if answer is not None]
+
+    def _apply(self, conn: Connection, batch: _Sorted) -> list[Applied]:
+        shards: dict[int, bool] = {}
+        for change in batch.changes:
+            shard = shard_of(change.key_text)
+            shards[shard] = shards.get(shard, False) or change.delete
+        self._writes.lock_shards(conn, shards)
+        # Deferred, so that a chain of renames is legal if it is so as a whole.
+        self._stage.fill(conn, batch.staged(), before="SET CONSTRAINTS ALL DEFERRED; ")
+        if batch.mixed:
+            self._stage.lock_rows.rows(conn)
+        returned = self._merge.rows(conn) if batch.has(_WHOLE) else []
+        for names, group in batch.groups.items():
+            self._update(names).execute(conn, (group,))
+        if batch.has(_DELETED):
+            self._bury.execute(conn)
+            self._delete.execute(conn)
+        conn.command("SET CONSTRAINTS ALL IMMEDIATE")
+        if batch.mixed or len(returned) < len(batch.changes):
+            return self._look_up(conn, batch)
+        return [self._applied(change, row[1:]) for change, row in zip(batch.changes, returned, strict=True)]
+
+    def _update(self, names: tuple[str, ...]) -> Statement:
+        layout = self._layout
+        return Statement(
+            f"UPDATE {layout.table} AS r SET {layout.assigned(names, 's')}{VERSION} = s.{VERSION}"
+            f" FROM {self._stage.name} s WHERE s.{GROUP} = $1 AND r.{layout.key} = s.{layout.key}"
+            f" AND r.{VERSION} < s.{VERSION}",
+            (INT4,),
+            prepared=False,
+        )
+
+    def _look_up(self, conn: Connection, batch: _Sorted) -> list[Applied]:
+        """Ask what L3 has for every key: not all changes were newer, or some were deletions."""
+        answers: list[Applied | None] = [None] * len(batch.changes)
+        rows = self._look.rows(conn)
+        for place, buried, version, *kept in rows:
+            answers[place] = self._judge(batch.changes[place], buried or 0, version, kept)
+        return [answer for answer in answers if answer is not None]
+
+    def _judge(self, change: Change, buried: int, version: int | None, kept: Sequence[Any]) -> Applied:
+        if version is not None:
+            if version == change.version and not change.delete:
+                return self._applied(change, kept)
+            return Applied(change.key, Status.SUPERSEDED, version)
+        if change.delete and buried == change.version:
+            return Applied(change.key, Status.APPLIED, buried)
+        if buried >= change.version:
+            return Applied(change.key, Status.SUPERSEDED, buried)
+        status = Status.BELOW_HORIZON if _is_whole(change, self._layout) else Status.MISSING_ROW
+        return Applied(change.key, status, buried)
+
+    def _applied(self, change: Change, kept: Sequence[Any]) -> Applied:
+        layout, values = self._layout, change.values or ()
+        if change.names is None:
+            sent = [values[layout.places[name]] for name in layout.kept]
+        else:
+            carried = dict(zip(change.names, values, strict=True))
+            sent = [carried.get(name, UNLOADED) for name in layout.kept]
+        if sent == list(kept):
+            return Applied(change.key, Status.APPLIED, change.version)
+        return Applied(change.key, Status.APPLIED, change.version, tuple(kept), layout.kept)
+
+
+class _Sorted:
+    """Changes in the order of their keys. `groups` numbers the sets of columns that partial ones carry, from 1."""
+
+    def __init__(self, changes: list[Change], layout: Layout) -> None:
+        self.changes = changes
+        self.groups: dict[tuple[str, ...], int] = {}
+        self._layout = layout
+        self._group_of = [self._group(change) for change in changes]
+        self.mixed = any(self._group_of)
+
+    def has(self, group: int) -> bool:
+        """Whether there are changes of this group."""
+        return group in self._group_of
+
+    def staged(self) -> Iterator[tuple[Any, ...]]:
+        """The changes as the stage takes them; columns that they do not carry are NULL there."""
+        for place, (group, change) in enumerate(zip(self._group_of, self.changes, strict=True)):
+            whole = group == _WHOLE and change.names in (None, self._layout.names)
+            yield (place, group, change.version, *(change.values or () if whole else self._spread(change)))
+
+    def _group(self, change: Change) -> int:
+        if change.delete:
+            return _DELETED
+        if _is_whole(change, self._layout):
+            return _WHOLE
+        carried = set(change.names or ())
+        names = tuple(name for name in self._layout.settable if name in carried)
+        return self.groups.setdefault(names, len(self.groups) + 1)
+
+    def _spread(self, change: Change) -> list[Any]:
+        row: list[Any] = [None] * len(self._layout.names)
+        for name, value in zip(change.names or (), change.values or (), strict=True):
+            row[self._layout.places[name]] = value
+        row[self._layout.key_place] = change.key
+        return row
+
+
+def _is_whole(change: Change, layout: Layout) -> bool:
+    return change.names is None or change.names == layout.names or set(change.names) >= set(layout.names)

@@ -1,0 +1,61 @@
+"""`Table`: one schema's table, as everything above L3 sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from strata.l3.apply import Applied, Applier, Change, Status
+from strata.l3.bulk import Bulk
+from strata.l3.layout import Layout
+from strata.l3.marks import Marks, Repair
+from strata.l3.reads import Reads, Row
+from strata.l3.stage import Stage
+from strata.l3.writes import Writes, Written
+from strata.model.plan import ModelPlan
+
+__all__ = ["Applied", "Change", "Repair", "Row", "Status", "Table", "Written"]
+
+
+class Table:
+    """The statements of one table, made once. Thread-safe: the state is in the connection, which every method takes.
+
+    `deferred` is true for write-behind schemas: their writers take the shards' locks, so that every writing method
+    needs a transaction, and their deletions leave tombstones. Methods raise `psycopg.Error`, which the context
+    managers of `Database` turn into Strata's errors. Raises `InvalidModelError` for names that are Strata's own.
+    """
+
+    def __init__(self, plan: ModelPlan[Any], name: str, *, schema_name: str, deferred: bool) -> None:
+        layout = Layout(plan, name, schema_name, deferred=deferred)
+        self.plan = plan
+        self.name = name
+        self.schema_name = schema_name
+        self.deferred = deferred
+        self.kept_names = layout.kept
+
+        reads = Reads(layout)
+        self.get = reads.get
+        self.get_many = reads.get_many
+        self.exists = reads.exists
+        self.read_versions = reads.read_versions
+        self.page = reads.page
+        self.key_bounds = reads.key_bounds
+        self.check = reads.check
+        self.search = reads.search
+        self.count = reads.count
+        self.stream = reads.stream
+
+        writes = Writes(layout)
+        self.lock_shards = writes.lock_shards
+        self.upsert = writes.upsert
+        self.delete = writes.delete
+
+        stage = Stage(layout)
+        self.set_many = Bulk(layout, writes, stage).set_many
+        self.apply = Applier(layout, writes, stage).apply
+
+        marks = Marks(layout, writes)
+        self.forget_tombstones = marks.forget_tombstones
+        self.horizon = marks.horizon
+        self.record_repair = marks.record_repair
+        self.take_repairs = marks.take_repairs
+        self.repairs_done = marks.repairs_done
