@@ -8,6 +8,7 @@ from typing import Any
 
 import strata
 from strata import Config, DataStore, MemPolicy, PostgresPolicy, RedisPolicy, Schema
+from tests.support import wait_until
 
 ALL = {"l1": MemPolicy(ttl=60), "l2": RedisPolicy(ttl=600), "l3": PostgresPolicy()}
 MakeStore = Callable[..., DataStore]
@@ -30,6 +31,12 @@ def stores(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
 def schema(model: type, **options: Any) -> Schema[Any]:
     """A schema in all three tiers, unless the options say otherwise."""
     return Schema(model, **(ALL | options))
+
+
+def sure(store: DataStore) -> None:
+    """Wait until the store's bus listens and vouches for its L1."""
+    store._wiring.context.listen()
+    wait_until(lambda: store._wiring.certainty.sure(store._wiring.clock.monotonic()))
 
 
 def _close(store: DataStore) -> None:

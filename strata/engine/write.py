@@ -61,7 +61,7 @@ class Writer:
         plan.check(value)
         key = plan.key_of(value)
         if key != id:
-            if plan.key.kind.is_text and key == "":
+            if key == "":
                 raise MissingPrimaryKeyError(f"the key of the {plan.model.__name__} is empty; it must be the id given")
             raise EncodeError(
                 f"the id given is not the {plan.key.name!r} of the {plan.model.__name__}; they must agree"

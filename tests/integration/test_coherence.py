@@ -14,7 +14,7 @@ import redis
 
 from strata import DataStore, WriteMode
 from tests.models import Note
-from tests.stores import MakeStore, schema, stores
+from tests.stores import MakeStore, schema, stores, sure
 from tests.support import wait_until
 
 PEER = """
@@ -68,11 +68,6 @@ class Peer:
 def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
     with stores(dsn, redis_addr) as factory:
         yield factory
-
-
-def sure(store: DataStore) -> None:
-    """Wait until the store's bus vouches for its L1."""
-    wait_until(lambda: store._wiring.certainty.sure(store._wiring.clock.monotonic()))
 
 
 @pytest.mark.parametrize("mode", list(WriteMode), ids=lambda mode: mode.value)
@@ -144,8 +139,8 @@ def test_a_foreign_message_without_a_version_drops_the_entry(make: MakeStore, re
     store = make()
     notes = store.register(schema(Note, name="notes"))
     store.migrate()
-    notes.set(1, Note(1))
     sure(store)
+    notes.set(1, Note(1))
     assert store.stats().l1_entries == 1
     host, port = redis_addr.rsplit(":", 1)
     client = redis.Redis(host=host, port=int(port))
@@ -161,8 +156,8 @@ def test_a_subscriber_that_was_cut_off_clears_its_l1(make: MakeStore, redis_addr
     store = make()
     notes = store.register(schema(Note, name="notes"))
     store.migrate()
-    notes.set(1, Note(1, "old"))
     sure(store)
+    notes.set(1, Note(1, "old"))
     resets = store.stats().bus_resets
     host, port = redis_addr.rsplit(":", 1)
     redis.Redis(host=host, port=int(port)).client_kill_filter(_type="pubsub")
@@ -177,10 +172,10 @@ def test_other_databases_of_one_redis_do_not_hear_each_other(make: MakeStore) ->
     for store in (zero, one):
         store.register(schema(Note, name="notes"))
     zero.migrate()
-    zero.set("notes", 1, Note(1, "x"))
-    one.get("notes", 1)
     sure(one)
     sure(zero)
+    zero.set("notes", 1, Note(1, "x"))
+    one.get("notes", 1)
     before = one.stats().l1_entries
     zero.set("notes", 1, Note(1, "y"))
     heard = one.stats().bus_messages
