@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
+from strata.engine.hot import Hot
 from strata.engine.jobs import Job
 from strata.query import Q, Query
 
@@ -14,14 +16,18 @@ if TYPE_CHECKING:  # the store makes collections; only its type is needed here
 T = TypeVar("T")
 D = TypeVar("D")
 
+RAISE: Any = type("Raise", (), {"__repr__": lambda self: "<raise NotFoundError>", "__slots__": ()})()
+"""The default of `default`: a missing record raises."""
+
 
 class Collection(Generic[T]):
     """The handle that `DataStore.register` returns; thread-safe, and as long-lived as its store."""
 
-    __slots__ = ("_store", "model", "name")
+    __slots__ = ("_hot", "_store", "model", "name")
 
-    def __init__(self, store: DataStore, name: str, model: type[T]) -> None:
+    def __init__(self, store: DataStore, name: str, model: type[T], hot: Hot) -> None:
         self._store = store
+        self._hot = hot
         self.name = name
         self.model = model
 
@@ -29,9 +35,21 @@ class Collection(Generic[T]):
     def get(self, id: Any, *, force_l2: bool = ..., force_l3: bool = ...) -> T: ...
     @overload
     def get(self, id: Any, *, default: D, force_l2: bool = ..., force_l3: bool = ...) -> T | D: ...
-    def get(self, id: Any, **options: Any) -> Any:
+    def get(self, id: Any, *, default: Any = RAISE, force_l2: bool = False, force_l3: bool = False) -> Any:
         """See `DataStore.get`."""
-        return self._store.get(self.name, id, **options)
+        hot = self._hot  # the hit path once more, for the sake of its one frame
+        try:
+            entry = hot.lookup(id)
+        except TypeError:
+            entry = None
+        if entry is not None and not (force_l2 or force_l3) and (hot.exact is None or type(id) is hot.exact):
+            now = monotonic()
+            if now < entry.expires and now < hot.certainty.until:
+                entry.used = now
+                entry.hits += 1
+                thaw = hot.thaw
+                return entry.value if thaw is None else thaw(entry.value)
+        return self._store.get_slowly(self.name, id, default, force_l2, force_l3)
 
     def get_many(self, ids: Iterable[Any]) -> dict[Any, T]:
         """See `DataStore.get_many`."""

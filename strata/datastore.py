@@ -17,12 +17,12 @@ from strata.writebehind.deadletters import DeadLetters
 
 from strata._wiring import Wiring
 from strata.bound import Bound
-from strata.coherence.certainty import Certainty
-from strata.collection import Collection
+from strata.collection import RAISE, Collection
 from strata.config import Config
 from strata.engine.batch import Batch
 from strata.engine.context import ABSENT
 from strata.engine.jobs import Job
+from strata.engine.hot import Hot
 from strata.engine.many import ManyReader
 from strata.engine.read import Reader
 from strata.engine.rows import Filler
@@ -39,7 +39,6 @@ from strata.errors import (
     SchemaNotFoundError,
 )
 from strata.fleet import Fleet
-from strata.l1.entry import Entry
 from strata.observe.counters import Counters, Stats
 from strata.policies import seconds
 from strata.query import Q, Query, as_query
@@ -49,25 +48,7 @@ T = TypeVar("T")
 D = TypeVar("D")
 Timeout = float | timedelta | None
 
-RAISE: Any = type("Raise", (), {"__repr__": lambda self: "<raise NotFoundError>", "__slots__": ()})()
-
 _stores: weakref.WeakSet[DataStore] = weakref.WeakSet()
-
-
-class Hot:
-    """What the hit path of one schema reads; replaced as a whole, never changed.
-
-    `entries` is L1's own dict, or an empty one where a hook wants to see every read. `thaw` is None where a record
-    may be handed out as it is. `exact` is the only class an id may have where others would compare equal to it.
-    """
-
-    __slots__ = ("certainty", "entries", "exact", "thaw")
-
-    def __init__(self, bound: Bound) -> None:
-        self.entries: dict[Any, Entry] = {} if bound.hooks.get_given else bound.l1.entries
-        self.certainty: Certainty = bound.l1.certainty
-        self.thaw = None if bound.plan.immutable else bound.plan.thaw
-        self.exact = int if bound.plan.key.annotation is int else None
 
 
 class DataStore:
@@ -123,7 +104,7 @@ class DataStore:
             self._hot[schema.name] = hot = Hot(bound)
             if self._by_class.setdefault(schema.model, bound) is bound:
                 self._hot[schema.model] = hot
-        return Collection(self, schema.name, schema.model)
+        return Collection(self, schema.name, schema.model, hot)
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -147,10 +128,10 @@ class DataStore:
         `force_l2` does not look into L1; `force_l3` returns L3's row and fills nothing. Raises `NotFoundError` where
         no tier has it and no `default` was given; an outage of the tiers that could answer always raises.
         """
-        # The hit path, in this one frame: everything else is behind `_get`.
+        # The hit path, in this one frame (see `Hot`); everything else is behind `get_slowly`.
         try:
             hot = self._hot[schema]
-            entry = hot.entries.get(id)
+            entry = hot.lookup(id)
         except (KeyError, TypeError):
             entry = None
         if entry is not None and not (force_l2 or force_l3) and (hot.exact is None or type(id) is hot.exact):
@@ -160,9 +141,10 @@ class DataStore:
                 entry.hits += 1
                 thaw = hot.thaw
                 return entry.value if thaw is None else thaw(entry.value)
-        return self._get(schema, id, default, force_l2, force_l3)
+        return self.get_slowly(schema, id, default, force_l2, force_l3)
 
-    def _get(self, schema: Any, id: Any, default: Any, force_l2: bool, force_l3: bool) -> Any:
+    def get_slowly(self, schema: Any, id: Any, default: Any, force_l2: bool, force_l3: bool) -> Any:
+        """`get` without a look at the hit path."""
         bound = self._bound(schema)
         with _Counted(bound.counters):
             record = self._reader.get(bound, id, force_l2=force_l2, force_l3=force_l3)
@@ -387,7 +369,8 @@ class DataStore:
             if self._closed:
                 return
             self._closed = True
-            self._hot.clear()
+            for hot in self._hot.values():
+                hot.close()
         try:
             if self._wiring.context.writebehind is not None:
                 self._wiring.context.writebehind.close(seconds(timeout, "timeout") or 0.0)

@@ -1,0 +1,33 @@
+"""What an L1 hit reads. The hit path itself is written out in `DataStore.get` and `Collection.get`: speed outranks
+layering there, and a call costs as much as the rest of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from strata.bound import Bound
+from strata.coherence.certainty import Certainty
+from strata.l1.entry import Entry
+
+
+class Hot:
+    """The hit path's view of one schema; changed by `close` only, whose single store needs no lock.
+
+    `lookup` is the `get` of L1's own dict, or of an empty one where a hook wants to see every read. `thaw` is None
+    where a record may be handed out as it is. `exact` is the class an id must have where others compare equal to it.
+    """
+
+    __slots__ = ("certainty", "exact", "lookup", "thaw")
+
+    def __init__(self, bound: Bound) -> None:
+        entries: dict[Any, Entry] = {} if bound.hooks.get_given else bound.l1.entries
+        self.lookup: Callable[[Any], Entry | None] = entries.get
+        self.certainty: Certainty = bound.l1.certainty
+        self.thaw: Callable[[Any], Any] | None = None if bound.plan.immutable else bound.plan.thaw
+        self.exact = int if bound.plan.key.annotation is int else None
+
+    def close(self) -> None:
+        """No more hits: every call takes the way on which a closed store refuses it."""
+        empty: dict[Any, Entry] = {}
+        self.lookup = empty.get
