@@ -130,6 +130,8 @@ class Wiring:
                 announcer=self.context.announcer,
                 logger=self.log,
                 metrics=self.metrics,
+                publisher=self.server,
+                repairs=self.context.repairs,
             )
         return self.context.writebehind
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
@@ -279,18 +279,35 @@ class DataStore:
             self._writer.invalidate(bound, id)
 
     @overload
-    def warm_cache(self, schema: Any, limit: int = ..., *, background: Literal[False] = ...) -> int: ...
+    def warm_cache(
+        self,
+        schema: Any,
+        limit: int = ...,
+        *,
+        background: Literal[False] = ...,
+        progress: Callable[[int], None] | None = ...,
+    ) -> int: ...
     @overload
     def warm_cache(self, schema: Any, limit: int = ..., *, background: Literal[True]) -> Job: ...
-    def warm_cache(self, schema: Any, limit: int = 0, *, background: bool = False) -> int | Job:
-        """Load up to `limit` records (0 = all) into L1 and L2; returns how many, or a job of the fleet."""
+    def warm_cache(
+        self,
+        schema: Any,
+        limit: int = 0,
+        *,
+        background: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> int | Job:
+        """Load up to `limit` records (0 = all) into L1 and L2; returns how many, or a job of the fleet.
+
+        `progress` is told the number so far, after each chunk.
+        """
         bound = self._bound(schema)
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
             raise InvalidConfigError(f"limit is {limit!r}; it must be a whole number, 0 or more (0 = all)")
         if background:
             return self.fleet.start_warm(bound, limit)
         with _Counted(bound.counters):
-            return self._warmer.warm(bound, limit)
+            return self._warmer.warm(bound, limit, progress)
 
     def flush_dirty(self, timeout: Timeout = None) -> None:
         """Return when L3 has every pending write of this process; works without any worker.

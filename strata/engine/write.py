@@ -103,11 +103,11 @@ class Writer:
         deferred = self._context.writebehind
         assert deferred is not None
         version = self._context.stamp()
-        deferred.put(bound, id, key_text, version, record)
-        if record is None or bound.plan.unloaded(record):
-            bound.l1.forget(id, below=version)
-        else:
+        newest = deferred.put(bound, id, key_text, version, record)
+        if newest and record is not None and not bound.plan.unloaded(record):
             bound.l1.write(id, bound.plan.freeze(record), version)
+        else:
+            bound.l1.forget(id, below=version)
         return None if record is None else bound.plan.copy(record)
 
     def _own(self, bound: Bound, id: Any, key_text: str, record: Any) -> Any:

@@ -1,25 +1,32 @@
 """`set_many`: many synchronous writes at once, by binary COPY.
 
-Rows of keys that are all new go straight into the table, which takes less time than a text COPY of them; others go
-by way of the staging table and an upsert with the version rule of single writes. All in the order of the keys.
+Rows of keys that are all new go straight into the table, which takes no more time than a text COPY of them; others go
+by way of the staging table, some thousand at a time, and an UPDATE or an upsert with the version rule of single
+writes. While the server merges one part, the client packs the next one and reads the answer of the one before. All in
+the order of the keys, which is that of the locks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
+from psycopg.pq.abc import PGresult
 
 from strata.l3 import failures
 from strata.l3.connection import Connection
 from strata.l3.layout import HORIZONS, TOMBSTONES, VERSION, Layout
 from strata.l3.stage import GROUP, ORDER, Stage, copy_rows
-from strata.l3.statement import ARRAYS, INT4, INT8, TEXT, Statement
+from strata.l3.statement import ARRAYS, INT4, INT8, TEXT, Started, Statement
 from strata.l3.writes import Writes, Written
 from strata.model.markers import UNLOADED
 
 FEW = 16  # rows up to which single upserts take less time than a COPY (measured)
+PART = 10_000  # rows staged at a time
+_SAMPLE = 32  # keys looked up to guess what the others are
+_NESTED = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+_AS_BEFORE = "SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT"
 
 
 class Bulk:
@@ -29,9 +36,13 @@ class Bulk:
         self._layout = layout
         self._writes = writes
         self._stage = stage
+        self._kept_places = [layout.places[name] for name in layout.kept]
         self._direct = True  # until the table turns out to have other types than the plan
         self._copy = f"COPY {layout.table} ({layout.columns}, {VERSION}) FROM STDIN (FORMAT BINARY)"
-        self._known = self._known_statement()
+        self._known = Statement(
+            f"SELECT count(*) FROM {layout.table} WHERE {layout.key} = ANY($1)", (ARRAYS[layout.key_oid],)
+        )
+        self._old = self._old_statement()
         key_text = f"s.{layout.key}::text"
         self._merge = Statement(
             f"INSERT INTO {layout.table} AS r ({layout.columns}, {VERSION})"
@@ -40,6 +51,7 @@ class Bulk:
             f" RETURNING {layout.returned(layout.kept)}",
             (INT8,),
         )
+        self._overwrite = self._update_statement(layout.settable, layout.kept)
 
     def set_many(
         self, conn: Connection, rows: Sequence[tuple[Any, ...]], versions: Sequence[int], node: int
@@ -63,17 +75,21 @@ class Bulk:
         return answers
 
     def _write(self, conn: Connection, batch: _Batch) -> list[Written]:
-        if not batch.groups and self._direct and self._all_new(conn, batch) and self._insert(conn, batch):
+        if batch.groups:
+            return self._upsert(conn, batch)
+        keys = [row[self._layout.key_place] for row in batch.rows]
+        sample = keys[:: max(1, len(keys) // _SAMPLE)]
+        row = self._known.row(conn, (sample,))
+        known = row[0] if row else 0
+        if not known and self._direct and self._all_new(conn, batch, keys) and self._insert(conn, batch):
             return [Written(version) for version in batch.versions]
-        return self._upsert(conn, batch)
+        return self._in_parts(conn, batch, all_known=known == len(sample))
 
-    def _all_new(self, conn: Connection, batch: _Batch) -> bool:
-        place = self._layout.key_place
-        keys = [row[place] for row in batch.rows]
+    def _all_new(self, conn: Connection, batch: _Batch, keys: list[Any]) -> bool:
         if not self._layout.deferred:
-            return self._known.row(conn, (keys,)) is None
+            return self._old.row(conn, (keys,)) is None
         texts = [self._layout.plan.key_text(key) for key in keys]
-        return self._known.row(conn, (keys, texts, min(batch.versions))) is None
+        return self._old.row(conn, (keys, texts, min(batch.versions))) is None
 
     def _insert(self, conn: Connection, batch: _Batch) -> bool:
         """COPY into the table itself; false, and nothing written, where that is not possible."""
@@ -92,12 +108,73 @@ class Bulk:
         conn.command("RELEASE strata_copy")
         return True
 
+    def _in_parts(self, conn: Connection, batch: _Batch, *, all_known: bool) -> list[Written]:
+        """Update the rows where they are all known; after the first part that has a new one, upsert them."""
+        answers: list[Written] = []
+        running: _Running | None = None
+        if all_known:
+            conn.command(_NESTED)  # with the stage on the outside, so that rows are locked in its order
+        try:
+            for part in batch.parts():
+                packed = self._stage.pack(conn, part.staged())
+                finished = running
+                if finished is not None:
+                    finished.wait()
+                    running = None
+                    if finished.missing:
+                        all_known = False
+                        answers += self._read(conn, finished)
+                self._stage.load(conn, packed)
+                running = self._start(conn, part, updating=all_known)
+                if finished is not None and not finished.missing:
+                    answers += self._read(conn, finished)
+            if running is not None:
+                running.wait()
+                answers += self._read(conn, running)
+        except BaseException:
+            if running is not None:
+                running.drain()
+            raise
+        conn.command(_AS_BEFORE)
+        return answers
+
+    def _start(self, conn: Connection, part: _Batch, *, updating: bool) -> _Running:
+        started = self._overwrite.start(conn, (part.node, 0)) if updating else self._merge.start(conn, (part.node,))
+        return _Running(part, started, updating)
+
+    def _read(self, conn: Connection, finished: _Running) -> list[Written]:
+        part, rows = finished.part, finished.rows()
+        if not finished.updating:
+            if len(rows) != len(part.rows):
+                raise failures.suppressed(self._layout.name)
+            return [self._written(values, row) for values, row in zip(part.rows, rows, strict=True)]
+        answers: list[Written | None] = [None] * len(part.rows)
+        for row in rows:
+            index = row[0]
+            answers[index] = self._written(part.rows[index], row[1:])
+        if not finished.missing:
+            return answers  # type: ignore[return-value] every place was filled
+        put = self._writes.put
+        return [
+            put(conn, part.rows[index], part.versions[index], part.node) if answer is None else answer
+            for index, answer in enumerate(answers)
+        ]
+
+    def _written(self, values: tuple[Any, ...], row: tuple[Any, ...]) -> Written:
+        # `Writes.written` for whole rows, of which most tables have none or one column to look at.
+        kept = self._kept_places
+        if not kept:
+            return Written(row[0])
+        if len(kept) == 1:
+            return Written(row[0]) if values[kept[0]] == row[1] else Written(row[0], row[1:], self._layout.kept)
+        return self._writes.written(values, self._layout.kept, row)
+
     def _upsert(self, conn: Connection, batch: _Batch) -> list[Written]:
+        """All at once, where some rows were not loaded whole."""
         layout, stage = self._layout, self._stage
         answers: list[Written | None] = [None] * len(batch.rows)
         stage.fill(conn, batch.staged())
-        if batch.groups:
-            stage.lock_rows.rows(conn)
+        stage.lock_rows.rows(conn)
         whole = batch.whole()
         if whole:
             returned = self._merge.rows(conn, (batch.node,))
@@ -106,29 +183,26 @@ class Bulk:
             for index, row in zip(whole, returned, strict=True):
                 answers[index] = self._writes.written(batch.rows[index], layout.kept, row)
         for loaded, number in batch.groups.items():
-            self._update(conn, batch, batch.names(loaded, layout), number, answers)
+            names = tuple(name for name in layout.settable if loaded[layout.places[name]])
+            unset = layout.unset(names)
+            for row in self._update_statement(names, unset).rows(conn, (batch.node, number)):
+                answers[row[0]] = self._writes.written(batch.rows[row[0]], unset, row[1:])
         if None in answers:
             raise self._writes.missing()
         return [answer for answer in answers if answer is not None]
 
-    def _update(
-        self, conn: Connection, batch: _Batch, loaded: tuple[str, ...], number: int, answers: list[Written | None]
-    ) -> None:
+    def _update_statement(self, names: Sequence[str], returned: Sequence[str]) -> Statement:
         layout = self._layout
-        unset = layout.unset(loaded)
-        statement = Statement(
-            f"UPDATE {layout.table} AS r SET {layout.assigned(loaded, 's')}"
+        return Statement(
+            f"UPDATE {layout.table} AS r SET {layout.assigned(names, 's')}"
             f"{VERSION} = GREATEST(s.{VERSION}, {layout.raised(f'r.{VERSION}', '$1')})"
             f" FROM {self._stage.name} s WHERE s.{GROUP} = $2 AND r.{layout.key} = s.{layout.key}"
-            f" RETURNING s.{ORDER}, {layout.returned(unset)}",
+            f" RETURNING s.{ORDER}, {layout.returned(returned)}",
             (INT8, INT4),
             prepared=False,
         )
-        returned = statement.rows(conn, (batch.node, number))
-        for index, *row in returned:
-            answers[index] = self._writes.written(batch.rows[index], unset, row)
 
-    def _known_statement(self) -> Statement:
+    def _old_statement(self) -> Statement:
         """Finds a row if one of the keys has a row, or, written behind, a tombstone, or lies below the horizon."""
         layout = self._layout
         # A scalar sub-select is looked up in the index for each key, whatever the planner thinks of the table's size.
@@ -146,30 +220,62 @@ class Bulk:
         return Statement(sql, (ARRAYS[layout.key_oid], ARRAYS[TEXT], INT8))
 
 
+class _Running:
+    """A part whose merge was sent."""
+
+    def __init__(self, part: _Batch, started: Started, updating: bool) -> None:
+        self.part = part
+        self.updating = updating
+        self._started = started
+        self._result: PGresult | None = None
+
+    def wait(self) -> None:
+        """Wait for the server. Raises `psycopg.Error`."""
+        self._result = self._started.wait()
+
+    def drain(self) -> None:
+        """Free the connection for the rollback; what the server says does not matter any more."""
+        if self._result is None:
+            try:
+                self._started.wait()
+            except psycopg.Error:
+                pass  # the error that led here is the one to tell
+
+    @property
+    def missing(self) -> bool:
+        """Whether some rows were not there to be updated."""
+        return self.updating and self._result is not None and self._result.ntuples < len(self.part.rows)
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """The rows of the answer."""
+        return [] if self._result is None else self._started.load(self._result)
+
+
 class _Batch:
     """Rows in the order of their keys. `groups` numbers the sets of columns that were loaded, from 1; 0 is whole."""
 
-    def __init__(self, rows: list[tuple[Any, ...]], versions: list[int], node: int) -> None:
+    def __init__(self, rows: list[tuple[Any, ...]], versions: list[int], node: int, *, whole: bool = False) -> None:
         self.rows = rows
         self.versions = versions
         self.node = node
         self.groups: dict[tuple[bool, ...], int] = {}
-        self._group_of = [self._group(row) for row in rows]
+        self._group_of = [0] * len(rows) if whole else [self._group(row) for row in rows]
+
+    def parts(self) -> Iterator[_Batch]:
+        """Batches of some thousand rows, all of them loaded whole."""
+        for start in range(0, len(self.rows), PART):
+            end = start + PART
+            yield _Batch(self.rows[start:end], self.versions[start:end], self.node, whole=True)
 
     def whole(self) -> list[int]:
         """The places of the rows that were loaded whole."""
         return [index for index, group in enumerate(self._group_of) if group == 0]
 
-    def staged(self) -> list[tuple[Any, ...]]:
+    def staged(self) -> Iterator[tuple[Any, ...]]:
         """The rows as the stage takes them."""
-        return [
-            (index, group, version, *(row if group == 0 else (None if value is UNLOADED else value for value in row)))
-            for index, (group, version, row) in enumerate(zip(self._group_of, self.versions, self.rows, strict=True))
-        ]
-
-    def names(self, loaded: tuple[bool, ...], layout: Layout) -> tuple[str, ...]:
-        """The columns that an update sets for a group."""
-        return tuple(name for name in layout.settable if loaded[layout.places[name]])
+        for index, (group, version, row) in enumerate(zip(self._group_of, self.versions, self.rows, strict=True)):
+            values = row if group == 0 else (None if value is UNLOADED else value for value in row)
+            yield (index, group, version, *values)
 
     def _group(self, row: tuple[Any, ...]) -> int:
         if UNLOADED not in row:

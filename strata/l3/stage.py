@@ -12,6 +12,8 @@ from hashlib import blake2b
 from typing import Any
 
 import psycopg
+from psycopg.abc import Buffer
+from psycopg.copy import Writer
 
 from strata.l3 import failures
 from strata.l3.connection import Connection
@@ -44,25 +46,55 @@ class Stage:
 
         `before` is run first, in the same round trip. Raises as `copy_rows`.
         """
+        self._clear(conn, before)
+        copy_rows(conn, self._copy, self._types, rows)
+
+    def pack(self, conn: Connection, rows: Iterable[Sequence[Any]]) -> bytes:
+        """The rows as `load` takes them; nothing is sent. Raises as `copy_rows`."""
+        buffer = _Buffer()
+        with psycopg.Copy(conn.cursor(), binary=True, writer=buffer) as copy:
+            _write(copy, self._types, rows)
+        return b"".join(buffer.parts)
+
+    def load(self, conn: Connection, packed: bytes) -> None:
+        """Have the table hold just the rows that were packed."""
+        self._clear(conn, "")
+        with conn.cursor().copy(self._copy) as copy:
+            copy.write(packed)
+
+    def _clear(self, conn: Connection, before: str) -> None:
         # Created each time, which costs little where it exists: it may have gone with a transaction that was rolled
         # back, or be in another session of a pooler.
         again = f"; TRUNCATE {self.name}" if self.name in conn.staged else ""
         conn.command(f"{before}{self._create}{again}")
         conn.staged.add(self.name)
-        copy_rows(conn, self._copy, self._types, rows)
 
 
-def copy_rows(conn: Connection, copy: str, types: Sequence[int], rows: Iterable[Sequence[Any]]) -> None:
+def copy_rows(conn: Connection, sql: str, types: Sequence[int], rows: Iterable[Sequence[Any]]) -> None:
     """Run a binary COPY of rows whose values are of these types.
 
     Raises `psycopg.Error`, and `failures.BatchError` with the row's place for a value that the driver cannot send.
     """
+    with conn.cursor().copy(sql) as copy:
+        _write(copy, types, rows)
+
+
+def _write(copy: psycopg.Copy, types: Sequence[int], rows: Iterable[Sequence[Any]]) -> None:
+    copy.set_types(types)
+    write = copy.write_row
     place = 0
-    with conn.cursor().copy(copy) as writer:
-        writer.set_types(types)
-        write = writer.write_row
-        try:
-            for place, row in enumerate(rows):  # noqa: B007 read where it fails
-                write(row)
-        except psycopg.DataError as error:
-            raise failures.row_error(error, place)  # noqa: B904 the cause is set
+    try:
+        for place, row in enumerate(rows):  # noqa: B007 read where it fails
+            write(row)
+    except psycopg.DataError as error:
+        raise failures.row_error(error, place)  # noqa: B904 the cause is set
+
+
+class _Buffer(Writer):
+    """Keeps what a COPY would send."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+
+    def write(self, data: Buffer) -> None:
+        self.parts.append(bytes(data))

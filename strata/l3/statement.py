@@ -65,14 +65,17 @@ class Statement:
         result, _ = self._run(conn, values)
         return result.command_tuples or 0
 
+    def start(self, conn: Connection, values: Sequence[Any] = ()) -> Started:
+        """Send it, so that the server works while the caller does something else."""
+        name, transformer = conn.prepared.get(self) or self._prepare(conn)
+        self._send(conn, name, transformer, values)
+        conn.pgconn.flush()
+        return Started(conn, transformer)
+
     def _run(self, conn: Connection, values: Sequence[Any]) -> tuple[pq.abc.PGresult, Transformer]:
         known = conn.prepared.get(self)
         name, transformer = known or self._prepare(conn)
-        params = transformer.dump_sequence(values, self._py_formats) if self.types else None
-        if self._prepared:
-            conn.pgconn.send_query_prepared(name, params, self._formats, _BINARY)
-        else:
-            conn.pgconn.send_query_params(self.sql.encode(), params, self.types, self._formats, _BINARY)
+        self._send(conn, name, transformer, values)
         result = _result(conn)
         if result.status in _GOOD:
             return result, transformer
@@ -81,6 +84,13 @@ class Statement:
             raise error
         del conn.prepared[self]  # refused before it did anything: once more, prepared anew
         return self._run(conn, values)
+
+    def _send(self, conn: Connection, name: bytes, transformer: Transformer, values: Sequence[Any]) -> None:
+        params = transformer.dump_sequence(values, self._py_formats) if self.types else None
+        if self._prepared:
+            conn.pgconn.send_query_prepared(name, params, self._formats, _BINARY)
+        else:
+            conn.pgconn.send_query_params(self.sql.encode(), params, self.types, self._formats, _BINARY)
 
     def _prepare(self, conn: Connection) -> tuple[bytes, Transformer]:
         transformer: Transformer = adapt.Transformer(conn)
@@ -95,6 +105,26 @@ class Statement:
             raise errors.error_from_result(result, "utf-8")
         conn.prepared[self] = name, transformer
         return name, transformer
+
+
+class Started:
+    """A statement that was sent. Until its answer was taken, the connection takes no other."""
+
+    def __init__(self, conn: Connection, transformer: Transformer) -> None:
+        self._conn = conn
+        self._transformer = transformer
+
+    def wait(self) -> pq.abc.PGresult:
+        """Wait for the answer. Raises `psycopg.Error`."""
+        result = _result(self._conn)
+        if result.status not in _GOOD:
+            raise errors.error_from_result(result, "utf-8")
+        return result
+
+    def load(self, result: pq.abc.PGresult) -> list[tuple[Any, ...]]:
+        """The rows of the answer."""
+        self._transformer.set_pgresult(result)
+        return self._transformer.load_rows(0, result.ntuples, tuple)
 
 
 def _result(conn: Connection) -> pq.abc.PGresult:

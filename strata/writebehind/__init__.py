@@ -1,4 +1,5 @@
-"""Write-behind: placeholder until the facade stands."""
-from typing import Any
-class WriteBehind:
-    def __init__(self, *a: Any, **k: Any) -> None: raise NotImplementedError
+"""Write-behind: dirty buffer, ledger in Redis, doorbell to the fleet, and the way of each write to L3."""
+
+from strata.writebehind.facade import Pending, PendingStats, WriteBehind
+
+__all__ = ["Pending", "PendingStats", "WriteBehind"]

@@ -1,55 +1,122 @@
-"""The Celery app through which a process reaches the fleet, and the sending of one message."""
+"""The Celery app with which a process hands work to the fleet, and the publishing of it.
+
+Its settings are those of the top-level module `celeryconfig`; only the broker's address may come from a `Config`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import os
+import ssl
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import celery
+from kombu.exceptions import KombuError
 
 import celeryconfig
-from celery import Celery
-from kombu.exceptions import KombuError
-from redis.exceptions import RedisError
-
 from strata.config import Config
 from strata.errors import InvalidConfigError, UnavailableError
 
-
-def celery_app(config: Config) -> Any:
-    """The user's app, or one with the settings of `celeryconfig` and the broker that the `Config` names.
-
-    Raises `InvalidConfigError` where no broker can be told.
-    """
-    if config.celery_app is not None:
-        return config.celery_app
-    url = broker_url(config)
-    app = Celery("strata", set_as_current=False)
-    app.config_from_object(celeryconfig)
-    app.conf.update(broker_url=url, broker_transport_options=celeryconfig.transport_options(url))
-    return app
+_OVER_TCP = ("redis", "rediss")
 
 
 def broker_url(config: Config) -> str:
-    """`Config.broker_url`, else the environment's, else the ledger's Redis, else the cache's."""
+    """The broker by the settings: `broker_url`, else the ledger's Redis. Raises `InvalidConfigError` for a Cluster."""
     if config.broker_url:
         return config.broker_url
-    address = config.ledger_addr or config.redis_addr
+    address = config.ledger_addr or ("" if config.redis_client is not None else config.redis_addr)
     if not address:
-        address = celeryconfig.broker_from_environment()
-    if not address or address.startswith("redis+cluster://"):
-        raise InvalidConfigError("no broker can be told from the settings; set broker_url")
+        return celeryconfig.broker_url
     if "://" not in address:
-        login = f":{quote(config.redis_password, safe='')}@" if config.redis_password else ""
-        return f"redis://{login}{address}/{config.redis_db}"
-    return address
+        return _with_login(f"redis://{address}", config)
+    scheme = address.split("://", 1)[0]
+    if scheme in _OVER_TCP:
+        return _with_login(address, config)
+    if scheme == "unix":
+        path = urlsplit(address).path
+        return f"redis+socket://{path}?virtual_host={config.redis_db}"
+    if scheme == "redis+sentinel":
+        return _sentinels(address, config)
+    raise InvalidConfigError("the broker cannot be a Redis Cluster; set broker_url to a single Redis, or to RabbitMQ")
 
 
-def publish(app: Any, task: str, args: Sequence[Any], task_id: str | None = None) -> None:
-    """Send one message. Raises `UnavailableError` where the broker does not take it in time.
+def celery_app(config: Config) -> Any:
+    """`Config.celery_app`, or the app for the settings' broker. Raises `InvalidConfigError` where there is none."""
+    if config.celery_app is not None:
+        return config.celery_app
+    url = broker_url(config)
+    if not url:
+        raise InvalidConfigError("the fleet needs a broker; set broker_url (with redis_client it is not known)")
+    return _app(url, _service(config))
 
-    The representations of the arguments are fixed: making them costs more than the message, and Flower shows them.
+
+def publish(app: Any, task: str, args: tuple[Any, ...], task_id: str | None = None, producer: Any = None) -> None:
+    """Hand a task over to the fleet. Raises `UnavailableError` where the broker does not take it.
+
+    The arguments are shown as they are: they are names and numbers, never anything of a record.
     """
     try:
-        app.send_task(task, args=tuple(args), task_id=task_id, argsrepr="(...)", kwargsrepr="{}", ignore_result=True)
-    except (KombuError, RedisError, OSError) as error:
-        raise UnavailableError(f"the broker did not take a message ({type(error).__name__}); check broker_url") from error
+        app.send_task(
+            task,
+            args=args,
+            task_id=task_id,
+            queue=task,
+            producer=producer,
+            ignore_result=True,
+            argsrepr=repr(args),
+            kwargsrepr="{}",
+        )
+    except _errors_of(app) as error:
+        raise UnavailableError(
+            f"the broker did not take {task} ({type(error).__name__}); check that it runs and is reachable"
+        ) from error
+
+
+def _errors_of(app: Any) -> tuple[type[Exception], ...]:
+    """What the transport of this very broker raises, redis-py's errors for instance."""
+    with app.connection_for_write() as connection:
+        return (KombuError, OSError, *connection.connection_errors, *connection.channel_errors)
+
+
+@functools.cache
+def _app(url: str, service: str) -> Any:
+    app = celery.Celery("strata", set_as_current=False)
+    app.config_from_object("celeryconfig")
+    app.conf.broker_url = url
+    app.conf.broker_transport_options = celeryconfig.transport_options(url)
+    if service:
+        app.conf.broker_transport_options["master_name"] = service
+    if url.startswith("rediss://") and "ssl_" not in url:
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    return app
+
+
+# A child of a fork makes apps of its own: their connections are not to be shared with the parent.
+os.register_at_fork(after_in_child=_app.cache_clear)
+
+
+def _with_login(address: str, config: Config) -> str:
+    url = urlsplit(address)
+    place = url.netloc
+    if config.redis_password and "@" not in place:
+        place = f":{quote(config.redis_password, safe='')}@{place}"
+    path = url.path if url.path not in ("", "/") else f"/{config.redis_db}"
+    return urlunsplit((url.scheme, place, path, url.query, ""))
+
+
+def _sentinels(address: str, config: Config) -> str:
+    url = urlsplit(address)
+    login, at, hosts = url.netloc.rpartition("@")
+    if not at and config.redis_password:
+        login, at = f":{quote(config.redis_password, safe='')}", "@"
+    parts = [part for part in url.path.split("/") if part]
+    database = parts[1] if len(parts) > 1 else str(config.redis_db)
+    return ";".join(f"sentinel://{login}{at}{host}/{database}" for host in hosts.split(","))
+
+
+def _service(config: Config) -> str:
+    address = "" if config.broker_url else config.ledger_addr or config.redis_addr
+    if not address.startswith("redis+sentinel://"):
+        return ""
+    return next((part for part in urlsplit(address).path.split("/") if part), "")

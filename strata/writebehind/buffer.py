@@ -28,11 +28,12 @@ class Buffered(NamedTuple):
 class Slot:
     """One key. `item` is replaced as a whole, never changed, so that it can be read without the lock.
 
-    `sent` is the version that the ledger has, `sent_at` when it was asked last (monotonic); `superseded` the newest
-    version met elsewhere. `shard` is written by the first hand-off, always to the same number.
+    `sent` is the version that the ledger has, `sent_at` when it was asked last (monotonic); `persisted` the version
+    that L3 has, `superseded` the newest one met elsewhere. `shard` is written by the first hand-off, always to the
+    same number.
     """
 
-    __slots__ = ("item", "key", "key_text", "schema", "sent", "sent_at", "shard", "superseded")
+    __slots__ = ("item", "key", "key_text", "persisted", "schema", "sent", "sent_at", "shard", "superseded")
 
     def __init__(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> None:
         self.schema = schema
@@ -41,6 +42,7 @@ class Slot:
         self.item = item
         self.sent = 0
         self.sent_at = 0.0
+        self.persisted = 0
         self.shard = -1
         self.superseded = 0
 
@@ -148,6 +150,8 @@ class DirtyBuffer:
             elif slot.item.version <= version:
                 self._remove(slot)
                 return slot.item
+            else:
+                slot.persisted = max(slot.persisted, version)
             return None
 
     def drop(self, schema: str, key: Hashable, version: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -126,7 +127,7 @@ class DeadLetters:
         for name in list(self._schemas) if schema is None else [schema]:
             yield from shards_of(name)
 
-    def _newest(self, shard: Shard, limit: int) -> list[tuple[int, float]]:
+    def _newest(self, shard: Shard, limit: int) -> builtins.list[tuple[int, float]]:
         # Versions with ms of their burial, newest first; limit 0 = all.
         versions = self._ledger.server.execute("ZREVRANGE", shard.key("deaths"), 0, limit - 1)
         if not versions:

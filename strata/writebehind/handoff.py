@@ -13,60 +13,47 @@ from typing import Any
 
 from strata.bound import Bound
 from strata.clock import Clock
-from strata.coherence.messages import Announcer
-from strata.coherence.messages import Op as Said
 from strata.coherence.versions import VersionClock, text
-from strata.errors import DecodeError, StrataError
+from strata.errors import DecodeError
 from strata.l2.client import RedisServer
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
-from strata.shards import shard_of
 from strata.writebehind.buffer import Buffered, DirtyBuffer, Slot
-from strata.writebehind.entry import Entry, Op, decode
-from strata.writebehind.ledger import ANY, Answer, Handing, Ledger, Shard, Verdict, script
+from strata.writebehind.entry import Entry
+from strata.writebehind.ledger import Answer, Handing, Ledger, Shard, Verdict, script
+from strata.writebehind.parcels import GivenUpError, Packer, Parcel
 
 MERGES = 4  # tries to lay a partial record over a ledger entry that others keep changing
 
 
-@dataclass(slots=True)
-class Parcel:
-    """One write on its way, encoded."""
-
-    slot: Slot
-    item: Buffered
-    bound: Bound
-    shard: Shard
-    entry: Entry
-    handing: Handing
-
-
-class GivenUp(Exception):
-    """A write that can never be handed off; the text is for its dead letter."""
-
-
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where hand-offs go. `together`: ledger, L2 and bus are on one server, which is not a Cluster."""
+    """Where hand-offs go; `channel` and `publisher` are the bus's."""
 
     ledger: Ledger
     publisher: RedisServer | None
+    channel: str
     same_server: bool
 
     @property
     def together(self) -> bool:
+        """Whether ledger, L2 and bus are on one server, which is not a Cluster."""
         return self.same_server and not self.ledger.server.clustered
 
 
 class HandOff:
-    """Thread-safe: `_lock` lets one thread at a time hand off, so that no two send the same; it also guards
-    `_epochs`, which the hand-offs alone read and write. After fork the child makes another one."""
+    """Thread-safe: `_lock` lets one thread at a time hand off, so that no two send the same, and guards `_epochs`.
+
+    `ring` is called for a shard whose doorbell is to be rung, `give_up` for a write that can never be handed off.
+    After fork the child makes another one.
+    """
 
     def __init__(
         self,
         route: Route,
         buffer: DirtyBuffer,
+        packer: Packer,
         schemas: Mapping[str, Bound],
-        announcer: Announcer,
         versions: VersionClock,
         clock: Clock,
         log: SafeLogger,
@@ -75,8 +62,8 @@ class HandOff:
         self._route = route
         self._ledger = route.ledger
         self._buffer = buffer
+        self._packer = packer
         self._schemas = schemas
-        self._announcer = announcer
         self._versions = versions
         self._clock = clock
         self._log = log
@@ -88,11 +75,10 @@ class HandOff:
 
     def run(self) -> int:
         """Hand off everything that waits; returns how many were taken. Raises `L2UnavailableError`."""
-        taken = 0
+        taken, most = 0, self._ledger.pace.handoff_round
         with self._lock:
-            rounds = 1 + self._buffer.unsent // self._ledger.pace.handoff_round
-            for _ in range(rounds):
-                batch = self._buffer.take(self._ledger.pace.handoff_round)
+            for _ in range(1 + self._buffer.unsent // most):
+                batch = self._buffer.take(most)
                 if not batch:
                     break
                 taken += self._send(batch)
@@ -111,23 +97,20 @@ class HandOff:
         with self._lock:
             self._check_epoch(shard, epoch)
 
-    # -- sending ------------------------------------------------------------------------------------------------
-
     def _send(self, batch: Sequence[tuple[Slot, Buffered]]) -> int:
-        parcels = [parcel for slot, item in batch if (parcel := self._encode(slot, item)) is not None]
+        parcels = [parcel for slot, item in batch if (parcel := self._pack(slot, item)) is not None]
         taken = 0
-        for attempt in range(MERGES):
+        for _ in range(MERGES):
             again: list[Parcel] = []
             for parcel, answer in self._exchange(parcels):
                 if answer.verdict is not Verdict.UNEXPECTED:
                     taken += self._settle(parcel, answer)
-                elif attempt + 1 < MERGES and (merged := self._merge(parcel, answer.entry)) is not None:
+                elif (merged := self._merge(parcel, answer.entry)) is not None:
                     again.append(merged)
-                else:
-                    self._buffer.tried([parcel.slot], self._clock.monotonic())
-            if not again:
-                break
             parcels = again
+            if not parcels:
+                break
+        self._buffer.tried([parcel.slot for parcel in parcels], self._clock.monotonic())
         return taken
 
     def _exchange(self, parcels: Sequence[Parcel]) -> list[tuple[Parcel, Answer]]:
@@ -135,21 +118,22 @@ class HandOff:
         groups: dict[Shard, list[Parcel]] = {}
         for parcel in parcels:
             groups.setdefault(parcel.shard, []).append(parcel)
-        step = self._ledger.pace.handoff
-        chunks = [(shard, group[at : at + step]) for shard, group in groups.items() for at in range(0, len(group), step)]
-        together = self._route.together
+        step, together = self._ledger.pace.handoff, self._route.together
+        chunks = [(shard, some[at : at + step]) for shard, some in groups.items() for at in range(0, len(some), step)]
         calls = [(shard, [p.handing if together else _bare(p.handing) for p in chunk]) for shard, chunk in chunks]
         answered: list[tuple[Parcel, Answer]] = []
         rings: set[Shard] = set()
-        for (shard, chunk), said in zip(chunks, self._ledger.hand_off(calls, self._announcer.channel), strict=True):
+        for (shard, chunk), said in zip(chunks, self._ledger.hand_off(calls, self._route.channel), strict=True):
             answered += zip(chunk, said.answers, strict=True)
             self._check_epoch(shard, said.epoch)
             if said.ring:
                 rings.add(shard)
-        if not together:
-            self._put_apart([parcel for parcel, a in answered if a.verdict in (Verdict.TAKEN, Verdict.THERE)])
-        for shard in rings:
-            self.ring(shard)
+        try:
+            if not together:
+                self._put_apart([parcel for parcel, a in answered if a.verdict in (Verdict.TAKEN, Verdict.THERE)])
+        finally:
+            for shard in rings:
+                self.ring(shard)
         return answered
 
     def _put_apart(self, parcels: Sequence[Parcel]) -> None:
@@ -161,13 +145,12 @@ class HandOff:
             if l2 is None:
                 messages.append(handing.message)
                 continue
-            args = [self._announcer.channel, text(parcel.entry.version), handing.content, handing.px, handing.message]
+            args = [self._route.channel, text(parcel.entry.version), handing.content, handing.px, handing.message]
             calls.setdefault(id(l2.server), (l2.server, []))[1].append(([handing.l2_key], args))
         for server, group in calls.values():
             server.run_many(script("pend"), group)
-        publisher = self._route.publisher
-        if publisher is not None:
-            publisher.pipeline([("PUBLISH", self._announcer.channel, message) for message in messages])
+        if self._route.publisher is not None:
+            self._route.publisher.pipeline([("PUBLISH", self._route.channel, message) for message in messages])
 
     def _settle(self, parcel: Parcel, answer: Answer) -> int:
         slot, bound, version = parcel.slot, parcel.bound, parcel.item.version
@@ -192,87 +175,38 @@ class HandOff:
         known = self._epochs.get(shard)
         if known is not None and known != epoch:
             count = self._buffer.lost((shard.schema, shard.number))
-            self._log.warning("the ledger was lost; pending writes are handed off again", schema=shard.schema, count=count)
+            self._log.warning("the ledger was lost; writes are handed off again", schema=shard.schema, count=count)
             self._metrics.count("strata_write_behind_ledger_lost", schema=shard.schema)
         if epoch:
             self._epochs[shard] = epoch
         else:
             self._epochs.pop(shard, None)
 
-    # -- encoding -----------------------------------------------------------------------------------------------
-
-    def _encode(self, slot: Slot, item: Buffered) -> Parcel | None:
+    def _pack(self, slot: Slot, item: Buffered) -> Parcel | None:
         bound = self._schemas[slot.schema]
-        if slot.shard < 0:
-            slot.shard = shard_of(slot.key_text)
-        shard = Shard(slot.schema, slot.shard)
-        op = Op.DELETE if item.record is None else Op.PARTIAL if item.partial else Op.SET
-        entry = Entry(item.version, op, int(self._clock.wall() * 1000), self._announcer.source, b"")
         try:
-            if item.record is not None:
-                row = bound.plan.pack_row(bound.plan.to_row(item.record, bound.cipher))
-                entry = entry._replace(row=row)
-            handing = self._handing(bound, slot.key_text, entry, item.record)
+            return self._packer.pack(bound, slot, item)
         except Exception as error:  # noqa: BLE001 a record that cannot be encoded must not hold up the others
+            shard, entry = self._packer.address(slot, item)
             self._drop(bound, shard, slot, entry, f"the record cannot be encoded ({type(error).__name__})")
             return None
-        return Parcel(slot, item, bound, shard, entry, handing)
-
-    def _handing(self, bound: Bound, key_text: str, entry: Entry, record: Any, expected: str | None = None) -> Handing:
-        if expected is None:
-            expected = "" if entry.op is Op.PARTIAL else ANY
-        said = Said.DELETE if entry.op is Op.DELETE else Said.SET
-        message = self._announcer.message(bound.name, key_text, said, entry.version)
-        l2 = bound.l2
-        if l2 is None:
-            return Handing(key_text, entry.encode(), expected, message=message)
-        content = b""
-        if entry.op is not Op.PARTIAL:
-            cached = None if record is None else bound.plan.cached(record)
-            content = l2.content(entry.version, cached, pending=True)
-        return Handing(key_text, entry.encode(), expected, l2.key(key_text), content, l2.px(record), message)
 
     def _merge(self, parcel: Parcel, raw: bytes) -> Parcel | None:
         """The partial record laid over what the ledger holds; None where that cannot be done, now or ever."""
-        bound, key_text = parcel.bound, parcel.slot.key_text
-        own = parcel.item
+        bound, slot = parcel.bound, parcel.slot
         try:
-            if not raw:
-                entry = parcel.entry._replace(op=Op.PARTIAL, row=_packed(bound, own.record))
-                return self._reparcel(parcel, entry, None, "")
-            base = decode(raw)
-            if base.op is Op.DELETE:
-                raise GivenUp("some columns were not loaded, and the record was deleted")
-            names, values = bound.plan.unpack_row(base.row)
-            own_names, own_values = bound.plan.unpack_row(_packed(bound, own.record))
-            merged = dict(zip(names, values, strict=True)) | dict(zip(own_names, own_values, strict=True))
-            row = bound.plan.pack_row(tuple(merged.values()), tuple(merged))
-            entry = parcel.entry._replace(op=base.op, row=row)
-            record = None
-            if base.op is Op.SET:
-                record = bound.plan.from_row(tuple(merged.values()), bound.cipher, tuple(merged))
-            return self._reparcel(parcel, entry, record, text(base.version))
-        except GivenUp as reason:
-            self._drop(bound, parcel.shard, parcel.slot, parcel.entry, str(reason))
+            return self._packer.merge(parcel, raw)
+        except GivenUpError as reason:
+            self._drop(bound, parcel.shard, slot, parcel.entry, str(reason))
         except DecodeError as error:
-            self._log.warning("a pending write waits for a newer process", schema=bound.name, error=type(error).__name__)
-        except StrataError as error:
-            self._drop(bound, parcel.shard, parcel.slot, parcel.entry, f"{type(error).__name__}: {error}")
-        if parcel.slot.item is own:
-            self._buffer.tried([parcel.slot], self._clock.monotonic())
+            self._log.warning("a write waits for a newer process", schema=bound.name, error=type(error).__name__)
+            self._buffer.tried([slot], self._clock.monotonic())
         return None
 
-    def _reparcel(self, parcel: Parcel, entry: Entry, record: Any, expected: str) -> Parcel:
-        handing = self._handing(parcel.bound, parcel.slot.key_text, entry, record, expected)
-        return Parcel(parcel.slot, parcel.item, parcel.bound, parcel.shard, entry, handing)
-
     def _drop(self, bound: Bound, shard: Shard, slot: Slot, entry: Entry, reason: str) -> None:
+        # The dead letter comes first: where that fails, the write is still in the buffer.
         self.give_up(bound, shard, slot.key_text, entry, reason)
         self._buffer.drop(bound.name, slot.key, entry.version)
-
-
-def _packed(bound: Bound, record: Any) -> bytes:
-    return bound.plan.pack_row(bound.plan.to_row(record, bound.cipher))
 
 
 def _bare(handing: Handing) -> Handing:

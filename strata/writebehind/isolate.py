@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import psycopg
+from billiard.exceptions import SoftTimeLimitExceeded
 
 from strata.errors import StrataError
 from strata.l3.failures import BatchError, Diagnosis, Failure, classify
@@ -31,6 +32,15 @@ class Outcome(Generic[T]):
     left: dict[int, Diagnosis] = field(default_factory=dict)
     stopped: Diagnosis | None = None
 
+    def replace(self, places: Sequence[int], again: Outcome[T]) -> None:
+        """Take over what became of some places when they were tried again; `again` counts from 0."""
+        for place in places:
+            del self.written[place]
+        self.written.update((places[index], item) for index, item in again.written.items())
+        self.refused.update((places[index], found) for index, found in again.refused.items())
+        self.left.update((places[index], found) for index, found in again.left.items())
+        self.stopped = self.stopped or again.stopped
+
 
 def isolate(write: Callable[[Sequence[int]], Sequence[T]], count: int) -> Outcome[T]:
     """Write a batch of `count` records, as much of it as can be."""
@@ -39,12 +49,14 @@ def isolate(write: Callable[[Sequence[int]], Sequence[T]], count: int) -> Outcom
     return outcome
 
 
-def diagnosis_of(error: StrataError | MemoryError) -> Diagnosis:
-    """What an error of L3 means. A MemoryError asks for less at once."""
+def diagnosis_of(error: Exception) -> Diagnosis:
+    """What an error means. A MemoryError asks for less at once; of foreign errors only the class is safe to say."""
     if isinstance(error, BatchError):
         return error.diagnosis
     if isinstance(error, MemoryError):
         return Diagnosis(Failure.TIMEOUT, message="not enough memory for the batch")
+    if not isinstance(error, StrataError):
+        return Diagnosis(Failure.UNKNOWN, message=type(error).__name__)
     cause = error.__cause__
     sqlstate = getattr(error, "sqlstate", "") or getattr(cause, "sqlstate", None) or ""
     if sqlstate or isinstance(cause, psycopg.Error | None):
@@ -94,7 +106,9 @@ class _Batch(Generic[T]):
         for attempt in range(CONTENDED):
             try:
                 written = self._write(part)
-            except (StrataError, MemoryError) as error:
+            except SoftTimeLimitExceeded:
+                raise
+            except Exception as error:  # noqa: BLE001 a record that makes the driver stumble must not stop the others
                 found = diagnosis_of(error)
                 if found.failure is not Failure.CONTENTION or attempt + 1 == CONTENDED:
                     return found, error.index if isinstance(error, BatchError) else None

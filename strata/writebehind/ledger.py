@@ -10,7 +10,7 @@ import enum
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from strata.shards import SHARDS
 from strata.writebehind.pace import Pace
 
 ANY = "*"
+_BURIAL = ("dirty", "due", "claims", "floor0", "floor1", "dead", "deaths", "graves", "untold")
 
 
 class Shard(NamedTuple):
@@ -161,15 +162,15 @@ class Ledger:
         flat = self.server.run(_scripts["claim"], shard.keys("dirty", "due", "claims"), args)
         return [Claimed(flat[at].decode(), *flat[at + 1 : at + 5]) for at in range(0, len(flat), 5)]
 
-    def done(self, shard: Shard, versions: Iterable[tuple[str, int]]) -> int:
+    def done(self, parts: Sequence[tuple[Shard, Sequence[tuple[str, int]]]]) -> int:
         """L3 has these versions of these keys; returns how many entries left the ledger."""
-        flat: list[Any] = []
-        for key_text, version in versions:
-            flat += (key_text, f"{version:019d}")
-        keys = shard.keys("dirty", "due", "claims", "floor0", "floor1", "dead", "deaths", "graves", "untold")
-        step = 2 * self.pace.handoff
-        calls = [(keys, flat[at : at + step]) for at in range(0, len(flat), step)]
-        return sum(self.server.run_many(_scripts["done"], calls))
+        calls: list[tuple[list[str], list[Any]]] = []
+        for shard, versions in parts:
+            keys = shard.keys(*_BURIAL)
+            for at in range(0, len(versions), self.pace.handoff):
+                chunk = versions[at : at + self.pace.handoff]
+                calls.append((keys, [part for key_text, version in chunk for part in (key_text, f"{version:019d}")]))
+        return sum(self._run_many("done", calls))
 
     def release(self, shard: Shard, token: str, releases: Sequence[Release]) -> None:
         """Give claims back after a failure."""
@@ -182,8 +183,7 @@ class Ledger:
 
     def bury(self, shard: Shard, key_text: str, version: int, letter: bytes) -> bool:
         """Move an entry to the dead letters; false where something newer has made it void."""
-        keys = shard.keys("dirty", "due", "claims", "floor0", "floor1", "dead", "deaths", "graves", "untold")
-        return bool(self.server.run(_scripts["bury"], keys, [key_text, f"{version:019d}", letter]))
+        return bool(self.server.run(_scripts["bury"], shard.keys(*_BURIAL), [key_text, f"{version:019d}", letter]))
 
     def exhume(self, shard: Shard, key_text: str, version: int) -> bool:
         """Take a dead letter out; whether it was there."""

@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 
 from strata.bound import Bound
-from strata.clock import Clock
 from strata.errors import WriteBehindMaxRetryError
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
@@ -70,7 +69,6 @@ class Outcomes:
         buffer: DirtyBuffer,
         schemas: Mapping[str, Bound],
         source: Callable[[], str],
-        clock: Clock,
         log: SafeLogger,
         metrics: SafeMetrics,
     ) -> None:
@@ -79,7 +77,6 @@ class Outcomes:
         self._buffer = buffer
         self._schemas = schemas
         self._source = source
-        self._clock = clock
         self._log = log
         self._metrics = metrics
         self._lock = threading.RLock()
@@ -195,7 +192,9 @@ class Outcomes:
         bound.hooks.write_error(bound.plan.parse_key(failure.key_text), error)
 
 
-def reports(schema: str, persisted: Sequence[tuple[str, Persisted]], failed: Sequence[tuple[str, Failed]]) -> dict[str, Report]:
+def reports(
+    schema: str, persisted: Sequence[tuple[str, Persisted]], failed: Sequence[tuple[str, Failed]]
+) -> dict[str, Report]:
     """One report for each origin."""
     by_origin: dict[str, Report] = {}
     for origin, item in persisted:

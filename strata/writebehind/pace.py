@@ -21,7 +21,7 @@ class Pace:
     dead: float = 3.0  # after which a due entry's fleet counts as dead, so that it is drained where that is noticed
     fleet: float = 5.0  # for which a beat of the fleet counts
     alive: float = 20.0  # for which a beat of an instance counts
-    probe: float = 5.0  # after which it is asked what became of an entry whose outcome did not come
+    probe: float = 2.0  # after which it is asked what became of an entry whose outcome did not come
     budget: float = 5.0  # after which one task makes room for others
     full: float = 5.0  # for which a writer waits for room in a full buffer
     exit: float = 5.0  # for which the end of the process is held up

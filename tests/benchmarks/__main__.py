@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -46,12 +47,12 @@ def _names() -> list[str]:
 
 
 def _run(names: list[str], options: Options) -> dict[str, list[Row]]:
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)
     results: dict[str, list[Row]] = {}
     for name in names:
         module = importlib.import_module(f"tests.benchmarks.{PREFIX}{name}")
         results[name] = module.run(options)
-        show(module.__doc__.splitlines()[0], results[name], console)
+        show(name, results[name], console)
     return results
 
 

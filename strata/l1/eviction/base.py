@@ -21,11 +21,11 @@ class Eviction(Protocol):
     def add(self, entry: Entry) -> None:
         """A new entry is about to be in the store."""
 
-    def pick(self, now: float) -> Entry | None:
-        """The entry to remove next, no longer known; None where none is known. One whose time is up goes first."""
+    def swap(self, entry: Entry, now: float) -> Entry | None:
+        """A new entry is about to take the place of the one returned, which is no longer known; None if none was."""
 
     def left(self, entry: Entry) -> None:
-        """The entry, already GONE, left the store in another way than `pick`."""
+        """The entry, already GONE, left the store in another way than by `swap`."""
 
     def clear(self) -> None:
         """The store is empty."""

@@ -18,14 +18,12 @@ class Fifo:
     def add(self, entry: Entry) -> None:
         self._queue.append(entry)
 
-    def pick(self, now: float) -> Entry | None:
+    def swap(self, entry: Entry, now: float) -> Entry | None:
         queue = self._queue
-        while queue:
-            entry = queue.popleft()
-            if entry.expires != GONE:
-                return entry
+        queue.append(entry)
+        while (oldest := queue.popleft()).expires == GONE:
             self._remains.gone -= 1
-        return None
+        return None if oldest is entry else oldest
 
     def left(self, entry: Entry) -> None:
         if self._remains.add(len(self._queue)):

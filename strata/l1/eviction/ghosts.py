@@ -22,17 +22,11 @@ class Ghosts:
     def remember(self, key: Hashable) -> None:
         if not self._slots:
             self._slots = array("q", bytes(8 * self._size))
-        # A tuple's hash is mixed where that of an int is the int itself.
+        # A tuple's hash is mixed, where that of an int is the int itself.
         mark = hash((key,))
         self._slots[mark % self._size] = mark
 
     def recall(self, key: Hashable) -> bool:
-        """Whether the key is remembered; it is forgotten by that."""
-        if not self._slots:
-            return False
+        """Whether the key is remembered."""
         mark = hash((key,))
-        slot = mark % self._size
-        if self._slots[slot] != mark:
-            return False
-        self._slots[slot] = 0
-        return True
+        return bool(self._slots) and self._slots[mark % self._size] == mark

@@ -39,20 +39,22 @@ class Lfu:
         else:
             self._probation.append(entry)
 
-    def pick(self, now: float) -> Entry | None:
-        looks = 0
-        while self._probation or self._established:
-            proving = len(self._probation) >= self._share or not self._established
-            entry = (self._probation if proving else self._established).popleft()
-            if entry.expires == GONE:
-                self._remains.gone -= 1
-                continue
-            looks += 1
-            if entry.expires <= now or looks > LOOKS or not self._stays(entry, proving):
-                if proving:
-                    self._ghosts.remember(entry.key)
-                return entry
-        return None
+    def swap(self, entry: Entry, now: float) -> Entry | None:
+        probation = self._probation
+        victim: Entry | None = None
+        # The usual case in short: the oldest on probation was never used.
+        if len(probation) >= self._share:
+            first = probation[0]
+            if first.hits == first.seen and first.expires != GONE:
+                victim = probation.popleft()
+                self._ghosts.remember(victim.key)
+        if victim is None:
+            victim = self._search(now)
+        if self._ghosts.recall(entry.key):
+            self._established.append(entry)
+        else:
+            probation.append(entry)
+        return victim
 
     def left(self, entry: Entry) -> None:
         if entry.hits:
@@ -70,6 +72,21 @@ class Lfu:
 
     def __len__(self) -> int:
         return len(self._probation) + len(self._established)
+
+    def _search(self, now: float) -> Entry | None:
+        looks = 0
+        while self._probation or self._established:
+            proving = len(self._probation) >= self._share or not self._established
+            entry = (self._probation if proving else self._established).popleft()
+            if entry.expires == GONE:
+                self._remains.gone -= 1
+                continue
+            looks += 1
+            if entry.expires <= now or looks > LOOKS or not self._stays(entry, proving):
+                if proving:
+                    self._ghosts.remember(entry.key)
+                return entry
+        return None
 
     def _stays(self, entry: Entry, proving: bool) -> bool:
         """Queue the entry for another lap if it has earned one."""

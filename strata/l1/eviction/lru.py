@@ -9,6 +9,7 @@ queued; then the least recently used of those goes.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 
 from strata.l1.entry import GONE, Entry
@@ -27,24 +28,20 @@ class Lru:
         self._remains = Remains()
 
     def add(self, entry: Entry) -> None:
-        entry.queued = entry.used
         self._fresh.append(entry)
 
-    def pick(self, now: float) -> Entry | None:
-        oldest = None
-        for _ in range(LOOKS):
-            entry = self._pop()
-            if entry is None:
-                break
-            used = entry.used
-            if used <= entry.queued or entry.expires <= now:
-                return entry
-            self._settle(entry, used)
-            if oldest is None or used < oldest.queued:
-                oldest = entry
-        if oldest is not None:
-            self._remains.gone += 1  # the heap still holds it
-        return oldest
+    def swap(self, entry: Entry, now: float) -> Entry | None:
+        fresh, settled = self._fresh, self._settled
+        victim: Entry | None = None
+        # The usual case in short: the oldest was never used.
+        if fresh and (not settled or fresh[0].queued <= settled[0][0]):
+            first = fresh[0]
+            if first.used <= first.queued and first.expires != GONE:
+                victim = fresh.popleft()
+        if victim is None:
+            victim = self._search(now)
+        fresh.append(entry)
+        return victim
 
     def left(self, entry: Entry) -> None:
         if self._remains.add(len(self)):
@@ -61,20 +58,37 @@ class Lru:
     def __len__(self) -> int:
         return len(self._fresh) + len(self._settled)
 
-    def _pop(self) -> Entry | None:
-        """The first entry by queued stamp that is still there."""
+    def _search(self, now: float) -> Entry | None:
+        """The entry with the oldest stamp, taken out; those looked at on the way are queued anew."""
+        oldest: Entry | None = None
+        for _ in range(LOOKS):
+            entry = self._pop(math.inf if oldest is None else oldest.queued)
+            if entry is None:
+                break
+            entry.queued = max(entry.queued, entry.used)
+            if oldest is not None and oldest.queued <= entry.queued and entry.expires > now:
+                self._settle(entry)
+                continue
+            if oldest is not None:
+                self._settle(oldest)
+            oldest = entry
+            if entry.expires <= now:
+                break
+        return oldest
+
+    def _pop(self, before: float) -> Entry | None:
+        """The first entry by queued stamp that is still there, if queued before the time given."""
         fresh, settled = self._fresh, self._settled
         while fresh or settled:
-            if fresh and (not settled or fresh[0].queued <= settled[0][0]):
-                entry = fresh.popleft()
-            else:
-                entry = heapq.heappop(settled)[2]
+            new = bool(fresh) and (not settled or fresh[0].queued <= settled[0][0])
+            if (fresh[0].queued if new else settled[0][0]) >= before:
+                return None
+            entry = fresh.popleft() if new else heapq.heappop(settled)[2]
             if entry.expires != GONE:
                 return entry
             self._remains.gone -= 1
         return None
 
-    def _settle(self, entry: Entry, used: float) -> None:
-        entry.queued = used
+    def _settle(self, entry: Entry) -> None:
         self._number += 1
-        heapq.heappush(self._settled, (used, self._number, entry))
+        heapq.heappush(self._settled, (entry.queued, self._number, entry))

@@ -11,7 +11,7 @@ class Unbounded:
     def add(self, entry: Entry) -> None:
         pass
 
-    def pick(self, now: float) -> Entry | None:
+    def swap(self, entry: Entry, now: float) -> Entry | None:
         return None
 
     def left(self, entry: Entry) -> None:

@@ -1,0 +1,78 @@
+"""The way around the ledger: deferred writes straight to L3, where the ledger is away or the buffer is full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from strata.bound import Bound
+from strata.errors import EncodeError
+from strata.l3.table import Applied, Change, Status
+from strata.writebehind import changes
+from strata.writebehind.buffer import Buffered, Slot
+from strata.writebehind.isolate import Outcome, isolate
+from strata.writebehind.outcomes import Outcomes
+from strata.writebehind.settle import Settler
+
+Noted = Callable[[Bound, str, int], None]
+
+
+class Direct:
+    """Thread-safe: it keeps no state. `noted` is told of keys that L2 must not be asked for until they are repaired."""
+
+    def __init__(self, settler: Settler, outcomes: Outcomes, noted: Noted) -> None:
+        self._settler = settler
+        self._outcomes = outcomes
+        self._noted = noted
+
+    def one(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> bool:
+        """Write one record now; whether L3 holds just what was written.
+
+        Raises `L3UnavailableError`, `ConstraintError`, or `EncodeError` where a partial record has no row.
+        """
+        change = changes.of_item(bound, key, key_text, item)
+        applied = self._write(bound, [change], l2_down=not _l2_answers(bound))[0]
+        if applied.status is Status.MISSING_ROW:
+            raise EncodeError(
+                f"a record of schema {bound.name!r} has UNLOADED fields and there is no row to keep them from; "
+                "read the whole record, or give every field a value"
+            )
+        if applied.status is Status.BELOW_HORIZON:
+            raise EncodeError(f"a write to schema {bound.name!r} is older than the deletions that are remembered")
+        return applied.version == item.version and applied.kept is None
+
+    def many(self, bound: Bound, items: Sequence[tuple[Slot, Buffered]]) -> Outcome[Applied]:
+        """Write what can be written, and let the buffer go of it; L2 is left to be repaired."""
+        wanted = [changes.of_item(bound, slot.key, slot.key_text, item) for slot, item in items]
+
+        def write(places: Sequence[int]) -> Sequence[Applied]:
+            return self._write(bound, [wanted[place] for place in places], l2_down=True)
+
+        outcome = isolate(write, len(wanted))
+        for place, applied in outcome.written.items():
+            if applied.status in (Status.APPLIED, Status.SUPERSEDED):
+                self._outcomes.persisted(bound, wanted[place].key, applied.version, applied.kept is not None)
+        return outcome
+
+    def _write(self, bound: Bound, wanted: Sequence[Change], *, l2_down: bool) -> Sequence[Applied]:
+        table, database = bound.table, bound.database
+        assert table is not None and database is not None
+        repaired = l2_down and bound.l2 is not None
+        with database.transaction() as conn:
+            applied = table.apply(conn, wanted)
+            if repaired:
+                for change, answer in zip(wanted, applied, strict=True):
+                    self._noted(bound, change.key_text, answer.version)
+                    table.record_repair(conn, change.key_text, answer.version)
+        if not repaired:
+            done = [
+                (change, answer)
+                for change, answer in zip(wanted, applied, strict=True)
+                if answer.status in (Status.APPLIED, Status.SUPERSEDED)
+            ]
+            self._settler.settle_or_repair(bound, done, unheard=True)
+        return applied
+
+
+def _l2_answers(bound: Bound) -> bool:
+    return bound.l2 is None or bound.l2.server.breaker.closed

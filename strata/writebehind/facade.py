@@ -1,0 +1,328 @@
+"""`WriteBehind`: deferred writes of one store, from `set` to L3."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Mapping, Sequence
+from multiprocessing.util import Finalize
+from typing import Any, NamedTuple
+
+from strata.bound import Bound
+from strata.clock import Clock
+from strata.coherence.messages import Announcer
+from strata.coherence.repairs import Repairs
+from strata.coherence.versions import VersionClock
+from strata.config import Config
+from strata.errors import (
+    DecodeError,
+    FlushTimeoutError,
+    L2UnavailableError,
+    L3UnavailableError,
+    StrataError,
+    WriteBehindFullError,
+    WriteBehindMaxRetryError,
+)
+from strata.l2.client import RedisServer
+from strata.observe.log import SafeLogger
+from strata.observe.metrics import SafeMetrics
+from strata.policies import Durability
+from strata.shards import shard_of
+from strata.writebehind.apply import NO_ROW
+from strata.writebehind.broker import celery_app
+from strata.writebehind.buffer import Buffered
+from strata.writebehind.deadletters import DeadLetters
+from strata.writebehind.entry import Entry, Op, decode
+from strata.writebehind.ledger import Ledger, Shard, shards_of
+from strata.writebehind.pace import Pace
+from strata.writebehind.parts import Parts, Shared
+from strata.writebehind.undertaker import Blame
+
+CLOSE_GRACE = 2.0  # seconds that each thread gets to end
+
+
+class Pending(NamedTuple):
+    """A write of some process that L3 does not have yet; `partial`: it carries some of the columns only."""
+
+    version: int
+    deleted: bool
+    partial: bool
+    names: tuple[str, ...]
+    values: tuple[Any, ...]
+
+
+class PendingStats(NamedTuple):
+    """What the ledger holds of a schema: entries, seconds since the oldest of them was written, dead letters."""
+
+    pending: int
+    oldest_age: float
+    dead: int
+
+
+class WriteBehind:
+    """Thread-safe. Threads and connections start with the first write. After fork: `after_fork`.
+
+    `_parts`, everything that has state, is replaced as a whole in the child of a fork, and by nobody else. At exit
+    the thread that ends the process flushes, over plain connections, since threads may not be started any more.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        ledger_server: RedisServer,
+        *,
+        same_server_as_l2: bool,
+        clock: Clock,
+        versions: VersionClock,
+        announcer: Announcer,
+        logger: SafeLogger,
+        metrics: SafeMetrics,
+        publisher: RedisServer | None = None,
+        repairs: Repairs | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        celery_app(config)  # so that a missing broker is found now
+        self._config = config
+        self._schemas: dict[str, Bound] = {}  # written by `register`, under the store's lock
+        self._log = logger
+        self._clock = clock
+        self._durability = config.write_behind_durability
+        self._shared = Shared(
+            config=config,
+            ledger=Ledger(ledger_server, pace or Pace()),
+            publisher=publisher or (ledger_server if same_server_as_l2 else None),
+            same_server=same_server_as_l2,
+            schemas=self._schemas,
+            versions=versions,
+            announcer=announcer,
+            repairs=repairs,
+            clock=clock,
+            log=logger,
+            metrics=metrics,
+        )
+        self._ledger = self._shared.ledger
+        self._parts = Parts(self._shared)
+        self._finalizer: Any = None
+        self.dead_letters = DeadLetters(self._ledger, self._schemas, self._rewrite)
+
+    def register(self, bound: Bound) -> None:
+        """Make a schema known, before its first write."""
+        self._schemas[bound.name] = bound
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def put(self, bound: Bound, key: Any, key_text: str, version: int, record: Any) -> bool:
+        """Take one write, None being a deletion; whether L1 may hold the record as it was given.
+
+        Raises `WriteBehindFullError` where there is no room for it, and L3 and Redis do not answer either;
+        `ConstraintError` or `EncodeError` where it had to be written to L3 at once, and was refused.
+        """
+        partial = record is not None and bool(bound.plan.unloaded(record))
+        item = Buffered(version, record, partial)
+        if self._finalizer is None:
+            self._flush_at_exit()
+        put = self._parts.buffer.put(bound.name, key, key_text, item)
+        if put.orphan:
+            self._refuse(bound, key, key_text, item)
+            return False
+        if not put.room:
+            return self._overflow(bound, key, key_text, item)
+        if self._durability is Durability.LEDGER:
+            return self._hand_over(bound, key, key_text, item) and put.newest
+        return put.newest
+
+    def peek(self, bound: Bound, key: Any) -> Buffered | None:
+        """This process's pending write of the key, unless something newer was met."""
+        return self._parts.buffer.peek(bound.name, key)
+
+    def supersede(self, bound: Bound, key: Any, version: int) -> None:
+        """A newer write of the key was met, on the bus or of this process's own."""
+        self._parts.buffer.supersede(bound.name, key, version)
+
+    def purged(self, bound: Bound, key: Any, version: int) -> None:
+        """Writes of the key up to this version were given up."""
+        self._parts.buffer.drop(bound.name, key, version)
+
+    # -- the ledger ---------------------------------------------------------------------------------------------
+
+    def ledger_read(self, bound: Bound, key_texts: Sequence[str]) -> dict[str, Pending]:
+        """The pending writes of any process, by key text, in one round trip. Raises `L2UnavailableError`."""
+        by_shard: dict[Shard, list[str]] = {}
+        for key_text in key_texts:
+            by_shard.setdefault(Shard(bound.name, shard_of(key_text)), []).append(key_text)
+        found: dict[str, Pending] = {}
+        for group, raws in zip(by_shard.values(), self._ledger.read(list(by_shard.items())), strict=True):
+            for key_text, raw in zip(group, raws, strict=True):
+                pending = None if raw is None else self._pending(bound, raw)
+                if pending is not None:
+                    found[key_text] = pending
+        if found:
+            self._parts.flusher.wake()  # somebody wrote and may be gone: from now on this process looks after it too
+        return found
+
+    def raise_floor(self, bound: Bound, versions: Mapping[str, int]) -> None:
+        """Synchronous writes reached L3 at these versions, by key text. Raises `L2UnavailableError`."""
+        by_shard: dict[Shard, list[tuple[str, int]]] = {}
+        for key_text, version in versions.items():
+            self._parts.outcomes.persisted(bound, bound.plan.parse_key(key_text), version, changed=False)
+            by_shard.setdefault(Shard(bound.name, shard_of(key_text)), []).append((key_text, version))
+        self._ledger.done(list(by_shard.items()))
+
+    def pending_stats(self) -> dict[str, PendingStats]:
+        """What the ledger holds, by schema. Raises `L2UnavailableError`."""
+        return {name: self._stats(name) for name in list(self._schemas)}
+
+    # -- the fleet ----------------------------------------------------------------------------------------------
+
+    def persist(self, schema: str, shard: int) -> int:
+        """Write what is due in one shard to L3; returns how many records. The body of the task `strata.persist`."""
+        if schema not in self._schemas:
+            self._log.warning("a schema is not registered here; its writes wait for another worker", schema=schema)
+            return 0
+        try:
+            return self._parts.persist(Shard(schema, shard))
+        except L2UnavailableError as error:
+            self._log.warning("the ledger did not answer; the shard is drained later", schema=schema, error=str(error))
+            return 0
+
+    def redrive(self) -> int:
+        """A worker is here, and looks after overdue entries; called once a second. Returns how many shards were."""
+        return self._parts.redrive()
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def dirty_count(self) -> int:
+        """How many writes of this process L3 does not have, as far as it knows."""
+        return len(self._parts.buffer)
+
+    def flush(self, timeout: float) -> None:
+        """Return when L3 has what this process wrote so far. Raises `FlushTimeoutError`."""
+        left = self._parts.flush().run(timeout) if len(self._parts.buffer) else 0
+        if left:
+            raise FlushTimeoutError(
+                f"{left} deferred writes were not in PostgreSQL after {timeout:g} s; they go on waiting", remaining=left
+            )
+
+    def close(self, timeout: float) -> None:
+        """Flush, and end the threads. Raises `FlushTimeoutError` for what is neither in L3 nor safe in the ledger."""
+        parts = self._parts
+        try:
+            if len(parts.buffer):
+                parts.flush().run(timeout, settle_for_ledger=True)
+        finally:
+            parts.stop(CLOSE_GRACE)
+            if self._finalizer:
+                self._finalizer.cancel()
+        unsafe = parts.buffer.unsent
+        if unsafe:
+            raise FlushTimeoutError(
+                f"{unsafe} deferred writes reached neither PostgreSQL nor the ledger within {timeout:g} s and are lost "
+                "with this process; check both servers",
+                remaining=unsafe,
+            )
+
+    def after_fork(self) -> None:
+        """In the child: an empty buffer, since the parent keeps its own, and no threads yet."""
+        self._ledger.reset_tokens()
+        self._parts = Parts(self._shared)
+        self._finalizer = None
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _hand_over(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> bool:
+        """For durability LEDGER: the ledger, or else L3, has the write when `set` returns."""
+        parts = self._parts
+        try:
+            parts.beat()
+            parts.handoff.run_for(bound.name, key)
+            return True
+        except L2UnavailableError as error:
+            current = parts.buffer.peek(bound.name, key) or item
+            try:
+                exact = parts.direct.one(bound, key, key_text, current)
+            except L3UnavailableError:
+                raise L2UnavailableError(
+                    "neither the ledger nor PostgreSQL took the write; it is tried again as long as this process lives",
+                    outcome_unknown=True,
+                ) from error
+            parts.buffer.confirm(bound.name, key, current.version)
+            return exact
+
+    def _overflow(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> bool:
+        """The buffer is full: to L3 at once; where that fails, wait for room or for L3, then raise."""
+        parts = self._parts
+        self._shared.metrics.count("strata_write_behind_full", schema=bound.name)
+        deadline = self._clock.monotonic() + self._ledger.pace.full
+        while True:
+            try:
+                return parts.direct.one(bound, key, key_text, item)
+            except L3UnavailableError as error:
+                left = deadline - self._clock.monotonic()
+                if left <= 0:
+                    raise WriteBehindFullError(
+                        f"{parts.buffer.unsent} deferred writes wait for Redis, and PostgreSQL does not answer either; "
+                        "the write was not taken"
+                    ) from error
+                with parts.buffer.room:
+                    parts.buffer.room.wait(min(left, 0.2))
+                put = parts.buffer.put(bound.name, key, key_text, item)
+                if put.room:
+                    return put.newest
+
+    def _refuse(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> None:
+        """A partial record over a pending deletion: a dead letter, and OnWriteError."""
+        shard = Shard(bound.name, shard_of(key_text))
+        row = bound.plan.pack_row(bound.plan.to_row(item.record, bound.cipher))
+        now = int(self._clock.wall() * 1000)
+        entry = Entry(item.version, Op.PARTIAL, now, self._shared.announcer.source, row)
+        try:
+            self._parts.undertaker.bury(bound, shard, key_text, entry, Blame(NO_ROW))
+        except L2UnavailableError:
+            error = WriteBehindMaxRetryError(f"a deferred write to schema {bound.name!r} failed: {NO_ROW}", attempts=1)
+            bound.hooks.write_error(key, error)
+
+    def _pending(self, bound: Bound, raw: bytes) -> Pending | None:
+        try:
+            entry = decode(raw)
+            if entry.op is Op.DELETE:
+                return Pending(entry.version, True, False, (), ())
+            names, values = bound.plan.unpack_row(entry.row)
+        except DecodeError as error:
+            self._log.warning("a pending write needs a newer process", schema=bound.name, error=type(error).__name__)
+            return None
+        return Pending(entry.version, False, entry.op is Op.PARTIAL, names, values)
+
+    def _rewrite(self, bound: Bound, key_text: str, entry: Entry) -> None:
+        """A dead letter becomes a pending write of this process, at its own version. Raises `L2UnavailableError`."""
+        key = bound.plan.parse_key(key_text)
+        record, partial = None, False
+        if entry.op is not Op.DELETE:
+            names, values = bound.plan.unpack_row(entry.row)
+            record = bound.plan.from_row(values, bound.cipher, names)
+            partial = bool(bound.plan.unloaded(record))
+        self._parts.beat()
+        self._parts.buffer.put(bound.name, key, key_text, Buffered(entry.version, record, partial))
+        self._parts.handoff.run_for(bound.name, key)
+
+    def _stats(self, name: str) -> PendingStats:
+        shards = shards_of(name)
+        server = self._ledger.server
+        asked_for = (("HLEN", "dirty"), ("ZCARD", "deaths"))
+        counts = server.pipeline([(command, shard.key(part)) for shard in shards for command, part in asked_for])
+        firsts = server.pipeline([("ZRANGE", shard.key("due"), 0, 0) for shard in shards])
+        asked = [(shard, first[:1]) for shard, first in zip(shards, firsts, strict=True) if first]
+        since = [decode(raw).since for [raw] in self._ledger.read(asked) if raw is not None]
+        age = max(0.0, self._clock.wall() - min(since) / 1000) if since else 0.0
+        return PendingStats(sum(counts[::2]), age, sum(counts[1::2]))
+
+    def _flush_at_exit(self) -> None:
+        # A Finalize runs at the end of the process that made it, of multiprocessing's children too, which skip atexit.
+        reference = weakref.ref(self)
+
+        def flush() -> None:
+            behind = reference()
+            if behind is not None:
+                with contextlib.suppress(StrataError):
+                    behind.close(behind._ledger.pace.exit)
+
+        self._finalizer = Finalize(None, flush, exitpriority=10)

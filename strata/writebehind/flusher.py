@@ -1,0 +1,139 @@
+"""The flusher: the thread that hands off in time, reads outcomes, and looks after the ledger once a second."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+
+from strata.clock import Clock
+from strata.errors import StrataError
+from strata.observe.log import SafeLogger
+from strata.observe.metrics import SafeMetrics
+from strata.writebehind.buffer import DirtyBuffer
+from strata.writebehind.handoff import HandOff
+from strata.writebehind.outcomes import Outcomes
+from strata.writebehind.pace import Pace
+from strata.writebehind.undertaker import Undertaker
+from strata.writebehind.watch import Watch
+
+RETRY = 0.5  # seconds after a hand-off that failed
+CHORES = 5  # sweeps between looks for what dead processes left
+
+
+class Flusher:
+    """Started by the first write. `_lock` guards `_thread` and `_stopped`; the times belong to the thread.
+
+    After fork the child makes another one. At exit the daemon thread just ends; what it left is flushed by the thread
+    that ends the process.
+    """
+
+    def __init__(
+        self,
+        buffer: DirtyBuffer,
+        handoff: HandOff,
+        outcomes: Outcomes,
+        watch: Watch,
+        undertaker: Undertaker,
+        beat: Callable[[], None],
+        clock: Clock,
+        pace: Pace,
+        interval: float,
+        threshold: int,
+        log: SafeLogger,
+        metrics: SafeMetrics,
+    ) -> None:
+        self._buffer = buffer
+        self._handoff = handoff
+        self._outcomes = outcomes
+        self._watch = watch
+        self._undertaker = undertaker
+        self._beat = beat
+        self._clock = clock
+        self._pace = pace
+        self._interval = interval
+        self._threshold = threshold
+        self._log = log
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        self._event = threading.Event()
+        self._retry_at = 0.0
+        self._poll_at = 0.0
+        self._sweep_at = 0.0
+        self._sweeps = 0
+
+    def wake(self) -> None:
+        """There is something to do."""
+        if self._thread is None:
+            self._start()
+        self._event.set()
+
+    def stop(self, timeout: float) -> None:
+        """End the thread."""
+        with self._lock:
+            self._stopped = True
+            thread = self._thread
+        self._event.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is not None or self._stopped:
+                return
+            thread = threading.Thread(target=self._run, name="strata-flusher", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return  # the interpreter is ending and starts no thread; what is left is flushed at exit
+            self._thread = thread
+
+    def _run(self) -> None:
+        while not self._stopped:
+            self._event.wait(max(0.0, self._next() - self._clock.monotonic()))
+            self._event.clear()
+            try:
+                self._step(self._clock.monotonic())
+            except StrataError as error:
+                self._retry_at = self._clock.monotonic() + RETRY
+                self._log.warning("deferred writes wait for Redis", error=type(error).__name__, count=len(self._buffer))
+            except Exception as error:  # noqa: BLE001 the thread must outlive a mistake in one round
+                self._retry_at = self._clock.monotonic() + RETRY
+                self._log.error("the flusher failed", error=type(error).__name__)
+
+    def _next(self) -> float:
+        """When there is something to do, by the monotonic clock."""
+        times = [self._sweep_at, self._handoff_at()]
+        if self._buffer.unconfirmed:
+            times.append(max(self._poll_at, self._retry_at))
+        return min(times)
+
+    def _handoff_at(self) -> float:
+        waiting = self._buffer.unsent
+        if not waiting:
+            return math.inf
+        return max(self._retry_at, 0.0 if waiting >= self._threshold else self._buffer.since + self._interval)
+
+    def _step(self, now: float) -> None:
+        if len(self._buffer):
+            self._beat()
+        if now >= self._handoff_at():
+            self._handoff.run()
+        if self._buffer.unconfirmed and now >= self._poll_at:
+            self._poll_at = now + self._pace.poll
+            self._outcomes.collect()
+        if now >= self._sweep_at:
+            self._sweep_at = now + self._pace.sweep
+            self._sweep()
+
+    def _sweep(self) -> None:
+        self._metrics.gauge("strata_write_behind_dirty", len(self._buffer))
+        self._watch.own()
+        self._watch.probe()
+        self._watch.everything()
+        self._sweeps += 1
+        if self._sweeps % CHORES == 0:
+            self._undertaker.finish()
+            self._outcomes.adopt()

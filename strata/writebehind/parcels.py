@@ -1,0 +1,99 @@
+"""One deferred write, encoded for the ledger and for L2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from strata.bound import Bound
+from strata.clock import Clock
+from strata.coherence.messages import Announcer
+from strata.coherence.messages import Op as Said
+from strata.coherence.versions import text
+from strata.shards import shard_of
+from strata.writebehind.buffer import Buffered, Slot
+from strata.writebehind.entry import Entry, Op, decode
+from strata.writebehind.ledger import ANY, Handing, Shard
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A write on its way."""
+
+    slot: Slot
+    item: Buffered
+    bound: Bound
+    shard: Shard
+    entry: Entry
+    handing: Handing
+
+
+class GivenUpError(Exception):
+    """A write that can never be handed off; the text, for its dead letter, shows nothing of the record."""
+
+
+class Packer:
+    """Encodes writes. Thread-safe: it keeps no state."""
+
+    def __init__(self, announcer: Announcer, clock: Clock) -> None:
+        self._announcer = announcer
+        self._clock = clock
+
+    def address(self, slot: Slot, item: Buffered) -> tuple[Shard, Entry]:
+        """Where a write goes, and its entry without the row."""
+        if slot.shard < 0:
+            slot.shard = shard_of(slot.key_text)
+        op = Op.DELETE if item.record is None else Op.PARTIAL if item.partial else Op.SET
+        entry = Entry(item.version, op, int(self._clock.wall() * 1000), self._announcer.source, b"")
+        return Shard(slot.schema, slot.shard), entry
+
+    def pack(self, bound: Bound, slot: Slot, item: Buffered) -> Parcel:
+        """A write, encoded. Raises what the codec raises."""
+        shard, entry = self.address(slot, item)
+        if item.record is not None:
+            entry = entry._replace(row=_row(bound, item.record))
+        expected = "" if entry.op is Op.PARTIAL else ANY
+        handing = self._handing(bound, slot.key_text, entry, item.record, expected)
+        return Parcel(slot, item, bound, shard, entry, handing)
+
+    def merge(self, parcel: Parcel, raw: bytes) -> Parcel:
+        """The partial write laid over the entry that the ledger holds, b"" being none.
+
+        Raises `GivenUpError` over a deletion, `DecodeError` where a newer process wrote the entry.
+        """
+        bound, record = parcel.bound, parcel.item.record
+        own = _row(bound, record)
+        if not raw:
+            return self._again(parcel, parcel.entry._replace(op=Op.PARTIAL, row=own), None, "")
+        base = decode(raw)
+        if base.op is Op.DELETE:
+            raise GivenUpError("some columns were not loaded, and the record was deleted")
+        columns = _columns(bound, base.row) | _columns(bound, own)
+        names, values = tuple(columns), tuple(columns.values())
+        entry = parcel.entry._replace(op=base.op, row=bound.plan.pack_row(values, names))
+        whole = bound.plan.from_row(values, bound.cipher, names) if base.op is Op.SET else None
+        return self._again(parcel, entry, whole, text(base.version))
+
+    def _again(self, parcel: Parcel, entry: Entry, record: Any, expected: str) -> Parcel:
+        handing = self._handing(parcel.bound, parcel.slot.key_text, entry, record, expected)
+        return replace(parcel, entry=entry, handing=handing)
+
+    def _handing(self, bound: Bound, key_text: str, entry: Entry, record: Any, expected: str) -> Handing:
+        said = Said.DELETE if entry.op is Op.DELETE else Said.SET
+        message = self._announcer.message(bound.name, key_text, said, entry.version)
+        l2 = bound.l2
+        if l2 is None:
+            return Handing(key_text, entry.encode(), expected, message=message)
+        if entry.op is Op.PARTIAL:
+            return Handing(key_text, entry.encode(), expected, l2.key(key_text), message=message)
+        cached = None if record is None else bound.plan.cached(record)
+        content = l2.content(entry.version, cached, pending=True)
+        return Handing(key_text, entry.encode(), expected, l2.key(key_text), content, l2.px(record), message)
+
+
+def _row(bound: Bound, record: Any) -> bytes:
+    return bound.plan.pack_row(bound.plan.to_row(record, bound.cipher))
+
+
+def _columns(bound: Bound, row: bytes) -> dict[str, Any]:
+    return dict(zip(*bound.plan.unpack_row(row), strict=True))

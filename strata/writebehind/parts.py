@@ -1,0 +1,184 @@
+"""Everything of write-behind that has state, built anew in the child of a fork."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from strata.bound import Bound
+from strata.clock import Clock
+from strata.coherence.messages import Announcer
+from strata.coherence.repairs import Repairs
+from strata.coherence.versions import VersionClock
+from strata.config import Config
+from strata.errors import L2UnavailableError
+from strata.l2.client import RedisServer
+from strata.observe.log import SafeLogger
+from strata.observe.metrics import SafeMetrics
+from strata.writebehind.apply import Applier, Desk
+from strata.writebehind.broker import celery_app
+from strata.writebehind.buffer import DirtyBuffer
+from strata.writebehind.direct import Direct
+from strata.writebehind.doorbell import Doorbell
+from strata.writebehind.entry import Entry
+from strata.writebehind.errands import Errands
+from strata.writebehind.flush import Flush, Persister
+from strata.writebehind.flusher import CHORES, Flusher
+from strata.writebehind.handoff import HandOff, Route
+from strata.writebehind.ledger import Ledger, Shard
+from strata.writebehind.outcomes import Outcomes
+from strata.writebehind.parcels import Packer
+from strata.writebehind.settle import Settler
+from strata.writebehind.undertaker import Blame, Undertaker
+from strata.writebehind.watch import Watch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What the parts are built from; the same before and after a fork."""
+
+    config: Config
+    ledger: Ledger
+    publisher: RedisServer | None
+    same_server: bool
+    schemas: Mapping[str, Bound]
+    versions: VersionClock
+    announcer: Announcer
+    repairs: Repairs | None
+    clock: Clock
+    log: SafeLogger
+    metrics: SafeMetrics
+
+
+class Parts:
+    """One process's buffer, threads and helpers.
+
+    `_redrives` is written by the one thread that redrives; `_beat_at` by any, an extra beat being harmless.
+    """
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._redrives = 0
+        self._beat_at = 0.0
+        config, ledger, clock = shared.config, shared.ledger, shared.clock
+        log, metrics = shared.log, shared.metrics
+        interval = float(config.write_behind_flush_interval)  # type: ignore[arg-type]
+        threshold = config.write_behind_flush_threshold
+        self.buffer = DirtyBuffer(
+            config.write_behind_max_dirty,
+            threshold,
+            clock,
+            merge=lambda schema, base, over: shared.schemas[schema].plan.merge(base, over),
+            stamp=shared.versions.stamp,
+            wake=lambda: self.flusher.wake(),
+        )
+        self.outcomes = Outcomes(ledger, self.buffer, shared.schemas, self._source, log, metrics)
+        self.undertaker = Undertaker(
+            ledger, self.outcomes, shared.schemas, shared.announcer, shared.publisher, clock, log, metrics
+        )
+        settler = Settler(shared.announcer, shared.publisher, ledger.server)
+        desk = Desk(
+            ledger=ledger,
+            outcomes=self.outcomes,
+            undertaker=self.undertaker,
+            settler=settler,
+            versions=shared.versions,
+            clock=clock,
+            max_retry=config.write_behind_max_retry,
+            log=log,
+            metrics=metrics,
+        )
+        self.direct = Direct(settler, self.outcomes, self._noted)
+        self.persister = Persister(ledger, Applier(desk), shared.schemas, clock)
+        route = Route(ledger, shared.publisher, shared.announcer.channel, shared.same_server)
+        packer = Packer(shared.announcer, clock)
+        self.handoff = HandOff(route, self.buffer, packer, shared.schemas, shared.versions, clock, log, metrics)
+        self.doorbell = Doorbell(lambda: celery_app(config), log, metrics)
+        self.drainer = Errands("strata-drainer", self.persist, log)
+        self.watch = Watch(
+            ledger,
+            self.buffer,
+            self.handoff,
+            self.outcomes,
+            shared.schemas,
+            self.doorbell,
+            self.drainer,
+            clock,
+            metrics,
+            self._source,
+        )
+        self.handoff.ring = self.watch.call
+        self.handoff.give_up = self._give_up
+        self.flusher = Flusher(
+            self.buffer,
+            self.handoff,
+            self.outcomes,
+            self.watch,
+            self.undertaker,
+            self.beat,
+            clock,
+            ledger.pace,
+            interval,
+            threshold,
+            log,
+            metrics,
+        )
+
+    def flush(self) -> Flush:
+        """A flush of what is pending now."""
+        self.beat()
+        return Flush(
+            self._shared.ledger,
+            self.buffer,
+            self.handoff,
+            self.persister,
+            self.direct,
+            self.outcomes,
+            self.watch,
+            self._shared.schemas,
+            self._shared.clock,
+        )
+
+    def persist(self, shard: Shard) -> int:
+        """Persist what is due in a shard; what is left for want of time is called for again."""
+        count, more = self.persister.shard(shard, self._shared.ledger.pace.budget)
+        if more:
+            self.watch.call(shard)
+        return count
+
+    def redrive(self) -> int:
+        """One round of a worker that persists."""
+        self.watch.beat()
+        self._redrives += 1
+        if self._redrives % CHORES == 0:
+            self.undertaker.finish()
+            self.outcomes.adopt()
+        return self.watch.everything()
+
+    def beat(self) -> None:
+        """This instance reads its outcomes from now on, as far as Redis can be told."""
+        now = self._shared.clock.monotonic()
+        if now >= self._beat_at:
+            with contextlib.suppress(L2UnavailableError):
+                self.outcomes.beat()
+                self._beat_at = now + self._shared.ledger.pace.alive / 4
+
+    def stop(self, timeout: float) -> None:
+        """End the threads, and take what outcomes there are."""
+        self.flusher.stop(timeout)
+        self.doorbell.stop(timeout)
+        self.drainer.stop(timeout)
+        with contextlib.suppress(L2UnavailableError):
+            if self._beat_at:
+                self.outcomes.stop()
+
+    def _source(self) -> str:
+        return self._shared.announcer.source
+
+    def _noted(self, bound: Bound, key_text: str, version: int) -> None:
+        if self._shared.repairs is not None:
+            self._shared.repairs.noted(bound, key_text, version)
+
+    def _give_up(self, bound: Bound, shard: Shard, key_text: str, entry: Entry, reason: str) -> None:
+        self.undertaker.bury(bound, shard, key_text, entry, Blame(reason))

@@ -1,0 +1,67 @@
+"""After L3 has deferred writes: L2 and every instance learn what L3 holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from strata.bound import Bound
+from strata.coherence.messages import Announcer
+from strata.coherence.messages import Op as Said
+from strata.errors import L2UnavailableError
+from strata.l2.client import RedisServer
+from strata.l3.table import Applied, Change
+from strata.writebehind.changes import as_kept, kept
+
+Written = Sequence[tuple[Change, Applied]]
+
+
+@dataclass(frozen=True, slots=True)
+class Settler:
+    """Immutable. `publisher` is where the bus is, `ledger_server` where the ledger is."""
+
+    announcer: Announcer
+    publisher: RedisServer | None
+    ledger_server: RedisServer
+
+    def settle(self, bound: Bound, written: Written, *, unheard: bool = False) -> None:
+        """Settle what was written; `unheard`: no hand-off has told the bus of it. Raises `L2UnavailableError`."""
+        items = [self._settlement(bound, change, applied, unheard) for change, applied in written]
+        channel = self.announcer.channel
+        if bound.l2 is not None:
+            bound.l2.settle(channel, items)
+        elif self.publisher is not None:
+            self.publisher.pipeline([("PUBLISH", channel, message) for *_, message in items if message])
+
+    def settle_or_repair(self, bound: Bound, written: Written, *, unheard: bool = False) -> None:
+        """As `settle`; where L2 is away and the ledger is not, leave rows in L3 from which L2 is repaired.
+
+        Raises `L2UnavailableError` where the ledger is away too.
+        """
+        try:
+            self.settle(bound, written, unheard=unheard)
+        except L2UnavailableError:
+            if bound.l2 is None or bound.l2.server is self.ledger_server:
+                raise
+            table, database = bound.table, bound.database
+            assert table is not None and database is not None
+            with database.transaction() as conn:
+                for change, applied in written:
+                    # A repair removes what is older than its version: one more, so that a pending value of this very
+                    # version goes too.
+                    table.record_repair(conn, change.key_text, applied.version + 1)
+
+    def _settlement(
+        self, bound: Bound, change: Change, applied: Applied, unheard: bool
+    ) -> tuple[str, int, bytes, int, bytes]:
+        content, px, message = b"", 0, b""
+        said = Said.DELETE if change.delete else Said.SET
+        if applied.version > change.version or unheard:
+            message = self.announcer.message(bound.name, change.key_text, said, applied.version)
+        if kept(change, applied) and applied.version == change.version:
+            # Not SET: who holds this very version must drop it too.
+            message = self.announcer.message(bound.name, change.key_text, Said.INVALIDATE, applied.version)
+            if bound.l2 is not None:
+                record = as_kept(bound, change, applied)
+                content, px = bound.l2.content(applied.version, bound.plan.cached(record)), bound.l2.px(record)
+        return change.key_text, applied.version, content, px, message
