@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -21,24 +22,34 @@ from strata.errors import DecodeError, InvalidConfigError
 KEY_BYTES = 32
 NONCE_BYTES = 12
 FORMAT = "s1"
-DEFAULT_ID = "k1"
+DEFAULT_ID = "k1"  # of a key that is given without one
+_ID = re.compile(r"[A-Za-z0-9_-]{1,32}\Z")
+_CIPHERTEXT = re.compile(r"s1:([A-Za-z0-9_-]{1,32}):([A-Za-z0-9+/]{38,}={0,2})\Z")
 
 
 @dataclass(frozen=True)
 class EncryptionKeys:
-    """Several keys by id: `current` encrypts, all of them decrypt. Each key is exactly 32 bytes."""
+    """Several keys by id: `current` encrypts, all of them decrypt. Each key is exactly 32 bytes.
+
+    A key that was in use before it had an id goes by `k1`.
+
+    >>> EncryptionKeys(current="k2", keys={"k1": bytes(32), "k2": bytes(range(32))})
+    EncryptionKeys(current='k2')
+    """
 
     current: str
     keys: Mapping[str, bytes] = field(repr=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.keys, Mapping):
+            raise InvalidConfigError(f"EncryptionKeys.keys is a {type(self.keys).__name__}; it must map ids to keys")
         for name, key in self.keys.items():
-            if not isinstance(name, str) or not name.isalnum() or not name.isascii() or len(name) > 32:
-                raise InvalidConfigError("an encryption key's id must be at most 32 letters and digits")
+            if not isinstance(name, str) or not _ID.match(name):
+                raise InvalidConfigError("the id of an encryption key must be 1 to 32 of a-z, A-Z, 0-9, - and _")
             _check_key(key, f"encryption key {name!r}")
         if self.current not in self.keys:
-            raise InvalidConfigError(f"the current encryption key {self.current!r} is not among the keys")
-        object.__setattr__(self, "keys", MappingProxyType(dict(self.keys)))
+            raise InvalidConfigError("EncryptionKeys.current is not the id of one of its keys; it must be one of them")
+        object.__setattr__(self, "keys", MappingProxyType({name: bytes(key) for name, key in self.keys.items()}))
 
 
 def keys_from(value: bytes | EncryptionKeys | None) -> EncryptionKeys | None:
@@ -78,20 +89,18 @@ class TableCipher:
     def decrypt(self, column: str, key: str, text: str) -> str:
         """The plaintext. Raises `DecodeError` naming table and column, never a value."""
         where = f"{self._table}.{column}"
-        parts = text.split(":")
-        if len(parts) != 3 or parts[0] != FORMAT:
-            raise DecodeError(f"{where} does not hold a ciphertext of this library; was it written as plain text?")
-        cipher = self._ciphers.get(parts[1])
+        found = _CIPHERTEXT.match(text)
+        if found is None:
+            raise DecodeError(f"{where} does not hold a ciphertext of Strata's; was it written as plain text?")
+        key_id, encoded = found.groups()
+        cipher = self._ciphers.get(key_id)
         if cipher is None:
-            raise DecodeError(
-                f"{where} was encrypted with key {parts[1][:32]!r}, which Config.encryption_key does not have"
-            )
+            raise DecodeError(f"{where} was encrypted with key {key_id!r}, which Config.encryption_key does not have")
         try:
-            sealed = base64.b64decode(parts[2], validate=True)
-            return cipher.decrypt(
-                sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], self._bound(parts[1], column, key)
-            ).decode()
-        except (InvalidTag, binascii.Error, ValueError):
+            sealed = base64.b64decode(encoded, validate=True)
+            bound = self._bound(key_id, column, key)
+            return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound).decode()
+        except (InvalidTag, ValueError):
             raise DecodeError(f"{where} cannot be decrypted: damaged, moved from elsewhere, or another key") from None
 
     def _bound(self, key_id: str, column: str, key: str) -> bytes:

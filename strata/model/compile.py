@@ -1,52 +1,88 @@
 """The one place that generates source: functions over the fields of one model, without loops or look-ups.
 
-The source is made of the names `a0, a1, ...`, of the model's own field names, which are identifiers, and of nothing
-that a user wrote; values and functions come in through the namespace.
+The source is made of names that are numbered here, and of field names, which `check_column_name` has passed or the
+class statement itself has. All else comes in as objects bound to names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import datetime
+import decimal
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import msgspec
+from strata.model.markers import UNLOADED
 
 Function = Callable[..., Any]
+# What the source of every function may name, besides what is bound for it.
+COMMON: dict[str, Any] = {
+    "U": UNLOADED,
+    "datetime": datetime.datetime,
+    "date": datetime.date,
+    "time": datetime.time,
+    "timedelta": datetime.timedelta,
+    "UTC": datetime.UTC,
+    "UUID": uuid.UUID,
+    "Decimal": decimal.Decimal,
+}
 
 
-def function(name: str, arguments: str, body: Sequence[str], namespace: dict[str, Any]) -> Function:
-    """A function from its lines."""
-    source = f"def {name}({arguments}):\n" + "".join(f"    {line}\n" for line in body)
-    scope = dict(namespace)
-    exec(compile(source, f"<strata {name}>", "exec"), scope)  # noqa: S102 see above
-    made: Function = scope[name]
-    return made
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One operation on a value: code over `{v}`, a variable, and `{f}`, the helper."""
+
+    code: str
+    helper: Any = None
 
 
-def builder(model: Any, names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Lines that make an instance `o` from `a0, a1, ...` without running `__init__` or `__post_init__`."""
-    space: dict[str, Any] = {"_cls": model, "_new": object.__new__, "_set": object.__setattr__}
-    if issubclass(model, msgspec.Struct):
-        if hasattr(model, "__post_init__"):
-            space |= {"_new": model.__new__, "_set": msgspec.structs.force_setattr}
-            return ["o = _new(_cls)", *(f"_set(o, {name!r}, a{place})" for place, name in enumerate(names))], space
-        arguments = ", ".join(f"{name}=a{place}" for place, name in enumerate(names))
-        return [f"o = _cls({arguments})"], space
-    if model.__setattr__ is object.__setattr__:
-        return ["o = _new(_cls)", *(f"o.{name} = a{place}" for place, name in enumerate(names))], space
-    if hasattr(model, "__dict__") and not _slotted(model):
-        pairs = ", ".join(f"{name!r}: a{place}" for place, name in enumerate(names))
-        return ["o = _new(_cls)", f"_set(o, '__dict__', {{{pairs}}})"], space
-    return ["o = _new(_cls)", *(f"_set(o, {name!r}, a{place})" for place, name in enumerate(names))], space
+CALL = "{f}({v})"
 
 
-def _slotted(model: Any) -> bool:
-    return all("__slots__" in vars(base) for base in model.__mro__[:-1])
+class Source:
+    """A function in the making."""
+
+    def __init__(self, name: str, arguments: str) -> None:
+        self._name = name
+        self._lines = [f"def {name}({arguments}):"]
+        self._bound: dict[str, Any] = {}
+        self._fresh = 0
+
+    def bind(self, value: Any) -> str:
+        """A name for an object."""
+        name = f"b{len(self._bound)}"
+        self._bound[name] = value
+        return name
+
+    def fresh(self) -> str:
+        """The name of a variable that nothing else uses."""
+        self._fresh += 1
+        return f"x{self._fresh}"
+
+    def line(self, code: str, depth: int = 1) -> None:
+        """One more line."""
+        self._lines.append("    " * depth + code)
+
+    def plain(self, step: Step, variable: str) -> str:
+        """The step as an expression."""
+        helper = "" if step.helper is None else self.bind(step.helper)
+        return step.code.format(v=variable, f=helper)
+
+    def apply(self, step: Step | None, variable: str) -> str:
+        """The step as an expression that passes None and UNLOADED through; no step is the variable itself."""
+        if step is None:
+            return variable
+        return f"({variable} if {variable} is None or {variable} is U else {self.plain(step, variable)})"
+
+    def function(self) -> Function:
+        """The function."""
+        scope = COMMON | self._bound
+        exec(compile("\n".join(self._lines), f"<strata {self._name}>", "exec"), scope)  # noqa: S102 see above
+        made: Function = scope[self._name]
+        return made
 
 
-def immutable(model: Any) -> bool:
-    """Whether the class forbids changing its fields."""
-    if issubclass(model, msgspec.Struct):
-        return bool(model.__struct_config__.frozen)
-    parameters: Any = getattr(model, "__dataclass_params__", None)
-    return bool(parameters and parameters.frozen)
+def same(value: Any) -> Any:
+    """The identity."""
+    return value

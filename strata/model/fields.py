@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from strata.errors import InvalidModelError
 from strata.model.markers import Default
 
+MAX_IDENTIFIER = 63  # bytes, and letters too, since all are ASCII
+RESERVED = "_strata"
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -29,11 +32,20 @@ class Kind(enum.Enum):
     TIME = "TIME"
     INTERVAL = "INTERVAL"
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the column is TEXT."""
+        return self is Kind.TEXT
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field. `annotation` is bare: without Annotated and None. `choices` maps text to the members of an Enum or
-    Literal; `default_factory` gives an ignored field its value."""
+    """One field of a model.
+
+    `annotation` is bare: without `Annotated`, and without the `None` that `nullable` tells of. `kind` is None for
+    ignored fields only. `choices` are the members of an Enum or Literal by their text in the column. The value of
+    `default` has the form it has in a row. `factory` makes the class's own default, where it has one.
+    """
 
     name: str
     annotation: Any
@@ -49,8 +61,8 @@ class Field:
     auto_now_add: bool = False
     encrypted: bool = False
     ignore: bool = False
-    choices: dict[str, Any] | None = None
-    default_factory: Any = None
+    choices: Mapping[str, Any] | None = None
+    factory: Callable[[], Any] | None = None
 
     @property
     def sql_type(self) -> str:
@@ -58,12 +70,24 @@ class Field:
         assert self.kind is not None
         return self.kind.value
 
+    @property
+    def stamped(self) -> bool:
+        """Whether Strata writes the value, whatever the caller gave."""
+        return self.auto_now or self.auto_now_add
+
 
 def check_identifier(name: Any, what: str) -> str:
     """`name`, if it is a plain SQL identifier of at most 63 bytes. Raises `InvalidModelError` otherwise."""
-    if not isinstance(name, str) or not _IDENTIFIER.match(name) or len(name) > 63:
+    if not isinstance(name, str) or not _IDENTIFIER.match(name) or len(name) > MAX_IDENTIFIER:
         raise InvalidModelError(
-            f"{what} {name!r} is not an identifier; it must be at most 63 letters (a-z), digits and underscores, "
-            "not beginning with a digit"
+            f"{what} {name!r} is not an identifier; it must be at most {MAX_IDENTIFIER} letters (a-z), digits and "
+            "underscores, not beginning with a digit"
         )
     return name
+
+
+def check_column_name(name: str, where: str) -> None:
+    """Raise `InvalidModelError` where a field's name cannot be a column's."""
+    check_identifier(name, f"the field of {where}")
+    if name.lower().startswith(RESERVED):
+        raise InvalidModelError(f"{where}.{name}: names that begin with {RESERVED} are Strata's own; choose another")

@@ -1,23 +1,17 @@
-"""From a class to its fields: dataclasses and msgspec Structs with markers in `Annotated`."""
+"""From a class to its fields and columns: dataclasses and msgspec Structs with markers in `Annotated`."""
 
 from __future__ import annotations
 
-import collections.abc
-import dataclasses
 import datetime
-import decimal
-import enum
-import inspect
-import sys
-import types
-import typing
 import uuid
+from dataclasses import replace
 from typing import Any
 
-import msgspec
-
-from strata.errors import InvalidModelError, NoPrimaryKeyError
-from strata.model.fields import Field, Kind, check_identifier
+from strata.errors import EncodeError, InvalidModelError, MissingPrimaryKeyError, NoPrimaryKeyError
+from strata.model.choices import choices_of, is_choice
+from strata.model.columns import Column, form_of
+from strata.model.fields import Field, check_column_name
+from strata.model.hints import Declared, declared, is_record, spelled, strip
 from strata.model.markers import (
     AutoNow,
     AutoNowAdd,
@@ -32,24 +26,6 @@ from strata.model.markers import (
     Unique,
 )
 
-KINDS: dict[Any, Kind] = {
-    str: Kind.TEXT,
-    int: Kind.BIGINT,
-    float: Kind.DOUBLE,
-    bool: Kind.BOOLEAN,
-    datetime.datetime: Kind.TIMESTAMPTZ,
-    bytes: Kind.BYTEA,
-    uuid.UUID: Kind.UUID,
-    decimal.Decimal: Kind.NUMERIC,
-    datetime.date: Kind.DATE,
-    datetime.time: Kind.TIME,
-    datetime.timedelta: Kind.INTERVAL,
-}
-CONTAINERS = (dict, list, tuple, set)
-SUPPORTED = (
-    "str, int, float, bool, datetime, bytes, UUID, Decimal, date, time, timedelta, Enum, Literal, a dataclass, dict, "
-    "list, tuple or set, and each of them | None"
-)
 _FLAGS: dict[type[Marker], str] = {
     PrimaryKey: "primary_key",
     Unique: "unique",
@@ -61,176 +37,90 @@ _FLAGS: dict[type[Marker], str] = {
     Encrypted: "encrypted",
     Ignore: "ignore",
 }
+_KEYS = (str, int, uuid.UUID)
 
 
-def fields_of(model: Any) -> tuple[Field, ...]:
-    """The fields of a model in the order of their declaration.
+def inspect(model: Any) -> tuple[tuple[Field, ...], tuple[Column, ...]]:
+    """All fields of a model, and its columns, in the order of their declaration.
 
-    Raises `InvalidModelError` naming class, field and type, `NoPrimaryKeyError` where no field is the key.
+    Raises `InvalidModelError` naming class, field and type, and `NoPrimaryKeyError` where no field is the key.
     """
-    if not is_model(model):
-        raise InvalidModelError(
-            f"{getattr(model, '__name__', type(model).__name__)} is not a model; it must be a dataclass or a msgspec.Struct"
-        )
-    hints = _hints(model)
-    fields = tuple(_field(model, name, hints[name], factory) for name, factory in _declared(model))
-    keys = [field for field in fields if field.primary_key]
+    if not is_record(model):
+        name = getattr(model, "__name__", None) or f"a {type(model).__name__}"
+        raise InvalidModelError(f"{name} is not a model; it must be a dataclass or a msgspec.Struct")
+    parts = [_field(model.__name__, item) for item in declared(model)]
+    keys = [part.name for part, _ in parts if part.primary_key]
     if not keys:
-        raise NoPrimaryKeyError(f"{model.__name__} has no primary key; mark one field Annotated[str, PrimaryKey]")
+        raise NoPrimaryKeyError(f"{model.__name__} has no primary key; annotate one field Annotated[str, PrimaryKey]")
     if len(keys) > 1:
-        names = ", ".join(field.name for field in keys)
-        raise InvalidModelError(f"{model.__name__} has several primary keys ({names}); mark exactly one")
-    return fields
+        raise InvalidModelError(f"{model.__name__} has several primary keys ({', '.join(keys)}); mark exactly one")
+    return tuple(part for part, _ in parts), tuple(column for _, column in parts if column is not None)
 
 
-def is_model(model: Any) -> bool:
-    """Whether the class is a dataclass or a msgspec Struct."""
-    return isinstance(model, type) and (dataclasses.is_dataclass(model) or issubclass(model, msgspec.Struct))
+def _field(model: str, item: Declared) -> tuple[Field, Column | None]:
+    where = f"{model}.{item.name}"
+    stripped = strip(item.hint)
+    default, flags = _flags(where, stripped.markers)
+    if "ignore" in flags:
+        if len(stripped.markers) > 1:
+            raise InvalidModelError(f"{where} is Ignore; no other marker can stand beside it")
+        if item.factory is None:
+            raise InvalidModelError(f"{where} is Ignore and has no default; give it one, for reads to fill in")
+        return Field(item.name, stripped.bare, None, stripped.nullable, ignore=True, factory=item.factory), None
+    check_column_name(item.name, model)
+    form = form_of(stripped.bare, where)
+    choices = choices_of(stripped.bare, where) if is_choice(stripped.bare) else None
+    field = Field(
+        item.name, stripped.bare, form.kind, stripped.nullable, choices=choices, factory=item.factory, **flags
+    )
+    _check_markers(where, field, default)
+    column = Column(where, field, form)
+    if default is not None:
+        column = replace(column, field=replace(field, default=_in_row(column, default)))
+    return column.field, column
 
 
-def _hints(model: type) -> dict[str, Any]:
-    # Names of a class made inside a function are looked up in the frames that lead here.
-    frames: dict[str, Any] = {}
-    frame = inspect.currentframe()
-    while frame is not None:
-        frames = {**frame.f_locals, **frames} if frame.f_code.co_name != "<module>" else frames
-        frame = frame.f_back
-    try:
-        return typing.get_type_hints(
-            model, localns={**frames, **vars(sys.modules[model.__module__])}, include_extras=True
-        )
-    except (NameError, TypeError) as error:
-        raise InvalidModelError(
-            f"the annotations of {model.__name__} cannot be resolved ({error}); use names that its module knows"
-        ) from None
-
-
-def _declared(model: Any) -> list[tuple[str, Any]]:
-    """Names with a callable that gives the default, or None where there is none."""
-    if issubclass(model, msgspec.Struct):
-        return [
-            (item.name, _factory(item.default, item.default_factory, msgspec.NODEFAULT))
-            for item in msgspec.structs.fields(model)
-        ]
-    declared = []
-    for item in dataclasses.fields(model):
-        if not item.init and not any(_is_ignore(m) for m in _metadata(model, item.name)):
-            raise InvalidModelError(
-                f"{model.__name__}.{item.name} has init=False; a column must be a field of __init__"
-            )
-        declared.append((item.name, _factory(item.default, item.default_factory, dataclasses.MISSING)))
-    return declared
-
-
-def _metadata(model: type, name: str) -> tuple[Any, ...]:
-    return getattr(_hints(model)[name], "__metadata__", ())
-
-
-def _is_ignore(mark: Any) -> bool:
-    return mark is Ignore or isinstance(mark, Ignore)
-
-
-def _factory(default: Any, factory: Any, missing: Any) -> Any:
-    if factory is not missing:
-        return factory
-    return None if default is missing else (lambda: default)
-
-
-def _field(model: type, name: str, hint: Any, factory: Any) -> Field:
-    where = f"{model.__name__}.{name}"
-    hint, marks = _unwrap(hint)
-    hint, nullable = _optional(where, hint)
-    if nullable and typing.get_origin(hint) is typing.Annotated:
-        hint, more = _unwrap(hint)
-        marks += more
-    flags, default = _flags(where, marks)
-    if flags.get("ignore"):
-        if len(flags) > 1 or default is not None:
-            raise InvalidModelError(f"{where} is Ignore, so no other marker can be on it")
-        if factory is None:
-            raise InvalidModelError(f"{where} is Ignore and has no default; give it one")
-        return Field(name, hint, None, nullable, default_factory=factory, ignore=True)
-    check_identifier(name, f"column name of {model.__name__}")
-    if name.lower().startswith("_strata"):
-        raise InvalidModelError(f"{where}: names beginning with _strata are Strata's own; choose another")
-    kind, choices = _kind(where, hint)
-    field = Field(name, hint, kind, nullable, default=default, choices=choices, default_factory=factory, **flags)
-    _check_marks(where, field)
-    return field
-
-
-def _unwrap(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    if typing.get_origin(hint) is typing.Annotated:
-        return hint.__origin__, tuple(hint.__metadata__)
-    return hint, ()
-
-
-def _optional(where: str, hint: Any) -> tuple[Any, bool]:
-    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
-        return hint, False
-    arms = [arm for arm in typing.get_args(hint) if arm is not type(None)]
-    if len(arms) != 1 or len(arms) == len(typing.get_args(hint)):
-        raise InvalidModelError(f"{where} has the type {_name(hint)}; it must be one of {SUPPORTED}")
-    return arms[0], True
-
-
-def _flags(where: str, marks: tuple[Any, ...]) -> tuple[dict[str, bool], Default | None]:
-    flags: dict[str, bool] = {}
+def _flags(where: str, markers: list[Any]) -> tuple[Default | None, dict[str, Any]]:
+    flags: dict[str, Any] = {}
     default = None
-    for mark in marks:
-        if isinstance(mark, Default):
+    for mark in markers:
+        kind = mark if isinstance(mark, type) else type(mark)
+        if mark is Default or (kind is Default and default is not None):
+            raise InvalidModelError(f"{where}: Default takes one value, as in Default(1) or Default(sql='now()')")
+        if kind is Default:
             default = mark
-        elif mark is Default:
-            raise InvalidModelError(f"{where}: Default needs a value, as in Default(1) or Default(sql='now()')")
-        elif (kind := mark if isinstance(mark, type) else type(mark)) in _FLAGS:
+        elif kind in _FLAGS:
             flags[_FLAGS[kind]] = True
-        elif isinstance(mark, Marker) or (isinstance(mark, type) and issubclass(mark, Marker)):
-            raise InvalidModelError(f"{where}: {mark!r} is not a marker that can stand on a field")
-    return flags, default
+        else:
+            raise InvalidModelError(f"{where}: {mark!r} is not a marker of Strata's; it must be one of its own")
+    return default, flags
 
 
-def _kind(where: str, hint: Any) -> tuple[Kind, dict[str, Any] | None]:
-    if hint in KINDS:
-        return KINDS[hint], None
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        choices = {str(member.value): member for member in hint}
-        if len(choices) != len(hint) or not all(isinstance(member.value, str | int) for member in hint):
-            raise InvalidModelError(
-                f"{where}: the values of {hint.__name__} must be texts or numbers that differ as text"
-            )
-        return Kind.TEXT, choices
-    if typing.get_origin(hint) is typing.Literal:
-        values = typing.get_args(hint)
-        if not all(isinstance(value, str) for value in values):
-            raise InvalidModelError(f"{where} is a Literal of other things than texts; only texts can be stored")
-        return Kind.TEXT, {value: value for value in values}
-    base = typing.get_origin(hint) or hint
-    if base in CONTAINERS or base in (collections.abc.Mapping, collections.abc.Sequence) or is_model(base):
-        try:
-            msgspec.json.Decoder(hint)
-        except (TypeError, ValueError) as error:
-            raise InvalidModelError(f"{where} has the type {_name(hint)}, which JSONB cannot hold: {error}") from None
-        return Kind.JSONB, None
-    raise InvalidModelError(f"{where} has the type {_name(hint)}; it must be one of {SUPPORTED}")
-
-
-def _check_marks(where: str, field: Field) -> None:
+def _check_markers(where: str, field: Field, default: Default | None) -> None:
+    typed = spelled(field.annotation) + (" | None" if field.nullable else "")
     if field.primary_key:
-        if field.annotation not in (str, int, uuid.UUID) or field.nullable:
-            raise InvalidModelError(f"{where} is the primary key; it must be a str, an int or a UUID")
+        if field.annotation not in _KEYS or field.nullable:
+            raise InvalidModelError(f"{where} is the primary key and a {typed}; it must be a str, an int or a UUID")
         if field.omit_cache or field.omit_l1 or field.encrypted:
-            raise InvalidModelError(f"{where} is the primary key; it can be neither omitted nor encrypted")
+            raise InvalidModelError(f"{where} is the primary key; it can be neither left out of a tier nor Encrypted")
     if field.encrypted and field.annotation is not str:
-        raise InvalidModelError(f"{where} is Encrypted; only str and str | None can be")
-    if field.encrypted and (field.unique or field.indexed or field.default is not None):
+        raise InvalidModelError(f"{where} is Encrypted and a {typed}; it must be a str or a str | None")
+    if field.encrypted and (field.unique or field.indexed or default is not None):
         raise InvalidModelError(
-            f"{where} is Encrypted; its ciphertext is different each time, so no index, UNIQUE or Default"
+            f"{where} is Encrypted, and its ciphertext differs at every write; it can have no Unique, Indexed or Default"
         )
-    if (field.auto_now or field.auto_now_add) and field.annotation is not datetime.datetime:
-        raise InvalidModelError(f"{where} is stamped automatically; it must be a datetime (or datetime | None)")
+    if field.stamped and field.annotation is not datetime.datetime:
+        raise InvalidModelError(f"{where} is stamped and a {typed}; it must be a datetime or a datetime | None")
     if field.auto_now and field.auto_now_add:
-        raise InvalidModelError(f"{where} is both AutoNow and AutoNowAdd; choose one")
+        raise InvalidModelError(f"{where} is both AutoNow and AutoNowAdd; it must be one of them")
 
 
-def _name(hint: Any) -> str:
-    return getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint)  # type: ignore[return-value]
+def _in_row(column: Column, default: Default) -> Default:
+    """The default as its column holds it. Raises `InvalidModelError` for one that it cannot hold."""
+    if default.sql is not None:
+        return default
+    try:
+        value = column.settle(default.value)
+    except (EncodeError, MissingPrimaryKeyError) as error:
+        raise InvalidModelError(f"Default: {error}") from None
+    return Default(column.to_row(value))

@@ -8,6 +8,8 @@ from typing import Any, Final
 class Marker:
     """A word about one field; used as a class or as an instance."""
 
+    __slots__ = ()
+
     def __repr__(self) -> str:
         return type(self).__name__
 
@@ -54,6 +56,8 @@ class Default(Marker):
     >>> Default(1), Default(sql="now()")
     (Default(1), Default(sql='now()'))
     """
+
+    __slots__ = ("sql", "value")
 
     def __init__(self, *value: Any, sql: str | None = None) -> None:
         if len(value) + (sql is not None) != 1:

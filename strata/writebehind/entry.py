@@ -37,7 +37,7 @@ def decode(raw: bytes) -> Entry:
     try:
         if raw[:3] != FORMAT:
             raise ValueError("format")
-        origin, _, row = raw[40:].partition(b":")
+        origin, _, row = raw[39:].partition(b":")
         return Entry(int(raw[3:22]), Op(raw[23:24].decode()), int(raw[25:38]), origin.decode(), row)
     except ValueError:
         raise DecodeError("an entry of the ledger has another format; a newer process can read it") from None

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import cachetools
 
 from strata.clock import SystemClock
 from strata.l1.store import MemStore
@@ -15,52 +20,80 @@ from tests.benchmarks.options import Options
 
 SMALL = 5_000
 LARGE = 1_000_000
-SLICE = 2_000  # inserts that are timed at once
+SLICE = 4_000  # inserts that are timed at once
 COLLECTED = 100_000
+PEER = "cachetools.LRUCache + Lock"
+
+Put = Callable[[str], object]
+
+
+class Took(NamedTuple):
+    """Seconds for a slice of inserts, and for the longest of them."""
+
+    all: float
+    longest: float
 
 
 def run(options: Options) -> list[Row]:
     large = LARGE // 10 if options.quick else LARGE
-    rows = [line for policy in EvictionPolicy for line in _inserts(policy, large, options.rounds(100))]
+    rows = [line for policy in EvictionPolicy for line in _inserts(policy, large, options.rounds(50))]
     return [*rows, _pause(), _memory()]
 
 
 def _inserts(policy: EvictionPolicy, large: int, rounds: int) -> list[Row]:
-    """Inserts into a full store, first with no entry ever used, then just after all were."""
-    small_store, large_store, keys = _filled(policy, SMALL), _filled(policy, large), _keys("new")
+    """Inserts into a full store: when no entry was ever used, and when all were used since the last insert."""
+    store, small, peer = _filled(policy, large), _filled(policy, SMALL), _peer(large)
     rows = []
     for used in (False, True):
-        state = "all used" if used else "none used"
-        ratios, longest = [], 0.0
+        took: list[tuple[Took, Took, Took]] = []
         if used:
-            _use(large_store)
+            _use(store)
         with collector_off():
             for _ in range(rounds):
                 if used:
-                    _use(small_store)
-                reference, _ = _put(small_store, keys)
-                taken, worst = _put(large_store, keys)
-                ratios.append(taken / reference)
-                longest = max(longest, worst)
-        rows.append(row(f"put, {policy.name}, {large:,} entries, {state}", f"{SMALL:,} entries", ratios))
-        rows.append(row(f"put, {policy.name}, {large:,} entries, {state}, longest", "", [longest * 1e6], unit=" µs"))
+                    _use(small)
+                took.append((_put(_putting(store)), _put(_putting(small)), _put(peer)))
+        what = f"put, {policy.name}, {large:,} entries, {'all' if used else 'none'} used"
+        rows.append(row(what, f"same, {SMALL:,} entries", [own.all / few.all for own, few, _ in took]))
+        rows.append(row(what, f"{PEER}, as many", [own.all / other.all for own, _, other in took]))
+        longest = [1000 * max(times[which].longest for times in took) for which in (0, 2)]
+        rows.append(row(f"longest {what}", f"{PEER}: {longest[1]:.1f} ms", longest[:1], unit=" ms"))
     return rows
 
 
 def _filled(policy: EvictionPolicy, size: int) -> MemStore:
     store = MemStore(capacity=size, ttl=3600, eviction=policy, clock=SystemClock())
-    keys = _keys("old")
-    for _ in range(size):
-        key = next(keys)
+    for key in itertools.islice(KEYS, size):
         store.put(key, key, 1)
     return store
 
 
-def _keys(prefix: str) -> Iterator[str]:
-    number = 0
-    while True:
-        number += 1
-        yield f"{prefix}-{number}"
+def _peer(size: int) -> Put:
+    cache: Any = cachetools.LRUCache(size)
+    lock = threading.Lock()
+
+    def put(key: str) -> None:
+        with lock:
+            cache[key] = key
+
+    for key in itertools.islice(KEYS, size):
+        put(key)
+    return put
+
+
+def _putting(store: MemStore) -> Put:
+    def put(key: str) -> None:
+        store.put(key, key, 1)
+
+    return put
+
+
+def _names() -> Iterator[str]:
+    for number in itertools.count():
+        yield f"player-{number}"
+
+
+KEYS = _names()
 
 
 def _use(store: MemStore) -> None:
@@ -69,27 +102,29 @@ def _use(store: MemStore) -> None:
         entry.hits += 1
 
 
-def _put(store: MemStore, keys: Iterator[str]) -> tuple[float, float]:
-    """The time of some inserts, and of the longest of them."""
-    chosen = [next(keys) for _ in range(SLICE)]
+def _put(put: Put) -> Took:
+    keys = list(itertools.islice(KEYS, SLICE))
     longest, began = 0.0, time.perf_counter()
     before = began
-    for key in chosen:
-        store.put(key, key, 1)
+    for key in keys:
+        put(key)
         now = time.perf_counter()
         longest = max(longest, now - before)
         before = now
-    return before - began, longest
+    return Took(before - began, longest)
 
 
 def _pause() -> Row:
     """What the entries add to a full collection. Their keys and records are of kinds that it passes by."""
-    without = _collect()
-    store = _filled(EvictionPolicy.LRU, COLLECTED)
-    gc.collect()
-    pauses = [1000 * (_collect() - without) for _ in range(20)]
-    assert len(store) == COLLECTED
-    return row(f"full collection, {COLLECTED:,} entries", "none", pauses, Target(5.0), unit=" ms more")
+    added = []
+    for _ in range(10):
+        gc.collect()
+        without = _collect()
+        store = _filled(EvictionPolicy.LRU, COLLECTED)
+        gc.collect()
+        added.append(1000 * (_collect() - without))
+        store.clear()
+    return row(f"full collection, {COLLECTED:,} entries", "none", added, Target(5.0), unit=" ms more")
 
 
 def _collect() -> float:

@@ -20,13 +20,25 @@ class Ghosts:
         self._slots = array("q")
 
     def remember(self, key: Hashable) -> None:
-        if not self._slots:
-            self._slots = array("q", bytes(8 * self._size))
         # A tuple's hash is mixed, where that of an int is the int itself.
         mark = hash((key,))
-        self._slots[mark % self._size] = mark
+        self._table()[mark % self._size] = mark
 
     def recall(self, key: Hashable) -> bool:
         """Whether the key is remembered."""
         mark = hash((key,))
         return bool(self._slots) and self._slots[mark % self._size] == mark
+
+    def swap(self, gone: Hashable, new: Hashable) -> bool:
+        """Remember the one key, and say whether the other is remembered."""
+        slots = self._slots or self._table()
+        mark = hash((gone,))
+        slots[mark % self._size] = mark
+        mark = hash((new,))
+        return slots[mark % self._size] == mark
+
+    def _table(self) -> array[int]:
+        # Made when the store is full for the first time: a large capacity that is never reached costs nothing.
+        if not self._slots:
+            self._slots = array("q", bytes(8 * self._size))
+        return self._slots

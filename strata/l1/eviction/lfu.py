@@ -41,19 +41,15 @@ class Lfu:
 
     def swap(self, entry: Entry, now: float) -> Entry | None:
         probation = self._probation
-        victim: Entry | None = None
+        first = probation[0] if len(probation) >= self._share else None
         # The usual case in short: the oldest on probation was never used.
-        if len(probation) >= self._share:
-            first = probation[0]
-            if first.hits == first.seen and first.expires != GONE:
-                victim = probation.popleft()
-                self._ghosts.remember(victim.key)
-        if victim is None:
-            victim = self._search(now)
-        if self._ghosts.recall(entry.key):
-            self._established.append(entry)
+        if first is not None and first.hits == first.seen and first.expires != GONE:
+            victim: Entry | None = probation.popleft()
+            known = self._ghosts.swap(first.key, entry.key)
         else:
-            probation.append(entry)
+            victim = self._search(now)
+            known = self._ghosts.recall(entry.key)
+        (self._established if known else probation).append(entry)
         return victim
 
     def left(self, entry: Entry) -> None:

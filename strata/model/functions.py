@@ -1,0 +1,229 @@
+"""The functions over whole records, generated once a model: check, prepare, copy, freeze, thaw, merge, rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, Protocol
+
+from strata.errors import DecodeError, EncodeError
+from strata.model.columns import Column
+from strata.model.compile import CALL, Function, Source, Step, same
+from strata.model.fields import Field
+from strata.model.instances import Maker
+from strata.model.keys import KeyText
+from strata.model.markers import UNLOADED
+from strata.model.rows import UnknownColumnError
+
+
+class FieldCipher(Protocol):
+    """Encrypts the texts of one table, each bound to its column and to its record's key."""
+
+    def encrypt(self, column: str, key: str, plaintext: str) -> str: ...
+
+    def decrypt(self, column: str, key: str, text: str) -> str: ...
+
+
+class Compiler:
+    """Writes the functions of one model."""
+
+    def __init__(self, model: Any, fields: Sequence[Field], columns: Sequence[Column], key_text: KeyText) -> None:
+        self._model = model
+        self._fields = fields
+        self._columns = columns
+        self._key = next(column.field.name for column in columns if column.field.primary_key)
+        self._key_text = key_text
+        self._maker = Maker(model, [field.name for field in fields])
+
+    def make(self, source: Source, values: Mapping[str, str], parts: Sequence[str] = (), whole: str = "") -> Function:
+        """The function that ends with making a record; ignored fields get their defaults."""
+        ignored = {field.name: f"{source.bind(field.factory)}()" for field in self._fields if field.ignore}
+        self._maker.emit(source, {**values, **ignored}, parts, whole)
+        return source.function()
+
+    def check(self) -> Callable[[Any], None]:
+        """A function that raises `EncodeError` for a record that cannot be stored."""
+        source = Source("check", "record")
+        foreign, missing = source.bind(_foreign(self._model)), source.bind(_missing(self._model, self._columns))
+        source.line(f"if type(record) is not {source.bind(self._model)}: {foreign}(record)")
+        source.line("try:")
+        for column in self._columns:
+            variable = self._read(source, column, depth=2)
+            if column.field.stamped:
+                continue  # overwritten anyhow
+            sound = source.plain(column.form.sound, variable)
+            if column.field.nullable:
+                sound = f"({sound}) or {variable} is None"
+            elif column.field.primary_key:
+                sound = f"({sound}) and {variable} != ''"
+            source.line(f"if not ({sound}): {source.bind(column.settle)}({variable})", 2)
+        source.line(f"except AttributeError: {missing}(record)")
+        return source.function()
+
+    def prepare(self) -> Function:
+        """A function that gives the private, stamped copy of a checked record."""
+        source = Source("prepare", "record, now")
+        values = {}
+        for column in self._columns:
+            if column.field.stamped:
+                values[column.field.name] = "now"
+                continue
+            variable = self._read(source, column)
+            exact = source.plain(column.form.exact, variable)
+            settled = f"({variable} if {exact} else {source.bind(column.settle)}({variable}))"
+            values[column.field.name] = source.apply(column.form.copy, variable) if column.form.copy else settled
+        return self.make(source, values)
+
+    def copy(self) -> Function:
+        """A function that gives a private copy of a record as it is."""
+        source = Source("copy", "record")
+        values = {c.field.name: source.apply(_private(c), self._read(source, c)) for c in self._columns}
+        return self.make(source, values)
+
+    def merge(self) -> Function:
+        """A function that gives a private copy of `over`, with `base`'s values where it is UNLOADED."""
+        source = Source("merge", "base, over")
+        values = {}
+        for column in self._columns:
+            name = column.field.name
+            source.line(f"v_{name} = over.{name}")
+            source.line(f"if v_{name} is U: v_{name} = base.{name}")
+            values[name] = source.apply(_private(column), f"v_{name}")
+        return self.make(source, values)
+
+    def freeze(self) -> Function:
+        """A function that gives the form in which L1 keeps a record: a tuple of atoms."""
+        source = Source("freeze", "record")
+        kept = [source.apply(c.form.freeze, self._read(source, c)) for c in self._columns if in_l1(c)]
+        source.line(f"return ({''.join(f'{part}, ' for part in kept)})")
+        return source.function()
+
+    def thaw(self) -> Function:
+        """The inverse of `freeze`, with UNLOADED in what L1 does not keep."""
+        source = Source("thaw", "frozen")
+        values = {
+            c.field.name: source.apply(c.form.thaw, f"v_{c.field.name}") if in_l1(c) else "U" for c in self._columns
+        }
+        return self.make(source, values, [c.field.name for c in self._columns if in_l1(c)], "frozen")
+
+    def cached(self) -> Function:
+        """A function that gives a record without what L2 does not keep; it shares its values with the first."""
+        if not any(column.field.omit_cache for column in self._columns):
+            return same
+        source = Source("cached", "record")
+        return self.make(
+            source, {c.field.name: "U" if c.field.omit_cache else f"record.{c.field.name}" for c in self._columns}
+        )
+
+    def unloaded(self) -> Function:
+        """A function that names the columns that are UNLOADED."""
+        names = tuple(column.field.name for column in self._columns if column.field.name != self._key)
+        source = Source("unloaded", "record")
+        some = " or ".join(f"record.{name} is U" for name in names)
+        if some:
+            source.line(f"if {some}: return tuple([n for n in {names!r} if getattr(record, n) is U])")
+        source.line("return ()")
+        return source.function()
+
+    def to_row(self) -> Function:
+        """A function that gives a record as a row."""
+        source = Source("to_row", "record, cipher")
+        if any(column.field.encrypted for column in self._columns):
+            source.line(f"if cipher is None: {source.bind(_keyless(self._model, self._columns))}()")
+            source.line(f"key = {source.bind(self._key_text)}(record.{self._key})")
+        row = []
+        for column in self._columns:
+            step = None if column.form.to_row is None else Step(CALL, column.form.to_row)
+            if column.field.encrypted:
+                step = Step(f"cipher.encrypt({column.field.name!r}, key, {{v}})")
+            row.append(source.apply(step, self._read(source, column)))
+        source.line(f"return ({''.join(f'{part}, ' for part in row)})")
+        return source.function()
+
+    def from_row(self) -> Function:
+        """The inverse of `to_row`; `names` are the columns of the row where it is not whole."""
+        source = Source("from_row", "values, cipher, names=None")
+        names = [column.field.name for column in self._columns]
+        spread = source.bind(_spread(self._model, names))
+        source.line(f"if names is not None or len(values) != {len(names)}: values = {spread}(values, names)")
+        source.line(f"{', '.join(f'v_{name}' for name in names)}, = values")
+        values = {}
+        for column in self._columns:
+            variable = f"v_{column.field.name}"
+            if column.field.encrypted:
+                reader = source.bind(_decrypter(column, self._key_text))
+                values[column.field.name] = f"{reader}({variable}, v_{self._key}, cipher)"
+            else:
+                plain = source.plain(column.form.plain, variable)
+                values[column.field.name] = f"({variable} if {plain} else {source.bind(column.restore)}({variable}))"
+        return self.make(source, values)
+
+    def _read(self, source: Source, column: Column, depth: int = 1) -> str:
+        name = column.field.name
+        source.line(f"v_{name} = record.{name}", depth)
+        return f"v_{name}"
+
+
+def in_l1(column: Column) -> bool:
+    """Whether L1 keeps the column."""
+    return not (column.field.omit_l1 or column.field.omit_cache)
+
+
+def _private(column: Column) -> Step | None:
+    return None if column.form.immutable else column.form.copy
+
+
+def _foreign(model: Any) -> Callable[[Any], NoReturn]:
+    def foreign(record: Any) -> NoReturn:
+        raise EncodeError(f"a {type(record).__name__} was given; it must be a {model.__name__}")
+
+    return foreign
+
+
+def _missing(model: Any, columns: Sequence[Column]) -> Callable[[Any], NoReturn]:
+    def missing(record: Any) -> NoReturn:
+        name = next((c.field.name for c in columns if not hasattr(record, c.field.name)), "a field")
+        raise EncodeError(f"{model.__name__}.{name} was never set; it must have a value") from None
+
+    return missing
+
+
+def _keyless(model: Any, columns: Sequence[Column]) -> Callable[[], NoReturn]:
+    names = ", ".join(column.field.name for column in columns if column.field.encrypted)
+
+    def keyless() -> NoReturn:
+        raise EncodeError(f"{model.__name__} has Encrypted fields ({names}) and no key; set Config.encryption_key")
+
+    return keyless
+
+
+def _spread(model: Any, columns: Sequence[str]) -> Callable[[Sequence[Any], Sequence[str] | None], list[Any]]:
+    places = {name: place for place, name in enumerate(columns)}
+
+    def spread(values: Sequence[Any], names: Sequence[str] | None) -> list[Any]:
+        if names is None or len(names) != len(values):
+            raise DecodeError(f"a row of {model.__name__} has {len(values)} values; it must have one for each column")
+        row = [UNLOADED] * len(columns)
+        for name, value in zip(names, values, strict=True):
+            if name not in places:
+                raise UnknownColumnError(f"a row of {model.__name__} has the column {name!r}, which the model has not")
+            row[places[name]] = value
+        return row
+
+    return spread
+
+
+def _decrypter(column: Column, key_text: KeyText) -> Callable[[Any, Any, FieldCipher | None], Any]:
+    name = column.field.name
+
+    def decrypter(value: Any, key: Any, cipher: FieldCipher | None) -> Any:
+        if value is None or value is UNLOADED or type(value) is not str:
+            return column.restore(value)
+        if cipher is None:
+            raise DecodeError(f"{column.where} is encrypted and there is no key; set Config.encryption_key")
+        try:
+            key_of_row = key_text(key)
+        except EncodeError:
+            raise DecodeError(f"{column.where} can be decrypted only with its record's key; ask for both") from None
+        return cipher.decrypt(name, key_of_row, value)
+
+    return decrypter

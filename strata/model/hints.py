@@ -1,0 +1,148 @@
+"""What a class declares: its fields with resolved annotations and defaults, for dataclasses and msgspec Structs."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import keyword
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec._core import Factory  # type: ignore[import-not-found] # msgspec has no public name for it
+
+from strata.errors import InvalidModelError
+from strata.model.markers import Marker
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One field as the class declares it; `factory` makes its default, where it has one."""
+
+    name: str
+    hint: Any
+    factory: Callable[[], Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stripped:
+    """A type hint taken apart: the bare type, the metadata of every `Annotated` around it, whether None is allowed."""
+
+    bare: Any
+    metadata: tuple[Any, ...]
+    nullable: bool
+
+    @property
+    def markers(self) -> list[Any]:
+        """Strata's markers, each as an instance or as the class itself."""
+        return [mark for mark in self.metadata if isinstance(mark, Marker) or _is_class(mark, Marker)]
+
+
+def is_record(model: Any) -> bool:
+    """Whether this is a dataclass or a msgspec Struct."""
+    return _is_class(model, object) and (dataclasses.is_dataclass(model) or issubclass(model, msgspec.Struct))
+
+
+def is_frozen(model: Any) -> bool:
+    """Whether the class forbids assignment to its fields."""
+    if issubclass(model, msgspec.Struct):
+        return bool(model.__struct_config__.frozen)
+    return bool(model.__dataclass_params__.frozen)
+
+
+def declared(model: Any) -> tuple[Declared, ...]:
+    """The fields in the order of their declaration. Raises `InvalidModelError` for what cannot be read."""
+    found = _of_struct(model) if issubclass(model, msgspec.Struct) else _of_dataclass(model)
+    for name, _ in found:
+        if not name.isidentifier() or keyword.iskeyword(name):
+            raise InvalidModelError(f"{model.__name__} has a field named {name!r}; it must be a name in Python")
+    hints = _resolved(model)
+    return tuple(Declared(name, hints[name], factory) for name, factory in found)
+
+
+def strip(hint: Any) -> Stripped:
+    """A hint without `Annotated`, `NewType`, type aliases and `| None`."""
+    metadata: tuple[Any, ...] = ()
+    nullable = False
+    while True:
+        origin = typing.get_origin(hint)
+        if origin is typing.Annotated:
+            metadata += hint.__metadata__
+            hint = hint.__origin__
+        elif isinstance(hint, typing.NewType):
+            hint = hint.__supertype__
+        elif type(hint).__name__ == "TypeAliasType":  # `type X = ...`, which Python 3.11 does not have
+            hint = hint.__value__
+        elif origin in (typing.Union, types.UnionType) and type(None) in typing.get_args(hint):
+            nullable = True
+            arms = tuple(arm for arm in typing.get_args(hint) if arm is not type(None))
+            hint = arms[0] if len(arms) == 1 else typing.Union[arms]  # noqa: UP007 the arms are known at run time only
+        elif origin is typing.Literal and None in typing.get_args(hint) and len(typing.get_args(hint)) > 1:
+            nullable = True
+            hint = typing.Literal[tuple(arm for arm in typing.get_args(hint) if arm is not None)]
+        else:
+            return Stripped(hint, metadata, nullable)
+
+
+def spelled(hint: Any) -> str:
+    """A type's name as a person would write it."""
+    return hint.__qualname__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+
+
+def _is_class(value: Any, base: type) -> bool:
+    return isinstance(value, type) and not typing.get_args(value) and issubclass(value, base)
+
+
+def _of_struct(model: Any) -> list[tuple[str, Callable[[], Any] | None]]:
+    # Not msgspec.structs.fields, which cannot resolve the names of a class inside a function.
+    names, defaults = model.__struct_fields__, model.__struct_defaults__
+    padded = (msgspec.NODEFAULT,) * (len(names) - len(defaults)) + defaults
+    return [
+        (name, default.factory if isinstance(default, Factory) else _factory(default, None, msgspec.NODEFAULT))
+        for name, default in zip(names, padded, strict=True)
+    ]
+
+
+def _of_dataclass(model: Any) -> list[tuple[str, Callable[[], Any] | None]]:
+    shown = {item.name for item in dataclasses.fields(model)}
+    for name, item in model.__dataclass_fields__.items():
+        if name not in shown and item._field_type.name == "_FIELD_INITVAR":
+            raise InvalidModelError(
+                f"{model.__name__}.{name} is an InitVar, which no record keeps; make it a field, or leave it out"
+            )
+    return [
+        (item.name, _factory(item.default, item.default_factory, dataclasses.MISSING))
+        for item in dataclasses.fields(model)
+    ]
+
+
+def _factory(default: Any, factory: Any, missing: Any) -> Callable[[], Any] | None:
+    if factory is not None and factory is not missing:
+        return factory  # type: ignore[no-any-return]
+    return None if default is missing else lambda: default
+
+
+def _resolved(model: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(model, localns=_enclosing(model), include_extras=True)
+    except Exception as error:  # noqa: BLE001 annotations are code of the user's
+        raise InvalidModelError(
+            f"the annotations of {model.__name__} cannot be resolved ({type(error).__name__}: {error}); use names that "
+            "its module knows, or leave out `from __future__ import annotations`"
+        ) from None
+
+
+def _enclosing(model: Any) -> dict[str, Any]:
+    """The names that the functions around a class know, while they still run."""
+    outer, local, _ = model.__qualname__.rpartition(".<locals>.")
+    names: dict[str, Any] = {}
+    frame = inspect.currentframe() if local else None
+    while frame is not None:
+        here = frame.f_code.co_qualname
+        if frame.f_globals.get("__name__") == model.__module__ and f"{outer}.".startswith(f"{here}."):
+            names = {**frame.f_locals, **names}
+        frame = frame.f_back
+    return {model.__name__: model, **names}

@@ -1,0 +1,92 @@
+"""Keys as canonical text, which is what L2 keys, messages and the ledger hold."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from strata.errors import DecodeError, EncodeError, MissingPrimaryKeyError
+from strata.model.atoms import ATOMS, BIGINT_MAX, BIGINT_MIN, Unfit, check_text, uuid_of
+
+KeyText = Callable[[Any], str]
+ParseKey = Callable[[str], Any]
+
+
+def key_functions(kind: Any, model: str) -> tuple[KeyText, ParseKey]:
+    """`key_text` and `parse_key` for keys of a type.
+
+    The first raises `EncodeError` for what is no key of the model, `MissingPrimaryKeyError` for the empty one; the
+    second `DecodeError` for what is not canonical.
+    """
+    make = {str: _text_keys, int: _int_keys, uuid.UUID: _uuid_keys}[kind]
+    return make(model)
+
+
+def _text_keys(model: str) -> tuple[KeyText, ParseKey]:
+    def key_text(id: Any) -> str:
+        if type(id) is str and id and id.isascii() and "\0" not in id:
+            return id
+        if type(id) is not str:
+            raise _foreign(str, model, id)
+        if not id:
+            raise MissingPrimaryKeyError(f"the key of a {model} is empty; a key must not be")
+        try:
+            check_text(id)
+        except Unfit as problem:
+            raise EncodeError(f"a key of {model} {problem}") from None
+        return id
+
+    def parse_key(text: str) -> str:
+        if not text:
+            raise _unreadable(model)
+        return text
+
+    return key_text, parse_key
+
+
+def _int_keys(model: str) -> tuple[KeyText, ParseKey]:
+    def key_text(id: Any) -> str:
+        if type(id) is not int:
+            raise _foreign(int, model, id)
+        if not BIGINT_MIN <= id <= BIGINT_MAX:
+            raise EncodeError(f"a key of {model} is outside BIGINT; it must be within 64 bits")
+        return str(id)
+
+    def parse_key(text: str) -> int:
+        try:
+            key = int(text)
+        except ValueError:
+            raise _unreadable(model) from None
+        if str(key) != text or not BIGINT_MIN <= key <= BIGINT_MAX:
+            raise _unreadable(model)
+        return key
+
+    return key_text, parse_key
+
+
+def _uuid_keys(model: str) -> tuple[KeyText, ParseKey]:
+    def key_text(id: Any) -> str:
+        if type(id) is not uuid.UUID:
+            raise _foreign(uuid.UUID, model, id)
+        return str(id)
+
+    def parse_key(text: str) -> uuid.UUID:
+        try:
+            key = uuid_of(int(text.replace("-", ""), 16))
+            canonical = str(key)
+        except ValueError:
+            raise _unreadable(model) from None
+        if canonical != text:
+            raise _unreadable(model)
+        return key
+
+    return key_text, parse_key
+
+
+def _foreign(kind: type, model: str, id: Any) -> EncodeError:
+    return EncodeError(f"a key of {model} is of type {type(id).__name__}; it must be {ATOMS[kind].noun}")
+
+
+def _unreadable(model: str) -> DecodeError:
+    return DecodeError(f"a text cannot be read as a key of {model}; it must be what key_text made")
