@@ -7,8 +7,6 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from strata.l3.table import Table
-
 from strata.bound import Bound, Callbacks
 from strata.clock import Clock, SystemClock
 from strata.coherence.bus import Bus
@@ -30,6 +28,7 @@ from strata.l2.address import adopt, connect
 from strata.l2.client import RedisServer
 from strata.l2.tier import L2Tier
 from strata.l3.pool import Database
+from strata.l3.table import Table
 from strata.model import check_identifier, compile_model
 from strata.model.plan import ModelPlan
 from strata.observe.counters import Counters

@@ -12,17 +12,14 @@ from time import monotonic
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
-from strata.l3.migrations import MigrationRecord, MigrationReport, Migrator
-from strata.writebehind.deadletters import DeadLetters
-
 from strata._wiring import Wiring
 from strata.bound import Bound
 from strata.collection import RAISE, Collection
 from strata.config import Config
 from strata.engine.batch import Batch
 from strata.engine.context import ABSENT
-from strata.engine.jobs import Job
 from strata.engine.hot import Hot
+from strata.engine.jobs import Job
 from strata.engine.many import ManyReader
 from strata.engine.read import Reader
 from strata.engine.rows import Filler
@@ -39,10 +36,12 @@ from strata.errors import (
     SchemaNotFoundError,
 )
 from strata.fleet import Fleet
+from strata.l3.migrations import MigrationRecord, MigrationReport, Migrator
 from strata.observe.counters import Counters, Stats
 from strata.policies import seconds
 from strata.query import Q, Query, as_query
 from strata.schema import Schema
+from strata.writebehind.deadletters import DeadLetters
 
 T = TypeVar("T")
 D = TypeVar("D")

@@ -7,7 +7,7 @@ import os
 import sys
 from functools import cache
 
-from kombu import Queue
+import kombu
 
 from strata import DataStore
 from strata.errors import InvalidConfigError
@@ -37,5 +37,5 @@ def store() -> DataStore:
 
 app = celery_app(store().config)
 # Direct queues: Celery publishes to them without a binding, which a flushed Redis would lose.
-app.conf.task_queues = [Queue(name, routing_key=name) for name in QUEUES]
+app.conf.task_queues = [kombu.Queue(name, routing_key=name) for name in QUEUES]  # type: ignore[attr-defined, no-untyped-call]
 app.conf.include = ["workers.tasks", "workers.lifecycle"]

@@ -15,19 +15,19 @@ INTERVAL = 1.0  # seconds between looks at the oldest due time
 _stopped = threading.Event()
 
 
-@worker_ready.connect
+@worker_ready.connect  # type: ignore[untyped-decorator]
 def start_redrive(**_: Any) -> None:
     """Start the thread in the worker's main process; its children inherit neither it nor its connections."""
     threading.Thread(target=_redrive, name="strata-redrive", daemon=True).start()
 
 
-@worker_shutting_down.connect
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def stop_redrive(**_: Any) -> None:
     """End the thread; running tasks go on to their end."""
     _stopped.set()
 
 
-@worker_process_shutdown.connect
+@worker_process_shutdown.connect  # type: ignore[untyped-decorator]
 def close_store(**_: Any) -> None:
     """A child ends: what its hooks wrote behind is flushed, since atexit does not run there."""
     try:

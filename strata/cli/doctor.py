@@ -70,7 +70,8 @@ def _postgres(store: DataStore) -> Iterator[Finding]:
         yield Finding("PostgreSQL", FAIL, str(error), "start it, or correct postgres_dsn")
         return
     old = int(version) < 140_000
-    yield Finding("PostgreSQL", FAIL if old else GOOD, f"version {int(version) // 10_000}", "use 14 or later" if old else "")
+    advice = "use 14 or later" if old else ""
+    yield Finding("PostgreSQL", FAIL if old else GOOD, f"version {int(version) // 10_000}", advice)
     yield _clock("PostgreSQL", offset)
 
 
@@ -117,7 +118,8 @@ def _workers(store: DataStore) -> Finding:
     try:
         replies = celery_app(store.config).control.ping(timeout=2.0)
     except Exception as error:  # noqa: BLE001 whatever the broker's driver raises is the finding
-        return Finding("workers", FAIL, f"the broker does not answer ({type(error).__name__})", "start it, or correct broker_url")
+        said = f"the broker does not answer ({type(error).__name__})"
+        return Finding("workers", FAIL, said, "start it, or correct broker_url")
     if not replies:
         return Finding("workers", FAIL, "none answers", "start one: STRATA_APP=... celery -A workers worker")
     return Finding("workers", GOOD, f"{len(replies)} answer")

@@ -11,7 +11,9 @@ from strata.l2.client import RedisServer
 def pending(store: DataStore) -> dict[str, tuple[int, float]]:
     """For each write-behind schema: entries in the ledger, and the age of the oldest in seconds."""
     deferred = store._wiring.context.writebehind
-    return {} if deferred is None else {name: (item.pending, item.oldest_age) for name, item in deferred.pending_stats().items()}
+    if deferred is None:
+        return {}
+    return {name: (item.pending, item.oldest_age) for name, item in deferred.pending_stats().items()}
 
 
 def redis_servers(store: DataStore) -> dict[str, RedisServer]:

@@ -48,7 +48,7 @@ class Guard:
     Bounded by the number of calls under way, since every claim is released by the call that took it.
     """
 
-    def __init__(self, lock: threading.RLock) -> None:  # type: ignore[valid-type]
+    def __init__(self, lock: threading.RLock) -> None:
         self.lock: Any = lock
         self.reset()
 

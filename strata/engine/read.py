@@ -32,10 +32,7 @@ class Reader:
         key_text = bound.plan.key_text(id)
         self._context.listen()
         bound.hooks.before_get(id)
-        if force_l3:
-            record = self._only_l3(bound, id)
-        else:
-            record = self._cached(bound, id, key_text, force_l2)
+        record = self._only_l3(bound, id) if force_l3 else self._cached(bound, id, key_text, force_l2)
         if record is ABSENT:
             bound.counters.misses += 1
             return ABSENT

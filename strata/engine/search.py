@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
-from strata.l3.table import Table
 
 from strata.bound import Bound
 from strata.engine.context import Context
 from strata.engine.rows import Filler, Item
 from strata.errors import L2UnavailableError, L3UnavailableError, QueryError
 from strata.l3.pool import Database
+from strata.l3.table import Table
 from strata.query import Query
 
 _pack = msgspec.msgpack.Encoder().encode

@@ -20,7 +20,9 @@ HASH_PARTITIONS = 16
 _LONGEST_NAME = 63  # bytes of an identifier
 
 SYSTEM_TABLES = {
-    "_strata_migrations": "file_name TEXT PRIMARY KEY, checksum TEXT NOT NULL, applied_at TIMESTAMPTZ NOT NULL DEFAULT now()",
+    "_strata_migrations": (
+        "file_name TEXT PRIMARY KEY, checksum TEXT NOT NULL, applied_at TIMESTAMPTZ NOT NULL DEFAULT now()"
+    ),
     "_strata_tombstones": (
         "schema TEXT NOT NULL, id TEXT NOT NULL, version BIGINT NOT NULL, "
         "deleted_at TIMESTAMPTZ NOT NULL DEFAULT now(), PRIMARY KEY (schema, id)"

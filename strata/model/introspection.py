@@ -107,7 +107,7 @@ def _check_markers(where: str, field: Field, default: Default | None) -> None:
         raise InvalidModelError(f"{where} is Encrypted and a {typed}; it must be a str or a str | None")
     if field.encrypted and (field.unique or field.indexed or default is not None):
         raise InvalidModelError(
-            f"{where} is Encrypted, and its ciphertext differs at every write; it can have no Unique, Indexed or Default"
+            f"{where} is Encrypted; its ciphertext differs at every write, so it can have no Unique, Indexed or Default"
         )
     if field.stamped and field.annotation is not datetime.datetime:
         raise InvalidModelError(f"{where} is stamped and a {typed}; it must be a datetime or a datetime | None")

@@ -8,7 +8,7 @@ from typing import Any
 
 from strata.bound import Bound
 from strata.l3.table import Applied, Change
-from strata.model.fields import Field
+from strata.model.columns import Column
 from strata.writebehind.buffer import Buffered
 from strata.writebehind.entry import Entry, Op
 
@@ -38,9 +38,9 @@ def of_item(bound: Bound, key: Any, key_text: str, item: Buffered) -> Change:
 def widened(bound: Bound, change: Change, entry: Entry) -> Change:
     """The whole row of one that an older process wrote: the columns that it did not know get their defaults."""
     given = dict(zip(change.names or (), change.values or (), strict=True))
-    for field in bound.plan.columns:
-        if field.name not in given:
-            given[field.name] = _default(bound, field, change.key_text, entry)
+    for column in bound.plan.forms:
+        if column.field.name not in given:
+            given[column.field.name] = _default(bound, column, change.key_text, entry)
     return replace(change, names=None, values=tuple(given[name] for name in bound.plan.column_names))
 
 
@@ -57,13 +57,11 @@ def as_kept(bound: Bound, change: Change, applied: Applied) -> Any:
     return bound.plan.from_row(tuple(held.values()), bound.cipher)
 
 
-def _default(bound: Bound, field: Field, key_text: str, entry: Entry) -> Any:
+def _default(bound: Bound, column: Column, key_text: str, entry: Entry) -> Any:
+    field = column.field
     if field.stamped:
         return datetime.fromtimestamp(entry.since / 1000, UTC)
     if field.factory is None:
         return None if field.default is None else field.default.value
-    value = field.factory()
-    if field.encrypted and value is not None:
-        return bound.cipher.encrypt(field.name, key_text, value)
-    convert = bound.plan.conversion(field.name).to_row
-    return value if convert is None else convert(value)
+    value = column.to_row(column.settle(field.factory()))
+    return value if value is None or not field.encrypted else bound.cipher.encrypt(field.name, key_text, value)

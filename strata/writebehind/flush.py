@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from strata.bound import Bound
 from strata.clock import Clock
@@ -29,17 +29,19 @@ class Persister:
         self._schemas = schemas
         self._clock = clock
 
-    def shard(self, shard: Shard, budget: float) -> tuple[int, bool]:
-        """Persist what is due in a shard, for about `budget` seconds; how many records, and whether more is due."""
+    def shard(self, shard: Shard, *, claimed_some: Callable[[], None] | None = None) -> tuple[int, bool]:
+        """Persist what is due in a shard, for about one budget; how many records, and whether more is due."""
         bound = self._schemas[shard.schema]
         self._ledger.answered(shard)
-        deadline = self._clock.monotonic() + budget
+        deadline = self._clock.monotonic() + self._ledger.pace.budget
         count = 0
         while True:
             token = self._ledger.token()
             claimed = self._ledger.claim(shard, token)
             if not claimed:
                 return count, False
+            if claimed_some is not None:
+                claimed_some()
             result = self._apply(bound, shard, token, claimed)
             count += result.persisted
             if result.stopped is not None:
@@ -140,7 +142,7 @@ class Flush:
         """Shards into which writes went that the buffer had no room to keep."""
         for place, version in self._left.items():
             shard = Shard(*place)
-            self._persister.shard(shard, self._ledger.pace.budget)
+            self._persister.shard(shard)
             if self._ledger.look([shard])[0].due is None:
                 self._buffer.drained(place, version)
 

@@ -18,11 +18,11 @@ class Pace:
     poll: float = 0.1  # between looks at the outcomes, while some are awaited
     sweep: float = 1.0  # between looks at the oldest due times
     overdue: float = 1.0  # after which a due entry's doorbell counts as lost
-    dead: float = 3.0  # after which a due entry's fleet counts as dead, so that it is drained where that is noticed
+    dead: float = 3.0  # after which a fleet that persists nothing counts as dead, so that others drain in its place
     fleet: float = 5.0  # for which a beat of the fleet counts
     alive: float = 20.0  # for which a beat of an instance counts
     probe: float = 2.0  # after which it is asked what became of an entry whose outcome did not come
-    budget: float = 5.0  # after which one task makes room for others
+    budget: float = 2.0  # after which one task makes room for others
     full: float = 5.0  # for which a writer waits for room in a full buffer
     exit: float = 5.0  # for which the end of the process is held up
     outcomes_kept: int = 86_400

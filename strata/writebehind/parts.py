@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from strata.bound import Bound
@@ -95,7 +95,7 @@ class Parts:
         packer = Packer(shared.announcer, clock)
         self.handoff = HandOff(route, self.buffer, packer, shared.schemas, shared.versions, clock, log, metrics)
         self.doorbell = Doorbell(lambda: celery_app(config), log, metrics)
-        self.drainer = Errands("strata-drainer", self.persist, log)
+        self.drainer = Errands("strata-drainer", self.drain, log)
         self.watch = Watch(
             ledger,
             self.buffer,
@@ -140,9 +140,16 @@ class Parts:
             self._shared.clock,
         )
 
+    def drain(self, shard: Shard) -> int:
+        """Persist what is due in a shard, in the fleet's place."""
+        return self._persist(shard, None)
+
     def persist(self, shard: Shard) -> int:
-        """Persist what is due in a shard; what is left for want of time is called for again."""
-        count, more = self.persister.shard(shard, self._shared.ledger.pace.budget)
+        """Persist what is due in a shard, as a worker does."""
+        return self._persist(shard, self.watch.pulse)
+
+    def _persist(self, shard: Shard, claimed_some: Callable[[], None] | None) -> int:
+        count, more = self.persister.shard(shard, claimed_some=claimed_some)
         if more:
             self.watch.call(shard)
         return count

@@ -1,8 +1,8 @@
 """Looking after the ledger: whoever finds an entry overdue rings for it once more, or drains it.
 
-Where no fleet beats (`strata:{fleet}:alive`), or nobody came for some seconds, the process that notices drains the
-shard itself, so that write-behind works without any worker. `strata:{fleet}:sweep` is the lease under which one
-process at a time looks at the whole ledger.
+Where no fleet beats (`strata:{fleet}:alive`), or it has persisted nothing for some seconds (`strata:{fleet}:pulse`),
+the process that notices drains the shard itself, so that write-behind works without any worker.
+`strata:{fleet}:sweep` is the lease under which one process at a time looks at the whole ledger.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from strata.writebehind.ledger import Fate, Ledger, Shard, shards_of
 from strata.writebehind.outcomes import Outcomes
 
 FLEET = "strata:{fleet}:alive"
+PULSE = "strata:{fleet}:pulse"
 SWEEP = "strata:{fleet}:sweep"
 PROBED = 1_000  # writes asked after at once
 
@@ -68,6 +69,10 @@ class Watch:
         """A worker that persists is here."""
         self._ledger.server.execute("SET", FLEET, self._source(), "PX", round(self._ledger.pace.fleet * 1000))
 
+    def pulse(self) -> None:
+        """A worker persists."""
+        self._ledger.server.execute("SET", PULSE, self._source(), "PX", round(self._ledger.pace.dead * 1000))
+
     def call(self, shard: Shard) -> None:
         """Something is due: ring for the fleet, or drain it here where there is none."""
         if self.fleet_beats():
@@ -91,18 +96,21 @@ class Watch:
         if not shards:
             return 0
         now, pace = self._ledger.now(), self._ledger.pace
-        overdue = 0
+        late: dict[Shard, float] = {}
         for shard, look in zip(shards, self._ledger.look(shards), strict=True):
             self._handoff.epoch_seen(shard, look.epoch)
-            late = 0.0 if look.due is None else (now - look.due) / 1000
-            if late > pace.dead or (late > pace.overdue and not self.fleet_beats()):
+            if look.due is not None and now - look.due > pace.overdue * 1000:
+                late[shard] = (now - look.due) / 1000
+        if not late:
+            return 0
+        works = self.fleet_beats()
+        idle = works and max(late.values()) > pace.dead and not self._ledger.server.execute("EXISTS", PULSE)
+        for shard, seconds in late.items():
+            if not works or (idle and seconds > pace.dead):
                 self._drainer.add(shard)
-                overdue += 1
-            elif late > pace.overdue:
-                overdue += 1
-                if self._ledger.ring(shard):
-                    self._doorbell.ring(shard)
-        return overdue
+            elif self._ledger.ring(shard):
+                self._doorbell.ring(shard)
+        return len(late)
 
     def probe(self) -> None:
         """Ask what became of writes whose outcome did not come: it was lost, or somebody else's write overtook them."""

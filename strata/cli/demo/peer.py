@@ -16,7 +16,13 @@ from strata.cli.demo.app import places, store
 def main(id: int) -> None:
     """Watch the place `id`."""
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+
+
+    def wait_for_end() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
     seen = -1
     while not ended.is_set():
         visits = places.get(id).visits
