@@ -1,0 +1,140 @@
+"""A store made before `fork` works in the child: own connections, own threads, nothing twice."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from strata import WriteMode
+from tests.models import Note
+from tests.stores import MakeStore, schema, stores, sure
+from tests.support import wait_until
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture
+def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
+    with stores(dsn, redis_addr) as factory:
+        yield factory
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Run `work` in a forked child; its exit status."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("mode", list(WriteMode), ids=lambda mode: mode.value)
+def test_parent_and_child_both_read_and_write(make: MakeStore, mode: WriteMode) -> None:
+    store = make(write_behind_flush_interval=0.05)
+    notes = store.register(schema(Note, name="notes", write_mode=mode))
+    store.migrate()
+    sure(store)
+    notes.set(1, Note(1, "parent"))
+    store.flush_dirty()
+
+    def child() -> None:
+        assert notes.get(1).text == "parent"
+        notes.set(2, Note(2, "child"))
+        assert notes.get(2).text == "child"
+        sure(store)
+        store.close()
+
+    assert in_child(child) == 0
+    wait_until(lambda: notes.get(2).text == "child")
+    notes.set(3, Note(3, "parent again"))
+    store.flush_dirty()
+    assert notes.get(3, force_l3=True).text == "parent again"
+
+
+def test_the_childs_writes_are_seen_by_the_parent_through_the_bus(make: MakeStore) -> None:
+    store = make()
+    notes = store.register(schema(Note, name="notes"))
+    store.migrate()
+    sure(store)
+    notes.set(1, Note(1, "old"))
+    assert in_child(lambda: _set(notes, "new")) == 0
+    wait_until(lambda: notes.get(1).text == "new")
+
+
+def test_what_the_parent_wrote_behind_is_persisted_once_and_by_the_parent(make: MakeStore, dsn: str) -> None:
+    store = make(write_behind_flush_interval=60, write_behind_flush_threshold=1000)
+    notes = store.register(schema(Note, name="notes", write_mode=WriteMode.WRITE_BEHIND))
+    store.migrate()
+    for n in range(20):
+        notes.set(n, Note(n, "parent"))
+
+    def child() -> None:
+        assert store.stats().dirty_count == 0
+        store.close()
+
+    assert in_child(child) == 0
+    with psycopg.connect(dsn) as conn:
+        assert conn.execute("SELECT count(*) FROM notes").fetchone() == (0,)
+        store.flush_dirty()
+        assert conn.execute("SELECT count(*) FROM notes").fetchone() == (20,)
+
+
+def test_a_child_of_multiprocessing_flushes_at_its_end(make: MakeStore, dsn: str) -> None:
+    store = make(write_behind_flush_interval=60, write_behind_flush_threshold=1000)
+    notes = store.register(schema(Note, name="notes", write_mode=WriteMode.WRITE_BEHIND))
+    store.migrate()
+    process = multiprocessing.get_context("fork").Process(target=_write_some, args=(notes,))
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+    with psycopg.connect(dsn) as conn:
+        assert conn.execute("SELECT count(*) FROM notes").fetchone() == (5,)
+
+
+def test_forking_while_other_threads_use_the_store_leaves_no_lock_held(make: MakeStore) -> None:
+    store = make()
+    notes = store.register(schema(Note, name="notes"))
+    store.migrate()
+    stop = False
+
+    def busy() -> None:
+        n = 0
+        while not stop:
+            n += 1
+            notes.set(n % 5, Note(n % 5, "busy"))
+            notes.get(n % 7, default=None)
+
+    threads = [threading.Thread(target=busy) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(10):
+            assert in_child(lambda: _set(notes, "child")) == 0
+    finally:
+        stop = True
+        for thread in threads:
+            thread.join()
+
+
+def _set(notes: Any, text: str) -> None:
+    notes.set(1, Note(1, text))
+    assert notes.get(1).text
+
+
+def _write_some(notes: Any) -> None:
+    for n in range(5):
+        notes.set(n, Note(n, "child"))
+
