@@ -155,7 +155,8 @@ class Wiring:
         context = self.context
         context.versions.reset()
         context.identity.reset(self.instance)
-        context.announcer.source = self.inbox.source = self.instance
+        context.announcer.source = self.instance
+        self.inbox.rename(self.instance)
         for server in {id(item): item for item in (self.server, self._ledger) if item is not None}.values():
             server.after_fork()
         for database in self.databases.values():

@@ -2,18 +2,16 @@
 
 Heartbeat: every 0.5 s the instance publishes to a channel of its own on the same subscription. The echo of one sent
 at time t proves that everything published before t has arrived and been handled, so L1 may be trusted until
-t + 1.5 s. A subscription that breaks, or that redis-py renews by itself, means missed messages: L1 is cleared after
-the new one is confirmed.
+t + 1.5 s. A subscription that breaks means missed messages: L1 is cleared after the new one is confirmed. It is never
+renewed behind our back, since nothing here reconnects by itself.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import random
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -22,6 +20,7 @@ from strata.coherence.certainty import Certainty
 from strata.coherence.inbox import Inbox
 from strata.errors import StrataError
 from strata.l2.client import RedisServer
+from strata.l2.wire import Wire
 from strata.observe.log import SafeLogger
 
 HEARTBEAT = 0.5  # seconds between heartbeats
@@ -105,48 +104,36 @@ class Bus:
 
     def _session(self) -> None:
         own = f"{self._channel}:{self._inbox.source}"
-        subscription = self._server.client.pubsub()
+        subscription = self._server.subscribe(self._channel, own)
         try:
-            subscription.subscribe(self._channel, own)
             self._inbox.database = self._server.database
             self._listen(subscription, own)
         finally:
-            with contextlib.suppress(RedisError, OSError, ValueError):
-                subscription.close()
+            subscription.close()
 
-    def _listen(self, subscription: Any, own: str) -> None:
+    def _listen(self, subscription: Wire, own: str) -> None:
+        beats = _Beats(self._clock)
         confirmed = 0
-        sent: dict[bytes, float] = {}  # heartbeats under way, by number
-        number = 0
-        next_beat = 0.0
-        last_echo = self._clock.monotonic()
-        own_channel, channel = own.encode(), self._channel.encode()
+        own_channel = own.encode()
         while not self._stop.is_set():
             now = self._clock.monotonic()
-            if now - last_echo > 2 * TRUST:
+            if now - beats.last_echo > 2 * TRUST:
                 raise OSError("the subscription went silent")
-            if confirmed >= 2 and now >= next_beat:
-                number += 1
-                next_beat = now + HEARTBEAT
-                sent[b"%d" % number] = now
-                self._server.execute("PUBLISH", own, number)
+            if confirmed >= 2 and now >= beats.due:
+                self._server.execute("PUBLISH", own, beats.send())
                 self._on_beat()
-            wait = next_beat - self._clock.monotonic() if confirmed >= 2 else HEARTBEAT
-            event = subscription.get_message(timeout=max(wait, 0.0))
-            if event is None:
-                continue
-            if event["type"] == "subscribe":
-                confirmed += 1
-                if confirmed >= 2:  # a third one was not asked for: redis-py subscribed again by itself
-                    self._returned()
-            elif event["channel"] == own_channel:
-                beat = sent.pop(event["data"], None)
-                if beat is not None:
-                    last_echo = self._clock.monotonic()
-                    self._certainty.until = beat + TRUST
-                    sent = {key: at for key, at in sent.items() if at > beat}
-            elif event["channel"] == channel:
-                self._inbox.handle(event["data"])
+            pause = beats.due - self._clock.monotonic() if confirmed >= 2 else HEARTBEAT
+            for kind, channel, data in subscription.wait(pause):
+                if kind == b"message" and channel == own_channel:
+                    sent = beats.heard(data)
+                    if sent is not None:
+                        self._certainty.until = sent + TRUST
+                elif kind == b"message":
+                    self._inbox.handle(data)
+                elif kind == b"subscribe":
+                    confirmed += 1
+                    if confirmed == 2:
+                        self._returned()
 
     def _returned(self) -> None:
         self._certainty.until = -math.inf
@@ -154,3 +141,30 @@ class Bus:
         self.resets += 1
         self.connected.set()
         self._on_return()
+
+
+class _Beats:
+    """Heartbeats under way, by number. Used by the bus's thread only."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._number = 0
+        self._sent: dict[bytes, float] = {}
+        self.due = 0.0
+        self.last_echo = clock.monotonic()
+
+    def send(self) -> int:
+        """The number of a heartbeat that is sent now."""
+        now = self._clock.monotonic()
+        self._number += 1
+        self._sent[b"%d" % self._number] = now
+        self.due = now + HEARTBEAT
+        return self._number
+
+    def heard(self, number: bytes) -> float | None:
+        """When the heartbeat that came back was sent."""
+        sent = self._sent.pop(number, None)
+        if sent is not None:
+            self.last_echo = self._clock.monotonic()
+            self._sent = {key: at for key, at in self._sent.items() if at > sent}
+        return sent

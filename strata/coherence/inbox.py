@@ -30,16 +30,23 @@ class Inbox:
         deferred: Callable[[], Deferred | None],
     ) -> None:
         self._schemas = schemas
-        self.source = source
+        self.rename(source)
         self._versions = versions
         self._deferred = deferred
         self.database = 0
         self.messages = 0
         self.unreadable = 0
 
-    def handle(self, data: Any) -> None:
+    def rename(self, source: str) -> None:
+        """This instance is called so from now on."""
+        self.source = source
+        self._mine = f'"src":"{source}"'.encode()  # no text inside JSON has quotes that are not escaped
+
+    def handle(self, data: bytes) -> None:
         """One message; what cannot be read, or names what is not registered here, is counted or ignored."""
         self.messages += 1
+        if self._mine in data and b'"op":"purge"' not in data:
+            return  # the writer has seen to its own L1, with the claim that it took before
         message = parse(data)
         if message is None:
             self.unreadable += 1
@@ -73,8 +80,6 @@ class Inbox:
             bound.l1.forget_up_to(key, version)
             if (deferred := self._deferred()) is not None and bound.deferred:
                 deferred.purged(bound, key, version)
-        elif message.src == self.source and message.op in (Op.SET, Op.DELETE, Op.INTENT):
-            return  # the writer has seen to its own L1, with the claim that it took before
         elif version is None or message.op not in (Op.SET, Op.DELETE):
             bound.l1.forget(key)
         else:

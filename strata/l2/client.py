@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import redis
+import hiredis
 from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError, RedisError
 
@@ -13,8 +13,10 @@ from strata.breaker import Breaker
 from strata.clock import Clock
 from strata.errors import L2UnavailableError
 from strata.l2.script import Script
+from strata.l2.wire import Wire, Wires
 
-Command = tuple[Any, ...]
+Command = Sequence[Any]
+Call = tuple[Sequence[Any], Sequence[Any]]  # keys and arguments of a script
 
 
 class RedisServer:
@@ -27,8 +29,9 @@ class RedisServer:
     def __init__(self, make: Callable[[], Any], clock: Clock) -> None:
         self._make = make
         self.breaker = Breaker(clock)
-        # Written once by whoever comes first: two racing callers build two clients and one is dropped unopened.
+        # Written once by whoever comes first: two racing callers build two, and one is dropped unopened.
         self._client: Any = None
+        self._wires: Wires | None = None
         self._abandoned: list[Any] = []
 
     @property
@@ -50,18 +53,17 @@ class RedisServer:
     @property
     def database(self) -> int:
         """The number of the logical database, 0 for a Cluster."""
-        client = self.client
-        return 0 if isinstance(client, RedisCluster) else int(client.connection_pool.connection_kwargs.get("db") or 0)
+        return 0 if self.clustered else int(self.client.connection_pool.connection_kwargs.get("db") or 0)
 
     def execute(self, *command: Any) -> Any:
         """One command, sent once."""
-        return self._guarded(lambda: self.client.execute_command(*command))
+        return self._guarded(lambda: self._call(command))
 
     def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any] = ()) -> Any:
         """One script, which a Redis that does not know it yet gets with its text."""
         return self._guarded(lambda: self._run(script, keys, args))
 
-    def run_many(self, script: Script, calls: Sequence[tuple[Sequence[Any], Sequence[Any]]]) -> list[Any]:
+    def run_many(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         """The script once for each (keys, args), in one round trip where the server is a single one."""
         if not calls:
             return []
@@ -71,29 +73,33 @@ class RedisServer:
         """Plain commands in one round trip; the first error among their answers is raised."""
         if not commands:
             return []
+        return self._guarded(lambda: _raised(self._call_many(commands)))  # type: ignore[no-any-return]
 
-        def send() -> list[Any]:
-            pipe = self.client.pipeline(transaction=False)
-            for command in commands:
-                pipe.execute_command(*command)
-            return list(pipe.execute())
+    def subscribe(self, *channels: str) -> Wire:
+        """A connection that is asked to subscribe; its confirmations are the first things to come."""
+
+        def send() -> Wire:
+            wire = self._subscription()
+            wire.send(b"".join([_packed("SUBSCRIBE", channel) for channel in channels]))
+            return wire
 
         return self._guarded(send)  # type: ignore[no-any-return]
 
     def after_fork(self) -> None:
         """In the child: forget the parent's connections without closing them."""
-        if self._client is not None:
-            self._abandoned.append(self._client)  # kept, so that no destructor writes to the parent's socket
-        self._client = None
+        # Kept, so that no destructor writes to the parent's sockets.
+        self._abandoned += [item for item in (self._client, self._wires) if item is not None]
+        self._client = self._wires = None
         self.breaker.reset()
 
     def close(self) -> None:
         """Close the connections; the next command would open new ones."""
         client, self._client = self._client, None
+        wires, self._wires = self._wires, None
+        if wires is not None:
+            wires.close()
         if client is not None:
             client.close()
-            if not isinstance(client, RedisCluster):
-                client.connection_pool.disconnect()
 
     def unavailable(self, error: Exception) -> L2UnavailableError:
         """`error` in the words of the family."""
@@ -113,23 +119,52 @@ class RedisServer:
         self.breaker.succeeded()
         return answer
 
-    def _run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
-        client = self.client
-        try:
-            return client.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
-        except NoScriptError:
-            return client.execute_command("EVAL", script.text, len(keys), *keys, *args)
+    def _single(self) -> Wires:
+        if self._wires is None:
+            pool = self.client.connection_pool
+            self._wires = Wires(pool, pool.max_connections)
+        return self._wires
 
-    def _run_many(self, script: Script, calls: Sequence[tuple[Sequence[Any], Sequence[Any]]]) -> list[Any]:
+    def _call(self, command: Command) -> Any:
+        return self.client.execute_command(*command) if self.clustered else self._single().call(command)
+
+    def _call_many(self, commands: Sequence[Command]) -> list[Any]:
+        if not self.clustered:
+            return self._single().call_many(commands)
+        pipe = self.client.pipeline()
+        for command in commands:
+            pipe.execute_command(*command)
+        return list(pipe.execute(raise_on_error=False))
+
+    def _run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        try:
+            return self._call(("EVALSHA", script.sha, len(keys), *keys, *args))
+        except NoScriptError:
+            return self._call(("EVAL", script.text, len(keys), *keys, *args))
+
+    def _run_many(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         if self.clustered or len(calls) == 1:
             return [self._run(script, keys, args) for keys, args in calls]
-        pipe = self.client.pipeline(transaction=False)
-        for keys, args in calls:
-            pipe.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
-        answers = list(pipe.execute(raise_on_error=False))
+        answers = self._single().call_many([("EVALSHA", script.sha, len(keys), *keys, *args) for keys, args in calls])
         for place, answer in enumerate(answers):
             if isinstance(answer, NoScriptError):  # refused before it did anything, so it may be sent again
                 answers[place] = self._run(script, *calls[place])
-            elif isinstance(answer, redis.RedisError):
-                raise answer
-        return answers
+        return _raised(answers)
+
+    def _subscription(self) -> Wire:
+        if not self.clustered:
+            return self._single().open()
+        # Every node of a Cluster passes on what is published on any of them.
+        pool = self.client.get_random_node().redis_connection.connection_pool
+        return Wires(pool, 1).open()
+
+
+def _packed(*command: Any) -> bytes:
+    return hiredis.pack_command(command)
+
+
+def _raised(answers: list[Any]) -> list[Any]:
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers

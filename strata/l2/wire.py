@@ -1,0 +1,152 @@
+"""Commands to a single Redis over connections of our own.
+
+redis-py opens a connection (TLS, AUTH, SELECT, Sentinel's master); hiredis packs and parses. redis-py's own
+`execute_command` costs as much as the round trip itself (measured: 25 µs of 50), and retries; here a command is sent
+once, and what fails is decided above.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import hiredis
+from redis.exceptions import ConnectionError as LostError
+from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
+
+RECEIVE = 65_536  # bytes asked for at once
+
+
+class Wire:
+    """One connection; used by one thread at a time."""
+
+    __slots__ = ("_connection", "_poller", "_reader", "_sock")
+
+    def __init__(self, connection: Any, timeout: float | None) -> None:
+        connection.connect()
+        self._connection = connection
+        self._sock = connection._sock
+        self._sock.settimeout(timeout)
+        self._reader = hiredis.Reader(protocolError=LostError, replyError=_reply_error)
+        self._poller = select.poll()
+        self._poller.register(self._sock, select.POLLIN)
+
+    def send(self, packed: bytes) -> None:
+        """Send packed commands."""
+        self._sock.sendall(packed)
+
+    def receive(self) -> Any:
+        """The next answer; an error answer is returned as an exception, not raised."""
+        while (answer := self._reader.gets()) is False:
+            data = self._sock.recv(RECEIVE)
+            if not data:
+                raise LostError("the server closed the connection")
+            self._reader.feed(data)
+        return answer
+
+    def wait(self, seconds: float) -> list[Any]:
+        """All answers that come within `seconds`, at once when there are any."""
+        answers: list[Any] = []
+        while (answer := self._reader.gets()) is not False:
+            answers.append(answer)
+        if answers:
+            return answers
+        self._sock.settimeout(max(seconds, 0.001))
+        try:
+            data = self._sock.recv(RECEIVE)
+        except TimeoutError:
+            return answers
+        if not data:
+            raise LostError("the server closed the connection")
+        self._reader.feed(data)
+        while (answer := self._reader.gets()) is not False:
+            answers.append(answer)
+        return answers
+
+    def silent(self) -> bool:
+        """Whether nothing came unasked: a server that went away leaves the end of the stream to be read."""
+        return not self._poller.poll(0)
+
+    def close(self) -> None:
+        """Close it, without a word where the server is gone."""
+        with contextlib.suppress(Exception):
+            self._connection.disconnect()
+
+
+class Wires:
+    """Connections kept for reuse, the last one returned first. Thread-safe: a deque's ends are atomic, and `_slots`
+    counts how many more may be in use."""
+
+    def __init__(self, pool: Any, size: int) -> None:
+        self._pool = pool
+        kwargs = pool.connection_kwargs
+        self._timeout = kwargs.get("socket_timeout")
+        self._idle: deque[Wire] = deque()
+        self._slots = threading.BoundedSemaphore(size)
+
+    def call(self, command: Sequence[Any]) -> Any:
+        """The answer to one command. Raises `redis.RedisError` or `OSError`."""
+        answer = self._exchange(hiredis.pack_command(tuple(command)), 1)[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def call_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """The answers to many commands in one round trip; error answers are among them, as exceptions."""
+        packed = b"".join([hiredis.pack_command(tuple(command)) for command in commands])
+        return self._exchange(packed, len(commands))
+
+    def open(self) -> Wire:
+        """A connection outside the pool, as for a subscription."""
+        return Wire(self._pool.connection_class(**self._pool.connection_kwargs), self._timeout)
+
+    def close(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            with contextlib.suppress(IndexError):
+                self._idle.pop().close()
+
+    def _exchange(self, packed: bytes, count: int) -> list[Any]:
+        if not self._slots.acquire(timeout=self._timeout):
+            raise LostError("all connections are in use; raise L2PoolConfig.pool_size")
+        try:
+            wire = self._take()
+            try:
+                wire.send(packed)
+                answers = [wire.receive() for _ in range(count)]
+            except BaseException:
+                wire.close()  # an answer may still be on its way
+                raise
+            if any(isinstance(answer, ReadOnlyError) for answer in answers):
+                # The master became a replica: whoever took its place is found by new connections.
+                wire.close()
+                self.close()
+            else:
+                self._idle.append(wire)
+            return answers
+        finally:
+            self._slots.release()
+
+    def _take(self) -> Wire:
+        while True:
+            try:
+                wire = self._idle.pop()
+            except IndexError:
+                return self.open()
+            if wire.silent():
+                return wire
+            wire.close()
+
+
+def _reply_error(text: str) -> Exception:
+    code, _, rest = text.partition(" ")
+    if code == "NOSCRIPT":
+        return NoScriptError(text)
+    if code == "READONLY":
+        return ReadOnlyError(text)
+    return ResponseError(text)
+
