@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import msgspec
 
 from strata.errors import DecodeError, EncodeError
 from strata.model.columns import Column
-from strata.model.compile import Function, Source, Step
+from strata.model.compile import Source, Step
 from strata.model.fields import Kind
 from strata.model.jsonb import UNREADABLE, said
 from strata.model.markers import UNLOADED
@@ -50,30 +50,7 @@ def codec_functions(plan: ModelPlan[Any], form: Format) -> tuple[Encode, Decode]
     """`encode` and `decode` of one model. They raise `EncodeError` and `DecodeError`, which hold no value."""
     kept = [column for column in plan.forms if not column.field.omit_cache]
     shadow = shadow_of(plan.model.__name__, {column.field.name: _wire(column, form) for column in kept})
-    down, up = _down(kept, form, shadow), _up(plan, kept, form)
-    dump, load = form.dump, form.decoder(shadow).decode
-    name = plan.model.__name__
-
-    def encode(record: Any) -> bytes:
-        try:
-            plain = down(record)
-            try:
-                return dump(plain)
-            except TypeError:  # msgspec does not know UNLOADED
-                values = (msgspec.UNSET if v is UNLOADED else v for v in msgspec.structs.astuple(plain))
-                return dump(shadow(*values))
-        except UNREADABLE as error:
-            raise EncodeError(
-                f"a {name} cannot be encoded as {form.name} ({type(error).__name__}); its values must fit its fields"
-            ) from None
-
-    def decode(data: bytes) -> Any:
-        try:
-            return up(load(data))
-        except UNREADABLE as error:
-            raise DecodeError(f"bytes cannot be read as {form.name} of a {name}{said(error)}") from None
-
-    return encode, decode
+    return _encoder(plan.model, kept, form, shadow), _decoder(plan, kept, form, shadow)
 
 
 def _steps(column: Column, form: Format) -> tuple[Step | None, Step | None]:
@@ -89,24 +66,44 @@ def _wire(column: Column, form: Format) -> Any:
     return wire | None if column.field.nullable or column.field.stamped else wire
 
 
-def _down(columns: Sequence[Column], form: Format, shadow: Any) -> Function:
-    source = Source("to_shadow", "record")
+def _encoder(model: Any, columns: Sequence[Column], form: Format, shadow: Any) -> Encode:
+    def retry(plain: Any, error: Exception) -> bytes:
+        # msgspec refuses UNLOADED as it does everything that it does not know.
+        if type(error) is TypeError and plain is not None:
+            values = [msgspec.UNSET if value is UNLOADED else value for value in msgspec.structs.astuple(plain)]
+            try:
+                return form.dump(shadow(*values))
+            except UNREADABLE as other:
+                error = other
+        why = f"cannot be encoded as {form.name} ({type(error).__name__})"
+        raise EncodeError(f"a record of {model.__name__} {why}; its values must fit its fields") from None
+
+    source = Source("encode", "record")
+    source.line("plain = None")
+    source.line("try:")
     values = []
     for column in columns:
         name = column.field.name
-        source.line(f"v_{name} = record.{name}")
+        source.line(f"v_{name} = record.{name}", 2)
         values.append(source.apply(_steps(column, form)[0], f"v_{name}"))
-    source.line(f"return {source.bind(shadow)}({', '.join(values)})")
+    source.line(f"plain = {source.bind(shadow)}({', '.join(values)})", 2)
+    source.line(f"return {source.bind(form.dump)}(plain)", 2)
+    source.line(f"except {source.bind(UNREADABLE)} as error: return {source.bind(retry)}(plain, error)")
     return source.function()
 
 
-def _up(plan: ModelPlan[Any], columns: Sequence[Column], form: Format) -> Function:
-    source = Source("from_shadow", "shadow")
+def _decoder(plan: ModelPlan[Any], columns: Sequence[Column], form: Format, shadow: Any) -> Decode:
+    def refuse(error: Exception) -> NoReturn:
+        raise DecodeError(f"bytes cannot be read as {form.name} of {plan.model.__name__}{said(error)}") from None
+
+    source = Source("decode", "data")
+    source.line(f"try: plain = {source.bind(form.decoder(shadow).decode)}(data)")
+    source.line(f"except {source.bind(UNREADABLE)} as error: {source.bind(refuse)}(error)")
     values = dict.fromkeys(plan.column_names, "U")
     for place, column in enumerate(columns):
         step = _steps(column, form)[1]
-        values[column.field.name] = f"shadow.f{place}"
+        values[column.field.name] = f"plain.f{place}"
         if step is not None:
-            source.line(f"v{place} = shadow.f{place}")
+            source.line(f"v{place} = plain.f{place}")
             values[column.field.name] = source.apply(step, f"v{place}")
     return plan.compiler.make(source, values)

@@ -67,11 +67,13 @@ class Column:
             return value
         if value is None and self.field.nullable:
             return None
+        if value is None:
+            optional = "" if self.field.primary_key else f", or annotated `{spelled(self.field.annotation)} | None`"
+            raise EncodeError(f"{self.where} is None; it must be {self.form.noun}{optional}")
         try:
             settled = self.form.normal(value)
         except Unfit as problem:
-            hint = f", or the field annotated `{spelled(self.field.annotation)} | None`" if value is None else ""
-            raise EncodeError(f"{self.where} {problem}{hint}") from None
+            raise EncodeError(f"{self.where} {problem}") from None
         if settled == "" and self.field.primary_key:
             raise MissingPrimaryKeyError(f"{self.where} is empty; a key must not be")
         return settled

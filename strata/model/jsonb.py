@@ -15,7 +15,7 @@ from strata.model.shapes import Shape
 
 # What msgspec, and the generated functions over values that nobody has checked yet, may raise.
 UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, AttributeError, OverflowError, RecursionError)
-_EXPECTED = re.compile(r"Expected `[^`]*`, got `[^`]*`")
+_SAFE = re.compile(r"Expected `[^`]*`, got `[^`]*`|Object missing required field `[^`]*`")
 _PLACE = re.compile(r" - at `([^`]*)`\Z")
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _EXPONENT = re.compile(rb"e\d")
@@ -44,12 +44,12 @@ class Jsonb:
         self.text = self._loose_text if shape.loose else self._text
 
     def normal(self, value: Any) -> Any:
-        """A private copy of a value, if it comes back from every tier as it went in. Raises `Unfit` otherwise."""
+        """The value, if it comes back from every tier as it went in. Raises `Unfit` otherwise."""
         try:
             plain = self.down(value)
             data = to_json(plain)
             returned = self._from_json(data)
-            packed = to_msgpack(plain)
+            to_msgpack(plain)  # whose ints have 64 bits
             equal = bool(returned == plain)
         except Unfit as problem:
             raise Unfit(f"holds a value that {problem}") from None
@@ -64,7 +64,7 @@ class Jsonb:
             )
         if b"\\u0000" in data and _NUL.search(data):
             raise Unfit("holds a NUL character in a text, which PostgreSQL cannot store; remove it")
-        return self.unpack(packed)
+        return value
 
     def _text(self, value: Any) -> str:
         return to_json(self.down(value)).decode()
@@ -78,8 +78,8 @@ class Jsonb:
 def said(error: Exception) -> str:
     """The part of msgspec's message that names types and places, never values."""
     message = str(error) if isinstance(error, msgspec.MsgspecError) else ""
-    expected, place = _EXPECTED.match(message), _PLACE.search(message)
-    words = ([expected.group().lower()] if expected else []) + ([f"at {place[1]}"] if place else [])
+    expected, place = _SAFE.match(message), _PLACE.search(message)
+    words = ([expected.group()] if expected else []) + ([f"at {place[1]}"] if place else [])
     return f" ({' '.join(words)})" if words else ""
 
 

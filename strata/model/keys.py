@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from strata.errors import DecodeError, EncodeError, MissingPrimaryKeyError
-from strata.model.atoms import ATOMS, BIGINT_MAX, BIGINT_MIN, Unfit, check_text, uuid_of
+from strata.model.atoms import ATOMS, BIGINT_MAX, BIGINT_MIN, Unfit, check_text
 
 KeyText = Callable[[Any], str]
 ParseKey = Callable[[str], Any]
@@ -73,11 +73,10 @@ def _uuid_keys(model: str) -> tuple[KeyText, ParseKey]:
 
     def parse_key(text: str) -> uuid.UUID:
         try:
-            key = uuid_of(int(text.replace("-", ""), 16))
-            canonical = str(key)
+            key = uuid.UUID(text)
         except ValueError:
             raise _unreadable(model) from None
-        if canonical != text:
+        if str(key) != text:
             raise _unreadable(model)
         return key
 

@@ -17,7 +17,7 @@ from typing import Any, ForwardRef
 import msgspec
 
 from strata.errors import InvalidModelError
-from strata.model.atoms import ATOMS, AwareDatetime, moment, wrong
+from strata.model.atoms import ATOMS, AwareDatetime, Unfit, moment, wrong
 from strata.model.choices import choices_of, is_choice, noun_of
 from strata.model.compile import CALL, Function, Source, Step
 from strata.model.hints import declared, is_frozen, is_record, spelled, strip
@@ -255,5 +255,9 @@ def _container(kind: type, checked: bool, code: Callable[[Source], str], size: i
         of_size, sized = ("", "") if size is None else (f" or len(values) != {size}", f" of {size} items")
         refuse = f"raise {source.bind(wrong)}(values, {f'a {kind.__name__}{sized}'!r})"
         source.line(f"if not isinstance(values, {kind.__name__}){of_size}: {refuse}")
-    source.line(f"return {code(source)}")
+    source.line(f"made = {code(source)}")
+    if checked and size is None:
+        # Of two keys or elements that become one, one would be lost.
+        source.line(f"if len(made) != len(values): raise {source.bind(Unfit)}('has items that are stored alike')")
+    source.line("return made")
     return Step(CALL, source.function())

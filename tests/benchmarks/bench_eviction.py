@@ -7,7 +7,7 @@ tuned on: `--trace FILE:ENTRIES`.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from strata.clock import ManualClock
 from strata.l1.store import MemStore
@@ -16,7 +16,7 @@ from tests.benchmarks import traces
 from tests.benchmarks.harness import Row, Target
 from tests.benchmarks.options import Options
 
-MADE_UP = {
+MADE_UP: dict[str, tuple[Callable[[], list[int]], int]] = {
     "zipf 0.9": (lambda: traces.zipf(200_000, 50_000, 0.9), 2_000),
     "zipf and scans": (lambda: traces.scanned(150_000, 20_000, 5_000, 2_000), 2_000),
     "loop that does not fit": (lambda: traces.looped(100_000, 3_000), 2_000),

@@ -19,10 +19,10 @@ class Eviction(Protocol):
     """Knows every entry of one store. Called under the store's lock; `clear` makes it new, also after fork."""
 
     def add(self, entry: Entry) -> None:
-        """A new entry is about to be in the store."""
+        """A new entry, `queued` being its `used`, is about to be in the store."""
 
     def swap(self, entry: Entry, now: float) -> Entry | None:
-        """A new entry is about to take the place of the one returned, which is no longer known; None if none was."""
+        """As `add`, in place of the entry returned, which is no longer known; None if none was known."""
 
     def left(self, entry: Entry) -> None:
         """The entry, already GONE, left the store in another way than by `swap`."""

@@ -2,8 +2,8 @@
 
 New entries wait in a queue, which is in order of their stamps because the clock does not go back. One that was used
 meanwhile is moved, when it comes to the front, to a heap under its real stamp, and again from there. The victim is the
-first of both whose stamp is still true. Exact unless more than LOOKS entries in a row were used since they were
-queued; then the least recently used of those goes.
+first of both whose stamp is still true. Exact unless more than LOOKS entries in a row were used since they were queued:
+then the least recently used of those goes, or of those moved before.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Lru:
         for _ in range(LOOKS):
             entry = self._pop(math.inf if oldest is None else oldest.queued)
             if entry is None:
-                break
+                return oldest
             entry.queued = max(entry.queued, entry.used)
             if oldest is not None and oldest.queued <= entry.queued and entry.expires > now:
                 self._settle(entry)
@@ -73,8 +73,17 @@ class Lru:
                 self._settle(oldest)
             oldest = entry
             if entry.expires <= now:
-                break
-        return oldest
+                return oldest
+        return None if oldest is None else self._older(oldest)
+
+    def _older(self, entry: Entry) -> Entry:
+        """The first of the heap in its stead, where that is older by a stamp that is still true."""
+        first = self._settled[0][2] if self._settled else entry
+        if first.expires == GONE or not first.used <= first.queued < entry.queued:
+            return entry
+        heapq.heappop(self._settled)
+        self._settle(entry)
+        return first
 
     def _pop(self, before: float) -> Entry | None:
         """The first entry by queued stamp that is still there, if queued before the time given."""

@@ -1,0 +1,91 @@
+"""Keys have one canonical text each."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import make_dataclass
+from typing import Annotated, Any
+from uuid import UUID
+
+import pytest
+
+from strata.errors import DecodeError, EncodeError, MissingPrimaryKeyError
+from strata.model import PrimaryKey, UNLOADED, ModelPlan, compile_model
+
+
+class Text(enum.StrEnum):
+    A = "a"
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+def plan(kind: Any) -> ModelPlan[Any]:
+    return compile_model(make_dataclass("Made", [("id", Annotated[kind, PrimaryKey])]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "text"),
+    [
+        (str, "p1", "p1"),
+        (str, "é 💥:{}\n", "é 💥:{}\n"),
+        (int, 0, "0"),
+        (int, -1, "-1"),
+        (int, 2**63 - 1, "9223372036854775807"),
+        (int, -(2**63), "-9223372036854775808"),
+        (UUID, UUID(int=10), "00000000-0000-0000-0000-00000000000a"),
+    ],
+)
+def test_a_key_has_a_text_and_the_text_gives_it_back(kind: Any, key: Any, text: str) -> None:
+    assert plan(kind).key_text(key) == text
+    back = plan(kind).parse_key(text)
+    assert back == key and type(back) is kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        (str, 1),
+        (str, b"p1"),
+        (str, None),
+        (str, Text.A),
+        (str, "nul\0"),
+        (str, "\ud800"),
+        (str, UNLOADED),
+        (int, True),
+        (int, 1.0),
+        (int, "1"),
+        (int, Number.ONE),
+        (int, 2**63),
+        (int, -(2**63) - 1),
+        (int, []),
+        (UUID, str(UUID(int=1))),
+        (UUID, 1),
+    ],
+)
+def test_what_is_no_key_is_refused_without_being_shown(kind: Any, key: Any) -> None:
+    with pytest.raises(EncodeError, match="a key of Made") as caught:
+        plan(kind).key_text(key)
+    assert str(key) not in str(caught.value) or str(key) in ("1", "a", "None", "")
+
+
+def test_the_empty_key_is_missing() -> None:
+    with pytest.raises(MissingPrimaryKeyError, match="Made"):
+        plan(str).key_text("")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [(str, ""), (int, ""), (int, "x"), (int, "+1"), (int, "01"), (int, " 1"), (int, "1_0"), (int, "١"), (int, "-0")]
+    + [(int, str(2**63)), (UUID, ""), (UUID, "x"), (UUID, UUID(int=10).hex), (UUID, str(UUID(int=10)).upper())]
+    + [(UUID, "{" + str(UUID(int=10)) + "}")],
+)
+def test_a_text_that_is_not_canonical_is_no_key(kind: Any, text: str) -> None:
+    with pytest.raises(DecodeError, match="Made"):
+        plan(kind).parse_key(text)
+
+
+def test_key_of_reads_the_record() -> None:
+    made = plan(int)
+    assert made.key_of(made.model(0)) == 0
