@@ -18,7 +18,7 @@ class Breaker:
     is read without it, since a stale answer costs at most one more time-out. After fork the child calls `reset`.
     """
 
-    def __init__(self, clock: Clock, *, threshold: int = 2, pause: float = 0.5, longest: float = 5.0) -> None:
+    def __init__(self, clock: Clock, *, threshold: int = 2, pause: float = 0.25, longest: float = 1.0) -> None:
         self._clock = clock
         self._threshold = threshold
         self._first_pause = pause

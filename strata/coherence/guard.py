@@ -100,6 +100,14 @@ class Guard:
                 claim.alive = False
             self._flights.pop(key, None)
 
+    def void_others(self, claim: Claim) -> None:
+        """What other callers of the key have under way is not newer than what this one has found."""
+        with self.lock:
+            for other in self._claims.get(claim.key, ()):
+                other.alive = other.alive and other is claim
+            if self._flights.get(claim.key) is not claim:
+                self._flights.pop(claim.key, None)
+
     def void_all(self) -> None:
         """As `void`, for every key."""
         with self.lock:

@@ -50,10 +50,17 @@ class Memory:
             return False
         with self.guard.lock:
             if not claim.alive or self._newer(claim.key, version, pending):
+                self._outdate(claim, version)
                 return False
+            self.guard.void_others(claim)
             evicted = self.store.put(claim.key, value, version, pending=pending, loaded=loaded)
         self._report(evicted)
         return True
+
+    def met(self, claim: Claim, version: int | None) -> None:
+        """A read found this version (None: no record) but may not fill: what is older must not be served after it."""
+        with self.guard.lock:
+            self._outdate(claim, version)
 
     def write(self, key: Hashable, value: Any, version: int) -> None:
         """Put an own deferred write: what is under way for the key is void, and what is older gives way."""
@@ -91,6 +98,12 @@ class Memory:
         if self.store is not None:
             self.store.lock = lock
             self.store.clear()
+
+    def _outdate(self, claim: Claim, version: int | None) -> None:
+        self.guard.void_others(claim)
+        entry = self.entries.get(claim.key)
+        if self.store is not None and entry is not None and (version is None or entry.version < version):
+            self.store.drop(claim.key)
 
     def _newer(self, key: Hashable, version: int, pending: bool) -> bool:
         entry = self.entries.get(key)

@@ -1,7 +1,9 @@
 """Writes that reached L3 while L2 was away: remembered in L3 by the write's own transaction, repaired afterwards.
 
 The row (schema, id, version) in `_strata_repairs` is written with the record. Whoever reaches L2 first removes what
-is older there, tells everybody, and deletes the row. Until then the process that wrote does not ask L2 for the key.
+is older there, tells everybody, and deletes the row. Until then the process that wrote does not ask L2 for the key. And a process that has
+read past an L2 that did not answer trusts it again only after it has seen to the repairs itself: it may have been shown
+what another wrote meanwhile, and L2 may still hold what was before.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from strata.bound import Bound
 from strata.coherence.messages import Announcer, Op
-from strata.errors import StrataError
+from strata.errors import MigrationError, StrataError
 from strata.l2.tier import Put
 from strata.observe.log import SafeLogger
 
@@ -40,9 +42,19 @@ class Repairs:
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._stopped = False
+        self._distrusted = 0  # how often L2 did not answer
+        self._trusted = 0  # up to which of these times the repairs were seen to since
+
+    def distrust(self) -> None:
+        """L2 did not answer a read, which went on to L3."""
+        with self._lock:
+            self._distrusted += 1
+        self.wake()
 
     def skips(self, bound: Bound, key_text: str) -> bool:
         """Whether L2 may hold something older for this key than what this process wrote to L3."""
+        if self._trusted != self._distrusted:
+            return True
         if not self._skipped:
             return False
         return (bound.name, key_text) in self._skipped or len(self._skipped) >= LIMIT
@@ -82,18 +94,24 @@ class Repairs:
 
     def _attempt(self) -> bool:
         """Repair all rows there are; whether nothing is left to do."""
+        distrusted = self._distrusted
         for bound in list(self._schemas.values()):
             try:
                 self._repair(bound)
+            except MigrationError:
+                continue  # without the table nobody can have left a row
             except StrataError as error:
                 self._log.debug("repairs wait", schema=bound.name, error=type(error).__name__)
-                return not self._skipped
+                return not self._skipped and self._trusted == distrusted
+        with self._lock:
+            self._trusted = max(self._trusted, distrusted)
         return True
 
     def _repair(self, bound: Bound) -> None:
         table, database, l2 = bound.table, bound.database, bound.l2
         if table is None or database is None or l2 is None:
             return
+        l2.server.execute("PING")
         before = {key: version for key, version in list(self._skipped.items()) if key[0] == bound.name}
         while True:
             with database.connection() as conn:

@@ -93,6 +93,7 @@ class _Call:
             if bound.table is None:
                 raise
             bound.counters.l2_skips += 1
+            self._context.repairs.distrust()
             return None
         for id, key_text in list(self._open.items()):
             found = answers[key_text]
@@ -101,6 +102,7 @@ class _Call:
                 self._fill_l1(id, found.record, found.version, found.pending)
                 self._settle(id, found.record)
             elif found.state is State.TOMBSTONE or bound.table is None:
+                bound.l1.met(self._claims[id], found.version)
                 del self._open[id]
         return answers
 
@@ -162,6 +164,8 @@ class _Call:
         for id, key_text, record, version, ahead in loaded:
             if record is not None and key_text in allowed:
                 self._fill_l1(id, record, version, ahead)
+            else:
+                bound.l1.met(self._claims[id], None if record is None else version)
 
     def _fill_l1(self, id: Any, record: Any, version: int, pending: bool) -> None:
         bound = self._bound

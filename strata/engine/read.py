@@ -109,6 +109,7 @@ class Reader:
         found = self._ask_l2(bound, key_text, lease=bound.table is not None)
         if found is not None and found.state is State.TOMBSTONE:
             self._context.versions.observe(found.version)
+            bound.l1.met(claim, found.version)
             return NOTHING
         if found is not None and found.state is State.VALUE:
             bound.counters.l2_hits += 1
@@ -121,6 +122,8 @@ class Reader:
         loaded = self._below(bound, id, key_text, l2_down=found is None and bound.l2 is not None)
         if self._fill_l2(bound, key_text, found, loaded) and loaded.record is not ABSENT:
             self._fill_l1(bound, claim, loaded, began)
+        else:
+            bound.l1.met(claim, None if loaded.record is ABSENT else loaded.version)
         return loaded
 
     def _below(self, bound: Bound, id: Any, key_text: str, *, l2_down: bool) -> Loaded:
@@ -181,6 +184,7 @@ class Reader:
             return bound.l2.read(key_text, lease=lease)
         except L2UnavailableError:
             bound.counters.l2_skips += 1
+            self._context.repairs.distrust()
             return None
 
     def _fill_l2(self, bound: Bound, key_text: str, found: Found | None, loaded: Loaded) -> bool:

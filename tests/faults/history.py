@@ -47,16 +47,23 @@ def make_store(dsn: str, redis_addr: str, mode: WriteMode) -> DataStore:
 
 
 class Actor:
-    """One process. `_seen` is the newest count this process was shown or wrote, by key; guarded by `_lock`."""
+    """One process. `_seen` is the newest count this process was shown or wrote, by key; guarded by `_lock`.
 
-    def __init__(self, store: DataStore, number: int, of: int) -> None:
+    Keys of one's own must never go back. Those of others may, while Redis does not answer and only L3, or what a
+    cache was told before, is left to show: by less than `BOUND`. `strict` allows not even that.
+    """
+
+    def __init__(self, store: DataStore, number: int, of: int, *, strict: bool) -> None:
+        self._strict = strict
         self._store = store
         self._own = [key for key in range(KEYS) if key % of == number]
         self._lock = threading.Lock()
         self._seen = dict.fromkeys(range(KEYS), 0)
+        self._since = dict.fromkeys(range(KEYS), 0.0)  # when what was seen was written
         self._written = {key: self._read_l3(key) for key in self._own}
         self.operations = 0
         self.unavailable = 0
+        self.regressions = 0
         self.violations: list[str] = []
 
     def write(self, rng: random.Random) -> None:
@@ -68,14 +75,13 @@ class Actor:
         except strata.UnavailableError:
             self.unavailable += 1
             return
-        with self._lock:
-            self._seen[key] = max(self._seen[key], count)
+        self._saw(key, count, time.monotonic())
 
     def read(self, rng: random.Random) -> None:
         """Read any key one way or the other, and compare it with what was seen before the call."""
         key = rng.randrange(KEYS)
         with self._lock:
-            before = self._seen[key]
+            before, since = self._seen[key], self._since[key]
         try:
             how = rng.random()
             if how < 0.1:
@@ -90,11 +96,13 @@ class Actor:
         except strata.UnavailableError:
             self.unavailable += 1
             return
-        shown = 0 if found is None else found.n
+        shown, written = (0, 0.0) if found is None else (found.n, found.at)
         if shown < before:
-            self.violations.append(f"key {key}: read {shown} after {before} ({how:.2f})")
-        with self._lock:
-            self._seen[key] = max(self._seen[key], shown)
+            late = time.monotonic() - since
+            if key in self._own or self._strict or late > BOUND:
+                self.violations.append(f"key {key}: read {shown} after {before}, {late:.2f} s late ({how:.2f})")
+            self.regressions += 1
+        self._saw(key, shown, written)
 
     def run(self, seconds: float, seed: int, writes: float) -> None:
         """Operate until the time is up."""
@@ -104,15 +112,21 @@ class Actor:
             (self.write if self._own and rng.random() < writes else self.read)(rng)
             self.operations += 1
 
+    def _saw(self, key: int, count: int, written: float) -> None:
+        with self._lock:
+            if count > self._seen[key]:
+                self._seen[key], self._since[key] = count, written
+
     def _read_l3(self, key: int) -> int:
         found = self._store.get("counts", key, default=None, force_l3=True)
         return 0 if found is None else int(found.n)
 
 
-def main(dsn: str, redis_addr: str, mode: str, number: str, of: str, seconds: str) -> None:
+def main(dsn: str, redis_addr: str, mode: str, number: str, of: str, seconds: str, strict: str) -> None:
     """One process: a writing thread and two reading ones."""
     store = make_store(dsn, redis_addr, WriteMode[mode])
-    actor = Actor(store, int(number), int(of))
+    actor = Actor(store, int(number), int(of), strict=strict == "strict")
+    print("[]", flush=True)  # ready: from now on anything may happen to the servers
     threads = [
         threading.Thread(target=actor.run, args=(float(seconds), int(number) * 10 + turn, writes))
         for turn, writes in enumerate((0.8, 0.0, 0.0))
@@ -125,6 +139,7 @@ def main(dsn: str, redis_addr: str, mode: str, number: str, of: str, seconds: st
     result: dict[str, Any] = {
         "operations": actor.operations,
         "unavailable": actor.unavailable,
+        "regressions": actor.regressions,
         "violations": actor.violations[:20],
         "seen": actor._seen,
         "flushed": flushed,

@@ -137,4 +137,3 @@ def _set(notes: Any, text: str) -> None:
 def _write_some(notes: Any) -> None:
     for n in range(5):
         notes.set(n, Note(n, "child"))
-

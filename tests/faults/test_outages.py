@@ -133,9 +133,7 @@ def test_with_both_servers_gone_every_call_says_so(
         store.set("notes", 1, Note(1, "x"))
 
 
-def test_write_behind_goes_on_without_postgres_and_catches_up(
-    make: MakeStore, own_postgres: EmbeddedPostgres
-) -> None:
+def test_write_behind_goes_on_without_postgres_and_catches_up(make: MakeStore, own_postgres: EmbeddedPostgres) -> None:
     store = make(write_behind_flush_interval=0.05)
     store.register(schema(Note, name="notes", write_mode=WriteMode.WRITE_BEHIND))
     store.migrate()

@@ -30,13 +30,13 @@ def test_every_one_of_20_000_records_arrives_although_the_worker_is_killed_three
     make: MakeStore, dsn: str, redis_addr: str, tmp_path: Path
 ) -> None:
     store = make(write_behind_flush_interval=0.05, write_behind_max_dirty=2 * RECORDS)
-    # A short lease, so that what a dead worker held is free soon; and the fleet alone persists.
-    paced(store, lease=3.0, overdue=0.3)
+    paced(store)
     store.register(deferred())
     store.migrate()
     parts = store._wiring.writebehind()._parts
-    parts.drainer.stop(1.0)
-    env = environment(dsn, redis_addr)
+    parts.drainer.stop(1.0)  # the fleet alone persists
+    # A short lease, so that what a dead worker held is free soon.
+    env = environment(dsn, redis_addr, STRATA_TEST_LEASE="3")
     chance = random.Random(7)
     wanted: dict[int, str] = {}
 
