@@ -113,7 +113,9 @@ class Wiring:
             clock=self.clock,
         )
         if bound.deferred:
-            self.writebehind().register(bound)
+            deferred = self.writebehind()
+            deferred.register(bound)
+            l1.pending_version = lambda key: item.version if (item := deferred.peek(bound, key)) is not None else 0
         return bound
 
     def writebehind(self) -> WriteBehind:

@@ -167,7 +167,9 @@ def _check_count(value: Any, what: str) -> None:
 def _check_where(where: str, args: int) -> None:
     used: set[int] = set()
     depth = 0
-    for kind, text in _lexemes(where):
+    for kind, text, _ in scan(where):
+        if kind == "comment":
+            continue
         if kind == "placeholder":
             used.add(int(text))
         elif text == ";":
@@ -188,28 +190,34 @@ def _check_where(where: str, args: int) -> None:
         raise QueryError(f"where uses ${highest} but not ${missing}; number the placeholders without a gap")
 
 
-def _lexemes(where: str) -> Iterator[tuple[str, str]]:
-    # The placeholders' numbers, semicolons and parentheses that PostgreSQL would see.
-    if "\x00" in where:
-        raise QueryError("where holds a NUL character, which PostgreSQL cannot take")
+def scan(sql: str, what: str = "where") -> Iterator[tuple[str, str, int]]:
+    """What PostgreSQL sees of `sql` outside quotes and comments: (kind, text, place) of each.
+
+    The kinds are "placeholder", whose text is the number, "mark" (a semicolon or parenthesis) and "comment". Raises
+    `QueryError`, in which `sql` is called `what`, for what is never closed.
+    """
+    if "\x00" in sql:
+        raise QueryError(f"{what} holds a NUL character, which PostgreSQL cannot take")
     at = 0
-    while found := _LEXEME.search(where, at):
-        at = found.end()
+    while found := _LEXEME.search(sql, at):
+        start, at = found.span()
         kind = found.lastgroup or ""
         if kind == "broken":
-            raise QueryError(f"where has a quote ({found[kind]}) that is never closed")
+            raise QueryError(f"{what} has a quote ({found[kind]}) that is never closed")
         if kind == "block":
-            at = _end_of_comment(where, at)
+            at = _end_of_comment(sql, at, what)
+        if kind in ("block", "line"):
+            yield "comment", sql[start:at], start
         elif kind in ("placeholder", "mark"):
-            yield kind, found[kind]
+            yield kind, found[kind], start
 
 
-def _end_of_comment(where: str, at: int) -> int:
+def _end_of_comment(sql: str, at: int, what: str) -> int:
     depth = 1  # block comments nest
     while depth:
-        found = _BLOCK.search(where, at)
+        found = _BLOCK.search(sql, at)
         if found is None:
-            raise QueryError("where has a comment (/*) that is never closed")
+            raise QueryError(f"{what} has a comment (/*) that is never closed")
         depth += 1 if found.group() == "/*" else -1
         at = found.end()
     return at

@@ -1,24 +1,32 @@
-"""What a worker does besides its tasks: looks for overdue work once a second, and ends in order."""
+"""What a worker does besides its tasks: it beats and looks for overdue work once a second, and ends in order.
+
+Children of the prefork pool share no connection with the parent: the store forgets the parent's sockets, threads and
+buffer after each fork (`DataStore` registers for it), and opens its own when a task first needs them.
+"""
 
 from __future__ import annotations
 
 import threading
 from typing import Any
 
-from celery.signals import worker_process_shutdown, worker_ready, worker_shutting_down
+from celery.signals import worker_process_shutdown, worker_ready, worker_shutdown, worker_shutting_down
+from celery.utils.log import get_logger
 
 from strata.errors import StrataError
-from workers.application import store
+from workers.application import app, store
 
-INTERVAL = 1.0  # seconds between looks at the oldest due time
+INTERVAL = 1.0  # seconds between looks at the oldest due times
+QUEUE = "strata.persist"
 
+log = get_logger(__name__)
 _stopped = threading.Event()
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def start_redrive(**_: Any) -> None:
-    """Start the thread in the worker's main process; its children inherit neither it nor its connections."""
-    threading.Thread(target=_redrive, name="strata-redrive", daemon=True).start()
+    """Start the thread, in the main process, of a worker that persists; one for other jobs must not pass for such."""
+    if QUEUE in app.amqp.queues.consume_from:
+        threading.Thread(target=_redrive, name="strata-redrive", daemon=True).start()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
@@ -28,12 +36,22 @@ def stop_redrive(**_: Any) -> None:
 
 
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]
-def close_store(**_: Any) -> None:
+def close_child(**_: Any) -> None:
     """A child ends: what its hooks wrote behind is flushed, since atexit does not run there."""
+    _close()
+
+
+@worker_shutdown.connect  # type: ignore[untyped-decorator]
+def close_worker(**_: Any) -> None:
+    """The worker ends."""
+    _close()
+
+
+def _close() -> None:
     try:
         store().close(timeout=10)
-    except StrataError:
-        pass  # it is safe in the ledger, or was reported by the store's log
+    except StrataError as error:
+        log.warning("the store was closed with writes left: %s", error)
 
 
 def _redrive() -> None:
@@ -42,3 +60,5 @@ def _redrive() -> None:
             store().fleet.redrive()
         except StrataError:
             pass  # the ledger does not answer; the next second it may
+        except Exception:
+            log.exception("the look at the ledger failed")

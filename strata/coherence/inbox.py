@@ -10,6 +10,9 @@ from strata.coherence.messages import Message, Op, parse
 from strata.coherence.versions import VersionClock
 from strata.errors import StrataError
 
+# No text inside JSON has quotes that are not escaped, so these are found where they are meant only.
+_OF_WRITERS = tuple(f'"op":"{op}"'.encode() for op in (Op.SET, Op.DELETE, Op.INTENT))
+
 
 class Deferred(Protocol):
     """The dirty buffer, as far as messages concern it."""
@@ -40,12 +43,12 @@ class Inbox:
     def rename(self, source: str) -> None:
         """This instance is called so from now on."""
         self.source = source
-        self._mine = f'"src":"{source}"'.encode()  # no text inside JSON has quotes that are not escaped
+        self._mine = f'"src":"{source}"'.encode()
 
     def handle(self, data: bytes) -> None:
         """One message; what cannot be read, or names what is not registered here, is counted or ignored."""
         self.messages += 1
-        if self._mine in data and b'"op":"purge"' not in data:
+        if self._mine in data and any(op in data for op in _OF_WRITERS):
             return  # the writer has seen to its own L1, with the claim that it took before
         message = parse(data)
         if message is None:

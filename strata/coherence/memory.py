@@ -32,6 +32,8 @@ class Memory:
         self.guard = guard
         self.certainty = certainty
         self.entries: dict[Any, Entry] = {} if store is None else store.entries
+        # The version of this process's own pending write of a key, 0 without one; set once, by the wiring.
+        self.pending_version: Callable[[Hashable], int] = _nothing_pending
         self._clock = clock
         self._evicted = evicted
 
@@ -49,7 +51,9 @@ class Memory:
         if self.store is None:
             return False
         with self.guard.lock:
-            if not claim.alive or self._newer(claim.key, version, pending):
+            # A write is in the buffer before it voids claims, so that either this sees it, or it removes this entry.
+            behind = version < self.pending_version(claim.key)
+            if behind or not claim.alive or self._newer(claim.key, version, pending):
                 self._outdate(claim, version)
                 return False
             self.guard.void_others(claim)
@@ -115,3 +119,7 @@ class Memory:
     def _report(self, evicted: Sequence[Evicted]) -> None:
         if evicted:
             self._evicted(evicted)
+
+
+def _nothing_pending(key: Hashable) -> int:
+    return 0

@@ -1,15 +1,16 @@
 """Writes that reached L3 while L2 was away: remembered in L3 by the write's own transaction, repaired afterwards.
 
 The row (schema, id, version) in `_strata_repairs` is written with the record. Whoever reaches L2 first removes what
-is older there, tells everybody, and deletes the row. Until then the process that wrote does not ask L2 for the key. And a process that has
-read past an L2 that did not answer trusts it again only after it has seen to the repairs itself: it may have been shown
-what another wrote meanwhile, and L2 may still hold what was before.
+is older there, tells everybody, and deletes the row. Until then the process that wrote does not ask L2 for the key. And
+a process that has read past an L2 that did not answer trusts it again only after it has seen to the repairs itself: it
+may have been shown what another wrote meanwhile, and L2 may still hold what was before.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 
 from strata.bound import Bound
 from strata.coherence.messages import Announcer, Op
@@ -19,6 +20,7 @@ from strata.observe.log import SafeLogger
 
 LIMIT = 10_000  # keys remembered in the process; beyond it L2 is not asked at all until they are repaired
 BATCH = 500
+_UNDER_WAY = 0
 INTERVAL = 0.5  # seconds between attempts while something is left
 
 
@@ -38,7 +40,8 @@ class Repairs:
     def reset(self) -> None:
         """As new."""
         self._lock = threading.Lock()
-        self._skipped: dict[tuple[str, str], int] = {}
+        self._skipped: dict[tuple[str, str], int] = {}  # the turn at which the write of a key ended
+        self._turn = 0
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._stopped = False
@@ -59,11 +62,23 @@ class Repairs:
             return False
         return (bound.name, key_text) in self._skipped or len(self._skipped) >= LIMIT
 
-    def noted(self, bound: Bound, key_text: str, version: int) -> None:
-        """A write is about to reach L3 without L2: its repair row travels in the same transaction."""
+    @contextmanager
+    def unannounced(self, bound: Bound, key_texts: Collection[str]) -> Iterator[None]:
+        """For the length of a transaction in which writes reach L3 without L2; their repair rows travel in it.
+
+        Only a look at the rows that begins after its end is sure to find them.
+        """
         with self._lock:
-            self._skipped[(bound.name, key_text)] = version
-        self.wake()
+            for key_text in key_texts:
+                self._skipped[(bound.name, key_text)] = _UNDER_WAY
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._turn += 1
+                for key_text in key_texts:
+                    self._skipped[(bound.name, key_text)] = self._turn
+            self.wake()
 
     def wake(self) -> None:
         """Look for rows to repair: L2 may be back."""
@@ -112,7 +127,7 @@ class Repairs:
         if table is None or database is None or l2 is None:
             return
         l2.server.execute("PING")
-        before = {key: version for key, version in list(self._skipped.items()) if key[0] == bound.name}
+        before = {key: turn for key, turn in list(self._skipped.items()) if key[0] == bound.name and turn != _UNDER_WAY}
         while True:
             with database.connection() as conn:
                 rows = table.take_repairs(conn, BATCH)
@@ -127,9 +142,12 @@ class Repairs:
             }
             # A put without an intent stores nothing and removes what is older: just what a repair is.
             l2.put(l2.token(), announcer.channel, list(puts.values()))
+            for put in puts.values():
+                # The bus does not bring this instance its own messages.
+                bound.l1.forget(bound.plan.parse_key(put.key_text), below=put.version)
             with database.connection() as conn:
                 table.repairs_done(conn, rows)
         with self._lock:
-            for key, version in before.items():
-                if self._skipped.get(key) == version:
+            for key, turn in before.items():
+                if self._skipped.get(key) == turn:
                     del self._skipped[key]

@@ -8,6 +8,7 @@ write of another process neither overtakes nor is overtaken wrongly.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,7 +131,11 @@ class Batch:
         database = parts[0].bound.database
         assert database is not None
         try:
-            with database.transaction(timeout) as conn:
+            with ExitStack() as stack:
+                for part in parts:
+                    if part.bound.l2 is not None and not part.intended:
+                        stack.enter_context(self._context.repairs.unannounced(part.bound, part.changes))
+                conn = stack.enter_context(database.transaction(timeout))
                 for part in parts:
                     self._lock(conn, part)
                 for part in parts:
@@ -165,7 +170,6 @@ class Batch:
             change.record = as_written(bound, change.record, written)
         if bound.l2 is not None and not part.intended:
             for change in part.changes.values():
-                context.repairs.noted(bound, change.key_text, change.version)
                 table.record_repair(conn, change.key_text, change.version)
 
     def _abandon(self, parts: Sequence[Part]) -> None:

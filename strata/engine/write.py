@@ -229,8 +229,8 @@ class _Through:
         """L2 cannot be told: the same transaction leaves a row from which it is repaired."""
         bound = self._bound
         assert bound.database is not None and bound.table is not None
-        self._context.repairs.noted(bound, self._key_text, stamp)
-        with bound.database.transaction() as conn:
+        unannounced = self._context.repairs.unannounced(bound, [self._key_text])
+        with unannounced, bound.database.transaction() as conn:
             record, version = self._apply(conn, stamp)
             bound.table.record_repair(conn, self._key_text, version)
         return record, version

@@ -160,7 +160,8 @@ class RedisServer:
 
 
 def _packed(*command: Any) -> bytes:
-    return hiredis.pack_command(command)
+    packed: bytes = hiredis.pack_command(command)
+    return packed
 
 
 def _raised(answers: list[Any]) -> list[Any]:

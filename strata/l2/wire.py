@@ -89,7 +89,7 @@ class Wires:
         self._slots = threading.BoundedSemaphore(size)
 
     def call(self, command: Sequence[Any]) -> Any:
-        """The answer to one command. Raises `redis.RedisError` or `OSError`."""
+        """The answer to one command. Raises `redis.RedisError` or `OSError`; `LostError` if the connection broke."""
         answer = self._exchange(hiredis.pack_command(tuple(command)), 1)[0]
         if isinstance(answer, Exception):
             raise answer

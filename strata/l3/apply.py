@@ -127,15 +127,11 @@ class Applier:
         return [answer for answer in answers if answer is not None]
 
     def _apply(self, conn: Connection, batch: _Sorted) -> list[Applied]:
-        shards: dict[int, bool] = {}
-        for change in batch.changes:
-            shard = shard_of(change.key_text)
-            shards[shard] = shards.get(shard, False) or change.delete
-        self._writes.lock_shards(conn, shards)
+        # Alone where rows are deleted, and where some are written after the whole ones: these wait for rows in the
+        # order of the keys, and nobody may wait for the others.
+        self._writes.lock_shards(conn, batch.shards())
         # Deferred, so that a chain of renames is legal if it is so as a whole.
         self._stage.fill(conn, batch.staged(), before="SET CONSTRAINTS ALL DEFERRED; ")
-        if batch.mixed:
-            self._stage.lock_rows.rows(conn)
         returned = self._merge.rows(conn) if batch.has(_WHOLE) else []
         for names, group in batch.groups.items():
             self._update(names).execute(conn, (group,))
@@ -198,6 +194,14 @@ class _Sorted:
         self._layout = layout
         self._group_of = [self._group(change) for change in changes]
         self.mixed = any(self._group_of)
+
+    def shards(self) -> dict[int, bool]:
+        """The shards of the changes, and whether they must be locked alone."""
+        found: dict[int, bool] = {}
+        for group, change in zip(self._group_of, self.changes, strict=True):
+            shard = shard_of(change.key_text)
+            found[shard] = found.get(shard, False) or group != _WHOLE
+        return found
 
     def has(self, group: int) -> bool:
         """Whether there are changes of this group."""

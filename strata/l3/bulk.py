@@ -3,7 +3,7 @@
 Rows of keys that are all new go straight into the table, which takes no more time than a text COPY of them; others go
 by way of the staging table, some thousand at a time, and an UPDATE or an upsert with the version rule of single
 writes. While the server merges one part, the client packs the next one and reads the answer of the one before. All in
-the order of the keys, which is that of the locks.
+the order of the keys, which is that of the locks: so batches wait for each other, and never in a circle.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from strata.model.markers import UNLOADED
 
 FEW = 16  # rows up to which single upserts take less time than a COPY (measured)
 PART = 10_000  # rows staged at a time
-_SAMPLE = 32  # keys looked up to guess what the others are
+_SAMPLE = 32  # keys looked up before all of them are
 _NESTED = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 _AS_BEFORE = "SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT"
 
@@ -39,9 +39,6 @@ class Bulk:
         self._kept_places = [layout.places[name] for name in layout.kept]
         self._direct = True  # until the table turns out to have other types than the plan
         self._copy = f"COPY {layout.table} ({layout.columns}, {VERSION}) FROM STDIN (FORMAT BINARY)"
-        self._known = Statement(
-            f"SELECT count(*) FROM {layout.table} WHERE {layout.key} = ANY($1)", (ARRAYS[layout.key_oid],)
-        )
         self._old = self._old_statement()
         key_text = f"s.{layout.key}::text"
         self._merge = Statement(
@@ -64,32 +61,44 @@ class Bulk:
         if layout.deferred:
             self._writes.lock_keys(conn, (layout.plan.key_text(row[place]) for row in rows), alone=False)
         order = sorted(range(len(rows)), key=lambda index: rows[index][place])
-        answers: list[Written] = [Written(0)] * len(rows)
-        if len(rows) <= FEW:
-            for index in order:
-                answers[index] = self._writes.put(conn, rows[index], versions[index], node)
-            return answers
         batch = _Batch([rows[index] for index in order], [versions[index] for index in order], node)
-        for index, written in zip(order, self._write(conn, batch), strict=True):
-            answers[index] = written
+        if layout.deferred:
+            written = self._write(conn, batch)
+        else:
+            written = self._writes.insisting(conn, lambda: self._write(conn, batch))
+        answers: list[Any] = [None] * len(rows)
+        for index, answer in zip(order, written, strict=True):
+            answers[index] = answer
         return answers
 
     def _write(self, conn: Connection, batch: _Batch) -> list[Written]:
+        if len(batch.rows) <= FEW or batch.mixed:
+            put = self._writes.put
+            return [
+                put(conn, row, version, batch.node) for row, version in zip(batch.rows, batch.versions, strict=True)
+            ]
+        try:
+            return self._write_many(conn, batch)
+        except failures.BatchError as error:
+            raise failures.unfit(error)  # noqa: B904 the cause is set
+
+    def _write_many(self, conn: Connection, batch: _Batch) -> list[Written]:
         if batch.groups:
-            return self._upsert(conn, batch)
+            return self._update(conn, batch)
         keys = [row[self._layout.key_place] for row in batch.rows]
         sample = keys[:: max(1, len(keys) // _SAMPLE)]
-        row = self._known.row(conn, (sample,))
-        known = row[0] if row else 0
-        if not known and self._direct and self._all_new(conn, batch, keys) and self._insert(conn, batch):
+        some = self._old.row(conn, self._old_values(sample, batch))
+        if some is None and self._direct and self._all_new(conn, batch, keys) and self._insert(conn, batch):
             return [Written(version) for version in batch.versions]
-        return self._in_parts(conn, batch, all_known=known == len(sample))
+        return self._in_parts(conn, batch)
 
     def _all_new(self, conn: Connection, batch: _Batch, keys: list[Any]) -> bool:
+        return self._old.row(conn, self._old_values(keys, batch)) is None
+
+    def _old_values(self, keys: list[Any], batch: _Batch) -> tuple[Any, ...]:
         if not self._layout.deferred:
-            return self._old.row(conn, (keys,)) is None
-        texts = [self._layout.plan.key_text(key) for key in keys]
-        return self._old.row(conn, (keys, texts, min(batch.versions))) is None
+            return (keys,)
+        return keys, [self._layout.plan.key_text(key) for key in keys], min(batch.versions)
 
     def _insert(self, conn: Connection, batch: _Batch) -> bool:
         """COPY into the table itself; false, and nothing written, where that is not possible."""
@@ -108,12 +117,10 @@ class Bulk:
         conn.command("RELEASE strata_copy")
         return True
 
-    def _in_parts(self, conn: Connection, batch: _Batch, *, all_known: bool) -> list[Written]:
-        """Update the rows where they are all known; after the first part that has a new one, upsert them."""
+    def _in_parts(self, conn: Connection, batch: _Batch) -> list[Written]:
         answers: list[Written] = []
         running: _Running | None = None
-        if all_known:
-            conn.command(_NESTED)  # with the stage on the outside, so that rows are locked in its order
+        conn.command(_NESTED)  # with the stage on the outside, so that an UPDATE locks in its order
         try:
             for part in batch.parts():
                 packed = self._stage.pack(conn, part.staged())
@@ -122,10 +129,9 @@ class Bulk:
                     finished.wait()
                     running = None
                     if finished.missing:
-                        all_known = False
                         answers += self._read(conn, finished)
                 self._stage.load(conn, packed)
-                running = self._start(conn, part, updating=all_known)
+                running = self._start(conn, part)
                 if finished is not None and not finished.missing:
                     answers += self._read(conn, finished)
             if running is not None:
@@ -138,9 +144,11 @@ class Bulk:
         conn.command(_AS_BEFORE)
         return answers
 
-    def _start(self, conn: Connection, part: _Batch, *, updating: bool) -> _Running:
-        started = self._overwrite.start(conn, (part.node, 0)) if updating else self._merge.start(conn, (part.node,))
-        return _Running(part, started, updating)
+    def _start(self, conn: Connection, part: _Batch) -> _Running:
+        """Merge what the stage holds: by UPDATE, which is faster, where all of it has rows."""
+        if self._stage.known(conn) == len(part.rows):
+            return _Running(part, self._overwrite.start(conn, (part.node, 0)), updating=True)
+        return _Running(part, self._merge.start(conn, (part.node,)), updating=False)
 
     def _read(self, conn: Connection, finished: _Running) -> list[Written]:
         part, rows = finished.part, finished.rows()
@@ -148,13 +156,13 @@ class Bulk:
             if len(rows) != len(part.rows):
                 raise failures.suppressed(self._layout.name)
             return [self._written(values, row) for values, row in zip(part.rows, rows, strict=True)]
-        answers: list[Written | None] = [None] * len(part.rows)
+        answers: list[Any] = [None] * len(part.rows)
         for row in rows:
             index = row[0]
             answers[index] = self._written(part.rows[index], row[1:])
         if not finished.missing:
-            return answers  # type: ignore[return-value] every place was filled
-        put = self._writes.put
+            return answers
+        put = self._writes.put  # deleted since they were counted
         return [
             put(conn, part.rows[index], part.versions[index], part.node) if answer is None else answer
             for index, answer in enumerate(answers)
@@ -169,19 +177,12 @@ class Bulk:
             return Written(row[0]) if values[kept[0]] == row[1] else Written(row[0], row[1:], self._layout.kept)
         return self._writes.written(values, self._layout.kept, row)
 
-    def _upsert(self, conn: Connection, batch: _Batch) -> list[Written]:
-        """All at once, where some rows were not loaded whole."""
+    def _update(self, conn: Connection, batch: _Batch) -> list[Written]:
+        """None of the rows was loaded whole: each must be there."""
         layout, stage = self._layout, self._stage
-        answers: list[Written | None] = [None] * len(batch.rows)
         stage.fill(conn, batch.staged())
         stage.lock_rows.rows(conn)
-        whole = batch.whole()
-        if whole:
-            returned = self._merge.rows(conn, (batch.node,))
-            if len(returned) != len(whole):
-                raise failures.suppressed(layout.name)
-            for index, row in zip(whole, returned, strict=True):
-                answers[index] = self._writes.written(batch.rows[index], layout.kept, row)
+        answers: list[Any] = [None] * len(batch.rows)
         for loaded, number in batch.groups.items():
             names = tuple(name for name in layout.settable if loaded[layout.places[name]])
             unset = layout.unset(names)
@@ -189,7 +190,7 @@ class Bulk:
                 answers[row[0]] = self._writes.written(batch.rows[row[0]], unset, row[1:])
         if None in answers:
             raise self._writes.missing()
-        return [answer for answer in answers if answer is not None]
+        return answers
 
     def _update_statement(self, names: Sequence[str], returned: Sequence[str]) -> Statement:
         layout = self._layout
@@ -227,15 +228,17 @@ class _Running:
         self.part = part
         self.updating = updating
         self._started = started
+        self._waited = False
         self._result: PGresult | None = None
 
     def wait(self) -> None:
         """Wait for the server. Raises `psycopg.Error`."""
+        self._waited = True
         self._result = self._started.wait()
 
     def drain(self) -> None:
         """Free the connection for the rollback; what the server says does not matter any more."""
-        if self._result is None:
+        if not self._waited:
             try:
                 self._started.wait()
             except psycopg.Error:
@@ -267,9 +270,13 @@ class _Batch:
             end = start + PART
             yield _Batch(self.rows[start:end], self.versions[start:end], self.node, whole=True)
 
-    def whole(self) -> list[int]:
-        """The places of the rows that were loaded whole."""
-        return [index for index, group in enumerate(self._group_of) if group == 0]
+    @property
+    def mixed(self) -> bool:
+        """Whether some rows, but not all, were loaded whole.
+
+        They cannot be written in two passes: each would hold rows that another batch's first pass waits for.
+        """
+        return bool(self.groups) and 0 in self._group_of
 
     def staged(self) -> Iterator[tuple[Any, ...]]:
         """The rows as the stage takes them."""

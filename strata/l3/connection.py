@@ -58,6 +58,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         self.patience: float | None = None
         self.deadline: float | None = None
         self.clock: Clock | None = None
+        self.settings = ""  # the statements that make the session what it is
         self.owner = os.getpid()
         self.generation = 0
         self.expires_at = math.inf
@@ -154,23 +155,28 @@ def connect(conninfo: str, config: L3PoolConfig, clock: Clock) -> Connection:
     conn = Connection.connect(conninfo, autocommit=True, context=_Context(), cursor_factory=psycopg.RawCursor)
     conn.clock = clock
     conn.patience = in_seconds(config.statement_timeout) + GRACE
+    conn.settings = _settings(config)
     try:
-        # By SET and not as start-up options, which connection poolers refuse. The isolation level is part of the
-        # protocol of locks and versions: each statement must see what was committed before it.
-        conn.command(
-            f"SET statement_timeout = {_milliseconds(config.statement_timeout)};"
-            f"SET lock_timeout = {_milliseconds(config.lock_timeout)};"
-            f"SET idle_in_transaction_session_timeout = {_milliseconds(IDLE_IN_TRANSACTION)};"
-            "SET default_transaction_isolation = 'read committed';"
-            "SET client_min_messages = warning;"
-            "SET TimeZone = 'UTC'"
-        )
+        conn.command(conn.settings)
     except BaseException:
         conn.close()
         raise
     lifetime = in_seconds(config.max_conn_lifetime)
-    conn.expires_at = clock.monotonic() + lifetime * random.uniform(0.9, 1.0)  # noqa: S311 jitter
+    conn.expires_at = clock.monotonic() + lifetime * random.uniform(0.9, 1.0)
     return conn
+
+
+def _settings(config: L3PoolConfig) -> str:
+    # By SET and not as start-up options, which connection poolers refuse. The isolation level is part of the protocol
+    # of locks and versions: each statement must see what was committed before it.
+    return (
+        f"SET statement_timeout = {_milliseconds(config.statement_timeout)};"
+        f"SET lock_timeout = {_milliseconds(config.lock_timeout)};"
+        f"SET idle_in_transaction_session_timeout = {_milliseconds(IDLE_IN_TRANSACTION)};"
+        "SET default_transaction_isolation = 'read committed';"
+        "SET client_min_messages = warning;"
+        "SET TimeZone = 'UTC'"
+    )
 
 
 def in_seconds(duration: Duration) -> float:

@@ -154,13 +154,14 @@ def query_error(error: psycopg.Error) -> QueryError:
     return _caused(QueryError(f"PostgreSQL cannot run the query: {found.message}{hint}"), error)
 
 
-def migration_error(error: psycopg.Error, what: str) -> StrataError:
-    """The error of a step of a migration; `what` names it."""
+def migration_error(error: psycopg.Error, what: str, *, whole: bool = True) -> StrataError:
+    """The error of a step of a migration; `what` names it. Not `whole`: statements before it stay."""
     # Its author wrote the statement and has to see what PostgreSQL says of it; DETAIL, which holds rows, stays out.
     primary = error.diag.message_primary
     found = diagnose(error)
     said = f"{found.sqlstate} {primary}" if primary and found.sqlstate[:2] != "22" else found.message
-    return _caused(MigrationError(f"{what} failed: {said}; nothing of it was applied"), error)
+    left = "nothing of it was applied" if whole else "what came before the statement was applied"
+    return _caused(MigrationError(f"{what} failed: {said}; {left}"), error)
 
 
 def batch_error(error: psycopg.Error) -> BatchError:
@@ -172,6 +173,11 @@ def batch_error(error: psycopg.Error) -> BatchError:
 def row_error(error: psycopg.Error, index: int) -> BatchError:
     """The error of a row that the driver could not send."""
     return _caused(BatchError(diagnose(error), index), error)
+
+
+def unfit(error: BatchError) -> StrataError:
+    """The error of a synchronous write for a row that the driver could not send."""
+    return _caused(_statement_error(error.diagnosis, False), error.__cause__)
 
 
 def suppressed(table: str) -> ConstraintError:

@@ -41,6 +41,16 @@ class Stage:
             f" (SELECT 1 FROM {layout.table} r WHERE r.{layout.key} = s.{layout.key} FOR NO KEY UPDATE) l"
         )
 
+        self._known = Statement(
+            f"SELECT count(*) FROM {self.name} s"
+            f" WHERE (SELECT true FROM {layout.table} r WHERE r.{layout.key} = s.{layout.key})"
+        )
+
+    def known(self, conn: Connection) -> int:
+        """How many of its keys have a row in the table."""
+        row = self._known.row(conn)
+        return int(row[0]) if row else 0
+
     def fill(self, conn: Connection, rows: Iterable[Sequence[Any]], before: str = "") -> None:
         """Have the table hold just these rows of (order, group, version, *values).
 

@@ -8,8 +8,10 @@ for upserts, exclusive for deletions. The caller has opened the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from psycopg.errors import DeadlockDetected, UniqueViolation
 
 from strata.errors import EncodeError
 from strata.l3.connection import Connection
@@ -17,6 +19,8 @@ from strata.l3.layout import TOMBSTONES, VERSION, Layout, quote
 from strata.l3.statement import ARRAYS, BOOL, INT4, INT8, TEXT, Statement
 from strata.model.markers import UNLOADED
 from strata.shards import shard_of
+
+T = TypeVar("T")
 
 _UPDATES = 64  # statements kept for records that were not loaded whole, one for each set of columns
 
@@ -79,7 +83,8 @@ class Writes:
         """
         if self._layout.deferred:
             self.lock_keys(conn, (self._layout.plan.key_text(values[self._layout.key_place]),), alone=False)
-        return self.put(conn, values, version, node)
+            return self.put(conn, values, version, node)
+        return self.insisting(conn, lambda: self.put(conn, values, version, node))
 
     def put(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written:
         """As `upsert`, where the shard's lock was taken before."""
@@ -106,6 +111,30 @@ class Writes:
             return version
         buried = self._bury.row(conn, (key_text, version, node))
         return version if buried is None else int(buried[0])
+
+    def insisting(self, conn: Connection, write: Callable[[], T]) -> T:
+        """What `write` returns, tried again where it met another insert of the same key.
+
+        An upsert that finds its key being inserted just then goes on to the next UNIQUE index, where the other row is
+        a violation, or ends in a deadlock, although the second try is a plain update. (Deferrable constraints, which
+        write-behind schemas have, are not checked before the upsert knows better.)
+        """
+        inside = conn.in_transaction
+        for left in (2, 1, 0):
+            if inside:
+                conn.command("SAVEPOINT strata_write")
+            try:
+                result = write()
+            except (UniqueViolation, DeadlockDetected):
+                if not left:
+                    raise
+                if inside:
+                    conn.command("ROLLBACK TO strata_write")
+                continue
+            if inside:
+                conn.command("RELEASE strata_write")
+            return result
+        raise AssertionError  # the last try returned or raised
 
     def written(self, values: Sequence[Any], names: tuple[str, ...], row: Sequence[Any]) -> Written:
         """From (version, *names) as returned: the names of which L3 holds something else than `values`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import gc
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -169,6 +170,12 @@ def _simple(kind: Kind, python: type, noun: str, normal: Callable[[Any], Any]) -
     return Atom(kind, noun, test, test, normal, python)
 
 
+def _packed(python: type) -> tuple[Step, Step]:
+    """freeze and thaw of a type that the collector tracks: to bytes and back, both in C."""
+    decoder: Any = msgspec.msgpack.Decoder(python)
+    return Step(CALL, msgspec.msgpack.Encoder(uuid_format="bytes").encode), Step(CALL, decoder.decode)
+
+
 _IN_UTC = "type({v}) is datetime and {v}.tzinfo is UTC"
 ATOMS: dict[Any, Atom] = {
     str: Atom(
@@ -193,13 +200,16 @@ ATOMS: dict[Any, Atom] = {
         "type({v}) is UUID",
         identity,
         uuid.UUID,
-        # A UUID is a Python object, which the collector would track; msgspec makes one of bytes in C.
-        freeze=Step(CALL, msgspec.msgpack.Encoder(uuid_format="bytes").encode),
-        thaw=Step(CALL, msgspec.msgpack.Decoder(uuid.UUID).decode),
+        *_packed(uuid.UUID),
     ),
-    # Not a NaN, of which NUMERIC has one and Decimal many.
     decimal.Decimal: Atom(
-        Kind.NUMERIC, "a Decimal", "False", "type({v}) is Decimal and {v} == {v}", number, decimal.Decimal
+        Kind.NUMERIC,
+        "a Decimal",
+        "False",
+        "type({v}) is Decimal and {v} == {v}",  # not a NaN, of which NUMERIC has one and Decimal many
+        number,
+        decimal.Decimal,
+        *(_packed(decimal.Decimal) if gc.is_tracked(decimal.Decimal()) else ()),  # from Python 3.13 on
     ),
     datetime.date: _simple(Kind.DATE, datetime.date, "a date", day),
     datetime.time: Atom(

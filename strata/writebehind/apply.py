@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from strata.bound import Bound
@@ -16,7 +16,7 @@ from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.writebehind import changes
 from strata.writebehind.entry import Entry, Op, decode
-from strata.writebehind.isolate import Outcome, isolate
+from strata.writebehind.isolate import CIRCLE, Outcome, isolate
 from strata.writebehind.ledger import Claimed, Ledger, Release, Shard
 from strata.writebehind.outcomes import Failed, Outcomes, Persisted, reports
 from strata.writebehind.settle import Settler
@@ -85,6 +85,7 @@ class Applier:
         self._open(batch, claimed)
         if batch.works:
             outcome = self._write(batch)
+            self._close_circles(batch, outcome)
             self._succeeded(batch, outcome)
             self._refused(batch, outcome)
             self._left(batch, outcome)
@@ -111,8 +112,7 @@ class Applier:
         """Read the entries; bury those that keep ending their worker, and let wait what is not for this process."""
         for item in claimed:
             try:
-                entry = decode(item.entry)
-                work = Work(item, entry, changes.of_entry(batch.bound, item.key_text, entry))
+                work = _work(batch.bound, item)
             except (DecodeError, ValueError) as error:
                 self._park(batch, item, error)
                 continue
@@ -131,14 +131,18 @@ class Applier:
         pause = self._desk.ledger.pace.after_outage(outages)
         batch.result.releases.append(Release(item.key_text, version, pause, item.crashes, item.attempts, outages))
 
-    def _write(self, batch: Batch) -> Outcome[Applied]:
-        works, table, database = batch.works, batch.bound.table, batch.bound.database
+    def _writer(self, bound: Bound, works: Sequence[Work]) -> Callable[[Sequence[int]], Sequence[Applied]]:
+        table, database = bound.table, bound.database
         assert table is not None and database is not None
 
         def write(places: Sequence[int]) -> Sequence[Applied]:
             with database.transaction() as conn:
                 return table.apply(conn, [works[place].change for place in places])
 
+        return write
+
+    def _write(self, batch: Batch) -> Outcome[Applied]:
+        works, write = batch.works, self._writer(batch.bound, batch.works)
         outcome = isolate(write, len(works))
         # An older process does not know the newest columns: an existing row keeps them, a new one gets defaults.
         narrow = [
@@ -151,6 +155,33 @@ class Applier:
                 works[place].change = changes.widened(batch.bound, works[place].change, works[place].entry)
             outcome.replace(narrow, isolate(lambda places: write([narrow[place] for place in places]), len(narrow)))
         return outcome
+
+    def _close_circles(self, batch: Batch, outcome: Outcome[Applied]) -> None:
+        """Records of several shards may be legal only together, as two that exchanged a unique value are."""
+        stuck = [
+            place
+            for place, found in outcome.refused.items()
+            if found.failure is Failure.ORDER and batch.works[place].claimed.attempts in (1, self._desk.max_retry)
+        ]
+        if not stuck or len(stuck) > CIRCLE:
+            return
+        others: list[tuple[Shard, Work]] = []
+        for shard, key_text, raw in self._desk.ledger.failing(batch.bound.name)[:CIRCLE]:
+            if shard != batch.shard:
+                with contextlib.suppress(DecodeError, ValueError):
+                    others.append((shard, _work(batch.bound, Claimed(key_text, raw))))
+        works = [batch.works[place] for place in stuck] + [work for _, work in others]
+        if not others or len(works) > CIRCLE:
+            return
+        joint = isolate(self._writer(batch.bound, works), len(works))
+        for place, applied in joint.written.items():
+            if place < len(stuck):
+                del outcome.refused[stuck[place]]
+                outcome.written[stuck[place]] = applied
+            else:
+                shard, work = others[place - len(stuck)]
+                alone = Batch(batch.bound, shard, [work], batch.result)
+                self._succeeded(alone, Outcome({0: applied}))
 
     # -- afterwards ---------------------------------------------------------------------------------------------
 
@@ -206,6 +237,11 @@ class Applier:
 
     def _bury(self, batch: Batch, work: Work, blame: Blame) -> None:
         self._desk.undertaker.bury(batch.bound, batch.shard, work.change.key_text, work.entry, blame)
+
+
+def _work(bound: Bound, claimed: Claimed) -> Work:
+    entry = decode(claimed.entry)
+    return Work(claimed, entry, changes.of_entry(bound, claimed.key_text, entry))
 
 
 def _release(work: Work, pause: float, attempts: int, outages: int) -> Release:

@@ -46,6 +46,11 @@ class Slot:
         self.shard = -1
         self.superseded = 0
 
+    @property
+    def overtaken(self) -> bool:
+        """Whether a newer version was met elsewhere."""
+        return self.superseded > self.item.version
+
 
 class Put(NamedTuple):
     """What became of a write: whether there was room for it, whether it is now what reads of its key get, whether it
@@ -197,6 +202,15 @@ class DirtyBuffer:
         with self.room:
             return [(slot, slot.item) for slot in self._slots.values()]
 
+    def overtaken(self, place: Place | None = None) -> list[tuple[Slot, Buffered]]:
+        """Writes of which a newer version was met, in one shard or everywhere."""
+        with self.room:
+            return [
+                (slot, slot.item)
+                for slot in self._slots.values()
+                if slot.overtaken and (place is None or place == (slot.schema, slot.shard))
+            ]
+
     def kept_in(self) -> set[Place]:
         """Where writes were handed off and not confirmed."""
         with self.room:
@@ -219,6 +233,12 @@ class DirtyBuffer:
     def unsent(self) -> int:
         """How many writes the ledger does not have."""
         return len(self._unsent)
+
+    @property
+    def unsafe(self) -> int:
+        """How many writes neither the ledger has nor a newer version of them."""
+        with self.room:
+            return sum(1 for slot in self._unsent if not slot.overtaken)
 
     @property
     def unconfirmed(self) -> int:

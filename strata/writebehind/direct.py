@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from strata.bound import Bound
@@ -14,16 +15,16 @@ from strata.writebehind.isolate import Outcome, isolate
 from strata.writebehind.outcomes import Outcomes
 from strata.writebehind.settle import Settler
 
-Noted = Callable[[Bound, str, int], None]
+Unannounced = Callable[[Bound, Sequence[str]], AbstractContextManager[None]]
 
 
 class Direct:
-    """Thread-safe: it keeps no state. `noted` is told of keys that L2 must not be asked for until they are repaired."""
+    """Thread-safe: it keeps no state. `unannounced` surrounds writes of keys that L2 must not be asked for later."""
 
-    def __init__(self, settler: Settler, outcomes: Outcomes, noted: Noted) -> None:
+    def __init__(self, settler: Settler, outcomes: Outcomes, unannounced: Unannounced) -> None:
         self._settler = settler
         self._outcomes = outcomes
-        self._noted = noted
+        self._unannounced = unannounced
 
     def one(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> bool:
         """Write one record now; whether L3 holds just what was written.
@@ -43,28 +44,44 @@ class Direct:
 
     def many(self, bound: Bound, items: Sequence[tuple[Slot, Buffered]]) -> Outcome[Applied]:
         """Write what can be written, and let the buffer go of it; L2 is left to be repaired."""
+        outcome = self._each(bound, items, l2_down=True)
+        for place, applied in outcome.written.items():
+            if applied.status in (Status.APPLIED, Status.SUPERSEDED):
+                self._outcomes.persisted(bound, items[place][0].key, applied.version, applied.kept is not None)
+        return outcome
+
+    def overtaken(self, bound: Bound, items: Sequence[tuple[Slot, Buffered]]) -> Outcome[Applied]:
+        """Writes of which a newer version was met: L3 has that one, takes them, or refuses what does not matter any
+        more. The newer version has seen to L2."""
+        outcome = self._each(bound, items, l2_down=False, silent=True)
+        for place in (*outcome.written, *outcome.refused):
+            slot, item = items[place]
+            self._outcomes.persisted(bound, slot.key, item.version, changed=False)
+        return outcome
+
+    def _each(
+        self, bound: Bound, items: Sequence[tuple[Slot, Buffered]], *, l2_down: bool, silent: bool = False
+    ) -> Outcome[Applied]:
         wanted = [changes.of_item(bound, slot.key, slot.key_text, item) for slot, item in items]
 
         def write(places: Sequence[int]) -> Sequence[Applied]:
-            return self._write(bound, [wanted[place] for place in places], l2_down=True)
+            return self._write(bound, [wanted[place] for place in places], l2_down=l2_down, silent=silent)
 
-        outcome = isolate(write, len(wanted))
-        for place, applied in outcome.written.items():
-            if applied.status in (Status.APPLIED, Status.SUPERSEDED):
-                self._outcomes.persisted(bound, wanted[place].key, applied.version, applied.kept is not None)
-        return outcome
+        return isolate(write, len(wanted))
 
-    def _write(self, bound: Bound, wanted: Sequence[Change], *, l2_down: bool) -> Sequence[Applied]:
+    def _write(
+        self, bound: Bound, wanted: Sequence[Change], *, l2_down: bool, silent: bool = False
+    ) -> Sequence[Applied]:
         table, database = bound.table, bound.database
         assert table is not None and database is not None
         repaired = l2_down and bound.l2 is not None
-        with database.transaction() as conn:
+        keys = [change.key_text for change in wanted] if repaired else []
+        with self._unannounced(bound, keys), database.transaction() as conn:
             applied = table.apply(conn, wanted)
             if repaired:
                 for change, answer in zip(wanted, applied, strict=True):
-                    self._noted(bound, change.key_text, answer.version)
                     table.record_repair(conn, change.key_text, answer.version)
-        if not repaired:
+        if not repaired and not silent:
             done = [
                 (change, answer)
                 for change, answer in zip(wanted, applied, strict=True)

@@ -133,7 +133,10 @@ class WriteBehind:
 
     def peek(self, bound: Bound, key: Any) -> Buffered | None:
         """This process's pending write of the key, unless something newer was met."""
-        return self._parts.buffer.peek(bound.name, key)
+        parts = self._parts
+        if not parts.flusher.started:
+            parts.flusher.wake()  # a process that wrote may be gone: whoever uses the schema looks after the ledger
+        return parts.buffer.peek(bound.name, key)
 
     def supersede(self, bound: Bound, key: Any, version: int) -> None:
         """A newer write of the key was met, on the bus or of this process's own."""
@@ -156,8 +159,6 @@ class WriteBehind:
                 pending = None if raw is None else self._pending(bound, raw)
                 if pending is not None:
                     found[key_text] = pending
-        if found:
-            self._parts.flusher.wake()  # somebody wrote and may be gone: from now on this process looks after it too
         return found
 
     def raise_floor(self, bound: Bound, versions: Mapping[str, int]) -> None:
@@ -213,7 +214,7 @@ class WriteBehind:
             parts.stop(CLOSE_GRACE)
             if self._finalizer:
                 self._finalizer.cancel()
-        unsafe = parts.buffer.unsent
+        unsafe = parts.buffer.unsafe
         if unsafe:
             raise FlushTimeoutError(
                 f"{unsafe} deferred writes reached neither PostgreSQL nor the ledger within {timeout:g} s and are lost "

@@ -117,6 +117,7 @@ class Flush:
         try:
             self._handoff.run()
             self._own()
+            self._overtaken()
             self._others()
             self._outcomes.collect()
         except L2UnavailableError:
@@ -137,6 +138,13 @@ class Flush:
                 unknown = [(slot, item) for slot, item in part if slot.key_text not in pending]
                 if unknown:
                     self._watch.ask_after(unknown)
+
+    def _overtaken(self) -> None:
+        """Writes of which a newer version was met: L3 has that one, or takes these, whatever the ledger remembers."""
+        for slot, item in self._buffer.overtaken():
+            if slot in self._wanted:
+                outcome = self._direct.overtaken(self._schemas[slot.schema], [(slot, item)])
+                self.stopped = self.stopped or outcome.stopped
 
     def _others(self) -> None:
         """Shards into which writes went that the buffer had no room to keep."""

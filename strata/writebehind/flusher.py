@@ -22,7 +22,8 @@ CHORES = 5  # sweeps between looks for what dead processes left
 
 
 class Flusher:
-    """Started by the first write. `_lock` guards `_thread` and `_stopped`; the times belong to the thread.
+    """Started by the first use of a write-behind schema. `_lock` guards `_thread` and `_stopped`; the times belong to
+    the thread.
 
     After fork the child makes another one. At exit the daemon thread just ends; what it left is flushed by the thread
     that ends the process.
@@ -63,6 +64,11 @@ class Flusher:
         self._poll_at = 0.0
         self._sweep_at = 0.0
         self._sweeps = 0
+
+    @property
+    def started(self) -> bool:
+        """Whether the thread runs, or is not to run any more."""
+        return self._thread is not None or self._stopped
 
     def wake(self) -> None:
         """There is something to do."""

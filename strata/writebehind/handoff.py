@@ -20,7 +20,7 @@ from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.writebehind.buffer import Buffered, DirtyBuffer, Slot
 from strata.writebehind.entry import Entry
-from strata.writebehind.ledger import Answer, Handing, Ledger, Shard, Verdict, script
+from strata.writebehind.ledger import NEVER, Answer, Handing, Ledger, Shard, Verdict, script
 from strata.writebehind.parcels import GivenUpError, Packer, Parcel
 
 MERGES = 4  # tries to lay a partial record over a ledger entry that others keep changing
@@ -44,7 +44,8 @@ class Route:
 class HandOff:
     """Thread-safe: `_lock` lets one thread at a time hand off, so that no two send the same, and guards `_epochs`.
 
-    `ring` is called for a shard whose doorbell is to be rung, `give_up` for a write that can never be handed off.
+    `ring` is called for a shard whose doorbell is to be rung, `give_up` for a write that can never be handed off,
+    `overtaken` for a shard with writes of which a newer version was met that the ledger does not have any more.
     After fork the child makes another one.
     """
 
@@ -71,6 +72,7 @@ class HandOff:
         self._lock = threading.RLock()  # a hook that is called from here may write
         self._epochs: dict[Shard, bytes] = {}
         self.ring: Callable[[Shard], None] = lambda shard: None
+        self.overtaken: Callable[[Shard], None] = lambda shard: None
         self.give_up: Callable[[Bound, Shard, str, Entry, str], None] = lambda *_: None
 
     def run(self) -> int:
@@ -103,7 +105,10 @@ class HandOff:
         for _ in range(MERGES):
             again: list[Parcel] = []
             for parcel, answer in self._exchange(parcels):
-                if answer.verdict is not Verdict.UNEXPECTED:
+                if parcel.handing.expected == NEVER and answer.verdict is Verdict.UNEXPECTED:
+                    self._buffer.sent(parcel.slot, parcel.item.version, self._clock.monotonic())
+                    self.overtaken(parcel.shard)
+                elif answer.verdict is not Verdict.UNEXPECTED:
                     taken += self._settle(parcel, answer)
                 elif (merged := self._merge(parcel, answer.entry)) is not None:
                     again.append(merged)
@@ -115,11 +120,11 @@ class HandOff:
 
     def _exchange(self, parcels: Sequence[Parcel]) -> list[tuple[Parcel, Answer]]:
         """Ask the ledger, put into L2 what it took, and ring."""
-        groups: dict[Shard, list[Parcel]] = {}
+        groups: dict[tuple[Shard, bool], list[Parcel]] = {}
         for parcel in parcels:
-            groups.setdefault(parcel.shard, []).append(parcel)
+            groups.setdefault((parcel.shard, bool(parcel.handing.l2_key)), []).append(parcel)
         step, together = self._ledger.pace.handoff, self._route.together
-        chunks = [(shard, some[at : at + step]) for shard, some in groups.items() for at in range(0, len(some), step)]
+        chunks = [(key[0], some[at : at + step]) for key, some in groups.items() for at in range(0, len(some), step)]
         calls = [(shard, [p.handing if together else _bare(p.handing) for p in chunk]) for shard, chunk in chunks]
         answered: list[tuple[Parcel, Answer]] = []
         rings: set[Shard] = set()

@@ -20,6 +20,7 @@ from strata.shards import SHARDS
 from strata.writebehind.pace import Pace
 
 ANY = "*"
+NEVER = "-"  # to be told what became of the key, without being taken
 _BURIAL = ("dirty", "due", "claims", "floor0", "floor1", "dead", "deaths", "graves", "untold")
 
 
@@ -67,7 +68,7 @@ class Answer(NamedTuple):
 class Handing(NamedTuple):
     """One record on its way into the ledger, and into L2 where `l2_key` is not empty.
 
-    `expected` is the version that the ledger must hold for it to be taken: ANY, or "" for none.
+    `expected` is the version that the ledger must hold for it to be taken: ANY, "" for none, NEVER.
     """
 
     key_text: str
@@ -199,6 +200,19 @@ class Ledger:
         """The entries of keys, None where nothing is pending, a list for each shard asked about; one round trip."""
         return self.server.pipeline([("HMGET", shard.key("dirty"), *keys) for shard, keys in asked])
 
+    def failing(self, schema: str) -> list[tuple[Shard, str, bytes]]:
+        """Entries of all shards that were refused before, with their keys."""
+        shards = shards_of(schema)
+        answers = self.server.pipeline([("HGETALL", shard.key("claims")) for shard in shards])
+        asked = [(shard, keys) for shard, answer in zip(shards, answers, strict=True) if (keys := _refused(answer))]
+        found = zip(asked, self.read(asked), strict=True)
+        return [
+            (shard, key, raw)
+            for (shard, keys), raws in found
+            for key, raw in zip(keys, raws, strict=True)
+            if raw is not None
+        ]
+
     def look(self, shards: Sequence[Shard]) -> list[Look]:
         """Oldest due time and epoch of each shard, in one round trip."""
         commands: list[tuple[Any, ...]] = []
@@ -251,6 +265,11 @@ def _answer(raw: bytes) -> Answer:
 
 def _fate(pending: bytes, persisted: bytes, graves: bytes) -> Fate:
     return Fate(int(pending or 0), int(persisted or 0), tuple(map(int, graves.split())))
+
+
+def _refused(claims: Any) -> list[str]:
+    pairs = claims.items() if isinstance(claims, dict) else zip(claims[::2], claims[1::2], strict=True)
+    return [key.decode() for key, claim in pairs if int(claim.split(b":")[3])]
 
 
 def _score(pairs: Any) -> float | None:

@@ -13,7 +13,7 @@ from strata.coherence.versions import text
 from strata.shards import shard_of
 from strata.writebehind.buffer import Buffered, Slot
 from strata.writebehind.entry import Entry, Op, decode
-from strata.writebehind.ledger import ANY, Handing, Shard
+from strata.writebehind.ledger import ANY, NEVER, Handing, Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,9 @@ class Packer:
         shard, entry = self.address(slot, item)
         if item.record is not None:
             entry = entry._replace(row=_row(bound, item.record))
+        if slot.overtaken:
+            # If what overtook it is gone from the ledger, this must not stand there, nor in L2, as the newest.
+            return Parcel(slot, item, bound, shard, entry, Handing(slot.key_text, entry.encode(), NEVER))
         expected = "" if entry.op is Op.PARTIAL else ANY
         handing = self._handing(bound, slot.key_text, entry, item.record, expected)
         return Parcel(slot, item, bound, shard, entry, handing)

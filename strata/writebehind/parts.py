@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from strata.bound import Bound
@@ -89,7 +90,7 @@ class Parts:
             log=log,
             metrics=metrics,
         )
-        self.direct = Direct(settler, self.outcomes, self._noted)
+        self.direct = Direct(settler, self.outcomes, self._unannounced)
         self.persister = Persister(ledger, Applier(desk), shared.schemas, clock)
         route = Route(ledger, shared.publisher, shared.announcer.channel, shared.same_server)
         packer = Packer(shared.announcer, clock)
@@ -109,6 +110,7 @@ class Parts:
             self._source,
         )
         self.handoff.ring = self.watch.call
+        self.handoff.overtaken = self.drainer.add
         self.handoff.give_up = self._give_up
         self.flusher = Flusher(
             self.buffer,
@@ -141,7 +143,10 @@ class Parts:
         )
 
     def drain(self, shard: Shard) -> int:
-        """Persist what is due in a shard, in the fleet's place."""
+        """Persist what is due in a shard, in the fleet's place, and this process's own writes that were overtaken."""
+        overtaken = self.buffer.overtaken((shard.schema, shard.number))
+        if overtaken:
+            self.direct.overtaken(self._shared.schemas[shard.schema], overtaken)
         return self._persist(shard, None)
 
     def persist(self, shard: Shard) -> int:
@@ -183,9 +188,9 @@ class Parts:
     def _source(self) -> str:
         return self._shared.announcer.source
 
-    def _noted(self, bound: Bound, key_text: str, version: int) -> None:
-        if self._shared.repairs is not None:
-            self._shared.repairs.noted(bound, key_text, version)
+    def _unannounced(self, bound: Bound, key_texts: Sequence[str]) -> AbstractContextManager[None]:
+        repairs = self._shared.repairs
+        return contextlib.nullcontext() if repairs is None else repairs.unannounced(bound, key_texts)
 
     def _give_up(self, bound: Bound, shard: Shard, key_text: str, entry: Entry, reason: str) -> None:
         self.undertaker.bury(bound, shard, key_text, entry, Blame(reason))

@@ -137,5 +137,7 @@ class Watch:
         elif item.version in fate.dead:
             self._buffer.drop(slot.schema, slot.key, item.version)
             bound.l1.forget_up_to(slot.key, item.version)
+        elif fate.pending < item.version and slot.overtaken:
+            self._drainer.add(Shard(slot.schema, slot.shard))
         elif fate.pending < item.version:
             self._buffer.again(slot, item.version)

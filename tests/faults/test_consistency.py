@@ -17,7 +17,7 @@ import redis
 
 from strata import WriteMode
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
-from tests.faults.history import BOUND, KEYS, make_store
+from tests.faults.history import BOUNDS, KEYS, make_store
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -125,7 +125,7 @@ class Run:
 
     def _at_rest(self, truth: dict[int, int]) -> list[dict[int, int]]:
         """What each process reads when nothing is written any more, and the bound has passed."""
-        time.sleep(BOUND if self._mode is WriteMode.WRITE_THROUGH else 0.5)
+        time.sleep(BOUNDS[WriteMode.WRITE_THROUGH])
         values = []
         for actor in self._actors:
             assert actor.stdin is not None

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from strata.errors import DecodeError, EncodeError, MissingPrimaryKeyError
-from strata.model import PrimaryKey, UNLOADED, ModelPlan, compile_model
+from strata.model import UNLOADED, ModelPlan, PrimaryKey, compile_model
 
 
 class Text(enum.StrEnum):
@@ -77,9 +77,23 @@ def test_the_empty_key_is_missing() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "text"),
-    [(str, ""), (int, ""), (int, "x"), (int, "+1"), (int, "01"), (int, " 1"), (int, "1_0"), (int, "١"), (int, "-0")]
-    + [(int, str(2**63)), (UUID, ""), (UUID, "x"), (UUID, UUID(int=10).hex), (UUID, str(UUID(int=10)).upper())]
-    + [(UUID, "{" + str(UUID(int=10)) + "}")],
+    [
+        (str, ""),
+        (int, ""),
+        (int, "x"),
+        (int, "+1"),
+        (int, "01"),
+        (int, " 1"),
+        (int, "1_0"),
+        (int, "١"),
+        (int, "-0"),
+        (int, str(2**63)),
+        (UUID, ""),
+        (UUID, "x"),
+        (UUID, UUID(int=10).hex),
+        (UUID, str(UUID(int=10)).upper()),
+        (UUID, "{" + str(UUID(int=10)) + "}"),
+    ],
 )
 def test_a_text_that_is_not_canonical_is_no_key(kind: Any, text: str) -> None:
     with pytest.raises(DecodeError, match="Made"):

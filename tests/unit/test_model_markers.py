@@ -49,9 +49,11 @@ def test_default_holds_a_literal_or_an_expression() -> None:
     assert (Default(None).value, Default(None).sql) == (None, None)
     assert Default(sql="now()").sql == "now()"
     assert repr(Default("x")) == "Default('x')"
-    for wrong in (lambda: Default(), lambda: Default(1, 2), lambda: Default(1, sql="now()")):
+    for arguments in ((), (1, 2)):
         with pytest.raises(TypeError):
-            wrong()
+            Default(*arguments)
+    with pytest.raises(TypeError):
+        Default(1, sql="now()")
 
 
 def test_a_default_without_a_value_is_refused() -> None:

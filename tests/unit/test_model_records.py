@@ -181,7 +181,7 @@ class QuietStruct(msgspec.Struct, gc=False, array_like=True, omit_defaults=True)
     late: int | None = None
 
 
-class BaseStruct(msgspec.Struct, kw_only=True, dict=True):
+class BaseStruct(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     items: dict[str, Item]
     late: int | None = None
 
@@ -207,9 +207,7 @@ def plan_of(model: Any) -> ModelPlan[Any]:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_way_round_gives_an_equal_record_of_the_same_class(
-    model: Any, request: pytest.FixtureRequest
-) -> None:
+def test_every_way_round_gives_an_equal_record_of_the_same_class(model: Any, request: pytest.FixtureRequest) -> None:
     plan, record = plan_of(model), made(model)
     request.getfixturevalue("no_constructor")
     row = plan.to_row(record, None)
@@ -362,6 +360,7 @@ def test_merge_takes_what_is_loaded_from_the_one_over_the_other() -> None:
     merged = plan.merge(base, over)
     assert merged == Account("a", "new", "kept", ["kept"], None, NOW, [])
     assert base.text == ["kept"]
+    assert merged.text is not None
     merged.text.append("changed")
     assert base.text == ["kept"]
 
@@ -445,7 +444,16 @@ def test_the_collector_does_not_track_what_l1_keeps() -> None:
 
 def test_nested_records_come_back_without_their_constructor(no_constructor: None) -> None:
     plan = compile_model(Everything)
-    row = (UUID(int=5), "red", NOW, date.min, time(1), timedelta(1), Decimal(1), '{"name":"n","tags":[]}')
+    row: tuple[Any, ...] = (
+        UUID(int=5),
+        "red",
+        NOW,
+        date.min,
+        time(1),
+        timedelta(1),
+        Decimal(1),
+        '{"name":"n","tags":[]}',
+    )
     row += ('{"name":"p","more":[{"name":"q","more":[]}]}', '[{"left":1,"right":["a"]}]', '["a"]', b'{"a":1.0}')
     back = plan.from_row(row, None)
     assert type(back.item) is Item and type(back.piece.more[0]) is Piece and type(back.pairs[0]) is Pair
@@ -475,4 +483,5 @@ def test_records_that_hold_each_other_are_read() -> None:
     plan.check(record)
     assert plan.copy(record) == record
     assert plan.from_row(plan.to_row(record, None), None) == record
-    assert type(plan.thaw(plan.freeze(record)).leaf.branch.leaves["a"][1].branch) is Branch
+    branch = plan.thaw(plan.freeze(record)).leaf.branch
+    assert branch is not None and type(branch.leaves["a"][1].branch) is Branch

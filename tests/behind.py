@@ -1,0 +1,101 @@
+"""Stores for the tests of write-behind: with a pace of their own, and eyes on ledger, L3 and hooks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+import redis
+
+from strata import Config, DataStore, SchemaHooks, WriteMode
+from strata.writebehind import WriteBehind
+from strata.writebehind.pace import Pace
+from tests.models import Note
+from tests.stores import schema
+
+QUICK = {"lease": 2.0, "bell": 0.5, "poll": 0.02, "sweep": 0.1, "overdue": 0.1, "dead": 0.3, "fleet": 0.5, "probe": 0.2}
+RETRIES = {"outage_first": 0.02, "outage_longest": 0.1, "order_first": 0.02, "order_longest": 0.1, "permanent": 0.01}
+
+
+def paced(store: DataStore, **pace: Any) -> WriteBehind:
+    """Give the store, before its first write-behind schema, a pace of its own."""
+    wiring = store._wiring
+    server = wiring.ledger()
+    wiring.context.writebehind = behind = WriteBehind(
+        store.config,
+        server,
+        same_server_as_l2=server is wiring.server,
+        clock=wiring.clock,
+        versions=wiring.context.versions,
+        announcer=wiring.context.announcer,
+        logger=wiring.log,
+        metrics=wiring.metrics,
+        publisher=wiring.server,
+        repairs=wiring.context.repairs,
+        pace=Pace(**(QUICK | RETRIES | pace)),
+    )
+    return behind
+
+
+@dataclass
+class Errors:
+    """What OnWriteError was called with."""
+
+    calls: list[tuple[Any, Exception]] = field(default_factory=list)
+
+    def hooks(self) -> SchemaHooks:
+        return SchemaHooks(on_write_error=lambda key, error: self.calls.append((key, error)))
+
+    @property
+    def keys(self) -> list[Any]:
+        return [key for key, _ in self.calls]
+
+
+def deferred(model: type = Note, **options: Any) -> Any:
+    """A write-behind schema in all tiers; `name` is `notes` for notes."""
+    return schema(model, write_mode=WriteMode.WRITE_BEHIND, **options)
+
+
+def idle(store: DataStore) -> None:
+    """Stop what would hand off, drain and look after by itself, so that a test does it by hand."""
+    parts = store._wiring.writebehind()._parts
+    parts.flusher.stop(2.0)
+    parts.doorbell.stop(2.0)
+    parts.drainer.stop(2.0)
+
+
+def hand_off(store: DataStore) -> int:
+    """Hand off what waits, now and in this thread."""
+    return store._wiring.writebehind()._parts.handoff.run()
+
+
+def persist(store: DataStore, name: str) -> int:
+    """What a worker does for every shard of a schema, now and in this thread."""
+    behind = store._wiring.writebehind()
+    return sum(behind.persist(name, shard) for shard in range(16))
+
+
+def client(redis_addr: str) -> Any:
+    host, port = redis_addr.rsplit(":", 1)
+    return redis.Redis(host=host, port=int(port))
+
+
+def rows(dsn: str, statement: str) -> list[tuple[Any, ...]]:
+    """What L3 answers to anybody."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        return conn.execute(statement).fetchall()  # type: ignore[arg-type]
+
+
+def run(dsn: str, statement: str) -> None:
+    """Change L3 behind the store's back."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(statement)  # type: ignore[arg-type]
+
+
+def reachable(config: Config) -> bool:
+    """Whether the store's Redis answers."""
+    try:
+        return bool(client(config.redis_addr).ping())
+    except redis.RedisError:
+        return False

@@ -1,0 +1,233 @@
+"""The commands on real servers, with an application of their own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click.testing
+import psycopg
+import pytest
+import redis
+from click.testing import CliRunner
+
+from strata import DataStore
+from strata.cli.app import load_store
+from strata.cli.fleet import LocalFleet
+from strata.cli.main import main
+from strata.cli.servers import Servers
+from strata.embedded import EmbeddedValkey
+from tests.models import Note, Player
+
+ROOT = Path(__file__).parents[2]
+APP = """
+from tests.models import Note, Player
+from strata import *
+
+store = DataStore(Config.from_env(write_behind_max_retry=1, write_behind_flush_interval=0.05))
+tiers = {"l1": MemPolicy(), "l2": RedisPolicy(), "l3": PostgresPolicy()}
+store.register(Schema(Player, name="players", **tiers))
+store.register(Schema(Note, name="notes", write_mode=WriteMode.WRITE_BEHIND, **tiers))
+"""
+Strata = Callable[..., click.testing.Result]
+
+
+@pytest.fixture
+def strata(tmp_path: Path, dsn: str, redis_addr: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Strata]:
+    """Runs a command; each run imports the application anew, as a process does."""
+    (tmp_path / "cli_shop.py").write_text(APP)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setenv("STRATA_APP", "cli_shop:store")
+    monkeypatch.setenv("STRATA_POSTGRES_DSN", dsn)
+    monkeypatch.setenv("STRATA_REDIS_ADDR", redis_addr)
+
+    def run(*words: str) -> click.testing.Result:
+        sys.modules.pop("cli_shop", None)
+        result = CliRunner().invoke(main, list(words))
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    yield run
+    sys.modules.pop("cli_shop", None)
+
+
+@pytest.fixture
+def fleet(strata: Strata, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalFleet]:
+    """A place for workers, on the servers of the test."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with Servers() as servers, LocalFleet(servers.inherited()) as fleet:
+        yield fleet
+
+
+def shop() -> DataStore:
+    """The application's store, as a process of its own would have it."""
+    sys.modules.pop("cli_shop", None)
+    return load_store("cli_shop:store")
+
+
+def fill(notes: int = 0, players: int = 0) -> None:
+    with shop() as store:
+        store.set_many(Note, {id: Note(id, "text") for id in range(1, notes + 1)})
+        store.set_many(Player, {f"p{n}": Player(f"p{n}", f"name{n}") for n in range(players)})
+
+
+def refuse_a_note() -> None:
+    """A deferred write that the database refuses for good."""
+    with shop() as store:
+        with psycopg.connect(store.config.postgres_dsn) as conn:
+            conn.execute("ALTER TABLE notes ADD CONSTRAINT short CHECK (length(text) < 10)")
+        store.set(Note, 7, Note(7, "far too long for it"))
+        store.flush_dirty(20)
+
+
+def test_migrate_shows_what_it_did_and_then_does_nothing(strata: Strata) -> None:
+    first, second = strata("migrate"), strata("migrate")
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert 'CREATE TABLE "players"' in first.output
+    assert second.output == "Nothing to do.\n"
+    assert "migrate()" in strata("migrate", "--status").output
+
+
+def test_migrate_leaves_to_people_what_is_not_additive(strata: Strata, dsn: str) -> None:
+    strata("migrate")
+    with psycopg.connect(dsn) as conn:
+        conn.execute("ALTER TABLE players ADD COLUMN colour TEXT")
+    output = strata("migrate").output
+    assert "Left to you: players.colour is not in the model" in output
+    assert 'ALTER TABLE "players" DROP COLUMN "colour";' in output
+
+
+def test_migrate_from_applies_files_once(strata: Strata, tmp_path: Path) -> None:
+    (tmp_path / "sql").mkdir()
+    (tmp_path / "sql" / "001_make_it.sql").write_text("CREATE TABLE made (id int)")
+    assert strata("migrate", "--from", "sql").output == "applied 001_make_it.sql\n"
+    assert strata("migrate", "--from", "sql").output == "Nothing to apply.\n"
+    assert strata("migrate", "--from", "nowhere").exit_code == 2
+
+
+def test_warm_loads_up_to_the_limit(strata: Strata, redis_addr: str) -> None:
+    strata("migrate")
+    fill(players=20)
+    host, port = redis_addr.split(":")
+    with redis.Redis(host, int(port)) as client:
+        client.flushall()
+        result = strata("warm", "players", "--limit", "12")
+        assert result.stdout == "12 records\n"
+        assert len(client.keys("strata:players:*")) == 12
+    assert strata("warm", "players").stdout == "20 records\n"
+
+
+def test_warm_of_an_unknown_schema_is_one_line(strata: Strata) -> None:
+    result = strata("warm", "nope")
+    assert result.exit_code == 1
+    assert result.stderr.strip() == (
+        "SchemaNotFoundError: no schema 'nope' is registered with this store; registered: 'players', 'notes'"
+    )
+
+
+def test_warm_on_the_fleet_shows_the_jobs_end(strata: Strata, fleet: LocalFleet) -> None:
+    strata("migrate")
+    fill(notes=50)
+    fleet.start_worker()
+    assert strata("warm", "notes", "--background").stdout == "50 records\n"
+
+
+def test_warm_on_the_fleet_tells_why_it_failed(strata: Strata, fleet: LocalFleet) -> None:
+    fleet.start_worker()
+    result = strata("warm", "notes", "--background")  # nothing was migrated
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+
+
+def test_stats_show_each_schema(strata: Strata) -> None:
+    strata("migrate")
+    shown = json.loads(strata("stats", "--json").output)
+    assert shown["schemas"]["players"] == {
+        "tiers": "L1+L2+L3",
+        "writes": "write_through",
+        "rows_about": None,
+        "pending": 0,
+        "oldest_s": 0.0,
+        "dead_letters": 0,
+    }
+    assert "write_behind" in strata("stats").output
+
+
+def test_dead_letters_can_be_listed_shown_retried_and_discarded(strata: Strata, dsn: str) -> None:
+    strata("migrate")
+    assert strata("dead-letters", "list").output == "No dead letters.\n"
+    refuse_a_note()
+    [letter] = json.loads(strata("dead-letters", "list", "--json").output)
+    assert (letter["schema"], letter["key"], letter["sqlstate"]) == ("notes", 7, "23514")
+    assert letter["id"] in strata("dead-letters", "list", "--schema", "notes").output
+    shown = json.loads(strata("dead-letters", "show", letter["id"], "--json").output)
+    assert shown["values"]["text"] == "far too long for it"
+    assert "text = 'far too long for it'" in strata("dead-letters", "show", letter["id"]).output
+    with psycopg.connect(dsn) as conn:
+        conn.execute("ALTER TABLE notes DROP CONSTRAINT short")
+    assert strata("dead-letters", "retry", letter["id"]).output == "1 put back\n"
+    with psycopg.connect(dsn) as conn:
+        assert conn.execute("SELECT text FROM notes WHERE id = 7").fetchone() == ("far too long for it",)
+    assert strata("dead-letters", "list").output == "No dead letters.\n"
+
+
+def test_dead_letters_are_discarded_by_name_or_all(strata: Strata) -> None:
+    strata("migrate")
+    refuse_a_note()
+    assert strata("dead-letters", "discard", "notes-0-1").exit_code == 1
+    assert strata("dead-letters", "discard").exit_code == 2
+    assert strata("dead-letters", "discard", "--all").output == "1 discarded\n"
+    assert strata("dead-letters", "retry", "--all").output == "0 put back\n"
+
+
+def test_the_doctor_is_content_with_a_whole_set_up(strata: Strata, fleet: LocalFleet) -> None:
+    strata("migrate")
+    fleet.start_worker()
+    findings = {item["what"]: item for item in json.loads(strata("doctor", "--json").output)}
+    assert {item["state"] for item in findings.values()} <= {"ok", "warn"}
+    assert findings["workers"]["found"] == "1: worker1@localhost"
+    assert findings["pending in notes"]["found"] == "none"
+    assert strata("doctor").exit_code == 0
+
+
+def test_the_doctor_names_missing_workers_and_tables(strata: Strata) -> None:
+    result = strata("doctor", "--json")
+    failing = {item["what"]: item["advice"] for item in json.loads(result.output) if item["state"] == "fail"}
+    assert result.exit_code == 1
+    assert failing["tables"] == "run `strata migrate`"
+    assert "celery -A workers worker" in failing["workers"]
+
+
+def test_the_doctor_goes_on_where_a_server_is_away(strata: Strata, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRATA_POSTGRES_DSN", "postgresql://me:very-secret@127.0.0.1:1/app")
+    result = strata("doctor", "--json")
+    states = {item["what"]: item["state"] for item in json.loads(result.output)}
+    assert (states["PostgreSQL"], states["Redis"]) == ("fail", "ok")
+    monkeypatch.setenv("STRATA_REDIS_ADDR", "127.0.0.1:1")
+    both = strata("doctor")
+    assert both.exit_code == 1
+    assert "very-secret" not in result.output + both.output
+    assert "Traceback" not in both.output
+
+
+def test_the_doctor_warns_of_a_ledger_that_could_be_evicted(strata: Strata, monkeypatch: pytest.MonkeyPatch) -> None:
+    with EmbeddedValkey({"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru", "appendonly": "yes"}) as server:
+        monkeypatch.setenv("STRATA_LEDGER_ADDR", server.addr)
+        findings = {item["what"]: item for item in json.loads(strata("doctor", "--json").output)}
+    assert findings["eviction of Redis"]["state"] == "ok"
+    assert findings["eviction of Redis of the ledger"]["state"] == "fail"
+    assert "set noeviction" in findings["eviction of Redis of the ledger"]["advice"]
+
+
+def test_without_a_server_a_command_is_one_line_without_secrets(
+    strata: Strata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STRATA_POSTGRES_DSN", "postgresql://me:very-secret@127.0.0.1:1/app")
+    result = strata("migrate")
+    assert result.exit_code == 1
+    assert result.output.startswith("L3UnavailableError: ") and result.output.count("\n") == 1
+    assert "very-secret" not in result.output

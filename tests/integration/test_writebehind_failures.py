@@ -1,0 +1,436 @@
+"""Write-behind when something is wrong: bad records, L3 or Redis away; nothing acknowledged is lost, nobody is blamed
+who is not to blame, and OnWriteError is called once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import pytest
+
+import strata
+from strata import (
+    DataStore,
+    FlushTimeoutError,
+    L3UnavailableError,
+    NotFoundError,
+    WriteBehindFullError,
+    WriteBehindMaxRetryError,
+)
+from strata.embedded import EmbeddedPostgres, EmbeddedValkey
+from strata.writebehind.ledger import Shard
+from tests.behind import Errors, client, deferred, hand_off, idle, paced, persist, rows, run
+from tests.models import Note
+from tests.stores import MakeStore, stores, sure
+from tests.support import wait_until
+
+HOUR = 3600.0
+
+
+@dataclass
+class Named:
+    """With a constraint that a batch may violate on its way."""
+
+    id: Annotated[int, strata.PrimaryKey]
+    name: Annotated[str, strata.Unique]
+
+
+@pytest.fixture
+def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
+    with stores(dsn, redis_addr) as factory:
+        yield factory
+
+
+def store_of(make: MakeStore, *schemas: Any, by_hand: bool = True, **config: Any) -> DataStore:
+    pace = config.pop("pace", {})
+    slow = {"write_behind_flush_interval": HOUR, "write_behind_flush_threshold": 10**9}
+    store = make(**(slow if by_hand else {"write_behind_flush_interval": 0.02}) | config)
+    paced(store, **pace)
+    for schema in schemas:
+        store.register(schema)
+    store.migrate()
+    if by_hand:
+        idle(store)
+    return store
+
+
+def persist_until(store: DataStore, name: str, condition: Any) -> None:
+    """Do a worker's work until something is so."""
+    wait_until(lambda: (persist(store, name), condition())[1])
+
+
+# -- bad records ----------------------------------------------------------------------------------------------------
+
+
+def test_a_bad_record_is_isolated_and_all_others_are_written(make: MakeStore, dsn: str) -> None:
+    errors = Errors()
+    store = store_of(make, deferred(hooks=errors.hooks()))
+    run(dsn, "ALTER TABLE note ADD CHECK (text <> 'poison')")
+    for id in range(100):
+        store.set(Note, id, Note(id, "poison" if id == 42 else "good"))
+    store.flush_dirty(20)
+    assert rows(dsn, "SELECT count(*), min(text) FROM note") == [(99, "good")]
+    assert errors.keys == [42]
+    [(_, error)] = errors.calls
+    assert isinstance(error, WriteBehindMaxRetryError)
+    assert error.sqlstate == "23514" and error.attempts == 6
+    assert "poison" not in str(error)
+    assert store.stats().dirty_count == 0
+
+
+def test_a_dead_letter_says_what_when_and_why_and_reads_go_back_to_l3(make: MakeStore, dsn: str) -> None:
+    store = store_of(make, deferred(), write_behind_max_retry=1)
+    other = store_of(make, deferred())
+    store.set_many(Note, {1: Note(1, "good")})
+    run(dsn, "ALTER TABLE note ADD CHECK (text <> 'poison')")
+    store.set(Note, 1, Note(1, "poison"))
+    sure(other)
+    hand_off(store)
+    assert store.get(Note, 1).text == other.get(Note, 1).text == "poison"
+    store.flush_dirty(10)
+    [letter] = store.dead_letters.list("note")
+    assert (letter.schema, letter.key, letter.op, letter.sqlstate, letter.attempts) == ("note", 1, "set", "23514", 2)
+    assert letter.origin == store._wiring.instance
+    assert letter.first_at <= letter.last_at
+    assert letter.values is None and store.dead_letters.show(letter.id).values is not None
+    wait_until(lambda: store.get(Note, 1).text == "good", timeout=5)
+    wait_until(lambda: other.get(Note, 1).text == "good", timeout=5)
+
+
+def test_a_dead_letter_is_retried_at_its_own_version(make: MakeStore, dsn: str) -> None:
+    store = store_of(make, deferred(), write_behind_max_retry=1)
+    run(dsn, "ALTER TABLE note ADD CONSTRAINT odd CHECK (text <> 'poison')")
+    store.set(Note, 1, Note(1, "poison"))
+    store.set(Note, 2, Note(2, "poison"))
+    store.flush_dirty(10)
+    run(dsn, "ALTER TABLE note DROP CONSTRAINT odd")
+    store.set_many(Note, {2: Note(2, "newer")})
+    assert store.dead_letters.retry(all=True) == 1  # the other one was overtaken, which cleared it
+    store.flush_dirty(10)
+    assert rows(dsn, "SELECT id, text FROM note ORDER BY id") == [(1, "poison"), (2, "newer")]
+    assert store.dead_letters.list() == []
+    assert store.get(Note, 1).text == "poison"
+
+
+def test_a_retried_letter_never_overwrites_what_is_newer(make: MakeStore, dsn: str) -> None:
+    store = store_of(make, deferred(), write_behind_max_retry=1)
+    run(dsn, "ALTER TABLE note ADD CONSTRAINT odd CHECK (text <> 'poison')")
+    store.set(Note, 1, Note(1, "poison"))
+    store.flush_dirty(10)
+    run(dsn, "ALTER TABLE note DROP CONSTRAINT odd")
+    store.set(Note, 1, Note(1, "newer"))
+    [letter] = store.dead_letters.list()
+    store.dead_letters.retry(letter.id)
+    store.flush_dirty(10)
+    assert rows(dsn, "SELECT text FROM note") == [("newer",)]
+    assert store.get(Note, 1).text == "newer"
+
+
+def test_dead_letters_are_discarded_and_unknown_ones_are_an_error(make: MakeStore, dsn: str) -> None:
+    store = store_of(make, deferred(), write_behind_max_retry=1)
+    run(dsn, "ALTER TABLE note ADD CHECK (text <> 'poison')")
+    for id in range(3):
+        store.set(Note, id, Note(id, "poison"))
+    store.flush_dirty(10)
+    letters = store.dead_letters.list(limit=2)
+    assert len(letters) == 2 and store.dead_letters.count() == 3
+    assert store.dead_letters.discard(*(letter.id for letter in letters)) == 2
+    assert store.dead_letters.count("note") == 1
+    for id in (letters[0].id, "nonsense", "note-1-x", ""):
+        with pytest.raises(NotFoundError):
+            store.dead_letters.show(id)
+    with pytest.raises(strata.SchemaNotFoundError):
+        store.dead_letters.list("unknown")
+
+
+def test_a_newer_write_of_the_key_clears_its_dead_letter(make: MakeStore, dsn: str) -> None:
+    store = store_of(make, deferred(), write_behind_max_retry=1)
+    run(dsn, "ALTER TABLE note ADD CHECK (text <> 'poison')")
+    store.set(Note, 1, Note(1, "poison"))
+    store.flush_dirty(10)
+    assert store.dead_letters.count() == 1
+    store.set(Note, 1, Note(1, "good"))
+    store.flush_dirty(10)
+    assert store.dead_letters.count() == 0
+
+
+def test_the_hook_runs_once_in_the_process_that_wrote_although_another_one_persisted(make: MakeStore, dsn: str) -> None:
+    mine, theirs = Errors(), Errors()
+    store = store_of(make, deferred(hooks=mine.hooks()), write_behind_max_retry=1)
+    worker = store_of(make, deferred(hooks=theirs.hooks()), write_behind_max_retry=1)
+    run(dsn, "ALTER TABLE note ADD CHECK (text <> 'poison')")
+    store.set(Note, 1, Note(1, "poison"))
+    parts = store._wiring.writebehind()._parts
+    parts.beat()
+    hand_off(store)
+    persist_until(worker, "note", lambda: worker.dead_letters.count() == 1)
+    assert mine.keys == [] and theirs.keys == []
+    threads = [threading.Thread(target=parts.outcomes.collect) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert mine.keys == [1] and theirs.keys == []
+    assert store.stats().dirty_count == 0
+
+
+def test_the_hook_runs_in_a_worker_where_the_process_that_wrote_is_gone(make: MakeStore, dsn: str) -> None:
+    mine, theirs = Errors(), Errors()
+    store = store_of(make, deferred(hooks=mine.hooks()), write_behind_max_retry=1, pace={"alive": 0.01})
+    worker = store_of(make, deferred(hooks=theirs.hooks()), write_behind_max_retry=1)
+    run(dsn, "ALTER TABLE note ADD CHECK (text <> 'poison')")
+    store.set(Note, 1, Note(1, "poison"))
+    hand_off(store)
+    persist_until(worker, "note", lambda: worker.dead_letters.count() == 1)
+    assert theirs.keys == [1] and mine.keys == []
+
+
+def test_a_worker_takes_over_the_failures_that_a_process_did_not_live_to_read(
+    make: MakeStore, dsn: str, redis_addr: str
+) -> None:
+    theirs = Errors()
+    store = store_of(make, deferred(), write_behind_max_retry=1)
+    worker = store_of(make, deferred(hooks=theirs.hooks()), write_behind_max_retry=1)
+    run(dsn, "ALTER TABLE note ADD CHECK (text <> 'poison')")
+    store.set(Note, 1, Note(1, "poison"))
+    store._wiring.writebehind()._parts.beat()
+    hand_off(store)
+    persist_until(worker, "note", lambda: worker.dead_letters.count() == 1)
+    client(redis_addr).delete(f"strata:{{{store._wiring.instance}}}:alive")
+    outcomes = worker._wiring.writebehind()._parts.outcomes
+    assert outcomes.adopt() == 1
+    assert theirs.keys == [1]
+    outcomes.adopt()
+    assert theirs.keys == [1]
+
+
+def test_a_burial_that_was_interrupted_is_made_known_by_somebody_else(make: MakeStore, dsn: str, redis_addr: str) -> None:
+    errors = Errors()
+    store = store_of(make, deferred(hooks=errors.hooks()), write_behind_max_retry=1)
+    run(dsn, "ALTER TABLE note ADD CHECK (text <> 'poison')")
+    store.set(Note, 1, Note(1, "poison"))
+    store.flush_dirty(10)
+    redis = client(redis_addr)
+    [key] = redis.keys("strata:{note:*}:dead")
+    [version] = redis.hkeys(key)
+    redis.delete(*redis.keys("*:told:*"))
+    redis.hset(key.replace(b":dead", b":untold"), version, "1")
+    redis.zadd(key.replace(b":dead", b":deaths"), {version: 0})
+    assert store._wiring.writebehind()._parts.undertaker.finish() == 1
+    assert errors.keys == [1, 1]
+    assert redis.keys("*:untold") == []
+
+
+# -- order ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_chain_of_renames_and_an_exchange_of_names_are_legal(make: MakeStore, dsn: str) -> None:
+    store = store_of(make, deferred(Named, name="named"))
+    store.set_many("named", {id: Named(id, f"n{id}") for id in range(6)})
+    for id in range(3):
+        store.set(Named, id, Named(id, f"n{id + 1}"))  # each takes the name that the next one frees
+    store.set(Named, 3, Named(3, "free"))
+    for id, name in ((4, "aside"), (5, "n4"), (4, "n5")):
+        store.set(Named, id, Named(id, name))
+    store.flush_dirty(20)
+    assert rows(dsn, "SELECT id, name FROM named ORDER BY id") == [
+        (0, "n1"), (1, "n2"), (2, "n3"), (3, "free"), (4, "n5"), (5, "n4"),
+    ]  # fmt: skip
+    assert store.dead_letters.list() == []
+
+
+def test_who_takes_a_name_that_stays_taken_is_given_up_in_the_end(make: MakeStore, dsn: str) -> None:
+    errors = Errors()
+    store = store_of(make, deferred(Named, name="named", hooks=errors.hooks()))
+    store.set_many("named", {1: Named(1, "taken")})
+    store.set(Named, 2, Named(2, "taken"))
+    store.set(Named, 3, Named(3, "free"))
+    store.flush_dirty(20)
+    assert rows(dsn, "SELECT id, name FROM named ORDER BY id") == [(1, "taken"), (3, "free")]
+    assert errors.keys == [2]
+    assert errors.calls[0][1].sqlstate == "23505"  # type: ignore[attr-defined]
+
+
+# -- crashes --------------------------------------------------------------------------------------------------------
+
+
+def test_a_record_that_keeps_ending_its_worker_is_found_alone_and_buried(make: MakeStore, dsn: str) -> None:
+    store = store_of(make, deferred(), write_behind_max_retry=1, pace={"lease": 0.02})
+    for id in range(200):
+        store.set(Note, id, Note(id))
+    hand_off(store)
+    behind = store._wiring.writebehind()
+    ledger, poison = behind._ledger, "7"
+    from_shard = next(slot.shard for slot, _ in behind._parts.buffer.pending() if slot.key_text == poison)
+    shard = Shard("note", from_shard)
+
+    def work() -> bool:
+        """A worker that dies of the record: it neither finishes nor releases what it has claimed with it."""
+        token = ledger.token()
+        claimed = ledger.claim(shard, token)
+        mine = next((item for item in claimed if item.key_text == poison), None)
+        if mine is None or mine.crashes >= 3:
+            behind._parts.persister._applier.apply(behind._schemas["note"], shard, token, claimed)
+        return store.dead_letters.count() == 1
+
+    wait_until(work)
+    store.flush_dirty(10)
+    assert rows(dsn, "SELECT count(*) FROM note") == [(199,)]
+    assert [letter.key for letter in store.dead_letters.list()] == [7]
+
+
+# -- L3 is away -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cut(own_postgres: EmbeddedPostgres, redis_addr: str) -> Iterator[MakeStore]:
+    with stores(own_postgres.dsn, redis_addr) as factory:
+        yield factory
+
+
+def test_an_outage_does_not_become_dead_letters_and_everything_arrives_afterwards(
+    cut: MakeStore, own_postgres: EmbeddedPostgres
+) -> None:
+    errors = Errors()
+    store = store_of(cut, deferred(hooks=errors.hooks()), by_hand=False, write_behind_max_retry=2)
+    own_postgres.kill()
+    for id in range(50):
+        store.set(Note, id, Note(id, "a"))
+    wait_until(lambda: len(errors.keys) == 50, timeout=30)
+    assert store.get(Note, 7).text == "a"
+    assert store.dead_letters.list() == [] and store.stats().dirty_count == 50
+    own_postgres.restart()
+    wait_until(lambda: store.stats().dirty_count == 0, timeout=30)
+    assert rows(own_postgres.dsn, "SELECT count(*) FROM note") == [(50,)]
+    assert sorted(errors.keys) == list(range(50))  # once, and not again
+    assert all(isinstance(error, WriteBehindMaxRetryError) for _, error in errors.calls)
+
+
+def test_close_leaves_in_the_ledger_what_l3_cannot_take_and_the_next_process_finds_it(
+    cut: MakeStore, own_postgres: EmbeddedPostgres
+) -> None:
+    store = store_of(cut, deferred())
+    own_postgres.kill()
+    store.set(Note, 1, Note(1, "a"))
+    store.close(timeout=20)
+    own_postgres.restart()
+    later = store_of(cut, deferred(), by_hand=False)
+    assert later.get(Note, 1).text == "a"
+    wait_until(lambda: rows(own_postgres.dsn, "SELECT text FROM note") == [("a",)], timeout=20)
+
+
+def test_a_table_that_is_not_there_yet_is_waited_for(make: MakeStore, dsn: str) -> None:
+    errors = Errors()
+    store = make(write_behind_flush_interval=0.02)
+    paced(store)
+    store.register(deferred(hooks=errors.hooks()))
+    store.set(Note, 1, Note(1, "early"))
+    wait_until(lambda: errors.keys == [1], timeout=20)
+    assert store.dead_letters.list() == []
+    store.migrate()
+    wait_until(lambda: store.stats().dirty_count == 0, timeout=20)
+    assert rows(dsn, "SELECT text FROM note") == [("early",)]
+
+
+# -- Redis is away --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hung(dsn: str, own_valkey: EmbeddedValkey) -> Iterator[MakeStore]:
+    with stores(dsn, own_valkey.addr) as factory:
+        yield factory
+
+
+def test_flush_goes_straight_to_l3_where_the_ledger_is_away(
+    hung: MakeStore, dsn: str, own_valkey: EmbeddedValkey
+) -> None:
+    store = store_of(hung, deferred())
+    store.set(Note, 1, Note(1, "in the ledger"))
+    hand_off(store)
+    own_valkey.kill()
+    store.set(Note, 2, Note(2, "in the buffer"))
+    store.delete(Note, 3)
+    store.flush_dirty(20)
+    assert rows(dsn, "SELECT id, text FROM note ORDER BY id") == [(1, "in the ledger"), (2, "in the buffer")]
+    assert store.stats().dirty_count == 0
+
+
+def test_after_an_outage_of_redis_caches_agree_with_l3(hung: MakeStore, dsn: str, own_valkey: EmbeddedValkey) -> None:
+    store = store_of(hung, deferred(), by_hand=False)
+    other = store_of(hung, deferred(), by_hand=False)
+    store.set(Note, 1, Note(1, "old"))
+    store.flush_dirty(10)
+    assert other.get(Note, 1).text == "old"
+    own_valkey.freeze()
+    store.set(Note, 1, Note(1, "new"))
+    store.flush_dirty(30)
+    assert rows(dsn, "SELECT text FROM note") == [("new",)]
+    own_valkey.thaw()
+    wait_until(lambda: other.get(Note, 1).text == "new", timeout=20)
+    wait_until(lambda: b"old" not in (client(own_valkey.addr).get("strata:note:1") or b""), timeout=20)
+    assert store.get(Note, 1).text == "new"
+
+
+def test_with_redis_and_l3_away_a_full_buffer_refuses_after_a_while(
+    own_postgres: EmbeddedPostgres, own_valkey: EmbeddedValkey
+) -> None:
+    with stores(own_postgres.dsn, own_valkey.addr) as factory:
+        store = store_of(factory, deferred(), write_behind_max_dirty=5, pace={"full": 0.3})
+        own_valkey.kill()
+        own_postgres.kill()
+        for id in range(5):
+            store.set(Note, id, Note(id, "a"))
+        with pytest.raises(WriteBehindFullError):
+            store.set(Note, 5, Note(5, "a"))
+        assert store.get(Note, 4).text == "a"
+        store.set(Note, 4, Note(4, "b"))  # its place is taken already
+        own_postgres.restart()
+        wait_until(lambda: _taken(store, Note(5, "a")))
+        store.flush_dirty(30)
+        assert rows(own_postgres.dsn, "SELECT id, text FROM note ORDER BY id") == [
+            *((id, "a") for id in range(4)), (4, "b"), (5, "a"),
+        ]  # fmt: skip
+
+
+def _taken(store: DataStore, note: Note) -> bool:
+    try:
+        store.set(Note, note.id, note)
+    except (WriteBehindFullError, L3UnavailableError):
+        return False
+    return True
+
+
+def test_close_says_what_is_lost_where_nobody_took_it(
+    own_postgres: EmbeddedPostgres, own_valkey: EmbeddedValkey
+) -> None:
+    with stores(own_postgres.dsn, own_valkey.addr) as factory:
+        store = store_of(factory, deferred())
+        own_valkey.kill()
+        own_postgres.kill()
+        store.set(Note, 1, Note(1))
+        with pytest.raises(FlushTimeoutError) as caught:
+            store.close(timeout=0.5)
+        assert caught.value.remaining == 1
+
+
+def test_a_ledger_on_another_server_works_and_outlives_the_cache(
+    dsn: str, redis_addr: str, own_valkey: EmbeddedValkey
+) -> None:
+    with stores(dsn, own_valkey.addr) as factory:
+        store = store_of(factory, deferred(), ledger_addr=redis_addr)
+        other = store_of(factory, deferred(), ledger_addr=redis_addr)
+        store.set(Note, 1, Note(1, "a"))
+        hand_off(store)
+        assert other.get(Note, 1).text == "a"
+        assert client(own_valkey.addr).keys("*dirty*") == [] and client(redis_addr).keys("strata:note:*") == []
+        assert client(own_valkey.addr).get("strata:note:1")[23:24] == b"p"
+        persist(store, "note")
+        assert client(own_valkey.addr).get("strata:note:1")[23:24] == b"s"
+        own_valkey.kill()
+        store.set(Note, 1, Note(1, "b"))
+        store.flush_dirty(20)
+        assert rows(dsn, "SELECT text FROM note") == [("b",)]
+
+

@@ -1,0 +1,164 @@
+"""Two instances, workers, evictions and a lost ledger in random order: reads are never older than what the instance
+itself wrote, and L3 ends with the highest version of every key."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from strata import UNLOADED, DataStore
+from tests.behind import client, deferred, hand_off, idle, paced, persist, rows
+from tests.models import Account
+from tests.stores import MakeStore, stores
+
+HOUR = 3600.0
+STEPS = 120
+SHARED = ["s1", "s2", "s3"]
+
+
+@pytest.fixture
+def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
+    with stores(dsn, redis_addr) as factory:
+        yield factory
+
+
+class World:
+    """What was written, by version; and the two instances that write."""
+
+    def __init__(self, make: MakeStore, redis_addr: str, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.redis = client(redis_addr)
+        self.instances: list[DataStore] = []
+        for _ in range(2):
+            store = make(
+                write_behind_flush_interval=HOUR, write_behind_flush_threshold=10**9, encryption_key=bytes(range(32))
+            )
+            paced(store)
+            store.register(deferred(Account))
+            store.migrate()
+            idle(store)
+            self.instances.append(store)
+        self.number = 0
+        self.history: dict[str, dict[int, str | None]] = {}  # key -> version -> name, None for a deletion
+        self.own: dict[tuple[int, str], int] = {}  # the version that an instance wrote last
+        self.biographies: dict[str, str] = {}  # of keys that one instance alone writes
+
+    def step(self) -> None:
+        me = self.chance.randrange(2)
+        store = self.instances[me]
+        kind = self.chance.choices(
+            ["set", "delete", "partial", "sync", "hand off", "persist", "flush", "forget L1", "evict L2", "lose"],
+            [30, 8, 12, 3, 15, 15, 4, 6, 6, 1],
+        )[0]
+        getattr(self, kind.replace(" ", "_"))(me, store)
+        self.check_reads()
+
+    def set(self, me: int, store: DataStore) -> None:
+        key = self.key(me)
+        self.write(me, store, key, Account(key, self.name(), None, self.biography(key), None))
+
+    def partial(self, me: int, store: DataStore) -> None:
+        key = f"only{me}"
+        if self.current(me, key) is None:
+            return
+        biography = self.biography(key) if self.chance.random() < 0.5 else UNLOADED
+        self.write(me, store, key, Account(key, self.name(), UNLOADED, biography, UNLOADED))
+
+    def delete(self, me: int, store: DataStore) -> None:
+        self.write(me, store, self.key(me), None)
+
+    def sync(self, me: int, store: DataStore) -> None:
+        key = f"only{me}"
+        record = Account(key, self.name(), None, self.biography(key), None)
+        store.set_many(Account, {key: record})
+        version = rows(store.config.postgres_dsn, f"SELECT _strata_version FROM account WHERE id = '{key}'")[0][0]
+        self.history.setdefault(key, {})[version] = record.name
+        self.own[me, key] = version
+
+    def hand_off(self, me: int, store: DataStore) -> None:
+        hand_off(store)
+
+    def persist(self, me: int, store: DataStore) -> None:
+        persist(store, "account")
+
+    def flush(self, me: int, store: DataStore) -> None:
+        store.flush_dirty(20)
+
+    def forget_L1(self, me: int, store: DataStore) -> None:
+        store._wiring._schemas["account"].l1.clear()
+
+    def evict_L2(self, me: int, store: DataStore) -> None:
+        for key in self.redis.keys("strata:account:*"):
+            if self.chance.random() < 0.5:
+                self.redis.delete(key)
+
+    def lose(self, me: int, store: DataStore) -> None:
+        """The ledger is lost, L2 with it, and every instance notices, as its flusher does within a second."""
+        self.redis.flushall()
+        for instance in self.instances:
+            instance._wiring.writebehind()._parts.watch.own()
+            hand_off(instance)
+
+    def write(self, me: int, store: DataStore, key: str, record: Any) -> None:
+        if record is None:
+            store.delete(Account, key)
+        else:
+            store.set(Account, key, record)
+        slot = store._wiring.writebehind()._parts.buffer._slots["account", key]
+        self.history.setdefault(key, {})[slot.item.version] = None if record is None else record.name
+        self.own[me, key] = slot.item.version
+
+    def key(self, me: int) -> str:
+        return self.chance.choice([f"only{me}", *SHARED])
+
+    def name(self) -> str:
+        self.number += 1
+        return f"n{self.number}"
+
+    def biography(self, key: str) -> str:
+        self.number += 1
+        self.biographies[key] = f"b{self.number}"
+        return self.biographies[key]
+
+    def current(self, me: int, key: str) -> str | None:
+        version = self.own.get((me, key))
+        return None if version is None else self.history[key][version]
+
+    def check_reads(self) -> None:
+        me = self.chance.randrange(2)
+        for key in [f"only{me}", *SHARED]:
+            mine = self.own.get((me, key))
+            if mine is None:
+                continue
+            found = self.instances[me].get(Account, key, default=None)
+            name = None if found is None else found.name
+            allowed = {n for version, n in self.history[key].items() if version >= mine}
+            assert name in allowed, f"{key} is {name} and must be one of {allowed}"
+            if key not in SHARED and found is not None and found.biography is not UNLOADED:
+                assert found.biography == self.biographies[key]
+
+    def check_l3(self, dsn: str) -> None:
+        for store in self.instances:
+            store.flush_dirty(20)
+        found = dict((id, (name, biography)) for id, name, biography in rows(dsn, "SELECT id, name, biography FROM account"))
+        for key, versions in self.history.items():
+            last = versions[max(versions)]
+            assert (found[key][0] if key in found else None) == last, key
+            if last is not None and key not in SHARED:
+                assert found[key][1] == self.biographies[key]
+        assert [store.stats().dirty_count for store in self.instances] == [0, 0]
+        assert self.redis.keys("strata:{account:*}:dirty") == []
+        assert self.redis.keys("strata:{account:*}:dead") == []
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_the_order_reads_are_not_older_than_own_writes_and_the_highest_version_wins(
+    make: MakeStore, dsn: str, redis_addr: str, seed: int
+) -> None:
+    world = World(make, redis_addr, seed)
+    for _ in range(STEPS):
+        world.step()
+    world.check_l3(dsn)

@@ -1,0 +1,126 @@
+"""Databases, tables and rows for the tests of L3, on every PostgreSQL that is supported."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import itertools
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Annotated, Any
+
+import psycopg
+import pytest
+
+import strata
+from strata import PostgresPolicy, Schema
+from strata.clock import SystemClock
+from strata.embedded import EmbeddedPostgres
+from strata.l3.migrations import Migrator
+from strata.l3.pool import Database
+from strata.l3.table import Change, Table
+from strata.model import compile_model
+from strata.policies import L3PoolConfig
+
+VERSIONS = (18, 16)
+NODE = 3
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+_names = itertools.count()
+
+
+@dataclass
+class Item:
+    """The record of most tests; `first` is what L3 keeps."""
+
+    id: Annotated[str, strata.PrimaryKey]
+    name: Annotated[str, strata.Unique]
+    size: int = 0
+    note: str | None = None
+    first: Annotated[datetime | None, strata.AutoNowAdd] = None
+    last: Annotated[datetime | None, strata.AutoNow] = None
+
+
+@dataclass
+class Everything:
+    """A column of every type; a reserved word and capitals among the names."""
+
+    id: Annotated[uuid.UUID, strata.PrimaryKey]
+    text: str = ""
+    number: int = 0
+    real: float = 0.0
+    flag: bool = False
+    at: datetime | None = None
+    data: bytes | None = None
+    nested: dict[str, Any] = field(default_factory=dict)
+    amount: Decimal | None = None
+    day: date | None = None
+    hour: time | None = None
+    span: timedelta | None = None
+    order: int = 0
+    CamelCase: str = ""
+
+
+@functools.cache
+def _server(version: int) -> str:
+    given = os.environ.get("STRATA_POSTGRES_DSN")
+    if given:
+        if version != VERSIONS[0]:
+            pytest.skip("the tests run on the server of STRATA_POSTGRES_DSN only")
+        return given
+    server = EmbeddedPostgres(version, settings={"fsync": "off", "max_connections": "200"}).start()
+    atexit.register(server.stop)
+    return server.dsn
+
+
+@contextmanager
+def fresh(version: int = VERSIONS[0], *, collation: str = "C", **config: Any) -> Iterator[Database]:
+    """An empty database on a server of this version."""
+    name = f"l3_{os.getpid()}_{next(_names)}"
+    with psycopg.connect(_server(version), autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE template0 LC_COLLATE '{collation}' LC_CTYPE '{collation}'")
+        try:
+            database = Database(
+                psycopg.conninfo.make_conninfo(_server(version), dbname=name), L3PoolConfig(**config), clock=SystemClock()
+            )
+            yield database
+            database.close()
+        finally:
+            conn.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def make_table(database: Database, model: type[Any] = Item, *, deferred: bool = False, **policy: Any) -> Table:
+    """The table of a model, migrated."""
+    name = policy.pop("name", model.__name__.lower() + "s")
+    table = Table(compile_model(model), name, schema_name=name, deferred=deferred)
+    Migrator(database, [(table, Schema(model, name=name, l3=PostgresPolicy(**policy)))]).migrate()
+    return table
+
+
+def row(key: str, size: int = 0, *, name: str = "", note: str | None = None, at: datetime = NOW) -> tuple[Any, ...]:
+    """An `Item` as a row."""
+    return key, name or f"name of {key}", size, note, at, at
+
+
+def change(key: str, version: int, size: int = 0, **options: Any) -> Change:
+    """A whole `Item` as a pending change."""
+    return Change(key, key, version, values=row(key, size, **options))
+
+
+def deletion(key: str, version: int) -> Change:
+    """A pending deletion."""
+    return Change(key, key, version, delete=True)
+
+
+def partial(key: str, version: int, **columns: Any) -> Change:
+    """A pending change of some columns."""
+    return Change(key, key, version, names=("id", *columns), values=(key, *columns.values()))
+
+
+def stamp(micros: int, node: int = NODE) -> int:
+    """A version of that time."""
+    return micros << 11 | node

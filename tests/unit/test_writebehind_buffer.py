@@ -1,0 +1,179 @@
+"""The dirty buffer: one write a key, none lost, reads get the newest."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from strata.clock import ManualClock
+from strata.writebehind.buffer import Buffered, DirtyBuffer
+
+
+class Buffer:
+    """A buffer whose records are dicts of columns; a version is whatever the test says."""
+
+    def __init__(self, most: int = 100, threshold: int = 10) -> None:
+        self.clock = ManualClock()
+        self.wakes = 0
+        self.stamps = itertools.count(1000)
+        self.buffer = DirtyBuffer(
+            most, threshold, self.clock, merge=self._merge, stamp=lambda: next(self.stamps), wake=self._wake
+        )
+
+    def put(self, key: str, version: int, record: dict[str, int] | None, *, partial: bool = False) -> Any:
+        return self.buffer.put("things", key, key, Buffered(version, record, partial))
+
+    def hand_off(self) -> list[tuple[str, int]]:
+        batch = self.buffer.take(1000)
+        for slot, item in batch:
+            slot.shard = 0
+            self.buffer.sent(slot, item.version, self.clock.monotonic())
+        return [(slot.key_text, item.version) for slot, item in batch]
+
+    def _merge(self, schema: str, base: dict[str, int], over: dict[str, int]) -> dict[str, int]:
+        return base | over
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+
+@pytest.fixture
+def dirty() -> Buffer:
+    return Buffer()
+
+
+def test_a_key_written_often_is_one_write_of_its_newest_version(dirty: Buffer) -> None:
+    for version in range(1, 6):
+        dirty.put("a", version, {"x": version})
+    assert len(dirty.buffer) == 1
+    assert dirty.hand_off() == [("a", 5)]
+
+
+def test_a_key_that_is_written_all_the_time_keeps_its_place_in_the_queue(dirty: Buffer) -> None:
+    dirty.put("hot", 1, {})
+    dirty.put("cold", 2, {})
+    dirty.put("hot", 3, {})
+    assert [slot.key_text for slot, _ in dirty.buffer.take(1)] == ["hot"]
+
+
+def test_an_older_version_never_takes_the_place_of_a_newer_one(dirty: Buffer) -> None:
+    dirty.put("a", 5, {"x": 5})
+    assert not dirty.put("a", 4, {"x": 4}).newest
+    assert dirty.buffer.peek("things", "a") == Buffered(5, {"x": 5}, False)
+
+
+def test_a_write_stays_until_l3_has_it(dirty: Buffer) -> None:
+    dirty.put("a", 1, {"x": 1})
+    dirty.hand_off()
+    assert dirty.buffer.peek("things", "a") == Buffered(1, {"x": 1}, False)
+    assert dirty.buffer.confirm("things", "a", 1) == Buffered(1, {"x": 1}, False)
+    assert len(dirty.buffer) == 0
+
+
+def test_the_outcome_of_an_older_version_does_not_remove_a_newer_write(dirty: Buffer) -> None:
+    dirty.put("a", 1, {"x": 1})
+    dirty.hand_off()
+    dirty.put("a", 2, {"x": 2})
+    dirty.buffer.confirm("things", "a", 1)
+    assert dirty.hand_off() == [("a", 2)]
+
+
+def test_a_write_that_came_while_the_older_one_was_handed_off_is_handed_off_too(dirty: Buffer) -> None:
+    dirty.put("a", 1, {"x": 1})
+    [(slot, item)] = dirty.buffer.take(10)
+    dirty.put("a", 2, {"x": 2})
+    dirty.buffer.sent(slot, item.version, 0.0)
+    assert dirty.hand_off() == [("a", 2)]
+
+
+def test_a_superseded_write_is_not_read_any_more_but_kept(dirty: Buffer) -> None:
+    dirty.put("a", 1, {"x": 1})
+    dirty.buffer.supersede("things", "a", 2)
+    assert dirty.buffer.peek("things", "a") is None
+    assert len(dirty.buffer) == 1
+    dirty.put("a", 3, {"x": 3})
+    assert dirty.buffer.peek("things", "a") == Buffered(3, {"x": 3}, False)
+
+
+def test_partial_writes_merge_by_column(dirty: Buffer) -> None:
+    dirty.put("a", 1, {"x": 1, "y": 1}, partial=True)
+    dirty.put("a", 2, {"y": 2}, partial=True)
+    assert dirty.buffer.peek("things", "a") == Buffered(2, {"x": 1, "y": 2}, True)
+
+
+def test_a_partial_write_over_a_whole_one_is_whole(dirty: Buffer) -> None:
+    dirty.put("a", 1, {"x": 1, "y": 1})
+    dirty.hand_off()
+    dirty.put("a", 2, {"y": 2}, partial=True)
+    assert dirty.buffer.peek("things", "a") == Buffered(2, {"x": 1, "y": 2}, False)
+
+
+def test_a_partial_write_over_a_pending_deletion_is_refused(dirty: Buffer) -> None:
+    dirty.put("a", 1, None)
+    assert dirty.put("a", 2, {"y": 2}, partial=True).orphan
+    assert dirty.buffer.peek("things", "a") == Buffered(1, None, False)
+
+
+def test_a_whole_write_that_was_stamped_before_a_partial_one_is_its_base_whichever_comes_first(dirty: Buffer) -> None:
+    dirty.put("a", 2, {"y": 2}, partial=True)
+    dirty.hand_off()
+    assert not dirty.put("a", 1, {"x": 1, "y": 1}).newest
+    item = dirty.buffer.peek("things", "a")
+    assert item == Buffered(1000, {"x": 1, "y": 2}, False)  # a new version: the ledger has the partial one
+    assert dirty.hand_off() == [("a", 1000)]
+
+
+def test_a_full_buffer_lets_go_of_what_is_safe_in_the_ledger_and_goes_on_waiting_for_it() -> None:
+    dirty = Buffer(most=2)
+    dirty.put("a", 1, {})
+    dirty.put("b", 2, {})
+    assert not dirty.put("c", 3, {}).room
+    dirty.hand_off()
+    assert dirty.put("c", 3, {}).room
+    assert dirty.buffer.left() == {("things", 0): 1}
+    assert len(dirty.buffer) == 3
+    dirty.buffer.drained(("things", 0), 1)
+    assert dirty.buffer.left() == {} and len(dirty.buffer) == 2
+
+
+def test_a_full_buffer_still_takes_newer_writes_of_its_keys() -> None:
+    dirty = Buffer(most=1)
+    dirty.put("a", 1, {"x": 1})
+    assert dirty.put("a", 2, {"x": 2}).room
+
+
+def test_when_the_ledger_was_lost_everything_kept_is_handed_off_again(dirty: Buffer) -> None:
+    dirty.put("a", 1, {})
+    dirty.put("b", 2, {})
+    dirty.hand_off()
+    dirty.buffer.confirm("things", "a", 1)
+    assert dirty.buffer.lost(("things", 0)) == 1
+    assert dirty.hand_off() == [("b", 2)]
+
+
+def test_what_was_given_up_is_dropped_up_to_its_version(dirty: Buffer) -> None:
+    dirty.put("a", 1, {})
+    dirty.put("b", 5, {})
+    dirty.buffer.drop("things", "a", 1)
+    dirty.buffer.drop("things", "b", 4)
+    assert dirty.hand_off() == [("b", 5)]
+
+
+def test_the_first_write_and_the_threshold_wake_the_flusher(dirty: Buffer) -> None:
+    for number in range(25):
+        dirty.put(f"k{number}", number + 1, {})
+    assert dirty.wakes == 2
+
+
+def test_writes_asked_after_go_to_the_end_of_the_queue(dirty: Buffer) -> None:
+    dirty.put("a", 1, {})
+    dirty.put("b", 2, {})
+    dirty.hand_off()
+    dirty.clock.advance(10)
+    now = dirty.clock.monotonic()
+    waiting = dirty.buffer.kept(now, 1)
+    assert [slot.key_text for slot, _ in waiting] == ["a"]
+    dirty.buffer.tried([slot for slot, _ in waiting], now)
+    assert [slot.key_text for slot, _ in dirty.buffer.kept(now - 1, 10)] == ["b"]
