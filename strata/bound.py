@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from strata.l3.table import Table
-
 from strata.clock import Clock
 from strata.coherence.memory import Memory
 from strata.errors import HookError, StrataError
@@ -15,6 +13,7 @@ from strata.hooks import SchemaHooks
 from strata.l1.store import Evicted
 from strata.l2.tier import L2Tier
 from strata.l3.pool import Database
+from strata.l3.table import Table
 from strata.model.plan import ModelPlan
 from strata.observe.counters import Counters
 from strata.observe.log import SafeLogger

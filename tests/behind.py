@@ -65,6 +65,11 @@ def idle(store: DataStore) -> None:
     parts.drainer.stop(2.0)
 
 
+def comes_after(later: DataStore, earlier: DataStore) -> None:
+    """What `later` writes next is newer than what `earlier` wrote, whatever their clocks' errors."""
+    later._wiring.context.versions.observe(earlier._wiring.context.stamp())
+
+
 def hand_off(store: DataStore) -> int:
     """Hand off what waits, now and in this thread."""
     return store._wiring.writebehind()._parts.handoff.run()
@@ -84,13 +89,13 @@ def client(redis_addr: str) -> Any:
 def rows(dsn: str, statement: str) -> list[tuple[Any, ...]]:
     """What L3 answers to anybody."""
     with psycopg.connect(dsn, autocommit=True) as conn:
-        return conn.execute(statement).fetchall()  # type: ignore[arg-type]
+        return conn.execute(statement).fetchall()
 
 
 def run(dsn: str, statement: str) -> None:
     """Change L3 behind the store's back."""
     with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute(statement)  # type: ignore[arg-type]
+        conn.execute(statement)
 
 
 def reachable(config: Config) -> bool:

@@ -84,19 +84,24 @@ def fresh(version: int = VERSIONS[0], *, collation: str = "C", **config: Any) ->
     with psycopg.connect(_server(version), autocommit=True) as conn:
         conn.execute(f"CREATE DATABASE {name} TEMPLATE template0 LC_COLLATE '{collation}' LC_CTYPE '{collation}'")
         try:
-            database = Database(
-                psycopg.conninfo.make_conninfo(_server(version), dbname=name), L3PoolConfig(**config), clock=SystemClock()
-            )
+            dsn = psycopg.conninfo.make_conninfo(_server(version), dbname=name)
+            database = Database(dsn, L3PoolConfig(**config), clock=SystemClock())
             yield database
             database.close()
         finally:
             conn.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
+def unmade(model: type[Any] = Item, name: str = "", *, deferred: bool = False) -> Table:
+    """The table of a model, which no database has yet."""
+    name = name or model.__name__.lower() + "s"
+    return Table(compile_model(model), name, schema_name=name, deferred=deferred)
+
+
 def make_table(database: Database, model: type[Any] = Item, *, deferred: bool = False, **policy: Any) -> Table:
     """The table of a model, migrated."""
-    name = policy.pop("name", model.__name__.lower() + "s")
-    table = Table(compile_model(model), name, schema_name=name, deferred=deferred)
+    table = unmade(model, policy.pop("name", ""), deferred=deferred)
+    name = table.name
     Migrator(database, [(table, Schema(model, name=name, l3=PostgresPolicy(**policy)))]).migrate()
     return table
 

@@ -21,10 +21,14 @@ app_option: Callable[[Any], Any] = click.option(
     metavar="PACKAGE.MODULE:STORE",
     help="Where your DataStore is (default: STRATA_APP).",
 )
+json_option: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
 
 def load_store(target: str) -> DataStore:
-    """The store that `package.module:store` names. Raises `InvalidConfigError` where there is none."""
+    """The store that `package.module:store` names. Raises `InvalidConfigError` where there is none.
+
+    What the module itself raises passes through: it is the application's mistake, and its traceback tells where.
+    """
     module_name, colon, name = target.partition(":")
     if not colon or not module_name or not name:
         raise InvalidConfigError(f"the app is {target!r}; it must be package.module:store, where your DataStore is")
@@ -32,9 +36,11 @@ def load_store(target: str) -> DataStore:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        found = getattr(importlib.import_module(module_name), name)
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise InvalidConfigError(f"the app is {target!r}, but there is no module {error.name!r}") from error
+    try:
+        found = getattr(module, name)
     except AttributeError:
         raise InvalidConfigError(f"the app is {target!r}, but {module_name} has no {name!r}") from None
     if not isinstance(found, DataStore):

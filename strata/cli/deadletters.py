@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from strata.cli.app import app_option, load_store
+from strata.cli.app import app_option, json_option, load_store
+from strata.cli.progress import wide_console
+from strata.writebehind.deadletters import DeadLetter
+
+COLUMNS = ("id", "schema", "key", "op", "sqlstate", "attempts", "last_at", "error")
 
 
 @click.group("dead-letters")
@@ -21,35 +26,38 @@ def dead_letters() -> None:
 @dead_letters.command("list")
 @click.option("--schema", help="Of this schema only.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@json_option
 @app_option
 def list_(schema: str | None, limit: int, as_json: bool, target: str) -> None:
-    """List them, oldest first."""
+    """List them, newest first."""
     with load_store(target) as store:
         letters = [_plain(letter) for letter in store.dead_letters.list(schema, limit)]
+        total = store.dead_letters.count(schema)
     if as_json:
-        click.echo(json.dumps(letters, indent=2, default=str))
-        return
-    table = Table("id", "schema", "key", "op", "sqlstate", "attempts", "last", "error")
-    for letter in letters:
-        cells = ("id", "schema", "key", "op", "sqlstate", "attempts", "last_at", "error")
-        table.add_row(*(str(letter[cell]) for cell in cells))
-    Console().print(table if letters else "No dead letters.")
+        click.echo(_json(letters))
+    elif letters:
+        wide_console().print(_table(letters))
+        click.echo(f"{len(letters)} of {total}")
+    else:
+        click.echo("No dead letters.")
 
 
 @dead_letters.command()
 @click.argument("id")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@json_option
 @app_option
 def show(id: str, as_json: bool, target: str) -> None:
-    """Show one."""
+    """Show one, with the values that were to be written (ciphertext for Encrypted fields)."""
     with load_store(target) as store:
         letter = _plain(store.dead_letters.show(id))
     if as_json:
-        click.echo(json.dumps(letter, indent=2, default=str))
+        click.echo(_json(letter))
         return
+    values = letter.pop("values")
     for name, value in letter.items():
         click.echo(f"{name:10} {value}")
+    for name, value in (values or {}).items():
+        click.echo(f"  {name} = {value!r}")
 
 
 @dead_letters.command()
@@ -58,23 +66,43 @@ def show(id: str, as_json: bool, target: str) -> None:
 @app_option
 def retry(ids: tuple[str, ...], every: bool, target: str) -> None:
     """Put them back into the ledger at their own version; a newer row is never overwritten."""
-    if bool(ids) == every:
-        raise click.UsageError("name the letters, or give --all")
+    _one_way(ids, every)
     with load_store(target) as store:
-        letters = store.dead_letters
-        count = letters.retry(all=True) if every else letters.retry(*ids)
+        count = store.dead_letters.retry(*ids, all=every)
     click.echo(f"{count} put back")
 
 
 @dead_letters.command()
-@click.argument("ids", nargs=-1, required=True)
+@click.argument("ids", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="All of them.")
 @app_option
-def discard(ids: tuple[str, ...], target: str) -> None:
+def discard(ids: tuple[str, ...], every: bool, target: str) -> None:
     """Forget them for good."""
+    _one_way(ids, every)
     with load_store(target) as store:
-        count = store.dead_letters.discard(*ids)
+        count = store.dead_letters.discard(*ids, all=every)
     click.echo(f"{count} discarded")
 
 
-def _plain(letter: Any) -> dict[str, Any]:
-    return {field.name: getattr(letter, field.name) for field in dataclasses.fields(letter)}
+def _table(letters: list[dict[str, Any]]) -> Table:
+    table = Table()
+    for name in COLUMNS:
+        table.add_column(name.replace("_", " "), no_wrap=name == "id")  # an id is there to be copied
+    for letter in letters:
+        shown = {**letter, "last_at": f"{letter['last_at']:%Y-%m-%d %H:%M:%S}"}
+        table.add_row(*(Text(str(shown[name])) for name in COLUMNS))
+    return table
+
+
+def _one_way(ids: tuple[str, ...], every: bool) -> None:
+    if bool(ids) == every:
+        raise click.UsageError("name the letters, or give --all")
+
+
+def _plain(letter: DeadLetter) -> dict[str, Any]:
+    found = {field.name: getattr(letter, field.name) for field in dataclasses.fields(letter)}
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in found.items()}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, default=str)

@@ -2,29 +2,69 @@
 
 from __future__ import annotations
 
-import signal
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
 
 import click
 
-from strata.cli.processes import Fleet, terminating
+from strata.cli.fleet import LocalFleet
+from strata.cli.servers import Servers
+from strata.cli.signals import ending_in_order
+from strata.errors import StrataError
 
-EXAMPLE = "strata.cli.demo.app:store"
+EXAMPLE = "strata.cli.example:store"
+LOOK = 0.5  # seconds between looks at the processes
 
 
-@click.command()
+@click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--app", "target", envvar="STRATA_APP", default=EXAMPLE, metavar="PACKAGE.MODULE:STORE",
-              help="Your DataStore, for the worker (default: the demo's).")  # fmt: skip
-def dev(target: str) -> None:
-    """Start PostgreSQL, a Redis-compatible server, a worker and Flower; stop them with Ctrl-C."""
-    with terminating(), Fleet(target) as fleet:
-        fleet.start_worker()
-        flower = fleet.start_flower()
-        click.echo("Running until Ctrl-C. In another terminal:\n")
-        for name, value in fleet.environment.items():
-            click.echo(f"  export {name}={value}")
-        click.echo(f"\nFlower: {flower}")
-        try:
-            while True:
-                signal.pause()
-        except KeyboardInterrupt:
-            click.echo("Stopping ...")
+              help="Your DataStore, for the worker (default: STRATA_APP, else a small example).")  # fmt: skip
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def dev(target: str, command: tuple[str, ...]) -> None:
+    """Start PostgreSQL, a Redis-compatible server, a worker and Flower, until Ctrl-C.
+
+    With a COMMAND (`strata dev -- python app.py`), run it in their environment, and end with it.
+    """
+    with ending_in_order(), Servers() as servers:
+        servers.environment["STRATA_APP"] = target
+        with LocalFleet(servers.inherited()) as fleet:
+            fleet.start_worker()
+            flower = fleet.start_flower()
+            lines = _lines(servers, fleet, flower)
+            # A command's output stays its own.
+            click.echo("\n".join(lines), err=bool(command))
+            status = _run(command, servers) if command else _watch(fleet)
+    sys.exit(status)
+
+
+def _lines(servers: Servers, fleet: LocalFleet, flower: str) -> list[str]:
+    """What is running, in words that a shell can take as they are."""
+    exports = {name: value for name, value in servers.environment.items() if name not in servers.given}
+    return [
+        *(f"# {name} is set: that server is used" for name in servers.given),
+        "# For another terminal:",
+        *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
+        f"# Flower: {flower}",
+        f"# Logs: {fleet.logs}",
+    ]
+
+
+def _run(command: Sequence[str], servers: Servers) -> int:
+    try:
+        return subprocess.run(command, env=servers.inherited(), check=False).returncode
+    except OSError as error:
+        raise StrataError(f"{command[0]} cannot be run: {error.strerror}") from error
+
+
+def _watch(fleet: LocalFleet) -> int:
+    click.echo("# Ctrl-C stops everything.")
+    try:
+        while not (ended := fleet.ended()):
+            time.sleep(LOOK)
+    except KeyboardInterrupt:
+        click.echo("# Stopping ...")
+        return 0
+    raise StrataError("; ".join(ended))

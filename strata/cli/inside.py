@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from strata.bound import Bound
 from strata.datastore import DataStore
 from strata.l2.client import RedisServer
+from strata.writebehind.facade import PendingStats
 
 
-def pending(store: DataStore) -> dict[str, tuple[int, float]]:
-    """For each write-behind schema: entries in the ledger, and the age of the oldest in seconds."""
-    deferred = store._wiring.context.writebehind
-    if deferred is None:
-        return {}
-    return {name: (item.pending, item.oldest_age) for name, item in deferred.pending_stats().items()}
-
-
-def redis_servers(store: DataStore) -> dict[str, RedisServer]:
-    """The Redis servers of a store, by what they are for."""
-    wiring = store._wiring
-    servers = {} if wiring.server is None else {"Redis": wiring.server}
-    if wiring.context.writebehind is not None and wiring.ledger() is not wiring.server:
-        servers["Redis (ledger)"] = wiring.ledger()
-    return servers
+def schemas(store: DataStore) -> dict[str, Bound]:
+    """The registered schemas, by name."""
+    return dict(store._schemas)
 
 
 def defers(store: DataStore) -> bool:
@@ -30,7 +20,32 @@ def defers(store: DataStore) -> bool:
     return store._wiring.context.writebehind is not None
 
 
-def ask_postgres(store: DataStore, sql: str) -> Any:
-    """One row of an answer. Raises `L3UnavailableError`."""
-    with store._wiring.database(store.config.postgres_dsn).connection() as conn:
+def pending(store: DataStore) -> dict[str, PendingStats]:
+    """For each write-behind schema what the ledger holds. Raises `L2UnavailableError`."""
+    deferred = store._wiring.context.writebehind
+    return {} if deferred is None else deferred.pending_stats()
+
+
+def redis_servers(store: DataStore) -> dict[str, tuple[RedisServer, bool]]:
+    """The Redis servers of a store by what they are for, and whether each holds the ledger."""
+    wiring = store._wiring
+    ledger = wiring.ledger() if defers(store) else None
+    servers = {} if wiring.server is None else {"Redis": (wiring.server, wiring.server is ledger)}
+    if ledger is not None and ledger is not wiring.server:
+        servers["Redis of the ledger"] = (ledger, True)
+    return servers
+
+
+def instances(store: DataStore) -> int:
+    """How many processes listen on the invalidation channel. Raises `L2UnavailableError`."""
+    server = store._wiring.server
+    if server is None:
+        return 0
+    answer = server.execute("PUBSUB", "NUMSUB", store.config.invalidation_channel)
+    return int(answer[1]) if len(answer) == 2 else int(answer[0][1])  # [name, count], or redis-py's [(name, count)]
+
+
+def ask_postgres(store: DataStore, dsn: str, sql: str) -> Any:
+    """The first row of the answer. Raises `L3UnavailableError`."""
+    with store._wiring.database(dsn).connection() as conn:
         return conn.execute(sql).fetchone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
@@ -11,8 +12,11 @@ import strata
 from strata.cli.deadletters import dead_letters
 from strata.cli.demo.command import demo
 from strata.cli.dev import dev
-from strata.cli.doctor import doctor
-from strata.cli.store import migrate, stats, warm
+from strata.cli.doctor.command import doctor
+from strata.cli.migrate import migrate
+from strata.cli.signals import Ended
+from strata.cli.stats import stats
+from strata.cli.warm import warm
 from strata.errors import StrataError
 
 
@@ -23,14 +27,18 @@ class _Group(click.Group):
         except StrataError as error:
             click.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
             sys.exit(1)
-        except KeyboardInterrupt:
-            sys.exit(130)
+        except KeyboardInterrupt as error:
+            click.echo("Stopped.", err=True)
+            sys.exit(128 + (error.number if isinstance(error, Ended) else signal.SIGINT))
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(strata.__version__, prog_name="strata")
 def main() -> None:
     """Memory, Redis and PostgreSQL behind one API."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without µ shows ? and does not end the command
 
 
 for command in (dev, demo, migrate, warm, stats, doctor, dead_letters):

@@ -40,6 +40,7 @@ class VersionClock:
         self._lock = threading.Lock()
         self._last = 0
         self._offset = 0
+        self._disciplined = False
         self._node = random.SystemRandom().randrange(NODES)
 
     @property
@@ -55,7 +56,12 @@ class VersionClock:
     def discipline(self, reference_seconds: float, asked: float, answered: float) -> None:
         """Take over the time of a reference read between two readings of the own wall clock (all in seconds)."""
         with self._lock:
+            self._disciplined = True
             self._offset = int((reference_seconds - (asked + answered) / 2) * 1_000_000)
+
+    def reference_ms(self) -> int | None:
+        """The reference's time in ms since 1970; None while it was never read."""
+        return (int(self._clock.wall() * 1_000_000) + self._offset) // 1000 if self._disciplined else None
 
     def stamp(self) -> int:
         """A version above every one stamped or met before."""

@@ -55,6 +55,13 @@ class RedisServer:
         """The number of the logical database, 0 for a Cluster."""
         return 0 if self.clustered else int(self.client.connection_pool.connection_kwargs.get("db") or 0)
 
+    @property
+    def timeout(self) -> float:
+        """Seconds that a caller waits for an answer."""
+        if self.clustered:
+            return float(self.client.nodes_manager.connection_kwargs.get("socket_timeout") or 0.0)
+        return float(self.client.connection_pool.connection_kwargs.get("socket_timeout") or 0.0)
+
     def execute(self, *command: Any) -> Any:
         """One command, sent once."""
         return self._guarded(lambda: self._call(command))

@@ -143,7 +143,7 @@ class Wires:
 
 
 def _reply_error(text: str) -> Exception:
-    code, _, rest = text.partition(" ")
+    code = text.partition(" ")[0]
     if code == "NOSCRIPT":
         return NoScriptError(text)
     if code == "READONLY":

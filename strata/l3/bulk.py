@@ -23,7 +23,7 @@ from strata.l3.writes import Writes, Written
 from strata.model.markers import UNLOADED
 
 FEW = 16  # rows up to which single upserts take less time than a COPY (measured)
-PART = 10_000  # rows staged at a time
+PART = 20_000  # rows staged at a time; about 5 MB, which fit temp_buffers
 _SAMPLE = 32  # keys looked up before all of them are
 _NESTED = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 _AS_BEFORE = "SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT"

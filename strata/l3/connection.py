@@ -162,7 +162,7 @@ def connect(conninfo: str, config: L3PoolConfig, clock: Clock) -> Connection:
         conn.close()
         raise
     lifetime = in_seconds(config.max_conn_lifetime)
-    conn.expires_at = clock.monotonic() + lifetime * random.uniform(0.9, 1.0)
+    conn.expires_at = clock.monotonic() + lifetime * random.uniform(0.9, 1.0)  # noqa: S311 jitter
     return conn
 
 

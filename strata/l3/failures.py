@@ -18,6 +18,7 @@ from psycopg import errors
 
 from strata.errors import (
     ConstraintError,
+    DecodeError,
     EncodeError,
     L3UnavailableError,
     MigrationError,
@@ -178,6 +179,12 @@ def row_error(error: psycopg.Error, index: int) -> BatchError:
 def unfit(error: BatchError) -> StrataError:
     """The error of a synchronous write for a row that the driver could not send."""
     return _caused(_statement_error(error.diagnosis, False), error.__cause__)
+
+
+def unreadable(error: psycopg.Error) -> DecodeError:
+    """The error of a value that PostgreSQL has and Python has not: a date beyond the year 9999, say."""
+    diagnose(error)
+    return _caused(DecodeError("a row has a value that Python cannot hold, such as a date beyond the year 9999"), error)
 
 
 def suppressed(table: str) -> ConstraintError:

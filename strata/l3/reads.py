@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import psycopg
 
 from strata.l3 import failures
 from strata.l3.connection import Connection
-from strata.l3.layout import VERSION, Layout
+from strata.l3.layout import VERSION, Layout, quote
 from strata.l3.statement import ARRAYS, INT8
 from strata.query import Query, check_columns
 
@@ -93,7 +93,7 @@ class Reads:
         sql = f"{self._select(names)}{_where(query)}{self._order(query)} LIMIT ${place + 1} OFFSET ${place + 2}"
         with _Blame():
             cursor = conn.execute(sql, [*_args(query), query.limit_rows, query.offset], binary=True)
-            return names, [Row(row[0], row[1:]) for row in cursor.fetchall()]
+        return names, _fetch(cursor.fetchall)
 
     def count(self, conn: Connection, query: Query) -> int:
         """How many rows fit the condition; order, limit and offset do not matter."""
@@ -116,12 +116,13 @@ class Reads:
             args.append(query.limit)
         conn.command("SET LOCAL idle_in_transaction_session_timeout = 0")  # the reader may take its time
         with _Blame(), psycopg.RawServerCursor(conn, f"strata_stream_{next(_cursor_numbers)}") as cursor:
-            cursor.itersize = chunk
             cursor.execute(sql, args, binary=True)
-            for row in cursor:
-                yield names, Row(row[0], row[1:])
+            while rows := _fetch(lambda: cursor.fetchmany(chunk)):
+                for row in rows:
+                    yield names, row
 
     def _names(self, query: Query) -> tuple[str, ...] | None:
+        self.check(query)
         return tuple(dict.fromkeys(query.fields)) or None
 
     def _select(self, names: tuple[str, ...] | None) -> str:
@@ -132,7 +133,7 @@ class Reads:
     def _order(self, query: Query) -> str:
         if not query.order_by:
             return ""
-        return f' ORDER BY "{query.order_by}"{" DESC" if query.desc else ""}'
+        return f" ORDER BY {quote(query.order_by)}{' DESC' if query.desc else ''}"
 
 
 class _Blame:
@@ -144,6 +145,13 @@ class _Blame:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, psycopg.Error) and failures.blames_query(error):
             raise failures.query_error(error)
+
+
+def _fetch(fetch: Callable[[], list[tuple[Any, ...]]]) -> list[Row]:
+    try:
+        return [Row(row[0], row[1:]) for row in fetch()]
+    except psycopg.DataError as error:
+        raise failures.unreadable(error)  # noqa: B904 the cause is set
 
 
 def _row(values: Sequence[Any]) -> Row:

@@ -15,6 +15,7 @@ from psycopg.abc import Transformer
 from psycopg.adapt import PyFormat
 
 from strata.l3.connection import Connection
+from strata.l3.failures import unreadable
 
 T = TypeVar("T")
 
@@ -47,18 +48,17 @@ class Statement:
     @overload
     def rows(self, conn: Connection, values: Sequence[Any], make: Callable[[Sequence[Any]], T]) -> list[T]: ...
     def rows(self, conn: Connection, values: Sequence[Any] = (), make: Callable[[Sequence[Any]], Any] = tuple) -> Any:
-        """Run it; the rows of the answer, each as `make` makes it of a sequence. Raises `psycopg.Error`."""
+        """Run it; the rows of the answer, each as `make` makes it of a sequence.
+
+        Raises `psycopg.Error`, or `DecodeError` for a value that Python cannot hold.
+        """
         result, transformer = self._run(conn, values)
-        transformer.set_pgresult(result)
-        return transformer.load_rows(0, result.ntuples, make)
+        return _load(transformer, result, make)
 
     def row(self, conn: Connection, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
         """Run it; the first row of the answer. Raises `psycopg.Error`."""
         result, transformer = self._run(conn, values)
-        if not result.ntuples:
-            return None
-        transformer.set_pgresult(result)
-        return transformer.load_row(0, tuple)
+        return _load(transformer, result, tuple)[0] if result.ntuples else None
 
     def execute(self, conn: Connection, values: Sequence[Any] = ()) -> int:
         """Run it; the number of rows it touched. Raises `psycopg.Error`."""
@@ -123,8 +123,15 @@ class Started:
 
     def load(self, result: pq.abc.PGresult) -> list[tuple[Any, ...]]:
         """The rows of the answer."""
-        self._transformer.set_pgresult(result)
-        return self._transformer.load_rows(0, result.ntuples, tuple)
+        return _load(self._transformer, result, tuple)
+
+
+def _load(transformer: Transformer, result: pq.abc.PGresult, make: Callable[[Sequence[Any]], T]) -> list[T]:
+    transformer.set_pgresult(result)
+    try:
+        return transformer.load_rows(0, result.ntuples, make)
+    except errors.DataError as error:
+        raise unreadable(error)  # noqa: B904 the cause is set
 
 
 def _result(conn: Connection) -> pq.abc.PGresult:

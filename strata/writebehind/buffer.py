@@ -13,6 +13,7 @@ from itertools import islice, takewhile
 from typing import Any, NamedTuple
 
 from strata.clock import Clock
+from strata.writebehind.journal import Segment
 
 Place = tuple[str, int]  # schema and shard
 
@@ -30,10 +31,10 @@ class Slot:
 
     `sent` is the version that the ledger has, `sent_at` when it was asked last (monotonic); `persisted` the version
     that L3 has, `superseded` the newest one met elsewhere. `shard` is written by the first hand-off, always to the
-    same number.
+    same number. `segment` belongs to the journal.
     """
 
-    __slots__ = ("item", "key", "key_text", "persisted", "schema", "sent", "sent_at", "shard", "superseded")
+    __slots__ = ("item", "key", "key_text", "persisted", "schema", "segment", "sent", "sent_at", "shard", "superseded")
 
     def __init__(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> None:
         self.schema = schema
@@ -45,6 +46,7 @@ class Slot:
         self.persisted = 0
         self.shard = -1
         self.superseded = 0
+        self.segment: Segment | None = None
 
     @property
     def overtaken(self) -> bool:
@@ -64,8 +66,9 @@ class Put(NamedTuple):
 class DirtyBuffer:
     """Thread-safe: `room` (a condition and its lock) guards every field. After fork the child makes another one.
 
-    Writers of any thread, the flusher, the bus's thread and `flush` come here. Only `merge`, `stamp` and `wake`,
-    which are quick, are called while the lock is held. `wake`: the first write came, or `threshold` of them wait.
+    Writers of any thread, the flusher, the bus's thread and `flush` come here. Only `merge`, `stamp`, `wake` and
+    `gone`, which are quick, are called while the lock is held. `wake`: the first write came, or `threshold` of them
+    wait; `gone`: a slot is not needed any more.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class DirtyBuffer:
         merge: Callable[[str, Any, Any], Any],
         stamp: Callable[[], int],
         wake: Callable[[], None],
+        gone: Callable[[Slot], None] | None = None,
     ) -> None:
         self._most = most
         self._threshold = threshold
@@ -84,6 +88,7 @@ class DirtyBuffer:
         self._merge = merge
         self._stamp = stamp
         self._wake = wake
+        self._gone = gone
         self.room = threading.Condition(threading.Lock())
         self._slots: dict[tuple[str, Hashable], Slot] = {}
         self._unsent: dict[Slot, None] = {}
@@ -114,6 +119,10 @@ class DirtyBuffer:
         item = slot.item
         return None if slot.superseded > item.version else item
 
+    def slot(self, schema: str, key: Hashable) -> Slot | None:
+        """The slot of a key, if it has a write that L3 is not known to have."""
+        return self._slots.get((schema, key))
+
     def take(self, most: int) -> list[tuple[Slot, Buffered]]:
         """The oldest unsent writes, which stay unsent."""
         with self.room:
@@ -125,14 +134,15 @@ class DirtyBuffer:
             slots = [self._slots.get((schema, key)) for key in keys]
             return [(slot, slot.item) for slot in slots if slot is not None and slot in self._unsent]
 
-    def sent(self, slot: Slot, version: int, now: float) -> None:
-        """The ledger has this version."""
+    def sent(self, versions: Iterable[tuple[Slot, int]], now: float) -> None:
+        """The ledger has these versions."""
         with self.room:
-            slot.sent = max(slot.sent, version)
-            slot.sent_at = now
-            if slot.item.version <= slot.sent and slot in self._unsent:
-                del self._unsent[slot]
-                self._keep(slot)
+            for slot, version in versions:
+                slot.sent = max(slot.sent, version)
+                slot.sent_at = now
+                if slot.item.version <= slot.sent and slot in self._unsent:
+                    del self._unsent[slot]
+                    self._keep(slot)
             self.since = now
 
     def tried(self, slots: Iterable[Slot], now: float) -> None:
@@ -146,18 +156,27 @@ class DirtyBuffer:
                         queue[slot] = None
             self.since = now
 
-    def confirm(self, schema: str, key: Hashable, version: int) -> Buffered | None:
-        """L3 has this version or a newer one; returns the write that is no longer needed."""
+    def confirm(
+        self, schema: str, versions: Iterable[tuple[Hashable, int]], *, outcome: bool = False
+    ) -> list[tuple[Hashable, int]]:
+        """L3 has these versions; returns those that took the place of an older write of this process.
+
+        `outcome`: they are outcomes of writes of this process, those that left for want of room among them.
+        """
+        overtook = []
         with self.room:
-            slot = self._slots.get((schema, key))
-            if slot is None:
-                self._left_count = max(0, self._left_count - 1)
-            elif slot.item.version <= version:
-                self._remove(slot)
-                return slot.item
-            else:
-                slot.persisted = max(slot.persisted, version)
-            return None
+            for key, version in versions:
+                slot = self._slots.get((schema, key))
+                if slot is None:
+                    self._left_count = max(0, self._left_count - outcome)
+                elif slot.item.version <= version:
+                    self._remove(slot)
+                    if slot.item.version < version:
+                        overtook.append((key, version))
+                else:
+                    slot.persisted = max(slot.persisted, version)
+            self.room.notify_all()
+        return overtook
 
     def drop(self, schema: str, key: Hashable, version: int) -> None:
         """The write, up to this version, was given up."""
@@ -165,6 +184,7 @@ class DirtyBuffer:
             slot = self._slots.get((schema, key))
             if slot is not None and slot.item.version <= version:
                 self._remove(slot)
+                self.room.notify_all()
 
     def supersede(self, schema: str, key: Hashable, version: int) -> None:
         """A newer version was met: reads do not get this one any more. It stays until L3 has the newer one."""
@@ -300,7 +320,8 @@ class DirtyBuffer:
         if slot in self._kept:
             self._unkeep(slot)
         del self._slots[slot.schema, slot.key]
-        self.room.notify_all()
+        if self._gone is not None:
+            self._gone(slot)
 
     def _make_room(self) -> bool:
         """Let the oldest write go that is safe in the ledger; it is still waited for, by shard and version."""

@@ -45,18 +45,18 @@ class Direct:
     def many(self, bound: Bound, items: Sequence[tuple[Slot, Buffered]]) -> Outcome[Applied]:
         """Write what can be written, and let the buffer go of it; L2 is left to be repaired."""
         outcome = self._each(bound, items, l2_down=True)
-        for place, applied in outcome.written.items():
-            if applied.status in (Status.APPLIED, Status.SUPERSEDED):
-                self._outcomes.persisted(bound, items[place][0].key, applied.version, applied.kept is not None)
+        done = [a for a in outcome.written.values() if a.status in (Status.APPLIED, Status.SUPERSEDED)]
+        self._outcomes.persisted(
+            bound, [(a.key, a.version) for a in done], [(a.key, a.version) for a in done if a.kept is not None]
+        )
         return outcome
 
     def overtaken(self, bound: Bound, items: Sequence[tuple[Slot, Buffered]]) -> Outcome[Applied]:
         """Writes of which a newer version was met: L3 has that one, takes them, or refuses what does not matter any
         more. The newer version has seen to L2."""
         outcome = self._each(bound, items, l2_down=False, silent=True)
-        for place in (*outcome.written, *outcome.refused):
-            slot, item = items[place]
-            self._outcomes.persisted(bound, slot.key, item.version, changed=False)
+        ended = [items[place] for place in (*outcome.written, *outcome.refused)]
+        self._outcomes.persisted(bound, [(slot.key, item.version) for slot, item in ended])
         return outcome
 
     def _each(

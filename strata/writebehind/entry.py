@@ -18,6 +18,9 @@ class Op(enum.StrEnum):
     PARTIAL = "p"
 
 
+_OPS = {ord(op.value): op for op in Op}
+
+
 class Entry(NamedTuple):
     """One pending write. `since` is ms since 1970 of the first write that L3 does not have, `origin` an instance."""
 
@@ -38,6 +41,6 @@ def decode(raw: bytes) -> Entry:
         if raw[:3] != FORMAT:
             raise ValueError("format")
         origin, _, row = raw[39:].partition(b":")
-        return Entry(int(raw[3:22]), Op(raw[23:24].decode()), int(raw[25:38]), origin.decode(), row)
-    except ValueError:
+        return Entry(int(raw[3:22]), _OPS[raw[23]], int(raw[25:38]), origin.decode(), row)
+    except (ValueError, LookupError):
         raise DecodeError("an entry of the ledger has another format; a newer process can read it") from None

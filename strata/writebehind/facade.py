@@ -36,6 +36,7 @@ from strata.writebehind.entry import Entry, Op, decode
 from strata.writebehind.ledger import Ledger, Shard, shards_of
 from strata.writebehind.pace import Pace
 from strata.writebehind.parts import Parts, Shared
+from strata.writebehind.replay import restored
 from strata.writebehind.undertaker import Blame
 
 CLOSE_GRACE = 2.0  # seconds that each thread gets to end
@@ -89,7 +90,7 @@ class WriteBehind:
         self._durability = config.write_behind_durability
         self._shared = Shared(
             config=config,
-            ledger=Ledger(ledger_server, pace or Pace()),
+            ledger=Ledger(ledger_server, pace or Pace(), versions.reference_ms),
             publisher=publisher or (ledger_server if same_server_as_l2 else None),
             same_server=same_server_as_l2,
             schemas=self._schemas,
@@ -108,6 +109,9 @@ class WriteBehind:
     def register(self, bound: Bound) -> None:
         """Make a schema known, before its first write."""
         self._schemas[bound.name] = bound
+        journal = self._parts.journal
+        if journal is not None and journal.has_orphans():
+            self._parts.flusher.wake()
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -127,9 +131,9 @@ class WriteBehind:
             return False
         if not put.room:
             return self._overflow(bound, key, key_text, item)
-        if self._durability is Durability.LEDGER:
-            return self._hand_over(bound, key, key_text, item) and put.newest
-        return put.newest
+        if self._durability is Durability.MEMORY or self._durable(bound, key):
+            return put.newest
+        return self._hand_over(bound, key, key_text, item) and put.newest
 
     def peek(self, bound: Bound, key: Any) -> Buffered | None:
         """This process's pending write of the key, unless something newer was met."""
@@ -164,8 +168,9 @@ class WriteBehind:
     def raise_floor(self, bound: Bound, versions: Mapping[str, int]) -> None:
         """Synchronous writes reached L3 at these versions, by key text. Raises `L2UnavailableError`."""
         by_shard: dict[Shard, list[tuple[str, int]]] = {}
+        parse = bound.plan.parse_key
+        self._parts.outcomes.persisted(bound, [(parse(key_text), version) for key_text, version in versions.items()])
         for key_text, version in versions.items():
-            self._parts.outcomes.persisted(bound, bound.plan.parse_key(key_text), version, changed=False)
             by_shard.setdefault(Shard(bound.name, shard_of(key_text)), []).append((key_text, version))
         self._ledger.done(list(by_shard.items()))
 
@@ -225,13 +230,26 @@ class WriteBehind:
     def after_fork(self) -> None:
         """In the child: an empty buffer, since the parent keeps its own, and no threads yet."""
         self._ledger.reset_tokens()
+        self._parts.abandon()
         self._parts = Parts(self._shared)
         self._finalizer = None
 
     # -- inside -------------------------------------------------------------------------------------------------
 
+    def _durable(self, bound: Bound, key: Any) -> bool:
+        """Whether the journal has the write; where it cannot take it, the ledger must."""
+        replay = self._parts.replay
+        if replay is None:
+            return False
+        try:
+            replay.note(bound, key)
+        except OSError as error:
+            self._log.error("the journal took no write; it goes to the ledger at once", error=type(error).__name__)
+            return False
+        return True
+
     def _hand_over(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> bool:
-        """For durability LEDGER: the ledger, or else L3, has the write when `set` returns."""
+        """The ledger, or else L3, has the write when `set` returns."""
         parts = self._parts
         try:
             parts.beat()
@@ -246,7 +264,7 @@ class WriteBehind:
                     "neither the ledger nor PostgreSQL took the write; it is tried again as long as this process lives",
                     outcome_unknown=True,
                 ) from error
-            parts.buffer.confirm(bound.name, key, current.version)
+            parts.buffer.confirm(bound.name, [(key, current.version)])
             return exact
 
     def _overflow(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> bool:
@@ -296,13 +314,9 @@ class WriteBehind:
     def _rewrite(self, bound: Bound, key_text: str, entry: Entry) -> None:
         """A dead letter becomes a pending write of this process, at its own version. Raises `L2UnavailableError`."""
         key = bound.plan.parse_key(key_text)
-        record, partial = None, False
-        if entry.op is not Op.DELETE:
-            names, values = bound.plan.unpack_row(entry.row)
-            record = bound.plan.from_row(values, bound.cipher, names)
-            partial = bool(bound.plan.unloaded(record))
+        item = restored(bound, entry)
         self._parts.beat()
-        self._parts.buffer.put(bound.name, key, key_text, Buffered(entry.version, record, partial))
+        self._parts.buffer.put(bound.name, key, key_text, item)
         self._parts.handoff.run_for(bound.name, key)
 
     def _stats(self, name: str) -> PendingStats:

@@ -37,6 +37,7 @@ class Flusher:
         watch: Watch,
         undertaker: Undertaker,
         beat: Callable[[], None],
+        look_at_journal: Callable[[], None],
         clock: Clock,
         pace: Pace,
         interval: float,
@@ -50,6 +51,7 @@ class Flusher:
         self._watch = watch
         self._undertaker = undertaker
         self._beat = beat
+        self._look_at_journal = look_at_journal
         self._clock = clock
         self._pace = pace
         self._interval = interval
@@ -123,6 +125,8 @@ class Flusher:
         return max(self._retry_at, 0.0 if waiting >= self._threshold else self._buffer.since + self._interval)
 
     def _step(self, now: float) -> None:
+        if now >= self._sweep_at:
+            self._look_at_journal()
         if len(self._buffer):
             self._beat()
         if now >= self._handoff_at():

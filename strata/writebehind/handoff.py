@@ -101,22 +101,46 @@ class HandOff:
 
     def _send(self, batch: Sequence[tuple[Slot, Buffered]]) -> int:
         parcels = [parcel for slot, item in batch if (parcel := self._pack(slot, item)) is not None]
-        taken = 0
+        sent: list[tuple[Slot, int]] = []
         for _ in range(MERGES):
             again: list[Parcel] = []
             for parcel, answer in self._exchange(parcels):
-                if parcel.handing.expected == NEVER and answer.verdict is Verdict.UNEXPECTED:
-                    self._buffer.sent(parcel.slot, parcel.item.version, self._clock.monotonic())
-                    self.overtaken(parcel.shard)
-                elif answer.verdict is not Verdict.UNEXPECTED:
-                    taken += self._settle(parcel, answer)
-                elif (merged := self._merge(parcel, answer.entry)) is not None:
-                    again.append(merged)
+                if answer.verdict in (Verdict.TAKEN, Verdict.THERE):
+                    sent.append((parcel.slot, parcel.item.version))
+                elif answer.verdict is Verdict.UNEXPECTED:
+                    again += self._unexpected(parcel, answer.entry, sent)
+                else:
+                    self._refused(parcel, answer, sent)
             parcels = again
             if not parcels:
                 break
-        self._buffer.tried([parcel.slot for parcel in parcels], self._clock.monotonic())
-        return taken
+        now = self._clock.monotonic()
+        self._buffer.sent(sent, now)
+        self._buffer.tried([parcel.slot for parcel in parcels], now)
+        return len(sent)
+
+    def _unexpected(self, parcel: Parcel, raw: bytes, sent: list[tuple[Slot, int]]) -> list[Parcel]:
+        """The ledger holds another entry than the one that the write was made for; returns what to try instead."""
+        if parcel.handing.expected == NEVER:
+            sent.append((parcel.slot, parcel.item.version))
+            self.overtaken(parcel.shard)
+            return []
+        merged = self._merge(parcel, raw)
+        return [] if merged is None else [merged]
+
+    def _refused(self, parcel: Parcel, answer: Answer, sent: list[tuple[Slot, int]]) -> None:
+        slot, bound, version = parcel.slot, parcel.bound, answer.version
+        if answer.verdict is Verdict.FULL:
+            self._buffer.tried([slot], self._clock.monotonic())
+            self._metrics.count("strata_write_behind_ledger_full", schema=bound.name)
+            return
+        self._versions.observe(version)
+        bound.l1.forget(slot.key, below=version)
+        if answer.verdict is Verdict.PERSISTED:
+            self._buffer.confirm(bound.name, [(slot.key, version)])
+        else:
+            self._buffer.supersede(bound.name, slot.key, version)
+            sent.append((slot, parcel.item.version))
 
     def _exchange(self, parcels: Sequence[Parcel]) -> list[tuple[Parcel, Answer]]:
         """Ask the ledger, put into L2 what it took, and ring."""
@@ -156,25 +180,6 @@ class HandOff:
             server.run_many(script("pend"), group)
         if self._route.publisher is not None:
             self._route.publisher.pipeline([("PUBLISH", self._route.channel, message) for message in messages])
-
-    def _settle(self, parcel: Parcel, answer: Answer) -> int:
-        slot, bound, version = parcel.slot, parcel.bound, parcel.item.version
-        now = self._clock.monotonic()
-        if answer.verdict in (Verdict.TAKEN, Verdict.THERE):
-            self._buffer.sent(slot, version, now)
-            return 1
-        if answer.verdict is Verdict.FULL:
-            self._buffer.tried([slot], now)
-            self._metrics.count("strata_write_behind_ledger_full", schema=bound.name)
-            return 0
-        self._versions.observe(answer.version)
-        bound.l1.forget(slot.key, below=answer.version)
-        if answer.verdict is Verdict.PERSISTED:
-            self._buffer.confirm(bound.name, slot.key, answer.version)
-        else:
-            self._buffer.supersede(bound.name, slot.key, answer.version)
-            self._buffer.sent(slot, version, now)
-        return 1
 
     def _check_epoch(self, shard: Shard, epoch: bytes) -> None:
         known = self._epochs.get(shard)

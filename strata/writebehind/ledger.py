@@ -10,7 +10,7 @@ import enum
 import hashlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -127,9 +127,10 @@ class Look(NamedTuple):
 class Ledger:
     """The scripts of the ledger on one Redis."""
 
-    def __init__(self, server: RedisServer, pace: Pace) -> None:
+    def __init__(self, server: RedisServer, pace: Pace, now_ms: Callable[[], int | None] = lambda: None) -> None:
         self.server = server
         self.pace = pace
+        self._now_ms = now_ms  # Redis's clock, where it is known
         self.reset_tokens()
 
     def reset_tokens(self) -> None:
@@ -144,10 +145,13 @@ class Ledger:
     def hand_off(self, parcels: Sequence[tuple[Shard, Sequence[Handing]]], channel: str) -> list[Taken]:
         """Hand records over, no key of a shard twice, in one round trip; answers in the same order."""
         calls = []
+        now = self._now_ms()
+        deadline = 0 if now is None else now + round(self.server.timeout * 1000)
         for shard, items in parcels:
             keys = shard.keys("dirty", "due", "claims", "floor0", "floor1", "epoch", "bell")
             with_l2 = bool(items[0].l2_key)
-            args: list[Any] = [self.token(), round(self.pace.bell * 1000), self.pace.most, int(with_l2), channel]
+            bell = round(self.pace.bell * 1000)
+            args: list[Any] = [self.token(), bell, self.pace.most, int(with_l2), channel, deadline]
             for item in items:
                 args += (item.key_text, item.entry, item.expected, item.content, item.px, item.message)
             if with_l2:

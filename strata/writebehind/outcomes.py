@@ -126,8 +126,10 @@ class Outcomes:
         bound = self._schemas.get(report.schema)
         if bound is None:
             return
-        for item in report.persisted:
-            self.persisted(bound, bound.plan.parse_key(item.key_text), item.version, item.changed)
+        parse = bound.plan.parse_key
+        changed = [(parse(item.key_text), item.version) for item in report.persisted if item.changed]
+        done = [(parse(item.key_text), item.version) for item in report.persisted]
+        self.persisted(bound, done, changed, outcome=True)
         for failure in report.failed:
             if failure.final:
                 key = bound.plan.parse_key(failure.key_text)
@@ -135,11 +137,20 @@ class Outcomes:
                 bound.l1.forget_up_to(key, failure.version)
         self._tell_all(report)
 
-    def persisted(self, bound: Bound, key: Any, version: int, changed: bool) -> None:
-        """L3 has this version: the buffer lets go of it, L1 of what is older, or other than L3's."""
-        item = self._buffer.confirm(bound.name, key, version)
-        if changed or (item is not None and item.version < version):
-            bound.l1.forget(key, below=version + 1 if changed else version)
+    def persisted(
+        self,
+        bound: Bound,
+        versions: Sequence[tuple[Any, int]],
+        changed: Sequence[tuple[Any, int]] = (),
+        *,
+        outcome: bool = False,
+    ) -> None:
+        """L3 has these versions: the buffer lets go of them, L1 of what is older, and of the very versions that L3
+        `changed`, as it has other values in some of their columns."""
+        for key, version in self._buffer.confirm(bound.name, versions, outcome=outcome):
+            bound.l1.forget(key, below=version)
+        for key, version in changed:
+            bound.l1.forget_up_to(key, version)
 
     def _read(self, origin: str) -> int:
         with self._lock:

@@ -16,9 +16,9 @@ from strata.writebehind.entry import Entry, Op, decode
 from strata.writebehind.ledger import ANY, NEVER, Handing, Shard
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Parcel:
-    """A write on its way."""
+    """A write on its way; never changed."""
 
     slot: Slot
     item: Buffered
@@ -39,19 +39,22 @@ class Packer:
         self._announcer = announcer
         self._clock = clock
 
-    def address(self, slot: Slot, item: Buffered) -> tuple[Shard, Entry]:
-        """Where a write goes, and its entry without the row."""
+    def address(self, slot: Slot, item: Buffered, row: bytes = b"") -> tuple[Shard, Entry]:
+        """Where a write goes, and its entry."""
         if slot.shard < 0:
             slot.shard = shard_of(slot.key_text)
         op = Op.DELETE if item.record is None else Op.PARTIAL if item.partial else Op.SET
-        entry = Entry(item.version, op, int(self._clock.wall() * 1000), self._announcer.source, b"")
+        entry = Entry(item.version, op, int(self._clock.wall() * 1000), self._announcer.source, row)
         return Shard(slot.schema, slot.shard), entry
+
+    def entry(self, bound: Bound, slot: Slot) -> Entry:
+        """The entry of the write that the slot holds now."""
+        item = slot.item
+        return self.address(slot, item, b"" if item.record is None else _row(bound, item.record))[1]
 
     def pack(self, bound: Bound, slot: Slot, item: Buffered) -> Parcel:
         """A write, encoded. Raises what the codec raises."""
-        shard, entry = self.address(slot, item)
-        if item.record is not None:
-            entry = entry._replace(row=_row(bound, item.record))
+        shard, entry = self.address(slot, item, b"" if item.record is None else _row(bound, item.record))
         if slot.overtaken:
             # If what overtook it is gone from the ledger, this must not stand there, nor in L2, as the newest.
             return Parcel(slot, item, bound, shard, entry, Handing(slot.key_text, entry.encode(), NEVER))

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 from strata.bound import Bound
 from strata.clock import Clock
@@ -17,6 +18,7 @@ from strata.errors import L2UnavailableError
 from strata.l2.client import RedisServer
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
+from strata.policies import Durability
 from strata.writebehind.apply import Applier, Desk
 from strata.writebehind.broker import celery_app
 from strata.writebehind.buffer import DirtyBuffer
@@ -27,9 +29,11 @@ from strata.writebehind.errands import Errands
 from strata.writebehind.flush import Flush, Persister
 from strata.writebehind.flusher import CHORES, Flusher
 from strata.writebehind.handoff import HandOff, Route
+from strata.writebehind.journal import Journal
 from strata.writebehind.ledger import Ledger, Shard
 from strata.writebehind.outcomes import Outcomes
 from strata.writebehind.parcels import Packer
+from strata.writebehind.replay import Replay
 from strata.writebehind.settle import Settler
 from strata.writebehind.undertaker import Blame, Undertaker
 from strata.writebehind.watch import Watch
@@ -51,6 +55,13 @@ class Shared:
     log: SafeLogger
     metrics: SafeMetrics
 
+    def journal(self, instance: str) -> Journal | None:
+        """The journal of an instance, where the durability asks for one."""
+        config = self.config
+        if config.write_behind_durability is not Durability.JOURNAL or config.journal_dir is None:
+            return None
+        return Journal(Path(config.journal_dir), instance, self.log)
+
 
 class Parts:
     """One process's buffer, threads and helpers.
@@ -66,6 +77,7 @@ class Parts:
         log, metrics = shared.log, shared.metrics
         interval = float(config.write_behind_flush_interval)  # type: ignore[arg-type]
         threshold = config.write_behind_flush_threshold
+        journal = shared.journal(self._source())
         self.buffer = DirtyBuffer(
             config.write_behind_max_dirty,
             threshold,
@@ -73,7 +85,9 @@ class Parts:
             merge=lambda schema, base, over: shared.schemas[schema].plan.merge(base, over),
             stamp=shared.versions.stamp,
             wake=lambda: self.flusher.wake(),
+            gone=None if journal is None else journal.release,
         )
+        self.journal = journal
         self.outcomes = Outcomes(ledger, self.buffer, shared.schemas, self._source, log, metrics)
         self.undertaker = Undertaker(
             ledger, self.outcomes, shared.schemas, shared.announcer, shared.publisher, clock, log, metrics
@@ -95,6 +109,9 @@ class Parts:
         route = Route(ledger, shared.publisher, shared.announcer.channel, shared.same_server)
         packer = Packer(shared.announcer, clock)
         self.handoff = HandOff(route, self.buffer, packer, shared.schemas, shared.versions, clock, log, metrics)
+        self.replay = None
+        if journal is not None:
+            self.replay = Replay(journal, self.buffer, packer, shared.schemas, log, metrics)
         self.doorbell = Doorbell(lambda: celery_app(config), log, metrics)
         self.drainer = Errands("strata-drainer", self.drain, log)
         self.watch = Watch(
@@ -119,6 +136,7 @@ class Parts:
             self.watch,
             self.undertaker,
             self.beat,
+            self._look_at_journal,
             clock,
             ledger.pace,
             interval,
@@ -176,6 +194,11 @@ class Parts:
                 self.outcomes.beat()
                 self._beat_at = now + self._shared.ledger.pace.alive / 4
 
+    def abandon(self) -> None:
+        """In the child of a fork: the parent's files are its own."""
+        if self.journal is not None:
+            self.journal.abandon()
+
     def stop(self, timeout: float) -> None:
         """End the threads, and take what outcomes there are."""
         self.flusher.stop(timeout)
@@ -184,6 +207,17 @@ class Parts:
         with contextlib.suppress(L2UnavailableError):
             if self._beat_at:
                 self.outcomes.stop()
+        if self.journal is not None:
+            self.journal.close()
+
+    def _look_at_journal(self) -> None:
+        """Take over what dead processes left, and keep the own journal small."""
+        if self.replay is not None:
+            try:
+                self.replay.take_over()
+                self.replay.tidy()
+            except OSError as error:
+                self._shared.log.error("the journal cannot be used", error=type(error).__name__)
 
     def _source(self) -> str:
         return self._shared.announcer.source

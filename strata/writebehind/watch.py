@@ -133,7 +133,7 @@ class Watch:
     def _learn(self, slot: Slot, item: Buffered, fate: Fate) -> None:
         bound = self._schemas[slot.schema]
         if fate.persisted >= item.version:
-            self._outcomes.persisted(bound, slot.key, fate.persisted, changed=False)
+            self._outcomes.persisted(bound, [(slot.key, fate.persisted)])
         elif item.version in fate.dead:
             self._buffer.drop(slot.schema, slot.key, item.version)
             bound.l1.forget_up_to(slot.key, item.version)

@@ -11,7 +11,7 @@ SEED = 20_240_521
 
 def zipf(requests: int, keys: int, skew: float, seed: int = SEED) -> list[int]:
     """Key k is asked for in proportion to 1 / (k + 1) ** skew."""
-    rng = random.Random(seed)  # noqa: S311 the same stream at every run
+    rng = random.Random(seed)
     weights = list(itertools.accumulate(1 / (rank + 1) ** skew for rank in range(keys)))
     return [bisect.bisect(weights, rng.random() * weights[-1]) for _ in range(requests)]
 

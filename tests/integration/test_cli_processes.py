@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,12 +66,12 @@ class Command:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    # PostgreSQL runs as another user where the tests run as root, and must get here.
-    for place in (tmp_path, *tmp_path.parents):
-        if place.owner() == Path.home().owner() and place != Path("/") and not place.stat().st_mode & 0o001:
-            place.chmod(place.stat().st_mode | 0o011)
-    yield tmp_path
+def folder() -> Iterator[Path]:
+    """A folder open to all, unlike pytest's own: where the tests run as root, PostgreSQL runs as another user."""
+    with tempfile.TemporaryDirectory(prefix="strata-cli-") as name:
+        place = Path(name)
+        place.chmod(0o755)
+        yield place
 
 
 def test_dev_prints_what_to_export_and_stops_everything(folder: Path) -> None:

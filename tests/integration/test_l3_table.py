@@ -15,7 +15,7 @@ import pytest
 
 import strata
 from strata import UNLOADED
-from strata.errors import ConstraintError, EncodeError, InvalidModelError, MigrationError, QueryError
+from strata.errors import ConstraintError, DecodeError, EncodeError, InvalidModelError, MigrationError, QueryError
 from strata.l3.pool import Database
 from strata.l3.table import Table
 from strata.model import compile_model
@@ -378,6 +378,30 @@ def test_pages_follow_each_other_in_the_order_of_the_keys(database: Database, fi
         assert filled.key_bounds(conn) == ("k000", "k199")
         assert make_table(database, Everything).key_bounds(conn) is None
     assert seen == [f"k{number:03}" for number in range(200)]
+
+
+def test_a_value_that_python_does_not_have_is_a_decode_error(database: Database, table: Table) -> None:
+    with database.connection() as conn:
+        conn.command("INSERT INTO items (id, name, size, first) VALUES ('a', 'b', 1, 'infinity')")
+        for read in (
+            lambda: table.get(conn, "a"),
+            lambda: table.get_many(conn, ["a"]),
+            lambda: table.search(conn, Query()),
+            lambda: table.page(conn, None, 5),
+        ):
+            with pytest.raises(DecodeError, match="9999"):
+                read()
+    with database.transaction() as conn, pytest.raises(DecodeError):
+        list(table.stream(conn, Query()))
+
+
+def test_columns_are_checked_again_where_they_become_sql(database: Database, filled: Table) -> None:
+    with database.transaction() as conn:
+        for query in (Query(order_by='id"; SELECT 1 --'), Query(fields=('id" FROM pg_user --',))):
+            with pytest.raises(QueryError):
+                filled.search(conn, query)
+            with pytest.raises(QueryError):
+                list(filled.stream(conn, query))
 
 
 # -- Strata's own tables ----------------------------------------------------------------------------------------

@@ -138,9 +138,9 @@ def test_dead_letters_are_discarded_and_unknown_ones_are_an_error(make: MakeStor
     assert len(letters) == 2 and store.dead_letters.count() == 3
     assert store.dead_letters.discard(*(letter.id for letter in letters)) == 2
     assert store.dead_letters.count("note") == 1
-    for id in (letters[0].id, "nonsense", "note-1-x", ""):
+    for name in (letters[0].id, "nonsense", "note-1-x", ""):
         with pytest.raises(NotFoundError):
-            store.dead_letters.show(id)
+            store.dead_letters.show(name)
     with pytest.raises(strata.SchemaNotFoundError):
         store.dead_letters.list("unknown")
 
@@ -206,7 +206,9 @@ def test_a_worker_takes_over_the_failures_that_a_process_did_not_live_to_read(
     assert theirs.keys == [1]
 
 
-def test_a_burial_that_was_interrupted_is_made_known_by_somebody_else(make: MakeStore, dsn: str, redis_addr: str) -> None:
+def test_a_burial_that_was_interrupted_is_made_known_by_somebody_else(
+    make: MakeStore, dsn: str, redis_addr: str
+) -> None:
     errors = Errors()
     store = store_of(make, deferred(hooks=errors.hooks()), write_behind_max_retry=1)
     run(dsn, "ALTER TABLE note ADD CHECK (text <> 'poison')")
@@ -432,5 +434,3 @@ def test_a_ledger_on_another_server_works_and_outlives_the_cache(
         store.set(Note, 1, Note(1, "b"))
         store.flush_dirty(20)
         assert rows(dsn, "SELECT text FROM note") == [("b",)]
-
-

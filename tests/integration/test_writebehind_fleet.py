@@ -55,23 +55,32 @@ def test_a_doorbell_brings_a_worker_that_persists_and_the_writer_hears_of_it(
         wait_until(lambda: worker.persisted() == 500, timeout=5)
 
 
+WRITER = """
+from tests.fleet_app import store, Note
+from tests.support import wait_until
+store.set(Note, 1, Note(1, "poison"))
+store.set(Note, 2, Note(2, "good"))
+wait_until(lambda: store.stats().dirty_count == 0, 60)
+"""
+
+
 def test_a_bad_record_in_a_worker_calls_the_hook_in_the_process_that_wrote_only(
     make: MakeStore, dsn: str, env: dict[str, str], tmp_path: Path
 ) -> None:
     store = web(make)
     run(dsn, "ALTER TABLE note ADD CHECK (text <> 'poison')")
     wrote = tmp_path / "errors"
-    script = "from tests.fleet_app import store, Note\nstore.set(Note, 1, Note(1, 'poison'))\nstore.set(Note, 2, Note(2, 'good'))\n"
-    script += "import time\nfrom tests.support import wait_until\nwait_until(lambda: store.stats().dirty_count == 0, 60)\n"
     with workers(env, tmp_path):
-        writer = subprocess.Popen([sys.executable, "-c", script], env=env, cwd=ROOT)
+        writer = subprocess.Popen([sys.executable, "-c", WRITER], env=env, cwd=ROOT)
         assert writer.wait(60) == 0
         assert wrote.read_text().split() == [str(writer.pid), "1"]
     assert rows(dsn, "SELECT id FROM note") == [(2,)]
     assert [letter.key for letter in store.dead_letters.list()] == [1]
 
 
-def test_a_lost_doorbell_costs_time_only(make: MakeStore, dsn: str, redis_addr: str, env: dict[str, str], tmp_path: Path) -> None:
+def test_a_lost_doorbell_costs_time_only(
+    make: MakeStore, dsn: str, redis_addr: str, env: dict[str, str], tmp_path: Path
+) -> None:
     store = web(make)
     client(redis_addr).set("strata:{fleet}:alive", "somebody", px=3_000)  # the fleet seems to be there
     store.set(Note, 1, Note(1, "a"))
@@ -137,7 +146,9 @@ def script(env: dict[str, str], text: str) -> int:
     ["", "import sys; sys.exit(0)", "raise KeyError('a mistake')"],
     ids=["its last line", "sys.exit", "an exception"],
 )
-def test_what_was_written_is_in_l3_when_the_process_ends(make: MakeStore, dsn: str, env: dict[str, str], end: str) -> None:
+def test_what_was_written_is_in_l3_when_the_process_ends(
+    make: MakeStore, dsn: str, env: dict[str, str], end: str
+) -> None:
     web(make)
     script(env, f"from tests.fleet_app import store, Note\nstore.set(Note, 1, Note(1, 'a'))\n{end}")
     assert rows(dsn, "SELECT text FROM note") == [("a",)]

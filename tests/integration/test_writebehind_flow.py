@@ -13,7 +13,7 @@ import pytest
 import strata
 from strata import UNLOADED, DataStore, Durability, FlushTimeoutError, NotFoundError
 from strata.writebehind.ledger import Shard
-from tests.behind import Errors, client, deferred, hand_off, idle, paced, persist, rows, run
+from tests.behind import Errors, client, comes_after, deferred, hand_off, idle, paced, persist, rows, run
 from tests.models import Account, Note, Player
 from tests.stores import MakeStore, stores, sure
 from tests.support import wait_until
@@ -28,10 +28,11 @@ def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
         yield factory
 
 
-def store_of(make: MakeStore, *schemas: Any, by_hand: bool = True, pace: dict[str, Any] | None = None, **config: Any) -> DataStore:
+def store_of(make: MakeStore, *schemas: Any, by_hand: bool = True, **config: Any) -> DataStore:
     """A migrated store with these schemas; `by_hand`: nothing happens unless the test does it."""
-    store = make(**({"write_behind_flush_interval": HOUR, "write_behind_flush_threshold": 10**9} if by_hand else {}) | config)
-    paced(store, **(pace or {}))
+    slow = {"write_behind_flush_interval": HOUR, "write_behind_flush_threshold": 10**9}
+    store = make(**(slow if by_hand else {}) | config)
+    paced(store)
     for schema in schemas:
         store.register(schema)
     store.migrate()
@@ -55,9 +56,7 @@ def test_a_write_reaches_l3_within_the_flush_interval_without_any_worker(make: M
 
 
 def test_the_threshold_hands_off_before_the_interval_has_passed(make: MakeStore, redis_addr: str) -> None:
-    store = store_of(
-        make, deferred(), by_hand=False, write_behind_flush_interval=HOUR, write_behind_flush_threshold=5
-    )
+    store = store_of(make, deferred(), by_hand=False, write_behind_flush_interval=HOUR, write_behind_flush_threshold=5)
     for id in range(5):
         store.set(Note, id, Note(id))
     wait_until(lambda: store.stats().dirty_count == 0)
@@ -164,7 +163,6 @@ def test_flush_works_with_no_worker_and_with_another_s_lease(store: DataStore, d
         store.set(Note, id, Note(id))
     hand_off(store)
     ledger = store._wiring.writebehind()._ledger
-    behind = store._wiring.writebehind()
     for number in range(16):
         ledger.claim(Shard("note", number), ledger.token())  # a worker that claims and then is frozen
     store.flush_dirty(10)
@@ -183,6 +181,7 @@ def test_a_synchronous_write_wins_over_an_older_pending_one(make: MakeStore, sto
     other = store_of(make, deferred())
     store.set(Note, 1, Note(1, "pending"))
     hand_off(store)
+    comes_after(other, store)
     other.set_many(Note, {1: Note(1, "synchronous")})
     assert persist(store, "note") == 0
     assert rows(dsn, "SELECT text FROM note") == [("synchronous",)]
@@ -192,6 +191,7 @@ def test_a_synchronous_write_wins_over_an_older_pending_one(make: MakeStore, sto
 def test_an_older_write_that_comes_late_is_refused_whole(make: MakeStore, store: DataStore, redis_addr: str) -> None:
     other = store_of(make, deferred())
     store.set(Note, 1, Note(1, "older"))
+    comes_after(other, store)
     other.set_many(Note, {1: Note(1, "newer")})
     hand_off(store)
     assert client(redis_addr).keys("*:dirty") == []
@@ -205,6 +205,7 @@ def test_an_overtaken_write_leaves_the_buffer_once_l3_has_the_newer_one(make: Ma
     two = store_of(make, deferred())
     one.set(Note, 1, Note(1, "first"))
     hand_off(one)
+    comes_after(two, one)
     two.set(Note, 1, Note(1, "second"))
     hand_off(two)
     persist(two, "note")
@@ -259,6 +260,7 @@ def test_partial_writes_of_two_instances_merge_in_the_ledger(make: MakeStore, ds
     one.set(Account, "a", Account("a", "ann", "s3cret", "a life", "t0ken"))
     one.flush_dirty(10)
     one.set(Account, "a", account("a", name="bob"))
+    comes_after(two, one)
     two.set(Account, "a", account("a", biography="another"))
     hand_off(one)
     hand_off(two)
@@ -276,6 +278,7 @@ def test_a_partial_write_over_a_whole_pending_one_is_one_whole_row(make: MakeSto
     two = store_of(make, deferred(Account), encryption_key=KEY)
     one.set(Account, "a", Account("a", "ann", "s3cret", "a life", "t0ken"))
     hand_off(one)
+    comes_after(two, one)
     two.set(Account, "a", account("a", name="bob"))
     hand_off(two)
     persist(one, "account")
@@ -301,6 +304,7 @@ def test_a_partial_write_over_a_deletion_of_another_process_fails_by_the_hook(ma
     two = store_of(make, deferred(Account, hooks=errors.hooks()), encryption_key=KEY)
     one.delete(Account, "a")
     hand_off(one)
+    comes_after(two, one)
     two.set(Account, "a", account("a", name="bob"))
     hand_off(two)
     assert errors.keys == ["a"]
@@ -343,9 +347,7 @@ def test_the_plaintext_of_an_encrypted_field_is_nowhere_in_the_ledger_nor_in_l3(
 # -- durability, room, ledger lost ----------------------------------------------------------------------------------
 
 
-def test_with_durability_ledger_the_write_is_in_the_ledger_when_set_returns(
-    make: MakeStore, redis_addr: str
-) -> None:
+def test_with_durability_ledger_the_write_is_in_the_ledger_when_set_returns(make: MakeStore, redis_addr: str) -> None:
     store = store_of(make, deferred(), write_behind_durability=Durability.LEDGER)
     store.set(Note, 1, Note(1, "a"))
     assert len(client(redis_addr).keys("strata:{note:*}:dirty")) == 1
@@ -383,6 +385,7 @@ def test_a_full_buffer_writes_to_l3_at_once_and_tells_everybody(make: MakeStore,
     assert other.get(Note, 99).text == "old"
     for id in range(10):
         store.set(Note, id, Note(id))
+    comes_after(store, other)
     store.set(Note, 99, Note(99, "new"))
     assert rows(dsn, "SELECT id, text FROM note") == [(99, "new")]
     assert store.stats().dirty_count == 10
@@ -441,6 +444,7 @@ def test_a_newer_worker_gives_the_columns_that_an_older_writer_does_not_know_the
     older.register(deferred(Narrow, name="things"))
     idle(older)
     newer.set_many(Wide, {1: Wide(1, "there", 42)})
+    comes_after(older, newer)
     older.set(Narrow, 1, Narrow(1, "changed"))
     older.set(Narrow, 2, Narrow(2, "new"))
     hand_off(older)

@@ -143,7 +143,8 @@ class World:
     def check_l3(self, dsn: str) -> None:
         for store in self.instances:
             store.flush_dirty(20)
-        found = dict((id, (name, biography)) for id, name, biography in rows(dsn, "SELECT id, name, biography FROM account"))
+        held = rows(dsn, "SELECT id, name, biography FROM account")
+        found = {id: (name, biography) for id, name, biography in held}
         for key, versions in self.history.items():
             last = versions[max(versions)]
             assert (found[key][0] if key in found else None) == last, key

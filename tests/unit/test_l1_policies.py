@@ -74,7 +74,7 @@ class Promises:
     def test_a_new_entry_is_never_its_own_victim(self) -> None:
         for capacity in (1, 2, 3, 7):
             cache = self.make(capacity)
-            for number in random.Random(capacity).choices(range(20), k=300):  # noqa: S311 the same at every run
+            for number in random.Random(capacity).choices(range(20), k=300):
                 cache.put(number)
                 assert cache.has(number)
                 cache.hit(*cache.store.entries)

@@ -242,7 +242,7 @@ def test_readers_without_a_lock_see_whole_entries_while_others_write(clock: Manu
                     entry = store.live(key, clock.monotonic())
                     if entry is not None and entry.value[0] != key:
                         wrong.append(entry)
-        except Exception as error:  # noqa: BLE001 whatever it is, the test shows it
+        except Exception as error:
             wrong.append(error)
 
     def write(seed: int) -> None:
@@ -256,7 +256,7 @@ def test_readers_without_a_lock_see_whole_entries_while_others_write(clock: Manu
                     wrong.append(len(store))
                 if step % 1000 == 999:
                     store.clear()
-        except Exception as error:  # noqa: BLE001 as above
+        except Exception as error:
             wrong.append(error)
 
     readers = [threading.Thread(target=read) for _ in range(2)]

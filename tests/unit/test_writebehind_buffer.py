@@ -29,7 +29,7 @@ class Buffer:
         batch = self.buffer.take(1000)
         for slot, item in batch:
             slot.shard = 0
-            self.buffer.sent(slot, item.version, self.clock.monotonic())
+            self.buffer.sent([(slot, item.version)], self.clock.monotonic())
         return [(slot.key_text, item.version) for slot, item in batch]
 
     def _merge(self, schema: str, base: dict[str, int], over: dict[str, int]) -> dict[str, int]:
@@ -68,7 +68,7 @@ def test_a_write_stays_until_l3_has_it(dirty: Buffer) -> None:
     dirty.put("a", 1, {"x": 1})
     dirty.hand_off()
     assert dirty.buffer.peek("things", "a") == Buffered(1, {"x": 1}, False)
-    assert dirty.buffer.confirm("things", "a", 1) == Buffered(1, {"x": 1}, False)
+    assert dirty.buffer.confirm("things", [("a", 1)]) == []
     assert len(dirty.buffer) == 0
 
 
@@ -76,7 +76,7 @@ def test_the_outcome_of_an_older_version_does_not_remove_a_newer_write(dirty: Bu
     dirty.put("a", 1, {"x": 1})
     dirty.hand_off()
     dirty.put("a", 2, {"x": 2})
-    dirty.buffer.confirm("things", "a", 1)
+    dirty.buffer.confirm("things", [("a", 1)])
     assert dirty.hand_off() == [("a", 2)]
 
 
@@ -84,7 +84,7 @@ def test_a_write_that_came_while_the_older_one_was_handed_off_is_handed_off_too(
     dirty.put("a", 1, {"x": 1})
     [(slot, item)] = dirty.buffer.take(10)
     dirty.put("a", 2, {"x": 2})
-    dirty.buffer.sent(slot, item.version, 0.0)
+    dirty.buffer.sent([(slot, item.version)], 0.0)
     assert dirty.hand_off() == [("a", 2)]
 
 
@@ -148,7 +148,7 @@ def test_when_the_ledger_was_lost_everything_kept_is_handed_off_again(dirty: Buf
     dirty.put("a", 1, {})
     dirty.put("b", 2, {})
     dirty.hand_off()
-    dirty.buffer.confirm("things", "a", 1)
+    dirty.buffer.confirm("things", [("a", 1)])
     assert dirty.buffer.lost(("things", 0)) == 1
     assert dirty.hand_off() == [("b", 2)]
 

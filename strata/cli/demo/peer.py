@@ -12,25 +12,26 @@ import time
 
 from strata.cli.demo.app import places, store
 
+PAUSE = 0.0002  # seconds between reads
+
 
 def main(id: int) -> None:
     """Watch the place `id`."""
     ended = threading.Event()
-
-
-    def wait_for_end() -> None:
-        sys.stdin.read()
-        ended.set()
-
-    threading.Thread(target=wait_for_end, daemon=True).start()
+    threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
     seen = -1
     while not ended.is_set():
         visits = places.get(id).visits
         if visits != seen:
             seen = visits
             print(visits, time.monotonic_ns(), flush=True)
-        time.sleep(0.0002)
+        time.sleep(PAUSE)
     store.close()
+
+
+def _wait_for_end(ended: threading.Event) -> None:
+    sys.stdin.read()
+    ended.set()
 
 
 if __name__ == "__main__":

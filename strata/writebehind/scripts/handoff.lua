@@ -3,15 +3,17 @@
 -- Take over deferred writes: into the ledger, and, where L2 is on this server, into L2 as pending values.
 -- KEYS  1 dirty; 2 due; 3 claims; 4 floor0; 5 floor1; 6 epoch; 7 bell; then each record's L2 key, if ARGV 4 is 1
 -- ARGV  1 epoch for a ledger that has none; 2 ms for which a bell counts as rung; 3 most entries of a shard;
---       4 whether there are L2 keys (1 or 0); 5 channel; then for each record, no key twice: key, entry, expected
---       version ('*' any, '' no entry), L2 content, px, message (said if taken; '' = none)
+--       4 whether there are L2 keys (1 or 0); 5 channel; 6 ms of Redis's clock after which nobody waits for the answer
+--       any more (0 = none), so that a script which a frozen server runs late does nothing;
+--       then for each record, no key twice: key, entry, expected version ('*' any, '' no entry), L2 content, px, message (said if taken; '' = none)
 -- Returns epoch; 1 if the bell is to be rung; then for each record: '+' taken, '=' there already, '<' and a version
 -- that L3 has, '>' and the newer version that is pending, '?' and the pending entry that was not expected, '!' full.
 local dirty, due, claims = KEYS[1], KEYS[2], KEYS[3]
 local now = now_ms()
-local n = (#ARGV - 5) / 6
+if ARGV[6] ~= '0' and now > tonumber(ARGV[6]) then return redis.error_reply('LATE the caller has gone another way') end
+local n = (#ARGV - 6) / 6
 local keys = {}
-for i = 1, n do keys[i] = ARGV[6 * i] end
+for i = 1, n do keys[i] = ARGV[6 * i + 1] end
 local entries = redis.call('HMGET', dirty, unpack(keys))
 local known = floors(KEYS[4], KEYS[5], keys)
 local room = tonumber(ARGV[3]) - redis.call('HLEN', dirty)
@@ -26,7 +28,7 @@ end
 
 local answers, puts, dues = {}, {}, {}
 for i = 1, n do
-  local at = 6 * i
+  local at = 6 * i + 1
   local key, entry, expected = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local version, old = version_of(entry), entries[i]
   local there = old and version_of(old) or ''
@@ -60,7 +62,7 @@ if #puts > 0 then redis.call('HSET', dirty, unpack(puts)) end
 if #dues > 0 then redis.call('ZADD', due, unpack(dues)) end
 
 for i = 1, n do
-  local at = 6 * i
+  local at = 6 * i + 1
   if ARGV[4] == '1' and (answers[i] == '+' or answers[i] == '=') then
     pend(KEYS[7 + i], version_of(ARGV[at + 1]), ARGV[at + 3], ARGV[at + 4])
   end

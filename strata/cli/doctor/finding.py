@@ -1,0 +1,39 @@
+"""One line of the doctor's report."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class State(enum.StrEnum):
+    """How bad it is: `WARN` works but may not last, `FAIL` does not work."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was looked at, how it is, what was found, and what to do about it."""
+
+    what: str
+    state: State
+    found: str
+    advice: str = ""
+
+
+def good(what: str, found: str) -> Finding:
+    """Nothing to be done."""
+    return Finding(what, State.OK, found)
+
+
+def warn(what: str, found: str, advice: str) -> Finding:
+    """It works, but may not last."""
+    return Finding(what, State.WARN, found, advice)
+
+
+def fail(what: str, found: str, advice: str) -> Finding:
+    """It does not work."""
+    return Finding(what, State.FAIL, found, advice)

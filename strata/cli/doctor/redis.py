@@ -1,0 +1,78 @@
+"""Redis: there, recent enough, on time, and not about to forget what was not written yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from strata.cli.doctor.clocks import clock
+from strata.cli.doctor.finding import Finding, fail, good, warn
+from strata.cli.inside import redis_servers
+from strata.datastore import DataStore
+from strata.errors import StrataError
+from strata.l2.client import RedisServer
+
+OLDEST = (6, 2)
+KEEPS = ("noeviction", "volatile-lru")  # policies that evict neither ledger nor queue
+
+
+def redis(store: DataStore) -> Iterator[Finding]:
+    """The findings about each Redis of the store."""
+    for what, (server, ledger) in redis_servers(store).items():
+        try:
+            facts = _facts(server)
+            yield _version(what, facts)
+            yield clock(what, lambda server=server: _now(server))  # type: ignore[misc]
+            yield from _forgetting(what, facts, ledger=ledger)
+        except StrataError as error:
+            yield fail(what, str(error), "start it, or correct its address and password")
+
+
+def _version(what: str, facts: Mapping[str, Any]) -> Finding:
+    # Valkey says which Redis it stands for, and its own version beside it.
+    shown = f"Valkey {facts['valkey_version']}" if "valkey_version" in facts else f"Redis {facts['redis_version']}"
+    numbers = tuple(int(part) for part in str(facts["redis_version"]).split(".")[:2] if part.isdigit())
+    if numbers < OLDEST:
+        return fail(what, shown, "use Redis 6.2 or later, or Valkey")
+    return good(what, shown)
+
+
+def _forgetting(what: str, facts: Mapping[str, Any], *, ledger: bool) -> Iterator[Finding]:
+    policy, limit = str(facts.get("maxmemory_policy", "unknown")), int(facts.get("maxmemory", 0))
+    eviction, saving = f"eviction of {what}", f"persistence of {what}"
+    said = f"maxmemory-policy {policy}, maxmemory {f'{limit / 2**20:,.0f} MiB' if limit else 'unlimited'}"
+    if not ledger:
+        yield (
+            warn(eviction, said, "set volatile-lru: a full cache should forget, not refuse")
+            if limit and policy == "noeviction"
+            else good(eviction, said)
+        )
+        return
+    if policy in KEEPS:
+        yield good(eviction, said)
+    else:
+        yield fail(eviction, said, "set noeviction: this policy can evict what was not written yet")
+    if int(facts.get("aof_enabled", 0)):
+        yield good(saving, "appendonly yes")
+    else:
+        yield warn(
+            saving, "appendonly no", "set appendonly yes: a restart forgets what processes that ended handed off"
+        )
+
+
+def _facts(server: RedisServer) -> Mapping[str, Any]:
+    answer = server.execute("INFO")
+    if not isinstance(answer, Mapping):
+        return _parsed(answer)
+    first = next(iter(answer.values()), None)  # a Cluster answers by node
+    return first if isinstance(first, Mapping) else answer
+
+
+def _parsed(answer: Any) -> dict[str, Any]:
+    text = answer.decode(errors="replace") if isinstance(answer, bytes) else str(answer)
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line and not line.startswith("#"))
+
+
+def _now(server: RedisServer) -> float:
+    seconds, micros = server.execute("TIME")
+    return int(seconds) + int(micros) / 1e6

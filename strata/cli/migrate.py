@@ -1,0 +1,34 @@
+"""`strata migrate`."""
+
+from __future__ import annotations
+
+import click
+
+from strata.cli.app import app_option, load_store
+from strata.l3.migrations import MigrationReport
+
+
+@click.command()
+@app_option
+@click.option("--from", "directory", type=click.Path(exists=True, file_okay=False), help="Apply the SQL files in here.")
+@click.option("--status", is_flag=True, help="Only show what was applied, and when.")
+def migrate(target: str, directory: str | None, status: bool) -> None:
+    """Bring PostgreSQL to the registered schemas, or apply a directory of SQL files."""
+    with load_store(target) as store:
+        if status:
+            for record in store.migration_status():
+                click.echo(f"{record.applied_at:%Y-%m-%d %H:%M:%S}  {record.checksum[:12]}  {record.file_name}")
+        elif directory is not None:
+            applied = store.migrate_from(directory)
+            click.echo("\n".join(f"applied {name}" for name in applied) or "Nothing to apply.")
+        else:
+            _show(store.migrate())
+
+
+def _show(report: MigrationReport) -> None:
+    for statement in report.applied:
+        click.echo(f"{statement};")
+    click.echo(f"{len(report.applied)} statements applied." if report.applied else "Nothing to do.")
+    for change in report.manual:
+        click.secho(f"\nLeft to you: {change.text}", fg="yellow")
+        click.echo(f"  {change.sql}")

@@ -1,0 +1,178 @@
+"""Migration files: applied once, in order, each as a whole, and not at all where something is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from strata import PostgresPolicy, Schema
+from strata.errors import MigrationError
+from strata.l3.migrations import Migrator
+from strata.l3.pool import Database
+from tests.l3 import VERSIONS, Item, fresh, unmade
+
+
+@pytest.fixture(params=VERSIONS)
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    with fresh(request.param, max_conns=20) as database:
+        yield database
+
+
+def query(database: Database, sql: str) -> list[Any]:
+    with database.connection() as conn:
+        return conn.execute(sql).fetchall()
+
+
+def run(database: Database, sql: str) -> None:
+    with database.connection() as conn:
+        conn.command(sql)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, str], Path]:
+    def write(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def migrator(database: Database) -> Migrator:
+    return Migrator(database, [])
+
+
+def test_files_are_applied_once_in_the_order_of_their_numbers(
+    database: Database, migrator: Migrator, write: Any, tmp_path: Path
+) -> None:
+    write("010_third.sql", "INSERT INTO t VALUES (3);")
+    write("002_second.sql", "INSERT INTO t VALUES (2); -- the end; really\n")
+    write("001_first.sql", "CREATE TABLE t (a int);\nCREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT 1; $$;")
+    write("1000_last.sql", "/* ; */ INSERT INTO t SELECT 4 WHERE '%' = '%';")
+    write("README.md", "not one of them")
+    names = ["001_first.sql", "002_second.sql", "010_third.sql", "1000_last.sql"]
+    assert migrator.migrate_from(tmp_path) == names
+    assert migrator.migrate_from(tmp_path) == []
+    assert query(database, "SELECT a FROM t") == [(2,), (3,), (4,)]
+    status = migrator.migration_status()
+    assert [record.file_name for record in status] == names
+    assert all(len(record.checksum) == 64 and record.applied_at.tzinfo is not None for record in status)
+    write("003_late.sql", "INSERT INTO t VALUES (9)")
+    assert migrator.migrate_from(tmp_path) == ["003_late.sql"]
+
+
+def test_schemas_and_files_share_one_record(database: Database, write: Any, tmp_path: Path) -> None:
+    write("001_first.sql", "CREATE TABLE t (a int)")
+    both = Migrator(database, [(unmade(Item), Schema(Item, name="items", l3=PostgresPolicy()))])
+    assert both.migration_status() == []
+    both.migrate()
+    both.migrate_from(tmp_path)
+    first, second = both.migration_status()
+    assert first.file_name.startswith("migrate() ") and second.file_name == "001_first.sql"
+
+
+def test_a_failing_statement_leaves_nothing_of_its_file(
+    database: Database, migrator: Migrator, write: Any, tmp_path: Path
+) -> None:
+    write("001_good.sql", "CREATE TABLE t (a int)")
+    bad = write("002_bad.sql", "INSERT INTO t VALUES (1); SELECT nope FROM t;")
+    write("003_never.sql", "INSERT INTO t VALUES (3)")
+    for _ in range(2):
+        with pytest.raises(MigrationError, match=r'002_bad\.sql.*42703.*column "nope" does not exist.*nothing of it'):
+            migrator.migrate_from(tmp_path)
+    assert query(database, "SELECT * FROM t") == []
+    assert [record.file_name for record in migrator.migration_status()] == ["001_good.sql"]
+    bad.write_text("INSERT INTO t VALUES (2)")
+    assert migrator.migrate_from(tmp_path) == ["002_bad.sql", "003_never.sql"]
+
+
+def test_what_a_file_does_with_rows_does_not_show_them(
+    database: Database, migrator: Migrator, write: Any, tmp_path: Path
+) -> None:
+    run(database, "CREATE TABLE t (a text); INSERT INTO t VALUES ('hush'), ('hush')")
+    file = write("001_a.sql", "SELECT a::int FROM t")
+    for text, state in (("SELECT a::int FROM t", "22P02"), ("CREATE UNIQUE INDEX ON t (a)", "23505")):
+        file.write_text(text)
+        with pytest.raises(MigrationError, match=state) as caught:
+            migrator.migrate_from(tmp_path)
+        assert "hush" not in f"{caught.value}{caught.value.__cause__}{caught.value.__context__}"
+
+
+def test_a_file_that_changed_after_it_was_applied_is_refused(migrator: Migrator, write: Any, tmp_path: Path) -> None:
+    file = write("001_a.sql", "CREATE TABLE t (a int)")
+    migrator.migrate_from(tmp_path)
+    write("002_b.sql", "CREATE TABLE u (a int)")
+    file.write_text("CREATE TABLE t (a bigint)")
+    with pytest.raises(MigrationError, match=r"001_a\.sql was changed"):
+        migrator.migrate_from(tmp_path)
+    assert len(migrator.migration_status()) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["1_a.sql", "01_a.sql", "a_001.sql", "001.sql", "001-a.sql", "001_.sql", "001_a b.sql"]
+)
+def test_a_bad_name_is_refused_before_anything_runs(migrator: Migrator, write: Any, tmp_path: Path, name: str) -> None:
+    write("000_good.sql", "CREATE TABLE t (a int)")
+    write(name, "SELECT 1")
+    with pytest.raises(MigrationError, match="001_create_users"):
+        migrator.migrate_from(tmp_path)
+    assert migrator.migration_status() == []
+
+
+def test_a_number_used_twice_is_refused(migrator: Migrator, write: Any, tmp_path: Path) -> None:
+    write("001_a.sql", "SELECT 1")
+    write("0001_b.sql", "SELECT 1")
+    with pytest.raises(MigrationError, match="same number"):
+        migrator.migrate_from(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["BEGIN; SELECT 1; COMMIT;", "select 1; commit", "START  TRANSACTION;", "ROLLBACK"])
+def test_a_file_runs_in_a_transaction_of_ours(migrator: Migrator, write: Any, tmp_path: Path, text: str) -> None:
+    write("001_a.sql", text)
+    with pytest.raises(MigrationError, match="no-transaction"):
+        migrator.migrate_from(tmp_path)
+
+
+def test_a_savepoint_of_its_own_is_no_transaction(migrator: Migrator, write: Any, tmp_path: Path) -> None:
+    write("001_a.sql", "SAVEPOINT s; SELECT 1; ROLLBACK TO s;")
+    assert migrator.migrate_from(tmp_path) == ["001_a.sql"]
+
+
+def test_a_file_may_run_outside_a_transaction(
+    database: Database, migrator: Migrator, write: Any, tmp_path: Path
+) -> None:
+    file = write(
+        "001_a.sql",
+        "-- strata: no-transaction\nCREATE TABLE t (a int);\n"
+        "/* ; */ CREATE INDEX CONCURRENTLY i ON t (a); SELECT nope;",
+    )
+    with pytest.raises(MigrationError, match=r"001_a\.sql.*42703.*came before"):
+        migrator.migrate_from(tmp_path)
+    assert query(database, "SELECT to_regclass('i')::text") == [("i",)]
+    file.write_text("-- strata: no-transaction\nCREATE INDEX CONCURRENTLY j ON t (a);")
+    assert migrator.migrate_from(tmp_path) == ["001_a.sql"]
+
+
+def test_what_cannot_be_read_is_refused(migrator: Migrator, tmp_path: Path) -> None:
+    with pytest.raises(MigrationError, match="not a directory"):
+        migrator.migrate_from(tmp_path / "nope")
+    (tmp_path / "001_a.sql").write_bytes(b"SELECT '\xff'")
+    with pytest.raises(MigrationError, match="UTF-8"):
+        migrator.migrate_from(tmp_path)
+    (tmp_path / "001_a.sql").write_text("SELECT 'open")
+    with pytest.raises(MigrationError, match=r"001_a\.sql has a quote"):
+        migrator.migrate_from(tmp_path)
+
+
+def test_many_may_apply_files_at_once(database: Database, write: Any, tmp_path: Path) -> None:
+    write("001_a.sql", "CREATE TABLE t (a int); SELECT pg_sleep(0.05)")
+    write("002_b.sql", "-- strata: no-transaction\nCREATE INDEX CONCURRENTLY i ON t (a)")
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(Migrator(database, []).migrate_from, tmp_path) for _ in range(8)]
+        applied = [name for job in jobs for name in job.result()]
+    assert sorted(applied) == ["001_a.sql", "002_b.sql"]

@@ -1,0 +1,71 @@
+"""The README's quick start, and the first application of the documentation, run as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = {name: ROOT / name for name in ("README.md", "docs/getting-started.md")}
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", PAGES[page].read_text(), re.MULTILINE | re.DOTALL)
+
+
+def run(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STRATA_")}
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env={**kept, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def check_quick_start(result: subprocess.CompletedProcess[str]) -> None:
+    assert result.returncode == 0, result.stdout + result.stderr
+    one, nothing, several = result.stdout.splitlines()
+    assert one.startswith("Player(id='p1', username='andrew', email=None, level=5, created_at=datetime.datetime(")
+    assert nothing == "None"
+    assert several == f"[{one}]"
+
+
+def test_the_quick_start_runs_as_it_stands(tmp_path: Path, dsn: str, redis_addr: str) -> None:
+    (tmp_path / "quickstart.py").write_text(blocks("README.md")[0])
+    servers = {"STRATA_POSTGRES_DSN": dsn, "STRATA_REDIS_ADDR": redis_addr}
+    check_quick_start(run(tmp_path, "quickstart.py", **servers))
+    with psycopg.connect(dsn) as conn:
+        assert conn.execute("SELECT username, level FROM players").fetchall() == [("andrew", 5)]
+    check_quick_start(run(tmp_path, "quickstart.py", **servers))  # and once more, on the table that is there
+
+
+@pytest.mark.slow
+def test_the_quick_start_runs_against_strata_dev(tmp_path: Path) -> None:
+    text = PAGES["README.md"].read_text()
+    assert "strata dev --app quickstart:store -- python quickstart.py" in text
+    (tmp_path / "quickstart.py").write_text(blocks("README.md")[0])
+    words = ["dev", "--app", "quickstart:store", "--", sys.executable, "quickstart.py"]
+    check_quick_start(run(tmp_path, "-m", "strata.cli", *words))
+
+
+def test_getting_started_runs_page_by_page(tmp_path: Path, dsn: str, redis_addr: str) -> None:
+    shop, use, more = blocks("docs/getting-started.md")
+    (tmp_path / "shop.py").write_text(shop)
+    (tmp_path / "use.py").write_text(f"{use}\n{more}\nstore.close()\n")
+    servers = {"STRATA_POSTGRES_DSN": dsn, "STRATA_REDIS_ADDR": redis_addr}
+    migrated = run(tmp_path, "-m", "strata.cli", "migrate", "--app", "shop:store", **servers)
+    assert migrated.returncode == 0, migrated.stderr
+    used = run(tmp_path, "use.py", **servers)
+    assert used.returncode == 0, used.stderr
+    with psycopg.connect(dsn) as conn:
+        assert conn.execute("SELECT count(*) FROM articles").fetchone() == (0,)
