@@ -10,7 +10,7 @@ import pytest
 import strata
 from strata import UNLOADED, DataStore, MemPolicy, PostgresPolicy, Q, Query, RedisPolicy, Schema
 from tests.models import Account, Note, Player
-from tests.stores import MakeStore, schema, stores
+from tests.stores import MakeStore, schema, stores, sure
 from tests.support import wait_until
 
 
@@ -51,6 +51,7 @@ def test_count_asks_the_database_and_ignores_order_limit_and_offset(store: DataS
 def test_found_records_fill_both_caches(store: DataStore, make: MakeStore) -> None:
     other = make()
     other.register(schema(Player, name="players"))
+    sure(other)
     store.invalidate("players", "p001")
     found = other.search(Player, Q().where("id = ANY($1)", ["p001", "p002"]).order_by("id"))
     before = other.stats()
@@ -138,6 +139,7 @@ def test_a_replica_answers_search_and_count_and_fills_nothing(make: MakeStore, d
 def test_warming_fills_both_caches_and_says_how_many(store: DataStore, make: MakeStore) -> None:
     other = make()
     other.register(schema(Player, name="players"))
+    sure(other)
     assert store.warm_cache(Player, 10) == 10
     server = store._wiring.server
     assert server is not None
