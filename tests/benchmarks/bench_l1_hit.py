@@ -1,22 +1,17 @@
-"""L1 hit of an immutable record: the frame of `get` with date, bus and stamps, against dicts and other caches.
-
-`run` takes the factory of the `get` to measure, so that the store's own can stand where the stand-in stands here.
-"""
+"""L1 hit of an immutable record through `DataStore.get`, against dicts and other caches."""
 
 from __future__ import annotations
 
 import functools
-import math
 import random
 import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from strata.clock import SystemClock
-from strata.l1.store import MemStore
-from strata.policies import EvictionPolicy
+from strata import Config, DataStore, MemPolicy, PrimaryKey, Schema
 from tests.benchmarks.harness import Pass, Row, Target, calling, calling_with, collector_off, measure, row
 from tests.benchmarks.options import Options
 from tests.benchmarks.peers import peers
@@ -30,37 +25,25 @@ Get = Callable[[str, Any], Any]
 Factory = Callable[[Sequence[str]], Get]
 
 
-class Bus:
-    """Says until when an instance is sure, as the engine reads it."""
+@dataclass(frozen=True)
+class Player:
+    """An immutable record, which is handed out without a copy."""
 
-    __slots__ = ("sure_until",)
+    id: Annotated[str, PrimaryKey]
+    username: str = "andrew"
+    level: int = 7
 
-    def __init__(self) -> None:
-        self.sure_until = math.inf
 
-
-def stand_in(keys: Sequence[str]) -> Get:
-    """`get` as the engine runs it on a hit, over a store that holds `keys`."""
-    store = MemStore(capacity=100_000, ttl=3600, eviction=EvictionPolicy.LRU, clock=SystemClock())
+def store_get(keys: Sequence[str]) -> Get:
+    """`DataStore.get` of a store that holds `keys` in memory."""
+    store = DataStore(Config())
+    store.register(Schema(Player, name=SCHEMA, l1=MemPolicy(ttl=3600)))
     for key in keys:
-        store.put(key, RECORD, 1)
-    entries, bus, monotonic = store.entries, Bus(), time.monotonic
-    identity = True
-
-    def get(schema: str, id: Any) -> Any:
-        entry = entries.get(id)
-        if entry is not None:
-            now = monotonic()
-            if now < entry.expires and now < bus.sure_until:
-                entry.used = now
-                entry.hits += 1
-                return entry.value if identity else tuple(entry.value)
-        raise LookupError(schema)
-
-    return get
+        store.set(SCHEMA, key, Player(key))
+    return store.get
 
 
-def run(options: Options, factory: Factory = stand_in) -> list[Row]:
+def run(options: Options, factory: Factory = store_get) -> list[Row]:
     items = KEYS * 8
     random.shuffle(items)
     get, others = factory(KEYS), {name: calling(look_up) for name, look_up in peers(KEYS, RECORD).items()}
