@@ -38,9 +38,11 @@ class Work:
 
 @dataclass(slots=True)
 class Result:
-    """What became of a claim. `stopped`: L3 cannot be written now, whatever the record."""
+    """What became of a claim. `stopped`: L3 cannot be written now, whatever the record; `soon`: seconds after which
+    records are due again whose next try needs no long pause, 0 without such."""
 
     persisted: int = 0
+    soon: float = 0.0
     stopped: Diagnosis | None = None
     releases: list[Release] = field(default_factory=list)
     failures: list[tuple[str, Failed]] = field(default_factory=list)
@@ -220,6 +222,8 @@ class Applier:
                 self._bury(batch, work, Blame(found.message, found.sqlstate, attempts))
                 continue
             pause = pace.permanent if found.failure is Failure.PERMANENT else pace.after_order(attempts)
+            if found.failure is Failure.PERMANENT:
+                batch.result.soon = pause
             batch.result.releases.append(_release(work, pause, attempts, work.claimed.outages))
             self._desk.metrics.count("strata_write_behind_retries", schema=batch.bound.name, sqlstate=found.sqlstate)
 

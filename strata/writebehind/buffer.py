@@ -30,11 +30,14 @@ class Slot:
     """One key. `item` is replaced as a whole, never changed, so that it can be read without the lock.
 
     `sent` is the version that the ledger has, `sent_at` when it was asked last (monotonic); `persisted` the version
-    that L3 has, `superseded` the newest one met elsewhere. `shard` is written by the first hand-off, always to the
-    same number. `segment` belongs to the journal.
+    that L3 has, `superseded` the newest one met elsewhere, `given_up` the one that was given up. `shard` is written by
+    the first hand-off, always to the same number. `segment` belongs to the journal.
     """
 
-    __slots__ = ("item", "key", "key_text", "persisted", "schema", "segment", "sent", "sent_at", "shard", "superseded")
+    __slots__ = (
+        "given_up", "item", "key", "key_text", "persisted", "schema", "segment", "sent", "sent_at", "shard",
+        "superseded",
+    )  # fmt: skip
 
     def __init__(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> None:
         self.schema = schema
@@ -46,6 +49,7 @@ class Slot:
         self.persisted = 0
         self.shard = -1
         self.superseded = 0
+        self.given_up = 0
         self.segment: Segment | None = None
 
     @property
@@ -117,7 +121,7 @@ class DirtyBuffer:
         if slot is None:
             return None
         item = slot.item
-        return None if slot.superseded > item.version else item
+        return None if slot.superseded > item.version or slot.given_up >= item.version else item
 
     def slot(self, schema: str, key: Hashable) -> Slot | None:
         """The slot of a key, if it has a write that L3 is not known to have."""
@@ -178,8 +182,15 @@ class DirtyBuffer:
             self.room.notify_all()
         return overtook
 
+    def give_up(self, schema: str, key: Hashable, version: int) -> None:
+        """The write, up to this version, is given up: reads do not get it any more. It stays until that was told."""
+        with self.room:
+            slot = self._slots.get((schema, key))
+            if slot is not None:
+                slot.given_up = max(slot.given_up, version)
+
     def drop(self, schema: str, key: Hashable, version: int) -> None:
-        """The write, up to this version, was given up."""
+        """The write, up to this version, was given up, and whoever wrote it was told."""
         with self.room:
             slot = self._slots.get((schema, key))
             if slot is not None and slot.item.version <= version:

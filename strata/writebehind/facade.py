@@ -27,7 +27,7 @@ from strata.l2.client import RedisServer
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.policies import Durability
-from strata.shards import shard_of
+from strata.shards import SHARDS, shard_of
 from strata.writebehind.apply import NO_ROW
 from strata.writebehind.broker import celery_app
 from strata.writebehind.buffer import Buffered
@@ -148,7 +148,7 @@ class WriteBehind:
 
     def purged(self, bound: Bound, key: Any, version: int) -> None:
         """Writes of the key up to this version were given up."""
-        self._parts.buffer.drop(bound.name, key, version)
+        self._parts.buffer.give_up(bound.name, key, version)
 
     # -- the ledger ---------------------------------------------------------------------------------------------
 
@@ -184,6 +184,9 @@ class WriteBehind:
         """Write what is due in one shard to L3; returns how many records. The body of the task `strata.persist`."""
         if schema not in self._schemas:
             self._log.warning("a schema is not registered here; its writes wait for another worker", schema=schema)
+            return 0
+        if type(shard) is not int or not 0 <= shard < SHARDS:
+            self._log.warning("a task names a shard that there is not", schema=schema)
             return 0
         try:
             return self._parts.persist(Shard(schema, shard))
@@ -316,6 +319,7 @@ class WriteBehind:
         key = bound.plan.parse_key(key_text)
         item = restored(bound, entry)
         self._parts.beat()
+        self._parts.buffer.drop(bound.name, key, entry.version)  # given up, and perhaps not told of yet
         self._parts.buffer.put(bound.name, key, key_text, item)
         self._parts.handoff.run_for(bound.name, key)
 

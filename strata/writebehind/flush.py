@@ -34,16 +34,21 @@ class Persister:
         bound = self._schemas[shard.schema]
         self._ledger.answered(shard)
         deadline = self._clock.monotonic() + self._ledger.pace.budget
-        count = 0
+        count, soon = 0, 0.0
         while True:
             token = self._ledger.token()
             claimed = self._ledger.claim(shard, token)
+            if not claimed and soon and self._clock.monotonic() + soon < deadline:
+                time.sleep(soon * 1.2)
+                soon = 0.0
+                continue
             if not claimed:
                 return count, False
             if claimed_some is not None:
                 claimed_some()
             result = self._apply(bound, shard, token, claimed)
             count += result.persisted
+            soon = result.soon
             if result.stopped is not None:
                 return count, False
             if self._clock.monotonic() >= deadline:

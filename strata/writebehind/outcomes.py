@@ -130,12 +130,13 @@ class Outcomes:
         changed = [(parse(item.key_text), item.version) for item in report.persisted if item.changed]
         done = [(parse(item.key_text), item.version) for item in report.persisted]
         self.persisted(bound, done, changed, outcome=True)
-        for failure in report.failed:
-            if failure.final:
-                key = bound.plan.parse_key(failure.key_text)
-                self._buffer.drop(bound.name, key, failure.version)
-                bound.l1.forget_up_to(key, failure.version)
+        ended = [(parse(failure.key_text), failure.version) for failure in report.failed if failure.final]
+        for key, version in ended:
+            self._buffer.give_up(bound.name, key, version)
+            bound.l1.forget_up_to(key, version)
         self._tell_all(report)
+        for key, version in ended:
+            self._buffer.drop(bound.name, key, version)
 
     def persisted(
         self,

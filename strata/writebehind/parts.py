@@ -119,6 +119,7 @@ class Parts:
             self.buffer,
             self.handoff,
             self.outcomes,
+            self.undertaker,
             shared.schemas,
             self.doorbell,
             self.drainer,

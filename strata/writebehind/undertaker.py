@@ -62,6 +62,13 @@ class Undertaker:
             self._metrics.count("strata_write_behind_dead_letters", schema=bound.name)
             self._make_known(bound, shard, letter, entry)
 
+    def learn(self, bound: Bound, shard: Shard, version: int) -> None:
+        """A write of this process is a dead letter, of which it was not told."""
+        raw = self._ledger.server.execute("HGET", shard.key("dead"), f"{version:019d}")
+        if raw is not None:
+            letter = decode_letter(raw)
+            self._outcomes.apply(Report(bound.name, failed=[_failed(letter, version)]))
+
     def finish(self) -> int:
         """Make known what was buried by processes that died over it; returns how many letters."""
         count = 0
@@ -83,8 +90,7 @@ class Undertaker:
 
     def _make_known(self, bound: Bound, shard: Shard, letter: Letter, entry: Entry) -> None:
         purged = self._purge(bound, letter.key_text, entry.version)
-        failed = Failed(letter.key_text, entry.version, letter.sqlstate, letter.error, letter.attempts, True)
-        self._outcomes.send(entry.origin, Report(bound.name, failed=[failed]))
+        self._outcomes.send(entry.origin, Report(bound.name, failed=[_failed(letter, entry.version)]))
         if purged:
             self._ledger.server.execute("HDEL", shard.key("untold"), f"{entry.version:019d}")
 
@@ -99,3 +105,7 @@ class Undertaker:
         except L2UnavailableError:
             self._log.warning("caches could not be told of a dead letter yet", schema=bound.name)
             return False
+
+
+def _failed(letter: Letter, version: int) -> Failed:
+    return Failed(letter.key_text, version, letter.sqlstate, letter.error, letter.attempts, True)

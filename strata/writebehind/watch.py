@@ -18,6 +18,7 @@ from strata.writebehind.errands import Errands
 from strata.writebehind.handoff import HandOff
 from strata.writebehind.ledger import Fate, Ledger, Shard, shards_of
 from strata.writebehind.outcomes import Outcomes
+from strata.writebehind.undertaker import Undertaker
 
 FLEET = "strata:{fleet}:alive"
 PULSE = "strata:{fleet}:pulse"
@@ -37,6 +38,7 @@ class Watch:
         buffer: DirtyBuffer,
         handoff: HandOff,
         outcomes: Outcomes,
+        undertaker: Undertaker,
         schemas: Mapping[str, Bound],
         doorbell: Doorbell,
         drainer: Errands,
@@ -48,6 +50,7 @@ class Watch:
         self._buffer = buffer
         self._handoff = handoff
         self._outcomes = outcomes
+        self._undertaker = undertaker
         self._schemas = schemas
         self._doorbell = doorbell
         self._drainer = drainer
@@ -99,11 +102,13 @@ class Watch:
         late: dict[Shard, float] = {}
         for shard, look in zip(shards, self._ledger.look(shards), strict=True):
             self._handoff.epoch_seen(shard, look.epoch)
-            if look.due is not None and now - look.due > pace.overdue * 1000:
+            if look.due is not None and now > look.due:
                 late[shard] = (now - look.due) / 1000
+        works = bool(late) and self.fleet_beats()
+        if works:
+            late = {shard: seconds for shard, seconds in late.items() if seconds > pace.overdue}
         if not late:
             return 0
-        works = self.fleet_beats()
         idle = works and max(late.values()) > pace.dead and not self._ledger.server.execute("EXISTS", PULSE)
         for shard, seconds in late.items():
             if not works or (idle and seconds > pace.dead):
@@ -135,8 +140,9 @@ class Watch:
         if fate.persisted >= item.version:
             self._outcomes.persisted(bound, [(slot.key, fate.persisted)])
         elif item.version in fate.dead:
-            self._buffer.drop(slot.schema, slot.key, item.version)
-            bound.l1.forget_up_to(slot.key, item.version)
+            self._undertaker.learn(bound, Shard(slot.schema, slot.shard), item.version)
+        elif slot.given_up >= item.version:
+            self._buffer.drop(slot.schema, slot.key, item.version)  # its dead letter was seen to already
         elif fate.pending < item.version and slot.overtaken:
             self._drainer.add(Shard(slot.schema, slot.shard))
         elif fate.pending < item.version:

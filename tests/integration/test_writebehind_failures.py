@@ -434,3 +434,28 @@ def test_a_ledger_on_another_server_works_and_outlives_the_cache(
         store.set(Note, 1, Note(1, "b"))
         store.flush_dirty(20)
         assert rows(dsn, "SELECT text FROM note") == [("b",)]
+
+
+def test_cache_and_ledger_may_be_a_cluster(dsn: str, redis_addr: str) -> None:
+    with EmbeddedValkey({"cluster-enabled": "yes"}) as valkey:
+        node = client(valkey.addr)
+        node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        wait_until(lambda: b"cluster_state:ok" in node.execute_command("CLUSTER", "INFO"))
+        with stores(dsn, f"redis+cluster://{valkey.addr}") as factory:
+            errors = Errors()
+            options: dict[str, Any] = {"broker_url": f"redis://{redis_addr}/0", "write_behind_max_retry": 1}
+            store = store_of(factory, deferred(hooks=errors.hooks()), **options)
+            other = store_of(factory, deferred(), **options)
+            run(dsn, "ALTER TABLE note ADD CHECK (text <> 'poison')")
+            for id in range(50):
+                store.set(Note, id, Note(id, "poison" if id == 42 else "good"))
+            hand_off(store)
+            assert node.get("strata:note:7")[23:24] == b"p"
+            assert other.get(Note, 7).text == "good"
+            node.delete("strata:note:8")
+            assert other.get(Note, 8).text == "good"
+            store.flush_dirty(20)
+            assert rows(dsn, "SELECT count(*) FROM note") == [(49,)]
+            assert node.get("strata:note:7")[23:24] == b"s"
+            assert errors.keys == [42] and [letter.key for letter in store.dead_letters.list()] == [42]
+            assert store._wiring.writebehind().pending_stats()["note"].dead == 1

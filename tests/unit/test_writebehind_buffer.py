@@ -177,3 +177,12 @@ def test_writes_asked_after_go_to_the_end_of_the_queue(dirty: Buffer) -> None:
     assert [slot.key_text for slot, _ in waiting] == ["a"]
     dirty.buffer.tried([slot for slot, _ in waiting], now)
     assert [slot.key_text for slot, _ in dirty.buffer.kept(now - 1, 10)] == ["b"]
+
+
+def test_a_write_that_was_given_up_is_not_read_any_more_and_counts_until_that_was_told(dirty: Buffer) -> None:
+    dirty.put("a", 1, {"x": 1})
+    dirty.hand_off()
+    dirty.buffer.give_up("things", "a", 1)
+    assert dirty.buffer.peek("things", "a") is None and len(dirty.buffer) == 1
+    dirty.put("a", 2, {"x": 2})
+    assert dirty.buffer.peek("things", "a") == Buffered(2, {"x": 2}, False)

@@ -4,8 +4,9 @@
 -- KEYS  1 dirty; 2 due; 3 claims; 4 floor0; 5 floor1; 6 epoch; 7 bell; then each record's L2 key, if ARGV 4 is 1
 -- ARGV  1 epoch for a ledger that has none; 2 ms for which a bell counts as rung; 3 most entries of a shard;
 --       4 whether there are L2 keys (1 or 0); 5 channel; 6 ms of Redis's clock after which nobody waits for the answer
---       any more (0 = none), so that a script which a frozen server runs late does nothing;
---       then for each record, no key twice: key, entry, expected version ('*' any, '' no entry), L2 content, px, message (said if taken; '' = none)
+--       any more (0 = none), so that a script which a frozen server runs late does nothing; then for each record, no
+--       key twice: key, entry, expected version ('*' any, '' no entry, '-' never), L2 content, px, message (said if
+--       taken; '' = none)
 -- Returns epoch; 1 if the bell is to be rung; then for each record: '+' taken, '=' there already, '<' and a version
 -- that L3 has, '>' and the newer version that is pending, '?' and the pending entry that was not expected, '!' full.
 local dirty, due, claims = KEYS[1], KEYS[2], KEYS[3]

@@ -1,5 +1,6 @@
 -- Tell an instance what became of its writes, if it still lives.
--- KEYS  1 strata:{<instance>}:alive (text, expires when the instance stops beating); 2 strata:{<instance>}:outcomes (list)
+-- KEYS  1 strata:{<instance>}:alive (text, expires when the instance stops beating);
+--       2 strata:{<instance>}:outcomes (list)
 -- ARGV  1 report; 2 seconds that the list is kept
 -- Returns 1 if it lives.
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
