@@ -11,10 +11,16 @@ import pytest
 import redis
 from psycopg import sql
 
-from strata.embedded import EmbeddedPostgres, EmbeddedValkey
+from strata.embedded import THROWAWAY, EmbeddedPostgres, EmbeddedValkey
 
-QUICK = {"fsync": "off", "max_connections": "200"}
+QUICK = {**THROWAWAY, "max_connections": "200"}
 _numbers = itertools.count()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests in parallel have servers each; they cannot share one that all of them flush."""
+    if os.environ.get("STRATA_REDIS_ADDR") and config.getoption("numprocesses", default=None):
+        raise pytest.UsageError("unset STRATA_REDIS_ADDR, or run without -n: tests in parallel need a Redis each")
 
 
 @pytest.fixture(scope="session")
@@ -41,23 +47,30 @@ def dsn(postgres_dsn: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[str]:
-    """A server that all tests of this process share."""
+    """A server that all tests of this process share. One that is given must be empty, since each test flushes it."""
     given = os.environ.get("STRATA_REDIS_ADDR")
-    if given:
-        yield given
+    if not given:
+        with EmbeddedValkey() as server:
+            yield server.addr
         return
-    with EmbeddedValkey() as server:
-        yield server.addr
+    with _client(given) as client:
+        if client.info("keyspace"):
+            pytest.exit("the Redis of STRATA_REDIS_ADDR holds keys, which the tests would remove; name an empty one", 4)
+        yield given
+        client.flushall()
 
 
 @pytest.fixture
 def redis_addr(redis_server: str) -> str:
     """A server without a key in it."""
-    host, port = redis_server.rsplit(":", 1)
-    with redis.Redis(host=host, port=int(port)) as client:
+    with _client(redis_server) as client:
         client.flushall()
         client.script_flush()
     return redis_server
+
+
+def _client(addr: str) -> redis.Redis:
+    return redis.Redis.from_url(addr if "://" in addr else f"redis://{addr}")
 
 
 @pytest.fixture

@@ -13,66 +13,75 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from strata.embedded import guard
 from strata.errors import StrataError
 
-# The guard waits for the end of a pipe that only this process holds open. When this process dies, however it dies,
-# the guard ends the server. It is a process of its own, since a server that changes its user loses PR_SET_PDEATHSIG.
-_GUARD = """
-import os, signal, sys
-try:
-    os.read(0, 1)
-except KeyboardInterrupt:
-    pass
-pid, start = int(sys.argv[1]), sys.argv[2]
-try:
-    with open(f"/proc/{pid}/stat") as f:
-        if f.read().rsplit(")", 1)[1].split()[19] != start:
-            sys.exit()
-except OSError:
-    if sys.platform == "linux":
-        sys.exit()
-try:
-    os.kill(pid, signal.SIGCONT)
-    os.kill(pid, signal.SIGQUIT if sys.argv[3] == "quit" else signal.SIGKILL)
-except OSError:
-    pass
-"""
+QUICK = {"quit": signal.SIGQUIT, "kill": signal.SIGKILL}
+PATIENCE = 10.0  # seconds for what was killed to be gone
+# The server tells the guard its id before it is the server, so that a parent killed at any moment leaves nothing.
+ANNOUNCE = 'echo $$ >&0; exec "$@" </dev/null'
 _live: weakref.WeakSet[ServerProcess] = weakref.WeakSet()
 
 
 class ServerProcess:
-    """Starts, waits for, freezes and ends one server. Not thread-safe."""
+    """Starts, waits for, freezes and ends one server. Not thread-safe.
 
-    def __init__(self, command: Sequence[str], log: Path, *, end: signal.Signals, quick: str, **options: Any) -> None:
-        # A session of its own: Ctrl-C at the terminal reaches us, and we end the server in order.
-        with log.open("ab") as out:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                **options,
-            )
-        self.pid = self._process.pid
+    `end` is the signal that ends it in order; `quick` how the guard ends it when this process died: "quit" is
+    SIGQUIT, "kill" SIGKILL. `scratch`, a directory, goes with it then, and at the exit of this process. A forked child
+    of this process has no say over the server. `options` are those of `subprocess.Popen`.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        *,
+        end: signal.Signals,
+        quick: Literal["quit", "kill"],
+        scratch: Path | None = None,
+        **options: Any,
+    ) -> None:
         self._log = log
         self._name = Path(command[0]).name
         self._end = end
-        self._guard = subprocess.Popen(
-            [sys.executable, "-S", "-c", _GUARD, str(self.pid), _started(self.pid), quick],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        reading, writing = os.pipe()
+        self._line = os.fdopen(writing, "wb", buffering=0)
         _live.add(self)
+        # Sessions of their own: Ctrl-C at the terminal reaches us, and we end the server in order.
+        try:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", guard.__file__, str(int(QUICK[quick])), str(scratch or "")],
+                stdin=reading,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        finally:
+            os.close(reading)
+        try:
+            with log.open("ab") as out:
+                self._process = subprocess.Popen(
+                    ["/bin/sh", "-c", ANNOUNCE, "sh", *command],
+                    stdin=self._line,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    **options,
+                )
+        except OSError:
+            self._release()
+            raise
+        self.pid = self._process.pid
 
-    def wait_ready(self, ready: Callable[[], bool], timeout: float = 30.0) -> None:
+    def wait_ready(self, ready: Callable[[], bool], timeout: float = 60.0) -> None:
         """Wait until `ready`. Raises `StrataError` with the end of the log where the server ends or takes too long."""
         deadline = time.monotonic() + timeout
         while not ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if not self.running or time.monotonic() > deadline:
                 self.kill()
+                self._release()
                 raise StrataError(f"{self._name} did not start: {self._tail()}")
             time.sleep(0.02)
 
@@ -83,42 +92,73 @@ class ServerProcess:
 
     def stop(self, timeout: float = 10.0) -> None:
         """End it in order; by force after `timeout` seconds."""
+        if not self._line.closed:
+            self._finish(timeout)
+            self._release()
+
+    def abandon(self, timeout: float = 5.0) -> None:
+        """End it as `stop` does, and let the guard remove its directory."""
+        if not self._line.closed:
+            self._finish(timeout)
+            self._release(farewell=b"")
+
+    def kill(self) -> None:
+        """SIGKILL, to the server and the children it has; returns when they are gone."""
+        self._halt()
+        family = [(pid, guard.birth(pid)) for pid in self._family()]
+        for pid, _ in family:
+            _signal(pid, signal.SIGKILL)
+        self._process.wait(PATIENCE)
+        # Whoever still has the shared memory mapped would keep the next server on these files from starting.
+        for pid, born in family:
+            guard.ended(pid, born, PATIENCE)
+
+    def freeze(self) -> None:
+        """SIGSTOP, to it and its children: it keeps its connections and answers nothing from the return on."""
+        self._halt()
+        family = self._family()
+        for pid in family:
+            _signal(pid, signal.SIGSTOP)
+        for pid in family:
+            _wait_stopped(pid)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        for pid in reversed(self._family()):
+            _signal(pid, signal.SIGCONT)
+
+    def disown(self) -> None:
+        """In a forked child: the server is the parent's, and so is the pipe by which the guard knows it lives."""
+        self._line.close()
+
+    def _family(self) -> list[int]:
+        # Only while it runs is the id its own.
+        return [self.pid, *children(self.pid)] if self.running else []
+
+    def _halt(self) -> None:
+        # First and alone: from then on it has no new children that would be missed.
+        self._signal(signal.SIGSTOP)
+        _wait_stopped(self.pid)
+
+    def _signal(self, number: signal.Signals) -> None:
         if self.running:
-            self._signal(signal.SIGCONT)
+            _signal(self.pid, number)
+
+    def _finish(self, timeout: float) -> None:
+        if self.running:
+            self.thaw()
             self._signal(self._end)
             try:
                 self._process.wait(timeout)
             except subprocess.TimeoutExpired:
                 self.kill()
-        self._release()
 
-    def kill(self) -> None:
-        """SIGKILL, to the server and the children it has."""
-        for pid in (*children(self.pid), self.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self._process.wait(10)
-        self._release()
-
-    def freeze(self) -> None:
-        """SIGSTOP: it keeps its connections and answers nothing."""
-        for pid in (self.pid, *children(self.pid)):
-            os.kill(pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """SIGCONT."""
-        for pid in (*children(self.pid), self.pid):
-            os.kill(pid, signal.SIGCONT)
-
-    def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(number)
-
-    def _release(self) -> None:
+    def _release(self, farewell: bytes = b"done\n") -> None:
         _live.discard(self)
-        if self._guard.stdin is not None:
-            self._guard.stdin.close()
-        self._guard.wait(10)
+        with contextlib.suppress(BrokenPipeError):
+            self._line.write(farewell)
+        self._line.close()
+        self._guard.wait()
 
     def _tail(self) -> str:
         return self._log.read_text(errors="replace")[-800:].strip() or "it said nothing"
@@ -140,17 +180,27 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _started(pid: int) -> str:
-    # The start time tells a process from a later one of the same id.
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except OSError:
-        return "-"
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
-def _stop_all() -> None:
+def _wait_stopped(pid: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while guard.status(pid)[0] not in ("T", "") and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def _abandon_all() -> None:
     for process in list(_live):
-        process.stop(5.0)
+        process.abandon()
 
 
-atexit.register(_stop_all)
+def _disown_all() -> None:
+    for process in list(_live):
+        process.disown()
+    _live.clear()
+
+
+atexit.register(_abandon_all)
+os.register_at_fork(after_in_child=_disown_all)
