@@ -38,7 +38,7 @@ class _Call:
         self._bound = bound
         self._open = dict(wanted)  # what no tier has answered yet
         self._found: dict[Any, Any] = {}
-        self._over: dict[Any, Any] = {}  # own partial writes, to be laid over what is below
+        self._over: dict[Any, Any] = {}  # own partial writes, to be laid over what is below and not newer
         self._claims: dict[Any, Claim] = {}
         self._began = 0.0
 
@@ -56,9 +56,6 @@ class _Call:
         finally:
             for claim in self._claims.values():
                 bound.l1.guard.release(claim)
-        for id, over in self._over.items():
-            if id in self._found:
-                self._found[id] = bound.plan.merge(self._found[id], over)
         return self._found
 
     def _from_memory(self) -> None:
@@ -74,7 +71,7 @@ class _Call:
             if own is None:
                 continue
             if own.partial:
-                self._over[id] = own.record
+                self._over[id] = own
             elif own.record is None:
                 del self._open[id]
             else:
@@ -100,7 +97,7 @@ class _Call:
             if found.state is State.VALUE:
                 bound.counters.l2_hits += 1
                 self._fill_l1(id, found.record, found.version, found.pending)
-                self._settle(id, found.record)
+                self._settle(id, found.record, found.version)
             elif found.state is State.TOMBSTONE or bound.table is None:
                 bound.l1.met(self._claims[id], found.version)
                 del self._open[id]
@@ -127,7 +124,7 @@ class _Call:
         for id, _, record, version, _ in loaded:
             if record is not None:
                 self._context.versions.observe(version)
-                self._found[id] = record
+                self._settle(id, record, version)
 
     def _combine(self, row: Any, pending: Any) -> tuple[Any, int, bool]:
         """The newer of row and ledger entry: (record or None, version, whether L3 does not have it yet)."""
@@ -180,6 +177,7 @@ class _Call:
         except L2UnavailableError:
             return {}
 
-    def _settle(self, id: Any, record: Any) -> None:
+    def _settle(self, id: Any, record: Any, version: int = 0) -> None:
         del self._open[id]
-        self._found[id] = record
+        own = self._over.get(id)
+        self._found[id] = record if own is None or version > own.version else self._bound.plan.merge(record, own.record)

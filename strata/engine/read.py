@@ -82,19 +82,19 @@ class Reader:
                 return ABSENT
             bound.counters.l1_hits += 1
             return bound.plan.copy(own.record)
-        record = self._fly(bound, id, key_text)
-        if own is not None:
-            # The columns that this process wrote and nobody below has yet, over what they have.
-            record = ABSENT if record is ABSENT else bound.plan.merge(record, own.record)
-        return record
+        loaded = self._fly(bound, id, key_text)
+        if own is None or loaded.record is ABSENT or loaded.version > own.version:
+            return loaded.record
+        # The columns that this process wrote and nobody below has yet, over what they have.
+        return bound.plan.merge(loaded.record, own.record)
 
-    def _fly(self, bound: Bound, id: Any, key_text: str) -> Any:
+    def _fly(self, bound: Bound, id: Any, key_text: str) -> Loaded:
+        """What is below L1, private to the caller."""
         flight, landed = bound.l1.guard.board(id)
         if landed is not None:
-            shared = flight.wait(landed)
-            return shared if shared is ABSENT else bound.plan.copy(shared)
+            return self._private(bound, flight.wait(landed))
         try:
-            record = flight.result = self._load(bound, id, key_text, flight).record
+            loaded = flight.result = self._load(bound, id, key_text, flight)
         except BaseException as error:
             flight.error = error
             raise
@@ -102,7 +102,10 @@ class Reader:
             bound.l1.guard.release(flight)
         # Whoever waits copies the result itself, perhaps while this caller already changes its own: so that one
         # takes a copy too. Nobody boards a flight that was released.
-        return bound.plan.copy(record) if flight.shared and record is not ABSENT else record
+        return self._private(bound, loaded) if flight.shared else loaded
+
+    def _private(self, bound: Bound, loaded: Loaded) -> Loaded:
+        return loaded if loaded.record is ABSENT else loaded._replace(record=bound.plan.copy(loaded.record))
 
     def _load(self, bound: Bound, id: Any, key_text: str, claim: Any) -> Loaded:
         began = self._context.clock.monotonic()

@@ -70,9 +70,10 @@ class Put(NamedTuple):
 class DirtyBuffer:
     """Thread-safe: `room` (a condition and its lock) guards every field. After fork the child makes another one.
 
-    Writers of any thread, the flusher, the bus's thread and `flush` come here. Only `merge`, `stamp`, `wake` and
-    `gone`, which are quick, are called while the lock is held. `wake`: the first write came, or `threshold` of them
-    wait; `gone`: a slot is not needed any more.
+    Writers of any thread, the flusher, the bus's thread and `flush` come here. Only `merge`, `stamp`, `wake`,
+    `uncover` and `gone`, which are quick, are called while the lock is held. `wake`: the first write came, or
+    `threshold` of them wait; `gone`: a slot is not needed any more. `uncover`: reads of the key are about to go below
+    again; what was read there while the write covered it may be older than the write, and must reach nobody else.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class DirtyBuffer:
         merge: Callable[[str, Any, Any], Any],
         stamp: Callable[[], int],
         wake: Callable[[], None],
+        uncover: Callable[[str, Hashable], None],
         gone: Callable[[Slot], None] | None = None,
     ) -> None:
         self._most = most
@@ -92,6 +94,7 @@ class DirtyBuffer:
         self._merge = merge
         self._stamp = stamp
         self._wake = wake
+        self._uncover = uncover
         self._gone = gone
         self.room = threading.Condition(threading.Lock())
         self._slots: dict[tuple[str, Hashable], Slot] = {}
@@ -187,6 +190,7 @@ class DirtyBuffer:
         with self.room:
             slot = self._slots.get((schema, key))
             if slot is not None:
+                self._uncover(schema, key)
                 slot.given_up = max(slot.given_up, version)
 
     def drop(self, schema: str, key: Hashable, version: int) -> None:
@@ -203,6 +207,7 @@ class DirtyBuffer:
             with self.room:
                 slot = self._slots.get((schema, key))
                 if slot is not None:
+                    self._uncover(schema, key)
                     slot.superseded = max(slot.superseded, version)
 
     def lost(self, place: Place) -> int:
@@ -330,6 +335,7 @@ class DirtyBuffer:
         self._unsent.pop(slot, None)
         if slot in self._kept:
             self._unkeep(slot)
+        self._uncover(slot.schema, slot.key)
         del self._slots[slot.schema, slot.key]
         if self._gone is not None:
             self._gone(slot)

@@ -85,6 +85,7 @@ class Parts:
             merge=lambda schema, base, over: shared.schemas[schema].plan.merge(base, over),
             stamp=shared.versions.stamp,
             wake=lambda: self.flusher.wake(),
+            uncover=lambda schema, key: shared.schemas[schema].l1.guard.void(key),
             gone=None if journal is None else journal.release,
         )
         self.journal = journal

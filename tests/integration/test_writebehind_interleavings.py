@@ -4,6 +4,7 @@ itself wrote, and L3 ends with the highest version of every key."""
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from strata import UNLOADED, DataStore
 from tests.behind import client, deferred, hand_off, idle, paced, persist, rows
-from tests.models import Account
+from tests.models import Account, Note
 from tests.stores import MakeStore, stores
 
 HOUR = 3600.0
@@ -163,3 +164,60 @@ def test_whatever_the_order_reads_are_not_older_than_own_writes_and_the_highest_
     for _ in range(STEPS):
         world.step()
     world.check_l3(dsn)
+
+
+@pytest.mark.parametrize("how", ["get", "get_many"])
+def test_a_read_that_is_slower_than_a_whole_write_behind_neither_fills_nor_is_shared(
+    make: MakeStore, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(write_behind_flush_interval=HOUR, write_behind_flush_threshold=10**9)
+    paced(store)
+    notes = store.register(deferred(Note))
+    store.migrate()
+    idle(store)
+    notes.set(1, Note(1, "old"))
+    store.flush_dirty(20)
+    notes.invalidate(1)  # L1 is empty
+    reader, bound = threading.current_thread(), store._wiring._schemas["note"]
+    written, peeked, answered, persisted = (threading.Event() for _ in range(4))
+
+    behind = store._wiring.writebehind()
+    look = behind.peek
+
+    def peek(bound: Any, key: Any) -> Any:
+        found = look(bound, key)
+        if threading.current_thread() is reader:
+            peeked.set()
+            assert written.wait(20)
+        return found
+
+    def slow(real: Any) -> Any:
+        def read(*args: Any, **options: Any) -> Any:
+            found = real(*args, **options)
+            if threading.current_thread() is reader:
+                answered.set()
+                assert persisted.wait(20)
+            return found
+
+        return read
+
+    assert bound.l1.store is not None and bound.l2 is not None
+    monkeypatch.setattr(behind, "peek", peek)
+    monkeypatch.setattr(bound.l2, "read", slow(bound.l2.read))
+    monkeypatch.setattr(bound.l2, "read_many", slow(bound.l2.read_many))
+    reader = threading.Thread(target=lambda: getattr(notes, how)(1 if how == "get" else [1]))
+    reader.start()
+    assert peeked.wait(20)
+    notes.set(1, Note(1, "new"))
+    written.set()  # only now the reader's claim begins, and it reads L2 before the hand-off
+    assert answered.wait(20)
+    store.flush_dirty(20)
+    bound.l1.store.clear()  # as by eviction
+    shared = []
+    second = threading.Thread(target=lambda: shared.append(notes.get(1, force_l2=True)))
+    second.start()
+    second.join(5)  # it does not wait for the slow one
+    persisted.set()
+    reader.join(20)
+    assert [note.text for note in shared] == ["new"]
+    assert notes.get(1).text == "new"

@@ -17,9 +17,16 @@ class Buffer:
     def __init__(self, most: int = 100, threshold: int = 10) -> None:
         self.clock = ManualClock()
         self.wakes = 0
+        self.uncovered: list[tuple[Any, Buffered | None]] = []
         self.stamps = itertools.count(1000)
         self.buffer = DirtyBuffer(
-            most, threshold, self.clock, merge=self._merge, stamp=lambda: next(self.stamps), wake=self._wake
+            most,
+            threshold,
+            self.clock,
+            merge=self._merge,
+            stamp=lambda: next(self.stamps),
+            wake=self._wake,
+            uncover=lambda schema, key: self.uncovered.append((key, self.buffer.peek(schema, key))),
         )
 
     def put(self, key: str, version: int, record: dict[str, int] | None, *, partial: bool = False) -> Any:
@@ -186,3 +193,17 @@ def test_a_write_that_was_given_up_is_not_read_any_more_and_counts_until_that_wa
     assert dirty.buffer.peek("things", "a") is None and len(dirty.buffer) == 1
     dirty.put("a", 2, {"x": 2})
     assert dirty.buffer.peek("things", "a") == Buffered(2, {"x": 2}, False)
+
+
+def test_reads_that_began_while_a_write_covered_the_key_are_void_before_it_stops_to_do_so(dirty: Buffer) -> None:
+    endings = {
+        "confirmed": lambda: dirty.buffer.confirm("things", [("confirmed", 1)]),
+        "superseded": lambda: dirty.buffer.supersede("things", "superseded", 2),
+        "given up": lambda: dirty.buffer.give_up("things", "given up", 1),
+        "dropped": lambda: dirty.buffer.drop("things", "dropped", 1),
+    }
+    for key, end in endings.items():
+        dirty.put(key, 1, {"x": 1})
+        end()
+        assert dirty.uncovered.pop() == (key, Buffered(1, {"x": 1}, False))
+        assert dirty.buffer.peek("things", key) is None
