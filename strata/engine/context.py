@@ -14,7 +14,7 @@ from strata.coherence.messages import Announcer, Op
 from strata.coherence.repairs import Repairs
 from strata.coherence.versions import VersionClock
 from strata.l2.client import RedisServer
-from strata.writebehind import WriteBehind
+from strata.writebehind import Buffered, WriteBehind
 
 ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "ABSENT", "__slots__": ()})()
 """What a read returns where no tier has the record: never a value, so that a stored None cannot be mistaken for it."""
@@ -43,6 +43,19 @@ class Context:
         """A new version."""
         self.identity.ensure()
         return self.versions.stamp()
+
+    def pending(self, bound: Bound, id: Any) -> Buffered | None:
+        """This process's own write of the key that nobody below has yet, unless something newer was met.
+
+        The write may be in the buffer and not yet in L1: once one read has seen it, no other may find what is older.
+        """
+        if self.writebehind is None or not bound.deferred:
+            return None
+        own = self.writebehind.peek(bound, id)
+        entry = None if own is None else bound.l1.entries.get(id)
+        if own is not None and entry is not None and entry.version < own.version:
+            bound.l1.forget(id, below=own.version)
+        return own
 
     def listen(self) -> None:
         """From now on this instance hears of other instances' writes."""

@@ -59,7 +59,7 @@ class _Call:
         return self._found
 
     def _from_memory(self) -> None:
-        bound, deferred = self._bound, self._context.writebehind if self._bound.deferred else None
+        bound = self._bound
         now = self._context.clock.monotonic()
         for id in list(self._open):
             entry = bound.l1.lookup(id, now)
@@ -67,7 +67,7 @@ class _Call:
                 entry.hits += 1
                 self._settle(id, bound.plan.thaw(entry.value))
                 continue
-            own = None if deferred is None else deferred.peek(bound, id)
+            own = self._context.pending(bound, id)
             if own is None:
                 continue
             if own.partial:

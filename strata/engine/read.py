@@ -44,7 +44,7 @@ class Reader:
         self._context.listen()
         if bound.l1.lookup(id, self._context.clock.monotonic()) is not None:
             return True
-        own = self._own(bound, id)
+        own = self._context.pending(bound, id)
         if own is not None:
             return own.record is not None
         found = self._ask_l2(bound, key_text, lease=False)
@@ -76,7 +76,7 @@ class Reader:
                 entry.hits += 1
                 return bound.plan.thaw(entry.value)
         bound.counters.gets += 1
-        own = self._own(bound, id)
+        own = self._context.pending(bound, id)
         if own is not None and not own.partial:
             if own.record is None:
                 return ABSENT
@@ -160,10 +160,6 @@ class Reader:
         if pending.deleted:
             return NOTHING
         return Loaded(bound.plan.from_row(pending.values, bound.cipher, pending.names), pending.version, True)
-
-    def _own(self, bound: Bound, id: Any) -> Any:
-        deferred = self._context.writebehind
-        return deferred.peek(bound, id) if deferred is not None and bound.deferred else None
 
     def _ledger(self, bound: Bound, key_text: str) -> Any:
         deferred = self._context.writebehind

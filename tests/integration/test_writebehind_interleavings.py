@@ -13,7 +13,7 @@ import pytest
 from strata import UNLOADED, DataStore
 from tests.behind import client, deferred, hand_off, idle, paced, persist, rows
 from tests.models import Account, Note
-from tests.stores import MakeStore, stores
+from tests.stores import MakeStore, stores, sure
 
 HOUR = 3600.0
 STEPS = 120
@@ -221,3 +221,29 @@ def test_a_read_that_is_slower_than_a_whole_write_behind_neither_fills_nor_is_sh
     reader.join(20)
     assert [note.text for note in shared] == ["new"]
     assert notes.get(1).text == "new"
+
+
+def test_what_one_thread_has_read_of_a_write_under_way_is_not_older_for_the_next(
+    make: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(write_behind_flush_interval=HOUR, write_behind_flush_threshold=10**9)
+    paced(store)
+    notes = store.register(deferred(Note))
+    store.migrate()
+    idle(store)
+    notes.set(1, Note(1, "old"))
+    store.flush_dirty(20)
+    sure(store)
+    notes.get(1)
+    bound = store._wiring._schemas["note"]
+    seen: list[str] = []
+    write = bound.l1.write
+
+    def late(*args: Any) -> None:
+        # The write is in the buffer, and not yet in L1.
+        seen.extend([notes.get(1, force_l2=True).text, notes.get(1).text, notes.get_many([1])[1].text])
+        write(*args)
+
+    monkeypatch.setattr(bound.l1, "write", late)
+    notes.set(1, Note(1, "new"))
+    assert seen == ["new", "new", "new"]
