@@ -48,6 +48,20 @@ def make_store(dsn: str, redis_addr: str, mode: WriteMode) -> DataStore:
     return store
 
 
+def slow_some_fills(store: DataStore, rng: random.Random) -> None:
+    """Now and then a reader takes its time between what it has read and the fill."""
+    l2 = store._wiring._schemas["counts"].l2
+    assert l2 is not None
+    fill = l2.fill
+
+    def late(*args: Any) -> set[str]:
+        if rng.random() < 0.005:
+            time.sleep(rng.uniform(0, 0.05))
+        return fill(*args)
+
+    l2.fill = late  # type: ignore[method-assign]
+
+
 class Actor:
     """One process. `_seen` is the newest count this process was shown or wrote, by key; guarded by `_lock`.
 
@@ -71,7 +85,14 @@ class Actor:
 
     def write(self, rng: random.Random) -> None:
         """Count an own key up; what is not acknowledged may be there or not, so it is not counted as seen."""
-        key = rng.choice(self._own)
+        self._write(rng.choice(self._own))
+
+    def write_all(self) -> None:
+        """Count every own key up."""
+        for key in self._own:
+            self._write(key)
+
+    def _write(self, key: int) -> None:
         count = self._written[key] = self._written[key] + 1
         try:
             self._store.set("counts", key, Count(key, count, time.monotonic()))
@@ -129,6 +150,7 @@ def main(dsn: str, redis_addr: str, mode: str, number: str, of: str, seconds: st
     """One process: a writing thread and two reading ones."""
     store = make_store(dsn, redis_addr, WriteMode[mode])
     actor = Actor(store, int(number), int(of), BOUNDS[WriteMode[mode]], strict=strict == "strict")
+    slow_some_fills(store, random.Random(int(number)))
     print("[]", flush=True)  # ready: from now on anything may happen to the servers
     threads = [
         threading.Thread(target=actor.run, args=(float(seconds), int(number) * 10 + turn, writes))
@@ -148,7 +170,9 @@ def main(dsn: str, redis_addr: str, mode: str, number: str, of: str, seconds: st
         "flushed": flushed,
     }
     print(json.dumps(result), flush=True)
-    sys.stdin.read()  # at rest until told to end, so that all caches can be compared
+    for _ in sys.stdin:  # at rest until told to end, so that all caches can be compared
+        actor.write_all()
+        print(json.dumps(_flush(store)), flush=True)
     values = {key: store.get("counts", key, default=Count(key)).n for key in range(KEYS)}
     print(json.dumps(values), flush=True)
     store.close()

@@ -65,7 +65,15 @@ def cut_backends(postgres: EmbeddedPostgres, valkey: EmbeddedValkey) -> None:
         )
 
 
-FAULTS = [cut_connections, cut_subscriptions, freeze_redis, empty_redis, restart_redis, restart_postgres, cut_backends]
+FAULTS = [
+    cut_connections,
+    cut_subscriptions,
+    freeze_redis,
+    empty_redis,
+    restart_redis,
+    restart_postgres,
+    cut_backends,
+]
 
 
 def test_without_a_fault_no_process_is_ever_shown_an_older_value(
@@ -90,16 +98,45 @@ def test_written_behind_nothing_is_lost_own_writes_stay_and_all_agree_at_rest(
     Run(own_postgres, own_valkey, WriteMode.WRITE_BEHIND, strict=False).check(faults, capsys)
 
 
+@pytest.mark.parametrize(
+    ("bug", "mode", "faults"),
+    [
+        ("fills_need_no_lease", WriteMode.WRITE_THROUGH, []),
+        ("l1_survives_a_lost_subscription", WriteMode.WRITE_THROUGH, []),
+        ("reads_pass_the_dirty_buffer", WriteMode.WRITE_BEHIND, []),
+    ],
+)
+def test_a_rule_of_the_protocol_left_out_is_found(
+    own_postgres: EmbeddedPostgres,
+    own_valkey: EmbeddedValkey,
+    bug: str,
+    mode: WriteMode,
+    faults: Sequence[Fault],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = Run(own_postgres, own_valkey, mode, strict=False, program=("tests.faults.seeded", bug))
+    with pytest.raises(AssertionError, match=r"read \d+ after|disagree at rest"):
+        run.check(faults, capsys)
+
+
 class Run:
     """Processes on the same servers, faults, and what must hold afterwards."""
 
-    def __init__(self, postgres: EmbeddedPostgres, valkey: EmbeddedValkey, mode: WriteMode, *, strict: bool) -> None:
+    def __init__(
+        self,
+        postgres: EmbeddedPostgres,
+        valkey: EmbeddedValkey,
+        mode: WriteMode,
+        *,
+        strict: bool,
+        program: Sequence[str] = ("tests.faults.history",),
+    ) -> None:
         self._postgres = postgres
         self._valkey = valkey
         self._mode = mode
         with make_store(postgres.dsn, valkey.addr, mode) as store:
             store.migrate()
-        command = [sys.executable, "-m", "tests.faults.history", postgres.dsn, valkey.addr, mode.name]
+        command = [sys.executable, "-m", *program, postgres.dsn, valkey.addr, mode.name]
         self._actors = [
             subprocess.Popen(
                 [*command, str(number), str(PROCESSES), str(SECONDS), "strict" if strict else "bounded"],
@@ -112,6 +149,14 @@ class Run:
 
     def check(self, faults: Sequence[Fault], capsys: pytest.CaptureFixture[str]) -> None:
         """Inject the faults, wait for the end, and compare what everybody saw with what PostgreSQL holds."""
+        try:
+            self._check(faults, capsys)
+        finally:
+            for actor in self._actors:
+                actor.kill()
+                actor.wait(60)
+
+    def _check(self, faults: Sequence[Fault], capsys: pytest.CaptureFixture[str]) -> None:
         for actor in self._actors:
             _line(actor)
         injected = self._inject(faults)
@@ -122,6 +167,7 @@ class Run:
             }
             print(f"\n{self._mode.value}: {totals}, faults: {injected}")
         assert all(result["flushed"] for result in results)
+        self._write_unheard()
         violations = [violation for result in results for violation in result["violations"]]
         assert violations == []
         with psycopg.connect(self._postgres.dsn) as conn:
@@ -131,6 +177,16 @@ class Run:
             newest = max(result["seen"][str(key)] for result in results)
             assert truth.get(key, 0) >= newest, f"key {key}: an acknowledged write is lost"
             assert {values[key] for values in at_rest} == {truth.get(key, 0)}, f"key {key}: caches disagree at rest"
+
+    def _write_unheard(self) -> None:
+        """Everybody writes once more, and is heard by nobody."""
+        cut_subscriptions(self._postgres, self._valkey)
+        for actor in self._actors:
+            assert actor.stdin is not None
+            actor.stdin.write("write\n")
+            actor.stdin.flush()
+        for actor in self._actors:
+            assert _line(actor) is True
 
     def _at_rest(self, truth: dict[int, int]) -> list[dict[int, int]]:
         """What each process reads when nothing is written any more, and the bound has passed."""

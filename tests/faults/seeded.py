@@ -1,0 +1,43 @@
+"""A process of the checker with a known bug in it: `python -m tests.faults.seeded BUG ARGUMENTS...`.
+
+Each bug leaves out one rule of the protocol, as a careless change of Strata might.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable
+
+from strata.coherence.inbox import Inbox
+from strata.l2 import tier
+from strata.l2.script import Script
+from strata.writebehind import WriteBehind
+from tests.faults import history
+
+
+def fills_need_no_lease() -> None:
+    """What a slow reader loaded is stored in L2, whatever was written there since its read began."""
+    right = tier._scripts["fill"].text
+    wrong = right.replace("if redis.call('GET', key) == lease then", "if true then")
+    assert wrong != right
+    tier._scripts["fill"] = Script("fill", wrong, hashlib.sha1(wrong.encode(), usedforsecurity=False).hexdigest())
+
+
+def l1_survives_a_lost_subscription() -> None:
+    """Whoever comes back to the bus goes on as if it had missed nothing."""
+    Inbox.clear = lambda self: None  # type: ignore[method-assign]
+
+
+def reads_pass_the_dirty_buffer() -> None:
+    """What this process wrote and has not handed off is not looked for."""
+    WriteBehind.peek = lambda self, bound, key: None  # type: ignore[method-assign]
+
+
+BUGS: dict[str, Callable[[], None]] = {
+    bug.__name__: bug for bug in (fills_need_no_lease, l1_survives_a_lost_subscription, reads_pass_the_dirty_buffer)
+}
+
+if __name__ == "__main__":
+    BUGS[sys.argv[1]]()
+    history.main(*sys.argv[2:])
