@@ -1,0 +1,5 @@
+"""For tests of applications: a proxy that injects faults, pytest fixtures, and a checker of histories."""
+
+from strata.testing.proxy import Proxy
+
+__all__ = ["Proxy"]
