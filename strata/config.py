@@ -152,8 +152,13 @@ def masked(address: str) -> str:
     login, at, place = url.netloc.rpartition("@")
     if at:
         place = f"{login.partition(':')[0]}:***@{place}" if ":" in login else f"{login}@{place}"
-    query = "&".join("password=***" if part.lower().startswith("password=") else part for part in url.query.split("&"))
+    query = "&".join(_without_secret(part) for part in url.query.split("&"))
     return urlunsplit((url.scheme, place, url.path, query, ""))
+
+
+def _without_secret(part: str) -> str:
+    name, _, _ = part.partition("=")
+    return f"{name}=***" if "password" in name.lower() else part
 
 
 def _read(name: str, text: str) -> Any:

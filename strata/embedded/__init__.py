@@ -1,7 +1,18 @@
 """PostgreSQL and a Redis-compatible server from pip wheels, for development, demo and tests."""
 
+from strata.embedded.cluster import EmbeddedCluster
 from strata.embedded.postgres import THROWAWAY, EmbeddedPostgres
+from strata.embedded.sentinel import EmbeddedSentinel
 from strata.embedded.servers import EmbeddedServers
+from strata.embedded.standby import EmbeddedStandby
 from strata.embedded.valkey import EmbeddedValkey
 
-__all__ = ["THROWAWAY", "EmbeddedPostgres", "EmbeddedServers", "EmbeddedValkey"]
+__all__ = [
+    "THROWAWAY",
+    "EmbeddedCluster",
+    "EmbeddedPostgres",
+    "EmbeddedSentinel",
+    "EmbeddedServers",
+    "EmbeddedStandby",
+    "EmbeddedValkey",
+]

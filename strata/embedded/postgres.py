@@ -44,8 +44,8 @@ class EmbeddedPostgres(EmbeddedServer):
         if version not in POSTGRES:
             raise InvalidConfigError(f"there is no embedded PostgreSQL {version}; it must be one of {sorted(POSTGRES)}")
         super().__init__("postgres", Account.unprivileged(), port, directory)
-        self._version = version
-        self._settings = dict(settings or {})
+        self.version = version
+        self.settings = dict(settings or {})
 
     @property
     def dsn(self) -> str:
@@ -77,7 +77,7 @@ class EmbeddedPostgres(EmbeddedServer):
         return {"env": {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}, "cwd": "/", **self._account.switch}
 
     def _prepare(self) -> None:
-        self._bin = postgres_binaries(self._version, self._account, self._temporary())
+        self._bin = postgres_binaries(self.version, self._account, self._temporary())
         if not self._data.exists():
             self._data.mkdir(mode=0o700)
             self._account.give(self._data)
@@ -104,7 +104,7 @@ class EmbeddedPostgres(EmbeddedServer):
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
             "dynamic_shared_memory_type": "mmap",  # in its files: outside, a killed server would leave it behind
-            **self._settings,
+            **self.settings,
         }
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         command = [str(self._bin / "postgres"), "-D", str(self._data), *words]

@@ -43,6 +43,11 @@ class EmbeddedValkey(EmbeddedServer):
         login = f":{quote(self._password, safe='')}@" if self._password else ""
         return f"redis://{login}{self.addr}/0"
 
+    @property
+    def bus_port(self) -> int:
+        """Where the other nodes of a Cluster reach it."""
+        return int(self._options["cluster-port"])
+
     def _prepare(self) -> None:
         self._binary = valkey_binary()
         if self._options.get("cluster-enabled") == "yes":

@@ -7,7 +7,7 @@ twice when only its answer was lost. Strata's connections never retry: what may 
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -117,9 +117,19 @@ def _sentinel(addr: str, options: dict[str, Any], db: int) -> Any:
         raise ValueError("service")
     _credentials(url, options)
     quick = {k: options[k] for k in ("retry", "socket_timeout", "socket_connect_timeout", "socket_keepalive")}
+    quick |= sentinels_login(url.query)
     sentinel = Sentinel(hosts, sentinel_kwargs=quick)  # type: ignore[no-untyped-call]
     number = int(parts[1]) if len(parts) == 2 else db
     return sentinel.master_for(parts[0], redis_class=redis.Redis, db=number, **options)  # type: ignore[no-untyped-call]
+
+
+def sentinels_login(query: str) -> dict[str, str]:
+    """How one logs in to the Sentinels themselves, by a URL's query. Raises `ValueError` for any other thing."""
+    names = {"sentinel_username": "username", "sentinel_password": "password"}
+    given = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+    if not given.keys() <= names.keys():
+        raise ValueError("query")
+    return {names[name]: value for name, value in given.items()}
 
 
 def _credentials(url: Any, options: dict[str, Any]) -> None:

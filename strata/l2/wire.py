@@ -149,4 +149,3 @@ def _reply_error(text: str) -> Exception:
     if code == "READONLY":
         return ReadOnlyError(text)
     return ResponseError(text)
-

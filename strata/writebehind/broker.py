@@ -9,7 +9,7 @@ import functools
 import os
 import ssl
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
 import celery
 from kombu.exceptions import KombuError
@@ -17,6 +17,7 @@ from kombu.exceptions import KombuError
 import celeryconfig
 from strata.config import Config
 from strata.errors import InvalidConfigError, UnavailableError
+from strata.l2.address import sentinels_login
 
 _OVER_TCP = ("redis", "rediss")
 
@@ -48,7 +49,7 @@ def celery_app(config: Config) -> Any:
     url = broker_url(config)
     if not url:
         raise InvalidConfigError("the fleet needs a broker; set broker_url (with redis_client it is not known)")
-    return _app(url, _service(config))
+    return _app(url, _service(config), _sentinels_login(config))
 
 
 def publish(app: Any, task: str, args: tuple[Any, ...], task_id: str | None = None, producer: Any = None) -> None:
@@ -80,13 +81,14 @@ def _errors_of(app: Any) -> tuple[type[Exception], ...]:
 
 
 @functools.cache
-def _app(url: str, service: str) -> Any:
+def _app(url: str, service: str, login: tuple[tuple[str, str], ...]) -> Any:
     app = celery.Celery("strata", set_as_current=False)
     app.config_from_object("celeryconfig")
     app.conf.broker_url = url
     app.conf.broker_transport_options = celeryconfig.transport_options(url)
     if service:
         app.conf.broker_transport_options["master_name"] = service
+        app.conf.broker_transport_options["sentinel_kwargs"] = dict(login)
     if url.startswith("rediss://") and "ssl_" not in url:
         app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     return app
@@ -116,7 +118,13 @@ def _sentinels(address: str, config: Config) -> str:
 
 
 def _service(config: Config) -> str:
+    return next((part for part in _sentinel_url(config).path.split("/") if part), "")
+
+
+def _sentinels_login(config: Config) -> tuple[tuple[str, str], ...]:
+    return tuple(sentinels_login(_sentinel_url(config).query).items())
+
+
+def _sentinel_url(config: Config) -> SplitResult:
     address = "" if config.broker_url else config.ledger_addr or config.redis_addr
-    if not address.startswith("redis+sentinel://"):
-        return ""
-    return next((part for part in urlsplit(address).path.split("/") if part), "")
+    return urlsplit(address if address.startswith("redis+sentinel://") else "")

@@ -1,0 +1,54 @@
+"""A physical standby of an embedded PostgreSQL: a replica that can be made to lag."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from strata.embedded.postgres import EmbeddedPostgres
+from strata.errors import StrataError
+
+
+class EmbeddedStandby(EmbeddedPostgres):
+    """Follows `primary`, which runs, by streaming; it applies what it gets `delay` seconds late.
+
+    >>> with EmbeddedStandby(primary, delay=5) as standby:         # doctest: +SKIP
+    ...     PostgresPolicy(read_replica=standby.dsn)
+    """
+
+    def __init__(
+        self,
+        primary: EmbeddedPostgres,
+        *,
+        delay: float = 0.0,
+        port: int | None = None,
+        directory: Path | str | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        # A standby refuses to start with fewer connections than its primary.
+        same = {"max_connections": primary.settings["max_connections"]} if "max_connections" in primary.settings else {}
+        super().__init__(primary.version, port=port, directory=directory, settings={**same, **(settings or {})})
+        self._primary = primary
+        self._delay = delay
+
+    def lag(self, delay: float) -> None:
+        """Apply from now on `delay` seconds late, 0 for at once. Raises `psycopg.Error`."""
+        with psycopg.connect(self.dsn, autocommit=True) as conn:
+            conn.execute(sql.SQL("ALTER SYSTEM SET recovery_min_apply_delay = {}").format(_milliseconds(delay)))
+            conn.execute("SELECT pg_reload_conf()")
+
+    def _initdb(self) -> None:
+        command = [str(self._bin / "pg_basebackup"), "-D", str(self._data), "-d", self._primary.dsn, "-R", "-c", "fast"]
+        made = subprocess.run([*command, "--no-sync"], capture_output=True, text=True, check=False, **self._environment)
+        if made.returncode:
+            raise StrataError(f"pg_basebackup failed: {(made.stderr or made.stdout)[-800:].strip()}")
+        with (self._data / "postgresql.auto.conf").open("a") as file:
+            file.write(f"recovery_min_apply_delay = {_milliseconds(self._delay)}\n")
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

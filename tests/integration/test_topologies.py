@@ -1,0 +1,179 @@
+"""One battery of operations over every combination of tiers and every kind of Redis that an address can name."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from redis.sentinel import Sentinel
+
+from strata import WriteMode
+from strata.embedded import EmbeddedCluster, EmbeddedPostgres, EmbeddedSentinel, EmbeddedValkey
+from strata.embedded.process import free_port
+from strata.testing import Proxy
+from strata.writebehind.broker import celery_app, publish
+from tests import battery
+from tests.conftest import QUICK
+from tests.models import Note
+from tests.stores import MakeStore, schema, stores
+from tests.tls import certificate, serving
+
+PASSWORD = "pass word/%"
+SENTINELS = "sentinels' own"
+WITH_L2 = [shape for shape in battery.SHAPES if "L2" in shape]
+# What the settings of a store say; a Cluster carries no broker, which no test here rings.
+KINDS = ["password", "cluster", "cluster client", "sentinel", "sentinel client", "tls", "tls client"]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[EmbeddedCluster]:
+    with EmbeddedCluster(password=PASSWORD) as servers:
+        yield servers
+
+
+@pytest.fixture(scope="module")
+def sentinel() -> Iterator[EmbeddedSentinel]:
+    with EmbeddedSentinel(password=PASSWORD, sentinel_password=SENTINELS) as servers:
+        yield servers
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[EmbeddedValkey]:
+    with EmbeddedValkey(password=PASSWORD) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def tls(guarded: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, Path]]:
+    cert, key = certificate(tmp_path_factory.mktemp("tls"))
+    with Proxy(guarded.addr, tls=serving(cert, key)) as proxy:
+        yield proxy, cert
+
+
+@pytest.fixture
+def options(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The settings of a store on the kind of Redis that the test is for; the Redis is empty."""
+    kind: str = request.param
+    if kind.startswith("cluster"):
+        cluster = request.getfixturevalue("cluster")
+        with redis.RedisCluster.from_url(cluster.url.replace("redis+cluster", "redis").split(",")[0]) as client:
+            client.flushall(target_nodes="primaries")
+        if kind == "cluster":
+            return {"redis_addr": cluster.url}
+        first = cluster.nodes[0]
+        return {
+            "redis_addr": "",
+            "redis_client": redis.RedisCluster(port=first.port, host="127.0.0.1", password=PASSWORD),
+        }
+    if kind.startswith("sentinel"):
+        sentinel = request.getfixturevalue("sentinel")
+        _flush(sentinel.master())
+        if kind == "sentinel":
+            return {"redis_addr": sentinel.url}
+        manager = Sentinel([("127.0.0.1", s.port) for s in sentinel.sentinels], sentinel_kwargs={"password": SENTINELS})
+        return {"redis_addr": "", "redis_client": manager.master_for("main", password=PASSWORD)}
+    server = request.getfixturevalue("guarded")
+    _flush(server)
+    if kind == "password":
+        return {"redis_addr": server.addr, "redis_password": PASSWORD}
+    proxy, cert = request.getfixturevalue("tls")
+    if kind == "tls":
+        return {"redis_addr": f"rediss://{proxy.addr}/0?ssl_ca_certs={cert}", "redis_password": PASSWORD}
+    client = redis.Redis(host="127.0.0.1", port=proxy.port, password=PASSWORD, ssl=True, ssl_ca_certs=str(cert))
+    return {"redis_addr": "", "redis_client": client}
+
+
+def _flush(server: EmbeddedValkey) -> None:
+    with redis.Redis(port=server.port, password=PASSWORD) as client:
+        client.flushall()
+
+
+@pytest.fixture
+def make(dsn: str) -> Iterator[MakeStore]:
+    with stores(dsn, "") as factory:
+        yield factory
+
+
+@pytest.mark.parametrize("shape", battery.SHAPES)
+def test_every_combination_of_tiers(make: MakeStore, redis_addr: str, shape: str) -> None:
+    battery.run(make(redis_addr=redis_addr), shape)
+
+
+@pytest.mark.parametrize("shape", WITH_L2)
+@pytest.mark.parametrize("options", KINDS, indirect=True)
+def test_every_kind_of_redis(make: MakeStore, options: dict[str, Any], shape: str) -> None:
+    battery.run(make(**options), shape)
+
+
+@pytest.mark.parametrize("options", KINDS, indirect=True)
+def test_write_behind_with_the_ledger_on_a_redis_of_its_own(
+    make: MakeStore, options: dict[str, Any], redis_addr: str
+) -> None:
+    own = (
+        {"ledger_addr": redis_addr, "broker_url": f"redis://{redis_addr}"} if not options.get("redis_password") else {}
+    )
+    store = make(**options, **own)
+    battery.run(store, "L1+L2+L3", WriteMode.WRITE_BEHIND)
+    assert store.stats().dirty_count == 0
+    assert store.dead_letters.list() == []
+
+
+@pytest.mark.parametrize("options", ["cluster", "cluster client"], indirect=True)
+def test_write_behind_with_the_ledger_in_the_cluster(make: MakeStore, options: dict[str, Any], redis_addr: str) -> None:
+    store = make(**options, broker_url=f"redis://{redis_addr}")
+    battery.run(store, "L1+L2+L3", WriteMode.WRITE_BEHIND)
+    assert store.stats().dirty_count == 0
+
+
+@pytest.mark.parametrize("options", ["password", "sentinel", "tls"], indirect=True)
+def test_the_fleet_is_rung_through_the_same_redis(make: MakeStore, options: dict[str, Any]) -> None:
+    store = make(**options)
+    publish(celery_app(store.config), "strata.persist", ("notes", 1), "an id")
+    assert store._wiring.ledger().execute("LLEN", "strata:{celery}:strata.persist") == 1
+
+
+def test_postgres_16_does_all_that_18_does(redis_addr: str) -> None:
+    with EmbeddedPostgres(16, settings=QUICK) as old:
+        for shape, mode in (("L1+L2+L3", WriteMode.WRITE_THROUGH), ("L1+L2+L3", WriteMode.WRITE_BEHIND), ("L3", None)):
+            dsn = old.create_database(f"battery_{shape}_{mode}".lower().replace("+", "_").replace(".", "_"))
+            with stores(dsn, redis_addr) as make:
+                battery.run(make(), shape, mode or WriteMode.WRITE_THROUGH)
+            redis.Redis.from_url(f"redis://{redis_addr}").flushall()
+
+
+def test_a_certificate_of_somebody_else_is_refused(tls: tuple[Proxy, Path], make: MakeStore, tmp_path: Path) -> None:
+    other, _ = certificate(tmp_path)
+    store = make(redis_addr=f"rediss://{tls[0].addr}/0?ssl_ca_certs={other}", redis_password=PASSWORD)
+    notes = store.register(schema(Note, name="notes"))
+    store.migrate()
+    notes.set(1, Note(1, "in L3"))
+    assert notes.get(1).text == "in L3"
+    assert store.stats().l2_hits == 0
+
+
+def test_a_redis_that_speaks_tls_itself(make: MakeStore, tmp_path: Path) -> None:
+    binary = shutil.which("redis-server") or shutil.which("valkey-server")
+    if binary is None:
+        pytest.skip("no redis-server or valkey-server that speaks TLS is installed; only the proxy's TLS was tested")
+    cert, key = certificate(tmp_path)
+    port = free_port()
+    files = {"tls-cert-file": str(cert), "tls-key-file": str(key), "tls-ca-cert-file": str(cert)}
+    with _Installed(Path(binary), {"tls-port": str(port), "tls-auth-clients": "no", **files}, password=PASSWORD):
+        battery.run(
+            make(redis_addr=f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={cert}", redis_password=PASSWORD), "L1+L2+L3"
+        )
+
+
+class _Installed(EmbeddedValkey):
+    """A server that is no wheel's."""
+
+    def __init__(self, binary: Path, options: dict[str, str], *, password: str) -> None:
+        super().__init__(options, password=password)
+        self._installed = binary
+
+    def _prepare(self) -> None:
+        self._binary = self._installed
