@@ -7,6 +7,7 @@ from strata.contracts import Codec, Logger, MetricsRecorder
 from strata.crypto import EncryptionKeys
 from strata.datastore import DataStore
 from strata.engine.jobs import Job, JobState, Progress
+from strata.engine.rotate import KeyRotation, Undecrypted
 from strata.engine.tx import Tx
 from strata.errors import (
     ClosedError,
@@ -98,6 +99,7 @@ __all__ = [
     "InvalidModelError",
     "Job",
     "JobState",
+    "KeyRotation",
     "L1PoolConfig",
     "L1UnavailableError",
     "L2PoolConfig",
@@ -135,6 +137,7 @@ __all__ = [
     "TxFailedError",
     "TxTimeoutError",
     "UnavailableError",
+    "Undecrypted",
     "Unique",
     "WriteBehindFullError",
     "WriteBehindMaxRetryError",

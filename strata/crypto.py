@@ -70,12 +70,19 @@ def parse_base64_key(text: str) -> bytes:
     return key
 
 
+def key_id_of(text: str) -> str | None:
+    """The id of the key that a ciphertext was made with; None for what is no ciphertext."""
+    found = _CIPHERTEXT.match(text)
+    return None if found is None else found[1]
+
+
 class TableCipher:
     """Encrypts and decrypts the fields of one table. Thread-safe."""
 
     def __init__(self, keys: EncryptionKeys, table: str) -> None:
         self._current = keys.current
         self._table = table
+        self.prefix = f"{FORMAT}:{keys.current}:"  # of every ciphertext that it makes
         self._ciphers = {name: AESGCM(key) for name, key in keys.keys.items()}
 
     def encrypt(self, column: str, key: str, plaintext: str) -> str:
@@ -84,7 +91,7 @@ class TableCipher:
         sealed = self._ciphers[self._current].encrypt(
             nonce, plaintext.encode(), self._bound(self._current, column, key)
         )
-        return f"{FORMAT}:{self._current}:{base64.b64encode(nonce + sealed).decode()}"
+        return f"{self.prefix}{base64.b64encode(nonce + sealed).decode()}"
 
     def decrypt(self, column: str, key: str, text: str) -> str:
         """The plaintext. Raises `DecodeError` naming table and column, never a value."""

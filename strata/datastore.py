@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType, TracebackType
@@ -22,6 +23,7 @@ from strata.engine.hot import Hot
 from strata.engine.jobs import Job
 from strata.engine.many import ManyReader
 from strata.engine.read import Reader
+from strata.engine.rotate import KeyRotation, Rotator
 from strata.engine.rows import Filler
 from strata.engine.search import Searcher
 from strata.engine.tx import Tx
@@ -81,6 +83,7 @@ class DataStore:
         self._writer = Writer(context)
         self._searcher = Searcher(context, filler)
         self._warmer = Warmer(context, filler)
+        self._rotator = Rotator()
         self.fleet = Fleet(self._bound, self._wiring, self._warmer, self.migrate)
         _stores.add(self)
 
@@ -354,6 +357,31 @@ class DataStore:
         return Migrator(
             database, [(bound.table, bound.schema) for bound in self._schemas.values() if bound.table is not None]
         )
+
+    # -- encryption ---------------------------------------------------------------------------------------------
+
+    def rotate_keys(
+        self, schema: Any = None, *, progress: Callable[[str, int], None] | None = None
+    ) -> list[KeyRotation]:
+        """Encrypt anew, under the current key, what is under another one: in one schema, or in all that have L3.
+
+        In short transactions, while others read and write: no value and no version changes, and no newer write is
+        touched. Interrupted, it goes on where it was when called again. `progress` is told the schema and the number
+        of rows looked at so far. What no key opens is left as it is and told in the result, by column and key id.
+        Raises `InvalidConfigError` where there is no key.
+
+        >>> store.rotate_keys()                                    # doctest: +SKIP
+        [KeyRotation(schema='accounts', rows=812, left=())]
+        """
+        self._open()
+        every = [bound for bound in self._schemas.values() if bound.plan.has_encrypted and bound.table is not None]
+        chosen = every if schema is None else [self._bound(schema)]
+        rotations = []
+        for bound in chosen:
+            with _Counted(bound.counters):
+                told = None if progress is None else partial(progress, bound.name)
+                rotations.append(self._rotator.rotate(bound, told))
+        return rotations
 
     # -- life ---------------------------------------------------------------------------------------------------
 

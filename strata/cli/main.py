@@ -13,6 +13,7 @@ from strata.cli.deadletters import dead_letters
 from strata.cli.demo.command import demo
 from strata.cli.dev import dev
 from strata.cli.doctor.command import doctor
+from strata.cli.keys import keys
 from strata.cli.migrate import migrate
 from strata.cli.signals import Ended
 from strata.cli.stats import stats
@@ -41,5 +42,5 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a terminal without µ shows ? and does not end the command
 
 
-for command in (dev, demo, migrate, warm, stats, doctor, dead_letters):
+for command in (dev, demo, migrate, warm, stats, doctor, dead_letters, keys):
     main.add_command(command)

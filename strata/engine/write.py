@@ -160,7 +160,10 @@ def as_written(bound: Bound, record: Any, written: Any) -> Any:
     """The record with the columns that only L3 knows: unloaded ones, and AutoNowAdd of the first insert."""
     if not written.values:
         return record
-    return bound.plan.merge(record, bound.plan.from_row(written.values, bound.cipher, written.names))
+    plan = bound.plan
+    # With the key, to which a ciphertext is bound; it is never among the names.
+    names, values = (plan.key.name, *written.names), (plan.key_of(record), *written.values)
+    return plan.merge(record, plan.from_row(values, bound.cipher, names))
 
 
 class _Through:

@@ -9,11 +9,12 @@ from strata.l3.bulk import Bulk
 from strata.l3.layout import Layout
 from strata.l3.marks import Marks, Repair
 from strata.l3.reads import Reads, Row
+from strata.l3.secrets import Sealed, Secrets
 from strata.l3.stage import Stage
 from strata.l3.writes import Writes, Written
 from strata.model.plan import ModelPlan
 
-__all__ = ["Applied", "Change", "Repair", "Row", "Status", "Table", "Written"]
+__all__ = ["Applied", "Change", "Repair", "Row", "Sealed", "Status", "Table", "Written"]
 
 
 class Table:
@@ -52,6 +53,11 @@ class Table:
         stage = Stage(layout)
         self.set_many = Bulk(layout, writes, stage).set_many
         self.apply = Applier(layout, writes, stage).apply
+
+        secrets = Secrets(layout)
+        self.sealed_names = secrets.names
+        self.sealed = secrets.page
+        self.replace_sealed = secrets.replace
 
         marks = Marks(layout, writes)
         self.forget_tombstones = marks.forget_tombstones

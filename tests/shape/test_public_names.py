@@ -10,7 +10,7 @@ CONTRACT = """
     PrimaryKey Unique Indexed Default OmitCache OmitL1 AutoNowAdd AutoNow Encrypted Ignore UNLOADED
     Schema MemPolicy RedisPolicy PostgresPolicy WriteMode EvictionPolicy Index SchemaHooks
     DataStore Collection Config L1PoolConfig L2PoolConfig L3PoolConfig Durability EncryptionKeys JSON MsgPack
-    Q Query MigrationReport Stats Codec Logger MetricsRecorder
+    Q Query MigrationReport KeyRotation Undecrypted Stats Codec Logger MetricsRecorder
     StrataError SchemaNotFoundError SchemaDuplicateError NoPrimaryKeyError InvalidModelError MissingPrimaryKeyError
     NotFoundError DecodeError EncodeError ConstraintError UnavailableError L1UnavailableError L2UnavailableError
     L3UnavailableError TxFailedError TxTimeoutError InvalidConfigError HookError WriteBehindMaxRetryError
@@ -19,7 +19,7 @@ CONTRACT = """
 
 CALLS = """
     register get get_many set set_many delete delete_many search search_cached exists count tx invalidate warm_cache
-    flush_dirty migrate migrate_from migration_status stats close dead_letters
+    flush_dirty migrate migrate_from migration_status stats close dead_letters rotate_keys
 """.split()
 
 
@@ -38,7 +38,7 @@ def test_every_call_of_the_store_exists_and_says_what_it_does() -> None:
 def test_the_handle_has_the_stores_calls_without_the_schema() -> None:
     calls = set(CALLS) - {
         "register", "tx", "flush_dirty", "migrate", "migrate_from", "migration_status", "stats", "close",
-        "dead_letters",
+        "dead_letters", "rotate_keys",
     }  # fmt: skip
     assert [name for name in sorted(calls) if not hasattr(strata.Collection, name)] == []
 

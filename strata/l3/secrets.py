@@ -1,0 +1,60 @@
+"""The encrypted columns of a table, read and replaced without touching anything else of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from strata.l3.connection import Connection
+from strata.l3.layout import Layout, quote
+from strata.l3.statement import ARRAYS, INT8, TEXT
+
+
+class Sealed(NamedTuple):
+    """A row's ciphertexts in the order of `Secrets.names`; None where there is none, or where it is current."""
+
+    key: Any
+    texts: tuple[str | None, ...]
+
+
+class Secrets:
+    """Thread-safe: it keeps no state of its own. Methods raise `psycopg.Error`, as those of `Reads` do."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.names = tuple(field.name for field in layout.plan.columns if field.encrypted)
+        key, table, at = layout.key, layout.table, layout.key_oid
+        # Only what does not begin like a current one is sent: a page costs little where there is nothing to do.
+        stale = "".join(
+            f", CASE WHEN NOT starts_with({quote(name)}, $1) THEN {quote(name)} END::text" for name in self.names
+        )
+        page = f"SELECT {layout.shown([layout.plan.key.name])}{stale} FROM {table}"
+        self._first = layout.statement(f"{page} ORDER BY {key} LIMIT $2", TEXT, INT8)
+        self._next = layout.statement(f"{page} WHERE {key} > $3 ORDER BY {key} LIMIT $2", TEXT, INT8, at)
+        columns = [(quote(name), f"o{place}", f"n{place}") for place, name in enumerate(self.names)]
+        count = len(columns)
+        given = ", ".join(f"${place}" for place in range(1, 2 * count + 2))
+        named = ", ".join(["key", *(old for _, old, _ in columns), *(new for _, _, new in columns)])
+        types = (ARRAYS[at], *(ARRAYS[TEXT] for _ in range(2 * count)))
+        sets = ", ".join(f"{name} = COALESCE(s.{new}, r.{name})" for name, _, new in columns)
+        same = "".join(f" AND (s.{new} IS NULL OR r.{name} = s.{old})" for name, old, new in columns)
+        self._replace = layout.statement(
+            f"UPDATE {table} AS r SET {sets} FROM unnest({given}) AS s({named}) WHERE r.{key} = s.key{same}", *types
+        )
+
+    def page(self, conn: Connection, after: Any, limit: int, current: str) -> list[Sealed]:
+        """Up to `limit` rows in the order of their keys, from the first one beyond `after` (None: from the start).
+
+        Ciphertexts that begin with `current` are left out.
+        """
+        values = (current, limit) if after is None else (current, limit, after)
+        statement = self._first if after is None else self._next
+        return statement.rows(conn, values, lambda row: Sealed(row[0], tuple(row[1:])))
+
+    def replace(self, conn: Connection, rows: Sequence[tuple[Sealed, Sequence[str | None]]]) -> int:
+        """Put each row's new ciphertexts (None: none) in the place of the old ones; returns how many rows had them.
+
+        A row that was written meanwhile is left alone, since every write makes another ciphertext. Versions stay.
+        """
+        old = [[sealed.texts[place] for sealed, _ in rows] for place in range(len(self.names))]
+        new = [[texts[place] for _, texts in rows] for place in range(len(self.names))]
+        return self._replace.execute(conn, ([sealed.key for sealed, _ in rows], *old, *new))
