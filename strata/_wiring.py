@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from strata.aging import Aging
 from strata.bound import Bound, Callbacks
 from strata.clock import Clock, SystemClock
 from strata.coherence.bus import Bus
@@ -20,8 +21,10 @@ from strata.coherence.repairs import Repairs
 from strata.coherence.versions import VersionClock
 from strata.config import Config
 from strata.crypto import TableCipher, keys_from
+from strata.engine.background import Background
 from strata.engine.context import Context
 from strata.errors import InvalidConfigError, InvalidModelError
+from strata.freshness import freshness_of
 from strata.l1.store import MemStore
 from strata.l1.sweeper import Sweeper
 from strata.l2.address import adopt, connect
@@ -34,12 +37,13 @@ from strata.model.plan import ModelPlan
 from strata.observe.counters import Counters
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
-from strata.policies import WriteMode
+from strata.policies import EvictionPolicy, MemPolicy, RedisPolicy, WriteMode
 from strata.schema import Schema
 from strata.writebehind import WriteBehind
 from strata.writebehind.broker import celery_app, publish
 
 SHARDS = 256  # of L1, in which `max_entries` is counted
+ABSENCES = 65_536  # remembered in L1 a schema
 MARGIN = 2.0  # seconds beyond the server's time-outs after which a commit has surely ended
 
 
@@ -71,6 +75,8 @@ class Wiring:
             announcer=announcer,
             repairs=repairs,
             lasting=float(pool.statement_timeout) + float(pool.lock_timeout) + MARGIN,  # type: ignore[arg-type]
+            metrics=self.metrics,
+            background=Background(pool.max_conns, self.log),
             server=self.server,
         )
         if self.server is not None:
@@ -111,6 +117,7 @@ class Wiring:
             cipher=cipher,
             counters=counters,
             clock=self.clock,
+            freshness=freshness_of(schema),
         )
         if bound.deferred:
             deferred = self.writebehind()
@@ -166,6 +173,7 @@ class Wiring:
         if context.bus is not None:
             context.bus.reset()
         context.repairs.reset()
+        context.background.reset()
         self.sweeper.after_fork()
         for bound in self._schemas.values():
             bound.l1.after_fork()
@@ -178,6 +186,7 @@ class Wiring:
         """Stop the threads and close the connections; what is written behind was flushed before."""
         if self.context.bus is not None:
             self.context.bus.stop()
+        self.context.background.stop()
         self.context.repairs.stop()
         self.sweeper.stop()
         for database in self.databases.values():
@@ -234,9 +243,18 @@ class Wiring:
             eviction=policy.eviction or pool.eviction,
             clock=self.clock,
             lock=lock,
+            aging=_aging(policy),
         )
         self.sweeper.register(store, hooks.evicted)
-        return Memory(store, guard, certainty, self.clock, hooks.evicted)
+        memory = Memory(store, guard, certainty, self.clock, hooks.evicted)
+        if policy.negative_ttl:
+            # Of their own, so that asking for what is not there evicts nothing that is.
+            memory.absences = MemStore(
+                capacity=ABSENCES, ttl=_seconds(policy.negative_ttl, 0), eviction=EvictionPolicy.LRU, clock=self.clock,
+                lock=lock,
+            )  # fmt: skip
+            self.sweeper.register(memory.absences, lambda gone: None)
+        return memory
 
     def _l2(self, schema: Schema[Any], plan: ModelPlan[Any], counters: Counters) -> L2Tier | None:
         if schema.l2 is None:
@@ -251,7 +269,16 @@ class Wiring:
 
         codec = self.config.codec
         ttl = _seconds(schema.l2.ttl, self.config.default_l2_ttl)
-        return L2Tier(self.server, prefix, ttl, plan.encoder(codec), plan.decoder(codec), corrupt)
+        return L2Tier(
+            self.server,
+            prefix,
+            ttl,
+            plan.encoder(codec),
+            plan.decoder(codec),
+            corrupt,
+            _aging(schema.l2),
+            _seconds(schema.l2.negative_ttl, 0),
+        )
 
     def _prefix(self, schema: Schema[Any]) -> str:
         assert schema.l2 is not None
@@ -282,6 +309,10 @@ class Wiring:
         if dsn not in self.databases:
             self.databases[dsn] = Database(dsn, self.config.l3_pool, clock=self.clock)
         return self.databases[dsn]
+
+
+def _aging(policy: MemPolicy | RedisPolicy) -> Aging:
+    return Aging(policy.jitter, policy.eager_refresh, _seconds(policy.fail_safe, 0))
 
 
 def _seconds(own: Any, default: Any) -> float:

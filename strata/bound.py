@@ -9,6 +9,7 @@ from typing import Any
 from strata.clock import Clock
 from strata.coherence.memory import Memory
 from strata.errors import HookError, StrataError
+from strata.freshness import Freshness
 from strata.hooks import SchemaHooks
 from strata.l1.store import Evicted
 from strata.l2.tier import L2Tier
@@ -38,6 +39,7 @@ class Bound:
     cipher: Any
     counters: Counters
     clock: Clock
+    freshness: Freshness
 
     @property
     def deferred(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -63,16 +63,34 @@ def count(value: int, what: str, least: int = 0) -> int:
     return value
 
 
+def fraction(value: float, what: str) -> float:
+    """`value`, a part of the TTL below all of it; 0 is off. Raises `InvalidConfigError` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise InvalidConfigError(f"{what} is {value!r}; it must be a fraction of the TTL, from 0 (off) to below 1")
+    return float(value)
+
+
 @dataclass(frozen=True, slots=True)
 class MemPolicy:
-    """L1. `max_entries` counts per shard of 256, so the schema holds 256 times as many; 0 is unlimited."""
+    """L1. `max_entries` counts per shard of 256, so the schema holds 256 times as many; 0 is unlimited.
+
+    Freshness, all off by default. `jitter`: by up to this fraction an entry's TTL is shortened, at random.
+    `negative_ttl`: seconds for which "no such record" is remembered. `eager_refresh`: after this fraction of the TTL
+    the first hit reloads the entry in the background. `fail_safe`: seconds beyond the TTL for which an entry may still
+    be served while the tiers below are down.
+    """
 
     ttl: Duration | None = None
     max_entries: int | None = None
     eviction: EvictionPolicy | None = None
+    _: KW_ONLY
+    jitter: float = 0.0
+    negative_ttl: Duration = 0.0
+    eager_refresh: float = 0.0
+    fail_safe: Duration = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ttl", seconds(self.ttl, "MemPolicy.ttl"))
+        _fresh(self)
         if self.max_entries is not None:
             count(self.max_entries, "MemPolicy.max_entries")
         if self.eviction is not None and not isinstance(self.eviction, EvictionPolicy):
@@ -81,22 +99,51 @@ class MemPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RedisPolicy:
-    """L2. `key_prefix` stands in keys in place of the schema's name."""
+    """L2. `key_prefix` stands in keys in place of the schema's name.
+
+    `jitter`, `negative_ttl`, `eager_refresh` and `fail_safe` are as in `MemPolicy`, for entries of L2. `lease_wait`:
+    seconds for which a `get` waits while another process loads the same record; 0 (the default) loads it as well.
+    """
 
     ttl: Duration | None = None
     key_prefix: str | None = None
+    _: KW_ONLY
+    jitter: float = 0.0
+    negative_ttl: Duration = 0.0
+    eager_refresh: float = 0.0
+    fail_safe: Duration = 0.0
+    lease_wait: Duration = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ttl", seconds(self.ttl, "RedisPolicy.ttl"))
+        _fresh(self)
+        object.__setattr__(self, "lease_wait", seconds(self.lease_wait, "RedisPolicy.lease_wait") or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class PostgresPolicy:
-    """L3. `read_replica` is a DSN asked by `search` and `count`; `partition_by` names a column."""
+    """L3. `read_replica` is a DSN asked by `search` and `count`; `partition_by` names a column.
+
+    `soft_timeout`: seconds after which a `get` that waits for L3 returns a stale value, where `fail_safe` has kept
+    one. `hard_timeout`: seconds after which it raises `L3UnavailableError`. Either way the load goes on in the
+    background. None (the default) waits as long as L3's own time-outs allow.
+    """
 
     table_name: str | None = None
     read_replica: str | None = field(default=None, repr=False)
     partition_by: str | None = None
+    _: KW_ONLY
+    soft_timeout: Duration | None = None
+    hard_timeout: Duration | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("soft_timeout", "hard_timeout"):
+            if getattr(self, name) is not None:
+                _positive(self, name)
+        soft, hard = self.soft_timeout, self.hard_timeout
+        if soft is not None and hard is not None and soft >= hard:  # type: ignore[operator]
+            raise InvalidConfigError(
+                f"PostgresPolicy.soft_timeout is {soft!r}, hard_timeout {hard!r}; the soft one must be the shorter"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +209,20 @@ class L3PoolConfig:
             )
         _positive(self, "max_conn_lifetime", "max_conn_idle_time", "acquire_timeout", "connect_timeout")
         _positive(self, "statement_timeout", "lock_timeout")
+
+
+def _fresh(policy: MemPolicy | RedisPolicy) -> None:
+    """Check and convert what the policies of L1 and L2 share."""
+    kind = type(policy).__name__
+    for name in ("ttl", "negative_ttl", "fail_safe"):
+        object.__setattr__(policy, name, seconds(getattr(policy, name), f"{kind}.{name}"))
+    for name in ("negative_ttl", "fail_safe"):
+        if getattr(policy, name) is None:
+            raise InvalidConfigError(f"{kind}.{name} is None; it must be seconds (0 is off) or a timedelta")
+    for name in ("jitter", "eager_refresh"):
+        object.__setattr__(policy, name, fraction(getattr(policy, name), f"{kind}.{name}"))
+    if policy.ttl == 0 and (policy.eager_refresh or policy.fail_safe):
+        raise InvalidConfigError(f"{kind}.ttl is 0, so that nothing expires; eager_refresh and fail_safe need a TTL")
 
 
 def _positive(owner: Any, *names: str) -> None:

@@ -12,14 +12,18 @@ from collections.abc import Hashable
 from typing import Any
 
 
+class Left(Exception):
+    """The loader of a flight was interrupted, by a signal perhaps: those who wait go on without it."""
+
+
 class Claim:
     """The right to put one key into L1, until something happens to the key.
 
     `alive` goes from true to false once, under the guard's lock. `settle` is called once, by its owner; those who
-    wait for a flight then find its outcome.
+    wait for a flight then find its outcome. `stale` is what may be served instead, until the claim is voided.
     """
 
-    __slots__ = ("_done", "alive", "error", "key", "owner", "result")
+    __slots__ = ("_done", "alive", "error", "key", "owner", "result", "stale")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
@@ -27,6 +31,7 @@ class Claim:
         self.owner = threading.get_ident()
         self.result: Any = None
         self.error: BaseException | None = None
+        self.stale: Any = None
         self._done: threading.Event | None = None
 
     @property
@@ -35,11 +40,18 @@ class Claim:
         return self._done is not None
 
     def wait(self, event: threading.Event) -> Any:
-        """The owner's result, or its error raised here as well."""
+        """The owner's result, or its error raised here as well; `Left` where the error was meant for its thread."""
         event.wait()
-        if self.error is not None:
+        if isinstance(self.error, Exception):
             raise self.error
+        if self.error is not None:
+            raise Left from None
         return self.result
+
+    def void(self) -> None:
+        """Something happened to the key; called under the guard's lock."""
+        self.alive = False
+        self.stale = None
 
 
 class Guard:
@@ -70,13 +82,28 @@ class Guard:
             flight = self._flights.get(key)
             # A loader that calls back into the store for its own key must not wait for itself.
             if flight is not None and flight.owner != threading.get_ident():
-                if flight._done is None:
-                    flight._done = threading.Event()
-                return flight, flight._done
+                return flight, self._attend(flight)
             claim = Claim(key)
             self._claims.setdefault(key, []).append(claim)
             self._flights[key] = claim
             return claim, None
+
+    def hand_over(self, flight: Claim) -> threading.Event:
+        """Another thread will load and release the flight, and its caller waits for it like everybody else."""
+        with self.lock:
+            flight.owner = 0
+            return self._attend(flight)
+
+    def offer(self, flight: Claim, stale: Any) -> None:
+        """What may be served where the load fails, unless something has happened to the key."""
+        with self.lock:
+            if flight.alive:
+                flight.stale = stale
+
+    def _attend(self, flight: Claim) -> threading.Event:
+        if flight._done is None:
+            flight._done = threading.Event()
+        return flight._done
 
     def release(self, claim: Claim) -> None:
         """The call that took the claim is over; whoever waits for it goes on."""
@@ -97,14 +124,15 @@ class Guard:
         """Something happened to the key: no claim on it is good any more, and nobody boards its flight."""
         with self.lock:
             for claim in self._claims.pop(key, ()):
-                claim.alive = False
+                claim.void()
             self._flights.pop(key, None)
 
     def void_others(self, claim: Claim) -> None:
         """What other callers of the key have under way is not newer than what this one has found."""
         with self.lock:
             for other in self._claims.get(claim.key, ()):
-                other.alive = other.alive and other is claim
+                if other is not claim:
+                    other.void()
             if self._flights.get(claim.key) is not claim:
                 self._flights.pop(claim.key, None)
 
@@ -113,6 +141,6 @@ class Guard:
         with self.lock:
             for claims in self._claims.values():
                 for claim in claims:
-                    claim.alive = False
+                    claim.void()
             self._claims.clear()
             self._flights.clear()

@@ -29,6 +29,7 @@ class Memory:
         evicted: Callable[[Sequence[Evicted]], None],
     ) -> None:
         self.store = store
+        self.absences: MemStore | None = None  # keys that no tier below has; set once, by the wiring
         self.guard = guard
         self.certainty = certainty
         self.entries: dict[Any, Entry] = {} if store is None else store.entries
@@ -46,6 +47,21 @@ class Memory:
             return entry
         return None
 
+    def stale(self, key: Hashable, now: float) -> Entry | None:
+        """What fail-safe may serve: the entry, as old as the policy allows, and however sure the instance is."""
+        return None if self.store is None else self.store.stale(key, now)
+
+    def claim_refresh(self, entry: Entry, now: float) -> bool:
+        """Whether the caller, and nobody else, is to refresh the entry, which is due."""
+        return now >= entry.expires and self.store is not None and self.store.claim_refresh(entry)
+
+    def absent(self, key: Hashable, now: float) -> bool:
+        """Whether it is known that no tier below has the key; as `lookup`, while unsure only if it was just read."""
+        if self.absences is None:
+            return False
+        entry = self.absences.live(key, now)
+        return entry is not None and (self.certainty.sure(now) or now < entry.loaded + BUS_GRACE)
+
     def fill(self, claim: Claim, value: Any, version: int, *, pending: bool = False, loaded: float) -> bool:
         """Put what was read from below, or committed, if the claim is still good and nothing newer is there."""
         if self.store is None:
@@ -57,9 +73,19 @@ class Memory:
                 self._outdate(claim, version)
                 return False
             self.guard.void_others(claim)
+            self._present(claim.key)
             evicted = self.store.put(claim.key, value, version, pending=pending, loaded=loaded)
         self._report(evicted)
         return True
+
+    def fill_absent(self, claim: Claim, version: int | None, loaded: float) -> None:
+        """As `met`, and remember that there is no record, if the claim is still good and nothing newer is known."""
+        with self.guard.lock:
+            self._outdate(claim, version)
+            if self.absences is None or not claim.alive or claim.key in self.entries:
+                return
+            if not self.pending_version(claim.key):
+                self.absences.put(claim.key, None, 0, loaded=loaded)
 
     def met(self, claim: Claim, version: int | None) -> None:
         """A read found this version (None: no record) but may not fill: what is older must not be served after it."""
@@ -70,6 +96,7 @@ class Memory:
         """Put an own deferred write: what is under way for the key is void, and what is older gives way."""
         with self.guard.lock:
             self.guard.void(key)
+            self._present(key)
             if self.store is None or self._newer(key, version, pending=True):
                 return
             evicted = self.store.put(key, value, version, pending=True, loaded=self._clock.monotonic())
@@ -79,6 +106,7 @@ class Memory:
         """Drop the entry if it is older than `below` (None: whatever it is); claims on the key are void."""
         with self.guard.lock:
             self.guard.void(key)
+            self._present(key)
             entry = self.entries.get(key)
             if self.store is not None and entry is not None and (below is None or entry.version < below):
                 self.store.drop(key)
@@ -93,21 +121,29 @@ class Memory:
             self.guard.void_all()
             if self.store is not None:
                 self.store.clear()
+            if self.absences is not None:
+                self.absences.clear()
 
     def after_fork(self) -> None:
         """In the child: empty, with a lock that no thread of the parent's holds."""
         lock = threading.RLock()
         self.guard.lock = lock
         self.guard.reset()
-        if self.store is not None:
-            self.store.lock = lock
-            self.store.clear()
+        for store in (self.store, self.absences):
+            if store is not None:
+                store.lock = lock
+                store.clear()
 
     def _outdate(self, claim: Claim, version: int | None) -> None:
         self.guard.void_others(claim)
         entry = self.entries.get(claim.key)
         if self.store is not None and entry is not None and (version is None or entry.version < version):
             self.store.drop(claim.key)
+
+    def _present(self, key: Hashable) -> None:
+        # Whatever was written: that there is no such record is no longer known.
+        if self.absences is not None:
+            self.absences.drop(key)
 
     def _newer(self, key: Hashable, version: int, pending: bool) -> bool:
         entry = self.entries.get(key)

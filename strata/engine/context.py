@@ -13,7 +13,9 @@ from strata.coherence.identity import Identity
 from strata.coherence.messages import Announcer, Op
 from strata.coherence.repairs import Repairs
 from strata.coherence.versions import VersionClock
+from strata.engine.background import Background
 from strata.l2.client import RedisServer
+from strata.observe.metrics import SafeMetrics
 from strata.writebehind import Buffered, WriteBehind
 
 ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "ABSENT", "__slots__": ()})()
@@ -31,6 +33,8 @@ class Context:
     announcer: Announcer
     repairs: Repairs
     lasting: float
+    metrics: SafeMetrics
+    background: Background
     server: RedisServer | None = None
     bus: Bus | None = None
     writebehind: WriteBehind | None = None

@@ -69,6 +69,9 @@ class _Call:
                 continue
             own = self._context.pending(bound, id)
             if own is None:
+                if bound.l1.absent(id, now):
+                    bound.counters.negative_hits += 1
+                    del self._open[id]
                 continue
             if own.partial:
                 self._over[id] = own
@@ -99,7 +102,7 @@ class _Call:
                 self._fill_l1(id, found.record, found.version, found.pending)
                 self._settle(id, found.record, found.version)
             elif found.state is State.TOMBSTONE or bound.table is None:
-                bound.l1.met(self._claims[id], found.version)
+                bound.l1.fill_absent(self._claims[id], found.version or None, self._began)
                 del self._open[id]
         return answers
 
@@ -111,6 +114,8 @@ class _Call:
             with bound.database.connection() as conn:
                 rows = bound.table.get_many(conn, list(self._open))
         except L3UnavailableError as error:
+            if self._from_stale(answers):
+                return
             if answers is None and bound.l2 is not None:
                 raise UnavailableError(
                     f"neither Redis nor PostgreSQL answered for schema {bound.name!r}; check both"
@@ -125,6 +130,26 @@ class _Call:
             if record is not None:
                 self._context.versions.observe(version)
                 self._settle(id, record, version)
+
+    def _from_stale(self, answers: dict[str, Found] | None) -> bool:
+        """Serve what is stale, if that is allowed and there is something of everything that is still wanted."""
+        bound, now = self._bound, self._context.clock.monotonic()
+        if not bound.freshness.fail_safe:
+            return False
+        stale: dict[Any, tuple[Any, int]] = {}
+        for id, key_text in self._open.items():
+            entry, found = bound.l1.stale(id, now), None if answers is None else answers[key_text]
+            if found is not None and found.state is State.STALE and self._claims[id].alive:
+                stale[id] = found.record, found.version
+            if entry is not None and entry.version >= stale.get(id, (None, 0))[1]:
+                stale[id] = bound.plan.thaw(entry.value), entry.version
+        if len(stale) < len(self._open):
+            return False
+        bound.counters.stale_served += len(stale)
+        self._context.metrics.count("strata_stale_served", len(stale), schema=bound.name)
+        for id, (record, version) in stale.items():
+            self._settle(id, record, version)
+        return True
 
     def _combine(self, row: Any, pending: Any) -> tuple[Any, int, bool]:
         """The newer of row and ledger entry: (record or None, version, whether L3 does not have it yet)."""
@@ -144,25 +169,28 @@ class _Call:
         bound = self._bound
         allowed = {key_text for _, key_text, *_ in loaded}
         if bound.l2 is not None and answers is not None:
-            leased = [item for item in loaded if answers[item[1]].state is State.LEASED]
             puts = [
-                Put(text, version, None if record is None else bound.plan.cached(record), pending=ahead)
-                for _, text, record, version, ahead in leased
+                Put(text, version, None if record is None else bound.plan.cached(record), b"", ahead, record is None)
+                for _, text, record, version, ahead in loaded
             ]
             by_token: dict[str, list[Put]] = {}
             for put in puts:
-                by_token.setdefault(answers[put.key_text].token, []).append(put)
+                found = answers[put.key_text]
+                if found.state is State.LEASED or found.raw:
+                    by_token.setdefault(found.token, []).append(put)
             allowed = set()
             for token, group in by_token.items():
                 try:
-                    allowed |= bound.l2.fill(token, group)
+                    allowed |= bound.l2.fill(token, group) if token else bound.l2.refresh(answers, group)
                 except L2UnavailableError:
                     break
         for id, key_text, record, version, ahead in loaded:
-            if record is not None and key_text in allowed:
-                self._fill_l1(id, record, version, ahead)
-            else:
+            if key_text not in allowed:
                 bound.l1.met(self._claims[id], None if record is None else version)
+            elif record is None:
+                bound.l1.fill_absent(self._claims[id], None, self._began)
+            else:
+                self._fill_l1(id, record, version, ahead)
 
     def _fill_l1(self, id: Any, record: Any, version: int, pending: bool) -> None:
         bound = self._bound

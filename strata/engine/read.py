@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from strata.bound import Bound
+from strata.coherence.guard import Claim, Left
 from strata.engine.context import ABSENT, Context
+from strata.engine.leases import await_loader
+from strata.engine.patience import Loaded, Patience
 from strata.errors import L2UnavailableError, L3UnavailableError, UnavailableError
 from strata.l2.tier import Found, Put, State
-
-
-class Loaded(NamedTuple):
-    """A record, or ABSENT, on its way up: its version, and whether L3 does not have it yet."""
-
-    record: Any
-    version: int = 0
-    pending: bool = False
-
 
 NOTHING = Loaded(ABSENT)
 
@@ -26,6 +20,7 @@ class Reader:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._patience = Patience(context, self)
 
     def get(self, bound: Bound, id: Any, *, force_l2: bool = False, force_l3: bool = False) -> Any:
         """The record, private to the caller, or ABSENT."""
@@ -47,6 +42,8 @@ class Reader:
         own = self._context.pending(bound, id)
         if own is not None:
             return own.record is not None
+        if bound.l1.absent(id, self._context.clock.monotonic()):
+            return False
         found = self._ask_l2(bound, key_text, lease=False)
         if found is not None and found.state in (State.VALUE, State.TOMBSTONE):
             return found.state is State.VALUE
@@ -70,10 +67,13 @@ class Reader:
         return bound.plan.from_row(row.values, bound.cipher)
 
     def _cached(self, bound: Bound, id: Any, key_text: str, force_l2: bool) -> Any:
+        now = self._context.clock.monotonic()
         if not force_l2:
-            entry = bound.l1.lookup(id, self._context.clock.monotonic())
+            entry = bound.l1.lookup(id, now)
             if entry is not None:
                 entry.hits += 1
+                if bound.l1.claim_refresh(entry, now):
+                    self._refresh(bound, id, key_text)
                 return bound.plan.thaw(entry.value)
         bound.counters.gets += 1
         own = self._context.pending(bound, id)
@@ -82,7 +82,15 @@ class Reader:
                 return ABSENT
             bound.counters.l1_hits += 1
             return bound.plan.copy(own.record)
-        loaded = self._fly(bound, id, key_text)
+        if own is None and not force_l2 and bound.l1.absent(id, now):
+            bound.counters.negative_hits += 1
+            return ABSENT
+        while True:
+            try:
+                loaded = self._fly(bound, id, key_text)
+                break
+            except Left:
+                pass
         if own is None or loaded.record is ABSENT or loaded.version > own.version:
             return loaded.record
         # The columns that this process wrote and nobody below has yet, over what they have.
@@ -90,6 +98,8 @@ class Reader:
 
     def _fly(self, bound: Bound, id: Any, key_text: str) -> Loaded:
         """What is below L1, private to the caller."""
+        if not bound.freshness.plain:
+            return self._private(bound, self._patience.fly(bound, id, key_text))
         flight, landed = bound.l1.guard.board(id)
         if landed is not None:
             return self._private(bound, flight.wait(landed))
@@ -107,27 +117,73 @@ class Reader:
     def _private(self, bound: Bound, loaded: Loaded) -> Loaded:
         return loaded if loaded.record is ABSENT else loaded._replace(record=bound.plan.copy(loaded.record))
 
-    def _load(self, bound: Bound, id: Any, key_text: str, claim: Any) -> Loaded:
+    def _load(self, bound: Bound, id: Any, key_text: str, claim: Claim) -> Loaded:
+        loaded, found = self.above(bound, id, key_text, claim)
+        return self.below(bound, id, key_text, claim, found) if loaded is None else loaded
+
+    def above(self, bound: Bound, id: Any, key_text: str, claim: Claim) -> tuple[Loaded | None, Found | None]:
+        """What L2 answers, None where L3 must be asked; and what L2 said, for the fill."""
         began = self._context.clock.monotonic()
         found = self._ask_l2(bound, key_text, lease=bound.table is not None)
+        if found is not None and found.state is State.LOADING and bound.freshness.lease_wait:
+            bound.counters.lease_waits += 1
+            patience = bound.freshness.lease_wait
+            found = await_loader(found, patience, lambda: self._ask_l2(bound, key_text, lease=True))
         if found is not None and found.state is State.TOMBSTONE:
             self._context.versions.observe(found.version)
-            bound.l1.met(claim, found.version)
-            return NOTHING
+            bound.counters.negative_hits += not found.version
+            bound.l1.fill_absent(claim, found.version or None, began)
+            return NOTHING, found
         if found is not None and found.state is State.VALUE:
             bound.counters.l2_hits += 1
             self._context.versions.observe(found.version)
             loaded = Loaded(found.record, found.version, found.pending)
             self._fill_l1(bound, claim, loaded, began)
-            return loaded
-        if bound.table is None:
-            return NOTHING
+            if found.due:
+                self._refresh(bound, id, key_text, found)
+            return loaded, found
+        if bound.table is not None:
+            return None, found
+        if bound.l1.absences is not None:
+            bound.l1.fill_absent(claim, None, began)
+        return NOTHING, found
+
+    def below(self, bound: Bound, id: Any, key_text: str, claim: Claim, found: Found | None) -> Loaded:
+        """What ledger and L3 hold, filled upward where nothing has happened to the key meanwhile."""
+        began = self._context.clock.monotonic()
         loaded = self._below(bound, id, key_text, l2_down=found is None and bound.l2 is not None)
-        if self._fill_l2(bound, key_text, found, loaded) and loaded.record is not ABSENT:
-            self._fill_l1(bound, claim, loaded, began)
-        else:
+        filled = self._fill_l2(bound, key_text, found, loaded)
+        if not filled:
             bound.l1.met(claim, None if loaded.record is ABSENT else loaded.version)
+        elif loaded.record is ABSENT:
+            bound.l1.fill_absent(claim, None, began)
+        else:
+            self._fill_l1(bound, claim, loaded, began)
         return loaded
+
+    def _refresh(self, bound: Bound, id: Any, key_text: str, found: Found | None = None) -> None:
+        """Load in the background what is due: what stands in L1 anew from below, or what L2 `found` anew from L3."""
+
+        def run() -> None:
+            flight, landed = bound.l1.guard.board(id)
+            while landed is not None:
+                if found is None:
+                    return  # somebody loads it already
+                landed.wait()  # most likely that is the read which found it due
+                flight, landed = bound.l1.guard.board(id)
+            try:
+                if found is None:
+                    flight.result = self._load(bound, id, key_text, flight)
+                else:
+                    flight.result = self.below(bound, id, key_text, flight, found)
+            except BaseException as error:
+                flight.error = error
+                raise
+            finally:
+                bound.l1.guard.release(flight)
+
+        if self._context.background.submit((bound.name, key_text, found is None), run):
+            bound.counters.eager_refreshes += 1
 
     def _below(self, bound: Bound, id: Any, key_text: str, *, l2_down: bool) -> Loaded:
         """What ledger and L3 hold, asked in this order, so that what is being persisted is not missed in both."""
@@ -190,11 +246,12 @@ class Reader:
         """Whether L1 may be filled too: what L2 refuses does not enter it, what L2 could not be asked may."""
         if bound.l2 is None or found is None:
             return True
-        if found.state is not State.LEASED:
+        if found.state is not State.LEASED and not found.raw:
             return False
         record = None if loaded.record is ABSENT else bound.plan.cached(loaded.record)
+        put = Put(key_text, loaded.version, record, pending=loaded.pending, absent=record is None)
         try:
-            filled = bound.l2.fill(found.token, [Put(key_text, loaded.version, record, pending=loaded.pending)])
+            filled = bound.l2.refresh({key_text: found}, [put]) if found.raw else bound.l2.fill(found.token, [put])
         except L2UnavailableError:
             return False
         if loaded.record is not ABSENT and not filled:

@@ -73,7 +73,16 @@ class Filler:
         }
         for token in set(leased.values()):
             held |= bound.l2.fill(token, [put for put in puts if leased[put.key_text] == token])
+        held |= bound.l2.refresh(seen, self._instead(bound, seen, items, sure))
         return held & sure
+
+    def _instead(self, bound: Bound, seen: dict[str, Found], items: Sequence[Item], sure: set[str]) -> list[Put]:
+        """What takes the place of stale values."""
+        return [
+            Put(item.key_text, item.version, bound.plan.cached(item.record))
+            for item in items
+            if item.key_text in sure and seen[item.key_text].state is State.STALE
+        ]
 
 
 def items_of(bound: Bound, rows: Sequence[Any]) -> list[Item]:

@@ -112,7 +112,7 @@ class Searcher:
         shown = [place for place, name in enumerate(names) if name not in hidden]
         kept = tuple(names[place] for place in shown)
         packed = _pack([bound.plan.pack_row(tuple(row.values[place] for place in shown), kept) for row in rows])
-        px = bound.l2.px(packed)
+        px = bound.l2.fresh_px()
         try:
             bound.l2.server.execute("SET", key, packed, *(("PX", px) if px else ()))
         except L2UnavailableError:

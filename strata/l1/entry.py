@@ -19,7 +19,8 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     build a count may be, and nothing but statistics and the order of eviction depends on it. A writer stores `value`
     before `expires`, and a reader checks `expires` before it takes `value`: so an old value is never served under a
     new date. An entry that was dropped or swept says `expires = GONE`, for the policy's queue, and for threads that
-    already hold it.
+    already hold it. `expires` may be before `ends`, where the entry is due for a refresh: then the hit path lets it be,
+    and the read behind it decides.
 
     `gc=False`: 100 000 entries of a class with `__slots__` add 11 ms to a full collection, these nothing. Nothing that
     an entry holds may refer back to it.
@@ -28,7 +29,7 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     value: Any
     version: int
     pending: bool
-    expires: float  # FOREVER: never; GONE: removed
+    expires: float  # until when the hit path serves it; FOREVER: never; GONE: removed
     loaded: float  # when it was read from below
     used: float  # the last hit or write
     hits: int = 0
@@ -36,6 +37,7 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     queued: float = 0.0  # LRU: the stamp under which it stands in the queue
     seen: int = 0  # LFU: the hits already counted
     count: int = 0  # LFU: the counted hits, aged
+    ends: float = FOREVER  # until when it is fresh; after that it is stale, if it is still there
 
 
 # A Struct's own setter sees to the collector's tracking, which these do without, and keeps the interpreter from

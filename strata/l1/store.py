@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from strata.aging import PLAIN, Aging
 from strata.clock import Clock
 from strata.l1.entry import FOREVER, GONE, Entry
 from strata.l1.eviction import policy_for
@@ -42,7 +43,8 @@ class MemStore:
     store, and each change to it is a single store or deletion. After fork the child gives the store a new `lock` and
     calls `clear`, since a thread of the parent's may have held the one, and been inside the other.
 
-    An entry whose time is up stays until it is overwritten, chosen for eviction, or swept; `live` does not show it.
+    An entry whose time is up stays until it is overwritten, chosen for eviction, or swept, which `aging` delays; `live`
+    does not show it, `stale` does.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class MemStore:
         eviction: EvictionPolicy,
         clock: Clock,
         lock: threading.RLock | None = None,
+        aging: Aging = PLAIN,
     ) -> None:
         self.entries: dict[Any, Entry] = {}
         self.lock = threading.RLock() if lock is None else lock
@@ -61,6 +64,8 @@ class MemStore:
         self.expirations = 0
         self._capacity = capacity or math.inf
         self._ttl = ttl or FOREVER
+        self._aging = None if aging == PLAIN else aging
+        self._stay = aging.stay
         self._policy = policy_for(eviction, capacity)
         self._swap = self._policy.swap
         self._now = clock.monotonic
@@ -90,14 +95,21 @@ class MemStore:
             now = self._now()
             if loaded is None:
                 loaded = now
-            expires = loaded + (self._ttl if ttl is None else ttl or FOREVER)
+            life = self._ttl if ttl is None else ttl or FOREVER
+            if self._aging is None:
+                expires = ends = loaded + life
+            else:
+                life = self._aging.draw(life)
+                ends = loaded + life
+                expires = loaded + life * self._aging.eager if self._aging.eager else ends
             entries = self.entries
             entry = entries.get(key)
             if entry is not None:
-                gone = self._expired(entry) if entry.expires <= now else []
+                gone = self._expired(entry) if entry.ends <= now else []
                 _renew(entry, value, version, pending, expires, loaded, now)
+                entry.ends = ends
             else:
-                entry = Entry(value, version, pending, expires, loaded, now, 0, key, now)
+                entry = Entry(value, version, pending, expires, loaded, now, 0, key, now, ends=ends)
                 gone = self._insert(entry) if len(entries) < self._capacity else self._replace(entry, now)
                 entries[key] = entry
             if not self._watched and expires != FOREVER:
@@ -109,7 +121,20 @@ class MemStore:
     def live(self, key: Hashable, now: float) -> Entry | None:
         """The entry, unless its time is up. Needs no lock."""
         entry = self.entries.get(key)
-        return entry if entry is not None and now < entry.expires else None
+        return entry if entry is not None and now < entry.ends and entry.expires != GONE else None
+
+    def stale(self, key: Hashable, now: float) -> Entry | None:
+        """The entry, fresh or not, unless it is older than the TTL and what it may stay beyond. Needs no lock."""
+        entry = self.entries.get(key)
+        return entry if entry is not None and now < entry.ends + self._stay and entry.expires != GONE else None
+
+    def claim_refresh(self, entry: Entry) -> bool:
+        """Whether the caller is to refresh the entry, which is due; from now on it is served until it ends."""
+        with self.lock:
+            if entry.expires == GONE or entry.expires == entry.ends:
+                return False
+            entry.expires = entry.ends
+            return True
 
     def drop(self, key: Hashable) -> bool:
         """Remove the entry, which is no eviction; whether there was one."""
@@ -138,13 +163,14 @@ class MemStore:
         """
         with self.lock:
             entries = list(self.entries.values())
-        due = [entry for entry in entries if entry.expires <= now]
+        now -= self._stay
+        due = [entry for entry in entries if entry.ends <= now]
         gone: list[Evicted] = []
         for start in range(0, len(due), budget):
             with self.lock:
                 for entry in due[start : start + budget]:
                     # Since the list was made it may have been renewed, or have left.
-                    if entry.expires <= now and self.entries.get(entry.key) is entry:
+                    if entry.ends <= now and self.entries.get(entry.key) is entry:
                         gone += self._expired(entry)
                         self._remove(entry)
                         self._policy.left(entry)
@@ -184,7 +210,7 @@ class MemStore:
         del self.entries[victim.key]
         if victim.hits:
             self._departed += victim.hits
-        if victim.expires <= now:
+        if victim.ends <= now:
             return self._expired(victim)
         self.evictions += 1
         return [Evicted(victim.key, victim.value, CAPACITY)]

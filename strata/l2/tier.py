@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from strata.aging import PLAIN, Aging
 from strata.l2.client import RedisServer
 from strata.l2.script import Script, load
 
@@ -22,42 +23,54 @@ TOMBSTONE_MS = 10_000
 HEADER = 25  # bytes of `V1:<19 digits>:<s|p>:`
 
 _scripts = {name: load("strata.l2.scripts", name) for name in (
-    "read", "fill", "discard", "intent", "put", "abandon", "own", "invalidate", "settle", "purge",
+    "read", "aged", "fill", "refresh", "discard", "intent", "put", "abandon", "own", "invalidate", "settle", "purge",
 )}  # fmt: skip
 
 
 class State(enum.Enum):
-    """What a read found: a value, a tombstone, nothing (and left a lease), or somebody's lease or intent."""
+    """What a read found: a value, a stale one, a tombstone, nothing (and left a lease), somebody's lease, or an intent.
+
+    STALE: its TTL is over, and it is kept in case the tiers below are down. LOADING: another reader's lease.
+    """
 
     VALUE = enum.auto()
+    STALE = enum.auto()
     TOMBSTONE = enum.auto()
     LEASED = enum.auto()
+    LOADING = enum.auto()
     BUSY = enum.auto()
 
 
 class Found(NamedTuple):
-    """The answer of a read. `token` is the lease where the state is LEASED."""
+    """The answer of a read. `token` is the lease where the state is LEASED; `raw` is the content of what is stale, or
+    `due` for a refresh, with which it may be replaced."""
 
     state: State
     version: int = 0
     pending: bool = False
     record: Any = None
     token: str = ""
+    raw: bytes = b""
+    due: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """A record, or with None its deletion, on its way into L2."""
+    """A record, or with None its deletion, on its way into L2. `absent`: L3 was asked, and has no such record."""
 
     key_text: str
     version: int
     record: Any
     message: bytes = b""
     pending: bool = False
+    absent: bool = False
 
 
 class L2Tier:
-    """The keys of one schema. `ttl` in seconds, 0 = no expiry; `on_corrupt` is told of entries that cannot be read."""
+    """The keys of one schema. `ttl` in seconds, 0 = no expiry; `on_corrupt` is told of entries that cannot be read.
+
+    `negative`: seconds for which an absence is kept, as a tombstone of version 0, which every write replaces.
+    """
 
     def __init__(
         self,
@@ -67,10 +80,18 @@ class L2Tier:
         encode: Callable[[Any], bytes],
         decode: Callable[[bytes], Any],
         on_corrupt: Callable[[str], None],
+        aging: Aging = PLAIN,
+        negative: float = 0.0,
     ) -> None:
         self.server = server
         self._prefix = f"strata:{prefix}:"
-        self._px = max(1, round(ttl * 1000)) if ttl else 0
+        self._ttl_ms = ttl * 1000
+        self._aging = aging
+        self._stay_ms = round(aging.stay * 1000)
+        # The least that a value has left when it becomes due: all lives that the jitter may draw come to it late.
+        self._due_ms = self._stay_ms + self._ttl_ms * (1 - aging.jitter) * (1 - aging.eager) if aging.eager else -1.0
+        self._read = "aged" if aging.stay or aging.eager else "read"
+        self._negative_px = round(negative * 1000)
         self._encode = encode
         self._decode = decode
         self._on_corrupt = on_corrupt
@@ -102,13 +123,22 @@ class L2Tier:
 
     def px(self, record: Any) -> int:
         """Milliseconds that a value, or for None a tombstone, is kept; 0 = no expiry."""
-        return TOMBSTONE_MS if record is None else self._px
+        if record is None:
+            return TOMBSTONE_MS
+        fresh = self.fresh_px()
+        return fresh and fresh + self._stay_ms
+
+    def fresh_px(self) -> int:
+        """Milliseconds that something is fresh; 0 = for ever."""
+        return max(1, round(self._aging.draw(self._ttl_ms))) if self._ttl_ms else 0
 
     def read(self, key_text: str, *, lease: bool = True) -> Found:
         """What the key holds; where it is empty and `lease`, a lease is left that allows one fill."""
         key, token = self.key(key_text), self.token()
-        raw = self._run("read", [key], [token, LEASE_MS if lease else 0])[0]
-        return self._found(key, raw, token, lease)
+        answer = self._run(self._read, [key], [token, LEASE_MS if lease else 0])
+        if self._read == "read":
+            return self._found(key, answer[0], token, lease)
+        return self._aged(key, answer[0][0], answer[1][0], token, lease)
 
     def read_many(self, key_texts: Sequence[str], *, lease: bool = True) -> dict[str, Found]:
         """As `read`, for many, in one round trip a chunk; all leases left bear the same token."""
@@ -116,27 +146,52 @@ class L2Tier:
         found: dict[str, Found] = {}
         for chunk in self._chunks(key_texts):
             keys = [self.key(key_text) for key_text in chunk]
-            raws = self._run("read", keys, [token, LEASE_MS if lease else 0])
-            for key_text, key, raw in zip(chunk, keys, raws, strict=True):
-                found[key_text] = self._found(key, raw, token, lease)
+            answer = self._run(self._read, keys, [token, LEASE_MS if lease else 0])
+            if self._read == "read":
+                for key_text, key, raw in zip(chunk, keys, answer, strict=True):
+                    found[key_text] = self._found(key, raw, token, lease)
+            else:
+                for key_text, key, raw, left in zip(chunk, keys, *answer, strict=True):
+                    found[key_text] = self._aged(key, raw, left, token, lease)
         return found
 
     def fill(self, token: str, puts: Sequence[Put]) -> set[str]:
         """Store what was loaded from below where the lease still stands; a record of None ends the lease.
 
-        Returns the key texts that were stored. Sent once only: an answer that is lost counts as refused.
+        Returns the key texts whose lease stood. Sent once only: an answer that is lost counts as refused.
         """
         filled: set[str] = set()
         by_text = {put.key_text: put for put in puts}
         for chunk in self._chunks(list(by_text)):
-            items = [by_text[key_text] for key_text in chunk]
-            contents = [
-                b"" if item.record is None else self.content(item.version, item.record, pending=item.pending)
-                for item in items
-            ]
-            answers = self._run("fill", [self.key(key_text) for key_text in chunk], [token, self._px, *contents])
+            args: list[Any] = [token]
+            for key_text in chunk:
+                args += self._loaded(by_text[key_text])
+            answers = self._run("fill", [self.key(key_text) for key_text in chunk], args)
             filled.update(key_text for key_text, answer in zip(chunk, answers, strict=True) if answer)
         return filled
+
+    def refresh(self, found: dict[str, Found], puts: Sequence[Put]) -> set[str]:
+        """Store what was loaded from below where the key still holds what was found; a record of None removes it.
+
+        Returns the key texts that still held it. Sent once only: an answer that is lost counts as refused.
+        """
+        stored: set[str] = set()
+        by_text = {put.key_text: put for put in puts}
+        for chunk in self._chunks(list(by_text)):
+            args: list[Any] = []
+            for key_text in chunk:
+                args += (found[key_text].raw, *self._loaded(by_text[key_text]))
+            answers = self._run("refresh", [self.key(key_text) for key_text in chunk], args)
+            stored.update(key_text for key_text, answer in zip(chunk, answers, strict=True) if answer)
+        return stored
+
+    def _loaded(self, put: Put) -> tuple[bytes, int]:
+        """Content and px of what was loaded from below; empty for what nothing is to be said of."""
+        if put.record is not None:
+            return self.content(put.version, put.record, pending=put.pending), self.px(put.record)
+        if put.absent and self._negative_px:
+            return self.content(0, None), self._negative_px
+        return b"", 0
 
     def lease(self, key_texts: Sequence[str]) -> str:
         """Leave leases on those of the keys that are empty, without reading the others; returns the token."""
@@ -208,6 +263,15 @@ class L2Tier:
     def _run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         return self.server.run(_script(name), keys, args)
 
+    def _aged(self, key: str, raw: bytes | None, left: int, token: str, lease: bool) -> Found:
+        found = self._found(key, raw, token, lease)
+        if found.state is not State.VALUE or left < 0 or raw is None:
+            return found
+        if left <= self._stay_ms:
+            return found._replace(state=State.STALE, raw=raw)
+        # What L3 does not have yet cannot be had fresher from there.
+        return found._replace(raw=raw, due=True) if left <= self._due_ms and not found.pending else found
+
     def _found(self, key: str, raw: bytes | None, token: str, lease: bool) -> Found:
         if raw is None:
             return Found(State.LEASED, token=token) if lease else Found(State.BUSY)
@@ -219,7 +283,9 @@ class L2Tier:
                 return Found(State.VALUE, version, pending, self._decode(raw[HEADER:]))
             except Exception:  # noqa: BLE001 a codec of the user's may raise anything; the entry is a miss either way
                 pass
-        elif raw[:3] in (b"L1:", b"I1:"):
+        elif raw[:3] == b"L1:":
+            return Found(State.LOADING)
+        elif raw[:3] == b"I1:":
             return Found(State.BUSY)
         self._on_corrupt(key)
         if lease and self._run("discard", [key], [token, LEASE_MS, raw]):

@@ -16,8 +16,9 @@ class Counters:
     """
 
     __slots__ = (
-        "corrupt", "deletes", "errors", "gets", "hook_errors", "l1_hits", "l2_hits", "l2_skips", "l3_hits",
-        "misses", "searches", "sets", "stale_fills",
+        "corrupt", "deletes", "eager_refreshes", "errors", "gets", "hard_timeouts", "hook_errors", "l1_hits",
+        "l2_hits", "l2_skips", "l3_hits", "lease_waits", "misses", "negative_hits", "searches", "sets",
+        "soft_timeouts", "stale_fills", "stale_served",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -37,6 +38,12 @@ class Counters:
     hook_errors: int
     l2_skips: int
     stale_fills: int
+    stale_served: int
+    negative_hits: int
+    eager_refreshes: int
+    soft_timeouts: int
+    hard_timeouts: int
+    lease_waits: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,13 @@ class Stats:
 
     `gets` and `l1_hits` count records, not calls. `dirty_count` is what this process wrote behind and L3 does not
     have yet. `corrupt` are L2 entries that could not be read, `stale_fills` fills refused because something newer
-    came in between, `l2_skips` calls that went on without Redis. `by_schema` holds the same numbers a schema.
+    came in between, `l2_skips` calls that went on without Redis.
+
+    `stale_served`: records that fail-safe or a soft time-out served beyond their TTL. `negative_hits`: misses that a
+    remembered absence answered. `eager_refreshes`: loads begun before an entry expired. `soft_timeouts`,
+    `hard_timeouts`: reads that waited for L3 no longer. `lease_waits`: reads that waited for another process's load.
+
+    `by_schema` holds the same numbers a schema.
     """
 
     gets: int = 0
@@ -65,6 +78,12 @@ class Stats:
     hook_errors: int = 0
     l2_skips: int = 0
     stale_fills: int = 0
+    stale_served: int = 0
+    negative_hits: int = 0
+    eager_refreshes: int = 0
+    soft_timeouts: int = 0
+    hard_timeouts: int = 0
+    lease_waits: int = 0
     bus_messages: int = 0
     bus_unreadable: int = 0
     bus_resets: int = 0

@@ -58,7 +58,7 @@ def test_a_read_that_misses_leaves_a_lease_and_may_fill_once(tier: L2Tier) -> No
 
 def test_a_second_reader_does_not_get_the_lease_of_the_first(tier: L2Tier) -> None:
     first = tier.read("a")
-    assert tier.read("a").state is State.BUSY
+    assert tier.read("a").state is State.LOADING
     assert fill(tier, first.token, "a", 1, "one")
 
 

@@ -9,9 +9,10 @@ ROOT = Path(__file__).parents[2]
 
 # From the ground up: a room may import its own and lower floors' modules, never a higher floor's.
 FLOORS: list[set[str]] = [
-    {"errors", "clock", "contracts", "shards"},
+    {"errors", "clock", "contracts", "shards", "aging"},
     {"policies", "hooks", "query", "breaker"},
     {"model", "schema"},
+    {"freshness"},
     {"codec", "crypto", "observe"},
     {"config"},
     {"l1", "l2", "l3"},

@@ -1,18 +1,21 @@
 -- Store what a reader loaded from below, if its very lease is still there; with an empty content, end the lease.
 -- KEYS  the records' keys
--- ARGV  1 lease token; 2 px, 0 = no expiry; then for each key its content
+-- ARGV  1 lease token; then for each key: content, px (0 = no expiry)
+-- Returns for each key whether the lease was there.
 local lease = 'L1:' .. ARGV[1]
 local filled = {}
 for i, key in ipairs(KEYS) do
   filled[i] = 0
   if redis.call('GET', key) == lease then
-    local content = ARGV[2 + i]
+    local content, px = ARGV[i * 2], ARGV[i * 2 + 1]
     if content == '' then
       redis.call('DEL', key)
+    elseif px == '0' then
+      redis.call('SET', key, content)
     else
-      if ARGV[2] == '0' then redis.call('SET', key, content) else redis.call('SET', key, content, 'PX', ARGV[2]) end
-      filled[i] = 1
+      redis.call('SET', key, content, 'PX', px)
     end
+    filled[i] = 1
   end
 end
 return filled
