@@ -2,7 +2,8 @@
 
 The same steps as a single write-through write: intents, commit, puts, L1. For write-behind schemas the ledger's
 versions are read after the intents and before the commit, and the floor is raised with the put, so that a pending
-write of another process neither overtakes nor is overtaken wrongly.
+write of another process neither overtakes nor is overtaken wrongly. A partial record supersedes a pending write of its
+key as a whole, but carries only some of its columns: so what is pending goes to L3 first, in the same transaction.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from strata.engine.context import Context
 from strata.engine.write import as_written
 from strata.errors import L2UnavailableError, L3UnavailableError
 from strata.l2.tier import Put
+from strata.l3.failures import BatchError, unfit
+from strata.l3.table import Change as Pending
 from strata.policies import WriteMode
 from strata.shards import shard_of
 
@@ -43,6 +46,7 @@ class Part:
     rows: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     token: str = ""
     intended: bool = False
+    beneath: dict[str, list[Pending]] = field(default_factory=dict)  # deferred writes under partial records, by key
 
     def add(self, change: Change) -> None:
         """A later change of a key takes the earlier one's place, keeping what it did not load."""
@@ -117,15 +121,21 @@ class Batch:
         deferred = self._context.writebehind
         if not part.bound.deferred or deferred is None:
             return
+        waiting: dict[str, Any] = {}
         try:
-            for pending in deferred.ledger_read(part.bound, list(part.changes)).values():
-                self._context.versions.observe(pending.version)
+            waiting = deferred.ledger_read(part.bound, list(part.changes))
         except L2UnavailableError:
             pass  # versions then decide to within the clocks' error
+        for pending in waiting.values():
+            self._context.versions.observe(pending.version)
         for change in part.changes.values():
             own = deferred.peek(part.bound, change.id)
             if own is not None:
                 self._context.versions.observe(own.version)
+            if change.record is not None and part.bound.plan.unloaded(change.record):
+                text = change.key_text
+                if beneath := deferred.beneath(part.bound, change.id, text, waiting.get(text)):
+                    part.beneath[text] = beneath
 
     def _write(self, parts: Sequence[Part], timeout: float | None) -> None:
         database = parts[0].bound.database
@@ -153,13 +163,15 @@ class Batch:
             shards: dict[int, bool] = {}
             for change in part.changes.values():
                 shard = shard_of(change.key_text)
-                shards[shard] = shards.get(shard, False) or change.record is None
+                alone = change.record is None or change.key_text in part.beneath
+                shards[shard] = shards.get(shard, False) or alone
             part.bound.table.lock_shards(conn, shards)
 
     def _write_part(self, conn: Any, part: Part) -> None:
         context, bound = self._context, part.bound
         table, node = bound.table, context.versions.node
         assert table is not None
+        self._write_beneath(conn, part)
         for change in part.ordered(deleted=True):
             change.version = table.delete(conn, change.id, context.stamp(), node)
         changes = part.ordered(deleted=False)
@@ -171,6 +183,21 @@ class Batch:
         if bound.l2 is not None and not part.intended:
             for change in part.changes.values():
                 table.record_repair(conn, change.key_text, change.version)
+
+    def _write_beneath(self, conn: Any, part: Part) -> None:
+        """Bring what is pending under partial records to L3, at its own versions, for these to be laid over it.
+
+        The put's floor then makes the ledger's entries leave, which L3 has in all the columns that still matter.
+        """
+        table = part.bound.table
+        assert table is not None
+        left = [list(pending) for pending in part.beneath.values()]
+        try:
+            while left:  # no key twice in one call; more than one round where ledger and buffer both have a write
+                table.apply(conn, [pending.pop(0) for pending in left])
+                left = [pending for pending in left if pending]
+        except BatchError as error:
+            raise unfit(error)  # noqa: B904 the cause is set
 
     def _abandon(self, parts: Sequence[Part]) -> None:
         for part in parts:

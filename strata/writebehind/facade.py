@@ -24,10 +24,12 @@ from strata.errors import (
     WriteBehindMaxRetryError,
 )
 from strata.l2.client import RedisServer
+from strata.l3.table import Change
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.policies import Durability
 from strata.shards import SHARDS, shard_of
+from strata.writebehind import changes
 from strata.writebehind.apply import NO_ROW
 from strata.writebehind.broker import celery_app
 from strata.writebehind.buffer import Buffered
@@ -163,6 +165,21 @@ class WriteBehind:
                 pending = None if raw is None else self._pending(bound, raw)
                 if pending is not None:
                     found[key_text] = pending
+        return found
+
+    def beneath(self, bound: Bound, key: Any, key_text: str, pending: Pending | None) -> list[Change]:
+        """What a synchronous partial write of the key must find in L3 before it: the ledger's entry, as
+        `ledger_read` found it, and this process's own write. L3 judges by their versions whether it lacks them."""
+        found: list[Change] = []
+        if pending is not None and pending.deleted:
+            found.append(Change(key, key_text, pending.version, delete=True))
+        elif pending is not None:
+            whole = not pending.partial and pending.names == bound.plan.column_names
+            names = None if whole else pending.names
+            found.append(Change(key, key_text, pending.version, False, names, pending.values))
+        slot = self._parts.buffer.slot(bound.name, key)
+        if slot is not None and slot.given_up < slot.item.version:
+            found.append(changes.of_item(bound, key, key_text, slot.item))
         return found
 
     def raise_floor(self, bound: Bound, versions: Mapping[str, int]) -> None:

@@ -1,0 +1,124 @@
+"""Columns that a write does not carry are not its to decide: what another write put there stays, whatever the order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import strata
+from strata import UNLOADED, DataStore
+from tests.behind import comes_after, deferred, hand_off, idle, paced, persist, rows
+from tests.models import Account
+from tests.stores import MakeStore, stores
+
+SLOW = {"write_behind_flush_interval": 3600.0, "write_behind_flush_threshold": 10**9}
+
+
+@pytest.fixture
+def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
+    with stores(dsn, redis_addr) as factory:
+        yield factory
+
+
+def two(make: MakeStore) -> tuple[DataStore, DataStore]:
+    """Two instances of which nothing moves by itself; the first has written the record, and L3 has it."""
+    made = []
+    for _ in range(2):
+        store = make(encryption_key=bytes(range(32)), **SLOW)
+        paced(store)
+        store.register(deferred(Account))
+        store.migrate()
+        idle(store)
+        made.append(store)
+    made[0].set(Account, "a", Account("a", "first", "first", "first", None))
+    made[0].flush_dirty(10)
+    comes_after(made[1], made[0])
+    return made[0], made[1]
+
+
+def whole(text: str) -> Account:
+    return Account("a", text, text, text, None)
+
+
+def part(**values: Any) -> Account:
+    """A record that was loaded in part."""
+    made = Account("a", values.get("name", UNLOADED))
+    for name in ("secret", "biography", "token"):
+        setattr(made, name, values.get(name, UNLOADED))
+    return made
+
+
+def held(dsn: str) -> tuple[str, str, str]:
+    found: tuple[str, str, str] = rows(dsn, "SELECT name, secret, biography FROM account")[0]
+    return found
+
+
+@pytest.mark.parametrize("how", ["set_many", "tx"])
+def test_a_synchronous_partial_write_keeps_what_another_process_has_pending(
+    make: MakeStore, dsn: str, how: str
+) -> None:
+    one, other = two(make)
+    one.set(Account, "a", whole("pending"))
+    hand_off(one)
+    comes_after(other, one)
+    if how == "tx":
+        with other.tx() as tx:
+            tx.set(Account, "a", part(name="newer"))
+    else:
+        stored = other.set_many(Account, {"a": part(name="newer")})
+        assert (stored["a"].name, stored["a"].biography) == ("newer", "pending")
+    persist(other, "account")
+    assert held(dsn) == ("newer", "pending", "pending")
+    one.flush_dirty(10)
+    for store in (one, other):
+        found = store.get(Account, "a")
+        assert (found.name, found.biography) == ("newer", "pending")
+    assert held(dsn) == ("newer", "pending", "pending")
+
+
+def test_a_synchronous_partial_write_keeps_what_its_own_process_has_not_handed_off(make: MakeStore, dsn: str) -> None:
+    _, store = two(make)
+    store.set(Account, "a", whole("pending"))
+    store.set_many(Account, {"a": part(name="newer")})
+    assert held(dsn) == ("newer", "pending", "pending")
+    store.flush_dirty(10)
+    assert held(dsn) == ("newer", "pending", "pending")
+    assert store.stats().dirty_count == 0
+
+
+def test_a_synchronous_partial_write_is_laid_over_a_pending_partial_one(make: MakeStore, dsn: str) -> None:
+    one, other = two(make)
+    one.set(Account, "a", part(biography="pending"))
+    hand_off(one)
+    comes_after(other, one)
+    other.set_many(Account, {"a": part(name="newer")})
+    assert held(dsn) == ("newer", "first", "pending")
+    one.flush_dirty(10)
+    assert held(dsn) == ("newer", "first", "pending")
+
+
+def test_a_synchronous_partial_write_over_a_pending_deletion_fails_and_the_deletion_stays(
+    make: MakeStore, dsn: str
+) -> None:
+    one, other = two(make)
+    one.delete(Account, "a")
+    hand_off(one)
+    comes_after(other, one)
+    with pytest.raises(strata.EncodeError):
+        other.set_many(Account, {"a": part(name="newer")})
+    one.flush_dirty(10)
+    assert rows(dsn, "SELECT * FROM account") == []
+
+
+def test_what_is_pending_but_older_than_the_row_does_not_come_back_under_a_partial_write(
+    make: MakeStore, dsn: str
+) -> None:
+    one, other = two(make)
+    one.set(Account, "a", whole("pending"))
+    comes_after(other, one)
+    other.set_many(Account, {"a": whole("newer")})
+    one.set_many(Account, {"a": part(name="newest")})
+    one.flush_dirty(10)
+    assert held(dsn) == ("newest", "newer", "newer")
