@@ -61,6 +61,7 @@ from strata.policies import (
     MemPolicy,
     PostgresPolicy,
     RedisPolicy,
+    SearchExpiry,
     WriteMode,
 )
 from strata.query import Q, Query
@@ -128,6 +129,7 @@ __all__ = [
     "SchemaDuplicateError",
     "SchemaHooks",
     "SchemaNotFoundError",
+    "SearchExpiry",
     "StandardLogger",
     "Stats",
     "StrataError",

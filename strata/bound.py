@@ -11,6 +11,7 @@ from strata.coherence.memory import Memory
 from strata.errors import HookError, StrataError
 from strata.hooks import SchemaHooks
 from strata.l1.store import Evicted
+from strata.l2.searches import Searches
 from strata.l2.tier import L2Tier
 from strata.l3.pool import Database
 from strata.l3.table import Table
@@ -32,6 +33,7 @@ class Bound:
     hooks: Callbacks
     l1: Memory
     l2: L2Tier | None
+    searches: Searches
     table: Table | None
     database: Database | None
     replica: Database | None

@@ -34,6 +34,13 @@ class EvictionPolicy(enum.Enum):
     FIFO = "fifo"
 
 
+class SearchExpiry(enum.Enum):
+    """How long the results of `search_cached` live: until their TTL ends, or until the schema is written, if sooner."""
+
+    TTL = "ttl"
+    ON_WRITE = "on_write"
+
+
 class Durability(enum.Enum):
     """What a write-behind `set` has done when it returns.
 
@@ -81,13 +88,17 @@ class MemPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RedisPolicy:
-    """L2. `key_prefix` stands in keys in place of the schema's name."""
+    """L2. `key_prefix` stands in keys in place of the schema's name; `search_expiry` is for `search_cached`, and every
+    process that writes the schema must give the same."""
 
     ttl: Duration | None = None
     key_prefix: str | None = None
+    search_expiry: SearchExpiry = SearchExpiry.TTL
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ttl", seconds(self.ttl, "RedisPolicy.ttl"))
+        if not isinstance(self.search_expiry, SearchExpiry):
+            raise InvalidConfigError(f"RedisPolicy.search_expiry is {self.search_expiry!r}; it must be a SearchExpiry")
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ class L2Tier:
     ) -> None:
         self.server = server
         self._prefix = f"strata:{prefix}:"
-        self._px = max(1, round(ttl * 1000)) if ttl else 0
+        self.value_px = max(1, round(ttl * 1000)) if ttl else 0
         self._encode = encode
         self._decode = decode
         self._on_corrupt = on_corrupt
@@ -85,10 +85,6 @@ class L2Tier:
         """The Redis key of a record."""
         return self._prefix + key_text
 
-    def search_key(self, fingerprint: str) -> str:
-        """The Redis key of a cached search result; no record's key begins like it."""
-        return f"strata:{{search}}:{self._prefix}{fingerprint}"
-
     def token(self) -> str:
         """A token that nobody else has."""
         return f"{self._series}{next(self._numbers):x}"
@@ -102,7 +98,7 @@ class L2Tier:
 
     def px(self, record: Any) -> int:
         """Milliseconds that a value, or for None a tombstone, is kept; 0 = no expiry."""
-        return TOMBSTONE_MS if record is None else self._px
+        return TOMBSTONE_MS if record is None else self.value_px
 
     def read(self, key_text: str, *, lease: bool = True) -> Found:
         """What the key holds; where it is empty and `lease`, a lease is left that allows one fill."""
@@ -134,7 +130,7 @@ class L2Tier:
                 b"" if item.record is None else self.content(item.version, item.record, pending=item.pending)
                 for item in items
             ]
-            answers = self._run("fill", [self.key(key_text) for key_text in chunk], [token, self._px, *contents])
+            answers = self._run("fill", [self.key(key_text) for key_text in chunk], [token, self.value_px, *contents])
             filled.update(key_text for key_text, answer in zip(chunk, answers, strict=True) if answer)
         return filled
 
