@@ -62,6 +62,7 @@ from strata.policies import (
     MemPolicy,
     PostgresPolicy,
     RedisPolicy,
+    SearchExpiry,
     WriteMode,
 )
 from strata.query import Q, Query
@@ -130,6 +131,7 @@ __all__ = [
     "SchemaDuplicateError",
     "SchemaHooks",
     "SchemaNotFoundError",
+    "SearchExpiry",
     "StandardLogger",
     "Stats",
     "StrataError",

@@ -29,6 +29,7 @@ from strata.l1.store import MemStore
 from strata.l1.sweeper import Sweeper
 from strata.l2.address import adopt, connect
 from strata.l2.client import RedisServer
+from strata.l2.searches import NotKept, Searches, UntilTtl, UntilWrite
 from strata.l2.tier import L2Tier
 from strata.l3.pool import Database
 from strata.l3.table import Table
@@ -37,7 +38,7 @@ from strata.model.plan import ModelPlan
 from strata.observe.counters import Counters
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
-from strata.policies import EvictionPolicy, MemPolicy, RedisPolicy, WriteMode
+from strata.policies import EvictionPolicy, MemPolicy, RedisPolicy, SearchExpiry, WriteMode
 from strata.schema import Schema
 from strata.writebehind import WriteBehind
 from strata.writebehind.broker import celery_app, publish
@@ -111,6 +112,7 @@ class Wiring:
             hooks=hooks,
             l1=l1,
             l2=l2,
+            searches=self._searches(schema, l2),
             table=table,
             database=database,
             replica=replica,
@@ -279,6 +281,14 @@ class Wiring:
             _aging(schema.l2),
             _seconds(schema.l2.negative_ttl, 0),
         )
+
+    def _searches(self, schema: Schema[Any], l2: L2Tier | None) -> Searches:
+        if l2 is None or schema.l2 is None or schema.l3 is None:
+            return NotKept()
+        prefix = schema.l2.key_prefix or schema.name
+        if schema.l2.search_expiry is SearchExpiry.ON_WRITE:
+            return UntilWrite(l2.server, prefix, l2.fresh_px, l2.token)
+        return UntilTtl(l2.server, prefix, l2.fresh_px)
 
     def _prefix(self, schema: Schema[Any]) -> str:
         assert schema.l2 is not None

@@ -12,6 +12,7 @@ from strata.errors import HookError, StrataError
 from strata.freshness import Freshness
 from strata.hooks import SchemaHooks
 from strata.l1.store import Evicted
+from strata.l2.searches import Searches
 from strata.l2.tier import L2Tier
 from strata.l3.pool import Database
 from strata.l3.table import Table
@@ -33,6 +34,7 @@ class Bound:
     hooks: Callbacks
     l1: Memory
     l2: L2Tier | None
+    searches: Searches
     table: Table | None
     database: Database | None
     replica: Database | None

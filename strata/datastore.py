@@ -135,14 +135,15 @@ class DataStore:
             hot = self._hot[schema]
             entry = hot.lookup(id)
         except (KeyError, TypeError):
-            entry = None
-        if entry is not None and not (force_l2 or force_l3) and (hot.exact is None or type(id) is hot.exact):
-            now = monotonic()
-            if now < entry.expires and now < hot.certainty.until:
-                entry.used = now
-                entry.hits += 1
-                thaw = hot.thaw
-                return entry.value if thaw is None else thaw(entry.value)
+            pass
+        else:
+            if entry is not None and not (force_l2 or force_l3) and (hot.exact is None or type(id) is hot.exact):
+                now = monotonic()
+                if now < entry.expires and now < hot.certainty.until:
+                    entry.used = now
+                    entry.hits += 1
+                    thaw = hot.thaw
+                    return entry.value if thaw is None else thaw(entry.value)
         return self.get_slowly(schema, id, default, force_l2, force_l3)
 
     def get_slowly(self, schema: Any, id: Any, default: Any, force_l2: bool, force_l3: bool) -> Any:

@@ -34,6 +34,13 @@ class EvictionPolicy(enum.Enum):
     FIFO = "fifo"
 
 
+class SearchExpiry(enum.Enum):
+    """How long the results of `search_cached` live: until their TTL ends, or until the schema is written, if sooner."""
+
+    TTL = "ttl"
+    ON_WRITE = "on_write"
+
+
 class Durability(enum.Enum):
     """What a write-behind `set` has done when it returns.
 
@@ -103,6 +110,7 @@ class RedisPolicy:
 
     `jitter`, `negative_ttl`, `eager_refresh` and `fail_safe` are as in `MemPolicy`, for entries of L2. `lease_wait`:
     seconds for which a `get` waits while another process loads the same record; 0 (the default) loads it as well.
+    `search_expiry` is for `search_cached`; every process that writes the schema must give the same.
     """
 
     ttl: Duration | None = None
@@ -113,10 +121,15 @@ class RedisPolicy:
     eager_refresh: float = 0.0
     fail_safe: Duration = 0.0
     lease_wait: Duration = 0.0
+    search_expiry: SearchExpiry = SearchExpiry.TTL
 
     def __post_init__(self) -> None:
         _fresh(self)
         object.__setattr__(self, "lease_wait", seconds(self.lease_wait, "RedisPolicy.lease_wait") or 0.0)
+        if not isinstance(self.search_expiry, SearchExpiry):
+            raise InvalidConfigError(f"RedisPolicy.search_expiry is {self.search_expiry!r}; it must be a SearchExpiry")
+
+
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,4 +48,4 @@ def instances(store: DataStore) -> int:
 def ask_postgres(store: DataStore, dsn: str, sql: str) -> Any:
     """The first row of the answer. Raises `L3UnavailableError`."""
     with store._wiring.database(dsn).connection() as conn:
-        return conn.execute(sql).fetchone()
+        return conn.execute(sql.encode()).fetchone()

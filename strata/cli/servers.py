@@ -12,6 +12,7 @@ from typing import Any, Self
 import psycopg
 import redis
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from strata.cli.signals import undisturbed
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
@@ -86,7 +87,7 @@ def _database(dsn: str) -> Iterator[str]:
     except psycopg.Error as error:
         raise InvalidConfigError(f"no database can be made on the server of {DSN}; unset it to use another") from error
     try:
-        yield psycopg.conninfo.make_conninfo(dsn, dbname=name.as_string().strip('"'))
+        yield make_conninfo(dsn, dbname=name.as_string().strip('"'))
     finally:
         with psycopg.connect(dsn, autocommit=True) as conn:
             conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))

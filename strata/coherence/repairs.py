@@ -62,6 +62,10 @@ class Repairs:
             return False
         return (bound.name, key_text) in self._skipped or len(self._skipped) >= LIMIT
 
+    def concern(self, bound: Bound) -> bool:
+        """Whether L2 may hold something older of this schema than what this process wrote to L3."""
+        return self.skips(bound, "") or any(name == bound.name for name, _ in list(self._skipped))
+
     @contextmanager
     def unannounced(self, bound: Bound, key_texts: Collection[str]) -> Iterator[None]:
         """For the length of a transaction in which writes reach L3 without L2; their repair rows travel in it.
@@ -142,6 +146,7 @@ class Repairs:
             }
             # A put without an intent stores nothing and removes what is older: just what a repair is.
             l2.put(l2.token(), announcer.channel, list(puts.values()))
+            bound.searches.drop()
             for put in puts.values():
                 # The bus does not bring this instance its own messages.
                 bound.l1.forget(bound.plan.parse_key(put.key_text), below=put.version)

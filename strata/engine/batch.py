@@ -113,6 +113,7 @@ class Batch:
             elif not any(context.repairs.skips(bound, text) for text in said):
                 part.token = bound.l2.token()
                 bound.l2.intend(part.token, context.lasting, context.announcer.channel, said)
+                bound.searches.committing(part.token, context.lasting)
                 part.intended = True
         except L2UnavailableError:
             pass  # the transaction leaves rows for the repair
@@ -204,6 +205,7 @@ class Batch:
             if part.intended and part.bound.l2 is not None:
                 try:
                     part.bound.l2.abandon(part.token, list(part.changes))
+                    part.bound.searches.committed(part.token)
                 except L2UnavailableError:
                     pass  # they expire
 
@@ -242,7 +244,9 @@ class Batch:
             if bound.l2 is None:
                 context.publish(*(put.message for put in puts))
             elif part.intended:
-                return bound.l2.put(part.token, context.announcer.channel, puts)
+                stored = bound.l2.put(part.token, context.announcer.channel, puts)
+                bound.searches.committed(part.token)
+                return stored
         except L2UnavailableError:
             if bound.l2 is not None:
                 return set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -13,10 +13,19 @@ from strata.engine.rows import Filler, Item
 from strata.errors import L2UnavailableError, L3UnavailableError, QueryError
 from strata.l3.pool import Database
 from strata.l3.table import Table
+from strata.model import UNLOADED
 from strata.query import Query
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[bytes]).decode
+
+
+class Found(NamedTuple):
+    """Rows with the names of their columns, and whether they are the primary's."""
+
+    names: tuple[str, ...]
+    rows: Sequence[Any]
+    primary: bool
 
 
 class Searcher:
@@ -32,10 +41,8 @@ class Searcher:
         table.check(query)
         self._context.listen()
         bound.counters.searches += 1
-        names, rows = self._rows(bound, query)
-        records = [bound.plan.from_row(row.values, bound.cipher, names) for row in rows]
-        self._fill(bound, query, rows, records)
-        return [bound.hooks.after_get(record) for record in records]
+        found = self._found(bound, query, bound.replica)
+        return [_given(bound, record) for record in self._filled(bound, query, found)]
 
     def count(self, bound: Bound, query: Query | None) -> int:
         """How many rows there are; order, limit and offset do not matter."""
@@ -46,21 +53,23 @@ class Searcher:
             return table.count(conn, query)
 
     def search_cached(self, bound: Bound, query: Query) -> list[Any]:
-        """As `search`, but from L2 where the same query was asked before, until its TTL ends."""
+        """As `search`, but from L2 where the same query was asked before, until the result's time is up."""
         table, _ = tables(bound)
         table.check(query)
-        if bound.l2 is None or query.force_l3:
+        if query.force_l3 or self._context.repairs.concern(bound):
             return self.search(bound, query)
-        key = bound.l2.search_key(query.fingerprint())
-        kept = self._kept(bound, key)
+        self._context.listen()
+        bound.counters.searches += 1
+        fingerprint = query.fingerprint()
+        kept, generation = self._kept(bound, fingerprint)
         if kept is not None:
             bound.counters.l2_hits += 1
-            return [bound.hooks.after_get(record) for record in kept]
-        names, rows = self._rows(bound, query)
-        records = [bound.plan.from_row(row.values, bound.cipher, names) for row in rows]
-        self._keep(bound, key, names, rows)
-        self._fill(bound, query, rows, records)
-        return [bound.hooks.after_get(record) for record in records]
+            return [_given(bound, record) for record in kept]
+        # A replica that lags would give a result that is older than the write which dropped the last one.
+        found = self._found(bound, query, None if bound.searches.drops else bound.replica)
+        if generation is not None:
+            self._keep(bound, fingerprint, generation, found)
+        return [_given(bound, record) for record in self._filled(bound, query, found)]
 
     def iterate(self, bound: Bound, query: Query, chunk: int) -> Iterator[Any]:
         """The records of a query without a limit, through a server-side cursor; nothing is filled."""
@@ -73,50 +82,63 @@ class Searcher:
     def _iterate(self, bound: Bound, table: Table, database: Database, query: Query, chunk: int) -> Iterator[Any]:
         with database.transaction() as conn:
             for names, row in table.stream(conn, query, chunk):
-                yield bound.hooks.after_get(bound.plan.from_row(row.values, bound.cipher, names))
+                yield _given(bound, bound.plan.from_row(row.values, bound.cipher, names))
 
-    def _rows(self, bound: Bound, query: Query) -> tuple[tuple[str, ...] | None, Sequence[Any]]:
-        table, database = tables(bound)
-        with (bound.replica or database).connection() as conn:
-            return table.search(conn, query)
+    def _found(self, bound: Bound, query: Query, replica: Database | None) -> Found:
+        table, primary = tables(bound)
+        with (replica or primary).connection() as conn:
+            names, rows = table.search(conn, query)
+        return Found(bound.plan.column_names if names is None else names, rows, replica is None)
 
-    def _fill(self, bound: Bound, query: Query, rows: Sequence[Any], records: Sequence[Any]) -> None:
+    def _filled(self, bound: Bound, query: Query, found: Found) -> list[Any]:
+        names = found.names if query.fields else None
+        records = [bound.plan.from_row(row.values, bound.cipher, names) for row in found.rows]
         # A projection lacks columns, and a replica may lag behind: neither may fill a cache.
-        if query.fields or bound.replica is not None:
-            return
-        items = []
-        for row, record in zip(rows, records, strict=True):
-            key = bound.plan.key_of(record)
-            items.append(Item(key, bound.plan.key_text(key), row.version, record))
-        self._filler.fill(bound, items)
+        if found.primary and not query.fields:
+            keys = [bound.plan.key_of(record) for record in records]
+            items = [
+                Item(key, bound.plan.key_text(key), row.version, record)
+                for key, row, record in zip(keys, found.rows, records, strict=True)
+            ]
+            self._filler.fill(bound, items)
+        return records
 
-    def _kept(self, bound: Bound, key: str) -> list[Any] | None:
-        assert bound.l2 is not None
+    def _kept(self, bound: Bound, fingerprint: str) -> tuple[list[Any] | None, str | None]:
+        """The records that were kept, and the generation under which others may be kept in their place."""
         try:
-            data = bound.l2.server.execute("GET", key)
-            if data is None:
-                return None
-            unpacked = [bound.plan.unpack_row(packed) for packed in _unpack(data)]
-            return [bound.plan.from_row(values, bound.cipher, names) for names, values in unpacked]
+            data, generation = bound.searches.find(fingerprint)
         except L2UnavailableError:
-            return None
+            bound.counters.l2_skips += 1
+            return None, None
+        if data is None:
+            return None, generation
+        try:
+            unpacked = [bound.plan.unpack_row(packed) for packed in _unpack(data)]
+            return [bound.plan.from_row(values, bound.cipher, names) for names, values in unpacked], generation
         except Exception:  # noqa: BLE001 an entry that cannot be read is a miss, and is replaced
             bound.counters.corrupt += 1
-            return None
+            return None, generation
 
-    def _keep(self, bound: Bound, key: str, names: tuple[str, ...] | None, rows: Sequence[Any]) -> None:
+    def _keep(self, bound: Bound, fingerprint: str, generation: str, found: Found) -> None:
         """Rows as the ledger keeps them: ciphertext stays ciphertext, and OmitCache columns stay away."""
-        assert bound.l2 is not None
-        names = bound.plan.column_names if names is None else names
         hidden = {column.name for column in bound.plan.columns if column.omit_cache}
-        shown = [place for place, name in enumerate(names) if name not in hidden]
-        kept = tuple(names[place] for place in shown)
-        packed = _pack([bound.plan.pack_row(tuple(row.values[place] for place in shown), kept) for row in rows])
-        px = bound.l2.fresh_px()
+        shown = [place for place, name in enumerate(found.names) if name not in hidden]
+        names = tuple(found.names[place] for place in shown)
+        packed = [bound.plan.pack_row(tuple(row.values[place] for place in shown), names) for row in found.rows]
         try:
-            bound.l2.server.execute("SET", key, packed, *(("PX", px) if px else ()))
+            bound.searches.keep(fingerprint, generation, _pack(packed))
         except L2UnavailableError:
-            pass
+            bound.counters.l2_skips += 1
+
+
+def _given(bound: Bound, record: Any) -> Any:
+    """The record as the caller gets it, after the hooks of reading; where its key was not loaded, no id is told."""
+    if not bound.hooks.get_given:
+        return record
+    key = bound.plan.key_of(record)
+    if key is not UNLOADED:
+        bound.hooks.before_get(key)
+    return bound.hooks.after_get(record)
 
 
 def tables(bound: Bound) -> tuple[Table, Database]:

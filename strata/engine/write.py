@@ -81,6 +81,7 @@ class Writer:
         message = self._context.message(bound, key_text, Op.INVALIDATE)
         if bound.l2 is not None:
             bound.l2.invalidate(key_text, self._context.announcer.channel, message)
+            bound.searches.drop()
         else:
             self._context.publish(message)
 
@@ -207,6 +208,7 @@ class _Through:
             if context.repairs.skips(bound, self._key_text):
                 return False
             bound.l2.intend(self._token, context.lasting, context.announcer.channel, {self._key_text: message})
+            bound.searches.committing(self._token, context.lasting)
             return True
         except L2UnavailableError:
             return False
@@ -250,6 +252,7 @@ class _Through:
         if intended and self._bound.l2 is not None:
             try:
                 self._bound.l2.abandon(self._token, [self._key_text])
+                self._bound.searches.committed(self._token)
             except L2UnavailableError:
                 pass  # it expires
 
@@ -265,6 +268,7 @@ class _Through:
                 cached = None if record is None else bound.plan.cached(record)
                 put = Put(self._key_text, version, cached, message)
                 stored = bool(bound.l2.put(self._token, context.announcer.channel, [put]))
+                bound.searches.committed(self._token)
         except L2UnavailableError:
             stored = bound.l2 is None  # the intent keeps L2 empty until it expires
         if stored and record is not None and bound.mode is WriteMode.WRITE_THROUGH:

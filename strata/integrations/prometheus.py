@@ -45,7 +45,7 @@ class PrometheusRecorder:
     def _make(self, kind: Any, name: str, labels: tuple[str, ...]) -> Any:
         with self._lock:
             if name not in self._known:
-                options = {"buckets": BUCKETS} if kind is Histogram else {}
+                options: dict[str, Any] = {"buckets": BUCKETS} if kind is Histogram else {}
                 plain = name.replace(".", "_")
                 full = plain if plain.startswith(f"{self._prefix}_") else f"{self._prefix}_{plain}"
                 self._known[name] = kind(full, f"Strata: {name}", labels, registry=self._registry, **options)

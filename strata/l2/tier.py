@@ -106,10 +106,6 @@ class L2Tier:
         """The Redis key of a record."""
         return self._prefix + key_text
 
-    def search_key(self, fingerprint: str) -> str:
-        """The Redis key of a cached search result; no record's key begins like it."""
-        return f"strata:{{search}}:{self._prefix}{fingerprint}"
-
     def token(self) -> str:
         """A token that nobody else has."""
         return f"{self._series}{next(self._numbers):x}"

@@ -94,5 +94,5 @@ def is_broken(conn: Connection, quoted: str) -> bool:
 
 def has_rows(conn: Connection, quoted: str) -> bool:
     """Whether the table has a row."""
-    row = conn.execute(f"SELECT EXISTS (SELECT FROM {quoted})").fetchone()
+    row = conn.execute(f"SELECT EXISTS (SELECT FROM {quoted})".encode()).fetchone()
     return bool(row and row[0])

@@ -207,7 +207,7 @@ class _Comparison:
         if "(" in found and not found.startswith("'"):
             return False  # not a literal
         sql = f"SELECT ({found})::{column.sql_type} IS NOT DISTINCT FROM ({wanted})::{column.sql_type}"
-        row = self._conn.execute(sql).fetchone()
+        row = self._conn.execute(sql.encode()).fetchone()
         return bool(row and row[0])
 
     def _strangers(self) -> None:

@@ -127,8 +127,9 @@ def parse_dsn(dsn: str, config: L3PoolConfig, application_name: str) -> str:
 
     Raises `InvalidConfigError` for one that libpq could not use, without repeating any of it: it holds a password.
     """
+    given: Mapping[str, Any] = {}
     try:
-        given: Mapping[str, Any] = conninfo_to_dict(dsn)
+        given = conninfo_to_dict(dsn)
         ports = str(given.get("port", "")).split(",")
         usable = bool(dsn.strip()) and all(not port or 0 < int(port) < 65_536 for port in ports)
     except (psycopg.Error, ValueError):

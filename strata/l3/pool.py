@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
 import psycopg
 
@@ -172,7 +172,7 @@ class Transaction:
         if tag == "ROLLBACK":
             raise TxFailedError("the transaction was rolled back, since one of its statements had failed")
 
-    def _fail(self, error: psycopg.Error, *, sent: bool) -> None:
+    def _fail(self, error: psycopg.Error, *, sent: bool) -> NoReturn:
         """Roll back and raise. `sent`: COMMIT is on its way, so that losing the server leaves the outcome open."""
         lost = self._conn.closed or failures.lost(error)
         late = self._late() and (lost or failures.classify(error.sqlstate or "") is failures.Failure.TIMEOUT)

@@ -92,15 +92,14 @@ class Reads:
         place = len(query.args)
         sql = f"{self._select(names)}{_where(query)}{self._order(query)} LIMIT ${place + 1} OFFSET ${place + 2}"
         with _Blame():
-            cursor = conn.execute(sql, [*_args(query), query.limit_rows, query.offset], binary=True)
+            cursor = conn.execute(sql.encode(), [*_args(query), query.limit_rows, query.offset], binary=True)
         return names, _fetch(cursor.fetchall)
 
     def count(self, conn: Connection, query: Query) -> int:
         """How many rows fit the condition; order, limit and offset do not matter."""
         with _Blame():
-            row = conn.execute(
-                f"SELECT count(*) FROM {self._layout.table}{_where(query)}", _args(query), binary=True
-            ).fetchone()
+            sql = f"SELECT count(*) FROM {self._layout.table}{_where(query)}"
+            row = conn.execute(sql.encode(), _args(query), binary=True).fetchone()
         return int(row[0]) if row else 0
 
     def stream(self, conn: Connection, query: Query, chunk: int = 1000) -> Iterator[tuple[tuple[str, ...] | None, Row]]:
@@ -116,7 +115,7 @@ class Reads:
             args.append(query.limit)
         conn.command("SET LOCAL idle_in_transaction_session_timeout = 0")  # the reader may take its time
         with _Blame(), psycopg.RawServerCursor(conn, f"strata_stream_{next(_cursor_numbers)}") as cursor:
-            cursor.execute(sql, args, binary=True)
+            cursor.execute(sql.encode(), args, binary=True)
             while rows := _fetch(lambda: cursor.fetchmany(chunk)):
                 for row in rows:
                     yield names, row

@@ -69,7 +69,7 @@ class Stage:
     def load(self, conn: Connection, packed: bytes) -> None:
         """Have the table hold just the rows that were packed."""
         self._clear(conn, "")
-        with conn.cursor().copy(self._copy) as copy:
+        with conn.cursor().copy(self._copy.encode()) as copy:
             copy.write(packed)
 
     def _clear(self, conn: Connection, before: str) -> None:
@@ -85,7 +85,7 @@ def copy_rows(conn: Connection, sql: str, types: Sequence[int], rows: Iterable[S
 
     Raises `psycopg.Error`, and `failures.BatchError` with the row's place for a value that the driver cannot send.
     """
-    with conn.cursor().copy(sql) as copy:
+    with conn.cursor().copy(sql.encode()) as copy:
         _write(copy, types, rows)
 
 

@@ -56,7 +56,8 @@ def check_text(value: str) -> None:
     if "\0" in value:
         raise Unfit("holds a NUL character, which PostgreSQL cannot store; remove it")
     try:
-        value.isascii() or value.encode()
+        if not value.isascii():
+            value.encode()
     except UnicodeEncodeError:
         raise Unfit("holds a lone surrogate, which is no text; remove it") from None
 

@@ -82,12 +82,12 @@ def _field(model: str, item: Declared) -> tuple[Field, Column | None]:
 
 def _flags(where: str, markers: list[Any]) -> tuple[Default | None, dict[str, Any]]:
     flags: dict[str, Any] = {}
-    default = None
+    default: Default | None = None
     for mark in markers:
         kind = mark if isinstance(mark, type) else type(mark)
         if mark is Default or (kind is Default and default is not None):
             raise InvalidModelError(f"{where}: Default takes one value, as in Default(1) or Default(sql='now()')")
-        if kind is Default:
+        if isinstance(mark, Default):
             default = mark
         elif kind in _FLAGS:
             flags[_FLAGS[kind]] = True

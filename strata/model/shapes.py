@@ -198,7 +198,7 @@ def _optional(shape: Shape) -> Shape:
 
 
 def _many(container: Any, item: Shape) -> Shape:
-    wire = container[item.wire, ...] if container is tuple else container[item.wire]
+    wire = container[(item.wire, ...) if container is tuple else item.wire]
     code = {
         list: "[{item} for i in {v}]",
         set: "{{{item} for i in {v}}}",

@@ -82,7 +82,7 @@ def _errors_of(app: Any) -> tuple[type[Exception], ...]:
 
 @functools.cache
 def _app(url: str, service: str, login: tuple[tuple[str, str], ...]) -> Any:
-    app = celery.Celery("strata", set_as_current=False)
+    app: Any = celery.Celery("strata", set_as_current=False)
     app.config_from_object("celeryconfig")
     app.conf.broker_url = url
     app.conf.broker_transport_options = celeryconfig.transport_options(url)

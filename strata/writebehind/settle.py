@@ -30,6 +30,7 @@ class Settler:
         channel = self.announcer.channel
         if bound.l2 is not None:
             bound.l2.settle(channel, items)
+            bound.searches.drop()
         elif self.publisher is not None:
             self.publisher.pipeline([("PUBLISH", channel, message) for *_, message in items if message])
 

@@ -32,6 +32,7 @@ class Eviction(Protocol):
 
     def __len__(self) -> int:
         """The number of queued items, of entries that left among them."""
+        ...
 
 
 class Remains:
