@@ -65,7 +65,7 @@ task_reject_on_worker_lost = True
 # One doorbell at a time: a second one in a busy worker's hand would wait where another worker is free.
 worker_prefetch_multiplier = 1
 
-# Below the ledger's lease, so that two workers hold a record only where one is gone.
+# A worker renews its leases while it works: one that hangs is ended, and what it held is claimed by another.
 task_soft_time_limit = 45
 task_time_limit = 60
 

@@ -24,7 +24,7 @@ RV = TypeVar("RV")
 
 JSONB = 3802  # the type's OID, as in pg_type.dat
 GRACE = 1.0  # seconds that the server may need, beyond its own time-out, to say that a statement was given up
-IDLE_IN_TRANSACTION = 20.0  # seconds; below the lease of the write-behind ledger
+IDLE_IN_TRANSACTION = 10.0  # seconds; below the lease of the write-behind ledger
 PREPARED = 500  # statements kept prepared
 
 

@@ -13,6 +13,7 @@ from strata.writebehind.apply import Applier, Result
 from strata.writebehind.buffer import Buffered, DirtyBuffer, Slot
 from strata.writebehind.direct import Direct
 from strata.writebehind.handoff import HandOff
+from strata.writebehind.holder import Holder
 from strata.writebehind.ledger import Claimed, Ledger, Shard
 from strata.writebehind.outcomes import Outcomes
 from strata.writebehind.watch import Watch
@@ -23,9 +24,12 @@ PAUSE = 0.05  # seconds between passes over what is left
 class Persister:
     """Claims and applies. Thread-safe: it keeps no state."""
 
-    def __init__(self, ledger: Ledger, applier: Applier, schemas: Mapping[str, Bound], clock: Clock) -> None:
+    def __init__(
+        self, ledger: Ledger, applier: Applier, holder: Holder, schemas: Mapping[str, Bound], clock: Clock
+    ) -> None:
         self._ledger = ledger
         self._applier = applier
+        self._holder = holder
         self._schemas = schemas
         self._clock = clock
 
@@ -67,7 +71,8 @@ class Persister:
 
     def _apply(self, bound: Bound, shard: Shard, token: str, claimed: Sequence[Claimed]) -> Result:
         try:
-            return self._applier.apply(bound, shard, token, claimed)
+            with self._holder.holding(shard, token, [item.key_text for item in claimed]):
+                return self._applier.apply(bound, shard, token, claimed)
         except BaseException:
             # A time limit, or a server lost on the way: not the records' doing, so the claims do not count as crashes.
             self._applier.give_back(shard, token, claimed)

@@ -167,6 +167,11 @@ class Ledger:
         flat = self.server.run(_scripts["claim"], shard.keys("dirty", "due", "claims"), args)
         return [Claimed(flat[at].decode(), *flat[at + 1 : at + 5]) for at in range(0, len(flat), 5)]
 
+    def renew(self, shard: Shard, token: str, keys: Sequence[str]) -> int:
+        """Hold claims for another lease; returns how many of them are still this token's."""
+        args = [token, round(self.pace.lease * 1000), *keys]
+        return int(self.server.run(_scripts["renew"], shard.keys("due", "claims"), args))
+
     def done(self, parts: Sequence[tuple[Shard, Sequence[tuple[str, int]]]]) -> int:
         """L3 has these versions of these keys; returns how many entries left the ledger."""
         calls: list[tuple[list[str], list[Any]]] = []
@@ -251,7 +256,8 @@ def _load(name: str) -> Script:
 
 
 _scripts = {
-    name: _load(name) for name in ("handoff", "pend", "claim", "done", "release", "bury", "exhume", "probe", "outcome")
+    name: _load(name)
+    for name in ("handoff", "pend", "claim", "renew", "done", "release", "bury", "exhume", "probe", "outcome")
 }
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 class Pace:
     """Seconds, unless a name says otherwise. Tests take shorter ones; users need none of them.
 
-    `lease` is longer than a task may run (`celeryconfig.task_time_limit`), which is longer than a statement may.
+    `lease` is renewed by whoever works on what it claimed, and by nobody once that one is gone. It is longer than any
+    pause of a process that is to live on, since a claim taken over counts as a crash of its holder.
     """
 
-    lease: float = 90.0  # for which a worker holds what it claimed
+    lease: float = 15.0  # for which a worker holds what it claimed, and has not renewed
     bell: float = 5.0  # after which a doorbell that nobody answered may be rung again
     poll: float = 0.1  # between looks at the outcomes, while some are awaited
     sweep: float = 1.0  # between looks at the oldest due times

@@ -29,6 +29,7 @@ from strata.writebehind.errands import Errands
 from strata.writebehind.flush import Flush, Persister
 from strata.writebehind.flusher import CHORES, Flusher
 from strata.writebehind.handoff import HandOff, Route
+from strata.writebehind.holder import Holder
 from strata.writebehind.journal import Journal
 from strata.writebehind.ledger import Ledger, Shard
 from strata.writebehind.outcomes import Outcomes
@@ -106,7 +107,8 @@ class Parts:
             metrics=metrics,
         )
         self.direct = Direct(settler, self.outcomes, self._unannounced)
-        self.persister = Persister(ledger, Applier(desk), shared.schemas, clock)
+        self.holder = Holder(ledger, log)
+        self.persister = Persister(ledger, Applier(desk), self.holder, shared.schemas, clock)
         route = Route(ledger, shared.publisher, shared.announcer.channel, shared.same_server)
         packer = Packer(shared.announcer, clock)
         self.handoff = HandOff(route, self.buffer, packer, shared.schemas, shared.versions, clock, log, metrics)
@@ -206,6 +208,7 @@ class Parts:
         self.flusher.stop(timeout)
         self.doorbell.stop(timeout)
         self.drainer.stop(timeout)
+        self.holder.stop(timeout)
         with contextlib.suppress(L2UnavailableError):
             if self._beat_at:
                 self.outcomes.stop()

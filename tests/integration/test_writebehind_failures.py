@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import psycopg
 import pytest
 
 import strata
@@ -459,3 +461,22 @@ def test_cache_and_ledger_may_be_a_cluster(dsn: str, redis_addr: str) -> None:
             assert node.get("strata:note:7")[23:24] == b"s"
             assert errors.keys == [42] and [letter.key for letter in store.dead_letters.list()] == [42]
             assert store._wiring.writebehind().pending_stats()["note"].dead == 1
+
+
+def test_a_batch_that_takes_longer_than_the_lease_stays_its_worker_s(make: MakeStore, dsn: str) -> None:
+    slow = store_of(make, deferred(), pace={"lease": 2.0})
+    other = store_of(make, deferred(), pace={"lease": 2.0})
+    slow.set(Note, 1, Note(1, "a"))
+    hand_off(slow)
+    shard = next(iter(slow._wiring.writebehind()._parts.buffer.kept_in()))
+    with psycopg.connect(dsn) as conn:
+        conn.execute("LOCK TABLE note")  # the worker waits for it, alive
+        with ThreadPoolExecutor() as pool:
+            working = pool.submit(slow._wiring.writebehind().persist, *shard)
+            ledger = other._wiring.writebehind()._ledger
+            due = ledger.look([Shard(*shard)])[0].due
+            wait_until(lambda: (ledger.look([Shard(*shard)])[0].due or 0) > (due or 0) + 800, what="two renewals")
+            assert other._wiring.writebehind().persist(*shard) == 0
+            conn.rollback()
+            assert working.result(20) == 1
+    assert rows(dsn, "SELECT text FROM note") == [("a",)]

@@ -171,6 +171,21 @@ def test_a_lease_that_ran_out_is_claimed_again_and_counts_as_a_crash(make: MakeL
     wait_until(lambda: claimed(ledger) == {"a": (1, 1, 0, 0)})
 
 
+def test_a_claim_that_is_renewed_outlasts_its_lease_and_is_no_crash(make: MakeLedger, raw: Any) -> None:
+    ledger = make(lease=0.02)
+    put(ledger, "a", 1)
+    put(ledger, "b", 2)
+    token = ledger.token()
+    ledger.claim(SHARD, token)
+    longer = make(lease=60)
+    assert longer.renew(SHARD, token, ["a", "b"]) == 2
+    wait_until(lambda: ledger.now() > raw.zscore(SHARD.key("due"), "a") - 59_900)
+    assert claimed(ledger) == {}
+    ledger.release(SHARD, token, [Release("a", 1, 0.0, 0, 0, 0)])
+    assert claimed(ledger) == {"a": (1, 0, 0, 0)}
+    assert longer.renew(SHARD, token, ["a", "b"]) == 1  # what another one claimed is not renewed by the first
+
+
 def test_what_was_claimed_twice_and_ended_its_worker_is_claimed_alone(make: MakeLedger) -> None:
     ledger = make(lease=0.02)
     put(ledger, "bad", 1)
