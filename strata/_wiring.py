@@ -67,7 +67,12 @@ class Wiring:
         versions = VersionClock(self.clock)
         announcer = Announcer(config.invalidation_channel, self.instance, config.redis_db)
         self.inbox = Inbox(schemas, self.instance, versions, lambda: self.context.writebehind)
-        repairs = Repairs(schemas, lambda: self.context.announcer, self.log)
+        repairs = Repairs(
+            schemas,
+            lambda: self.context.announcer,
+            self.log,
+            lambda bound, versions: self.writebehind().raise_floor(bound, versions),
+        )
         pool = config.l3_pool
         self.context = Context(
             clock=self.clock,
@@ -124,7 +129,7 @@ class Wiring:
         if bound.deferred:
             deferred = self.writebehind()
             deferred.register(bound)
-            l1.pending_version = lambda key: item.version if (item := deferred.peek(bound, key)) is not None else 0
+            l1.own = lambda key: deferred.peek(bound, key)
         return bound
 
     def writebehind(self) -> WriteBehind:

@@ -86,6 +86,7 @@ class Inbox:
         elif version is None or message.op not in (Op.SET, Op.DELETE):
             bound.l1.forget(key)
         else:
-            bound.l1.forget(key, below=version)
+            # In this order: a write of this process then finds itself overtaken, or its L1 entry goes.
             if (deferred := self._deferred()) is not None and bound.deferred:
                 deferred.supersede(bound, key, version)
+            bound.l1.forget(key, below=version)

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from strata.clock import Clock
 from strata.coherence.certainty import BUS_GRACE, Certainty
 from strata.coherence.guard import Claim, Guard
 from strata.l1.entry import Entry
 from strata.l1.store import Evicted, MemStore
+
+
+class Own(Protocol):
+    """A write of this process that nobody below has yet; `newest`: nothing newer was met."""
+
+    @property
+    def version(self) -> int: ...
+    @property
+    def newest(self) -> bool: ...
 
 
 class Memory:
@@ -33,8 +42,8 @@ class Memory:
         self.guard = guard
         self.certainty = certainty
         self.entries: dict[Any, Entry] = {} if store is None else store.entries
-        # The version of this process's own pending write of a key, 0 without one; set once, by the wiring.
-        self.pending_version: Callable[[Hashable], int] = _nothing_pending
+        # This process's own pending write of a key, for schemas that are written behind; set once, by the wiring.
+        self.own: Callable[[Hashable], Own | None] | None = None
         self._clock = clock
         self._evicted = evicted
 
@@ -68,7 +77,8 @@ class Memory:
             return False
         with self.guard.lock:
             # A write is in the buffer before it voids claims, so that either this sees it, or it removes this entry.
-            behind = version < self.pending_version(claim.key)
+            own = None if self.own is None else self.own(claim.key)
+            behind = own is not None and version < own.version
             if behind or not claim.alive or self._newer(claim.key, version, pending):
                 self._outdate(claim, version)
                 return False
@@ -84,7 +94,7 @@ class Memory:
             self._outdate(claim, version)
             if self.absences is None or not claim.alive or claim.key in self.entries:
                 return
-            if not self.pending_version(claim.key):
+            if self.own is None or self.own(claim.key) is None:
                 self.absences.put(claim.key, None, 0, loaded=loaded)
 
     def met(self, claim: Claim, version: int | None) -> None:
@@ -93,11 +103,18 @@ class Memory:
             self._outdate(claim, version)
 
     def write(self, key: Hashable, value: Any, version: int) -> None:
-        """Put an own deferred write: what is under way for the key is void, and what is older gives way."""
+        """Put an own write: what is under way for the key is void, and what is older gives way.
+
+        One that was overtaken between the buffer and here, or that L3 has already, does not enter.
+        """
         with self.guard.lock:
             self.guard.void(key)
             self._present(key)
             if self.store is None or self._newer(key, version, pending=True):
+                return
+            own = None if self.own is None else self.own(key)
+            if self.own is not None and (own is None or not own.newest or own.version != version):
+                self.store.drop(key)
                 return
             evicted = self.store.put(key, value, version, pending=True, loaded=self._clock.monotonic())
         self._report(evicted)
@@ -155,7 +172,3 @@ class Memory:
     def _report(self, evicted: Sequence[Evicted]) -> None:
         if evicted:
             self._evicted(evicted)
-
-
-def _nothing_pending(key: Hashable) -> int:
-    return 0

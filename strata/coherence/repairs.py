@@ -31,8 +31,15 @@ class Repairs:
     it returned. After fork: `reset`; the rows are in L3, and the parent repairs its own.
     """
 
-    def __init__(self, schemas: Mapping[str, Bound], announcer: Callable[[], Announcer], log: SafeLogger) -> None:
+    def __init__(
+        self,
+        schemas: Mapping[str, Bound],
+        announcer: Callable[[], Announcer],
+        log: SafeLogger,
+        raise_floor: Callable[[Bound, Mapping[str, int]], None],
+    ) -> None:
         self._schemas = schemas
+        self._raise_floor = raise_floor
         self._announcer = announcer
         self._log = log
         self.reset()
@@ -65,6 +72,12 @@ class Repairs:
     def concern(self, bound: Bound) -> bool:
         """Whether L2 may hold something older of this schema than what this process wrote to L3."""
         return self.skips(bound, "") or any(name == bound.name for name, _ in list(self._skipped))
+
+    @staticmethod
+    def bound_of(bound: Bound, version: int) -> int:
+        """The version below which L2 is to be cleared of a key that was written at `version`: where it was written
+        behind, L2 may hold this very version as pending, or without what L3 added to it."""
+        return version + 1 if bound.deferred else version
 
     @contextmanager
     def unannounced(self, bound: Bound, key_texts: Collection[str]) -> Iterator[None]:
@@ -137,6 +150,9 @@ class Repairs:
                 rows = table.take_repairs(conn, BATCH)
             if not rows:
                 break
+            if bound.deferred:
+                # First: else an older write of this key is handed off after the repair, and stands in L2 as the newest.
+                self._raise_floor(bound, {row.key_text: row.version - 1 for row in rows})
             announcer = self._announcer()
             puts = {
                 row.key_text: Put(

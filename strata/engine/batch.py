@@ -183,7 +183,7 @@ class Batch:
             change.record = as_written(bound, change.record, written)
         if bound.l2 is not None and not part.intended:
             for change in part.changes.values():
-                table.record_repair(conn, change.key_text, change.version)
+                table.record_repair(conn, change.key_text, context.repairs.bound_of(bound, change.version))
 
     def _write_beneath(self, conn: Any, part: Part) -> None:
         """Bring what is pending under partial records to L3, at its own versions, for these to be laid over it.
@@ -213,15 +213,8 @@ class Batch:
         context, bound = self._context, part.bound
         changes = list(part.changes.values())
         context.versions.observe(max(change.version for change in changes))
+        self._raise_floor(part, changes)
         stored = self._put_l2(part, changes)
-        deferred = context.writebehind if bound.deferred else None
-        if deferred is not None:
-            for change in changes:
-                deferred.supersede(bound, change.id, change.version)
-            try:
-                deferred.raise_floor(bound, {change.key_text: change.version for change in changes})
-            except L2UnavailableError:
-                pass  # L3's versions refuse what is older
         began = context.clock.monotonic()
         for change, claim in zip(changes, part.claims, strict=True):
             if (
@@ -231,6 +224,34 @@ class Batch:
                 or not bound.l1.fill(claim, bound.plan.freeze(change.record), change.version, loaded=began)
             ):
                 bound.l1.forget(change.id)
+
+    def _raise_floor(self, part: Part, changes: Sequence[Change]) -> None:
+        """Before the put: an older write that is handed off between them would stand in L2, and in nobody's ledger.
+
+        Where the ledger does not answer, rows in L3 are left, from which floor and L2 are repaired.
+        """
+        context, bound = self._context, part.bound
+        deferred = context.writebehind
+        if not bound.deferred or deferred is None:
+            return
+        for change in changes:
+            deferred.supersede(bound, change.id, change.version)
+        try:
+            deferred.raise_floor(bound, {change.key_text: change.version for change in changes})
+        except L2UnavailableError:
+            if part.intended:
+                self._leave_repairs(part, changes)
+
+    def _leave_repairs(self, part: Part, changes: Sequence[Change]) -> None:
+        context, bound = self._context, part.bound
+        assert bound.database is not None and bound.table is not None
+        try:
+            with context.repairs.unannounced(bound, part.changes), bound.database.transaction() as conn:
+                for change in changes:
+                    version = context.repairs.bound_of(bound, change.version)
+                    bound.table.record_repair(conn, change.key_text, version)
+        except L3UnavailableError:
+            pass  # L3's versions refuse what is older; L2 shows it until then
 
     def _put_l2(self, part: Part, changes: Sequence[Change]) -> set[str]:
         context, bound = self._context, part.bound

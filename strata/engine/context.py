@@ -16,7 +16,7 @@ from strata.coherence.versions import VersionClock
 from strata.engine.background import Background
 from strata.l2.client import RedisServer
 from strata.observe.metrics import SafeMetrics
-from strata.writebehind import Buffered, WriteBehind
+from strata.writebehind import Own, WriteBehind
 
 ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "ABSENT", "__slots__": ()})()
 """What a read returns where no tier has the record: never a value, so that a stored None cannot be mistaken for it."""
@@ -48,8 +48,8 @@ class Context:
         self.identity.ensure()
         return self.versions.stamp()
 
-    def pending(self, bound: Bound, id: Any) -> Buffered | None:
-        """This process's own write of the key that nobody below has yet, unless something newer was met.
+    def pending(self, bound: Bound, id: Any) -> Own | None:
+        """This process's own write of the key, which nobody below has yet.
 
         The write may be in the buffer and not yet in L1: once one read has seen it, no other may find what is older.
         """

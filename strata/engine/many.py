@@ -7,9 +7,12 @@ from typing import Any
 
 from strata.bound import Bound
 from strata.coherence.guard import Claim
-from strata.engine.context import Context
+from strata.engine.context import ABSENT, Context
+from strata.engine.patience import Loaded
+from strata.engine.read import buried, laid_over
 from strata.errors import L2UnavailableError, L3UnavailableError, UnavailableError
 from strata.l2.tier import Found, Put, State
+from strata.writebehind import Own
 
 
 class ManyReader:
@@ -38,7 +41,7 @@ class _Call:
         self._bound = bound
         self._open = dict(wanted)  # what no tier has answered yet
         self._found: dict[Any, Any] = {}
-        self._over: dict[Any, Any] = {}  # own partial writes, to be laid over what is below and not newer
+        self._over: dict[Any, Own] = {}  # own writes, to be laid over what is below and not newer
         self._claims: dict[Any, Claim] = {}
         self._began = 0.0
 
@@ -73,12 +76,9 @@ class _Call:
                     bound.counters.negative_hits += 1
                     del self._open[id]
                 continue
-            if own.partial:
-                self._over[id] = own
-            elif own.record is None:
-                del self._open[id]
-            else:
-                self._settle(id, bound.plan.copy(own.record))
+            self._over[id] = own
+            if own.newest and not own.partial:
+                self._settle(id, ABSENT)
 
     def _from_l2(self) -> dict[str, Found] | None:
         """What L2 said of each key; None where there is none, or it cannot be asked and L3 can."""
@@ -103,7 +103,7 @@ class _Call:
                 self._settle(id, found.record, found.version)
             elif found.state is State.TOMBSTONE or bound.table is None:
                 bound.l1.fill_absent(self._claims[id], found.version or None, self._began)
-                del self._open[id]
+                self._settle(id, ABSENT, found.version)
         return answers
 
     def _from_l3(self, answers: dict[str, Found] | None) -> None:
@@ -126,10 +126,11 @@ class _Call:
             record, version, ahead = self._combine(rows.get(id), pending.get(key_text))
             loaded.append((id, key_text, record, version, ahead))
         self._fill(answers, loaded)
-        for id, _, record, version, _ in loaded:
-            if record is not None:
-                self._context.versions.observe(version)
-                self._settle(id, record, version)
+        for id, key_text, record, version, _ in loaded:
+            self._context.versions.observe(version)
+            if record is None and not version and id in self._over and not self._over[id].newest:
+                version = buried(bound, key_text)
+            self._settle(id, ABSENT if record is None else record, version)
 
     def _from_stale(self, answers: dict[str, Found] | None) -> bool:
         """Serve what is stale, if that is allowed and there is something of everything that is still wanted."""
@@ -208,4 +209,7 @@ class _Call:
     def _settle(self, id: Any, record: Any, version: int = 0) -> None:
         del self._open[id]
         own = self._over.get(id)
-        self._found[id] = record if own is None or version > own.version else self._bound.plan.merge(record, own.record)
+        if own is not None:
+            record = laid_over(self._bound, own, Loaded(record, version))
+        if record is not ABSENT:
+            self._found[id] = record

@@ -11,8 +11,26 @@ from strata.engine.leases import await_loader
 from strata.engine.patience import Loaded, Patience
 from strata.errors import L2UnavailableError, L3UnavailableError, UnavailableError
 from strata.l2.tier import Found, Put, State
+from strata.writebehind import Own
 
 NOTHING = Loaded(ABSENT)
+
+
+def laid_over(bound: Bound, own: Own, loaded: Loaded) -> Any:
+    """What a read shows of this process's own write and of what it has found below: the newer one, or, of a partial
+    write, its columns over the record that is there."""
+    if loaded.version > own.version:
+        return loaded.record
+    if not own.partial:
+        return ABSENT if own.record is None else bound.plan.copy(own.record)
+    return ABSENT if loaded.record is ABSENT else bound.plan.merge(loaded.record, own.record)
+
+
+def buried(bound: Bound, key_text: str) -> int:
+    """The version at which a record was deleted, as far as L3 remembers it, else 0."""
+    assert bound.table is not None and bound.database is not None
+    with bound.database.connection() as conn:
+        return bound.table.tombstone(conn, key_text)
 
 
 class Reader:
@@ -40,7 +58,7 @@ class Reader:
         if bound.l1.lookup(id, self._context.clock.monotonic()) is not None:
             return True
         own = self._context.pending(bound, id)
-        if own is not None:
+        if own is not None and own.newest:
             return own.record is not None
         if bound.l1.absent(id, self._context.clock.monotonic()):
             return False
@@ -77,11 +95,9 @@ class Reader:
                 return bound.plan.thaw(entry.value)
         bound.counters.gets += 1
         own = self._context.pending(bound, id)
-        if own is not None and not own.partial:
-            if own.record is None:
-                return ABSENT
-            bound.counters.l1_hits += 1
-            return bound.plan.copy(own.record)
+        if own is not None and own.newest and not own.partial:
+            bound.counters.l1_hits += own.record is not None
+            return laid_over(bound, own, NOTHING)
         if own is None and not force_l2 and bound.l1.absent(id, now):
             bound.counters.negative_hits += 1
             return ABSENT
@@ -91,10 +107,11 @@ class Reader:
                 break
             except Left:
                 pass
-        if own is None or loaded.record is ABSENT or loaded.version > own.version:
+        if own is None:
             return loaded.record
-        # The columns that this process wrote and nobody below has yet, over what they have.
-        return bound.plan.merge(loaded.record, own.record)
+        if loaded.record is ABSENT and not loaded.version and not own.newest:
+            loaded = Loaded(ABSENT, buried(bound, key_text))
+        return laid_over(bound, own, loaded)
 
     def _fly(self, bound: Bound, id: Any, key_text: str) -> Loaded:
         """What is below L1, private to the caller."""
@@ -133,7 +150,7 @@ class Reader:
             self._context.versions.observe(found.version)
             bound.counters.negative_hits += not found.version
             bound.l1.fill_absent(claim, found.version or None, began)
-            return NOTHING, found
+            return Loaded(ABSENT, found.version), found
         if found is not None and found.state is State.VALUE:
             bound.counters.l2_hits += 1
             self._context.versions.observe(found.version)
@@ -214,7 +231,7 @@ class Reader:
 
     def _pending(self, bound: Bound, pending: Any) -> Loaded:
         if pending.deleted:
-            return NOTHING
+            return Loaded(ABSENT, pending.version, True)
         return Loaded(bound.plan.from_row(pending.values, bound.cipher, pending.names), pending.version, True)
 
     def _ledger(self, bound: Bound, key_text: str) -> Any:

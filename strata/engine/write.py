@@ -103,9 +103,9 @@ class Writer:
     def _behind(self, bound: Bound, id: Any, key_text: str, record: Any) -> Any:
         deferred = self._context.writebehind
         assert deferred is not None
-        version = self._context.stamp()
-        newest = deferred.put(bound, id, key_text, version, record)
-        if newest and record is not None and not bound.plan.unloaded(record):
+        self._context.identity.ensure()
+        version = deferred.put(bound, id, key_text, record)
+        if record is not None and not bound.plan.unloaded(record):
             bound.l1.write(id, bound.plan.freeze(record), version)
         else:
             bound.l1.forget(id, below=version)

@@ -35,6 +35,9 @@ class Marks:
             f" SELECT count(*) FROM gone",
             (TIMESTAMPTZ, INT8),
         )
+        self._tombstone = Statement(
+            f"SELECT d.version FROM {TOMBSTONES} d WHERE {layout.buried('d', '$1')}", (TEXT,)
+        )
         self._horizon = Statement(f"SELECT version FROM {HORIZONS} WHERE {own}")
         self._record = Statement(
             f"INSERT INTO {REPAIRS} AS r (schema, id, version) VALUES ({layout.schema}, $1, $2) ON CONFLICT DO NOTHING",
@@ -55,6 +58,11 @@ class Marks:
         """
         self._writes.lock_shards(conn, dict.fromkeys(range(SHARDS), True))
         row = self._forget.row(conn, (before, limit))
+        return int(row[0]) if row else 0
+
+    def tombstone(self, conn: Connection, key_text: str) -> int:
+        """The version at which a record that was written behind was deleted; 0 where no deletion is remembered."""
+        row = self._tombstone.row(conn, (key_text,))
         return int(row[0]) if row else 0
 
     def horizon(self, conn: Connection) -> int:

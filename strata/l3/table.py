@@ -61,6 +61,7 @@ class Table:
 
         marks = Marks(layout, writes)
         self.forget_tombstones = marks.forget_tombstones
+        self.tombstone = marks.tombstone
         self.horizon = marks.horizon
         self.record_repair = marks.record_repair
         self.take_repairs = marks.take_repairs

@@ -26,6 +26,16 @@ class Buffered(NamedTuple):
     partial: bool
 
 
+class Own(NamedTuple):
+    """What reads of a key get from the buffer; `newest`: nothing newer was met. Where something newer was met, it is
+    the least that a read may show: the newer one may be lost with the process, or the Redis, that has it."""
+
+    version: int
+    record: Any
+    partial: bool
+    newest: bool = True
+
+
 class Slot:
     """One key. `item` is replaced as a whole, never changed, so that it can be read without the lock.
 
@@ -59,11 +69,11 @@ class Slot:
 
 
 class Put(NamedTuple):
-    """What became of a write: whether there was room for it, whether it is now what reads of its key get, whether it
-    was refused since it changes some columns of a record that is pending deletion."""
+    """What became of a write, by its version: whether there was room for it, and whether it was refused since it
+    changes some columns of a record that is pending deletion."""
 
-    room: bool
-    newest: bool
+    version: int
+    room: bool = True
     orphan: bool = False
 
 
@@ -105,26 +115,29 @@ class DirtyBuffer:
         self._left_count = 0
         self.since = 0.0  # monotonic time at which the oldest unsent write came, or was tried
 
-    def put(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> Put:
-        """Take a write."""
-        place = (schema, key)
-        with self.room:
-            slot = self._slots.get(place)
-            if slot is not None:
-                return self._coalesce(slot, item)
-            if len(self._slots) >= self._most and not self._make_room():
-                return _NO_ROOM
-            slot = self._slots[place] = Slot(schema, key, key_text, item)
-            self._enqueue(slot)
-        return _TAKEN
+    def write(self, schema: str, key: Hashable, key_text: str, record: Any, partial: bool) -> Put:
+        """Take a new write, and stamp it.
 
-    def peek(self, schema: str, key: Hashable) -> Buffered | None:
-        """The write that reads of the key get, if it is the newest known."""
+        In one step: whoever tells of a newer version has moved the clock on before, so that it either finds this
+        write here, or this one's stamp is above it.
+        """
+        with self.room:
+            return self._put(schema, key, key_text, Buffered(self._stamp(), record, partial))
+
+    def put(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> Put:
+        """Take a write that was stamped before."""
+        with self.room:
+            return self._put(schema, key, key_text, item)
+
+    def peek(self, schema: str, key: Hashable) -> Own | None:
+        """This process's write of the key, unless it was given up."""
         slot = self._slots.get((schema, key))
         if slot is None:
             return None
         item = slot.item
-        return None if slot.superseded > item.version or slot.given_up >= item.version else item
+        if slot.given_up >= item.version:
+            return None
+        return Own(item.version, item.record, item.partial, slot.superseded <= item.version)
 
     def slot(self, schema: str, key: Hashable) -> Slot | None:
         """The slot of a key, if it has a write that L3 is not known to have."""
@@ -202,7 +215,7 @@ class DirtyBuffer:
                 self.room.notify_all()
 
     def supersede(self, schema: str, key: Hashable, version: int) -> None:
-        """A newer version was met: reads do not get this one any more. It stays until L3 has the newer one."""
+        """A newer version was met: reads get it where they can, and this one otherwise, until L3 has the newer one."""
         if (schema, key) in self._slots:
             with self.room:
                 slot = self._slots.get((schema, key))
@@ -285,25 +298,36 @@ class DirtyBuffer:
         """How many writes L3 is not known to have."""
         return len(self._slots) + self._left_count
 
+    def _put(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> Put:
+        place = (schema, key)
+        slot = self._slots.get(place)
+        if slot is not None:
+            return self._coalesce(slot, item)
+        if len(self._slots) >= self._most and not self._make_room():
+            return Put(item.version, room=False)
+        slot = self._slots[place] = Slot(schema, key, key_text, item)
+        self._enqueue(slot)
+        return Put(item.version)
+
     def _coalesce(self, slot: Slot, item: Buffered) -> Put:
         old = slot.item
         if item.version <= old.version:
-            return self._overtaken(slot, item)
+            self._overtaken(slot, item)
+            return Put(item.version)
         if item.partial and slot.superseded < old.version:
             if old.record is None:
-                return _ORPHAN
+                return Put(item.version, orphan=True)
             item = Buffered(item.version, self._merge(slot.schema, old.record, item.record), old.partial)
         self._replace(slot, item)
-        return _TAKEN if item.version > slot.superseded else _OVERTAKEN
+        return Put(item.version)
 
-    def _overtaken(self, slot: Slot, item: Buffered) -> Put:
-        """Two threads wrote the key at once, and the one that was stamped first comes second."""
+    def _overtaken(self, slot: Slot, item: Buffered) -> None:
+        """A write that was stamped before what is here comes after it, out of a journal or the dead letters."""
         old = slot.item
         if old.partial and item.record is not None and slot.superseded < old.version:
             # It is what the other left out. A version of its own, since the ledger may have the other one already.
             record = self._merge(slot.schema, item.record, old.record)
             self._replace(slot, Buffered(self._stamp(), record, item.partial))
-        return _OVERTAKEN
 
     def _replace(self, slot: Slot, item: Buffered) -> None:
         slot.item = item
@@ -350,9 +374,3 @@ class DirtyBuffer:
         self._left_count += 1
         self._remove(slot)
         return True
-
-
-_TAKEN = Put(True, True)
-_OVERTAKEN = Put(True, False)
-_ORPHAN = Put(True, False, orphan=True)
-_NO_ROOM = Put(False, False)

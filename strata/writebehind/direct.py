@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from strata.bound import Bound
+from strata.coherence.repairs import Repairs
 from strata.errors import EncodeError
 from strata.l3.table import Applied, Change, Status
 from strata.writebehind import changes
@@ -26,8 +27,8 @@ class Direct:
         self._outcomes = outcomes
         self._unannounced = unannounced
 
-    def one(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> bool:
-        """Write one record now; whether L3 holds just what was written.
+    def one(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> None:
+        """Write one record now.
 
         Raises `L3UnavailableError`, `ConstraintError`, or `EncodeError` where a partial record has no row.
         """
@@ -40,7 +41,6 @@ class Direct:
             )
         if applied.status is Status.BELOW_HORIZON:
             raise EncodeError(f"a write to schema {bound.name!r} is older than the deletions that are remembered")
-        return applied.version == item.version and applied.kept is None
 
     def many(self, bound: Bound, items: Sequence[tuple[Slot, Buffered]]) -> Outcome[Applied]:
         """Write what can be written, and let the buffer go of it; L2 is left to be repaired."""
@@ -80,7 +80,7 @@ class Direct:
             applied = table.apply(conn, wanted)
             if repaired:
                 for change, answer in zip(wanted, applied, strict=True):
-                    table.record_repair(conn, change.key_text, answer.version)
+                    table.record_repair(conn, change.key_text, Repairs.bound_of(bound, answer.version))
         if not repaired and not silent:
             done = [
                 (change, answer)

@@ -32,7 +32,7 @@ from strata.shards import SHARDS, shard_of
 from strata.writebehind import changes
 from strata.writebehind.apply import NO_ROW
 from strata.writebehind.broker import celery_app
-from strata.writebehind.buffer import Buffered
+from strata.writebehind.buffer import Buffered, Own
 from strata.writebehind.deadletters import DeadLetters
 from strata.writebehind.entry import Entry, Op, decode
 from strata.writebehind.ledger import Ledger, Shard, shards_of
@@ -117,28 +117,26 @@ class WriteBehind:
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def put(self, bound: Bound, key: Any, key_text: str, version: int, record: Any) -> bool:
-        """Take one write, None being a deletion; whether L1 may hold the record as it was given.
+    def put(self, bound: Bound, key: Any, key_text: str, record: Any) -> int:
+        """Take one write, None being a deletion; returns its version.
 
         Raises `WriteBehindFullError` where there is no room for it, and L3 and Redis do not answer either;
         `ConstraintError` or `EncodeError` where it had to be written to L3 at once, and was refused.
         """
         partial = record is not None and bool(bound.plan.unloaded(record))
-        item = Buffered(version, record, partial)
         if self._finalizer is None:
             self._flush_at_exit()
-        put = self._parts.buffer.put(bound.name, key, key_text, item)
+        put = self._parts.buffer.write(bound.name, key, key_text, record, partial)
         if put.orphan:
-            self._refuse(bound, key, key_text, item)
-            return False
-        if not put.room:
-            return self._overflow(bound, key, key_text, item)
-        if self._durability is Durability.MEMORY or self._durable(bound, key):
-            return put.newest
-        return self._hand_over(bound, key, key_text, item) and put.newest
+            self._refuse(bound, key, key_text, Buffered(put.version, record, partial))
+        elif not put.room:
+            self._overflow(bound, key, key_text, Buffered(put.version, record, partial))
+        elif self._durability is not Durability.MEMORY and not self._durable(bound, key):
+            self._hand_over(bound, key, key_text)
+        return put.version
 
-    def peek(self, bound: Bound, key: Any) -> Buffered | None:
-        """This process's pending write of the key, unless something newer was met."""
+    def peek(self, bound: Bound, key: Any) -> Own | None:
+        """This process's pending write of the key."""
         parts = self._parts
         if not parts.flusher.started:
             parts.flusher.wake()  # a process that wrote may be gone: whoever uses the schema looks after the ledger
@@ -268,33 +266,35 @@ class WriteBehind:
             return False
         return True
 
-    def _hand_over(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> bool:
+    def _hand_over(self, bound: Bound, key: Any, key_text: str) -> None:
         """The ledger, or else L3, has the write when `set` returns."""
         parts = self._parts
         try:
             parts.beat()
             parts.handoff.run_for(bound.name, key)
-            return True
         except L2UnavailableError as error:
-            current = parts.buffer.peek(bound.name, key) or item
+            slot = parts.buffer.slot(bound.name, key)
+            if slot is None:
+                return  # L3 has it meanwhile
+            current = slot.item
             try:
-                exact = parts.direct.one(bound, key, key_text, current)
+                parts.direct.one(bound, key, key_text, current)
             except L3UnavailableError:
                 raise L2UnavailableError(
                     "neither the ledger nor PostgreSQL took the write; it is tried again as long as this process lives",
                     outcome_unknown=True,
                 ) from error
             parts.buffer.confirm(bound.name, [(key, current.version)])
-            return exact
 
-    def _overflow(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> bool:
+    def _overflow(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> None:
         """The buffer is full: to L3 at once; where that fails, wait for room or for L3, then raise."""
         parts = self._parts
         self._shared.metrics.count("strata_write_behind_full", schema=bound.name)
         deadline = self._clock.monotonic() + self._ledger.pace.full
         while True:
             try:
-                return parts.direct.one(bound, key, key_text, item)
+                parts.direct.one(bound, key, key_text, item)
+                return
             except L3UnavailableError as error:
                 left = deadline - self._clock.monotonic()
                 if left <= 0:
@@ -304,9 +304,8 @@ class WriteBehind:
                     ) from error
                 with parts.buffer.room:
                     parts.buffer.room.wait(min(left, 0.2))
-                put = parts.buffer.put(bound.name, key, key_text, item)
-                if put.room:
-                    return put.newest
+                if parts.buffer.put(bound.name, key, key_text, item).room:
+                    return
 
     def _refuse(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> None:
         """A partial record over a pending deletion: a dead letter, and OnWriteError."""

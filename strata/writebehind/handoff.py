@@ -135,12 +135,12 @@ class HandOff:
             self._metrics.count("strata_write_behind_ledger_full", schema=bound.name)
             return
         self._versions.observe(version)
-        bound.l1.forget(slot.key, below=version)
         if answer.verdict is Verdict.PERSISTED:
             self._buffer.confirm(bound.name, [(slot.key, version)])
         else:
             self._buffer.supersede(bound.name, slot.key, version)
             sent.append((slot, parcel.item.version))
+        bound.l1.forget(slot.key, below=version)
 
     def _exchange(self, parcels: Sequence[Parcel]) -> list[tuple[Parcel, Answer]]:
         """Ask the ledger, put into L2 what it took, and ring."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from strata.bound import Bound
 from strata.coherence.messages import Announcer
 from strata.coherence.messages import Op as Said
+from strata.coherence.repairs import Repairs
 from strata.errors import L2UnavailableError
 from strata.l2.client import RedisServer
 from strata.l3.table import Applied, Change
@@ -48,9 +49,7 @@ class Settler:
             assert table is not None and database is not None
             with database.transaction() as conn:
                 for change, applied in written:
-                    # A repair removes what is older than its version: one more, so that a pending value of this very
-                    # version goes too.
-                    table.record_repair(conn, change.key_text, applied.version + 1)
+                    table.record_repair(conn, change.key_text, Repairs.bound_of(bound, applied.version))
 
     def _settlement(
         self, bound: Bound, change: Change, applied: Applied, unheard: bool

@@ -10,6 +10,7 @@ import pytest
 import strata
 from strata import DataStore, L2PoolConfig, L3PoolConfig, WriteMode
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
+from tests.behind import comes_after, hand_off, idle
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores, sure
 from tests.support import wait_until
@@ -185,3 +186,28 @@ def _flushed(store: DataStore) -> bool:
         return True
     except strata.StrataError:
         return False
+
+
+def test_what_was_written_synchronously_without_redis_is_not_overtaken_by_an_older_deferred_write(
+    make: MakeStore, own_postgres: EmbeddedPostgres, own_valkey: EmbeddedValkey
+) -> None:
+    deferring, writing = (
+        make(write_behind_flush_interval=3600.0, write_behind_flush_threshold=10**9) for _ in range(2)
+    )
+    for store in (deferring, writing):
+        store.register(schema(Note, name="notes", write_mode=WriteMode.WRITE_BEHIND))
+        store.migrate()
+    idle(deferring)
+    deferring.set("notes", 1, Note(1, "older"))
+    comes_after(writing, deferring)
+    own_valkey.kill()
+    writing.set_many("notes", {1: Note(1, "newer")})
+    own_valkey.restart()
+    repaired = "SELECT count(*) FROM _strata_repairs"
+    with psycopg.connect(own_postgres.dsn, autocommit=True) as conn:
+        wait_until(lambda: conn.execute(repaired).fetchone() == (0,))
+    wait_until(lambda: writing.get("notes", 1, force_l2=True).text == "newer")
+    hand_off(deferring)
+    for store in (writing, deferring):
+        assert text(store, 1, force_l2=True) == "newer"
+    assert deferring.stats().dirty_count == 0

@@ -452,8 +452,9 @@ def test_cache_and_ledger_may_be_a_cluster(dsn: str, redis_addr: str) -> None:
             for id in range(50):
                 store.set(Note, id, Note(id, "poison" if id == 42 else "good"))
             hand_off(store)
-            assert node.get("strata:note:7")[23:24] == b"p"
+            assert node.get("strata:note:7") is None  # what may be persisted already is not put where nobody settles it
             assert other.get(Note, 7).text == "good"
+            assert node.get("strata:note:7")[23:24] == b"p"
             node.delete("strata:note:8")
             assert other.get(Note, 8).text == "good"
             store.flush_dirty(20)

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from strata import UNLOADED, DataStore
-from tests.behind import client, deferred, hand_off, idle, paced, persist, rows
+from strata.coherence.messages import Message, Op
+from tests.behind import client, comes_after, deferred, hand_off, idle, paced, persist, rows
 from tests.models import Account, Note
 from tests.stores import MakeStore, stores, sure
+from tests.support import wait_until
 
 HOUR = 3600.0
 STEPS = 120
@@ -247,3 +249,55 @@ def test_what_one_thread_has_read_of_a_write_under_way_is_not_older_for_the_next
     monkeypatch.setattr(bound.l1, "write", late)
     notes.set(1, Note(1, "new"))
     assert seen == ["new", "new", "new"]
+
+
+def test_an_own_write_is_read_again_where_the_newer_one_that_overtook_it_is_lost(
+    make: MakeStore, redis_addr: str
+) -> None:
+    mine, other = (make(write_behind_flush_interval=HOUR, write_behind_flush_threshold=10**9) for _ in range(2))
+    for store in (mine, other):
+        paced(store)
+        store.register(deferred(Note))
+        store.migrate()
+        idle(store)
+    mine.set(Note, 1, Note(1, "first"))
+    mine.flush_dirty(20)
+    sure(mine)
+    mine.set(Note, 1, Note(1, "mine"))
+    comes_after(other, mine)
+    other.set(Note, 1, Note(1, "other's"))
+    hand_off(other)
+    wait_until(lambda: mine.get(Note, 1).text == "other's")
+    client(redis_addr).flushall()  # the newer one is in the other process's buffer only
+    mine._wiring._schemas["note"].l1.clear()
+    assert mine.get(Note, 1).text == "mine"
+    assert mine.get_many(Note, [1])[1].text == "mine"
+    assert mine.exists(Note, 1)
+    comes_after(other, mine)
+    other.delete(Note, 1)
+    other.flush_dirty(20)
+    client(redis_addr).flushall()
+    mine._wiring._schemas["note"].l1.clear()
+    assert mine.get(Note, 1, default=None) is None
+    assert mine.get_many(Note, [1]) == {}
+
+
+def test_a_write_that_is_overtaken_on_its_way_into_l1_does_not_enter_it(
+    make: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(write_behind_flush_interval=HOUR, write_behind_flush_threshold=10**9)
+    paced(store)
+    notes = store.register(deferred(Note))
+    store.migrate()
+    idle(store)
+    bound = store._wiring._schemas["note"]
+    write = bound.l1.write
+
+    def late(key: Any, value: Any, version: int) -> None:
+        newer = store._wiring.context.stamp()
+        store._wiring.inbox._apply(bound, key, Message("note", str(key), Op.SET, str(newer)))
+        write(key, value, version)
+
+    monkeypatch.setattr(bound.l1, "write", late)
+    notes.set(1, Note(1, "overtaken"))
+    assert 1 not in bound.l1.entries

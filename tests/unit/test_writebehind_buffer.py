@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from strata.clock import ManualClock
-from strata.writebehind.buffer import Buffered, DirtyBuffer
+from strata.writebehind.buffer import Buffered, DirtyBuffer, Own
 
 
 class Buffer:
@@ -17,7 +17,7 @@ class Buffer:
     def __init__(self, most: int = 100, threshold: int = 10) -> None:
         self.clock = ManualClock()
         self.wakes = 0
-        self.uncovered: list[tuple[Any, Buffered | None]] = []
+        self.uncovered: list[tuple[Any, Own | None]] = []
         self.stamps = itertools.count(1000)
         self.buffer = DirtyBuffer(
             most,
@@ -67,14 +67,14 @@ def test_a_key_that_is_written_all_the_time_keeps_its_place_in_the_queue(dirty: 
 
 def test_an_older_version_never_takes_the_place_of_a_newer_one(dirty: Buffer) -> None:
     dirty.put("a", 5, {"x": 5})
-    assert not dirty.put("a", 4, {"x": 4}).newest
-    assert dirty.buffer.peek("things", "a") == Buffered(5, {"x": 5}, False)
+    dirty.put("a", 4, {"x": 4})
+    assert dirty.buffer.peek("things", "a") == Own(5, {"x": 5}, False)
 
 
 def test_a_write_stays_until_l3_has_it(dirty: Buffer) -> None:
     dirty.put("a", 1, {"x": 1})
     dirty.hand_off()
-    assert dirty.buffer.peek("things", "a") == Buffered(1, {"x": 1}, False)
+    assert dirty.buffer.peek("things", "a") == Own(1, {"x": 1}, False)
     assert dirty.buffer.confirm("things", [("a", 1)]) == []
     assert len(dirty.buffer) == 0
 
@@ -95,40 +95,40 @@ def test_a_write_that_came_while_the_older_one_was_handed_off_is_handed_off_too(
     assert dirty.hand_off() == [("a", 2)]
 
 
-def test_a_superseded_write_is_not_read_any_more_but_kept(dirty: Buffer) -> None:
+def test_a_superseded_write_is_read_only_where_the_newer_one_cannot_be(dirty: Buffer) -> None:
     dirty.put("a", 1, {"x": 1})
     dirty.buffer.supersede("things", "a", 2)
-    assert dirty.buffer.peek("things", "a") is None
+    assert dirty.buffer.peek("things", "a") == Own(1, {"x": 1}, False, newest=False)
     assert len(dirty.buffer) == 1
     dirty.put("a", 3, {"x": 3})
-    assert dirty.buffer.peek("things", "a") == Buffered(3, {"x": 3}, False)
+    assert dirty.buffer.peek("things", "a") == Own(3, {"x": 3}, False)
 
 
 def test_partial_writes_merge_by_column(dirty: Buffer) -> None:
     dirty.put("a", 1, {"x": 1, "y": 1}, partial=True)
     dirty.put("a", 2, {"y": 2}, partial=True)
-    assert dirty.buffer.peek("things", "a") == Buffered(2, {"x": 1, "y": 2}, True)
+    assert dirty.buffer.peek("things", "a") == Own(2, {"x": 1, "y": 2}, True)
 
 
 def test_a_partial_write_over_a_whole_one_is_whole(dirty: Buffer) -> None:
     dirty.put("a", 1, {"x": 1, "y": 1})
     dirty.hand_off()
     dirty.put("a", 2, {"y": 2}, partial=True)
-    assert dirty.buffer.peek("things", "a") == Buffered(2, {"x": 1, "y": 2}, False)
+    assert dirty.buffer.peek("things", "a") == Own(2, {"x": 1, "y": 2}, False)
 
 
 def test_a_partial_write_over_a_pending_deletion_is_refused(dirty: Buffer) -> None:
     dirty.put("a", 1, None)
     assert dirty.put("a", 2, {"y": 2}, partial=True).orphan
-    assert dirty.buffer.peek("things", "a") == Buffered(1, None, False)
+    assert dirty.buffer.peek("things", "a") == Own(1, None, False)
 
 
 def test_a_whole_write_that_was_stamped_before_a_partial_one_is_its_base_whichever_comes_first(dirty: Buffer) -> None:
     dirty.put("a", 2, {"y": 2}, partial=True)
     dirty.hand_off()
-    assert not dirty.put("a", 1, {"x": 1, "y": 1}).newest
+    dirty.put("a", 1, {"x": 1, "y": 1})
     item = dirty.buffer.peek("things", "a")
-    assert item == Buffered(1000, {"x": 1, "y": 2}, False)  # a new version: the ledger has the partial one
+    assert item == Own(1000, {"x": 1, "y": 2}, False)  # a new version: the ledger has the partial one
     assert dirty.hand_off() == [("a", 1000)]
 
 
@@ -192,7 +192,7 @@ def test_a_write_that_was_given_up_is_not_read_any_more_and_counts_until_that_wa
     dirty.buffer.give_up("things", "a", 1)
     assert dirty.buffer.peek("things", "a") is None and len(dirty.buffer) == 1
     dirty.put("a", 2, {"x": 2})
-    assert dirty.buffer.peek("things", "a") == Buffered(2, {"x": 2}, False)
+    assert dirty.buffer.peek("things", "a") == Own(2, {"x": 2}, False)
 
 
 def test_reads_that_began_while_a_write_covered_the_key_are_void_before_it_stops_to_do_so(dirty: Buffer) -> None:
@@ -205,5 +205,11 @@ def test_reads_that_began_while_a_write_covered_the_key_are_void_before_it_stops
     for key, end in endings.items():
         dirty.put(key, 1, {"x": 1})
         end()
-        assert dirty.uncovered.pop() == (key, Buffered(1, {"x": 1}, False))
-        assert dirty.buffer.peek("things", key) is None
+        assert dirty.uncovered.pop() == (key, Own(1, {"x": 1}, False))
+        own = dirty.buffer.peek("things", key)
+        assert own is None or not own.newest
+
+
+def test_a_new_write_is_stamped_in_the_same_step_as_it_is_taken(dirty: Buffer) -> None:
+    assert dirty.buffer.write("things", "a", "a", {"x": 1}, False).version == 1000
+    assert dirty.buffer.peek("things", "a") == Own(1000, {"x": 1}, False)
