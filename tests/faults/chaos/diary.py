@@ -43,7 +43,7 @@ class Diary:
 
 @dataclass(slots=True)
 class Write:
-    """One operation on a key; `n` is 0 for a deletion. `acknowledged` by `set`; `safe`: in the ledger, as it was said."""
+    """One operation on a key; `n` is 0 for a deletion. `acknowledged` by `set`; `safe`: handed off."""
 
     n: int
     acknowledged: bool = False

@@ -126,7 +126,7 @@ def settle(folder: Path, dsn: str, valkey: EmbeddedValkey, keys: Iterable[int]) 
             }
 
         deadline = time.monotonic() + DRAIN
-        while any(left := pending().values()) and time.monotonic() < deadline:
+        while any(pending().values()) and time.monotonic() < deadline:
             time.sleep(0.2)
         left = pending()
         letters = [int(letter.key) for letter in store.dead_letters.list(limit=1_000_000)]
