@@ -81,9 +81,14 @@ def test_a_key_that_is_written_all_the_time_reaches_l3_meanwhile(make: MakeStore
 
     thread = threading.Thread(target=write)
     thread.start()
+    seen: set[Any] = set()
     try:
-        seen: set[Any] = set()
-        wait_until(lambda: (seen.update(rows(dsn, "SELECT text FROM note")), len(seen) > 2)[1], timeout=30)
+
+        def three_of_them() -> bool:
+            seen.update(rows(dsn, "SELECT text FROM note"))
+            return len(seen) > 2
+
+        wait_until(three_of_them, timeout=30)
     finally:
         done.set()
         thread.join()
@@ -202,7 +207,7 @@ def test_a_read_publishes_nothing(make: MakeStore, redis_addr: str) -> None:
     store.set_many("notes", {id: Note(id, "a") for id in range(50)})
     with client(redis_addr).pubsub() as listener:
         listener.psubscribe("*")
-        assert listener.get_message(timeout=5)["type"] == "psubscribe"  # type: ignore[index]
+        assert listener.get_message(timeout=5)["type"] == "psubscribe"
         client(redis_addr).delete(*[f"strata:notes:{id}" for id in range(25)])
         for each in (store, other):
             each.invalidate("notes", 49)
@@ -212,7 +217,7 @@ def test_a_read_publishes_nothing(make: MakeStore, redis_addr: str) -> None:
             each.search("notes", strata.Q().limit(50))
             each.warm_cache("notes")
         store.set("notes", 99, Note(99, "the end"))
-        published = []
+        published: list[str] = []
         while not published or '"99"' not in published[-1]:
             message = listener.get_message(timeout=10, ignore_subscribe_messages=True)
             assert message is not None
