@@ -54,10 +54,15 @@ class VersionClock:
             self._node = node
 
     def discipline(self, reference_seconds: float, asked: float, answered: float) -> None:
-        """Take over the time of a reference read between two readings of the own wall clock (all in seconds)."""
+        """Take over the time of a reference read between two readings of the own wall clock (all in seconds).
+
+        The offset moves no further than that reading proves it wrong: a Redis or a process that stood still meanwhile
+        proves little, and half of its pause, as an estimate, would put one process's writes before another's.
+        """
+        least, most = (int((reference_seconds - own) * 1_000_000) for own in (answered, asked))
         with self._lock:
             self._disciplined = True
-            self._offset = int((reference_seconds - (asked + answered) / 2) * 1_000_000)
+            self._offset = min(max(self._offset, least), most)
 
     def reference_ms(self) -> int | None:
         """The reference's time in ms since 1970; None while it was never read."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import hiredis
 from redis.cluster import RedisCluster
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from strata.breaker import Breaker
 from strata.clock import Clock
@@ -119,8 +119,14 @@ class RedisServer:
             answer = send()
         except L2UnavailableError:
             raise
+        except OutOfMemoryError as error:
+            # It still answers reads, and takes what frees memory.
+            self.breaker.succeeded()
+            raise L2UnavailableError(
+                "Redis took no write: it holds as much as its maxmemory allows; give it more, or let it forget"
+            ) from error
         except (RedisError, OSError) as error:
-            # An error answer (out of memory, read-only, loading) is an answer, but this server cannot be used.
+            # An error answer (read-only, loading) is an answer, but this server cannot be used.
             self.breaker.failed()
             raise self.unavailable(error) from error
         self.breaker.succeeded()

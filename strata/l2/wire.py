@@ -16,7 +16,7 @@ from typing import Any
 
 import hiredis
 from redis.exceptions import ConnectionError as LostError
-from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 RECEIVE = 65_536  # bytes asked for at once
 
@@ -148,4 +148,6 @@ def _reply_error(text: str) -> Exception:
         return NoScriptError(text)
     if code == "READONLY":
         return ReadOnlyError(text)
+    if code == "OOM" or " -OOM " in text:  # the latter is how Redis 6 says it of a script
+        return OutOfMemoryError(text)
     return ResponseError(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -49,7 +50,8 @@ class Persister:
             if not claimed:
                 return count, False
             if claimed_some is not None:
-                claimed_some()
+                with contextlib.suppress(L2UnavailableError):  # what was claimed must be applied, or given back
+                    claimed_some()
             result = self._apply(bound, shard, token, claimed)
             count += result.persisted
             soon = result.soon

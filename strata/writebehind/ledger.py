@@ -238,7 +238,12 @@ class Ledger:
 
     def ring(self, shard: Shard) -> bool:
         """Whether the doorbell of the shard is to be rung, since no ring is under way."""
-        return bool(self.server.execute("SET", shard.key("bell"), "1", "NX", "PX", round(self.pace.bell * 1000)))
+        return self.mark(shard.key("bell"), "1", self.pace.bell, new=True)
+
+    def mark(self, key: str, value: str, seconds: float, *, new: bool = False) -> bool:
+        """Set a small key for some seconds, even on a Redis that is out of memory; `new`: only where there is none.
+        Returns whether it was set."""
+        return bool(self.server.run(_scripts["mark"], [key], [value, round(seconds * 1000), int(new)]))
 
     def answered(self, shard: Shard) -> None:
         """Somebody came: what is handed off from now on rings again."""
@@ -257,7 +262,7 @@ def _load(name: str) -> Script:
 
 _scripts = {
     name: _load(name)
-    for name in ("handoff", "pend", "claim", "renew", "done", "release", "bury", "exhume", "probe", "outcome")
+    for name in ("handoff", "pend", "claim", "renew", "done", "release", "bury", "exhume", "probe", "outcome", "mark")
 }
 
 

@@ -84,7 +84,7 @@ class Outcomes:
 
     def beat(self) -> None:
         """This instance lives and reads its outcomes."""
-        self._server.execute("SET", _alive(self._source()), "1", "PX", round(self._ledger.pace.alive * 1000))
+        self._ledger.mark(_alive(self._source()), "1", self._ledger.pace.alive)
 
     def stop(self) -> None:
         """From now on nothing is sent to this instance; what was sent before is applied."""
@@ -187,7 +187,7 @@ class Outcomes:
         if bound is None or not report.failed:
             return
         keys = [_told(bound.name, failure) for failure in report.failed]
-        claims = self._server.pipeline([("SET", key, "1", "NX", "EX", TOLD_SECONDS) for key in keys])
+        claims = self._server.run_many(script("mark"), [([key], ["1", TOLD_SECONDS * 1000, 1]) for key in keys])
         for failure, mine in zip(report.failed, claims, strict=True):
             if mine:
                 self._tell(bound, failure)

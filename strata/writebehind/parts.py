@@ -114,7 +114,7 @@ class Parts:
         self.handoff = HandOff(route, self.buffer, packer, shared.schemas, shared.versions, clock, log, metrics)
         self.replay = None
         if journal is not None:
-            self.replay = Replay(journal, self.buffer, packer, shared.schemas, log, metrics)
+            self.replay = Replay(journal, self.buffer, packer, shared.schemas, log, metrics, self.handoff.run)
         self.doorbell = Doorbell(lambda: celery_app(config), log, metrics)
         self.drainer = Errands("strata-drainer", self.drain, log)
         self.watch = Watch(
@@ -221,7 +221,7 @@ class Parts:
             try:
                 self.replay.take_over()
                 self.replay.tidy()
-            except OSError as error:
+            except (OSError, L2UnavailableError) as error:
                 self._shared.log.error("the journal cannot be used", error=type(error).__name__)
 
     def _source(self) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from strata.bound import Bound
 from strata.errors import DecodeError
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
-from strata.writebehind.buffer import Buffered, DirtyBuffer
+from strata.writebehind.buffer import Buffered, DirtyBuffer, Slot
 from strata.writebehind.entry import Entry, Op
 from strata.writebehind.journal import SEGMENTS, Journal, Orphan
 from strata.writebehind.parcels import Packer
@@ -26,6 +26,7 @@ class Replay:
         schemas: Mapping[str, Bound],
         log: SafeLogger,
         metrics: SafeMetrics,
+        hand_off: Callable[[], object],
     ) -> None:
         self._journal = journal
         self._buffer = buffer
@@ -33,6 +34,7 @@ class Replay:
         self._schemas = schemas
         self._log = log
         self._metrics = metrics
+        self._hand_off = hand_off
         self._later: dict[str, int] = {}  # files that wait for another schema: how many there were then
 
     def note(self, bound: Bound, key: Any) -> None:
@@ -45,19 +47,18 @@ class Replay:
             self._journal.release(slot)  # it went while it was appended
 
     def take_over(self) -> int:
-        """Put what dead processes left into the buffer; returns how many writes. Raises `OSError`."""
+        """Put what dead processes left into the buffer; returns how many writes.
+
+        Raises `OSError`, and `L2UnavailableError` where neither the own journal nor the ledger takes them; the
+        files stay then.
+        """
         count = 0
         for orphan in self._journal.orphans():
-            if self._later.get(orphan.path.name) == len(self._schemas):
-                orphan.leave()
-                continue
-            taken, whole = self._take(orphan)
-            count += taken
-            if whole:
-                orphan.done()
-            else:
-                self._later[orphan.path.name] = len(self._schemas)
-                orphan.leave()
+            try:
+                count += self._take_over(orphan)
+            except BaseException:
+                orphan.leave()  # locked by a process that lives, nobody would ever take it over
+                raise
         if count:
             self._log.info("deferred writes of processes that are gone were taken over", count=count)
             self._metrics.count("strata_write_behind_replayed", count)
@@ -73,8 +74,35 @@ class Replay:
                 if slot.segment is segment:
                     self.note(self._schemas[slot.schema], slot.key)
 
-    def _take(self, orphan: Orphan) -> tuple[int, bool]:
-        """How many writes of a segment were put, and whether these were all."""
+    def _take_over(self, orphan: Orphan) -> int:
+        if self._later.get(orphan.path.name) == len(self._schemas):
+            orphan.leave()
+            return 0
+        taken, whole = self._take(orphan)
+        if whole and self._safe(taken):
+            orphan.done()
+        else:
+            if not whole:
+                self._later[orphan.path.name] = len(self._schemas)
+            orphan.leave()
+        return len(taken)
+
+    def _safe(self, taken: Sequence[Slot]) -> bool:
+        """Whether something other than the old segment has each write: where the disk is full, the ledger has to."""
+        for slot in taken:
+            try:
+                self.note(self._schemas[slot.schema], slot.key)
+            except OSError as error:
+                self._log.error("the journal takes nothing; the ledger gets what was in it", error=type(error).__name__)
+                self._hand_off()
+                return all(slot.sent >= slot.item.version or slot.overtaken or self._gone(slot) for slot in taken)
+        return True
+
+    def _gone(self, slot: Slot) -> bool:
+        return self._buffer.slot(slot.schema, slot.key) is not slot
+
+    def _take(self, orphan: Orphan) -> tuple[list[Slot], bool]:
+        """The places of the writes of a segment that were put, and whether these were all."""
         newest: dict[tuple[str, str], Entry] = {}
         whole = True
         try:
@@ -84,16 +112,14 @@ class Replay:
                     newest[place] = entry
         except DecodeError:
             whole = False  # a newer process wrote it
-        taken = 0
+        taken: list[Slot] = []
         for (schema, key_text), entry in newest.items():
             bound = self._schemas.get(schema)
-            if bound is not None and self._put(bound, key_text, entry):
-                taken += 1
-            else:
+            if bound is None or not self._put(bound, key_text, entry, taken):
                 whole = False
         return taken, whole
 
-    def _put(self, bound: Bound, key_text: str, entry: Entry) -> bool:
+    def _put(self, bound: Bound, key_text: str, entry: Entry, taken: list[Slot]) -> bool:
         try:
             key = bound.plan.parse_key(key_text)
             item = restored(bound, entry)
@@ -102,7 +128,9 @@ class Replay:
             return False
         if not self._buffer.put(bound.name, key, key_text, item).room:
             return False
-        self.note(bound, key)
+        slot = self._buffer.slot(bound.name, key)
+        if slot is not None:
+            taken.append(slot)
         return True
 
 
@@ -113,5 +141,3 @@ def restored(bound: Bound, entry: Entry) -> Buffered:
     names, values = bound.plan.unpack_row(entry.row)
     record = bound.plan.from_row(values, bound.cipher, names)
     return Buffered(entry.version, record, bool(bound.plan.unloaded(record)))
-
-

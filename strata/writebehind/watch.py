@@ -70,11 +70,11 @@ class Watch:
 
     def beat(self) -> None:
         """A worker that persists is here."""
-        self._ledger.server.execute("SET", FLEET, self._source(), "PX", round(self._ledger.pace.fleet * 1000))
+        self._ledger.mark(FLEET, self._source(), self._ledger.pace.fleet)
 
     def pulse(self) -> None:
         """A worker persists."""
-        self._ledger.server.execute("SET", PULSE, self._source(), "PX", round(self._ledger.pace.dead * 1000))
+        self._ledger.mark(PULSE, self._source(), self._ledger.pace.dead)
 
     def call(self, shard: Shard) -> None:
         """Something is due: ring for the fleet, or drain it here where there is none."""
@@ -89,8 +89,7 @@ class Watch:
 
     def everything(self) -> int:
         """Look after the whole ledger, unless somebody else just did; returns how many shards were overdue."""
-        lease = round(self._ledger.pace.sweep * 1000)
-        if not self._ledger.server.execute("SET", SWEEP, self._source(), "NX", "PX", lease):
+        if not self._ledger.mark(SWEEP, self._source(), self._ledger.pace.sweep, new=True):
             return 0
         return self.look_after([shard for name in list(self._schemas) for shard in shards_of(name)])
 

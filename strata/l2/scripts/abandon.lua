@@ -4,7 +4,7 @@
 -- ARGV  1 writer's token
 local now = now_ms()
 for _, key in ipairs(KEYS) do
-  local raw = redis.call('GET', key)
+  local raw = get_even_if_full(key)
   if kind(raw) == 'I' then
     local rest = {}
     for _, w in ipairs(writers(raw, now)) do

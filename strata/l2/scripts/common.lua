@@ -10,6 +10,10 @@ local function kind(raw)
   return string.sub(raw, 1, 1)
 end
 
+-- As GET. A Redis that is out of memory refuses a command that may need some, unless the script has written before,
+-- as this does without changing anything: for scripts that take away, or put what is smaller in the place of a value.
+local function get_even_if_full(key) return redis.call('GETEX', key) end
+
 local function holds_version(raw)
   local k = kind(raw)
   return k == 'V' or k == 'T'

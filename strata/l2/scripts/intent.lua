@@ -6,7 +6,7 @@
 local now = now_ms()
 local deadline = now + tonumber(ARGV[2])
 for i, key in ipairs(KEYS) do
-  local raw = redis.call('GET', key)
+  local raw = get_even_if_full(key)
   local list = kind(raw) == 'I' and writers(raw, now) or {}
   local spoiled = #list > 0
   list[#list + 1] = { ARGV[1], deadline }

@@ -6,7 +6,7 @@
 for i, key in ipairs(KEYS) do
   local at = 1 + (i - 1) * 4
   local version, content, px, message = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local raw = redis.call('GET', key)
+  local raw = get_even_if_full(key)
   local k = kind(raw)
   if k == 'L' then
     redis.call('DEL', key)

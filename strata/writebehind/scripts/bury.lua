@@ -5,6 +5,7 @@
 -- ARGV  1 key; 2 version; 3 letter
 -- Returns 1 if it was buried, or is buried already.
 local key, version = ARGV[1], ARGV[2]
+even_if_full(KEYS[2])
 local entry = redis.call('HGET', KEYS[1], key)
 local known = floors(KEYS[4], KEYS[5], { key })[1]
 if known ~= '' and not older(known, version) then return 0 end

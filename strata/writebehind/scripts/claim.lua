@@ -7,6 +7,7 @@
 --       other leases do not stop it, but a backoff after a failure of the record's own does
 -- Returns for each entry: key, entry, crashes, attempts, outages.
 local dirty, due, claims = KEYS[1], KEYS[2], KEYS[3]
+even_if_full(due)
 local now = now_ms()
 local keys = {}
 if #ARGV > 4 then

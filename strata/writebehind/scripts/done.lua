@@ -5,6 +5,7 @@
 -- ARGV  for each record: key, version that L3 has
 -- Returns the number of entries that left.
 local dirty, due, claims = KEYS[1], KEYS[2], KEYS[3]
+even_if_full(due)
 local now = now_ms()
 local keys = {}
 for i = 1, #ARGV, 2 do keys[#keys + 1] = ARGV[i] end

@@ -16,6 +16,10 @@
 --         (the version stands where it does in an L2 value, so that version_of serves both)
 -- claim   <version>:<token, - if not held>:<crashes>:<attempts>:<outages>
 
+-- What takes entries out of the ledger must not be refused by a Redis that is out of memory, or nothing would ever free
+-- any: such a one refuses a command that may need some, unless the script has written before.
+local function even_if_full(due) redis.call('ZREM', due, '') end
+
 -- The claim of an entry as token, crashes, attempts, outages; that of another version counts for nothing.
 local function claim_of(raw, version)
   if raw then

@@ -3,6 +3,7 @@
 -- Give claims back after a failure; each is due again after a pause.
 -- KEYS  1 due; 2 claims; 3 dirty
 -- ARGV  1 token; then for each record: key, version, pause ms, crashes, attempts, outages
+even_if_full(KEYS[1])
 local now = now_ms()
 for at = 2, #ARGV, 6 do
   local key, version = ARGV[at], ARGV[at + 1]

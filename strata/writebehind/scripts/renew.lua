@@ -4,6 +4,7 @@
 -- KEYS  1 due; 2 claims
 -- ARGV  1 token; 2 lease ms; then the keys
 -- Returns how many claims are still held.
+even_if_full(KEYS[1])
 local now = now_ms()
 local keys, dues = {}, {}
 for i = 3, #ARGV do keys[#keys + 1] = ARGV[i] end

@@ -1,0 +1,29 @@
+"""Write-behind loses nothing, whatever is killed, frozen and restarted around it: a short run of the chaos program."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.faults.chaos.report import table
+from tests.faults.chaos.run import Plan, run
+
+SEED = int(os.environ.get("STRATA_CHAOS_SEED", "7"))
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(420)]
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["one redis", "cache and ledger apart"])
+def test_every_key_in_l3_is_the_highest_version_acknowledged_and_every_failure_was_told_once(
+    apart: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = Plan(seconds=20, seed=SEED + apart, per_level=1, keys=1_500, apart=apart, pause=(0.1, 0.8))
+    outcome = run(plan, tmp_path)
+    with capsys.disabled():
+        Console().print()
+        Console().print(table(plan, outcome))
+    assert outcome.verdict.wrong == []
+    assert outcome.verdict.operations > 100

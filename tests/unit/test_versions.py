@@ -1,0 +1,42 @@
+"""Versions follow the reference's clock, and no faulty reading of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from strata.coherence.versions import NODE_BITS, VersionClock
+
+
+class Still:
+    """A clock that stands at 1,000 s."""
+
+    def wall(self) -> float:
+        return 1000.0
+
+    def monotonic(self) -> float:
+        return 1000.0
+
+
+def seconds(clock: VersionClock) -> float:
+    return (clock.stamp() >> NODE_BITS) / 1e6
+
+
+@pytest.mark.parametrize("offset", [-5.0, 0.0, 5.0])
+def test_a_stamp_has_the_time_of_the_reference(offset: float) -> None:
+    clock = VersionClock(Still())
+    clock.discipline(1000.0005 + offset, 1000.0, 1000.001)
+    assert seconds(clock) == pytest.approx(1000 + offset, abs=0.002)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_a_reading_that_took_long_moves_no_clock_that_may_be_right(share: float) -> None:
+    clock = VersionClock(Still())
+    clock.discipline(1000.0 + 3 * share, 1000.0, 1003.0)
+    assert seconds(clock) == 1000.0
+    assert clock.reference_ms() == 1_000_000
+
+
+def test_a_reading_that_took_long_still_corrects_what_it_proves_wrong() -> None:
+    clock = VersionClock(Still())
+    clock.discipline(1060.0, 1000.0, 1003.0)
+    assert 1057 <= seconds(clock) <= 1060
