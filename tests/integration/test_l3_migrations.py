@@ -39,7 +39,8 @@ def model(*fields: Any) -> Any:
 
 
 def tables(kind: Any, *, deferred: bool = False, indexes: Any = (), **policy: Any) -> list[tuple[Table, Schema[Any]]]:
-    table = Table(compile_model(kind), "things", schema_name="things", deferred=deferred)
+    by = policy.get("partition_by")
+    table = Table(compile_model(kind), "things", schema_name="things", deferred=deferred, partition_by=by)
     return [(table, Schema(kind, name="things", l3=PostgresPolicy(**policy), indexes=indexes))]
 
 
@@ -434,16 +435,24 @@ def test_a_table_partitioned_by_its_key_keeps_every_promise(database: Database) 
 
 
 def test_other_partitions_are_refused_with_the_reason(database: Database) -> None:
-    with pytest.raises(InvalidModelError, match="can only be the key"):
-        migrate(database, model(("at", datetime)), partition_by="at")
+    with pytest.raises(InvalidModelError, match="no column of it; partition_by is the key"):
+        migrate(database, model(("at", datetime)), partition_by="when")
+    with pytest.raises(InvalidModelError, match="is BIGINT; partition_by is the key"):
+        migrate(database, model(("size", int)), partition_by="size")
     with pytest.raises(InvalidModelError, match="unique in all of it"):
         migrate(database, model(("name", Annotated[str, strata.Unique])), partition_by="id")
 
 
-def test_an_unpartitioned_table_stays_so_and_is_told(database: Database) -> None:
-    migrate(database, model())
-    (told,) = migrate(database, model(), partition_by="id").manual
-    assert "not partitioned" in told.text
+def test_an_unpartitioned_table_stays_so_and_the_sql_that_changes_it_is_told(database: Database) -> None:
+    kind = model(("size", Annotated[int, strata.Indexed]))
+    migrate(database, kind)
+    run(database, "INSERT INTO things SELECT n::text, n FROM generate_series(1, 100) AS n")
+    (told,) = migrate(database, kind, partition_by="id").manual
+    assert "not partitioned by 'id'" in told.text
+    run(database, told.sql)
+    assert migrate(database, kind, partition_by="id").manual == ()
+    assert migrate(database, kind, partition_by="id") == MigrationReport()
+    assert query(database, "SELECT count(*), count(DISTINCT tableoid) > 5 FROM things") == [(100, True)]
 
 
 # -- many processes ---------------------------------------------------------------------------------------------
