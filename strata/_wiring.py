@@ -94,6 +94,11 @@ class Wiring:
                 on_return=repairs.wake,
             )
 
+    @property
+    def schemas(self) -> list[Bound]:
+        """What is registered now."""
+        return list(self._schemas.values())
+
     def bind(self, schema: Schema[Any]) -> Bound:
         """Check a schema and build its parts. Raises `InvalidModelError` or `InvalidConfigError`."""
         check_identifier(schema.name, "schema name")

@@ -93,7 +93,7 @@ class Migrator:
 
         Tables that are not there yet are left alone. Raises as `migrate` does.
         """
-        divided = [(table, schema) for table, schema in self._tables if table.partition and table.partition.monthly]
+        divided = [(table, schema) for table, schema in self._tables if table.monthly]
         if not divided:
             return MigrationReport()
         with self._database.connection() as conn:

@@ -38,6 +38,7 @@ class Table:
         self.schema_name = schema_name
         self.deferred = deferred
         self.locked = layout.locked
+        self.monthly = layout.monthly
         self.kept_names = layout.kept
 
         reads = Reads(layout)
