@@ -18,6 +18,7 @@ from strata.l3.layout import VERSION, quote
 from strata.l3.partition import Month, check_unique, months_from
 from strata.l3.table import Table
 from strata.model.fields import Field, Kind
+from strata.model.hints import is_record
 from strata.policies import Index
 from strata.schema import Schema
 
@@ -169,14 +170,21 @@ class _Comparison:
         if old_rows is not None:
             self._plan.statements += ddl.add_column(self._table.name, column, old_rows)
             return
+        where, name = f"{self._table.name}.{column.name}", quote(column.name)
+        how = "add it, fill it in every row, then set it NOT NULL"
+        if column.encrypted:
+            how = "let it be `str | None`, write every record, then take the None back: SQL can make no ciphertext"
         self._by_hand(
-            f"{self._table.name}.{column.name} is new and NOT NULL, and no value can be made up for the rows there "
-            "are; add it, fill it, then set it NOT NULL",
-            f"{self._alter} ADD COLUMN {quote(column.name)} {column.sql_type};",
+            f"{where} is new and NOT NULL, and no value can be made up for the rows there are; {how}",
+            f"{self._alter} ADD COLUMN {name} {column.sql_type};\n"
+            f"-- when it is filled: {self._alter} ALTER COLUMN {name} SET NOT NULL;",
         )
 
     def _for_old_rows(self, column: Field) -> str | None:
-        """The expression for rows that are there: now for stamps, the class's default, the type's zero."""
+        """The expression for rows that are there: now for stamps, the class's default, the type's zero.
+
+        None where there is none that could be read back: a nested class with required fields, say.
+        """
         if column.stamped:
             return "now()"
         if column.encrypted:
@@ -190,9 +198,14 @@ class _Comparison:
             try:
                 conversion.restore(zero)
             except DecodeError:
-                continue  # a nested class that cannot be made of nothing
+                continue
             return ddl.literal(zero)
-        return None
+        if not is_record(column.annotation):
+            return None
+        try:
+            return ddl.literal(conversion.to_row(conversion.settle(column.annotation())))
+        except Exception:  # noqa: BLE001 the user's class, which may want arguments, or more
+            return None
 
     def _differences(self, column: Field, facts: ColumnFacts) -> None:
         where = f"{self._table.name}.{column.name}"
