@@ -185,22 +185,40 @@ class Migrator:
     # -- files --------------------------------------------------------------------------------------------------
 
     def _apply(self, conn: Connection, file: MigrationFile) -> None:
-        try:
-            if file.alone:
-                # Statement by statement: several in one message would be one transaction.
-                for statement in file.statements:
-                    conn.command(statement)
+        if file.alone:
+            self._apply_alone(conn, file)
+            return
+        for left in reversed(range(TABLE_TRIES)):
+            try:
+                conn.command("BEGIN")
+                conn.command(file.text)
                 _record(conn, file.name, file.checksum)
+                conn.command("COMMIT")
                 return
-            conn.command("BEGIN")
-            conn.command(file.text)
+            except psycopg.Error as error:
+                if conn.closed:
+                    raise
+                _roll_back(conn)
+                if error.sqlstate != "55P03" or not left:
+                    raise failures.migration_error(error, file.name)  # noqa: B904
+                time.sleep(LOCK_PAUSE * 4)
+
+    def _apply_alone(self, conn: Connection, file: MigrationFile) -> None:
+        """Statement by statement: several in one message would be one transaction."""
+        try:
+            # CREATE INDEX CONCURRENTLY waits for the transactions of others, and must not be ended in the middle.
+            conn.command("SET lock_timeout = 0")
+            for statement in file.statements:
+                conn.command(statement)
             _record(conn, file.name, file.checksum)
-            conn.command("COMMIT")
         except psycopg.Error as error:
             if conn.closed:
                 raise
             _roll_back(conn)
-            raise failures.migration_error(error, file.name, whole=not file.alone)  # noqa: B904
+            raise failures.migration_error(error, file.name, whole=False)  # noqa: B904
+        finally:
+            if not conn.closed:
+                conn.command(f"SET lock_timeout = '{TABLE_PATIENCE}'")
 
     # -- alone --------------------------------------------------------------------------------------------------
 
