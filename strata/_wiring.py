@@ -31,6 +31,8 @@ from strata.l2.address import adopt, connect
 from strata.l2.client import RedisServer
 from strata.l2.searches import NotKept, Searches, UntilTtl, UntilWrite
 from strata.l2.tier import L2Tier
+from strata.l3.indexes import wanted_indexes
+from strata.l3.partition import check_unique
 from strata.l3.pool import Database
 from strata.l3.table import Table
 from strata.model import check_identifier, compile_model
@@ -96,6 +98,11 @@ class Wiring:
                 on_beat=self.context.identity.ensure,
                 on_return=repairs.wake,
             )
+
+    @property
+    def schemas(self) -> list[Bound]:
+        """What is registered now."""
+        return list(self._schemas.values())
 
     def bind(self, schema: Schema[Any]) -> Bound:
         """Check a schema and build its parts. Raises `InvalidModelError` or `InvalidConfigError`."""
@@ -316,7 +323,9 @@ class Wiring:
             raise InvalidConfigError(f"schema {schema.name!r} has an L3; set postgres_dsn")
         name = schema.l3.table_name or schema.name
         check_identifier(name, "table name")
-        table = Table(plan, name, schema_name=schema.name, deferred=mode is WriteMode.WRITE_BEHIND)
+        by = schema.l3.partition_by
+        table = Table(plan, name, schema_name=schema.name, deferred=mode is WriteMode.WRITE_BEHIND, partition_by=by)
+        check_unique(plan, name, table.partition, wanted_indexes(plan, schema))
         replica = schema.l3.read_replica
         return table, self.database(self.config.postgres_dsn), self.database(replica) if replica else None
 

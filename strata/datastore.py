@@ -84,7 +84,7 @@ class DataStore:
         self._searcher = Searcher(context, filler)
         self._warmer = Warmer(context, filler)
         self._rotator = Rotator()
-        self.fleet = Fleet(self._bound, self._wiring, self._warmer, self.migrate)
+        self.fleet = Fleet(self._bound, self._wiring, self._warmer, self._migrator)
         _stores.add(self)
 
     def register(self, schema: Schema[T]) -> Collection[T]:

@@ -11,19 +11,24 @@ from strata.engine.jobs import Job, JobRecord, JobState, new_id
 from strata.engine.search import tables
 from strata.engine.warm import Warmer
 from strata.errors import StrataError
+from strata.l3.migrations import Migrator
 from strata.query import Query
+
+PARTITIONS = "strata:{chores}:partitions"  # the lease: held while partitions are made, and an hour from then on
+PARTITIONS_HELD_MS = 60_000  # a worker that failed, or died over it, is followed by another after that
+PARTITIONS_DONE_MS = 3_600_000
 
 
 class Fleet:
     """Called by the tasks of `workers.tasks`, and by the store to start them. Thread-safe."""
 
     def __init__(
-        self, lookup: Callable[[Any], Bound], wiring: Wiring, warmer: Warmer, migrate: Callable[[], Any]
+        self, lookup: Callable[[Any], Bound], wiring: Wiring, warmer: Warmer, migrator: Callable[[], Migrator]
     ) -> None:
         self._lookup = lookup
         self._wiring = wiring
         self._warmer = warmer
-        self._migrate = migrate
+        self._migrator = migrator
 
     def persist(self, schema: str, shard: int) -> int:
         """Write what is due in one shard of the ledger to L3; returns how many records."""
@@ -33,6 +38,24 @@ class Fleet:
         """Look for overdue entries whose doorbell was lost; returns how many shards were rung or drained."""
         return self._wiring.writebehind().redrive()
 
+    def make_partitions(self) -> int:
+        """Make the partitions of the months ahead, unless some worker did within the hour; returns how many steps.
+
+        Nothing is asked where no table is partitioned by month. Raises `UnavailableError`, or `MigrationError` where
+        PostgreSQL refuses; another try comes a minute later.
+        """
+        wiring = self._wiring
+        if not any(bound.table.monthly for bound in wiring.schemas if bound.table is not None):
+            return 0
+        ledger = wiring.ledger()
+        if not ledger.execute("SET", PARTITIONS, wiring.instance, "NX", "PX", PARTITIONS_HELD_MS):
+            return 0
+        report = self._migrator().make_partitions()
+        for change in report.manual:
+            wiring.log.warning("a partition could not be made", reason=change.text)
+        ledger.execute("SET", PARTITIONS, wiring.instance, "PX", PARTITIONS_DONE_MS)
+        return len(report.applied)
+
     def warm(self, job_id: str, schema: str, limit: int) -> int:
         """Warm the caches, telling the job's record how far it is."""
         record = JobRecord(self._wiring.ledger(), job_id)
@@ -41,7 +64,7 @@ class Fleet:
     def migrate(self, job_id: str) -> int:
         """Bring PostgreSQL to the registered schemas; returns how many changes were applied."""
         record = JobRecord(self._wiring.ledger(), job_id)
-        return self._run(record, lambda: len(self._migrate().applied))
+        return self._run(record, lambda: len(self._migrator().migrate().applied))
 
     def start_warm(self, bound: Bound, limit: int) -> Job:
         """Hand `warm_cache` over to the fleet."""

@@ -92,15 +92,17 @@ def fresh(version: int = VERSIONS[0], *, collation: str = "C", **config: Any) ->
             conn.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
-def unmade(model: type[Any] = Item, name: str = "", *, deferred: bool = False) -> Table:
+def unmade(
+    model: type[Any] = Item, name: str = "", *, deferred: bool = False, partition_by: str | None = None
+) -> Table:
     """The table of a model, which no database has yet."""
     name = name or model.__name__.lower() + "s"
-    return Table(compile_model(model), name, schema_name=name, deferred=deferred)
+    return Table(compile_model(model), name, schema_name=name, deferred=deferred, partition_by=partition_by)
 
 
 def make_table(database: Database, model: type[Any] = Item, *, deferred: bool = False, **policy: Any) -> Table:
     """The table of a model, migrated."""
-    table = unmade(model, policy.pop("name", ""), deferred=deferred)
+    table = unmade(model, policy.pop("name", ""), deferred=deferred, partition_by=policy.get("partition_by"))
     name = table.name
     Migrator(database, [(table, Schema(model, name=name, l3=PostgresPolicy(**policy)))]).migrate()
     return table

@@ -1,4 +1,4 @@
-"""What a worker does besides its tasks: it beats and looks for overdue work once a second, and ends in order.
+"""What a worker does besides its tasks: it beats, looks for overdue work, makes partitions ahead, and ends in order.
 
 Children of the prefork pool share no connection with the parent: the store forgets the parent's sockets, threads and
 buffer after each fork (`DataStore` registers for it), and opens its own when a task first needs them.
@@ -16,6 +16,7 @@ from strata.errors import StrataError
 from workers.application import app, store
 
 INTERVAL = 1.0  # seconds between looks at the oldest due times
+CHORES = 60.0  # seconds between asking whether partitions are to be made; one worker an hour then looks
 QUEUE = "strata.persist"
 
 log = get_logger(__name__)
@@ -29,9 +30,15 @@ def start_redrive(**_: Any) -> None:
         threading.Thread(target=_redrive, name="strata-redrive", daemon=True).start()
 
 
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def start_chores(**_: Any) -> None:
+    """Start the thread, in the main process of every worker; a lease in Redis says whose turn it is."""
+    threading.Thread(target=_chores, name="strata-chores", daemon=True).start()
+
+
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def stop_redrive(**_: Any) -> None:
-    """End the thread; running tasks go on to their end."""
+    """End the threads; running tasks go on to their end."""
     _stopped.set()
 
 
@@ -62,3 +69,15 @@ def _redrive() -> None:
             pass  # the ledger does not answer; the next second it may
         except Exception:
             log.exception("the look at the ledger failed")
+
+
+def _chores() -> None:
+    while True:
+        try:
+            store().fleet.make_partitions()
+        except StrataError as error:
+            log.warning("partitions could not be made: %s", error)
+        except Exception:
+            log.exception("the making of partitions failed")
+        if _stopped.wait(CHORES):
+            return

@@ -18,7 +18,13 @@ from strata.writebehind.facade import PendingStats
 
 NOTHING = PendingStats(0, 0.0, 0)
 # The planner's estimate: counting a large table would take long. -1 where it was never analysed, NULL where it is not.
-_ROWS = "SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass('{}')"
+# A partitioned table has no estimate of its own: those of its partitions are added up.
+_ROWS = """
+SELECT CASE WHEN c.relkind <> 'p' THEN c.reltuples ELSE (
+    SELECT CASE WHEN max(part.reltuples) < 0 THEN -1 ELSE sum(greatest(part.reltuples, 0)) END
+    FROM pg_partition_tree(c.oid) AS tree JOIN pg_class AS part ON part.oid = tree.relid WHERE tree.isleaf
+) END::bigint FROM pg_class c WHERE c.oid = to_regclass('{}')
+"""
 
 
 @click.command()

@@ -160,7 +160,7 @@ class Batch:
             raise
 
     def _lock(self, conn: Any, part: Part) -> None:
-        if part.bound.deferred and part.bound.table is not None:
+        if part.bound.table is not None and part.bound.table.locked:
             shards: dict[int, bool] = {}
             for change in part.changes.values():
                 shard = shard_of(change.key_text)

@@ -220,7 +220,8 @@ class _Through:
         try:
             if bound.l2 is not None and not intended:
                 return self._commit_with_repair(stamp)
-            with bound.database.connection() as conn:
+            database = bound.database
+            with database.transaction() if bound.table.locked else database.connection() as conn:
                 return self._apply(conn, stamp)
         except L3UnavailableError as error:
             if not error.outcome_unknown:

@@ -77,14 +77,24 @@ class Applier:
         tombstone = f"(SELECT d.version FROM {TOMBSTONES} d WHERE {layout.buried('d', f's.{key}::text')})"
         horizon = f"(SELECT h.version FROM {HORIZONS} h WHERE h.schema = {layout.schema})"
         # Scalar sub-selects: one index look-up a row, in the order of the stage, whatever its size.
-        self._merge = Statement(
-            f"INSERT INTO {table} AS r ({layout.columns}, {VERSION}) SELECT {layout.columns}, s.{VERSION}"
-            f" FROM {name} s WHERE s.{GROUP} = {_WHOLE} AND s.{VERSION} > COALESCE({tombstone}, -1)"
-            f" AND (s.{VERSION} > COALESCE({horizon}, -1) OR (SELECT true FROM {table} x WHERE x.{key} = s.{key}))"
-            f" ON CONFLICT ({key}) DO UPDATE SET {layout.assigned(layout.settable, 'EXCLUDED')}"
-            f"{VERSION} = EXCLUDED.{VERSION} WHERE r.{VERSION} < EXCLUDED.{VERSION}"
-            f" RETURNING {layout.returned(layout.kept)}"
-        )
+        insert = f"INSERT INTO {table} AS r ({layout.columns}, {VERSION}) SELECT {layout.columns}, s.{VERSION}"
+        source = f"FROM {name} s WHERE s.{GROUP} = {_WHOLE} AND s.{VERSION} > COALESCE({tombstone}, -1)"
+        above = f"s.{VERSION} > COALESCE({horizon}, -1)"
+        returning = f"RETURNING {layout.returned(layout.kept)}"
+        if layout.monthly:
+            update = f"UPDATE {table} AS r SET {layout.assigned(layout.settable, 's')}{VERSION} = s.{VERSION}"
+            newer = f"r.{key} = s.{key} AND r.{VERSION} < s.{VERSION}"
+            merge = layout.upserting(
+                f"{update} {source} AND {newer} {returning}",
+                f"{insert} {source} AND {above} AND {stage.unknown} {returning}",
+            )
+        else:
+            merge = (
+                f"{insert} {source} AND ({above} OR (SELECT true FROM {table} x WHERE x.{key} = s.{key}))"
+                f" ON CONFLICT ({key}) DO UPDATE SET {layout.assigned(layout.settable, 'EXCLUDED')}"
+                f"{VERSION} = EXCLUDED.{VERSION} WHERE r.{VERSION} < EXCLUDED.{VERSION} {returning}"
+            )
+        self._merge = Statement(merge, prepared=not layout.monthly)
         self._bury = Statement(
             f"INSERT INTO {TOMBSTONES} AS d (schema, id, version)"
             f" SELECT {layout.schema}, s.{key}::text, s.{VERSION} FROM {name} s WHERE s.{GROUP} = {_DELETED}"
@@ -139,7 +149,7 @@ class Applier:
             self._bury.execute(conn)
             self._delete.execute(conn)
         conn.command("SET CONSTRAINTS ALL IMMEDIATE")
-        if batch.mixed or len(returned) < len(batch.changes):
+        if batch.mixed or self._layout.monthly or len(returned) < len(batch.changes):
             return self._look_up(conn, batch)
         return [self._applied(change, row[1:]) for change, row in zip(batch.changes, returned, strict=True)]
 

@@ -40,14 +40,7 @@ class Bulk:
         self._direct = True  # until the table turns out to have other types than the plan
         self._copy = f"COPY {layout.table} ({layout.columns}, {VERSION}) FROM STDIN (FORMAT BINARY)"
         self._old = self._old_statement()
-        key_text = f"s.{layout.key}::text"
-        self._merge = Statement(
-            f"INSERT INTO {layout.table} AS r ({layout.columns}, {VERSION})"
-            f" SELECT {layout.columns}, {layout.inserted(f's.{VERSION}', '$1', key_text)}"
-            f" FROM {stage.name} s WHERE s.{GROUP} = 0 {layout.overwrite('$1')}"
-            f" RETURNING {layout.returned(layout.kept)}",
-            (INT8,),
-        )
+        self._merge = self._merge_statement()
         self._overwrite = self._update_statement(layout.settable, layout.kept)
 
     def set_many(
@@ -58,11 +51,11 @@ class Bulk:
         The caller has opened a transaction. Raises `EncodeError` for an UNLOADED column that has no row to keep it.
         """
         layout, place = self._layout, self._layout.key_place
-        if layout.deferred:
+        if layout.locked:
             self._writes.lock_keys(conn, (layout.plan.key_text(row[place]) for row in rows), alone=False)
         order = sorted(range(len(rows)), key=lambda index: rows[index][place])
         batch = _Batch([rows[index] for index in order], [versions[index] for index in order], node)
-        if layout.deferred:
+        if layout.locked:
             written = self._write(conn, batch)
         else:
             written = self._writes.insisting(conn, lambda: self._write(conn, batch))
@@ -155,6 +148,10 @@ class Bulk:
         if not finished.updating:
             if len(rows) != len(part.rows):
                 raise failures.suppressed(self._layout.name)
+            if self._layout.monthly:  # those that were there come first, each row after its key
+                by_key = {row[0]: row[1:] for row in rows}
+                place = self._layout.key_place
+                return [self._written(values, by_key[values[place]]) for values in part.rows]
             return [self._written(values, row) for values, row in zip(part.rows, rows, strict=True)]
         answers: list[Any] = [None] * len(part.rows)
         for row in rows:
@@ -200,6 +197,26 @@ class Bulk:
             f" FROM {self._stage.name} s WHERE s.{GROUP} = $2 AND r.{layout.key} = s.{layout.key}"
             f" RETURNING s.{ORDER}, {layout.returned(returned)}",
             (INT8, INT4),
+            prepared=False,
+        )
+
+    def _merge_statement(self) -> Statement:
+        layout, stage = self._layout, self._stage
+        version = layout.inserted(f"s.{VERSION}", "$1", f"s.{layout.key}::text")
+        insert = f"INSERT INTO {layout.table} AS r ({layout.columns}, {VERSION}) SELECT {layout.columns}, {version}"
+        source = f"FROM {stage.name} s WHERE s.{GROUP} = 0"
+        returned = layout.returned(layout.kept)
+        if not layout.monthly:
+            return Statement(f"{insert} {source} {layout.overwrite('$1')} RETURNING {returned}", (INT8,))
+        raised = f"GREATEST({version}, {layout.raised(f'r.{VERSION}', '$1')})"
+        returning = f"RETURNING {layout.shown([layout.plan.key.name], 'r')}, {returned}"
+        return Statement(
+            layout.upserting(
+                f"UPDATE {layout.table} AS r SET {layout.assigned(layout.settable, 's')}{VERSION} = {raised} {source}"
+                f" AND r.{layout.key} = s.{layout.key} {returning}",
+                f"{insert} {source} AND {stage.unknown} {returning}",
+            ),
+            (INT8,),
             prepared=False,
         )
 

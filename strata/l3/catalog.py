@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from strata.l3.connection import Connection
+from strata.l3.partition import Month
 
-_TABLE = "SELECT c.oid::int8, c.relkind::text FROM pg_class c WHERE c.oid = to_regclass($1)"
+_TABLE = """
+SELECT c.oid::int8, c.relkind::text, p.partstrat::text, p.partdefid::regclass::text,
+       ARRAY(SELECT COALESCE(a.attname::text, '') FROM unnest(p.partattrs::int2[]) WITH ORDINALITY AS k(attnum, place)
+             LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum ORDER BY k.place)
+FROM pg_class c LEFT JOIN pg_partitioned_table p ON p.partrelid = c.oid
+WHERE c.oid = to_regclass($1)
+"""
+# The bounds are those of a partition by one timestamp; MINVALUE and MAXVALUE are not in quotes.
+_FREE = r"""
+WITH parts AS (
+    SELECT pg_get_expr(c.relpartbound, c.oid) AS bound
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = to_regclass($1)
+), taken AS (
+    SELECT COALESCE(substring(bound FROM $q$FROM \('([^']*)'\)$q$)::timestamptz, '-infinity') AS low,
+           COALESCE(substring(bound FROM $q$TO \('([^']*)'\)$q$)::timestamptz, 'infinity') AS high
+    FROM parts WHERE bound <> 'DEFAULT'
+)
+SELECT m.place FROM unnest($2::timestamptz[], $3::timestamptz[]) WITH ORDINALITY AS m(low, high, place)
+WHERE NOT EXISTS (SELECT FROM taken t WHERE t.low < m.high AND t.high > m.low) ORDER BY m.place
+"""
+# A trigger of the default partition that would fire for rows on their way to another; those of constraints that are
+# checked late do nothing then.
+_ON_DELETE = """
+SELECT EXISTS (SELECT FROM pg_trigger t LEFT JOIN pg_constraint c ON c.oid = t.tgconstraint
+               WHERE t.tgrelid = to_regclass($1) AND t.tgenabled <> 'D' AND t.tgtype::int & 8 <> 0
+                 AND COALESCE(c.contype::text, '') NOT IN ('p', 'u', 'x'))
+"""
 _COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid),
        a.attgenerated <> '' OR a.attidentity = 'a'
@@ -52,9 +80,16 @@ class IndexFacts:
 
 @dataclass(frozen=True, slots=True)
 class TableFacts:
-    """A table as it is; `kind` is that of `pg_class`, "r" or "p" (partitioned), and empty where there is none."""
+    """A table as it is; `kind` is that of `pg_class`, "r" or "p" (partitioned), and empty where there is none.
+
+    `divided_by` are the columns of a partitioned one, an expression being the empty string; `strategy` is "r" (range),
+    "h" (hash) or "l" (list); `rest` is its default partition's quoted name.
+    """
 
     kind: str = ""
+    strategy: str | None = None
+    divided_by: tuple[str, ...] = ()
+    rest: str | None = None
     columns: dict[str, ColumnFacts] = field(default_factory=dict)
     indexes: tuple[IndexFacts, ...] = ()
 
@@ -73,11 +108,23 @@ def table_facts(conn: Connection, quoted: str) -> TableFacts:
     found = conn.execute(_TABLE, (quoted,)).fetchone()
     if found is None:
         return TableFacts()
-    oid, kind = found
+    oid, kind, strategy, rest, divided_by = found
     columns = {row[0]: ColumnFacts(*row) for row in conn.execute(_COLUMNS, (oid,)).fetchall()}
     rows = conn.execute(_INDEXES, (oid,)).fetchall()
     indexes = [IndexFacts(row[0], row[1], row[2], row[3], row[4], tuple(row[5])) for row in rows]
-    return TableFacts(kind, columns, tuple(indexes))
+    return TableFacts(kind, strategy, tuple(divided_by), None if rest == "-" else rest, columns, tuple(indexes))
+
+
+def free_months(conn: Connection, quoted: str, months: Sequence[Month]) -> list[Month]:
+    """Those of the months that no partition of the table, the default one aside, has any part of."""
+    starts, ends = [month.start for month in months], [month.next().start for month in months]
+    return [months[row[0] - 1] for row in conn.execute(_FREE, (quoted, starts, ends)).fetchall()]
+
+
+def fires_on_delete(conn: Connection, quoted: str) -> bool:
+    """Whether a deletion from the table has consequences: a trigger, or a foreign key that refers to it."""
+    row = conn.execute(_ON_DELETE, (quoted,)).fetchone()
+    return bool(row and row[0])
 
 
 def exists(conn: Connection, quoted: str) -> bool:

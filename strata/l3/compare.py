@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 
 from strata.errors import DecodeError, InvalidModelError
 from strata.l3 import ddl
-from strata.l3.catalog import ColumnFacts, exists, has_rows, table_facts
+from strata.l3.catalog import ColumnFacts, exists, free_months, has_rows, table_facts
 from strata.l3.connection import Connection
+from strata.l3.indexes import wanted_indexes
 from strata.l3.layout import VERSION, quote
+from strata.l3.partition import Month, check_unique, months_from
 from strata.l3.table import Table
 from strata.model.fields import Field, Kind
-from strata.policies import Index, PostgresPolicy
+from strata.model.hints import is_record
+from strata.policies import Index
 from strata.schema import Schema
 
 _CATALOG_NAMES = {"TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE", "TIME": "TIME WITHOUT TIME ZONE"}
@@ -59,21 +62,35 @@ class LateIndex:
     manual: ManualChange
 
 
+class TableMonth(NamedTuple):
+    """A month for which a table has no partition yet."""
+
+    table: Table
+    month: Month
+
+
 @dataclass(slots=True)
 class Plan:
-    """What there is to do: `statements` in one transaction, then the `late` indexes, and the rest by hand."""
+    """What there is to do: `statements` in one transaction, `months` and `late` indexes after it, the rest by hand."""
 
     statements: list[str] = field(default_factory=list)
+    months: list[TableMonth] = field(default_factory=list)
     late: list[LateIndex] = field(default_factory=list)
     manual: list[ManualChange] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.statements or self.late)
+        return bool(self.statements or self.months or self.late)
 
 
-def compare(conn: Connection, tables: Sequence[tuple[Table, Schema[Any]]]) -> Plan:
-    """The plan for these tables. Reads the catalog only. Raises `InvalidModelError` for what no table can be."""
+def compare(
+    conn: Connection, tables: Sequence[tuple[Table, Schema[Any]]], now: datetime.datetime | None = None
+) -> Plan:
+    """The plan for these tables. Reads the catalog only. Raises `InvalidModelError` for what no table can be.
+
+    `now` decides which months there must be partitions for; without it the server's clock does.
+    """
     plan = Plan()
+    months = months_from(now or _server_time(conn))
     for name in ddl.SYSTEM_TABLES:
         if not exists(conn, name):
             plan.statements += ddl.system_table(name)
@@ -81,7 +98,12 @@ def compare(conn: Connection, tables: Sequence[tuple[Table, Schema[Any]]]) -> Pl
     for table, schema in tables:
         if table.name not in seen:
             seen[table.name] = table
-            _Comparison(conn, plan, table, schema).run()
+            _Comparison(conn, plan, table, schema, months).run()
+        elif seen[table.name].partition != table.partition:
+            raise InvalidModelError(
+                f"schemas {seen[table.name].schema_name!r} and {table.schema_name!r} have another partition_by but the "
+                f"same table {table.name!r}; give them the same"
+            )
         elif seen[table.name].plan.columns != table.plan.columns:
             raise InvalidModelError(
                 f"schemas {seen[table.name].schema_name!r} and {table.schema_name!r} have other columns but the same "
@@ -90,33 +112,41 @@ def compare(conn: Connection, tables: Sequence[tuple[Table, Schema[Any]]]) -> Pl
     return plan
 
 
+def _server_time(conn: Connection) -> datetime.datetime:
+    row = conn.execute("SELECT now()").fetchone()
+    assert row is not None
+    at: datetime.datetime = row[0]
+    return at
+
+
 class _Comparison:
     """One table, as it is and as it should be."""
 
-    def __init__(self, conn: Connection, plan: Plan, table: Table, schema: Schema[Any]) -> None:
+    def __init__(
+        self, conn: Connection, plan: Plan, table: Table, schema: Schema[Any], months: Sequence[Month]
+    ) -> None:
         self._conn = conn
         self._plan = plan
         self._table = table
         self._name = quote(table.name)
         self._alter = f"ALTER TABLE {self._name}"
-        self._policy = schema.l3 or PostgresPolicy()
-        self._wanted = _indexes(table, schema)
+        self._months = months
+        self._wanted = wanted_indexes(table.plan, schema)
         self._facts = table_facts(conn, self._name)
         self._filled = bool(self._facts.kind in ("r", "p") and has_rows(conn, self._name))
 
     def run(self) -> None:
         table, facts = self._table, self._facts
-        hashed = self._hashed()
+        check_unique(table.plan, table.name, table.partition, self._wanted)
         if not facts.kind:
             self._plan.statements += ddl.create_table(
-                table.name, table.plan.columns, table.plan.key.name, hashed=hashed
+                table.name, table.plan.columns, table.plan.key.name, table.partition, self._months
             )
         elif facts.kind not in ("r", "p"):
             raise InvalidModelError(f"{table.name!r} is there already and is no table; give the schema another table")
         else:
             self._extend()
-            if hashed and facts.kind != "p":
-                self._by_hand(f"{table.name} is not partitioned", "-- make a partitioned table and copy the rows over")
+            self._divided()
         for item in self._wanted:
             self._index(item)
 
@@ -130,15 +160,7 @@ class _Comparison:
         if VERSION not in self._facts.columns:
             self._plan.statements.append(f"{self._alter} ADD COLUMN {VERSION} BIGINT NOT NULL DEFAULT 0")
         self._strangers()
-        key = Index([self._table.plan.key.name], unique=True)
-        found = self._facts.index_over((self._table.plan.key.name,), unique=True)
-        if found is None:
-            self._unique(key, deferrable=False)
-        elif not found.immediate:
-            self._by_hand(
-                f"the key of {self._table.name} has a deferrable constraint, which no upsert can use",
-                ddl.unique(self._table.name, key, deferrable=False) + ";",
-            )
+        self._key()
 
     def _add(self, column: Field) -> None:
         if column.nullable or column.default is not None or not self._filled:
@@ -148,14 +170,21 @@ class _Comparison:
         if old_rows is not None:
             self._plan.statements += ddl.add_column(self._table.name, column, old_rows)
             return
+        where, name = f"{self._table.name}.{column.name}", quote(column.name)
+        how = "add it, fill it in every row, then set it NOT NULL"
+        if column.encrypted:
+            how = "let it be `str | None`, write every record, then take the None back: SQL can make no ciphertext"
         self._by_hand(
-            f"{self._table.name}.{column.name} is new and NOT NULL, and no value can be made up for the rows there "
-            "are; add it, fill it, then set it NOT NULL",
-            f"{self._alter} ADD COLUMN {quote(column.name)} {column.sql_type};",
+            f"{where} is new and NOT NULL, and no value can be made up for the rows there are; {how}",
+            f"{self._alter} ADD COLUMN {name} {column.sql_type};\n"
+            f"-- when it is filled: {self._alter} ALTER COLUMN {name} SET NOT NULL;",
         )
 
     def _for_old_rows(self, column: Field) -> str | None:
-        """The expression for rows that are there: now for stamps, the class's default, the type's zero."""
+        """The expression for rows that are there: now for stamps, the class's default, the type's zero.
+
+        None where there is none that could be read back: a nested class with required fields, say.
+        """
         if column.stamped:
             return "now()"
         if column.encrypted:
@@ -169,9 +198,14 @@ class _Comparison:
             try:
                 conversion.restore(zero)
             except DecodeError:
-                continue  # a nested class that cannot be made of nothing
+                continue
             return ddl.literal(zero)
-        return None
+        if not is_record(column.annotation):
+            return None
+        try:
+            return ddl.literal(conversion.to_row(conversion.settle(column.annotation())))
+        except Exception:  # noqa: BLE001 the user's class, which may want arguments, or more
+            return None
 
     def _differences(self, column: Field, facts: ColumnFacts) -> None:
         where = f"{self._table.name}.{column.name}"
@@ -276,43 +310,59 @@ class _Comparison:
         leftover = f"DROP INDEX CONCURRENTLY {quote(name)}" if self._facts.broken_index(name) else ""
         return LateIndex(name, leftover, create, afterwards, manual)
 
-    def _hashed(self) -> bool:
-        """Whether the table is partitioned; only by the key, since an upsert by key needs it in every constraint."""
-        column, key = self._policy.partition_by, self._table.plan.key.name
-        if column is None:
-            return False
-        if column != key:
-            raise InvalidModelError(
-                f"table {self._table.name} cannot be partitioned by {column!r}: PostgreSQL would then not keep the key "
-                f"unique, nor find a row by it; partition_by can only be the key, {key!r} (by hash)"
-            )
-        for item in self._wanted:
-            if item.unique and key not in item.fields:
-                raise InvalidModelError(
-                    f"table {self._table.name} is partitioned by {key!r}, so that {', '.join(item.fields)} cannot be "
-                    "unique in all of it; drop Unique, or partition_by"
+    # -- partitions ---------------------------------------------------------------------------------------------
+
+    def _divided(self) -> None:
+        """What a table lacks of its partitions; one that is divided in another way is left to be done by hand."""
+        facts, partition, table = self._facts, self._table.partition, self._table
+        key = table.plan.key.name
+        if partition is None:
+            if facts.kind == "p" and set(facts.divided_by) - {key}:
+                by = ", ".join(column or "an expression" for column in facts.divided_by)
+                self._by_hand(
+                    f"{table.name} is partitioned by {by}, and the schema does not say so: no upsert by key can work; "
+                    "set PostgresPolicy.partition_by, or copy all rows",
+                    self._repartition(),
                 )
-        return True
+            return
+        if (facts.strategy, facts.divided_by) != ("r" if partition.monthly else "h", (partition.column,)):
+            self._by_hand(
+                f"{table.name} is not partitioned by {partition.column!r}; to change that all rows must be copied",
+                self._repartition(),
+            )
+            return
+        if partition.monthly:
+            if facts.rest is None:
+                self._plan.statements.append(ddl.default_partition(table.name))
+            self._plan.months += [
+                TableMonth(table, month) for month in free_months(self._conn, self._name, self._months)
+            ]
+
+    def _repartition(self) -> str:
+        table, partition = self._table, self._table.partition
+        create = ddl.create_table(table.name, table.plan.columns, table.plan.key.name, partition, self._months)
+        mine = (*table.plan.column_names, VERSION)
+        copied = [name for name in mine if name in self._facts.columns and not self._facts.columns[name].computed]
+        monthly = partition is not None and partition.monthly
+        return ddl.repartition(table.name, create, copied, partition.column if partition and monthly else None)
+
+    def _key(self) -> None:
+        """The constraint that upserts go by, or, by month, the index in which writers look for the key."""
+        key, partition, facts = self._table.plan.key.name, self._table.partition, self._facts
+        if facts.kind == "p" and set(facts.divided_by) - {key}:
+            if partition is not None and partition.monthly and facts.divided_by == (partition.column,):
+                both = Index([key, partition.column], unique=True)
+                if facts.index_over((key, partition.column), unique=True) is None:
+                    self._unique(both, deferrable=False)
+            return  # nothing less than that can be unique in it
+        found = facts.index_over((key,), unique=True)
+        if found is None:
+            self._unique(Index([key], unique=True), deferrable=False)
+        elif not found.immediate:
+            self._by_hand(
+                f"the key of {self._table.name} has a deferrable constraint, which no upsert can use",
+                ddl.unique(self._table.name, Index([key], unique=True), deferrable=False) + ";",
+            )
 
     def _by_hand(self, text: str, sql: str) -> None:
         self._plan.manual.append(ManualChange(text, sql))
-
-
-def _indexes(table: Table, schema: Schema[Any]) -> list[Index]:
-    """The indexes that model and schema ask for, each set of columns once."""
-    columns = table.plan.columns
-    asked = [
-        *(Index([column.name], unique=True) for column in columns if column.unique),
-        *(Index([column.name]) for column in columns if column.indexed and not column.unique),
-        *schema.indexes,
-    ]
-    names = set(table.plan.column_names)
-    found: dict[tuple[tuple[str, ...], bool], Index] = {}
-    for item in asked:
-        unknown = [name for name in item.fields if name not in names]
-        if unknown:
-            raise InvalidModelError(
-                f"an Index of schema {schema.name!r} names {unknown[0]!r}, which is no column of it"
-            )
-        found.setdefault((tuple(item.fields), item.unique), item)
-    return [item for (fields, unique), item in found.items() if unique or (fields, True) not in found]

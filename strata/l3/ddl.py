@@ -11,12 +11,22 @@ from typing import Any
 
 from strata.errors import InvalidModelError
 from strata.l3.layout import HORIZONS, REPAIRS, TOMBSTONES, VERSION, quote
+from strata.l3.partition import Month, Partition
 from strata.model.fields import Field
 from strata.policies import Index
 
 MIGRATIONS = "_strata_migrations"
 HASH_PARTITIONS = 16
 _LONGEST_NAME = 63  # bytes of an identifier
+_MONTHS_OF_ROWS = """DO $$ DECLARE m TIMESTAMP; BEGIN
+  FOR m IN SELECT DISTINCT date_trunc('month', {at} AT TIME ZONE 'UTC') FROM {old} WHERE isfinite({at}) LOOP
+    IF to_regclass(format('%I', '{table}_' || to_char(m, '"y"YYYY"m"MM'))) IS NULL THEN
+      EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)',
+        '{table}_' || to_char(m, '"y"YYYY"m"MM'), '{table}',
+        m AT TIME ZONE 'UTC', (m + interval '1 month') AT TIME ZONE 'UTC');
+    END IF;
+  END LOOP;
+END $$"""
 
 SYSTEM_TABLES = {
     MIGRATIONS: (
@@ -80,20 +90,62 @@ def column(field: Field) -> str:
     return " ".join(words)
 
 
-def create_table(table: str, columns: Sequence[Field], key: str, *, hashed: bool) -> list[str]:
-    """The statements that make a table; a `hashed` one is partitioned by the hash of its key."""
+def create_table(
+    table: str, columns: Sequence[Field], key: str, partition: Partition | None = None, months: Sequence[Month] = ()
+) -> list[str]:
+    """The statements that make a table with its partitions: by the hash of its key, or these `months` and a default."""
     lines = [column(field) for field in columns]
     lines.append(f"{VERSION} BIGINT NOT NULL DEFAULT 0")
-    lines.append(f"PRIMARY KEY ({quote(key)})")
+    lines.append(f"{_key_constraint(columns, key, partition)}")
     made = f"CREATE TABLE {quote(table)} ({', '.join(lines)})"
-    if not hashed:
+    if partition is None:
         return [made]
-    parts = [
-        f"CREATE TABLE {quote(short(f'{table}_p{part:02}'))} PARTITION OF {quote(table)} "
-        f"FOR VALUES WITH (MODULUS {HASH_PARTITIONS}, REMAINDER {part})"
-        for part in range(HASH_PARTITIONS)
-    ]
-    return [f"{made} PARTITION BY HASH ({quote(key)})", *parts]
+    if not partition.monthly:
+        parts = [
+            f"CREATE TABLE {quote(short(f'{table}_p{part:02}'))} PARTITION OF {quote(table)} "
+            f"FOR VALUES WITH (MODULUS {HASH_PARTITIONS}, REMAINDER {part})"
+            for part in range(HASH_PARTITIONS)
+        ]
+        return [f"{made} PARTITION BY HASH ({quote(key)})", *parts]
+    parts = [f"CREATE TABLE {partition_name(table, m)} PARTITION OF {quote(table)} {within(m)}" for m in months]
+    return [f"{made} PARTITION BY RANGE ({quote(partition.column)})", *parts, default_partition(table)]
+
+
+def _key_constraint(columns: Sequence[Field], key: str, partition: Partition | None) -> str:
+    if partition is None or not partition.monthly:
+        return f"PRIMARY KEY ({quote(key)})"
+    # The partition's column must be in it; where that may be NULL, it cannot be the primary key.
+    nullable = any(field.nullable for field in columns if field.name == partition.column)
+    return f"{'UNIQUE' if nullable else 'PRIMARY KEY'} ({_list([key, partition.column])})"
+
+
+def partition_name(table: str, month: Month) -> str:
+    """The quoted name of a month's partition."""
+    return quote(short(f"{table}_{month.suffix}"))
+
+
+def default_partition(table: str) -> str:
+    """The statement that makes the partition of everything that is in no month."""
+    return f"CREATE TABLE {quote(short(f'{table}_default'))} PARTITION OF {quote(table)} DEFAULT"
+
+
+def within(month: Month) -> str:
+    """The bounds of a month's partition; the time zone is UTC, whatever the session's."""
+    return f"FOR VALUES FROM ('{month.start.isoformat()}') TO ('{month.next().start.isoformat()}')"
+
+
+def repartition(table: str, create: Sequence[str], copied: Sequence[str], month_of: str | None) -> str:
+    """What to run by hand to have an existing table partitioned, while nobody writes to it.
+
+    `create` makes the new table, `copied` are the columns that both have; `month_of` is the column whose months divide
+    it: each that has rows gets a partition.
+    """
+    old, columns = quote(short(f"{table}_unpartitioned")), _list(copied)
+    steps = ["BEGIN", f"LOCK TABLE {quote(table)}", f"ALTER TABLE {quote(table)} RENAME TO {old}", *create]
+    if month_of is not None:
+        steps.append(_MONTHS_OF_ROWS.format(at=quote(month_of), old=old, table=table.replace("'", "''")))
+    steps.append(f"INSERT INTO {quote(table)} ({columns}) SELECT {columns} FROM {old}")
+    return ";\n".join([*steps, f"DROP TABLE {old}", "COMMIT"]) + "; -- then migrate() makes the indexes"
 
 
 def add_column(table: str, field: Field, old_rows: str | None) -> list[str]:

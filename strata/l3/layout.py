@@ -12,6 +12,7 @@ from zlib import crc32
 
 from strata.errors import InvalidModelError
 from strata.l3.connection import JSONB
+from strata.l3.partition import Partition
 from strata.l3.statement import (
     BOOL,
     BYTEA,
@@ -55,19 +56,31 @@ class Layout:
     """Everything about one table that statements are made of. Immutable.
 
     `places` gives a column's place in a row; `settable` are the columns that an update may change: not the key, and
-    not `kept`, the AutoNowAdd columns, which keep the value of the first insert.
+    not `kept`, the AutoNowAdd columns, which keep the value of the first insert. In a `monthly` table no index keeps
+    the key unique, but its writers do; `locked` says that they take the shards' locks, for that or another reason.
     """
 
-    def __init__(self, plan: ModelPlan[Any], name: str, schema_name: str, *, deferred: bool) -> None:
+    def __init__(
+        self,
+        plan: ModelPlan[Any],
+        name: str,
+        schema_name: str,
+        *,
+        deferred: bool,
+        partition: Partition | None = None,
+    ) -> None:
         check_identifier(name, "table name")
         _check_names(plan, name)
         self.plan = plan
         self.name = name
         self.schema_name = schema_name
         self.deferred = deferred
+        self.monthly = partition is not None and partition.monthly
+        self.locked = deferred or self.monthly
         self.table = quote(name)
         self.schema = f"'{schema_name}'"
-        self.lock_space = _signed(crc32(schema_name.encode()))
+        # Schemas that share a monthly table must exclude each other.
+        self.lock_space = _signed(crc32((f"table {name}" if self.monthly else schema_name).encode()))
         self.key = quote(plan.key.name)
         self.key_oid = oid_of(plan.key)
         self.key_place = plan.column_names.index(plan.key.name)
@@ -104,6 +117,10 @@ class Layout:
         tombstone = f"(SELECT {self.raised('d.version', node)} FROM {TOMBSTONES} d WHERE {self.buried('d', key_text)})"
         horizon = f"(SELECT {self.raised('h.version', node)} FROM {HORIZONS} h WHERE h.schema = {self.schema})"
         return f"GREATEST({stamp}, {tombstone}, {horizon})"
+
+    def upserting(self, update: str, insert: str) -> str:
+        """An upsert of a table where ON CONFLICT has no index to go by; under the keys' locks nobody comes between."""
+        return f"WITH u AS ({update}), i AS ({insert}) SELECT * FROM u UNION ALL SELECT * FROM i"
 
     def overwrite(self, node: str) -> str:
         """What a synchronous upsert does with a row that is there."""

@@ -1,4 +1,4 @@
-"""Migrations: additive ones made from the schemas, and files written by hand.
+"""Migrations: additive ones made from the schemas, partitions of months to come, and files written by hand.
 
 Both run under one advisory lock, so that any number of processes may start at once, and are recorded in
 `_strata_migrations`. Where nothing changed, only the catalog is read.
@@ -24,6 +24,7 @@ from strata.l3.compare import LateIndex, ManualChange, Plan, compare
 from strata.l3.connection import Connection
 from strata.l3.files import MigrationFile, read_files
 from strata.l3.layout import quote
+from strata.l3.months import make_months
 from strata.l3.pool import Database
 from strata.l3.table import Table
 from strata.schema import Schema
@@ -56,9 +57,17 @@ class MigrationRecord(NamedTuple):
 class Migrator:
     """Compares schemas with the database and adds what is missing. Safe among threads and processes."""
 
-    def __init__(self, database: Database, tables: Sequence[tuple[Table, Schema[Any]]]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        tables: Sequence[tuple[Table, Schema[Any]]],
+        *,
+        now: datetime.datetime | None = None,
+    ) -> None:
+        """`now` decides which months partitions are made for; without it the server's clock does."""
         self._database = database
         self._tables = list(tables)
+        self._now = now
 
     def migrate(self) -> MigrationReport:
         """Add what is missing: in one transaction, but for indexes on tables that have rows, which come after it.
@@ -66,14 +75,34 @@ class Migrator:
         Raises `MigrationError` where a statement fails, `InvalidModelError` for schemas that no database can have.
         """
         with self._database.connection() as conn:
-            plan = compare(conn, self._tables)
+            plan = compare(conn, self._tables, self._now)
         if not plan:
             return MigrationReport((), tuple(plan.manual))
         with self._alone() as conn:
-            plan = compare(conn, self._tables)  # another process may have been first
+            plan = compare(conn, self._tables, self._now)  # another process may have been first
             applied = self._in_transaction(conn, plan)
+            applied += self._months(conn, plan)
             for index in plan.late:
                 applied += self._late(conn, index, plan)
+            if applied:
+                self._note(conn, applied)
+        return MigrationReport(tuple(applied), tuple(plan.manual))
+
+    def make_partitions(self) -> MigrationReport:
+        """Make the partitions of the months ahead, as `migrate` does, and nothing else.
+
+        Tables that are not there yet are left alone. Raises as `migrate` does.
+        """
+        divided = [(table, schema) for table, schema in self._tables if table.monthly]
+        if not divided:
+            return MigrationReport()
+        with self._database.connection() as conn:
+            if not compare(conn, divided, self._now).months:
+                return MigrationReport()
+        with self._alone() as conn:
+            plan = compare(conn, divided, self._now)
+            plan.manual.clear()
+            applied = self._months(conn, plan)
             if applied:
                 self._note(conn, applied)
         return MigrationReport(tuple(applied), tuple(plan.manual))
@@ -122,6 +151,11 @@ class Migrator:
                 time.sleep(LOCK_PAUSE * 4)
         return []
 
+    def _months(self, conn: Connection, plan: Plan) -> list[str]:
+        applied, left = make_months(conn, plan.months)
+        plan.manual += left
+        return applied
+
     def _late(self, conn: Connection, index: LateIndex, plan: Plan) -> list[str]:
         """Make one index; what rows forbid is left to be done by hand."""
         steps = [step for step in (index.leftover, index.create, index.afterwards) if step]
@@ -151,22 +185,40 @@ class Migrator:
     # -- files --------------------------------------------------------------------------------------------------
 
     def _apply(self, conn: Connection, file: MigrationFile) -> None:
-        try:
-            if file.alone:
-                # Statement by statement: several in one message would be one transaction.
-                for statement in file.statements:
-                    conn.command(statement)
+        if file.alone:
+            self._apply_alone(conn, file)
+            return
+        for left in reversed(range(TABLE_TRIES)):
+            try:
+                conn.command("BEGIN")
+                conn.command(file.text)
                 _record(conn, file.name, file.checksum)
+                conn.command("COMMIT")
                 return
-            conn.command("BEGIN")
-            conn.command(file.text)
+            except psycopg.Error as error:
+                if conn.closed:
+                    raise
+                _roll_back(conn)
+                if error.sqlstate != "55P03" or not left:
+                    raise failures.migration_error(error, file.name)  # noqa: B904
+                time.sleep(LOCK_PAUSE * 4)
+
+    def _apply_alone(self, conn: Connection, file: MigrationFile) -> None:
+        """Statement by statement: several in one message would be one transaction."""
+        try:
+            # CREATE INDEX CONCURRENTLY waits for the transactions of others, and must not be ended in the middle.
+            conn.command("SET lock_timeout = 0")
+            for statement in file.statements:
+                conn.command(statement)
             _record(conn, file.name, file.checksum)
-            conn.command("COMMIT")
         except psycopg.Error as error:
             if conn.closed:
                 raise
             _roll_back(conn)
-            raise failures.migration_error(error, file.name, whole=not file.alone)  # noqa: B904
+            raise failures.migration_error(error, file.name, whole=False)  # noqa: B904
+        finally:
+            if not conn.closed:
+                conn.command(f"SET lock_timeout = '{TABLE_PATIENCE}'")
 
     # -- alone --------------------------------------------------------------------------------------------------
 

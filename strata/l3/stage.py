@@ -41,6 +41,8 @@ class Stage:
             f" (SELECT 1 FROM {layout.table} r WHERE r.{layout.key} = s.{layout.key} FOR NO KEY UPDATE) l"
         )
 
+        # A scalar sub-select: one index look-up a row, in the order of the stage, whatever its size.
+        self.unknown = f"(SELECT true FROM {layout.table} x WHERE x.{layout.key} = s.{layout.key} LIMIT 1) IS NULL"
         self._known = Statement(
             f"SELECT count(*) FROM {self.name} s"
             f" WHERE (SELECT true FROM {layout.table} r WHERE r.{layout.key} = s.{layout.key})"

@@ -8,6 +8,7 @@ from strata.l3.apply import Applied, Applier, Change, Status
 from strata.l3.bulk import Bulk
 from strata.l3.layout import Layout
 from strata.l3.marks import Marks, Repair
+from strata.l3.partition import partition_of
 from strata.l3.reads import Reads, Row
 from strata.l3.secrets import Sealed, Secrets
 from strata.l3.stage import Stage
@@ -20,17 +21,24 @@ __all__ = ["Applied", "Change", "Repair", "Row", "Sealed", "Status", "Table", "W
 class Table:
     """The statements of one table, made once. Thread-safe: the state is in the connection, which every method takes.
 
-    `deferred` is true for write-behind schemas: their writers take the shards' locks, so that every writing method
-    needs a transaction, and their deletions leave tombstones. Methods raise `psycopg.Error`, which the context
-    managers of `Database` turn into Strata's errors. Raises `InvalidModelError` for names that are Strata's own.
+    `deferred` is true for write-behind schemas, whose deletions leave tombstones. `locked` says that writers take the
+    shards' locks, so that every writing method needs a transaction: in write-behind schemas, and in tables that are
+    partitioned by month. Methods raise `psycopg.Error`, which the context
+    managers of `Database` turn into Strata's errors. Raises `InvalidModelError` for names that are
+    Strata's own, and for a `partition_by` that cannot be.
     """
 
-    def __init__(self, plan: ModelPlan[Any], name: str, *, schema_name: str, deferred: bool) -> None:
-        layout = Layout(plan, name, schema_name, deferred=deferred)
+    def __init__(
+        self, plan: ModelPlan[Any], name: str, *, schema_name: str, deferred: bool, partition_by: str | None = None
+    ) -> None:
+        self.partition = partition_of(plan, name, partition_by)
+        layout = Layout(plan, name, schema_name, deferred=deferred, partition=self.partition)
         self.plan = plan
         self.name = name
         self.schema_name = schema_name
         self.deferred = deferred
+        self.locked = layout.locked
+        self.monthly = layout.monthly
         self.kept_names = layout.kept
 
         reads = Reads(layout)

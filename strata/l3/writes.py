@@ -3,7 +3,8 @@
 A synchronous write never loses to an older row: whoever holds the row's lock sets the version to the greater of its
 own stamp and one microsecond above the row's. In write-behind schemas each writer first takes the advisory lock of
 the key's shard, as a statement of its own, so that the next statement sees what earlier holders committed: shared
-for upserts, exclusive for deletions. The caller has opened the transaction.
+for upserts, exclusive for deletions. In tables that are partitioned by month all take it exclusive, since no index
+keeps their keys unique. The caller has opened the transaction.
 """
 
 from __future__ import annotations
@@ -67,13 +68,14 @@ class Writes:
         self._updates: dict[tuple[str, ...], Statement] = {}
 
     def lock_shards(self, conn: Connection, shards: Mapping[int, bool]) -> None:
-        """Take the advisory locks of these shards until the transaction ends; true means: alone."""
+        """Take the advisory locks of these shards until the transaction ends; true means: alone, as always by month."""
         numbers = sorted(shards)
-        _LOCK.rows(conn, (self._layout.lock_space, numbers, [shards[number] for number in numbers]))
+        alone = [self._layout.monthly or shards[number] for number in numbers]
+        _LOCK.rows(conn, (self._layout.lock_space, numbers, alone))
 
     def lock_keys(self, conn: Connection, key_texts: Iterable[str], *, alone: bool) -> None:
-        """As `lock_shards`, for the shards of these keys; nothing where the schema is not written behind."""
-        if self._layout.deferred:
+        """As `lock_shards`, for the shards of these keys; nothing where the table's writers take none."""
+        if self._layout.locked:
             self.lock_shards(conn, dict.fromkeys(map(shard_of, key_texts), alone))
 
     def upsert(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written:
@@ -81,7 +83,7 @@ class Writes:
 
         UNLOADED columns keep what the row has. Raises `EncodeError` where there is no row to keep it from.
         """
-        if self._layout.deferred:
+        if self._layout.locked:
             self.lock_keys(conn, (self._layout.plan.key_text(values[self._layout.key_place]),), alone=False)
             return self.put(conn, values, version, node)
         return self.insisting(conn, lambda: self.put(conn, values, version, node))
@@ -170,9 +172,20 @@ class Writes:
         node = f"${count + 2}"
         version = layout.inserted(f"${count + 1}", node, f"${count + 3}")
         types = (*layout.oids, INT8, INT8, *((TEXT,) if layout.deferred else ()))
+        insert = f"INSERT INTO {layout.table} AS r ({layout.columns}, {VERSION})"
+        returning = f"RETURNING {layout.returned(layout.kept)}"
+        if not layout.monthly:
+            return layout.statement(
+                f"{insert} VALUES ({places}, {version}) {layout.overwrite(node)} {returning}", *types
+            )
+        sets = "".join(f"{quote(name)} = ${layout.places[name] + 1}, " for name in layout.settable)
+        raised = f"GREATEST({version}, {layout.raised(f'r.{VERSION}', node)})"
+        update = f"UPDATE {layout.table} AS r SET {sets}{VERSION} = {raised} WHERE r.{layout.key}"
         return layout.statement(
-            f"INSERT INTO {layout.table} AS r ({layout.columns}, {VERSION}) VALUES ({places}, {version})"
-            f" {layout.overwrite(node)} RETURNING {layout.returned(layout.kept)}",
+            layout.upserting(
+                f"{update} = ${layout.key_place + 1} {returning}",
+                f"{insert} SELECT {places}, {version} WHERE NOT EXISTS (SELECT FROM u) {returning}",
+            ),
             *types,
         )
 

@@ -6,17 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import psycopg
 import pytest
-import redis
 
-from strata import L2PoolConfig, L3PoolConfig, MemPolicy, PostgresPolicy, Q, RedisPolicy, Schema, WriteMode
-from strata.embedded import EmbeddedCluster, EmbeddedPostgres, EmbeddedSentinel, EmbeddedStandby
+from strata import L2PoolConfig, L3PoolConfig, WriteMode
+from strata.embedded import EmbeddedCluster, EmbeddedSentinel
 from strata.testing import Count, observe
-from tests.conftest import QUICK
-from tests.models import Note
 from tests.stores import MakeStore, schema, stores, sure
-from tests.support import wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(300)]
 

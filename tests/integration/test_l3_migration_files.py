@@ -11,9 +11,11 @@ import pytest
 
 from strata import PostgresPolicy, Schema
 from strata.errors import MigrationError
+from strata.l3 import migrations
 from strata.l3.migrations import Migrator
 from strata.l3.pool import Database
 from tests.l3 import VERSIONS, Item, fresh, unmade
+from tests.support import wait_until
 
 
 @pytest.fixture(params=VERSIONS)
@@ -156,6 +158,41 @@ def test_a_file_may_run_outside_a_transaction(
     assert query(database, "SELECT to_regclass('i')::text") == [("i",)]
     file.write_text("-- strata: no-transaction\nCREATE INDEX CONCURRENTLY j ON t (a);")
     assert migrator.migrate_from(tmp_path) == ["001_a.sql"]
+
+
+def test_an_index_that_is_made_beside_writers_waits_for_their_transactions(
+    database: Database, migrator: Migrator, write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "TABLE_PATIENCE", "50ms")
+    run(database, "CREATE TABLE t (a int)")
+    write("001_a.sql", "-- strata: no-transaction\nCREATE INDEX CONCURRENTLY i ON t (a);")
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'virtualxid' AND NOT granted"
+    with ThreadPoolExecutor(1) as pool:
+        with database.transaction() as writer:
+            writer.command("INSERT INTO t VALUES (1)")
+            job = pool.submit(migrator.migrate_from, tmp_path)
+            wait_until(lambda: job.done() or query(database, waiting) == [(1,)])
+            with pytest.raises(TimeoutError):
+                job.result(0.3)  # longer than it would wait for a table
+        assert job.result() == ["001_a.sql"]
+    assert query(database, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'i'::regclass") == [(True,)]
+
+
+def test_a_table_in_use_is_waited_for_in_turns(
+    database: Database, migrator: Migrator, write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "TABLE_PATIENCE", "50ms")
+    monkeypatch.setattr(migrations, "TABLE_TRIES", 1000)
+    run(database, "CREATE TABLE t (a int)")
+    write("001_a.sql", "INSERT INTO t VALUES (2); ALTER TABLE t ADD COLUMN b int")
+    with ThreadPoolExecutor(1) as pool:
+        with database.transaction() as reader:
+            reader.command("SELECT * FROM t")
+            job = pool.submit(migrator.migrate_from, tmp_path)
+            with pytest.raises(TimeoutError):
+                job.result(0.3)
+        assert job.result() == ["001_a.sql"]
+    assert query(database, "SELECT * FROM t") == [(2, None)]
 
 
 def test_what_cannot_be_read_is_refused(migrator: Migrator, tmp_path: Path) -> None:

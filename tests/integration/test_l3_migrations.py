@@ -39,7 +39,8 @@ def model(*fields: Any) -> Any:
 
 
 def tables(kind: Any, *, deferred: bool = False, indexes: Any = (), **policy: Any) -> list[tuple[Table, Schema[Any]]]:
-    table = Table(compile_model(kind), "things", schema_name="things", deferred=deferred)
+    by = policy.get("partition_by")
+    table = Table(compile_model(kind), "things", schema_name="things", deferred=deferred, partition_by=by)
     return [(table, Schema(kind, name="things", l3=PostgresPolicy(**policy), indexes=indexes))]
 
 
@@ -230,6 +231,33 @@ def test_new_columns_are_added_to_a_table_with_rows(database: Database) -> None:
     assert loaded is not None and table.plan.from_row(loaded.values, None).nested == Nested(3)
 
 
+@dataclass
+class Whole:
+    x: int = 3
+    inner: list[int] = field(default_factory=list)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (list[str], []), (tuple[int, ...], ()), (tuple, ()), (set[int], set()), (frozenset[str], frozenset()),
+        (dict[str, int], {}), (dict, {}), (list[Whole], []), (Whole, Whole()), (Whole | None, None),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_old_rows_get_in_a_json_column_can_be_read(database: Database, annotation: Any, value: Any) -> None:
+    migrate(database, model())
+    run(database, "INSERT INTO things (id) VALUES ('a')")
+    kind = model(("data", annotation))
+    assert migrate(database, kind).manual == ()
+    assert migrate(database, kind) == MigrationReport()
+    table = tables(kind)[0][0]
+    with database.connection() as conn:
+        loaded = table.get(conn, "a")
+    assert loaded is not None
+    assert table.plan.from_row(loaded.values, None).data == value
+
+
 def test_a_column_for_which_no_value_can_be_made_up_is_told(database: Database) -> None:
     migrate(database, model())
     run(database, "INSERT INTO things (id) VALUES ('a')")
@@ -238,11 +266,18 @@ def test_a_column_for_which_no_value_can_be_made_up_is_told(database: Database) 
     class Nested:
         x: int
 
-    report = migrate(database, model(("nested", Nested), ("secret", Annotated[str, strata.Encrypted])))
+    kind = model(("nested", Nested), ("pair", tuple[int, int]), ("secret", Annotated[str, strata.Encrypted]))
+    report = migrate(database, kind)
     assert report.applied == ()
-    assert ["things.nested" in report.manual[0].text, "things.secret" in report.manual[1].text] == [True, True]
+    assert [item.text.split()[0] for item in report.manual] == ["things.nested", "things.pair", "things.secret"]
+    assert "str | None" in report.manual[2].text
     for item in report.manual:
         run(database, item.sql)
+    run(database, """UPDATE things SET nested = '{"x": 1}', pair = '[1, 2]', secret = 's1:k1:'""")
+    for item in migrate(database, kind).manual:
+        assert "SET NOT NULL" in item.sql
+        run(database, item.sql)
+    assert migrate(database, kind) == MigrationReport()
 
 
 def test_new_indexes_are_made_without_blocking_writers(database: Database) -> None:
@@ -434,16 +469,24 @@ def test_a_table_partitioned_by_its_key_keeps_every_promise(database: Database) 
 
 
 def test_other_partitions_are_refused_with_the_reason(database: Database) -> None:
-    with pytest.raises(InvalidModelError, match="can only be the key"):
-        migrate(database, model(("at", datetime)), partition_by="at")
+    with pytest.raises(InvalidModelError, match="no column of it; partition_by is the key"):
+        migrate(database, model(("at", datetime)), partition_by="when")
+    with pytest.raises(InvalidModelError, match="is BIGINT; partition_by is the key"):
+        migrate(database, model(("size", int)), partition_by="size")
     with pytest.raises(InvalidModelError, match="unique in all of it"):
         migrate(database, model(("name", Annotated[str, strata.Unique])), partition_by="id")
 
 
-def test_an_unpartitioned_table_stays_so_and_is_told(database: Database) -> None:
-    migrate(database, model())
-    (told,) = migrate(database, model(), partition_by="id").manual
-    assert "not partitioned" in told.text
+def test_an_unpartitioned_table_stays_so_and_the_sql_that_changes_it_is_told(database: Database) -> None:
+    kind = model(("size", Annotated[int, strata.Indexed]))
+    migrate(database, kind)
+    run(database, "INSERT INTO things SELECT n::text, n FROM generate_series(1, 100) AS n")
+    (told,) = migrate(database, kind, partition_by="id").manual
+    assert "not partitioned by 'id'" in told.text
+    run(database, told.sql)
+    assert migrate(database, kind, partition_by="id").manual == ()
+    assert migrate(database, kind, partition_by="id") == MigrationReport()
+    assert query(database, "SELECT count(*), count(DISTINCT tableoid) > 5 FROM things") == [(100, True)]
 
 
 # -- many processes ---------------------------------------------------------------------------------------------
