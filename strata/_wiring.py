@@ -156,7 +156,7 @@ class Wiring:
                 raise InvalidConfigError("this needs a Redis for its ledger; set redis_addr or ledger_addr")
         return self._ledger
 
-    def publish(self, task: str, args: tuple[Any, ...], task_id: str) -> None:
+    def publish(self, task: str, args: tuple[Any, ...], task_id: str | None) -> None:
         """Hand a job over to the fleet. Raises `UnavailableError` where the broker does not answer."""
         publish(celery_app(self.config), task, args, task_id)
 

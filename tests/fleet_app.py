@@ -20,5 +20,6 @@ def report(key: int, error: Exception) -> None:
 store = DataStore(Config.from_env(write_behind_max_retry=2, write_behind_flush_interval=0.05))
 if lease := os.environ.get("STRATA_TEST_LEASE"):
     paced(store, lease=float(lease))
+    store.fleet.lease = float(lease)
 notes = store.register(deferred(hooks=SchemaHooks(on_write_error=report)))
 assert notes is not None and Note is not None

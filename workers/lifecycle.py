@@ -6,7 +6,9 @@ buffer after each fork (`DataStore` registers for it), and opens its own when a 
 
 from __future__ import annotations
 
+import functools
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from celery.signals import worker_process_shutdown, worker_ready, worker_shutdown, worker_shutting_down
@@ -17,21 +19,30 @@ from workers.application import app, store
 
 INTERVAL = 1.0  # seconds between looks at the oldest due times
 QUEUE = "strata.persist"
+JOBS = {"strata.warm", "strata.migrate"}
 
 log = get_logger(__name__)
 _stopped = threading.Event()
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
-def start_redrive(**_: Any) -> None:
-    """Start the thread, in the main process, of a worker that persists; one for other jobs must not pass for such."""
-    if QUEUE in app.amqp.queues.consume_from:
-        threading.Thread(target=_redrive, name="strata-redrive", daemon=True).start()
+def start_threads(**_: Any) -> None:
+    """Start the threads, in the main process, that look after what this worker is for.
+
+    One for other jobs must not pass for one that persists.
+    """
+    served = app.amqp.queues.consume_from
+    if QUEUE in served:
+        threading.Thread(target=_every_second, args=[store().fleet.redrive], name="strata-redrive", daemon=True).start()
+    jobs = JOBS & set(served)
+    if jobs:
+        look = functools.partial(store().fleet.look_after_jobs, jobs)
+        threading.Thread(target=_every_second, args=[look], name="strata-jobs", daemon=True).start()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
-def stop_redrive(**_: Any) -> None:
-    """End the thread; running tasks go on to their end."""
+def stop_threads(**_: Any) -> None:
+    """End the threads; running tasks go on to their end."""
     _stopped.set()
 
 
@@ -54,11 +65,11 @@ def _close() -> None:
         log.warning("the store was closed with writes left: %s", error)
 
 
-def _redrive() -> None:
+def _every_second(look: Callable[[], object]) -> None:
     while not _stopped.wait(INTERVAL):
         try:
-            store().fleet.redrive()
+            look()
         except StrataError:
-            pass  # the ledger does not answer; the next second it may
+            pass  # Redis does not answer; the next second it may
         except Exception:
-            log.exception("the look at the ledger failed")
+            log.exception("the look for overdue work failed")
