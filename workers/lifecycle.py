@@ -7,6 +7,7 @@ buffer after each fork (`DataStore` registers for it), and opens its own when a 
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,20 @@ def start_threads(**_: Any) -> None:
     if jobs:
         look = functools.partial(store().fleet.look_after_jobs, jobs)
         threading.Thread(target=_every_second, args=[look], name="strata-jobs", daemon=True).start()
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def serve_metrics(**__: Any) -> None:
+    """Where STRATA_METRICS_ADDR (host:port) is set, serve there what this worker and its children record."""
+    given = os.environ.get("STRATA_METRICS_ADDR", "")
+    if given:
+        from strata.integrations.prometheus import serve  # only here is the extra needed
+
+        host, _, port = given.rpartition(":")
+        try:
+            serve(host or "127.0.0.1", int(port))
+        except (OSError, ValueError) as error:
+            log.error("no metrics at STRATA_METRICS_ADDR=%s: %s; it takes host:port", given, error)
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
