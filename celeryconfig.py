@@ -69,6 +69,12 @@ worker_prefetch_multiplier = 1
 task_soft_time_limit = 45
 task_time_limit = 60
 
+# `strata.warm` keeps far below them: each task takes parts of the job for ten seconds, then rings again. A migration
+# is one statement at a time, of which CREATE INDEX takes as long as it takes, so its task has a day (0 and None would
+# mean the limits above). Its message comes back after `visibility_timeout` all the same: the second task finds the
+# job held by the first, whose lease is renewed while it lives, and ends at once.
+task_annotations = {"strata.migrate": {"soft_time_limit": 86_400, "time_limit": 86_400}}
+
 # Two quick tries, since only the ringing thread publishes, and it tries again by itself.
 task_publish_retry = True
 task_publish_retry_policy = {"max_retries": 1, "interval_start": 0, "interval_step": 0.05, "interval_max": 0.1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from strata.aging import Aging
@@ -21,6 +21,7 @@ from strata.coherence.repairs import Repairs
 from strata.coherence.versions import VersionClock
 from strata.config import Config
 from strata.crypto import TableCipher, keys_from
+from strata.engine import readings
 from strata.engine.background import Background
 from strata.engine.context import Context
 from strata.errors import InvalidConfigError, InvalidModelError
@@ -38,6 +39,7 @@ from strata.l3.table import Table
 from strata.model import check_identifier, compile_model
 from strata.model.plan import ModelPlan
 from strata.observe.counters import Counters
+from strata.observe.feed import Feed, Reading
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.policies import EvictionPolicy, MemPolicy, RedisPolicy, SearchExpiry, WriteMode
@@ -83,10 +85,10 @@ class Wiring:
             announcer=announcer,
             repairs=repairs,
             lasting=float(pool.statement_timeout) + float(pool.lock_timeout) + MARGIN,  # type: ignore[arg-type]
-            metrics=self.metrics,
             background=Background(pool.max_conns, self.log),
             server=self.server,
         )
+        self.feed = self.context.feed = Feed(self.metrics, self._counts, self._gauges, self.log)
         if self.server is not None:
             self.context.bus = Bus(
                 self.server,
@@ -161,14 +163,14 @@ class Wiring:
         """The Redis of ledger, jobs and doorbells. Raises `InvalidConfigError` where there is none."""
         if self._ledger is None:
             if self.config.ledger_addr:
-                self._ledger = self._server(self.config.ledger_addr)
+                self._ledger = self._server(self.config.ledger_addr, "ledger")
             elif self.server is not None:
                 self._ledger = self.server
             else:
                 raise InvalidConfigError("this needs a Redis for its ledger; set redis_addr or ledger_addr")
         return self._ledger
 
-    def publish(self, task: str, args: tuple[Any, ...], task_id: str) -> None:
+    def publish(self, task: str, args: tuple[Any, ...], task_id: str | None) -> None:
         """Hand a job over to the fleet. Raises `UnavailableError` where the broker does not answer."""
         publish(celery_app(self.config), task, args, task_id)
 
@@ -195,9 +197,11 @@ class Wiring:
                 bound.l2.reset_tokens()
         if context.writebehind is not None:
             context.writebehind.after_fork()
+        self.feed.after_fork()
 
     def close(self) -> None:
         """Stop the threads and close the connections; what is written behind was flushed before."""
+        self.feed.stop()
         if self.context.bus is not None:
             self.context.bus.stop()
         self.context.background.stop()
@@ -209,13 +213,41 @@ class Wiring:
             if server is not None:
                 server.close()
 
+    def _counts(self) -> list[Reading]:
+        return readings.counts(list(self._schemas.values()), readings.bus_numbers(self.context, self.inbox))
+
+    def _gauges(self) -> list[Reading]:
+        deferred = self.context.writebehind
+        breakers = {name: server.breaker for name, server in self._servers().items()}
+        return readings.gauges(list(self._schemas.values()), breakers, {} if deferred is None else deferred.lag())
+
+    def _servers(self) -> dict[str, RedisServer | Database]:
+        """What this store talks to, by the names that metrics have for it."""
+        servers: dict[str, RedisServer | Database] = {}
+        if self.server is not None:
+            servers["cache"] = self.server
+        if self._ledger is not None and self._ledger is not self.server:
+            servers["ledger"] = self._ledger
+        for dsn, database in self.databases.items():
+            servers["primary" if dsn == self.config.postgres_dsn else "replica"] = database
+        return servers
+
+    def _timer(self, name: str, server: str) -> Callable[[float], None] | None:
+        """Who is told how long calls take; None where nobody asked."""
+        if not self.metrics.enabled:
+            return None
+        metrics = self.metrics
+        return lambda seconds: metrics.observe(name, seconds, server=server)
+
     def _redis(self) -> RedisServer | None:
         config = self.config
         if config.redis_client is not None:
-            return RedisServer(lambda: adopt(config.redis_client, config.l2_pool), self.clock)
-        return self._server(config.redis_addr) if config.redis_addr else None
+            made = RedisServer(lambda: adopt(config.redis_client, config.l2_pool), self.clock)
+            made.on_call = self._timer("strata_l2_seconds", "cache")
+            return made
+        return self._server(config.redis_addr, "cache") if config.redis_addr else None
 
-    def _server(self, addr: str) -> RedisServer:
+    def _server(self, addr: str, name: str) -> RedisServer:
         config = self.config
         password = config.redis_password or None
 
@@ -224,7 +256,9 @@ class Wiring:
 
         if not addr.startswith("redis+cluster://"):
             make()  # nothing is sent, but an address that cannot be read is found now
-        return RedisServer(make, self.clock)
+        made = RedisServer(make, self.clock)
+        made.on_call = self._timer("strata_l2_seconds", name)
+        return made
 
     def _check(self, schema: Schema[Any], plan: ModelPlan[Any], mode: WriteMode) -> None:
         name = schema.name
@@ -331,7 +365,8 @@ class Wiring:
 
     def database(self, dsn: str) -> Database:
         if dsn not in self.databases:
-            self.databases[dsn] = Database(dsn, self.config.l3_pool, clock=self.clock)
+            made = self.databases[dsn] = Database(dsn, self.config.l3_pool, clock=self.clock)
+            made.on_call = self._timer("strata_l3_seconds", "primary" if dsn == self.config.postgres_dsn else "replica")
         return self.databases[dsn]
 
 

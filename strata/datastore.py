@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from time import monotonic
+from time import monotonic, perf_counter
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
@@ -23,6 +23,7 @@ from strata.engine.hot import Hot
 from strata.engine.jobs import Job
 from strata.engine.many import ManyReader
 from strata.engine.read import Reader
+from strata.engine.readings import bus_numbers, numbers_of
 from strata.engine.rotate import KeyRotation, Rotator
 from strata.engine.rows import Filler
 from strata.engine.search import Searcher
@@ -39,11 +40,13 @@ from strata.errors import (
 )
 from strata.fleet import Fleet
 from strata.l3.migrations import MigrationRecord, MigrationReport, Migrator
-from strata.observe.counters import Counters, Stats
+from strata.observe.counters import Stats
+from strata.observe.metrics import SafeMetrics
 from strata.policies import seconds
 from strata.query import Q, Query, as_query
 from strata.schema import Schema
 from strata.writebehind.deadletters import DeadLetters
+from strata.writebehind.facade import PendingStats
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -76,6 +79,7 @@ class DataStore:
         self._hot: dict[Any, Hot] = {}
         self._closed = False
         self._wiring = Wiring(config, self._schemas)
+        self._metrics = self._wiring.metrics if self._wiring.metrics.enabled else None
         context = self._wiring.context
         filler = Filler(context)
         self._reader = Reader(context)
@@ -149,7 +153,7 @@ class DataStore:
     def get_slowly(self, schema: Any, id: Any, default: Any, force_l2: bool, force_l3: bool) -> Any:
         """`get` without a look at the hit path."""
         bound = self._bound(schema)
-        with _Counted(bound.counters):
+        with _Counted(bound, self._metrics, "strata_get_seconds"):
             record = self._reader.get(bound, id, force_l2=force_l2, force_l3=force_l3)
         if record is not ABSENT:
             return record
@@ -164,13 +168,13 @@ class DataStore:
     def get_many(self, schema: Any, ids: Iterable[Any]) -> dict[Any, Any]:
         """Those of the records that exist, by id, with one round trip a tier."""
         bound = self._bound(schema)
-        with _Counted(bound.counters):
+        with _Counted(bound, self._metrics):
             return self._many.get_many(bound, ids)
 
     def exists(self, schema: Any, id: Any) -> bool:
         """Whether any tier has the record. Nothing is filled."""
         bound = self._bound(schema)
-        with _Counted(bound.counters):
+        with _Counted(bound, self._metrics):
             return self._reader.exists(bound, id)
 
     @overload
@@ -183,7 +187,7 @@ class DataStore:
         Whole records also fill L1 and L2. Raises `QueryError` before any tier is asked.
         """
         bound = self._bound(schema)
-        with _Counted(bound.counters):
+        with _Counted(bound, self._metrics):
             return self._searcher.search(bound, as_query(query))
 
     @overload
@@ -193,7 +197,7 @@ class DataStore:
     def search_cached(self, schema: Any, query: Q | Query | None = None) -> list[Any]:
         """As `search`; the whole result is kept in L2 under a key made from the query, until the L2 TTL."""
         bound = self._bound(schema)
-        with _Counted(bound.counters):
+        with _Counted(bound, self._metrics):
             return self._searcher.search_cached(bound, as_query(query))
 
     @overload
@@ -208,7 +212,7 @@ class DataStore:
     def count(self, schema: Any, query: Q | Query | None = None) -> int:
         """How many rows L3 has; order, limit and offset of the query do not matter."""
         bound = self._bound(schema)
-        with _Counted(bound.counters):
+        with _Counted(bound, self._metrics):
             return self._searcher.count(bound, as_query(query))
 
     # -- writing ------------------------------------------------------------------------------------------------
@@ -220,13 +224,13 @@ class DataStore:
     def set(self, schema: Any, id: Any, value: Any) -> Any:
         """Store a record by the schema's write mode; returns it as stored. The caller's object is not changed."""
         bound = self._bound(schema)
-        with _Counted(bound.counters):
+        with _Counted(bound, self._metrics, "strata_set_seconds"):
             return self._writer.set(bound, id, value)
 
     def set_many(self, schema: Any, values: Mapping[Any, Any]) -> dict[Any, Any]:
         """Store records by id, synchronously in every mode and all or nothing in L3; returns them as stored."""
         bound = self._bound(schema)
-        with _Counted(bound.counters):
+        with _Counted(bound, self._metrics):
             prepared = {id: self._writer.prepare(bound, id, value) for id, value in values.items()}
             if bound.table is None:
                 stored = {
@@ -249,13 +253,13 @@ class DataStore:
     def delete(self, schema: Any, id: Any) -> None:
         """Remove the record from all tiers; deleting what is not there is no error."""
         bound = self._bound(schema)
-        with _Counted(bound.counters):
+        with _Counted(bound, self._metrics):
             self._writer.delete(bound, id)
 
     def delete_many(self, schema: Any, ids: Iterable[Any]) -> None:
         """Remove records; write-through schemas in one transaction."""
         bound = self._bound(schema)
-        with _Counted(bound.counters):
+        with _Counted(bound, self._metrics):
             texts = {id: bound.plan.key_text(id) for id in ids}
             if bound.deferred or bound.table is None:
                 for id in texts:
@@ -278,7 +282,7 @@ class DataStore:
     def invalidate(self, schema: Any, id: Any) -> None:
         """Drop the record from L1 and L2 of every instance; L3 and pending writes stay."""
         bound = self._bound(schema)
-        with _Counted(bound.counters):
+        with _Counted(bound, self._metrics):
             self._writer.invalidate(bound, id)
 
     @overload
@@ -309,7 +313,7 @@ class DataStore:
             raise InvalidConfigError(f"limit is {limit!r}; it must be a whole number, 0 or more (0 = all)")
         if background:
             return self.fleet.start_warm(bound, limit)
-        with _Counted(bound.counters):
+        with _Counted(bound, self._metrics):
             return self._warmer.warm(bound, limit, progress)
 
     def flush_dirty(self, timeout: Timeout = None) -> None:
@@ -379,7 +383,7 @@ class DataStore:
         chosen = every if schema is None else [self._bound(schema)]
         rotations = []
         for bound in chosen:
-            with _Counted(bound.counters):
+            with _Counted(bound, self._metrics):
                 told = None if progress is None else partial(progress, bound.name)
                 rotations.append(self._rotator.rotate(bound, told))
         return rotations
@@ -387,20 +391,27 @@ class DataStore:
     # -- life ---------------------------------------------------------------------------------------------------
 
     def stats(self) -> Stats:
-        """A snapshot of the counters; works on a closed store as well."""
-        by_schema = {name: _numbers(bound) for name, bound in list(self._schemas.items())}
+        """A snapshot of the counters; works on a closed store as well.
+
+        With write-behind schemas it asks the ledger what is pending, at most once a second; where the ledger does not
+        answer, the numbers are the last known ones.
+        """
+        by_schema: dict[str, dict[str, Any]] = {name: numbers_of(b) for name, b in list(self._schemas.items())}
         totals: dict[str, Any] = {}
         for numbers in by_schema.values():
             for name, value in numbers.items():
                 totals[name] = totals.get(name, 0) + value
-        context, inbox = self._wiring.context, self._wiring.inbox
-        if context.writebehind is not None:
-            totals["dirty_count"] = context.writebehind.dirty_count()
+        deferred = self._wiring.context.writebehind
+        if deferred is not None:
+            lag = deferred.lag(ask=not self._closed)
+            for name, waiting in lag.items():
+                by_schema[name] |= waiting.fields()
+            totals |= PendingStats.together(lag.values()).fields()
+            totals["dirty_count"] = deferred.dirty_count()
+            totals["dirty_age"] = deferred.dirty_age()
         return Stats(
             **totals,
-            bus_messages=inbox.messages,
-            bus_unreadable=inbox.unreadable,
-            bus_resets=0 if context.bus is None else context.bus.resets,
+            **bus_numbers(self._wiring.context, self._wiring.inbox),
             by_schema=MappingProxyType({name: MappingProxyType(numbers) for name, numbers in by_schema.items()}),
         )
 
@@ -455,29 +466,27 @@ class DataStore:
 
 
 class _Counted:
-    """Counts an operation that raises."""
+    """Counts an operation that raises, and tells the recorder, where there is one, of it and of the time it took."""
 
-    __slots__ = ("_counters",)
+    __slots__ = ("_began", "_bound", "_metrics", "_timed")
 
-    def __init__(self, counters: Counters) -> None:
-        self._counters = counters
+    def __init__(self, bound: Bound, metrics: SafeMetrics | None, timed: str = "") -> None:
+        self._bound = bound
+        self._metrics = metrics
+        self._timed = timed
 
     def __enter__(self) -> None:
-        pass
+        if self._metrics is not None:
+            self._began = perf_counter()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         if kind is not None:
-            self._counters.errors += 1
-
-
-def _numbers(bound: Bound) -> dict[str, int]:
-    numbers = {name: getattr(bound.counters, name) for name in Counters.__slots__}
-    store = bound.l1.store
-    if store is not None:
-        numbers["gets"] += store.hits
-        numbers["l1_hits"] += store.hits
-        numbers |= {"l1_entries": len(store), "evictions": store.evictions, "expirations": store.expirations}
-    return numbers
+            self._bound.counters.errors += 1
+        if self._metrics is not None:
+            if self._timed:
+                self._metrics.observe(self._timed, perf_counter() - self._began, schema=self._bound.name)
+            if kind is not None:
+                self._metrics.count("strata_errors", schema=self._bound.name, error=kind.__name__)
 
 
 def _after_fork_in_child() -> None:

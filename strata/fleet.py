@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import uuid
+from collections.abc import Callable, Collection
 from typing import Any
 
 from strata._wiring import Wiring
 from strata.bound import Bound
-from strata.engine.jobs import Job, JobRecord, JobState, new_id
+from strata.engine.jobs import Job, new_id
 from strata.engine.search import tables
-from strata.engine.warm import Warmer
-from strata.errors import StrataError
+from strata.engine.warm import Span, Warmer
+from strata.engine.work import Bell, Crew, Part, Taken, Work, open_jobs, overdue
+from strata.errors import UnavailableError
 from strata.l3.migrations import Migrator
-from strata.query import Query
+
+LEASE = 20.0  # seconds for which a worker holds a part of a job, and has not got on with it
+RINGS = 16  # tasks that a divided job begins with
+WARM, MIGRATE = "strata.warm", "strata.migrate"
+PLAN, SPAN = "plan", "span"  # kinds of parts
 
 PARTITIONS = "strata:{chores}:partitions"  # the lease: held while partitions are made, and an hour from then on
 PARTITIONS_HELD_MS = 60_000  # a worker that failed, or died over it, is followed by another after that
@@ -29,6 +36,8 @@ class Fleet:
         self._wiring = wiring
         self._warmer = warmer
         self._migrator = migrator
+        self._crew = Crew()
+        self.lease = LEASE
 
     def persist(self, schema: str, shard: int) -> int:
         """Write what is due in one shard of the ledger to L3; returns how many records."""
@@ -57,44 +66,92 @@ class Fleet:
         return len(report.applied)
 
     def warm(self, job_id: str, schema: str, limit: int) -> int:
-        """Warm the caches, telling the job's record how far it is."""
-        record = JobRecord(self._wiring.ledger(), job_id)
-        return self._run(record, lambda: self._warm(record, self._lookup(schema), limit))
+        """Take part in warming the caches, for about ten seconds; returns how many records this task read."""
+        work = self._work(job_id)
+        return self._run(work, lambda taken: self._warm_part(work, taken, self._lookup(schema), limit))
 
     def migrate(self, job_id: str) -> int:
-        """Bring PostgreSQL to the registered schemas; returns how many changes were applied."""
-        record = JobRecord(self._wiring.ledger(), job_id)
-        return self._run(record, lambda: len(self._migrator().migrate().applied))
+        """Bring PostgreSQL to the registered schemas, unless another worker is at it; returns the changes applied."""
+        work = self._work(job_id)
+        return self._run(work, lambda taken: self._migrate_part(work, taken))
+
+    def look_after_jobs(self, tasks: Collection[str]) -> int:
+        """Ring again for jobs of these tasks of which a part waits and nobody comes; returns how many were rung for."""
+        server = self._wiring.ledger()
+        rung = 0
+        for work in open_jobs(server, self.lease):
+            bell = work.bell()
+            if bell is not None and bell.task in tasks and overdue(server, work):
+                self._ring(work, bell)
+                rung += 1
+        return rung
 
     def start_warm(self, bound: Bound, limit: int) -> Job:
         """Hand `warm_cache` over to the fleet."""
         tables(bound)
-        return self._start("strata.warm", bound.name, limit)
+        return self._start(Part(PLAN), Bell(WARM, [bound.name, limit]))
 
     def start_migrate(self) -> Job:
         """Hand `migrate` over to the fleet."""
-        return self._start("strata.migrate")
+        return self._start(Part(MIGRATE), Bell(MIGRATE, []))
 
-    def _start(self, task: str, *args: Any) -> Job:
-        record = JobRecord(self._wiring.ledger(), new_id())
-        record.write(state=JobState.PENDING)
-        self._wiring.publish(task, (record.id, *args), record.id)
-        return Job(record)
+    def _start(self, first: Part, bell: Bell) -> Job:
+        work = self._work(new_id())
+        work.open(first, bell)
+        self._wiring.publish(bell.task, (work.id, *bell.args), work.id)
+        return Job(work.record)
 
-    def _warm(self, record: JobRecord, bound: Bound, limit: int) -> int:
-        table, database = tables(bound)
-        with database.connection() as conn:
-            rows = table.count(conn, Query())
-        total = min(rows, limit) if limit else rows
-        record.write(done=0, total=total)
-        return self._warmer.warm(bound, limit, lambda done: record.write(done=done, total=max(total, done)))
+    def _work(self, id: str) -> Work:
+        return Work(self._wiring.ledger(), id, self.lease)
 
-    def _run(self, record: JobRecord, body: Callable[[], int]) -> int:
-        record.write(state=JobState.RUNNING)
-        try:
-            result = body()
-        except StrataError as error:
-            record.write(state=JobState.FAILED, error=f"{type(error).__name__}: {error}")
-            raise
-        record.write(state=JobState.DONE, result=result)
-        return result
+    def _run(self, work: Work, do: Callable[[Taken], int]) -> int:
+        count = self._crew.run(work, lambda: uuid.uuid4().hex, do)
+        if work.waits() and (bell := work.bell()) is not None:
+            with contextlib.suppress(UnavailableError):  # whoever looks after jobs rings in its place
+                self._ring(work, bell)
+        return count
+
+    def _ring(self, work: Work, bell: Bell) -> None:
+        self._wiring.publish(bell.task, (work.id, *bell.args), None)
+
+    def _migrate_part(self, work: Work, taken: Taken) -> int:
+        with work.held(taken):
+            applied = len(self._migrator().migrate().applied)
+        work.advance(taken, None, applied)
+        return applied
+
+    def _warm_part(self, work: Work, taken: Taken, bound: Bound, limit: int) -> int:
+        if taken.part.kind == PLAN:
+            division = self._warmer.divide(bound, limit)
+            work.split(taken, [_part_of(bound, span) for span in division.spans], division.total)
+            bell = Bell(WARM, [bound.name, limit])
+            with contextlib.suppress(UnavailableError):
+                for _ in division.spans[1:RINGS]:
+                    self._ring(work, bell)
+            return 0
+        return self._warm_span(work, taken, bound)
+
+    def _warm_span(self, work: Work, taken: Taken, bound: Bound) -> int:
+        deadline = self._wiring.clock.monotonic() + self._crew.budget
+        count = 0
+        for left, rows in self._warmer.run(bound, _span_of(bound, taken.part), strict=True):
+            rest = None if left is None else _part_of(bound, left)
+            if not work.advance(taken, rest, rows):
+                return count  # another worker thought this one dead, and goes on where it was
+            count += rows
+            if rest is not None and self._wiring.clock.monotonic() >= deadline:
+                work.give_back(taken, rest)
+                return count
+        return count
+
+
+def _part_of(bound: Bound, span: Span) -> Part:
+    text = bound.plan.key_text
+    after, last = (None if key is None else text(key) for key in (span.after, span.last))
+    return Part(SPAN, after, last, span.most)
+
+
+def _span_of(bound: Bound, part: Part) -> Span:
+    parse = bound.plan.parse_key
+    after, last = (None if key is None else parse(key) for key in (part.after, part.last))
+    return Span(after, last, part.most)

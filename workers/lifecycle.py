@@ -6,7 +6,10 @@ buffer after each fork (`DataStore` registers for it), and opens its own when a 
 
 from __future__ import annotations
 
+import functools
+import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from celery.signals import worker_process_shutdown, worker_ready, worker_shutdown, worker_shutting_down
@@ -18,16 +21,39 @@ from workers.application import app, store
 INTERVAL = 1.0  # seconds between looks at the oldest due times
 CHORES = 60.0  # seconds between asking whether partitions are to be made; one worker an hour then looks
 QUEUE = "strata.persist"
+JOBS = {"strata.warm", "strata.migrate"}
 
 log = get_logger(__name__)
 _stopped = threading.Event()
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
-def start_redrive(**_: Any) -> None:
-    """Start the thread, in the main process, of a worker that persists; one for other jobs must not pass for such."""
-    if QUEUE in app.amqp.queues.consume_from:
-        threading.Thread(target=_redrive, name="strata-redrive", daemon=True).start()
+def start_threads(**_: Any) -> None:
+    """Start the threads, in the main process, that look after what this worker is for.
+
+    One for other jobs must not pass for one that persists.
+    """
+    served = app.amqp.queues.consume_from
+    if QUEUE in served:
+        threading.Thread(target=_every_second, args=[store().fleet.redrive], name="strata-redrive", daemon=True).start()
+    jobs = JOBS & set(served)
+    if jobs:
+        look = functools.partial(store().fleet.look_after_jobs, jobs)
+        threading.Thread(target=_every_second, args=[look], name="strata-jobs", daemon=True).start()
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def serve_metrics(**__: Any) -> None:
+    """Where STRATA_METRICS_ADDR (host:port) is set, serve there what this worker and its children record."""
+    given = os.environ.get("STRATA_METRICS_ADDR", "")
+    if given:
+        from strata.integrations.prometheus import serve  # only here is the extra needed
+
+        host, _, port = given.rpartition(":")
+        try:
+            serve(host or "127.0.0.1", int(port))
+        except (OSError, ValueError) as error:
+            log.error("no metrics at STRATA_METRICS_ADDR=%s: %s; it takes host:port", given, error)
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
@@ -37,7 +63,7 @@ def start_chores(**_: Any) -> None:
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
-def stop_redrive(**_: Any) -> None:
+def stop_threads(**_: Any) -> None:
     """End the threads; running tasks go on to their end."""
     _stopped.set()
 
@@ -61,14 +87,14 @@ def _close() -> None:
         log.warning("the store was closed with writes left: %s", error)
 
 
-def _redrive() -> None:
+def _every_second(look: Callable[[], object]) -> None:
     while not _stopped.wait(INTERVAL):
         try:
-            store().fleet.redrive()
+            look()
         except StrataError:
-            pass  # the ledger does not answer; the next second it may
+            pass  # Redis does not answer; the next second it may
         except Exception:
-            log.exception("the look at the ledger failed")
+            log.exception("the look for overdue work failed")
 
 
 def _chores() -> None:

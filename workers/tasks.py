@@ -21,13 +21,13 @@ def redrive() -> int:
 
 @app.task(name="strata.warm")  # type: ignore[untyped-decorator]
 def warm(job_id: str, schema: str, limit: int) -> int:
-    """Load the caches; progress is in the job's record."""
+    """Take part in loading the caches; progress is in the job's record."""
     return store().fleet.warm(job_id, schema, limit)
 
 
 @app.task(name="strata.migrate")  # type: ignore[untyped-decorator]
 def migrate(job_id: str) -> int:
-    """Bring PostgreSQL to the registered schemas."""
+    """Bring PostgreSQL to the registered schemas, unless another worker is at it."""
     return store().fleet.migrate(job_id)
 
 

@@ -15,7 +15,7 @@ from strata.coherence.repairs import Repairs
 from strata.coherence.versions import VersionClock
 from strata.engine.background import Background
 from strata.l2.client import RedisServer
-from strata.observe.metrics import SafeMetrics
+from strata.observe.feed import Feed
 from strata.writebehind import Own, WriteBehind
 
 ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "ABSENT", "__slots__": ()})()
@@ -33,8 +33,8 @@ class Context:
     announcer: Announcer
     repairs: Repairs
     lasting: float
-    metrics: SafeMetrics
     background: Background
+    feed: Feed | None = None
     server: RedisServer | None = None
     bus: Bus | None = None
     writebehind: WriteBehind | None = None
@@ -62,7 +62,9 @@ class Context:
         return own
 
     def listen(self) -> None:
-        """From now on this instance hears of other instances' writes."""
+        """From now on this instance hears of other instances' writes, and tells the recorder of its own doings."""
+        if self.feed is not None:
+            self.feed.start()
         if self.bus is not None:
             self.bus.start()
 

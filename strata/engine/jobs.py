@@ -1,6 +1,7 @@
 """Handles of jobs that run on the worker fleet; their progress lives in a Redis hash, which outlives any worker.
 
-The hash `strata:{job}:<id>` has the fields `state`, `done`, `total`, `result` and `error`, and expires after a day.
+The hash `strata:{job}:<id>` has the fields `state`, `done`, `total`, `result`, `error` and `bell` (how workers are
+called to it), and expires after a day. What workers share besides is in `work.py`.
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ class JobRecord:
     def __init__(self, server: RedisServer, id: str) -> None:
         self._server = server
         self.id = id
-        self._key = f"strata:{{job}}:{id}"
+        self.key = f"strata:{{job}}:{id}"
 
     def write(self, **fields: Any) -> None:
         """Set some of its fields. Raises `L2UnavailableError`."""
         flat = [part for name, value in fields.items() for part in (name, str(value))]
-        self._server.pipeline([("HSET", self._key, *flat), ("EXPIRE", self._key, KEPT_SECONDS)])
+        self._server.pipeline([("HSET", self.key, *flat), ("EXPIRE", self.key, KEPT_SECONDS)])
 
     def read(self) -> dict[str, str]:
         """All of its fields. Raises `L2UnavailableError`."""
-        flat = self._server.execute("HGETALL", self._key)
+        flat = self._server.execute("HGETALL", self.key)
         pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
         return {name.decode(): value.decode() for name, value in pairs}
 

@@ -147,7 +147,6 @@ class _Call:
         if len(stale) < len(self._open):
             return False
         bound.counters.stale_served += len(stale)
-        self._context.metrics.count("strata_stale_served", len(stale), schema=bound.name)
         for id, (record, version) in stale.items():
             self._settle(id, record, version)
         return True

@@ -119,4 +119,3 @@ class Patience:
 
     def _count(self, bound: Bound, name: str) -> None:
         setattr(bound.counters, name, getattr(bound.counters, name) + 1)
-        self._context.metrics.count(f"strata_{name}", schema=bound.name)

@@ -30,8 +30,11 @@ class Filler:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def fill(self, bound: Bound, items: Sequence[Item]) -> int:
-        """Fill where nothing newer is known; returns how many entered a cache. An outage fills nothing."""
+    def fill(self, bound: Bound, items: Sequence[Item], *, strict: bool = False) -> int:
+        """Fill where nothing newer is known; returns how many entered a cache.
+
+        An outage fills nothing, or, where it is `strict`, raises `L2UnavailableError` or `L3UnavailableError`.
+        """
         if not items or (bound.l1.store is None and bound.l2 is None):
             return 0
         began = self._context.clock.monotonic()
@@ -45,6 +48,8 @@ class Filler:
                     bound.l1.fill(claims[item.key_text], bound.plan.freeze(item.record), item.version, loaded=began)
             return len(filled)
         except (L2UnavailableError, L3UnavailableError):
+            if strict:
+                raise
             return 0
         finally:
             for claim in claims.values():

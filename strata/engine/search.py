@@ -146,20 +146,3 @@ def tables(bound: Bound) -> tuple[Table, Database]:
     if bound.table is None or bound.database is None:
         raise L3UnavailableError(f"schema {bound.name!r} has no L3, which this call asks; give it a PostgresPolicy")
     return bound.table, bound.database
-
-
-def chunks(bound: Bound, limit: int, size: int) -> Iterator[Sequence[Any]]:
-    """All rows in the order of their keys, `size` at a time, each chunk in a query of its own; 0 = no limit."""
-    table, database = tables(bound)
-    after: Any = None
-    left = limit or None
-    while left is None or left > 0:
-        step = size if left is None else min(size, left)
-        with database.connection() as conn:
-            rows = table.page(conn, after, step)
-        if rows:
-            yield rows
-        if len(rows) < step:
-            return
-        after = bound.plan.key_of(bound.plan.from_row(rows[-1].values, bound.cipher))
-        left = None if left is None else left - len(rows)

@@ -1,13 +1,21 @@
-"""A `MetricsRecorder` for Prometheus (extra `prometheus`)."""
+"""A `MetricsRecorder` for Prometheus (extra `prometheus`), and a page of its metrics."""
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from typing import Any
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector
 
 BUCKETS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SUMMED = {"strata_l1_entries", "strata_write_behind_dirty"}  # of several processes; of other gauges the largest counts
+
+# The metrics of each registry, which takes a name once: all recorders of a registry share them. Written under `_lock`.
+_lock = threading.Lock()
+_known: weakref.WeakKeyDictionary[CollectorRegistry, dict[str, Any]] = weakref.WeakKeyDictionary()
 
 
 class PrometheusRecorder:
@@ -20,9 +28,9 @@ class PrometheusRecorder:
     def __init__(self, registry: CollectorRegistry = REGISTRY, prefix: str = "strata") -> None:
         self._registry = registry
         self._prefix = prefix
-        # `_known` is written under `_lock`; read without it, since a key is set once and never removed.
-        self._lock = threading.Lock()
-        self._known: dict[str, Any] = {}
+        with _lock:
+            # Read without the lock, since a name is set once and never removed.
+            self._metrics = _known.setdefault(registry, {})
 
     def count(self, name: str, value: int = 1, **labels: str) -> None:
         """Add to a counter."""
@@ -37,16 +45,30 @@ class PrometheusRecorder:
         self._labelled(Gauge, name, labels).set(value)
 
     def _labelled(self, kind: Any, name: str, labels: dict[str, str]) -> Any:
-        metric = self._known.get(name)
-        if metric is None:
-            metric = self._make(kind, name, tuple(sorted(labels)))
+        metric = self._metrics.get(self._full(name)) or self._make(kind, self._full(name), tuple(sorted(labels)))
         return metric.labels(**labels) if labels else metric
 
+    def _full(self, name: str) -> str:
+        return name if name.startswith(self._prefix) else f"{self._prefix}_{name}"
+
     def _make(self, kind: Any, name: str, labels: tuple[str, ...]) -> Any:
-        with self._lock:
-            if name not in self._known:
-                options: dict[str, Any] = {"buckets": BUCKETS} if kind is Histogram else {}
-                plain = name.replace(".", "_")
-                full = plain if plain.startswith(f"{self._prefix}_") else f"{self._prefix}_{plain}"
-                self._known[name] = kind(full, f"Strata: {name}", labels, registry=self._registry, **options)
-            return self._known[name]
+        options: dict[str, Any] = {}
+        if kind is Histogram:
+            options["buckets"] = BUCKETS
+        elif kind is Gauge:
+            options["multiprocess_mode"] = "livesum" if name in SUMMED else "livemax"
+        with _lock:
+            if name not in self._metrics:
+                said = f"See docs/observability.md: {name}"
+                self._metrics[name] = kind(name, said, labels, registry=self._registry, **options)
+            return self._metrics[name]
+
+
+def serve(address: str, port: int) -> None:
+    """Serve `/metrics` in a thread; of all processes that share `PROMETHEUS_MULTIPROC_DIR`, where that is set."""
+    if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        start_http_server(port, address)
+        return
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    start_http_server(port, address, registry=registry)

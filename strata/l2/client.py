@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Any
 
 import hiredis
@@ -29,6 +30,7 @@ class RedisServer:
     def __init__(self, make: Callable[[], Any], clock: Clock) -> None:
         self._make = make
         self.breaker = Breaker(clock)
+        self.on_call: Callable[[float], None] | None = None  # is told how many seconds each call took; set once
         # Written once by whoever comes first: two racing callers build two, and one is dropped unopened.
         self._client: Any = None
         self._wires: Wires | None = None
@@ -115,6 +117,8 @@ class RedisServer:
     def _guarded(self, send: Callable[[], Any]) -> Any:
         if not self.breaker.allow():
             raise L2UnavailableError("Redis was not asked: it did not answer a moment ago; it is tried again shortly")
+        if self.on_call is not None:
+            send = _timed(send, self.on_call)
         try:
             answer = send()
         except L2UnavailableError:
@@ -170,6 +174,17 @@ class RedisServer:
         # Every node of a Cluster passes on what is published on any of them.
         pool = self.client.get_random_node().redis_connection.connection_pool
         return Wires(pool, 1).open()
+
+
+def _timed(send: Callable[[], Any], tell: Callable[[float], None]) -> Callable[[], Any]:
+    def timed() -> Any:
+        began = perf_counter()
+        try:
+            return send()
+        finally:
+            tell(perf_counter() - began)
+
+    return timed
 
 
 def _packed(*command: Any) -> bytes:

@@ -63,6 +63,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         self.generation = 0
         self.expires_at = math.inf
         self.idle_since = 0.0
+        self.wanted_at = 0.0  # perf_counter() when its borrower came
         self.prepared: dict[Any, tuple[bytes, Transformer]] = {}
         self.staged: set[str] = set()  # staging tables that the transaction has filled
         self._prepared_number = 0

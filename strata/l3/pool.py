@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter
 from types import TracebackType
 from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
@@ -32,6 +33,7 @@ class Database:
         self.config = config
         self.clock = clock
         self.breaker = Breaker(clock)
+        self.on_call: Callable[[float], None] | None = None  # is told for how long each connection was used; set once
         self._pool = Pool(parse_dsn(dsn, config, application_name), config, clock)
 
     def connection(self) -> Borrowed:
@@ -79,14 +81,19 @@ class Database:
             raise L3UnavailableError(
                 "PostgreSQL was not asked: it did not answer a moment ago; it is tried again shortly"
             )
+        began = perf_counter()
         try:
-            return self._pool.take()
+            conn = self._pool.take()
+            conn.wanted_at = began
+            return conn
         except psycopg.Error as error:
             self.breaker.failed()
             raise failures.unavailable(error)  # noqa: B904 the cause is set, and says no more than it may
 
     def give(self, conn: Connection, error: psycopg.Error | None = None) -> bool:
         """Take a connection back; whether the server was lost, going by `error`."""
+        if self.on_call is not None:
+            self.on_call(perf_counter() - conn.wanted_at)
         lost = conn.closed or (error is not None and failures.lost(error))
         if lost:
             self.breaker.failed()

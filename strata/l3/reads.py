@@ -43,6 +43,10 @@ class Reads:
         )
         self._first = layout.statement(f"{self._whole} ORDER BY {key} LIMIT $1", INT8)
         self._next = layout.statement(f"{self._whole} WHERE {key} > $1 ORDER BY {key} LIMIT $2", at, INT8)
+        self._first_up_to = layout.statement(f"{self._whole} WHERE {key} <= $1 ORDER BY {key} LIMIT $2", at, INT8)
+        self._next_up_to = layout.statement(
+            f"{self._whole} WHERE {key} > $1 AND {key} <= $2 ORDER BY {key} LIMIT $3", at, at, INT8
+        )
         self._bounds = [
             layout.statement(f"SELECT {layout.shown([layout.plan.key.name])} FROM {table} ORDER BY {key} {way} LIMIT 1")
             for way in ("ASC", "DESC")
@@ -66,8 +70,13 @@ class Reads:
         """The versions of the rows found, by key."""
         return dict(self._versions.rows(conn, (list(ids),)))
 
-    def page(self, conn: Connection, after: Any, limit: int) -> list[Row]:
-        """Up to `limit` rows in the order of their keys, from the first one beyond `after` (None: from the start)."""
+    def page(self, conn: Connection, after: Any, limit: int, last: Any = None) -> list[Row]:
+        """Up to `limit` rows in the order of their keys, from the first one beyond `after` (None: from the start), and
+        up to `last` (None: to the end)."""
+        if last is not None:
+            if after is None:
+                return self._first_up_to.rows(conn, (last, limit), _row)
+            return self._next_up_to.rows(conn, (after, last, limit), _row)
         if after is None:
             return self._first.rows(conn, (limit,), _row)
         return self._next.rows(conn, (after, limit), _row)

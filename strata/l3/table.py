@@ -11,6 +11,7 @@ from strata.l3.marks import Marks, Repair
 from strata.l3.partition import partition_of
 from strata.l3.reads import Reads, Row
 from strata.l3.secrets import Sealed, Secrets
+from strata.l3.spans import Spans
 from strata.l3.stage import Stage
 from strata.l3.writes import Writes, Written
 from strata.model.plan import ModelPlan
@@ -52,6 +53,12 @@ class Table:
         self.search = reads.search
         self.count = reads.count
         self.stream = reads.stream
+
+        spans = Spans(layout)
+        self.count_up_to = spans.count_up_to
+        self.about = spans.about
+        self.steps = spans.steps
+        self.cuts = spans.cuts
 
         writes = Writes(layout)
         self.lock_shards = writes.lock_shards

@@ -58,6 +58,9 @@ class Stats:
     remembered absence answered. `eager_refreshes`: loads begun before an entry expired. `soft_timeouts`,
     `hard_timeouts`: reads that waited for L3 no longer. `lease_waits`: reads that waited for another process's load.
 
+    `dirty_age`: seconds since the oldest of this process's writes that L3 does not have came. `pending`, `oldest_age`
+    and `dead_letters` are those of the ledger, whichever process wrote them.
+
     `by_schema` holds the same numbers a schema.
     """
 
@@ -68,6 +71,10 @@ class Stats:
     errors: int = 0
     l1_entries: int = 0
     dirty_count: int = 0
+    dirty_age: float = 0.0
+    pending: int = 0
+    oldest_age: float = 0.0
+    dead_letters: int = 0
     l1_hits: int = 0
     l2_hits: int = 0
     l3_hits: int = 0

@@ -12,6 +12,7 @@ class SafeMetrics:
 
     def __init__(self, recorder: MetricsRecorder | None) -> None:
         self._recorder = recorder
+        self.enabled = recorder is not None
 
     def count(self, name: str, value: int = 1, **labels: str) -> None:
         if self._recorder is not None:

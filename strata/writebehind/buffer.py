@@ -40,16 +40,18 @@ class Slot:
     """One key. `item` is replaced as a whole, never changed, so that it can be read without the lock.
 
     `sent` is the version that the ledger has, `sent_at` when it was asked last (monotonic); `persisted` the version
-    that L3 has, `superseded` the newest one met elsewhere, `given_up` the one that was given up. `shard` is written by
-    the first hand-off, always to the same number. `segment` belongs to the journal.
+    that L3 has, `born` when the write that it lacks came (monotonic), `superseded` the newest one met elsewhere,
+    `given_up` the one that was given up. `shard` is written by the first hand-off, always to the same number.
+    `segment` belongs to the journal.
     """
 
     __slots__ = (
-        "given_up", "item", "key", "key_text", "persisted", "schema", "segment", "sent", "sent_at", "shard",
+        "born", "given_up", "item", "key", "key_text", "persisted", "schema", "segment", "sent", "sent_at", "shard",
         "superseded",
     )  # fmt: skip
 
-    def __init__(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> None:
+    def __init__(self, schema: str, key: Hashable, key_text: str, item: Buffered, born: float) -> None:
+        self.born = born
         self.schema = schema
         self.key = key
         self.key_text = key_text
@@ -195,6 +197,7 @@ class DirtyBuffer:
                         overtook.append((key, version))
                 else:
                     slot.persisted = max(slot.persisted, version)
+                    slot.born = self._clock.monotonic()  # what it lacks now came while that was under way
             self.room.notify_all()
         return overtook
 
@@ -294,6 +297,11 @@ class DirtyBuffer:
         """How many writes were handed off and not confirmed."""
         return len(self._kept) + self._left_count
 
+    def age(self, now: float) -> float:
+        """Seconds since the oldest write that L3 is not known to have came; 0 without such."""
+        born = min([slot.born for slot in list(self._slots.values())], default=now)
+        return max(0.0, now - born)
+
     def __len__(self) -> int:
         """How many writes L3 is not known to have."""
         return len(self._slots) + self._left_count
@@ -305,7 +313,7 @@ class DirtyBuffer:
             return self._coalesce(slot, item)
         if len(self._slots) >= self._most and not self._make_room():
             return Put(item.version, room=False)
-        slot = self._slots[place] = Slot(schema, key, key_text, item)
+        slot = self._slots[place] = Slot(schema, key, key_text, item, self._clock.monotonic())
         self._enqueue(slot)
         return Put(item.version)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ from strata.writebehind.parts import Parts, Shared
 from strata.writebehind.replay import restored
 from strata.writebehind.undertaker import Blame
 
+LAG_SECONDS = 1.0  # for which an answer of the ledger about its size will do
 CLOSE_GRACE = 2.0  # seconds that each thread gets to end
 
 
@@ -60,6 +62,17 @@ class PendingStats(NamedTuple):
     pending: int
     oldest_age: float
     dead: int
+
+    @classmethod
+    def together(cls, parts: Iterable[PendingStats]) -> PendingStats:
+        """Several schemas as one."""
+        every = list(parts)
+        age = max((part.oldest_age for part in every), default=0.0)
+        return cls(sum(part.pending for part in every), age, sum(part.dead for part in every))
+
+    def fields(self) -> dict[str, Any]:
+        """By the names that `Stats` has for them."""
+        return {"pending": self.pending, "oldest_age": self.oldest_age, "dead_letters": self.dead}
 
 
 class WriteBehind:
@@ -106,6 +119,8 @@ class WriteBehind:
         self._ledger = self._shared.ledger
         self._parts = Parts(self._shared)
         self._finalizer: Any = None
+        # When the ledger was asked last, and what it said: replaced as a whole by any thread, twice being harmless.
+        self._lag: tuple[float, dict[str, PendingStats]] = (-math.inf, {})
         self.dead_letters = DeadLetters(self._ledger, self._schemas, self._rewrite)
 
     def register(self, bound: Bound) -> None:
@@ -193,6 +208,16 @@ class WriteBehind:
         """What the ledger holds, by schema. Raises `L2UnavailableError`."""
         return {name: self._stats(name) for name in list(self._schemas)}
 
+    def lag(self, *, ask: bool = True) -> dict[str, PendingStats]:
+        """As `pending_stats`, asked for at most once a second, and the last known where the ledger does not answer."""
+        asked, known = self._lag
+        now = self._clock.monotonic()
+        if ask and now >= asked + LAG_SECONDS:
+            with contextlib.suppress(L2UnavailableError):
+                known = self.pending_stats()
+            self._lag = now, known
+        return known
+
     # -- the fleet ----------------------------------------------------------------------------------------------
 
     def persist(self, schema: str, shard: int) -> int:
@@ -218,6 +243,10 @@ class WriteBehind:
     def dirty_count(self) -> int:
         """How many writes of this process L3 does not have, as far as it knows."""
         return len(self._parts.buffer)
+
+    def dirty_age(self) -> float:
+        """Seconds since the oldest write of this process that L3 does not have came; 0 without such."""
+        return self._parts.buffer.age(self._clock.monotonic())
 
     def flush(self, timeout: float) -> None:
         """Return when L3 has what this process wrote so far. Raises `FlushTimeoutError`."""

@@ -18,6 +18,7 @@ from strata.writebehind.undertaker import Undertaker
 from strata.writebehind.watch import Watch
 
 RETRY = 0.5  # seconds after a hand-off that failed
+REMINDER = 30.0  # seconds between warnings that nothing is persisted
 CHORES = 5  # sweeps between looks for what dead processes left
 
 
@@ -66,6 +67,7 @@ class Flusher:
         self._poll_at = 0.0
         self._sweep_at = 0.0
         self._sweeps = 0
+        self._warn_at = 0.0
 
     @property
     def started(self) -> bool:
@@ -139,7 +141,13 @@ class Flusher:
             self._sweep()
 
     def _sweep(self) -> None:
+        now = self._clock.monotonic()
+        age = self._buffer.age(now)
         self._metrics.gauge("strata_write_behind_dirty", len(self._buffer))
+        self._metrics.gauge("strata_write_behind_dirty_seconds", age)
+        if age > self._pace.stalled and now >= self._warn_at:
+            self._warn_at = now + REMINDER
+            self._log.warning("deferred writes are not persisted", oldest_seconds=round(age), count=len(self._buffer))
         self._watch.own()
         self._watch.probe()
         self._watch.everything()

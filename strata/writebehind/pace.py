@@ -20,6 +20,7 @@ class Pace:
     sweep: float = 1.0  # between looks at the oldest due times
     overdue: float = 1.0  # after which a due entry's doorbell counts as lost
     dead: float = 3.0  # after which a fleet that persists nothing counts as dead, so that others drain in its place
+    stalled: float = 10.0  # after which a write that L3 does not have is worth a warning
     fleet: float = 5.0  # for which a beat of the fleet counts
     alive: float = 20.0  # for which a beat of an instance counts
     probe: float = 2.0  # after which it is asked what became of an entry whose outcome did not come

@@ -1,0 +1,217 @@
+"""A job as the workers see it: parts that each of them takes for the length of a lease, until none is left.
+
+The parts, not the messages, are the job: a task is a doorbell that says "there may be something to do", so that a
+message too many does nothing, and one too few is made up for by whoever finds a part that nobody takes
+(`scripts/take.lua` names the keys). What a killed worker held is taken again when its lease ends, from where the
+last page ended.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from strata.engine.jobs import KEPT_SECONDS, JobRecord, JobState
+from strata.errors import StrataError, UnavailableError
+from strata.l2.client import RedisServer
+from strata.l2.script import load
+
+OPEN = "strata:{job}:open"
+OVERDUE_MS = 1_000  # after which a part that nobody takes is rung for
+BELL_MS = 5_000  # for which a ring counts as under way
+
+_take, _advance = (load("strata.engine.scripts", name) for name in ("take", "advance"))
+
+
+class Part(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is left of a part. `kind` says what is to be done; keys as text, `most` rows, None where there is no end.
+
+    `failures` in a row ended in an outage.
+    """
+
+    kind: str
+    after: str | None = None
+    last: str | None = None
+    most: int | None = None
+    failures: int = 0
+
+
+class Bell(msgspec.Struct, frozen=True, array_like=True):
+    """The message with which a job is rung for: the task and its arguments after the job's id."""
+
+    task: str
+    args: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A part in a worker's hand. `times`: how often it was taken without any progress."""
+
+    name: str
+    part: Part
+    token: str
+    times: int
+
+
+_encode = msgspec.json.Encoder().encode
+_part = msgspec.json.Decoder(Part).decode
+_bell = msgspec.json.Decoder(Bell).decode
+
+
+class Work:
+    """One job's parts. Thread-safe: everything is in Redis. Methods raise `L2UnavailableError`."""
+
+    def __init__(self, server: RedisServer, id: str, lease: float) -> None:
+        self._server = server
+        self.id = id
+        self.lease = lease
+        self.record = JobRecord(server, id)
+        self._keys = [self.record.key, *(f"{self.record.key}:{name}" for name in ("due", "parts", "held")), OPEN]
+
+    def open(self, first: Part, bell: Bell) -> None:
+        """Begin with one part, which may fall into others."""
+        _, due, parts, _, _ = self._keys
+        now = round(_now_ms(self._server))
+        self._server.pipeline([("HSET", parts, "0", _encode(first)), ("ZADD", due, now, "0")])
+        self._server.pipeline([("EXPIRE", key, KEPT_SECONDS) for key in (parts, due)])
+        self.record.write(state=JobState.PENDING, bell=_encode(bell).decode())
+        self._server.execute("ZADD", OPEN, now, self.id)
+
+    def bell(self) -> Bell | None:
+        """How the job is rung for; None where it is not known any more."""
+        raw = self.record.read().get("bell")
+        return None if raw is None else _bell(raw)
+
+    def take(self, token: str) -> Taken | None:
+        """Take up a part that nobody holds."""
+        flat = self._server.run(_take, self._keys[:4], [token, round(self.lease * 1000)])
+        return Taken(flat[0].decode(), _part(flat[1]), token, int(flat[2])) if flat else None
+
+    def advance(self, taken: Taken, left: Part | None, count: int) -> bool:
+        """So many more are done, and `left` remains, which stays held; whether the part is still this worker's."""
+        return self._run(taken, left, count, self.lease, hold=True) >= 0
+
+    def split(self, taken: Taken, parts: Sequence[Part], total: int) -> None:
+        """The part falls into others, to be taken by anybody."""
+        named = [item for number, part in enumerate(parts, 1) for item in (str(number), _encode(part))]
+        self._run(taken, None, 0, 0.0, hold=False, total=total, more=named)
+
+    def give_back(self, taken: Taken, left: Part, pause: float = 0.0) -> None:
+        """Others may take it, in `pause` seconds."""
+        self._run(taken, left, 0, pause, hold=False)
+
+    def fail(self, reason: str) -> None:
+        """The job ends: no part is taken any more."""
+        others = self._keys[1:4]
+        self.record.write(state=JobState.FAILED, error=reason)
+        self._server.pipeline([*(("DEL", key) for key in others), ("ZREM", OPEN, self.id)])
+
+    def waits(self) -> bool:
+        """Whether there is a part that nobody holds."""
+        return 0 < self.due() <= _now_ms(self._server)
+
+    def due(self) -> float:
+        """When the next part may be taken, by Redis's clock in ms; 0 where none is left."""
+        found = self._server.execute("ZRANGE", self._keys[1], 0, 0)
+        score = self._server.execute("ZSCORE", self._keys[1], found[0]) if found else None
+        return 0.0 if score is None else float(score)
+
+    def ring(self) -> bool:
+        """Whether this process is to ring, since nobody just did."""
+        return bool(self._server.execute("SET", f"{self.record.key}:bell", "1", "NX", "PX", BELL_MS))
+
+    @contextmanager
+    def held(self, taken: Taken) -> Iterator[None]:
+        """For the length of a `with` block the part does not become anybody else's, as long as this process lives."""
+        ended = threading.Event()
+
+        def renew() -> None:
+            while not ended.wait(self.lease / 4):
+                try:
+                    self.advance(taken, taken.part, 0)
+                except UnavailableError:
+                    pass  # nobody else can take it now either
+
+        thread = threading.Thread(target=renew, name="strata-job", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _run(
+        self,
+        taken: Taken,
+        left: Part | None,
+        count: int,
+        pause: float,
+        *,
+        hold: bool,
+        total: int | None = None,
+        more: Sequence[Any] = (),
+    ) -> int:
+        known = "" if total is None else total
+        body = b"" if left is None else _encode(left)
+        head = [taken.token, taken.name, body, count, known, round(pause * 1000), int(hold), self.id, KEPT_SECONDS]
+        return int(self._server.run(_advance, self._keys, [*head, *more]))
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """How a worker goes about a job. Times in seconds; `tries` of a part that ends in an outage, or ends its worker."""
+
+    budget: float = 10.0  # after which a task makes room for others; far below the hard time limit
+    tries: int = 8
+    pause: float = 0.5
+
+    def run(self, work: Work, token: Callable[[], str], do: Callable[[Taken], int]) -> int:
+        """Take part after part, for about one budget; returns what `do` counted. Raises what ends the job."""
+        deadline = time.monotonic() + self.budget
+        count = 0
+        while time.monotonic() < deadline and (taken := work.take(token())) is not None:
+            try:
+                if taken.times > self.tries:
+                    raise StrataError(f"a part of it ended its worker {taken.times - 1} times; see the workers' logs")
+                count += do(taken)
+            except UnavailableError as error:
+                if taken.part.failures >= self.tries:
+                    work.fail(_words(error))
+                    raise
+                left = msgspec.structs.replace(taken.part, failures=taken.part.failures + 1)
+                work.give_back(taken, left, self.pause * 2 ** min(taken.part.failures, 5))
+                break
+            except StrataError as error:
+                work.fail(_words(error))
+                raise
+        return count
+
+
+def open_jobs(server: RedisServer, lease: float) -> list[Work]:
+    """The jobs that have not ended; those whose record is gone are forgotten. Raises `L2UnavailableError`."""
+    jobs = [Work(server, raw.decode(), lease) for raw in server.execute("ZRANGE", OPEN, 0, -1)]
+    found = server.pipeline([("EXISTS", job.record.key) for job in jobs])
+    gone = [job.id for job, there in zip(jobs, found, strict=True) if not there]
+    if gone:
+        server.execute("ZREM", OPEN, *gone)
+    return [job for job in jobs if job.id not in gone]
+
+
+def overdue(server: RedisServer, work: Work) -> bool:
+    """Whether a job has a part which nobody takes, and is to be rung for by this process."""
+    return 0 < work.due() < _now_ms(server) - OVERDUE_MS and work.ring()
+
+
+def _now_ms(server: RedisServer) -> float:
+    seconds, micros = server.execute("TIME")
+    return int(seconds) * 1000 + int(micros) / 1000
+
+
+def _words(error: StrataError) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,111 @@
+"""Feeding a `MetricsRecorder` with what the counters have gained, so that counting costs an operation nothing more."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from strata.observe.log import SafeLogger
+from strata.observe.metrics import SafeMetrics
+
+INTERVAL = 5.0  # seconds between rounds
+STOP_TIMEOUT = 1.0  # seconds; a recorder may be slow
+
+Labels = tuple[tuple[str, str], ...]
+
+
+class Reading(NamedTuple):
+    """A number with its name and labels."""
+
+    name: str
+    labels: Labels
+    value: float
+
+
+Read = Callable[[], Sequence[Reading]]
+
+
+class Feed:
+    """Publishes in a daemon thread, every `interval` seconds and once at the end. Nothing runs without a recorder.
+
+    `_lock` guards `_thread` and `_seen`: one round at a time, which takes the differences to the one before. After
+    fork the child calls `after_fork`: what the parent counted is the parent's to publish.
+    """
+
+    def __init__(
+        self, metrics: SafeMetrics, counts: Read, gauges: Read, log: SafeLogger, interval: float = INTERVAL
+    ) -> None:
+        self._metrics = metrics
+        self._counts = counts  # totals since the store was made, which only rise
+        self._gauges = gauges  # values as they are now; may ask servers
+        self._log = log
+        self._interval = interval
+        self._seen: dict[tuple[str, Labels], float] = {}
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread, unless it runs, was stopped for good, or has nobody to tell. Never raises."""
+        if self._thread is not None or not self._metrics.enabled:
+            return
+        with self._lock:
+            if self._thread is not None or self._stopped.is_set():
+                return
+            arguments = (weakref.ref(self), self._stopped, self._interval)
+            thread = threading.Thread(target=_run, args=arguments, name="strata-metrics", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return  # the interpreter is going down, or has no thread to give
+            self._thread = thread
+
+    def publish(self) -> None:
+        """One round, in the calling thread. Never raises."""
+        if not self._metrics.enabled:
+            return
+        with self._lock:
+            try:
+                counts, gauges = self._counts(), self._gauges()
+            except Exception as error:  # noqa: BLE001 numbers that cannot be had must not stop anything
+                self._log.debug("the metrics could not be read", error=type(error).__name__)
+                return
+            for name, labels, value in counts:
+                first, gained = (name, labels) not in self._seen, value - self._seen.get((name, labels), 0)
+                if gained > 0 or first:  # a counter begins at zero, so that its first gain is seen as one
+                    self._metrics.count(name, int(gained), **dict(labels))
+                self._seen[name, labels] = value
+            for name, labels, value in gauges:
+                self._metrics.gauge(name, value, **dict(labels))
+
+    def stop(self) -> None:
+        """End the thread, and publish what is left. Idempotent."""
+        thread, stopped = self._thread, self._stopped.is_set()
+        self._stopped.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(STOP_TIMEOUT)
+        if not stopped:
+            self.publish()
+
+    def after_fork(self) -> None:
+        """In the child: no thread yet, and nothing gained yet."""
+        stopped = self._stopped.is_set()
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread = None
+        if stopped:
+            self._stopped.set()
+        if self._metrics.enabled:
+            self._seen = {(name, labels): value for name, labels, value in self._counts()}
+
+
+def _run(weak: weakref.ref[Feed], stopped: threading.Event, interval: float) -> None:
+    # Weak, so that the thread does not keep a store alive that was dropped without being closed.
+    while not stopped.wait(interval):
+        feed = weak()
+        if feed is None:
+            return
+        feed.publish()
+        del feed
