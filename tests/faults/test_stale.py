@@ -1,4 +1,4 @@
-"""Fail-safe and time-outs: a stale value instead of an outage, never one that was outdated; servers are really killed."""
+"""Fail-safe and time-outs: a stale value in place of an outage, never an outdated one; servers are really killed."""
 
 from __future__ import annotations
 

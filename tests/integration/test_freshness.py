@@ -1,4 +1,4 @@
-"""Jitter, negative caching and eager refresh: what they keep, and that no write or invalidation can be missed by them."""
+"""Jitter, negative caching and eager refresh: what they keep, and that they miss no write and no invalidation."""
 
 from __future__ import annotations
 
