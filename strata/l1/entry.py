@@ -35,9 +35,9 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     hits: int = 0
     key: Any = None
     queued: float = 0.0  # LRU: the stamp under which it stands in the queue
+    ends: float = FOREVER  # until when it is fresh; after that it is stale, if it is still there
     seen: int = 0  # LFU: the hits already counted
     count: int = 0  # LFU: the counted hits, aged
-    ends: float = FOREVER  # until when it is fresh; after that it is stale, if it is still there
 
 
 # A Struct's own setter sees to the collector's tracking, which these do without, and keeps the interpreter from

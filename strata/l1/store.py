@@ -109,7 +109,7 @@ class MemStore:
                 _renew(entry, value, version, pending, expires, loaded, now)
                 entry.ends = ends
             else:
-                entry = Entry(value, version, pending, expires, loaded, now, 0, key, now, ends=ends)
+                entry = Entry(value, version, pending, expires, loaded, now, 0, key, now, ends)
                 gone = self._insert(entry) if len(entries) < self._capacity else self._replace(entry, now)
                 entries[key] = entry
             if not self._watched and expires != FOREVER:

@@ -25,22 +25,33 @@ def make_store(dsn: str, redis_addr: str, mode: WriteMode) -> DataStore:
             l3_pool=L3PoolConfig(connect_timeout=1, acquire_timeout=1, statement_timeout=2, lock_timeout=1),
         )
     )
-    store.register(schema(Count, name="counts", write_mode=mode))
+    register(store, mode)
     return store
+
+
+def register(store: DataStore, mode: WriteMode) -> None:
+    """The schema of every process of a run."""
+    store.register(schema(Count, name="counts", write_mode=mode))
 
 
 def slow_some_fills(store: DataStore, rng: random.Random) -> None:
     """Now and then a reader takes its time between what it has read and the fill."""
     l2 = store._wiring._schemas["counts"].l2
     assert l2 is not None
-    fill = l2.fill
+    fill, refresh = l2.fill, l2.refresh
 
     def late(*args: Any) -> set[str]:
         if rng.random() < 0.005:
             time.sleep(rng.uniform(0, 0.05))
         return fill(*args)
 
+    def late_refresh(*args: Any) -> set[str]:
+        if rng.random() < 0.05:
+            time.sleep(rng.uniform(0, 0.05))
+        return refresh(*args)
+
     l2.fill = late  # type: ignore[method-assign]
+    l2.refresh = late_refresh  # type: ignore[method-assign]
 
 
 def main(dsn: str, redis_addr: str, mode: str, number: str, of: str, seconds: str, strict: str) -> None:

@@ -13,7 +13,7 @@ from strata.coherence.inbox import Inbox
 from strata.l2 import tier
 from strata.l2.script import Script
 from strata.writebehind import WriteBehind
-from tests.faults import history
+from tests.faults import fresh, history
 
 
 def fills_need_no_lease() -> None:
@@ -34,8 +34,23 @@ def reads_pass_the_dirty_buffer() -> None:
     WriteBehind.peek = lambda self, bound, key: None  # type: ignore[method-assign]
 
 
+def refreshes_replace_whatever_is_there() -> None:
+    """What was loaded in place of a value that was due is stored, whatever was written meanwhile."""
+    right = tier._scripts["refresh"].text
+    wrong = right.replace("if redis.call('GET', key) == found then", "if true then")
+    assert wrong != right
+    tier._scripts["refresh"] = Script("refresh", wrong, hashlib.sha1(wrong.encode(), usedforsecurity=False).hexdigest())
+    history.register = fresh.register
+
+
 BUGS: dict[str, Callable[[], None]] = {
-    bug.__name__: bug for bug in (fills_need_no_lease, l1_survives_a_lost_subscription, reads_pass_the_dirty_buffer)
+    bug.__name__: bug
+    for bug in (
+        fills_need_no_lease,
+        l1_survives_a_lost_subscription,
+        reads_pass_the_dirty_buffer,
+        refreshes_replace_whatever_is_there,
+    )
 }
 
 if __name__ == "__main__":

@@ -99,12 +99,25 @@ def test_written_behind_nothing_is_lost_own_writes_stay_and_all_agree_at_rest(
     Run(own_postgres, own_valkey, WriteMode.WRITE_BEHIND, strict=False).check(faults, capsys)
 
 
+@pytest.mark.parametrize("faults", [[], FAULTS], ids=["without", "with"])
+@pytest.mark.parametrize("mode", [WriteMode.WRITE_THROUGH, WriteMode.WRITE_BEHIND], ids=lambda mode: mode.value)
+def test_the_freshness_options_change_nothing_of_that(
+    own_postgres: EmbeddedPostgres,
+    own_valkey: EmbeddedValkey,
+    mode: WriteMode,
+    faults: Sequence[Fault],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Run(own_postgres, own_valkey, mode, strict=False, program=("tests.faults.fresh",)).check(faults, capsys)
+
+
 @pytest.mark.parametrize(
     ("bug", "mode", "faults"),
     [
         ("fills_need_no_lease", WriteMode.WRITE_THROUGH, []),
         ("l1_survives_a_lost_subscription", WriteMode.WRITE_THROUGH, []),
         ("reads_pass_the_dirty_buffer", WriteMode.WRITE_BEHIND, []),
+        ("refreshes_replace_whatever_is_there", WriteMode.WRITE_THROUGH, []),
     ],
 )
 def test_a_rule_of_the_protocol_left_out_is_found(

@@ -1,0 +1,86 @@
+"""Reads held up between PostgreSQL and the fill, so that something else can happen first."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+
+from strata import DataStore
+
+
+class Held:
+    """The reads of one table of one store, each real; `pause` lets one wait, with its row in hand, until `go`."""
+
+    def __init__(self, store: DataStore, name: str = "notes") -> None:
+        self.count = 0
+        self._table: Any = store._wiring._schemas[name].table
+        self._get = self._table.get
+        self._table.get = self._read
+        self._gate: threading.Event | None = None
+        self.arrived = threading.Event()
+
+    def pause(self) -> None:
+        """The next read stops after it has asked PostgreSQL."""
+        self.arrived.clear()
+        self._gate = threading.Event()
+
+    def go(self) -> None:
+        """What waits goes on."""
+        gate, self._gate = self._gate, None
+        assert gate is not None
+        gate.set()
+
+    def _read(self, conn: Any, id: Any) -> Any:
+        self.count += 1
+        gate = self._gate
+        row = self._get(conn, id)
+        if gate is not None and not self.arrived.is_set():
+            self.arrived.set()
+            assert gate.wait(30)
+        return row
+
+
+class Locked:
+    """A table that nobody can read; `waiting` counts those who try."""
+
+    def __init__(self, conn: psycopg.Connection[Any], watch: psycopg.Connection[Any]) -> None:
+        self._conn = conn
+        self._watch = watch
+
+    def waiting(self) -> int:
+        """Sessions that wait for the lock."""
+        row = self._watch.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def terminate(self) -> None:
+        """End the sessions that wait."""
+        self._watch.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+
+    def release(self) -> None:
+        """Let them read."""
+        self._conn.rollback()
+
+
+@contextmanager
+def locked(dsn: str, table: str = "notes") -> Iterator[Locked]:
+    """The table locked, until `release` or the end of the block."""
+    with psycopg.connect(dsn) as conn, psycopg.connect(dsn, autocommit=True) as watch:
+        conn.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        yield Locked(conn, watch)
+
+
+def execute(dsn: str, sql: str, *args: Any) -> Any:
+    """Run a statement behind Strata's back; the first row, if it returns any."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        cursor = conn.execute(sql, args)
+        return cursor.fetchone() if cursor.description else None
