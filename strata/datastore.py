@@ -30,7 +30,6 @@ from strata.engine.tx import Tx
 from strata.engine.warm import Warmer
 from strata.engine.write import Writer
 from strata.errors import (
-    ClosedError,
     InvalidConfigError,
     InvalidModelError,
     NotFoundError,
@@ -74,9 +73,8 @@ class DataStore:
         self._schemas: dict[str, Bound] = {}
         self._by_class: dict[type, Bound] = {}
         self._hot: dict[Any, Hot] = {}
-        self._closed = False
         self._wiring = Wiring(config, self._schemas)
-        context = self._wiring.context
+        self._context = context = self._wiring.context
         filler = Filler(context)
         self._reader = Reader(context)
         self._many = ManyReader(context)
@@ -154,7 +152,11 @@ class DataStore:
         if record is not ABSENT:
             return record
         if default is RAISE:
-            raise NotFoundError(f"schema {bound.name!r} has no record {id!r}; give a default if that is no error")
+            raise NotFoundError(
+                f"schema {bound.name!r} has no record of this key; give a default if that is no error",
+                schema=bound.name,
+                key=id,
+            )
         return default
 
     @overload
@@ -234,8 +236,8 @@ class DataStore:
                     for id, record in prepared.items()
                 }
             else:
-                self._wiring.context.listen()
-                batch = Batch(self._wiring.context)
+                self._context.listen()
+                batch = Batch(self._context)
                 for id, record in prepared.items():
                     batch.add(bound, id, bound.plan.key_text(id), record)
                 batch.commit()
@@ -261,8 +263,8 @@ class DataStore:
                 for id in texts:
                     self._writer.delete(bound, id)
                 return
-            self._wiring.context.listen()
-            batch = Batch(self._wiring.context)
+            self._context.listen()
+            batch = Batch(self._context)
             for id, key_text in texts.items():
                 batch.add(bound, id, key_text, None)
             batch.commit()
@@ -271,7 +273,7 @@ class DataStore:
     def tx(self, timeout: Timeout = None) -> Tx:
         """A transaction over several schemas; `timeout` in seconds is enforced by the database."""
         self._open()
-        return Tx(self._bound, self._wiring.context, self._writer, seconds(timeout, "timeout"))
+        return Tx(self._bound, self._context, self._writer, seconds(timeout, "timeout"))
 
     # -- caches and write-behind --------------------------------------------------------------------------------
 
@@ -318,7 +320,7 @@ class DataStore:
         Raises `FlushTimeoutError` with the number left after `timeout` seconds (default 30).
         """
         self._open()
-        deferred = self._wiring.context.writebehind
+        deferred = self._context.writebehind
         if deferred is not None:
             limit = seconds(timeout, "timeout")
             deferred.flush(30.0 if limit is None else limit)
@@ -393,7 +395,7 @@ class DataStore:
         for numbers in by_schema.values():
             for name, value in numbers.items():
                 totals[name] = totals.get(name, 0) + value
-        context, inbox = self._wiring.context, self._wiring.inbox
+        context, inbox = self._context, self._wiring.inbox
         if context.writebehind is not None:
             totals["dirty_count"] = context.writebehind.dirty_count()
         return Stats(
@@ -411,14 +413,14 @@ class DataStore:
         the store is closed all the same.
         """
         with self._lock:
-            if self._closed:
+            if self._context.closed:
                 return
-            self._closed = True
+            self._context.closed = True
             for hot in self._hot.values():
                 hot.close()
         try:
-            if self._wiring.context.writebehind is not None:
-                self._wiring.context.writebehind.close(seconds(timeout, "timeout") or 0.0)
+            if self._context.writebehind is not None:
+                self._context.writebehind.close(seconds(timeout, "timeout") or 0.0)
         finally:
             self._wiring.close()
 
@@ -431,7 +433,7 @@ class DataStore:
         self.close()
 
     def __repr__(self) -> str:
-        return f"DataStore(schemas={list(self._schemas)!r}{', closed' if self._closed else ''})"
+        return f"DataStore(schemas={list(self._schemas)!r}{', closed' if self._context.closed else ''})"
 
     def _bound(self, schema: Any) -> Bound:
         self._open()
@@ -446,8 +448,7 @@ class DataStore:
         return bound
 
     def _open(self) -> None:
-        if self._closed:
-            raise ClosedError("the store was closed; make another DataStore")
+        self._context.check_open()
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
