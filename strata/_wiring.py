@@ -313,7 +313,7 @@ class Wiring:
 
         def corrupt(key: str) -> None:
             counters.corrupt += 1
-            self.log.warning("an L2 entry could not be read; it is loaded anew", schema=schema.name, key=key)
+            self.log.warning("an L2 entry could not be read; it is loaded anew", schema=schema.name)
 
         codec = self.config.codec
         ttl = _seconds(schema.l2.ttl, self.config.default_l2_ttl)

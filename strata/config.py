@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from strata.codec import JSON, MsgPack
 from strata.contracts import Codec, Logger, MetricsRecorder
@@ -17,6 +18,7 @@ from strata.errors import InvalidConfigError, StrataError
 from strata.policies import (
     Durability,
     Duration,
+    EvictionPolicy,
     L1PoolConfig,
     L2PoolConfig,
     L3PoolConfig,
@@ -25,7 +27,10 @@ from strata.policies import (
     seconds,
 )
 
+# libpq's `password = 'it''s'`: blanks around the sign, quotes with escapes in them, and sslpassword.
+_NAMED_SECRET = re.compile(r"(\w*password)\s*=\s*(?:'(?:[^'\\]|\\.)*+'?|\S+)", re.IGNORECASE)
 _SECRETS = frozenset({"redis_password", "encryption_key"})
+_FOREIGN = frozenset({"redis_client", "celery_app", "metrics", "logger"})  # whose repr may show anything
 _ADDRESSES = frozenset({"postgres_dsn", "redis_addr", "ledger_addr", "broker_url"})
 
 
@@ -121,6 +126,9 @@ class Config:
                 value = "***"
             elif item.name in _ADDRESSES:
                 value = masked(value)
+            elif item.name in _FOREIGN:
+                shown.append(f"{item.name}=<{type(value).__name__}>")
+                continue
             shown.append(f"{item.name}={value!r}")
         return f"Config({', '.join(shown)})"
 
@@ -128,8 +136,9 @@ class Config:
     def from_env(cls, **overrides: Any) -> Self:
         """The settings found in the environment as `STRATA_` + the field's name in capitals; `overrides` win.
 
-        Enums are given by name or value, pools as `max_conns=5,statement_timeout=2`, keys in base64 (several as
-        `k2:...,k1:...`, the first being the current one). Raises `InvalidConfigError` naming the variable.
+        Enums are given by name or value, pools as `max_conns=5,statement_timeout=2` (`max_entries=200,eviction=lfu`),
+        keys in base64 (several as `k2:...,k1:...`, the first being the current one); objects cannot be given so.
+        Raises `InvalidConfigError` naming the variable.
         """
         known = {item.name for item in dataclasses.fields(cls)}
         found: dict[str, Any] = {}
@@ -141,10 +150,14 @@ class Config:
 
 
 def masked(address: str) -> str:
-    """An address without what follows a user's name, and without a password among its parameters."""
+    """An address, or several with `;` between, without what follows a user's name and without passwords among the
+    parameters. What is no URL keeps nothing in front of an `@`."""
     if "://" not in address:
-        words = address.split()
-        return " ".join("password=***" if word.lower().startswith("password") else word for word in words)
+        return re.sub(r"^\S*@", "***@", _NAMED_SECRET.sub(r"\1=***", address))
+    return ";".join(_masked_url(part) for part in address.split(";"))
+
+
+def _masked_url(address: str) -> str:
     try:
         url = urlsplit(address)
     except ValueError:
@@ -152,8 +165,10 @@ def masked(address: str) -> str:
     login, at, place = url.netloc.rpartition("@")
     if at:
         place = f"{login.partition(':')[0]}:***@{place}" if ":" in login else f"{login}@{place}"
+    elif "@" in address:
+        return f"{url.scheme}://***"  # a password with a /, ? or # in it: what stands where cannot be told
     query = "&".join(_without_secret(part) for part in url.query.split("&"))
-    return urlunsplit((url.scheme, place, url.path, query, ""))
+    return f"{url.scheme}://{place}{url.path}{'?' if query else ''}{query}"
 
 
 def _without_secret(part: str) -> str:
@@ -177,13 +192,15 @@ def _member(kind: Any) -> Callable[[str], Any]:
 def _pool(kind: Any) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         pairs = dict(part.strip().split("=", 1) for part in text.split(",") if part.strip())
-        return kind(**{key: _number(value) for key, value in pairs.items()})
+        return kind(**{key.strip(): _setting(key.strip(), value.strip()) for key, value in pairs.items()})
 
     return read
 
 
-def _number(text: str) -> float | int:
-    return int(text) if text.strip().isdigit() else float(text)
+def _setting(name: str, text: str) -> Any:
+    if name == "eviction":
+        return _member(EvictionPolicy)(text)
+    return int(text) if text.isdigit() else float(text)
 
 
 def _key(text: str) -> bytes | EncryptionKeys:

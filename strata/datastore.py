@@ -31,7 +31,6 @@ from strata.engine.tx import Tx
 from strata.engine.warm import Warmer
 from strata.engine.write import Writer
 from strata.errors import (
-    ClosedError,
     InvalidConfigError,
     InvalidModelError,
     NotFoundError,
@@ -77,10 +76,9 @@ class DataStore:
         self._schemas: dict[str, Bound] = {}
         self._by_class: dict[type, Bound] = {}
         self._hot: dict[Any, Hot] = {}
-        self._closed = False
         self._wiring = Wiring(config, self._schemas)
         self._metrics = self._wiring.metrics if self._wiring.metrics.enabled else None
-        context = self._wiring.context
+        self._context = context = self._wiring.context
         filler = Filler(context)
         self._reader = Reader(context)
         self._many = ManyReader(context)
@@ -158,7 +156,11 @@ class DataStore:
         if record is not ABSENT:
             return record
         if default is RAISE:
-            raise NotFoundError(f"schema {bound.name!r} has no record {id!r}; give a default if that is no error")
+            raise NotFoundError(
+                f"schema {bound.name!r} has no record of this key; give a default if that is no error",
+                schema=bound.name,
+                key=id,
+            )
         return default
 
     @overload
@@ -238,8 +240,8 @@ class DataStore:
                     for id, record in prepared.items()
                 }
             else:
-                self._wiring.context.listen()
-                batch = Batch(self._wiring.context)
+                self._context.listen()
+                batch = Batch(self._context)
                 for id, record in prepared.items():
                     batch.add(bound, id, bound.plan.key_text(id), record)
                 batch.commit()
@@ -265,8 +267,8 @@ class DataStore:
                 for id in texts:
                     self._writer.delete(bound, id)
                 return
-            self._wiring.context.listen()
-            batch = Batch(self._wiring.context)
+            self._context.listen()
+            batch = Batch(self._context)
             for id, key_text in texts.items():
                 batch.add(bound, id, key_text, None)
             batch.commit()
@@ -275,7 +277,7 @@ class DataStore:
     def tx(self, timeout: Timeout = None) -> Tx:
         """A transaction over several schemas; `timeout` in seconds is enforced by the database."""
         self._open()
-        return Tx(self._bound, self._wiring.context, self._writer, seconds(timeout, "timeout"))
+        return Tx(self._bound, self._context, self._writer, seconds(timeout, "timeout"))
 
     # -- caches and write-behind --------------------------------------------------------------------------------
 
@@ -322,7 +324,7 @@ class DataStore:
         Raises `FlushTimeoutError` with the number left after `timeout` seconds (default 30).
         """
         self._open()
-        deferred = self._wiring.context.writebehind
+        deferred = self._context.writebehind
         if deferred is not None:
             limit = seconds(timeout, "timeout")
             deferred.flush(30.0 if limit is None else limit)
@@ -401,9 +403,9 @@ class DataStore:
         for numbers in by_schema.values():
             for name, value in numbers.items():
                 totals[name] = totals.get(name, 0) + value
-        deferred = self._wiring.context.writebehind
+        deferred = self._context.writebehind
         if deferred is not None:
-            lag = deferred.lag(ask=not self._closed)
+            lag = deferred.lag(ask=not self._context.closed)
             for name, waiting in lag.items():
                 by_schema[name] |= waiting.fields()
             totals |= PendingStats.together(lag.values()).fields()
@@ -411,7 +413,7 @@ class DataStore:
             totals["dirty_age"] = deferred.dirty_age()
         return Stats(
             **totals,
-            **bus_numbers(self._wiring.context, self._wiring.inbox),
+            **bus_numbers(self._context, self._wiring.inbox),
             by_schema=MappingProxyType({name: MappingProxyType(numbers) for name, numbers in by_schema.items()}),
         )
 
@@ -422,14 +424,14 @@ class DataStore:
         the store is closed all the same.
         """
         with self._lock:
-            if self._closed:
+            if self._context.closed:
                 return
-            self._closed = True
+            self._context.closed = True
             for hot in self._hot.values():
                 hot.close()
         try:
-            if self._wiring.context.writebehind is not None:
-                self._wiring.context.writebehind.close(seconds(timeout, "timeout") or 0.0)
+            if self._context.writebehind is not None:
+                self._context.writebehind.close(seconds(timeout, "timeout") or 0.0)
         finally:
             self._wiring.close()
 
@@ -442,7 +444,7 @@ class DataStore:
         self.close()
 
     def __repr__(self) -> str:
-        return f"DataStore(schemas={list(self._schemas)!r}{', closed' if self._closed else ''})"
+        return f"DataStore(schemas={list(self._schemas)!r}{', closed' if self._context.closed else ''})"
 
     def _bound(self, schema: Any) -> Bound:
         self._open()
@@ -457,8 +459,7 @@ class DataStore:
         return bound
 
     def _open(self) -> None:
-        if self._closed:
-            raise ClosedError("the store was closed; make another DataStore")
+        self._context.check_open()
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()

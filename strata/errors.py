@@ -33,6 +33,8 @@ where it carries nothing private; no message carries a password, a key, a row or
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class StrataError(Exception):
     """The root of the family: `except StrataError` catches all of it."""
@@ -59,7 +61,12 @@ class MissingPrimaryKeyError(StrataError):
 
 
 class NotFoundError(StrataError, LookupError):
-    """No tier has a record of this key."""
+    """No tier has a record of this key: `schema` and `key` say which, the message does not repeat the key."""
+
+    def __init__(self, message: str, *, schema: str = "", key: Any = None) -> None:
+        super().__init__(message)
+        self.schema = schema
+        self.key = key
 
 
 class EncodeError(StrataError):

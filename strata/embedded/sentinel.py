@@ -66,8 +66,8 @@ class EmbeddedSentinel:
     def master(self) -> EmbeddedValkey:
         """The server that the Sentinels now call the master."""
         with redis.Redis(port=self.sentinels[0].port, password=self._sentinel_password) as client:
-            _, port = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", SERVICE)
-        return next(server for server in self.servers if server.port == int(port))
+            address: Any = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", SERVICE)
+        return next(server for server in self.servers if server.port == int(address[1]))
 
     def wait_failed_over(self, old: EmbeddedValkey) -> None:
         """Wait until the other server is the master and takes writes. Raises `StrataError`."""

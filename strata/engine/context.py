@@ -14,6 +14,7 @@ from strata.coherence.messages import Announcer, Op
 from strata.coherence.repairs import Repairs
 from strata.coherence.versions import VersionClock
 from strata.engine.background import Background
+from strata.errors import ClosedError
 from strata.l2.client import RedisServer
 from strata.observe.feed import Feed
 from strata.writebehind import Own, WriteBehind
@@ -25,7 +26,8 @@ ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "ABSENT", "__slots__"
 @dataclass(slots=True, eq=False)
 class Context:
     """The parts that the schemas of one store share. `server` and `bus` are None without Redis, `writebehind` until
-    a write-behind schema was registered. `lasting` is the seconds within which any commit has surely ended."""
+    a write-behind schema was registered. `lasting` is the seconds within which any commit has surely ended; `closed`
+    is set once, by `DataStore.close`."""
 
     clock: Clock
     versions: VersionClock
@@ -38,6 +40,12 @@ class Context:
     server: RedisServer | None = None
     bus: Bus | None = None
     writebehind: WriteBehind | None = None
+    closed: bool = False
+
+    def check_open(self) -> None:
+        """Raise `ClosedError` once the store was closed: for what was begun before, and goes on after it."""
+        if self.closed:
+            raise ClosedError("the store was closed; make another DataStore")
 
     def now(self) -> datetime:
         """The time that AutoNow and AutoNowAdd stamp."""

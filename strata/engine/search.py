@@ -80,6 +80,7 @@ class Searcher:
         return self._iterate(bound, table, bound.replica or database, query, chunk)
 
     def _iterate(self, bound: Bound, table: Table, database: Database, query: Query, chunk: int) -> Iterator[Any]:
+        self._context.check_open()
         with database.transaction() as conn:
             for names, row in table.stream(conn, query, chunk):
                 yield _given(bound, bound.plan.from_row(row.values, bound.cipher, names))

@@ -61,6 +61,7 @@ class Tx:
     def commit(self) -> None:
         """Apply everything, once. Raises `TxFailedError` or `TxTimeoutError` where all was rolled back."""
         self._open()
+        self._context.check_open()
         self._over = True
         self._context.listen()
         try:

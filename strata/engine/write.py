@@ -57,7 +57,7 @@ class Writer:
                 f"schema {bound.name!r} stores {plan.model.__name__}, not {type(value).__name__}; give it such a record"
             )
         if bound.hooks.before_set_given:
-            value = bound.hooks.before_set(copy.deepcopy(value))
+            value = bound.hooks.before_set(self._given(bound, value))
         plan.check(value)
         key = plan.key_of(value)
         if key != id:
@@ -67,6 +67,16 @@ class Writer:
                 f"the id given is not the {plan.key.name!r} of the {plan.model.__name__}; they must agree"
             )
         return plan.prepare(value, self._context.now())
+
+    def _given(self, bound: Bound, value: Any) -> Any:
+        """A copy for the hook to change; the caller's record stays as it is."""
+        try:
+            return copy.deepcopy(value)
+        except Exception as error:
+            raise EncodeError(
+                f"a {bound.plan.model.__name__} cannot be copied for before_set ({type(error).__name__}); give its "
+                "fields values that can"
+            ) from error
 
     def invalidate(self, bound: Bound, id: Any) -> None:
         """Drop the record from L1 and L2 of every instance; the lowest tier and pending writes stay."""
