@@ -15,6 +15,7 @@ from strata.coherence.certainty import ALWAYS, Certainty
 from strata.coherence.guard import Guard
 from strata.coherence.identity import Identity
 from strata.coherence.inbox import Inbox
+from strata.coherence.lineage import Lineage
 from strata.coherence.memory import Memory
 from strata.coherence.messages import Announcer
 from strata.coherence.repairs import Repairs
@@ -67,7 +68,7 @@ class Wiring:
         versions = VersionClock(self.clock)
         announcer = Announcer(config.invalidation_channel, self.instance, config.redis_db)
         self.inbox = Inbox(schemas, self.instance, versions, lambda: self.context.writebehind)
-        repairs = Repairs(schemas, lambda: self.context.announcer, self.log)
+        repairs = Repairs(schemas, lambda: self.context.announcer, self.log, self.clock)
         pool = config.l3_pool
         self.context = Context(
             clock=self.clock,
@@ -81,6 +82,13 @@ class Wiring:
             server=self.server,
         )
         if self.server is not None:
+            lineage = Lineage(self.server, repairs.distrust, self.clock)
+            identity = self.context.identity
+
+            def beat() -> None:
+                identity.ensure()
+                lineage.look()
+
             self.context.bus = Bus(
                 self.server,
                 config.invalidation_channel,
@@ -88,8 +96,9 @@ class Wiring:
                 self.certainty,
                 self.clock,
                 self.log,
-                on_beat=self.context.identity.ensure,
+                on_beat=beat,
                 on_return=repairs.wake,
+                on_loss=repairs.distrust,
             )
 
     def bind(self, schema: Schema[Any]) -> Bound:
