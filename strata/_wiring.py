@@ -15,6 +15,7 @@ from strata.coherence.certainty import ALWAYS, Certainty
 from strata.coherence.guard import Guard
 from strata.coherence.identity import Identity
 from strata.coherence.inbox import Inbox
+from strata.coherence.lineage import Lineage
 from strata.coherence.memory import Memory
 from strata.coherence.messages import Announcer
 from strata.coherence.repairs import Repairs
@@ -75,6 +76,7 @@ class Wiring:
             schemas,
             lambda: self.context.announcer,
             self.log,
+            self.clock,
             lambda bound, versions: self.writebehind().raise_floor(bound, versions),
         )
         pool = config.l3_pool
@@ -90,6 +92,13 @@ class Wiring:
         )
         self.feed = self.context.feed = Feed(self.metrics, self._counts, self._gauges, self.log)
         if self.server is not None:
+            lineage = Lineage(self.server, repairs.distrust, self.clock)
+            identity = self.context.identity
+
+            def beat() -> None:
+                identity.ensure()
+                lineage.look()
+
             self.context.bus = Bus(
                 self.server,
                 config.invalidation_channel,
@@ -97,8 +106,9 @@ class Wiring:
                 self.certainty,
                 self.clock,
                 self.log,
-                on_beat=self.context.identity.ensure,
+                on_beat=beat,
                 on_return=repairs.wake,
+                on_loss=repairs.distrust,
             )
 
     @property

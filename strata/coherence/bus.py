@@ -29,7 +29,7 @@ PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds before trying to subscribe again
 
 
 class Bus:
-    """Starts at the first `start`; thread-safe. `on_beat` and `on_return` are called in its thread and must be quick.
+    """Starts at the first `start`; thread-safe. `on_beat`, `on_return` and `on_loss` are called in its thread, quickly.
 
     `_thread` is written under `_lock` by whoever starts or stops; `resets` by the thread only. After fork the child
     calls `reset`: the parent's thread and subscription are not its own. At exit the daemon thread just ends.
@@ -45,6 +45,7 @@ class Bus:
         log: SafeLogger,
         on_beat: Callable[[], None],
         on_return: Callable[[], None],
+        on_loss: Callable[[], None],
     ) -> None:
         self._server = server
         self._channel = channel
@@ -54,6 +55,7 @@ class Bus:
         self._log = log
         self._on_beat = on_beat
         self._on_return = on_return
+        self._on_loss = on_loss
         self.resets = 0
         self.reset()
 
@@ -96,6 +98,7 @@ class Bus:
                 self._log.debug("bus lost its subscription", error=type(error).__name__)
             if self.connected.is_set():
                 failures = 0
+                self._on_loss()
             self.connected.clear()
             self._certainty.until = -math.inf
             pause = PAUSES[min(failures, len(PAUSES) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311 jitter

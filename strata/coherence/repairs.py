@@ -13,14 +13,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from strata.bound import Bound
+from strata.clock import Clock
 from strata.coherence.messages import Announcer, Op
 from strata.errors import MigrationError, StrataError
-from strata.l2.tier import Put
+from strata.l2.tier import L2Tier, Put
 from strata.observe.log import SafeLogger
 
 LIMIT = 10_000  # keys remembered in the process; beyond it L2 is not asked at all until they are repaired
 BATCH = 500
 _UNDER_WAY = 0
+LAG = 60.0  # seconds by which a Redis that takes another's place may be behind it, or its loss be noticed late
 INTERVAL = 0.5  # seconds between attempts while something is left
 
 
@@ -36,9 +38,11 @@ class Repairs:
         schemas: Mapping[str, Bound],
         announcer: Callable[[], Announcer],
         log: SafeLogger,
+        clock: Clock,
         raise_floor: Callable[[Bound, Mapping[str, int]], None],
     ) -> None:
         self._schemas = schemas
+        self._clock = clock
         self._raise_floor = raise_floor
         self._announcer = announcer
         self._log = log
@@ -54,10 +58,13 @@ class Repairs:
         self._stopped = False
         self._distrusted = 0  # how often L2 did not answer
         self._trusted = 0  # up to which of these times the repairs were seen to since
+        self._unsure_since = 0.0  # when the first of those times was that were not seen to
 
     def distrust(self) -> None:
-        """L2 did not answer a read, which went on to L3."""
+        """L2 did not answer a read, which went on to L3; or another Redis may have taken its place."""
         with self._lock:
+            if self._trusted == self._distrusted:
+                self._unsure_since = self._clock.monotonic()
             self._distrusted += 1
         self.wake()
 
@@ -139,11 +146,23 @@ class Repairs:
             self._trusted = max(self._trusted, distrusted)
         return True
 
+    def _tell_again(self, bound: Bound, l2: L2Tier) -> None:
+        """A replica that became the master has not all that its master had acknowledged."""
+        if self._trusted == self._distrusted:
+            return
+        announcer = self._announcer()
+
+        def message(key_text: str, version: int | None) -> bytes:
+            return announcer.message(bound.name, key_text, Op.INVALIDATE if version is None else Op.SET, version)
+
+        l2.tell_again(self._unsure_since - LAG, announcer.channel, message)
+
     def _repair(self, bound: Bound) -> None:
         table, database, l2 = bound.table, bound.database, bound.l2
         if table is None or database is None or l2 is None:
             return
         l2.server.execute("PING")
+        self._tell_again(bound, l2)
         before = {key: turn for key, turn in list(self._skipped.items()) if key[0] == bound.name and turn != _UNDER_WAY}
         while True:
             with database.connection() as conn:

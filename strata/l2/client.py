@@ -8,7 +8,7 @@ from typing import Any
 
 import hiredis
 from redis.cluster import RedisCluster
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterException, RedisError
 
 from strata.breaker import Breaker
 from strata.clock import Clock
@@ -16,6 +16,7 @@ from strata.errors import L2UnavailableError
 from strata.l2.script import Script
 from strata.l2.wire import Wire, Wires
 
+FAILURES = (RedisError, RedisClusterException, OSError)  # the second is no `RedisError`
 Command = Sequence[Any]
 Call = tuple[Sequence[Any], Sequence[Any]]  # keys and arguments of a script
 
@@ -29,6 +30,7 @@ class RedisServer:
 
     def __init__(self, make: Callable[[], Any], clock: Clock) -> None:
         self._make = make
+        self.clock = clock
         self.breaker = Breaker(clock)
         self.on_call: Callable[[float], None] | None = None  # is told how many seconds each call took; set once
         # Written once by whoever comes first: two racing callers build two, and one is dropped unopened.
@@ -42,7 +44,7 @@ class RedisServer:
         if self._client is None:
             try:
                 self._client = self._make()
-            except (RedisError, OSError) as error:  # a Cluster is asked for its slots as soon as it is made
+            except FAILURES as error:  # a Cluster is asked for its slots as soon as it is made
                 self.breaker.failed()
                 raise self.unavailable(error) from error
         return self._client
@@ -129,7 +131,7 @@ class RedisServer:
             raise L2UnavailableError(
                 "Redis took no write: it holds as much as its maxmemory allows; give it more, or let it forget"
             ) from error
-        except (RedisError, OSError) as error:
+        except FAILURES as error:
             # An error answer (read-only, loading) is an answer, but this server cannot be used.
             self.breaker.failed()
             raise self.unavailable(error) from error
@@ -172,7 +174,7 @@ class RedisServer:
         if not self.clustered:
             return self._single().open()
         # Every node of a Cluster passes on what is published on any of them.
-        pool = self.client.get_random_node().redis_connection.connection_pool
+        pool = self.client.get_redis_connection(self.client.get_random_node()).connection_pool
         return Wires(pool, 1).open()
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import enum
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from strata.l2.client import RedisServer
 from strata.l2.script import Script, load
 
 CHUNK = 250  # keys a script call: longer ones keep a single-threaded Redis from everybody else
+TOLD = 10_000  # changes remembered to be told again
 LEASE_MS = 5_000
 TOMBSTONE_MS = 10_000
 HEADER = 25  # bytes of `V1:<19 digits>:<s|p>:`
@@ -101,6 +103,9 @@ class L2Tier:
         """Start a new series of tokens, which no other process or thread can repeat."""
         self._series = f"{os.getpid():x}.{os.urandom(6).hex()}."
         self._numbers = itertools.count()  # next() is atomic under the GIL and on free-threaded builds
+        # What this process told L2: (monotonic time, key text, version, or None for an invalidation), oldest first.
+        # Appended to by any thread, which is atomic; copied by the one that tells it again.
+        self._told: deque[tuple[float, str, int | None]] = deque(maxlen=TOLD)
 
     def key(self, key_text: str) -> str:
         """The Redis key of a record."""
@@ -207,6 +212,7 @@ class L2Tier:
 
     def put(self, token: str, channel: str, puts: Sequence[Put]) -> set[str]:
         """Put what was committed in the place of the intents; returns the key texts that were stored."""
+        self._remember((put.key_text, put.version) for put in puts)
         return {key_text for key_text, stored in self._each_put("put", [token, channel], puts) if stored}
 
     def abandon(self, token: str, key_texts: Sequence[str]) -> None:
@@ -220,15 +226,45 @@ class L2Tier:
 
     def invalidate(self, key_text: str, channel: str, message: bytes) -> None:
         """Drop the value, whatever its version; what is pending stays."""
+        self._remember([(key_text, None)])
         self._run("invalidate", [self.key(key_text)], [channel, message])
 
     def settle(self, channel: str, items: Sequence[tuple[str, int, bytes, int, bytes]]) -> None:
         """Tell L2 what L3 holds: (key text, version, content or b"", px, message) each."""
+        self._remember((item[0], item[1]) for item in items)
         self._spread("settle", [channel], items)
 
     def purge(self, channel: str, items: Sequence[tuple[str, int, bytes]]) -> None:
         """Take back writes that were given up: (key text, version, message) each."""
         self._spread("purge", [channel], items)
+
+    def tell_again(self, since: float, channel: str, message: Callable[[str, int | None], bytes]) -> int:
+        """Repeat what this process told L2 since then, a monotonic time; returns for how many keys.
+
+        A Redis that took another's place may hold what was before: replicas, and files, lag behind. What is older than
+        it should be is removed, and nothing is stored. `message` makes what is said of a key.
+        """
+        newest: dict[str, int | None] = {}
+        for at, key_text, version in list(self._told):
+            known = newest.get(key_text, 0)
+            if at >= since:
+                newest[key_text] = None if version is None or known is None else max(version, known)
+        puts = [
+            Put(key_text, version, None, message(key_text, version))
+            for key_text, version in newest.items()
+            if version is not None
+        ]
+        for _ in self._each_put("put", [self.token(), channel], puts):
+            pass
+        for key_text, version in newest.items():
+            if version is None:
+                self._run("invalidate", [self.key(key_text)], [channel, message(key_text, None)])
+        return len(newest)
+
+    def _remember(self, told: Iterable[tuple[str, int | None]]) -> None:
+        # Before it is sent: what fails halfway may have been done by the server that is lost.
+        now = self.server.clock.monotonic()
+        self._told.extend([(now, key_text, version) for key_text, version in told])
 
     def _each_put(self, name: str, head: list[Any], puts: Sequence[Put]) -> Iterator[tuple[str, Any]]:
         items = [

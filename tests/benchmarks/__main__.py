@@ -32,11 +32,12 @@ def main(arguments: list[str] | None = None) -> None:
         "--trace", type=TraceFile.parse, action="append", default=[], metavar="FILE:ENTRIES",
         help="judge eviction on a trace too: big-endian 32-bit keys, .xz, .gz or raw",
     )  # fmt: skip
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the calls of `outages` as SVG into FILE")
     given = parser.parse_args(arguments)
     unknown = set(given.names) - set(known)
     if unknown:
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    results = _run(given.names or known, Options(quick=given.quick, traces=tuple(given.trace)))
+    results = _run(given.names or known, Options(quick=given.quick, traces=tuple(given.trace), plot=given.plot))
     if given.json:
         save(given.json, results)
 

@@ -44,6 +44,7 @@ class Options:
 
     quick: bool = False
     traces: tuple[TraceFile, ...] = ()
+    plot: Path | None = None
 
     def rounds(self, usual: int) -> int:
         """The number of rounds where one usually takes `usual`."""

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import redis
 
-from strata import L2PoolConfig, L3PoolConfig, WriteMode
-from strata.embedded import EmbeddedCluster, EmbeddedSentinel
+from strata import (
+    DataStore,
+    L2PoolConfig,
+    L3PoolConfig,
+    L3UnavailableError,
+    MigrationError,
+    PostgresPolicy,
+    Q,
+    UnavailableError,
+    WriteMode,
+)
+from strata.embedded import EmbeddedCluster, EmbeddedPostgres, EmbeddedSentinel, EmbeddedStandby, EmbeddedValkey
 from strata.testing import Count, observe
+from tests.conftest import QUICK
+from tests.models import Note
 from tests.stores import MakeStore, schema, stores, sure
+from tests.support import wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -57,7 +72,9 @@ def load(make: MakeStore, mode: WriteMode, disturb: Callable[[], None], **option
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
-def test_a_failover_of_sentinels_master_under_load(make: MakeStore, sentinel: EmbeddedSentinel, mode: WriteMode) -> None:
+def test_a_failover_of_sentinels_master_under_load(
+    make: MakeStore, sentinel: EmbeddedSentinel, mode: WriteMode
+) -> None:
     def fail_over() -> None:
         time.sleep(1)
         master = sentinel.master()
@@ -92,3 +109,164 @@ def test_slots_that_move_under_load(
             cluster.move_slot(name, next(node for node in cluster.nodes[:3] if node is not owner))
 
     load(make, mode, reshard, redis_addr=cluster.url, broker_url=f"redis://{redis_addr}")
+
+
+def test_what_sentinels_new_master_had_not_copied_is_not_shown_old(make: MakeStore, sentinel: EmbeddedSentinel) -> None:
+    writer, reader = pair_with_notes(make, redis_addr=sentinel.url)
+    master = sentinel.master()
+    replica = next(server for server in sentinel.servers if server is not master)
+    with behind(master, replica):
+        change(writer)
+        master.kill()
+    sentinel.wait_failed_over(master)
+    all_see_the_change(writer, reader)
+
+
+def test_what_a_clusters_new_master_had_not_copied_is_not_shown_old(
+    make: MakeStore, cluster: EmbeddedCluster, redis_addr: str
+) -> None:
+    writer, reader = pair_with_notes(make, redis_addr=cluster.url)
+    masters = {cluster.owner_of(f"strata:notes:{n}") for n in (1, 2, 3)}
+    for master in masters:
+        (replica,) = cluster.replicas_of(master)
+        with behind(master, replica):
+            change(writer)
+            master.kill()
+        cluster.wait_failed_over(master)
+        all_see_the_change(writer, reader)
+        master.restart()
+        wait_until(lambda replica=replica: cluster.replicas_of(replica), timeout=30)
+        writer.set_many("notes", {n: Note(n, "old") for n in (1, 2, 3)})
+
+
+def test_without_any_node_of_the_cluster_all_goes_on_from_postgres(
+    make: MakeStore, cluster: EmbeddedCluster, redis_addr: str
+) -> None:
+    store, late = make(redis_addr=cluster.url), make(redis_addr=cluster.url)
+    for each in (store, late):
+        each.register(schema(Note, name="notes"))
+    store.migrate()
+    store.set("notes", 1, Note(1, "before"))
+    for node in cluster.nodes:
+        node.kill()
+    for each in (store, late):  # one that had connections, and one that never had
+        each.set("notes", 1, Note(1, "during"))
+        assert each.get("notes", 1).text == "during"
+        assert each.get("notes", 1, force_l2=True).text == "during"
+    for node in cluster.nodes:
+        node.restart()
+    for each in (store, late):
+        wait_until(lambda each=each: hits_l2(each), timeout=40, what="reads from the cluster")
+        assert each.get("notes", 1, force_l2=True).text == "during"
+
+
+def hits_l2(store: DataStore) -> bool:
+    before = store.stats().l2_hits
+    store.get("notes", 1, force_l2=True)
+    return store.stats().l2_hits > before
+
+
+def pair_with_notes(make: MakeStore, **options: Any) -> tuple[DataStore, DataStore]:
+    pair = make(**options), make(**options)
+    for store in pair:
+        store.register(schema(Note, name="notes"))
+    pair[0].migrate()
+    for store in pair:
+        sure(store)
+    pair[0].set_many("notes", {n: Note(n, "old") for n in (1, 2, 3)})
+    return pair
+
+
+@contextmanager
+def behind(master: EmbeddedValkey, replica: EmbeddedValkey) -> Iterator[None]:
+    """Cut a replica off once it has all that its master has, for the length of the block."""
+    with redis.Redis(port=master.port, password="secret") as client:
+        assert client.wait(1, 10_000) == 1
+        replica.freeze()
+        client.client_kill_filter(_type="replica")
+    try:
+        yield
+    finally:
+        replica.thaw()
+
+
+def change(store: DataStore) -> None:
+    store.set("notes", 1, Note(1, "new"))
+    store.delete("notes", 2)
+    store.set_many("notes", {3: Note(3, "new")})
+
+
+def all_see_the_change(*pair: DataStore) -> None:
+    for store in pair:
+        sure(store)
+        wait_until(lambda store=store: store.get("notes", 1, force_l2=True).text == "new")
+        wait_until(lambda store=store: store.get("notes", 2, force_l2=True, default=None) is None)
+        wait_until(lambda store=store: store.get("notes", 3, force_l2=True).text == "new")
+        wait_until(lambda store=store: store.get("notes", 1).text == "new")
+
+
+# A replica of PostgreSQL.
+
+
+@pytest.fixture(params=[18, 16])
+def lagging(request: pytest.FixtureRequest) -> Iterator[tuple[EmbeddedPostgres, EmbeddedStandby]]:
+    with EmbeddedPostgres(request.param, settings=QUICK) as primary, EmbeddedStandby(primary) as standby:
+        yield primary, standby
+
+
+def test_a_replica_that_lags_answers_queries_and_puts_nothing_old_over_what_is_new(
+    lagging: tuple[EmbeddedPostgres, EmbeddedStandby], redis_addr: str
+) -> None:
+    primary, standby = lagging
+    with stores(primary.dsn, redis_addr) as make:
+        store, other = make(), make()
+        for each in (store, other):
+            each.register(schema(Note, name="notes", l3=PostgresPolicy(read_replica=standby.dsn)))
+        store.migrate()
+        query = Q().where("id < $1", 100).order_by("id")
+        store.set_many("notes", {n: Note(n, "old") for n in range(10)})
+        wait_until(lambda: counted(store) == 10, what="the replica's copy")
+        standby.lag(3600)
+        store.set("notes", 1, Note(1, "new"))
+        store.delete("notes", 2)
+        store.set("notes", 10, Note(10, "new"))
+        for each in (store, other):
+            found = {note.id: note.text for note in each.search("notes", query)}
+            assert found == dict.fromkeys(range(10), "old")  # the replica's, and as late
+            assert each.count("notes") == 10
+            assert [note.text for note in each.search_cached("notes", query)] == ["old"] * 10
+            for options in ({}, {"force_l2": True}, {"force_l3": True}):
+                assert each.get("notes", 1, **options).text == "new"
+                assert each.get("notes", 2, default=None, **options) is None
+                assert each.get("notes", 10, **options).text == "new"
+            assert each.get_many("notes", [1, 2, 10]) == {1: Note(1, "new"), 10: Note(10, "new")}
+            assert each.warm_cache("notes") == 10
+            assert each.get("notes", 1).text == "new"
+        standby.lag(0)
+        wait_until(lambda: {note.text for note in store.search("notes", Q().where("id = 1"))} == {"new"})
+        wait_until(lambda: store.count("notes") == 10 and store.search("notes", Q().where("id = 2")) == [])
+
+
+def test_without_its_replica_queries_say_so_and_records_are_read_on(
+    lagging: tuple[EmbeddedPostgres, EmbeddedStandby], redis_addr: str
+) -> None:
+    primary, standby = lagging
+    with stores(primary.dsn, redis_addr) as make:
+        store = make(**SHORT)
+        store.register(schema(Note, name="notes", l3=PostgresPolicy(read_replica=standby.dsn)))
+        store.migrate()
+        store.set("notes", 1, Note(1, "kept"))
+        wait_until(lambda: counted(store) == 1)
+        standby.kill()
+        with pytest.raises(L3UnavailableError):
+            store.count("notes")
+        assert store.get("notes", 1, force_l3=True).text == "kept"
+        standby.restart()
+        wait_until(lambda: counted(store) == 1)
+
+
+def counted(store: DataStore) -> int:
+    try:
+        return store.count("notes")
+    except (UnavailableError, MigrationError):  # the replica may not even have the table yet
+        return -1

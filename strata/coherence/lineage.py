@@ -1,0 +1,36 @@
+"""Whether another server has taken the place of one of a Cluster, which the subscription does not show.
+
+The subscription to a single Redis, or to the master that Sentinels name, breaks when its server is gone. In a Cluster
+it is held by any one node, and does not care for the others. But each failover raises the Cluster's epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from strata.clock import Clock
+from strata.l2.client import RedisServer
+
+INTERVAL = 1.0  # seconds between looks
+
+
+class Lineage:
+    """Used by the bus's thread only. `on_change` is called when the epoch has changed since the last look."""
+
+    def __init__(self, server: RedisServer, on_change: Callable[[], None], clock: Clock) -> None:
+        self._server = server
+        self._on_change = on_change
+        self._clock = clock
+        self._due = 0.0
+        self._epoch: Any = None
+
+    def look(self) -> None:
+        """Ask for the epoch, where it is time. Raises `L2UnavailableError`."""
+        now = self._clock.monotonic()
+        if now < self._due or not self._server.clustered:
+            return
+        self._due = now + INTERVAL
+        known, self._epoch = self._epoch, self._server.execute("CLUSTER INFO").get("cluster_current_epoch")
+        if known is not None and known != self._epoch:
+            self._on_change()
