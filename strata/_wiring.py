@@ -18,6 +18,7 @@ from strata.coherence.inbox import Inbox
 from strata.coherence.lineage import Lineage
 from strata.coherence.memory import Memory
 from strata.coherence.messages import Announcer
+from strata.coherence.outside import Outside
 from strata.coherence.repairs import Repairs
 from strata.coherence.versions import VersionClock
 from strata.config import Config
@@ -35,6 +36,7 @@ from strata.l2.searches import NotKept, Searches, UntilTtl, UntilWrite
 from strata.l2.tier import L2Tier
 from strata.l3.indexes import wanted_indexes
 from strata.l3.partition import check_unique
+from strata.l3.listener import Listener
 from strata.l3.pool import Database
 from strata.l3.table import Table
 from strata.model import check_identifier, compile_model
@@ -79,6 +81,7 @@ class Wiring:
             self.clock,
             lambda bound, versions: self.writebehind().raise_floor(bound, versions),
         )
+        self.outside = Outside(schemas, repairs, versions, lambda: self.context.writebehind)
         pool = config.l3_pool
         self.context = Context(
             clock=self.clock,
@@ -145,6 +148,8 @@ class Wiring:
             clock=self.clock,
             freshness=freshness_of(schema),
         )
+        if schema.l3 is not None and schema.l3.watch:
+            self._listen()
         if bound.deferred:
             deferred = self.writebehind()
             deferred.register(bound)
@@ -168,6 +173,19 @@ class Wiring:
                 repairs=self.context.repairs,
             )
         return self.context.writebehind
+
+    def _listen(self) -> None:
+        """The store's listener for changes made outside, built for the first schema that asks for it."""
+        if self.context.listener is None:
+            self.context.listener = Listener(
+                self.config.postgres_dsn,
+                self.config.l3_pool,
+                self.clock,
+                self.log,
+                self.outside.changed,
+                self.outside.returned,
+                self.context.repairs.wake,
+            )
 
     def ledger(self) -> RedisServer:
         """The Redis of ledger, jobs and doorbells. Raises `InvalidConfigError` where there is none."""
@@ -198,6 +216,8 @@ class Wiring:
             database.after_fork()
         if context.bus is not None:
             context.bus.reset()
+        if context.listener is not None:
+            context.listener.reset()
         context.repairs.reset()
         context.background.reset()
         self.sweeper.after_fork()
@@ -215,6 +235,8 @@ class Wiring:
         if self.context.bus is not None:
             self.context.bus.stop()
         self.context.background.stop()
+        if self.context.listener is not None:
+            self.context.listener.stop()
         self.context.repairs.stop()
         self.sweeper.stop()
         for database in self.databases.values():

@@ -130,8 +130,6 @@ class RedisPolicy:
             raise InvalidConfigError(f"RedisPolicy.search_expiry is {self.search_expiry!r}; it must be a SearchExpiry")
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class PostgresPolicy:
     """L3. `read_replica` is a DSN asked by `search` and `count`; `partition_by` names a column.
@@ -139,6 +137,9 @@ class PostgresPolicy:
     `soft_timeout`: seconds after which a `get` that waits for L3 returns a stale value, where `fail_safe` has kept
     one. `hard_timeout`: seconds after which it raises `L3UnavailableError`. Either way the load goes on in the
     background. None (the default) waits as long as L3's own time-outs allow.
+
+    `watch`: `migrate` gives the table a trigger, and every instance listens to it, so that rows changed outside of
+    Strata are seen too.
     """
 
     table_name: str | None = None
@@ -147,6 +148,7 @@ class PostgresPolicy:
     _: KW_ONLY
     soft_timeout: Duration | None = None
     hard_timeout: Duration | None = None
+    watch: bool = False
 
     def __post_init__(self) -> None:
         for name in ("soft_timeout", "hard_timeout"):
@@ -157,6 +159,8 @@ class PostgresPolicy:
             raise InvalidConfigError(
                 f"PostgresPolicy.soft_timeout is {soft!r}, hard_timeout {hard!r}; the soft one must be the shorter"
             )
+        if not isinstance(self.watch, bool):
+            raise InvalidConfigError(f"PostgresPolicy.watch is {self.watch!r}; it must be True or False")
 
 
 @dataclass(frozen=True, slots=True)

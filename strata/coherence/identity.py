@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 
 from strata.clock import Clock
-from strata.coherence.versions import NODES, VersionClock
+from strata.coherence.versions import L3_NODE, NODES, VersionClock
 from strata.errors import L2UnavailableError
 from strata.l2.client import RedisServer
 
@@ -66,7 +66,7 @@ class Identity:
             return
         node = self._versions.node
         for _ in range(ATTEMPTS):
-            if server.execute("SET", _key(node), self.instance, "NX", "EX", LEASE_SECONDS):
+            if node != L3_NODE and server.execute("SET", _key(node), self.instance, "NX", "EX", LEASE_SECONDS):
                 self._leased = node
                 self._versions.adopt_node(node)
                 return

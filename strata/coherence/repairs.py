@@ -4,12 +4,16 @@ The row (schema, id, version) in `_strata_repairs` is written with the record. W
 is older there, tells everybody, and deletes the row. Until then the process that wrote does not ask L2 for the key. And
 a process that has read past an L2 that did not answer trusts it again only after it has seen to the repairs itself: it
 may have been shown what another wrote meanwhile, and L2 may still hold what was before.
+
+Rows changed outside of Strata come the same way: the trigger (`strata.l3.outside`) leaves the rows, one without a key
+where anything of the schema may have changed. The rows are locked while they are worked on, so that of many processes
+that are woken one does the work; the others wait for it, since they may trust L2 only afterwards.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from strata.bound import Bound
@@ -17,6 +21,7 @@ from strata.clock import Clock
 from strata.coherence.messages import Announcer, Op
 from strata.errors import MigrationError, StrataError
 from strata.l2.tier import L2Tier, Put
+from strata.l3.table import Repair
 from strata.observe.log import SafeLogger
 
 LIMIT = 10_000  # keys remembered in the process; beyond it L2 is not asked at all until they are repaired
@@ -165,29 +170,47 @@ class Repairs:
         self._tell_again(bound, l2)
         before = {key: turn for key, turn in list(self._skipped.items()) if key[0] == bound.name and turn != _UNDER_WAY}
         while True:
-            with database.connection() as conn:
+            with database.transaction() as conn:
                 rows = table.take_repairs(conn, BATCH)
+                if rows:
+                    self._repair_keys(bound, l2, rows)
+                    table.repairs_done(conn, rows)
             if not rows:
                 break
-            if bound.deferred:
-                # First: else an older write of this key is handed off after the repair, and stands in L2 as the newest.
-                self._raise_floor(bound, {row.key_text: row.version - 1 for row in rows})
-            announcer = self._announcer()
-            puts = {
-                row.key_text: Put(
-                    row.key_text, row.version, None, announcer.message(bound.name, row.key_text, Op.SET, row.version)
-                )
-                for row in sorted(rows, key=lambda row: row.version)
-            }
-            # A put without an intent stores nothing and removes what is older: just what a repair is.
-            l2.put(l2.token(), announcer.channel, list(puts.values()))
-            bound.searches.drop()
-            for put in puts.values():
-                # The bus does not bring this instance its own messages.
-                bound.l1.forget(bound.plan.parse_key(put.key_text), below=put.version)
-            with database.connection() as conn:
-                table.repairs_done(conn, rows)
+        self._repair_whole(bound, l2)
         with self._lock:
             for key, turn in before.items():
                 if self._skipped.get(key) == turn:
                     del self._skipped[key]
+
+    def _repair_keys(self, bound: Bound, l2: L2Tier, rows: Sequence[Repair]) -> None:
+        if bound.deferred:
+            # First: else an older write of this key is handed off after the repair, and stands in L2 as the newest.
+            self._raise_floor(bound, {row.key_text: row.version - 1 for row in rows})
+        announcer = self._announcer()
+        puts = {
+            row.key_text: Put(
+                row.key_text, row.version, None, announcer.message(bound.name, row.key_text, Op.SET, row.version)
+            )
+            for row in sorted(rows, key=lambda row: row.version)
+        }
+        # A put without an intent stores nothing and removes what is older: just what a repair is.
+        l2.put(l2.token(), announcer.channel, list(puts.values()))
+        bound.searches.drop()
+        for put in puts.values():
+            # The bus does not bring this instance its own messages.
+            bound.l1.forget(bound.plan.parse_key(put.key_text), below=put.version)
+
+    def _repair_whole(self, bound: Bound, l2: L2Tier) -> None:
+        """Empty the schema's part of L2, and everybody's L1, where anything may have changed."""
+        assert bound.table is not None and bound.database is not None
+        with bound.database.transaction() as conn:
+            rows = bound.table.take_repairs(conn, BATCH, whole=True)
+            if rows:
+                conn.command("SET LOCAL idle_in_transaction_session_timeout = 0")  # L2 may have many keys
+                announcer = self._announcer()
+                l2.purge_all(announcer.channel)
+                bound.searches.drop()
+                bound.l1.clear()
+                l2.server.execute("PUBLISH", announcer.channel, announcer.message(bound.name, "", Op.CLEAR))
+                bound.table.repairs_done(conn, rows)

@@ -15,6 +15,7 @@ from strata.clock import Clock
 
 NODE_BITS = 11
 NODES = 1 << NODE_BITS
+L3_NODE = NODES - 1  # of versions that PostgreSQL itself gives, to rows changed outside; no process has it
 DIGITS = 19
 _FAR = 60_000_000 << NODE_BITS  # 60 s as a distance between versions
 
@@ -41,7 +42,7 @@ class VersionClock:
         self._last = 0
         self._offset = 0
         self._disciplined = False
-        self._node = random.SystemRandom().randrange(NODES)
+        self._node = random.SystemRandom().randrange(L3_NODE)
 
     @property
     def node(self) -> int:

@@ -16,6 +16,7 @@ from strata.coherence.versions import VersionClock
 from strata.engine.background import Background
 from strata.errors import ClosedError
 from strata.l2.client import RedisServer
+from strata.l3.listener import Listener
 from strata.observe.feed import Feed
 from strata.writebehind import Own, WriteBehind
 
@@ -26,8 +27,8 @@ ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "ABSENT", "__slots__"
 @dataclass(slots=True, eq=False)
 class Context:
     """The parts that the schemas of one store share. `server` and `bus` are None without Redis, `writebehind` until
-    a write-behind schema was registered. `lasting` is the seconds within which any commit has surely ended; `closed`
-    is set once, by `DataStore.close`."""
+    a write-behind schema was registered, `listener` until one whose table is watched. `lasting` is the seconds within
+    which any commit has surely ended; `closed` is set once, by `DataStore.close`."""
 
     clock: Clock
     versions: VersionClock
@@ -41,6 +42,7 @@ class Context:
     bus: Bus | None = None
     writebehind: WriteBehind | None = None
     closed: bool = False
+    listener: Listener | None = None
 
     def check_open(self) -> None:
         """Raise `ClosedError` once the store was closed: for what was begun before, and goes on after it."""
@@ -75,6 +77,8 @@ class Context:
             self.feed.start()
         if self.bus is not None:
             self.bus.start()
+        if self.listener is not None:
+            self.listener.start()
 
     def message(self, bound: Bound, key_text: str, op: Op, version: int | None = None) -> bytes:
         """A message about one key of a schema."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from time import perf_counter
 from typing import Any
 
@@ -85,6 +86,21 @@ class RedisServer:
         if not commands:
             return []
         return self._guarded(lambda: _raised(self._call_many(commands)))  # type: ignore[no-any-return]
+
+    def scan(self, pattern: str, step: int) -> Iterator[list[bytes]]:
+        """The keys that fit a pattern, some at a time, each at least once; of every master of a Cluster."""
+        if self.clustered:
+            keys = self.client.scan_iter(match=pattern, count=step)
+            while some := self._guarded(lambda: list(islice(keys, step))):
+                yield some
+            return
+        cursor: Any = 0
+        while True:
+            cursor, found = self.execute("SCAN", cursor, "MATCH", pattern, "COUNT", step)
+            if found:
+                yield found
+            if int(cursor) == 0:
+                return
 
     def subscribe(self, *channels: str) -> Wire:
         """A connection that is asked to subscribe; its confirmations are the first things to come."""

@@ -20,6 +20,8 @@ from strata.l2.script import Script, load
 
 CHUNK = 250  # keys a script call: longer ones keep a single-threaded Redis from everybody else
 TOLD = 10_000  # changes remembered to be told again
+SCANNED = 1_000  # keys that a walk over all of them looks at in one step
+NEWEST = (1 << 63) - 1  # no version is above it
 LEASE_MS = 5_000
 TOMBSTONE_MS = 10_000
 HEADER = 25  # bytes of `V1:<19 digits>:<s|p>:`
@@ -237,6 +239,12 @@ class L2Tier:
     def purge(self, channel: str, items: Sequence[tuple[str, int, bytes]]) -> None:
         """Take back writes that were given up: (key text, version, message) each."""
         self._spread("purge", [channel], items)
+
+    def purge_all(self, channel: str) -> None:
+        """As `purge`, for every key of the schema, whatever its version. Walks all keys of the Redis."""
+        for keys in self.server.scan(f"{self._prefix}*", SCANNED):
+            key_texts = [key.decode().removeprefix(self._prefix) for key in keys]
+            self.purge(channel, [(key_text, NEWEST, b"") for key_text in key_texts])
 
     def tell_again(self, since: float, channel: str, message: Callable[[str, int | None], bytes]) -> int:
         """Repeat what this process told L2 since then, a monotonic time; returns for how many keys.

@@ -18,6 +18,7 @@ import psycopg
 from strata.l3 import failures
 from strata.l3.connection import Connection
 from strata.l3.layout import HORIZONS, TOMBSTONES, VERSION, Layout
+from strata.l3.outside import own
 from strata.l3.stage import GROUP, ORDER, Stage
 from strata.l3.statement import INT4, Statement
 from strata.l3.writes import Writes
@@ -103,7 +104,7 @@ class Applier:
         )
         self._delete = Statement(
             f"DELETE FROM {table} r USING {name} s"
-            f" WHERE s.{GROUP} = {_DELETED} AND r.{key} = s.{key} AND r.{VERSION} <= s.{VERSION}",
+            f" WHERE s.{GROUP} = {_DELETED} AND r.{key} = s.{key} AND r.{VERSION} <= s.{VERSION}{own(layout.name)}",
             prepared=False,
         )
         self._look = Statement(

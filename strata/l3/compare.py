@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from strata.errors import DecodeError, InvalidModelError
-from strata.l3 import ddl
+from strata.l3 import ddl, outside
 from strata.l3.catalog import ColumnFacts, exists, free_months, has_rows, table_facts
 from strata.l3.connection import Connection
 from strata.l3.indexes import wanted_indexes
@@ -109,6 +109,7 @@ def compare(
                 f"schemas {seen[table.name].schema_name!r} and {table.schema_name!r} have other columns but the same "
                 f"table {table.name!r}; give one of them another PostgresPolicy.table_name"
             )
+    _watch(conn, plan, tables)
     return plan
 
 
@@ -117,6 +118,26 @@ def _server_time(conn: Connection) -> datetime.datetime:
     assert row is not None
     at: datetime.datetime = row[0]
     return at
+
+
+def _watch(conn: Connection, plan: Plan, tables: Sequence[tuple[Table, Schema[Any]]]) -> None:
+    """What tables lack to tell of changes made outside, and those that tell although nobody asks them to."""
+    watched = {table.name: table for table, schema in tables if schema.l3 is not None and schema.l3.watch}
+    for name, table in watched.items():
+        over = [(other, schema) for other, schema in tables if other.name == name]
+        item = outside.Watched(
+            name,
+            table.plan.key.name,
+            tuple(schema.name for _, schema in over if schema.l2 is not None),
+            tuple(schema.name for other, schema in over if other.deferred),
+        )
+        facts = table_facts(conn, quote(name))
+        plan.statements += outside.additions(conn, item)
+        if facts.kind == "p" or any(schema.l3 and schema.l3.partition_by for _, schema in over):
+            plan.statements += outside.partitions(conn, item, new=not facts.kind)
+    for name, sql in outside.leftovers(conn, list(watched)):
+        text = f"{name} tells of changes made outside, but no schema registered here has PostgresPolicy(watch=True)"
+        plan.manual.append(ManualChange(text, sql))
 
 
 class _Comparison:

@@ -14,7 +14,7 @@ from strata.shards import SHARDS
 
 
 class Repair(NamedTuple):
-    """A write that reached L3 while L2 was away."""
+    """A write that reached L3 and of which L2 does not know; without a key: anything of the schema may be."""
 
     key_text: str
     version: int
@@ -43,7 +43,9 @@ class Marks:
             f"INSERT INTO {REPAIRS} AS r (schema, id, version) VALUES ({layout.schema}, $1, $2) ON CONFLICT DO NOTHING",
             (TEXT, INT8),
         )
-        self._take = Statement(f"SELECT id, version FROM {REPAIRS} WHERE {own} ORDER BY at LIMIT $1", (INT8,))
+        take = f"SELECT id, version FROM {REPAIRS} WHERE {own} AND id {{}} '' ORDER BY at, id LIMIT $1 FOR UPDATE"
+        self._take = Statement(take.format("<>"), (INT8,))
+        self._take_whole = Statement(take.format("="), (INT8,))
         self._done = Statement(
             f"DELETE FROM {REPAIRS} r USING unnest($1, $2) AS done(id, version)"
             f" WHERE r.{own} AND r.id = done.id AND r.version = done.version",
@@ -74,9 +76,10 @@ class Marks:
         """Remember, in the transaction of the write, that L2 does not know of it."""
         self._record.execute(conn, (key_text, version))
 
-    def take_repairs(self, conn: Connection, limit: int) -> list[Repair]:
-        """Up to `limit` repairs, the oldest first. They stay until `repairs_done`."""
-        return self._take.rows(conn, (limit,), Repair._make)
+    def take_repairs(self, conn: Connection, limit: int, *, whole: bool = False) -> list[Repair]:
+        """Up to `limit` repairs, the oldest first; those of keys, or those of the whole schema. They stay until
+        `repairs_done`, and are locked until the caller's transaction ends, so that one process does the work."""
+        return (self._take_whole if whole else self._take).rows(conn, (limit,), Repair._make)
 
     def repairs_done(self, conn: Connection, rows: Sequence[Repair]) -> None:
         """Forget these repairs; one recorded since at a higher version stays."""

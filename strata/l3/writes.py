@@ -17,6 +17,7 @@ from psycopg.errors import DeadlockDetected, UniqueViolation
 from strata.errors import EncodeError
 from strata.l3.connection import Connection
 from strata.l3.layout import TOMBSTONES, VERSION, Layout, quote
+from strata.l3.outside import own
 from strata.l3.statement import ARRAYS, BOOL, INT4, INT8, TEXT, Statement
 from strata.model.markers import UNLOADED
 from strata.shards import shard_of
@@ -53,7 +54,8 @@ class Writes:
         self._layout = layout
         self._upsert = self._upsert_statement()
         self._delete = layout.statement(
-            f"DELETE FROM {layout.table} r WHERE {layout.key} = $1 RETURNING {layout.raised(f'r.{VERSION}', '$2')}",
+            f"DELETE FROM {layout.table} r WHERE {layout.key} = $1{own(layout.name)}"
+            f" RETURNING {layout.raised(f'r.{VERSION}', '$2')}",
             layout.key_oid,
             INT8,
         )

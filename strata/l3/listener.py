@@ -1,0 +1,144 @@
+"""Hears what the triggers tell of changes made outside: one plain connection of a store, on a thread of its own.
+
+Not one of the pool: it listens for as long as the store lives. Once a second it asks whether repairs are waiting, which
+also shows that the server is there: rows in L3 are the truth, notifications only tell of them at once.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import threading
+from collections.abc import Callable
+
+import psycopg
+from psycopg import errors
+
+from strata.clock import Clock
+from strata.l3.connection import Connection, connect, parse_dsn
+from strata.l3.layout import REPAIRS
+from strata.l3.outside import CHANNEL
+from strata.observe.log import SafeLogger
+from strata.policies import L3PoolConfig
+
+BEAT = 1.0  # seconds between signs of life
+PATIENCE = 2.0  # seconds for one of them
+PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0)  # seconds before connecting again
+
+
+class Listener:
+    """Starts at the first `start`; thread-safe. The callbacks are called in its thread, and must be quick.
+
+    `on_change` gets the text of a notification. `on_return` is called when it begins to listen, at first and after
+    each time in which notifications may have been missed; `on_waiting` when there are repairs to do. `_thread` is
+    written under `_lock`; `_abandoned` keeps a parent's connection, which is not the child's to close. After fork:
+    `reset`. At exit the daemon thread just ends.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        config: L3PoolConfig,
+        clock: Clock,
+        log: SafeLogger,
+        on_change: Callable[[str], None],
+        on_return: Callable[[], None],
+        on_waiting: Callable[[], None],
+    ) -> None:
+        self._conninfo = parse_dsn(dsn, config, "strata-listener")
+        self._config = config
+        self._clock = clock
+        self._log = log
+        self._on_change = on_change
+        self._on_return = on_return
+        self._on_waiting = on_waiting
+        self._abandoned: list[Connection] = []
+        self._conn: Connection | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """As new: not started, hearing nothing."""
+        if self._conn is not None:
+            self._abandoned.append(self._conn)
+        self._conn = None
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._wake: tuple[int, int] | None = None
+        self.connected = threading.Event()
+        self.started = False
+
+    def start(self) -> None:
+        """Start the thread, once."""
+        if self.started:
+            return
+        with self._lock:
+            if self._thread is None and not self._stop.is_set():
+                self._wake = os.pipe()
+                self._thread = threading.Thread(target=self._run, name="strata-listener", daemon=True)
+                self._thread.start()
+                self.started = True
+
+    def stop(self, timeout: float = 2.0) -> None:
+        """End the thread."""
+        with self._lock:
+            self._stop.set()
+            thread, wake = self._thread, self._wake
+            if wake is not None:
+                os.write(wake[1], b"x")
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+            if wake is not None and not thread.is_alive():
+                self._wake = None
+                for end in wake:
+                    os.close(end)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                self._session()
+            except (psycopg.Error, OSError) as error:
+                self._log.debug("changes made outside are not heard of", error=type(error).__name__)
+            except Exception as error:  # noqa: BLE001 the thread must outlive a mistake in one message
+                self._log.error("the listener failed", error=type(error).__name__)
+            failures = 0 if self.connected.is_set() else failures + 1
+            self.connected.clear()
+            pause = PAUSES[min(failures, len(PAUSES) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311 jitter
+            self._stop.wait(pause)
+
+    def _session(self) -> None:
+        conn = self._conn = connect(self._conninfo, self._config, self._clock)
+        try:
+            conn.patience = PATIENCE
+            # Those that come with the answer of a command; those that come while nothing is asked are read below.
+            conn.add_notify_handler(lambda notice: self._on_change(notice.payload))
+            conn.command(f"LISTEN {CHANNEL}")
+            self._on_return()
+            self.connected.set()
+            self._listen(conn)
+        finally:
+            conn.close()
+            self._conn = None
+
+    def _listen(self, conn: Connection) -> None:
+        assert self._wake is not None
+        due = self._clock.monotonic()
+        while not self._stop.is_set():
+            now = self._clock.monotonic()
+            if now >= due:
+                self._beat(conn)
+                due = now + BEAT
+            select.select([conn.pgconn.socket, self._wake[0]], [], [], max(0.0, due - now))
+            conn.pgconn.consume_input()
+            while (notice := conn.pgconn.notifies()) is not None:
+                self._on_change(notice.extra.decode(errors="replace"))
+
+    def _beat(self, conn: Connection) -> None:
+        try:
+            row = conn.execute(f"SELECT EXISTS (SELECT FROM {REPAIRS})").fetchone()
+        except errors.UndefinedTable:
+            return  # not migrated yet
+        if row is not None and row[0]:
+            self._on_waiting()

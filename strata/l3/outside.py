@@ -1,0 +1,221 @@
+"""The trigger that tells of changes made outside: what it is, and whether a table has it.
+
+A change is Strata's own if it sets `_strata_version`, which every write of Strata does, or, for a deletion, if the
+statement says so (`own`). Any other change, by psql or another program, gets a version as a synchronous write would: so
+that what is cached under the old version is older, and replay, settling and the audit can tell the two contents apart.
+It is PostgreSQL's time, above the row's version, with a node id that no process has.
+
+Each changed key goes, with its version (negative: deleted), into a note that is kept in a setting of the transaction;
+full notes are told at once, the last one at the end of the statement:
+- by NOTIFY, to every listening instance, for its L1; beyond `MOST` notes of one transaction, one message says "all";
+- as rows of `_strata_repairs`, from which the first instance to come sees to L2. NOTIFY only rings: rows outlive a
+  listener that is away, a failover, and a Redis that is down;
+- for schemas that are written behind, deletions leave tombstones, and TRUNCATE raises the horizon, so that what was
+  written before does not come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from strata.l3.connection import Connection
+from strata.l3.ddl import short
+from strata.l3.layout import HORIZONS, NODE_BITS, REPAIRS, TOMBSTONES, VERSION, quote
+
+CHANNEL = "strata_outside"
+PREFIX = "_strata_outside"
+MOST = 100  # notes that one transaction tells one by one
+FULL = 7_000  # bytes of a note; a notification can have 8000
+NODE = (1 << NODE_BITS) - 1  # of versions given by PostgreSQL; no process leases it
+
+_STAMP = f"""
+SELECT GREATEST((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, (old >> {NODE_BITS}) + 1)
+       << {NODE_BITS} | {NODE}
+"""
+_TELL = f"""
+DECLARE
+  setting text := 'strata.outside_' || target;
+  state text := coalesce(nullif(current_setting(setting, true), ''), '0|');
+  told int := split_part(state, '|', 1)::int;
+  note json := '{{' || substr(state, strpos(state, '|') + 1) || '}}';
+  message text := json_build_object('table', target, 'keys', note);
+BEGIN
+  IF note::text = '{{}}' AND NOT everything THEN RETURN; END IF;
+  INSERT INTO {TOMBSTONES} AS t (schema, id, version)
+    SELECT s, e.key, max(abs(e.value::bigint)) FROM unnest(deferred) s, json_each_text(note) e
+    WHERE e.value LIKE '-%' GROUP BY 1, 2 ORDER BY 1, 2
+    ON CONFLICT (schema, id) DO UPDATE
+    SET version = GREATEST(t.version, EXCLUDED.version), deleted_at = now();
+  IF everything THEN
+    INSERT INTO {HORIZONS} AS h (schema, version) SELECT s, _strata_stamp(0) FROM unnest(deferred) s
+      ON CONFLICT (schema) DO UPDATE SET version = GREATEST(h.version, EXCLUDED.version);
+  END IF;
+  IF told >= {MOST} THEN
+    NULL;  -- told of already: everything
+  ELSIF everything OR told + 1 = {MOST} OR octet_length(message) > 7900 THEN
+    told := {MOST};
+    PERFORM pg_notify('{CHANNEL}', json_build_object('table', target)::text);
+    INSERT INTO {REPAIRS} (schema, id, version) SELECT s, '', _strata_stamp(0) FROM unnest(cached) s
+      ON CONFLICT DO NOTHING;
+  ELSE
+    told := told + 1;
+    PERFORM pg_notify('{CHANNEL}', message);
+    INSERT INTO {REPAIRS} (schema, id, version)
+      SELECT s, e.key, abs(e.value::bigint) FROM unnest(cached) s, json_each_text(note) e
+      ON CONFLICT DO NOTHING;
+  END IF;
+  PERFORM set_config(setting, told || '|', true);
+END
+"""
+_CHANGED = """
+DECLARE
+  state text := coalesce(nullif(current_setting('strata.outside_{table}', true), ''), '0|');
+  entry text;
+BEGIN
+  IF TG_LEVEL = 'STATEMENT' THEN
+    IF TG_OP = 'TRUNCATE' OR right(state, 1) <> '|' THEN
+      PERFORM _strata_tell('{table}', {cached}, {deferred}, TG_OP = 'TRUNCATE');
+    END IF;
+    RETURN NULL;
+  END IF;
+  IF TG_OP = 'UPDATE' THEN
+    NEW.{version} := _strata_stamp(OLD.{version});
+  END IF;
+  IF TG_OP <> 'DELETE' THEN
+    entry := to_json(NEW.{key}::text) || ':' || NEW.{version};
+  END IF;
+  IF TG_OP = 'DELETE' OR TG_OP = 'UPDATE' AND NEW.{key} IS DISTINCT FROM OLD.{key} THEN
+    entry := concat_ws(',', entry, to_json(OLD.{key}::text) || ':-' || _strata_stamp(OLD.{version}));
+  END IF;
+  IF octet_length(state) + octet_length(entry) > {full} AND right(state, 1) <> '|' THEN
+    PERFORM _strata_tell('{table}', {cached}, {deferred}, false);
+    state := current_setting('strata.outside_{table}', true);
+  END IF;
+  state := concat(state, CASE WHEN right(state, 1) <> '|' THEN ',' END, entry);
+  PERFORM set_config('strata.outside_{table}', state, true);
+  RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
+END
+"""
+
+# name: when, and for which rows. AFTER INSERT, since a trigger before it would slow down COPY.
+_ROW = {
+    "insert": f"AFTER INSERT {{on}} FOR EACH ROW WHEN (NEW.{VERSION} & {NODE} = {NODE})",
+    "update": f"BEFORE UPDATE {{on}} FOR EACH ROW WHEN (NEW.{VERSION} = OLD.{VERSION})",
+    "delete": ("BEFORE DELETE {on} FOR EACH ROW WHEN (current_setting('strata.own', true) IS DISTINCT FROM '{table}')"),
+}
+_STATEMENT = {
+    "statement": "AFTER INSERT OR UPDATE OR DELETE {on} FOR EACH STATEMENT",
+    "truncate": "AFTER TRUNCATE {on} FOR EACH STATEMENT",
+}
+
+_SOURCE = "SELECT p.prosrc FROM pg_proc p WHERE p.oid = to_regprocedure($1)"
+_MADE = "SELECT tgname::text FROM pg_trigger WHERE tgrelid = to_regclass($1) AND tgname::text LIKE $2"
+_PARTS_WITHOUT = """
+SELECT EXISTS (SELECT FROM pg_partition_tree(to_regclass($1)) WHERE level > 0 AND (
+  SELECT count(*) FROM pg_trigger WHERE tgrelid = relid AND tgname::text = ANY($2)) < 2)
+"""
+_DEFAULT = """
+SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
+JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+WHERE d.adrelid = to_regclass($1) AND a.attname = $2
+"""
+_WATCHED = """
+SELECT DISTINCT c.relname::text, p.proname::text FROM pg_trigger t
+JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE t.tgname = $1 AND NOT c.relispartition AND n.nspname = ANY(current_schemas(false))
+ORDER BY 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A table whose changes are to be told: the schemas over it that have an L2, and those that are written behind."""
+
+    table: str
+    key: str
+    cached: tuple[str, ...]
+    deferred: tuple[str, ...]
+
+
+def own(table: str) -> str:
+    """The condition, always true, by which a DELETE says that it is Strata's own; for its transaction only."""
+    return f" AND set_config('strata.own', '{table}', true) IS NOT NULL"
+
+
+def additions(conn: Connection, watched: Watched) -> list[str]:
+    """The statements that make a table tell of changes, as far as it does not yet; it may be one to be made."""
+    table, function = quote(watched.table), quote(short(f"{PREFIX}_{watched.table}"))
+    path = _search_path(conn)
+    changed = _CHANGED.format(
+        table=watched.table,
+        key=quote(watched.key),
+        version=VERSION,
+        full=FULL,
+        cached=_array(watched.cached),
+        deferred=_array(watched.deferred),
+    )
+    tell = "(target text, cached text[], deferred text[], everything boolean) RETURNS void LANGUAGE plpgsql"
+    wanted = [
+        ("_strata_stamp(bigint)", "(old bigint) RETURNS bigint LANGUAGE sql VOLATILE", _STAMP),
+        ("_strata_tell(text,text[],text[],boolean)", f"{tell} SECURITY DEFINER {path}", _TELL),
+        (f"{function}()", f"() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {path}", changed),
+    ]
+    statements = []
+    for signature, head, body in wanted:
+        if _one(conn, _SOURCE, signature) != body:
+            name = signature.partition("(")[0]
+            statements.append(f"CREATE OR REPLACE FUNCTION {name}{head} AS $strata${body}$strata$")
+            if name == "_strata_tell":
+                statements.append(f"REVOKE EXECUTE ON FUNCTION {signature} FROM PUBLIC")
+    if "_strata_stamp(" not in (_one(conn, _DEFAULT, table, VERSION) or ""):
+        statements.append(f"ALTER TABLE {table} ALTER COLUMN {VERSION} SET DEFAULT _strata_stamp(0)")
+    made = {row[0] for row in conn.execute(_MADE, (table, f"{PREFIX}_%")).fetchall()}
+    for name, when in (_ROW | _STATEMENT).items():
+        if f"{PREFIX}_{name}" not in made:
+            when = when.format(on=f"ON {table}", table=watched.table)
+            statements.append(f"CREATE TRIGGER {PREFIX}_{name} {when} EXECUTE FUNCTION {function}()")
+    return statements
+
+
+def partitions(conn: Connection, watched: Watched, *, new: bool) -> list[str]:
+    """The statement that gives partitions, of which a statement may name one, what only the whole table has."""
+    table, function = quote(watched.table), quote(short(f"{PREFIX}_{watched.table}"))
+    names = [f"{PREFIX}_{name}" for name in _STATEMENT]
+    if not new and not _one(conn, _PARTS_WITHOUT, table, names):
+        return []
+    made = "".join(
+        f"EXECUTE format('CREATE OR REPLACE TRIGGER {PREFIX}_{name} {when.format(on='ON %s')}"
+        f" EXECUTE FUNCTION {function}()', part); "
+        for name, when in _STATEMENT.items()
+    )
+    each = f"SELECT relid FROM pg_partition_tree('{table}') WHERE level > 0"
+    return [f"DO $strata$ DECLARE part regclass; BEGIN FOR part IN {each} LOOP {made}END LOOP; END $strata$"]
+
+
+def leftovers(conn: Connection, watched: Sequence[str]) -> list[tuple[str, str]]:
+    """Tables that tell of changes although they are not among those watched, and the SQL that ends it."""
+    found = conn.execute(_WATCHED, (f"{PREFIX}_statement",)).fetchall()
+    ending = f"ALTER COLUMN {VERSION} SET DEFAULT 0"
+    return [
+        (table, f"DROP FUNCTION {quote(function)}() CASCADE; ALTER TABLE {quote(table)} {ending};")
+        for table, function in found
+        if table not in watched
+    ]
+
+
+def _search_path(conn: Connection) -> str:
+    """Fixed, since the functions run with their maker's rights; objects of the session come last."""
+    row = conn.execute("SELECT current_schemas(false)::text[]").fetchone()
+    names = ", ".join(quote(name) for name in (row[0] if row else []))
+    return f"SET search_path = {names}, pg_temp" if names else "SET search_path = pg_temp"
+
+
+def _array(names: Sequence[str]) -> str:
+    return "ARRAY[" + ", ".join(f"'{name}'" for name in names) + "]::text[]"
+
+
+def _one(conn: Connection, sql: str, *args: object) -> str | None:
+    row = conn.execute(sql, args).fetchone()
+    return None if row is None else row[0]

@@ -1,0 +1,409 @@
+"""Rows changed outside of Strata are seen by every instance: with a raw connection, on each PostgreSQL supported."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import psycopg
+import pytest
+
+import strata
+from strata import DataStore, InvalidConfigError, MemPolicy, PostgresPolicy, RedisPolicy, Schema
+from tests.behind import client, comes_after, deferred, hand_off, idle, paced, persist
+from tests.l3 import VERSIONS, fresh
+from tests.models import Note, Point
+from tests.stores import MakeStore, schema, stores, sure
+from tests.support import wait_until
+
+WATCHED = PostgresPolicy(watch=True)
+SLOW = {"write_behind_flush_interval": 3600.0, "write_behind_flush_threshold": 10**9}
+
+
+@dataclass
+class Tagged:
+    """A record with a UUID for its key."""
+
+    id: Annotated[uuid.UUID, strata.PrimaryKey]
+    text: str = ""
+
+
+@pytest.fixture(params=VERSIONS, ids=lambda version: f"postgres{version}")
+def outside_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
+    with fresh(request.param) as database:
+        with database.connection() as conn:
+            info = conn.info
+            dsn = info.dsn
+        yield dsn
+
+
+@pytest.fixture
+def make(outside_dsn: str, redis_addr: str) -> Iterator[MakeStore]:
+    with stores(outside_dsn, redis_addr) as factory:
+        yield factory
+
+
+@pytest.fixture
+def psql(outside_dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    with closing(psycopg.connect(outside_dsn, autocommit=True)) as conn:
+        yield conn
+
+
+def two(make: MakeStore, *schemas: Any, **config: Any) -> tuple[DataStore, DataStore]:
+    """Two instances that listen."""
+    made = []
+    for _ in range(2):
+        store = make(**config)
+        for item in schemas:
+            store.register(item)
+        store.migrate()
+        listens(store)
+        sure(store)
+        made.append(store)
+    return made[0], made[1]
+
+
+def listens(store: DataStore) -> None:
+    store._wiring.context.listen()
+    listener = store._wiring.context.listener
+    assert listener is not None
+    wait_until(listener.connected.is_set, what="a listener")
+
+
+def everywhere(stores: tuple[DataStore, ...], model: type, id: Any, expected: Any) -> None:
+    """Every instance comes to read this record, or None."""
+    for store in stores:
+        wait_until(lambda store=store: store.get(model, id, default=None) == expected)  # type: ignore[misc]
+
+
+def version(psql: psycopg.Connection[Any], table: str, id: Any) -> int:
+    row = psql.execute(f"SELECT _strata_version FROM {table} WHERE id = %s", [id]).fetchone()  # type: ignore[arg-type]
+    assert row is not None
+    return int(row[0])
+
+
+KEYS = [(Note, 1), (Point, 'p "1", ü'), (Tagged, uuid.UUID(int=7))]
+
+
+@pytest.mark.parametrize("partitioned", [False, True], ids=["plain", "partitioned"])
+@pytest.mark.parametrize(("model", "id"), KEYS, ids=["int", "str", "uuid"])
+def test_a_row_that_psql_inserts_updates_and_deletes_is_seen_by_every_instance(
+    make: MakeStore, psql: psycopg.Connection[Any], model: Any, id: Any, partitioned: bool
+) -> None:
+    policy = PostgresPolicy(watch=True, partition_by="id" if partitioned else None)
+    both = two(make, schema(model, name="items", l3=policy))
+    column = "x" if model is Point else "text"
+    old, new = (1, 2) if model is Point else ("old", "new")
+    both[0].set(model, id, model(id, old))
+    everywhere(both, model, id, model(id, old))
+    before = version(psql, "items", id)
+    psql.execute(f"UPDATE items SET {column} = %s WHERE id = %s", [new, id])  # type: ignore[arg-type]
+    everywhere(both, model, id, model(id, new))
+    assert version(psql, "items", id) > before
+    psql.execute("DELETE FROM items WHERE id = %s", [id])
+    everywhere(both, model, id, None)
+    both[0].set(model, id, model(id, old))
+    both[0].delete(model, id)
+    everywhere(both, model, id, None)
+    names = {Note: "id, text, tags, meta", Point: "id, x, y", Tagged: "id, text"}[model]
+    values = {Note: "%s, %s, '[]', '{}'", Point: "%s, %s, 0", Tagged: "%s, %s"}[model]
+    psql.execute(f"INSERT INTO items ({names}) VALUES ({values})", [id, new])  # type: ignore[arg-type]
+    everywhere(both, model, id, model(id, new))
+    assert version(psql, "items", id) > before
+    psql.execute("TRUNCATE items")
+    everywhere(both, model, id, None)
+
+
+def test_a_statement_that_names_a_partition_is_seen_too(make: MakeStore, psql: psycopg.Connection[Any]) -> None:
+    both = two(make, schema(Note, l3=PostgresPolicy(watch=True, partition_by="id")))
+    both[0].set(Note, 1, Note(1, "old"))
+    everywhere(both, Note, 1, Note(1, "old"))
+    row = psql.execute("SELECT tableoid::regclass::text FROM note").fetchone()
+    assert row is not None
+    psql.execute(f"UPDATE {row[0]} SET text = 'new'")
+    everywhere(both, Note, 1, Note(1, "new"))
+    psql.execute(f"TRUNCATE {row[0]}")
+    everywhere(both, Note, 1, None)
+
+
+def test_a_bulk_change_is_told_in_few_small_messages_and_beyond_that_in_one(
+    make: MakeStore, psql: psycopg.Connection[Any], outside_dsn: str, redis_addr: str
+) -> None:
+    both = two(make, schema(Note, l3=WATCHED))
+    both[0].set_many(Note, {id: Note(id, "old") for id in range(30_000)})
+    with closing(psycopg.connect(outside_dsn, autocommit=True)) as ear:
+        ear.execute("LISTEN strata_outside")
+        psql.execute("UPDATE note SET text = 'some' WHERE id < 1000")
+        psql.execute("UPDATE note SET text = 'all'")
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            psql.execute("UPDATE note SET text = (1 / (id - 999))::text")
+        psql.execute("UPDATE note SET text = 'last' WHERE id = 5")
+        told: list[dict[str, Any]] = []
+        for notice in ear.notifies(timeout=20):
+            assert len(notice.payload) < 8000
+            told.append(json.loads(notice.payload))
+            if list(told[-1].get("keys", {})) == ["5"]:
+                break
+    at = next(
+        place for place, item in enumerate(told) if len({k for t in told[: place + 1] for k in t["keys"]}) == 1000
+    )
+    assert at < 10
+    assert [item for item in told if "keys" not in item] == [{"table": "note"}]
+    assert len(told) < 120
+    everywhere(both, Note, 5, Note(5, "last"))
+    everywhere(both, Note, 29_999, Note(29_999, "all"))
+    wait_until(lambda: psql.execute("SELECT count(*) FROM _strata_repairs").fetchone() == (0,))
+    assert not [key for key in client(redis_addr).scan_iter("strata:note:*") if b"old" in client(redis_addr).get(key)]
+
+
+def test_what_is_rolled_back_to_a_savepoint_is_not_told(make: MakeStore, psql: psycopg.Connection[Any]) -> None:
+    both = two(make, schema(Note, l3=WATCHED))
+    both[0].set_many(Note, {id: Note(id, "old") for id in range(3)})
+    with psql.transaction():
+        psql.execute("UPDATE note SET text = 'new' WHERE id = 0")
+        psql.execute("SAVEPOINT here")
+        psql.execute("UPDATE note SET text = 'undone' WHERE id = 1")
+        psql.execute("ROLLBACK TO here")
+        psql.execute("UPDATE note SET text = 'new' WHERE id = 2")
+        told = psql.execute("SELECT id FROM _strata_repairs ORDER BY 1").fetchall()
+    assert told == [("0",), ("2",)]
+    everywhere(both, Note, 0, Note(0, "new"))
+    everywhere(both, Note, 2, Note(2, "new"))
+
+
+def test_a_changed_key_is_two_changes(make: MakeStore, psql: psycopg.Connection[Any]) -> None:
+    both = two(make, schema(Note, l3=WATCHED))
+    both[0].set(Note, 1, Note(1, "moved"))
+    everywhere(both, Note, 1, Note(1, "moved"))
+    psql.execute("UPDATE note SET id = 2")
+    everywhere(both, Note, 1, None)
+    everywhere(both, Note, 2, Note(2, "moved"))
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["through", "behind"])
+def test_own_writes_tell_nothing(make: MakeStore, psql: psycopg.Connection[Any], behind: bool) -> None:
+    kind = deferred if behind else schema
+    both = two(make, kind(Note, l3=WATCHED))
+    store = both[0]
+    store.set_many(Note, {id: Note(id, "copied") for id in range(100)})
+    for id in range(5):
+        store.set(Note, id, Note(id, "set"))
+        store.flush_dirty(10)
+    store.delete(Note, 1)
+    store.delete_many(Note, [2, 3])
+    with store.tx() as tx:
+        tx.set(Note, 5, Note(5, "tx")).delete(Note, 6)
+    store.flush_dirty(10)
+    psql.execute("UPDATE note SET text = 'outside' WHERE id = 7")
+    everywhere(both, Note, 7, Note(7, "outside"))
+    assert [item._wiring.outside.notices for item in both] == [1, 1]
+
+
+def test_a_deletion_by_cascade_is_told_although_strata_deleted_the_parent(
+    make: MakeStore, psql: psycopg.Connection[Any]
+) -> None:
+    both = two(make, schema(Note, l3=WATCHED), schema(Tagged, l3=WATCHED))
+    psql.execute("ALTER TABLE tagged ADD COLUMN note bigint REFERENCES note ON DELETE CASCADE")
+    key = uuid.UUID(int=1)
+    both[0].set(Note, 1, Note(1, "parent"))
+    both[0].set(Tagged, key, Tagged(key, "child"))
+    psql.execute("UPDATE tagged SET note = 1")
+    everywhere(both, Tagged, key, Tagged(key, "child"))
+    both[1].delete(Note, 1)
+    everywhere(both, Tagged, key, None)
+
+
+def test_a_change_made_while_nobody_listened_is_repaired_by_the_first_who_does(
+    make: MakeStore, psql: psycopg.Connection[Any]
+) -> None:
+    first = make()
+    first.register(schema(Note, l3=WATCHED))
+    first.migrate()
+    first.set(Note, 1, Note(1, "old"))
+    assert first.get(Note, 1) == Note(1, "old")
+    first.close()
+    psql.execute("UPDATE note SET text = 'new'")
+    second = make()
+    second.register(schema(Note, l3=WATCHED))
+    wait_until(lambda: second.get(Note, 1) == Note(1, "new"))
+
+
+def test_a_listener_that_lost_its_connection_trusts_nothing_that_it_had(
+    make: MakeStore, psql: psycopg.Connection[Any]
+) -> None:
+    policy = {"l2": None, "l3": WATCHED, "l1": MemPolicy(ttl=0)}
+    both = two(make, schema(Note, **policy))
+    both[0].set(Note, 1, Note(1, "old"))
+    everywhere(both, Note, 1, Note(1, "old"))
+    with psql.transaction():
+        # The notification is sent when those who would hear it are gone already.
+        psql.execute("UPDATE note SET text = 'new'")
+        psql.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'strata-listener'"
+        )
+    everywhere(both, Note, 1, Note(1, "new"))
+
+
+def test_a_redis_that_was_away_is_repaired_when_it_is_back(
+    outside_dsn: str, psql: psycopg.Connection[Any], own_valkey: Any
+) -> None:
+    with stores(outside_dsn, own_valkey.addr) as make:
+        store, _ = two(make, schema(Note, l3=WATCHED))
+        store.set(Note, 1, Note(1, "old"))
+        own_valkey.freeze()
+        try:
+            psql.execute("UPDATE note SET text = 'new'")
+        finally:
+            own_valkey.thaw()
+        wait_until(lambda: store.get(Note, 1) == Note(1, "new"))
+        wait_until(lambda: psql.execute("SELECT count(*) FROM _strata_repairs").fetchone() == (0,))
+
+
+# -- written behind -------------------------------------------------------------------------------------------------
+
+
+def by_hand(make: MakeStore) -> tuple[DataStore, DataStore]:
+    """Two instances of a write-behind schema of which nothing moves by itself."""
+    made = []
+    for _ in range(2):
+        store = make(**SLOW)
+        paced(store)
+        store.register(deferred(l3=WATCHED))
+        store.migrate()
+        listens(store)
+        sure(store)
+        idle(store)
+        made.append(store)
+    return made[0], made[1]
+
+
+def test_a_change_made_outside_is_newer_than_a_deferred_write_before_it(
+    make: MakeStore, psql: psycopg.Connection[Any]
+) -> None:
+    both = by_hand(make)
+    both[0].set_many(Note, {1: Note(1, "first")})
+    both[0].set(Note, 1, Note(1, "pending"))
+    hand_off(both[0])
+    everywhere(both, Note, 1, Note(1, "pending"))
+    psql.execute("UPDATE note SET text = 'outside'")
+    everywhere(both, Note, 1, Note(1, "outside"))
+    persist(both[1], "note")
+    everywhere(both, Note, 1, Note(1, "outside"))
+    both[0].flush_dirty(10)
+    assert psql.execute("SELECT text FROM note").fetchall() == [("outside",)]
+
+
+def test_a_deferred_write_after_a_change_made_outside_is_newer(make: MakeStore, psql: psycopg.Connection[Any]) -> None:
+    both = by_hand(make)
+    both[0].set_many(Note, {1: Note(1, "first")})
+    psql.execute("UPDATE note SET text = 'outside'")
+    everywhere(both, Note, 1, Note(1, "outside"))
+    both[0].set(Note, 1, Note(1, "later"))
+    hand_off(both[0])
+    everywhere(both, Note, 1, Note(1, "later"))
+    persist(both[1], "note")
+    both[0].flush_dirty(10)
+    assert psql.execute("SELECT text FROM note").fetchall() == [("later",)]
+
+
+def test_what_was_deleted_outside_stays_deleted(make: MakeStore, psql: psycopg.Connection[Any]) -> None:
+    both = by_hand(make)
+    both[0].set_many(Note, {1: Note(1, "first")})
+    both[0].set(Note, 1, Note(1, "pending"))
+    hand_off(both[0])
+    psql.execute("DELETE FROM note")
+    persist(both[1], "note")
+    everywhere(both, Note, 1, None)
+    assert psql.execute("SELECT * FROM note").fetchall() == []
+    both[0].flush_dirty(10)
+    comes_after(both[1], both[0])
+    both[1].set(Note, 1, Note(1, "again"))
+    both[1].flush_dirty(10)
+    assert psql.execute("SELECT text FROM note").fetchall() == [("again",)]
+
+
+def test_what_was_written_before_a_truncation_is_a_dead_letter(make: MakeStore, psql: psycopg.Connection[Any]) -> None:
+    both = by_hand(make)
+    both[0].set_many(Note, {1: Note(1, "first")})
+    both[0].set(Note, 1, Note(1, "pending"))
+    hand_off(both[0])
+    psql.execute("TRUNCATE note")
+    persist(both[1], "note")
+    assert psql.execute("SELECT * FROM note").fetchall() == []
+    assert [letter.key for letter in both[0].dead_letters.list("note")] == [1]
+    everywhere(both, Note, 1, None)
+
+
+# -- migration ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("partitioned", [False, True], ids=["plain", "partitioned"])
+def test_migrate_installs_it_once_also_on_a_table_that_is_there(make: MakeStore, partitioned: bool) -> None:
+    by = "id" if partitioned else None
+    before = make()
+    before.register(schema(Note, l3=PostgresPolicy(partition_by=by)))
+    before.migrate()
+    after = make()
+    after.register(schema(Note, l3=PostgresPolicy(watch=True, partition_by=by)))
+    report = after.migrate()
+    assert report.applied and not report.manual
+    again = after.migrate()
+    assert not again.applied and not again.manual
+
+
+def test_migrate_says_how_to_end_it_where_the_option_was_turned_off_or_the_schema_removed(
+    make: MakeStore, psql: psycopg.Connection[Any]
+) -> None:
+    watched = make()
+    watched.register(schema(Note, l3=WATCHED))
+    watched.register(schema(Tagged, l3=WATCHED))
+    watched.migrate()
+    plain = make()
+    plain.register(schema(Note))
+    report = plain.migrate()
+    assert not report.applied
+    assert len(report.manual) == 2
+    for change in report.manual:
+        assert "watch" in change.text
+        psql.execute(change.sql)  # type: ignore[arg-type]
+    assert not plain.migrate().manual
+    plain.set(Note, 1, Note(1, "x"))
+    psql.execute("UPDATE note SET text = 'y'")
+    psql.execute("INSERT INTO note (id, text, tags, meta) VALUES (2, '', '[]', '{}')")
+    assert version(psql, "note", 2) == 0
+
+
+def test_another_role_needs_no_rights_but_those_on_the_table(make: MakeStore, psql: psycopg.Connection[Any]) -> None:
+    both = two(make, schema(Note, l3=WATCHED))
+    both[0].set(Note, 1, Note(1, "old"))
+    role = f"someone_{uuid.uuid4().hex[:8]}"
+    psql.execute(f"CREATE ROLE {role}")
+    psql.execute(f"GRANT SELECT, UPDATE, DELETE ON note TO {role}")
+    psql.execute(f"SET ROLE {role}")
+    psql.execute("UPDATE note SET text = 'new'")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        psql.execute("SELECT _strata_tell('note', '{}', '{note}', true)")
+    psql.execute("RESET ROLE")
+    everywhere(both, Note, 1, Note(1, "new"))
+    psql.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_watch_must_be_a_boolean() -> None:
+    with pytest.raises(InvalidConfigError, match="watch"):
+        PostgresPolicy(watch="yes")  # type: ignore[arg-type]
+
+
+def test_notifications_that_cannot_be_read_cost_l1_and_nothing_else(
+    make: MakeStore, psql: psycopg.Connection[Any]
+) -> None:
+    store, _ = two(make, Schema(Note, l1=MemPolicy(), l2=RedisPolicy(), l3=WATCHED))
+    store.set(Note, 1, Note(1, "kept"))
+    for text in ("", "{", '{"table": 1}', '{"table": "other"}', '{"table": "note", "keys": {"x": 1}}'):
+        psql.execute("SELECT pg_notify('strata_outside', %s)", [text])
+    wait_until(lambda: store._wiring.outside.notices == 5)
+    assert store._wiring.outside.unreadable == 4
+    assert store.get(Note, 1) == Note(1, "kept")
