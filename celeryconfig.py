@@ -86,6 +86,7 @@ task_routes = {
     "strata.redrive": {"queue": "strata.redrive"},
     "strata.warm": {"queue": "strata.warm"},
     "strata.migrate": {"queue": "strata.migrate"},
+    "strata.audit": {"queue": "strata.audit"},
 }
 
 # Flower sees what workers report.

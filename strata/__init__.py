@@ -6,6 +6,7 @@ from strata.config import Config
 from strata.contracts import Codec, Logger, MetricsRecorder
 from strata.crypto import EncryptionKeys
 from strata.datastore import DataStore
+from strata.engine.audit import AuditReport, SchemaAudit, StaleKey
 from strata.engine.jobs import Job, JobState, Progress
 from strata.engine.rotate import KeyRotation, Undecrypted
 from strata.engine.tx import Tx
@@ -74,6 +75,7 @@ __version__ = "0.1.0"
 __all__ = [
     "JSON",
     "UNLOADED",
+    "AuditReport",
     "AutoNow",
     "AutoNowAdd",
     "ClosedError",
@@ -128,10 +130,12 @@ __all__ = [
     "QueryError",
     "RedisPolicy",
     "Schema",
+    "SchemaAudit",
     "SchemaDuplicateError",
     "SchemaHooks",
     "SchemaNotFoundError",
     "SearchExpiry",
+    "StaleKey",
     "StandardLogger",
     "Stats",
     "StrataError",

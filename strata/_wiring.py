@@ -35,8 +35,8 @@ from strata.l2.client import RedisServer
 from strata.l2.searches import NotKept, Searches, UntilTtl, UntilWrite
 from strata.l2.tier import L2Tier
 from strata.l3.indexes import wanted_indexes
-from strata.l3.partition import check_unique
 from strata.l3.listener import Listener
+from strata.l3.partition import check_unique
 from strata.l3.pool import Database
 from strata.l3.table import Table
 from strata.model import check_identifier, compile_model

@@ -17,6 +17,7 @@ from strata._wiring import Wiring
 from strata.bound import Bound
 from strata.collection import RAISE, Collection
 from strata.config import Config
+from strata.engine.audit import Auditor, AuditReport
 from strata.engine.batch import Batch
 from strata.engine.context import ABSENT
 from strata.engine.hot import Hot
@@ -41,7 +42,7 @@ from strata.fleet import Fleet
 from strata.l3.migrations import MigrationRecord, MigrationReport, Migrator
 from strata.observe.counters import Stats
 from strata.observe.metrics import SafeMetrics
-from strata.policies import seconds
+from strata.policies import count, seconds
 from strata.query import Q, Query, as_query
 from strata.schema import Schema
 from strata.writebehind.deadletters import DeadLetters
@@ -85,8 +86,11 @@ class DataStore:
         self._writer = Writer(context)
         self._searcher = Searcher(context, filler)
         self._warmer = Warmer(context, filler)
+        self._auditor = Auditor(context, self._wiring.metrics)
         self._rotator = Rotator()
-        self.fleet = Fleet(self._bound, self._wiring, self._warmer, self._migrator)
+        self.fleet = Fleet(
+            self._bound, self._wiring, self._warmer, self._migrator, lambda sample: self.audit(sample=sample)
+        )
         _stores.add(self)
 
     def register(self, schema: Schema[T]) -> Collection[T]:
@@ -389,6 +393,23 @@ class DataStore:
                 told = None if progress is None else partial(progress, bound.name)
                 rotations.append(self._rotator.rotate(bound, told))
         return rotations
+
+    def audit(self, schema: Any = None, *, sample: int = 1000, pause: Timeout = 1.0) -> AuditReport:
+        """How many of the copies in L1 (of this process) and in L2 agree with L3, and which do not.
+
+        Looks at up to `sample` keys of each cache, in one schema or in all. What differs is looked at again after
+        `pause` seconds, since a write under way is no staleness; nor are writes that are pending. Nothing is changed:
+        `invalidate` drops a stale key. Raises `L2UnavailableError` or `L3UnavailableError`.
+
+        >>> store.audit(sample=500).nines                          # doctest: +SKIP
+        2.7
+        """
+        self._open()
+        count(sample, "sample", 1)
+        wait = seconds(pause, "pause") or 0.0
+        chosen = list(self._schemas.values()) if schema is None else [self._bound(schema)]
+        audits = [self._auditor.audit(bound, sample, wait) for bound in chosen if bound.table is not None]
+        return AuditReport(tuple(audits))
 
     # -- life ---------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from strata._wiring import Wiring
 from strata.bound import Bound
+from strata.engine.audit import AuditReport
 from strata.engine.jobs import Job, new_id
 from strata.engine.search import tables
 from strata.engine.warm import Span, Warmer
@@ -25,12 +26,21 @@ PARTITIONS = "strata:{chores}:partitions"  # the lease: held while partitions ar
 PARTITIONS_HELD_MS = 60_000  # a worker that failed, or died over it, is followed by another after that
 PARTITIONS_DONE_MS = 3_600_000
 
+AUDITED = "strata:{fleet}:audited"  # text: there until the next audit is due
+AUDIT_INTERVAL = 60.0  # seconds from one audit of the fleet to the next
+AUDIT_SAMPLE = 500  # keys of each schema
+
 
 class Fleet:
     """Called by the tasks of `workers.tasks`, and by the store to start them. Thread-safe."""
 
     def __init__(
-        self, lookup: Callable[[Any], Bound], wiring: Wiring, warmer: Warmer, migrator: Callable[[], Migrator]
+        self,
+        lookup: Callable[[Any], Bound],
+        wiring: Wiring,
+        warmer: Warmer,
+        migrator: Callable[[], Migrator],
+        audit: Callable[..., AuditReport],
     ) -> None:
         self._lookup = lookup
         self._wiring = wiring
@@ -38,6 +48,7 @@ class Fleet:
         self._migrator = migrator
         self._crew = Crew()
         self.lease = LEASE
+        self._audit = audit
 
     def persist(self, schema: str, shard: int) -> int:
         """Write what is due in one shard of the ledger to L3; returns how many records."""
@@ -85,6 +96,23 @@ class Fleet:
                 self._ring(work, bell)
                 rung += 1
         return rung
+
+    def audit_due(self) -> bool:
+        """Whether the caller, of all workers, is to audit now."""
+        return bool(self._wiring.ledger().execute("SET", AUDITED, "1", "NX", "PX", round(AUDIT_INTERVAL * 1000)))
+
+    def audit(self) -> int:
+        """Audit every schema; the gauges have what was found. Returns how many copies are stale."""
+        report = self._audit(sample=AUDIT_SAMPLE)
+        if report.stale:
+            names = ", ".join(item.schema for item in report.schemas if item.stale)
+            self._wiring.log.warning(
+                "cached copies do not agree with PostgreSQL; `strata audit` names them",
+                schemas=names,
+                stale=len(report.stale),
+                compared=report.compared,
+            )
+        return len(report.stale)
 
     def start_warm(self, bound: Bound, limit: int) -> Job:
         """Hand `warm_cache` over to the fleet."""

@@ -11,7 +11,7 @@ from strata import DataStore
 from strata.cli.app import load_store
 from strata.writebehind.broker import celery_app
 
-QUEUES = ("strata.persist", "strata.redrive", "strata.warm", "strata.migrate")
+QUEUES = ("strata.persist", "strata.redrive", "strata.warm", "strata.migrate", "strata.audit")
 
 
 @cache

@@ -99,11 +99,17 @@ def _every_second(look: Callable[[], object]) -> None:
 
 def _chores() -> None:
     while True:
-        try:
-            store().fleet.make_partitions()
-        except StrataError as error:
-            log.warning("partitions could not be made: %s", error)
-        except Exception:
-            log.exception("the making of partitions failed")
+        for chore in (store().fleet.make_partitions, _ring_for_audit):
+            try:
+                chore()
+            except StrataError as error:
+                log.warning("a periodic job waits: %s", error)
+            except Exception:
+                log.exception("a periodic job failed")
         if _stopped.wait(CHORES):
             return
+
+
+def _ring_for_audit() -> None:
+    if store().fleet.audit_due():
+        app.send_task("strata.audit")

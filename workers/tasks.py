@@ -31,4 +31,10 @@ def migrate(job_id: str) -> int:
     return store().fleet.migrate(job_id)
 
 
-TASKS: tuple[Any, ...] = (persist, redrive, warm, migrate)
+@app.task(name="strata.audit")  # type: ignore[untyped-decorator]
+def audit() -> int:
+    """Compare a sample of the caches with PostgreSQL; how many copies are stale."""
+    return store().fleet.audit()
+
+
+TASKS: tuple[Any, ...] = (persist, redrive, warm, migrate, audit)

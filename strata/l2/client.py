@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from time import perf_counter
@@ -87,14 +88,24 @@ class RedisServer:
             return []
         return self._guarded(lambda: _raised(self._call_many(commands)))  # type: ignore[no-any-return]
 
-    def scan(self, pattern: str, step: int) -> Iterator[list[bytes]]:
-        """The keys that fit a pattern, some at a time, each at least once; of every master of a Cluster."""
+    def scan(self, pattern: str, step: int, *, anywhere: bool = False) -> Iterator[list[bytes]]:
+        """The keys that fit a pattern, some at a time, each at least once; of every master of a Cluster.
+
+        `anywhere`: from a random place on to the end, and then all of them.
+        """
         if self.clustered:
             keys = self.client.scan_iter(match=pattern, count=step)
             while some := self._guarded(lambda: list(islice(keys, step))):
                 yield some
             return
         cursor: Any = 0
+        if anywhere:
+            # A cursor is a number of a bucket with its bits reversed; the server masks those that it does not have.
+            cursor = secrets.randbits(48)
+            while int(cursor) != 0:
+                cursor, found = self.execute("SCAN", cursor, "MATCH", pattern, "COUNT", step)
+                if found:
+                    yield found
         while True:
             cursor, found = self.execute("SCAN", cursor, "MATCH", pattern, "COUNT", step)
             if found:

@@ -240,6 +240,15 @@ class L2Tier:
         """Take back writes that were given up: (key text, version, message) each."""
         self._spread("purge", [channel], items)
 
+    def sample(self, most: int) -> list[str]:
+        """Up to `most` keys of the schema, as texts, from a random place in Redis on."""
+        found: dict[bytes, None] = {}
+        for keys in self.server.scan(f"{self._prefix}*", SCANNED, anywhere=True):
+            found.update(dict.fromkeys(keys))
+            if len(found) >= most:
+                break
+        return [key.decode().removeprefix(self._prefix) for key in list(found)[:most]]
+
     def purge_all(self, channel: str) -> None:
         """As `purge`, for every key of the schema, whatever its version. Walks all keys of the Redis."""
         for keys in self.server.scan(f"{self._prefix}*", SCANNED):

@@ -1,7 +1,7 @@
 """The trigger that tells of changes made outside: what it is, and whether a table has it.
 
-A change is Strata's own if it sets `_strata_version`, which every write of Strata does, or, for a deletion, if the
-statement says so (`own`). Any other change, by psql or another program, gets a version as a synchronous write would: so
+A change is Strata's own if it sets `_strata_version`, as every write of Strata does, or if the statement says so
+(`own`). Any other change, by psql or another program, gets a version as a synchronous write would: so
 that what is cached under the old version is older, and replay, settling and the audit can tell the two contents apart.
 It is PostgreSQL's time, above the row's version, with a node id that no process has.
 
@@ -98,11 +98,12 @@ BEGIN
 END
 """
 
+_FOREIGN = "current_setting('strata.own', true) IS DISTINCT FROM '{table}'"
 # name: when, and for which rows. AFTER INSERT, since a trigger before it would slow down COPY.
 _ROW = {
     "insert": f"AFTER INSERT {{on}} FOR EACH ROW WHEN (NEW.{VERSION} & {NODE} = {NODE})",
-    "update": f"BEFORE UPDATE {{on}} FOR EACH ROW WHEN (NEW.{VERSION} = OLD.{VERSION})",
-    "delete": ("BEFORE DELETE {on} FOR EACH ROW WHEN (current_setting('strata.own', true) IS DISTINCT FROM '{table}')"),
+    "update": f"BEFORE UPDATE {{on}} FOR EACH ROW WHEN (NEW.{VERSION} = OLD.{VERSION} AND {_FOREIGN})",
+    "delete": f"BEFORE DELETE {{on}} FOR EACH ROW WHEN ({_FOREIGN})",
 }
 _STATEMENT = {
     "statement": "AFTER INSERT OR UPDATE OR DELETE {on} FOR EACH STATEMENT",
@@ -140,7 +141,8 @@ class Watched:
 
 
 def own(table: str) -> str:
-    """The condition, always true, by which a DELETE says that it is Strata's own; for its transaction only."""
+    """The condition, always true, by which a DELETE, or an UPDATE that leaves the version, says that it is Strata's
+    own; for its transaction only."""
     return f" AND set_config('strata.own', '{table}', true) IS NOT NULL"
 
 

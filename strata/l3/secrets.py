@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from strata.l3.connection import Connection
 from strata.l3.layout import Layout, quote
+from strata.l3.outside import own
 from strata.l3.statement import ARRAYS, INT8, TEXT
 
 
@@ -38,7 +39,9 @@ class Secrets:
         sets = ", ".join(f"{name} = COALESCE(s.{new}, r.{name})" for name, _, new in columns)
         same = "".join(f" AND (s.{new} IS NULL OR r.{name} = s.{old})" for name, old, new in columns)
         self._replace = layout.statement(
-            f"UPDATE {table} AS r SET {sets} FROM unnest({given}) AS s({named}) WHERE r.{key} = s.key{same}", *types
+            f"UPDATE {table} AS r SET {sets} FROM unnest({given}) AS s({named})"
+            f" WHERE r.{key} = s.key{same}{own(layout.name)}",
+            *types,
         )
 
     def page(self, conn: Connection, after: Any, limit: int, current: str) -> list[Sealed]:

@@ -13,10 +13,10 @@ import psycopg
 import pytest
 
 import strata
-from strata import DataStore, InvalidConfigError, MemPolicy, PostgresPolicy, RedisPolicy, Schema
+from strata import DataStore, EncryptionKeys, InvalidConfigError, MemPolicy, PostgresPolicy, RedisPolicy, Schema
 from tests.behind import client, comes_after, deferred, hand_off, idle, paced, persist
 from tests.l3 import VERSIONS, fresh
-from tests.models import Note, Point
+from tests.models import Account, Note, Point
 from tests.stores import MakeStore, schema, stores, sure
 from tests.support import wait_until
 
@@ -201,6 +201,18 @@ def test_own_writes_tell_nothing(make: MakeStore, psql: psycopg.Connection[Any],
     psql.execute("UPDATE note SET text = 'outside' WHERE id = 7")
     everywhere(both, Note, 7, Note(7, "outside"))
     assert [item._wiring.outside.notices for item in both] == [1, 1]
+
+
+def test_a_rotation_of_keys_tells_nothing(make: MakeStore, psql: psycopg.Connection[Any]) -> None:
+    old, new = bytes(range(32)), bytes(range(1, 33))
+    store, _ = two(make, schema(Account, l3=WATCHED), encryption_key=EncryptionKeys("k1", {"k1": old}))
+    store.set(Account, "a", Account("a", "ann", None, None, "t0ken"))
+    before = version(psql, "account", "a")
+    later = make(encryption_key=EncryptionKeys("k2", {"k1": old, "k2": new}))
+    later.register(schema(Account, l3=WATCHED))
+    assert [item.rows for item in later.rotate_keys()] == [1]
+    assert version(psql, "account", "a") == before
+    assert store._wiring.outside.notices == 0
 
 
 def test_a_deletion_by_cascade_is_told_although_strata_deleted_the_parent(
