@@ -202,7 +202,7 @@ class Ledger:
 
     def probe(self, asked: Sequence[tuple[Shard, Sequence[str]]]) -> list[list[Fate]]:
         """What became of keys, a list for each shard asked about."""
-        calls = [(shard.keys("dirty", "floor0", "floor1", "graves"), list(keys)) for shard, keys in asked]
+        calls = [(shard.keys("dirty", "floor0", "floor1", "graves", "due"), list(keys)) for shard, keys in asked]
         return [[_fate(*flat[at : at + 3]) for at in range(0, len(flat), 3)] for flat in self._run_many("probe", calls)]
 
     def read(self, asked: Sequence[tuple[Shard, Sequence[str]]]) -> list[list[bytes | None]]:

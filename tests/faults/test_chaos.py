@@ -16,11 +16,15 @@ SEED = int(os.environ.get("STRATA_CHAOS_SEED", "7"))
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(420)]
 
 
-@pytest.mark.parametrize("apart", [False, True], ids=["one redis", "cache and ledger apart"])
+@pytest.mark.parametrize(
+    ("apart", "losing"),
+    [(False, False), (True, False), (False, True)],
+    ids=["one redis", "cache and ledger apart", "a ledger that is lost"],
+)
 def test_every_key_in_l3_is_the_highest_version_acknowledged_and_every_failure_was_told_once(
-    apart: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    apart: bool, losing: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = Plan(seconds=20, seed=SEED + apart, per_level=1, keys=1_500, apart=apart, pause=(0.1, 0.8))
+    plan = Plan(20, SEED + apart, per_level=1, keys=1_500, apart=apart, losing=losing, pause=(0.1, 0.8))
     outcome = run(plan, tmp_path)
     with capsys.disabled():
         Console().print()

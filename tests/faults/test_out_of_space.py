@@ -167,6 +167,24 @@ def test_what_a_redis_evicts_of_the_ledger_is_handed_off_again_while_its_writer_
         assert store.stats().dirty_count == 0
 
 
+@pytest.mark.parametrize("part", ["dirty", "due", "claims", "epoch", "floor?", "*"])
+def test_whatever_part_of_the_ledger_is_evicted_nothing_of_a_living_writer_is_lost(
+    make: MakeStore, dsn: str, own_valkey: EmbeddedValkey, part: str
+) -> None:
+    store = store_of(make)
+    there = client(own_valkey.addr)
+    with psycopg.connect(dsn) as conn:
+        conn.execute("LOCK TABLE note IN ACCESS EXCLUSIVE MODE")
+        for id in range(200):
+            store.set(Note, id, Note(id, "a"))
+        wait_until(lambda: store._wiring.writebehind()._parts.buffer.unsent == 0)
+        evicted = there.keys(f"strata:{{note:*}}:{part}")
+        if evicted:
+            there.delete(*evicted)
+    wait_until(lambda: rows(dsn, "SELECT count(*) FROM note") == [(200,)], timeout=60)
+    wait_until(lambda: store.stats().dirty_count == 0, timeout=60)
+
+
 def full_of_other_things(valkey: EmbeddedValkey) -> None:
     """Others write so much that what was not read lately goes."""
     there = client(valkey.addr)
@@ -241,7 +259,7 @@ def test_a_journal_whose_files_may_not_grow_goes_on_in_others(
 def silent() -> Iterator[int]:
     """The port of a server that accepts connections and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        kept = []
+        kept: list[socket.socket] = []
         thread = threading.Thread(target=_accept, args=(server, kept), daemon=True)
         thread.start()
         yield server.getsockname()[1]

@@ -20,9 +20,17 @@ from tests.faults.chaos.run import Plan, run
 @click.option("--workers", default=2, show_default=True, help="Celery workers, of two children each.")
 @click.option("--keys", default=3_000, show_default=True, help="Keys of each writer.")
 @click.option("--apart", is_flag=True, help="Cache and ledger on Redis servers of their own.")
+@click.option("--lose-ledger", is_flag=True, help="Empty Redis too; kill no writer then, since it has the only copy.")
 @click.option("--keep", type=click.Path(path_type=Path), help="A new directory for diaries and logs, which stays.")
 def main(
-    minutes: float, seed: int | None, writers: int, workers: int, keys: int, apart: bool, keep: Path | None
+    minutes: float,
+    seed: int | None,
+    writers: int,
+    workers: int,
+    keys: int,
+    apart: bool,
+    lose_ledger: bool,
+    keep: Path | None,
 ) -> None:
     """Write behind while workers, writers, Redis and PostgreSQL are killed, frozen and restarted at random."""
     console = Console()
@@ -33,6 +41,7 @@ def main(
         workers=workers,
         keys=keys,
         apart=apart,
+        losing=lose_ledger,
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = keep or Path(scratch)

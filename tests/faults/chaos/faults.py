@@ -23,12 +23,15 @@ Fault = Callable[[random.Random], None]
 class ServerFaults:
     """Faults of PostgreSQL, of the Redis servers, and of the connections to them."""
 
-    def __init__(self, postgres: EmbeddedPostgres, valkeys: Sequence[EmbeddedValkey]) -> None:
+    def __init__(self, postgres: EmbeddedPostgres, valkeys: Sequence[EmbeddedValkey], *, losing: bool = False) -> None:
         self._postgres = postgres
         self._valkeys = valkeys
+        self._losing = losing
 
     def all(self) -> list[Fault]:
+        losses: list[Fault] = [self.ledger_lost] * 3 if self._losing else []
         return [
+            *losses,
             self.connections_cut, self.connections_cut, self.subscriptions_cut, self.doorbells_lost,
             self.redis_frozen, self.redis_restarted, self.postgres_frozen, self.postgres_restarted,
             self.backends_ended,
@@ -48,6 +51,10 @@ class ServerFaults:
             keys = client.keys("strata:{celery}:*")
             if keys:
                 client.delete(*keys)
+
+    def ledger_lost(self, rng: random.Random) -> None:
+        """Redis is empty from now on; who wrote must live."""
+        self._clients()[-1].flushall()
 
     def redis_frozen(self, rng: random.Random) -> None:
         valkey = rng.choice(self._valkeys)
@@ -85,15 +92,17 @@ class ServerFaults:
 class ProcessFaults:
     """Faults of writers and workers."""
 
-    def __init__(self, writers: Writers, workers: Workers) -> None:
+    def __init__(self, writers: Writers, workers: Workers, *, losing: bool = False) -> None:
         self._writers = writers
         self._workers = workers
+        self._losing = losing
 
     def all(self) -> list[Fault]:
+        ends: list[Fault] = [self.writer_killed, self.writer_killed, self.writer_frozen_and_killed]
         return [
+            *([] if self._losing else ends),
             self.child_killed, self.child_frozen_and_killed, self.worker_killed, self.worker_frozen_and_killed,
-            self.worker_frozen, self.worker_replaced,
-            self.writer_killed, self.writer_killed, self.writer_frozen_and_killed, self.writer_frozen,
+            self.worker_frozen, self.worker_replaced, self.writer_frozen,
         ]  # fmt: skip
 
     def child_killed(self, rng: random.Random) -> None:

@@ -40,6 +40,7 @@ class Plan:
     workers: int = 2
     keys: int = 3_000
     apart: bool = False  # cache and ledger on servers of their own
+    losing: bool = False  # Redis is emptied time and again; no writer is killed then, and none writes what L3 refuses
     pause: tuple[float, float] = (0.2, 1.5)
 
 
@@ -62,6 +63,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda text: None
             STRATA_APP="tests.faults.chaos.app:store",
             CHAOS_JOURNAL=str(folder / "journal"),
             CHAOS_REPORTS=str(folder / "reports"),
+            CHAOS_POISON="0" if plan.losing else "0.005",
         )
         with surroundings(env), app.make_store() as store:
             store.migrate()
@@ -73,7 +75,11 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda text: None
             wait_until(workers.ready, timeout=90, what="the workers")
             writers.start()
             say(f"faults for {plan.seconds:g} s, seed {plan.seed}")
-            faults = inject(plan, ServerFaults(postgres, valkeys), ProcessFaults(writers, workers))
+            faults = inject(
+                plan,
+                ServerFaults(postgres, valkeys, losing=plan.losing),
+                ProcessFaults(writers, workers, losing=plan.losing),
+            )
             wrong = writers.ended_by_themselves()
             say("no more faults; everything drains")
             began = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import time
@@ -14,6 +15,7 @@ from tests.faults.chaos.diary import Diary
 
 STRIDE = 1_000_000  # keys of writer k: from k * STRIDE on; those of records that L3 refuses: from POISON further on
 POISON = 500_000
+POISONED = float(os.environ.get("CHAOS_POISON", "0.005"))  # the share of such records
 HOT = 40  # keys that are written all the time
 PATIENCE = 90.0  # seconds for everything to be in L3 at the end
 
@@ -59,7 +61,7 @@ class Writer:
 
     def _step(self) -> None:
         chance = self._rng.random()
-        if chance < 0.005:
+        if chance < POISONED:
             self._poison += 1
             self._set(self._poison, -1)
             return
