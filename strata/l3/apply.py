@@ -19,7 +19,7 @@ from strata.l3 import failures
 from strata.l3.connection import Connection
 from strata.l3.layout import HORIZONS, TOMBSTONES, VERSION, Layout
 from strata.l3.outside import own
-from strata.l3.stage import GROUP, ORDER, Stage
+from strata.l3.stage import GROUP, NESTED, ORDER, Stage
 from strata.l3.statement import INT4, Statement
 from strata.l3.writes import Writes
 from strata.model.markers import UNLOADED
@@ -142,7 +142,8 @@ class Applier:
         # order of the keys, and nobody may wait for the others.
         self._writes.lock_shards(conn, batch.shards())
         # Deferred, so that a chain of renames is legal if it is so as a whole.
-        self._stage.fill(conn, batch.staged(), before="SET CONSTRAINTS ALL DEFERRED; ")
+        nested = f"{NESTED}; " if self._layout.monthly else ""
+        self._stage.fill(conn, batch.staged(), before=f"SET CONSTRAINTS ALL DEFERRED; {nested}")
         returned = self._merge.rows(conn) if batch.has(_WHOLE) else []
         for names, group in batch.groups.items():
             self._update(names).execute(conn, (group,))

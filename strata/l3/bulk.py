@@ -17,7 +17,7 @@ from psycopg.pq.abc import PGresult
 from strata.l3 import failures
 from strata.l3.connection import Connection
 from strata.l3.layout import HORIZONS, TOMBSTONES, VERSION, Layout
-from strata.l3.stage import GROUP, ORDER, Stage, copy_rows
+from strata.l3.stage import GROUP, NESTED, ORDER, Stage, copy_rows
 from strata.l3.statement import ARRAYS, INT4, INT8, TEXT, Started, Statement
 from strata.l3.writes import Writes, Written
 from strata.model.markers import UNLOADED
@@ -25,7 +25,6 @@ from strata.model.markers import UNLOADED
 FEW = 16  # rows up to which single upserts take less time than a COPY (measured)
 PART = 20_000  # rows staged at a time; about 5 MB, which fit temp_buffers
 _SAMPLE = 32  # keys looked up before all of them are
-_NESTED = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 _AS_BEFORE = "SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT"
 
 
@@ -113,7 +112,7 @@ class Bulk:
     def _in_parts(self, conn: Connection, batch: _Batch) -> list[Written]:
         answers: list[Written] = []
         running: _Running | None = None
-        conn.command(_NESTED)  # with the stage on the outside, so that an UPDATE locks in its order
+        conn.command(NESTED)
         try:
             for part in batch.parts():
                 packed = self._stage.pack(conn, part.staged())

@@ -214,6 +214,11 @@ class _Comparison:
         if column.factory is not None:
             return ddl.literal(conversion.to_row(conversion.settle(column.factory())))
         assert column.kind is not None
+        if is_record(column.annotation):
+            try:
+                return ddl.literal(conversion.to_row(conversion.settle(column.annotation())))
+            except Exception:  # noqa: BLE001 the user's class, which may want arguments, or more
+                return None
         zeros = list(column.choices) if column.choices else [_ZEROS.get(column.kind)]
         for zero in ["{}", "[]"] if column.kind is Kind.JSONB else zeros:
             try:
@@ -221,12 +226,7 @@ class _Comparison:
             except DecodeError:
                 continue
             return ddl.literal(zero)
-        if not is_record(column.annotation):
-            return None
-        try:
-            return ddl.literal(conversion.to_row(conversion.settle(column.annotation())))
-        except Exception:  # noqa: BLE001 the user's class, which may want arguments, or more
-            return None
+        return None
 
     def _differences(self, column: Field, facts: ColumnFacts) -> None:
         where = f"{self._table.name}.{column.name}"

@@ -35,9 +35,7 @@ class Marks:
             f" SELECT count(*) FROM gone",
             (TIMESTAMPTZ, INT8),
         )
-        self._tombstone = Statement(
-            f"SELECT d.version FROM {TOMBSTONES} d WHERE {layout.buried('d', '$1')}", (TEXT,)
-        )
+        self._tombstone = Statement(f"SELECT d.version FROM {TOMBSTONES} d WHERE {layout.buried('d', '$1')}", (TEXT,))
         self._horizon = Statement(f"SELECT version FROM {HORIZONS} WHERE {own}")
         self._record = Statement(
             f"INSERT INTO {REPAIRS} AS r (schema, id, version) VALUES ({layout.schema}, $1, $2) ON CONFLICT DO NOTHING",

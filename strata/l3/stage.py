@@ -22,6 +22,8 @@ from strata.l3.statement import INT4, INT8, Statement
 
 ORDER = "_strata_order"  # the row's place in the batch
 GROUP = "_strata_group"  # which statement of the merge it is for
+# Joins go from the stage to the table, row by row: so an UPDATE locks in the stage's order, and reads no large table.
+NESTED = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 
 
 class Stage:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ForwardRef
 
@@ -146,12 +146,16 @@ class _Record:
 
     def fill(self, shapes: Shapes, where: str) -> None:
         """Make the shadow and the functions."""
-        fields = declared(self.model)
+        # Rows outlive the class: a field that it has now, and had not then, gets its default. Those that have none go
+        # first, as msgspec wants it.
+        fields = sorted(declared(self.model), key=lambda item: item.factory is not None)
+        defaults = {item.name: item.factory for item in fields if item.factory is not None}
         parts = {item.name: shapes.of(item.hint, f"{where} ({self.model.__name__}.{item.name})") for item in fields}
-        self.shadow = shadow_of(self.model.__name__, {name: shape.wire for name, shape in parts.items()})
+        wires = {name: shape.wire for name, shape in parts.items()}
+        self.shadow = shadow_of(self.model.__name__, wires, optional=defaults)
         self._immutable = self._immutable and all(shape.immutable for shape in parts.values())
         self._loose = any(shape.loose for shape in parts.values())
-        down, up = self._compile_down(parts), self._compile_up(parts)
+        down, up = self._compile_down(parts), self._compile_up(parts, defaults)
         self._down, self._up = down, up
 
     def _compile_down(self, parts: dict[str, Shape]) -> Function:
@@ -165,22 +169,38 @@ class _Record:
         source.line(f"return {source.bind(self.shadow)}({', '.join(values)})")
         return source.function()
 
-    def _compile_up(self, parts: dict[str, Shape]) -> Function:
+    def _compile_up(self, parts: dict[str, Shape], defaults: Mapping[str, Callable[[], Any]]) -> Function:
         source = Source("up", "shadow")
         values = {}
         for place, (name, shape) in enumerate(parts.items()):
             source.line(f"v_{name} = shadow.f{place}")
             values[name] = f"v_{name}" if shape.up is None else source.plain(shape.up, f"v_{name}")
+            if name in defaults:
+                source.line(f"if v_{name} is {source.bind(msgspec.UNSET)}: v_{name} = {source.bind(defaults[name])}()")
+                if shape.up is not None:
+                    source.line(f"else: v_{name} = {values[name]}")
+                    values[name] = f"v_{name}"
         Maker(self.model, list(parts)).emit(source, values)
         return source.function()
 
 
-def shadow_of(name: str, wires: Mapping[str, Any], *, default: Any = msgspec.NODEFAULT, **options: Any) -> Any:
+def shadow_of(
+    name: str,
+    wires: Mapping[str, Any],
+    *,
+    default: Any = msgspec.NODEFAULT,
+    optional: Collection[str] = (),
+    **options: Any,
+) -> Any:
     """A Struct that reads and writes these names as keys; its own fields are `f0`, `f1`, ...
 
-    It is frozen, so that it can be an element of a set.
+    It is frozen, so that it can be an element of a set. Those that are `optional`, the last ones, may be missing:
+    they are UNSET then.
     """
-    fields = [(f"f{place}", wire, msgspec.field(default=default)) for place, wire in enumerate(wires.values())]
+    fields = [
+        (f"f{place}", wire, msgspec.field(default=msgspec.UNSET if key in optional else default))
+        for place, (key, wire) in enumerate(wires.items())
+    ]
     rename = {f"f{place}": key for place, key in enumerate(wires)}
     return msgspec.defstruct(name, fields, rename=rename, frozen=True, **options)
 

@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from strata.codec import JSON, MsgPack
 from strata.errors import DecodeError, EncodeError
 from strata.model import UNLOADED, AutoNow, Encrypted, OmitCache, PrimaryKey, UnknownColumnError, compile_model
 
@@ -254,3 +255,44 @@ def test_damaged_bytes_are_a_decode_error_without_a_value(data: bytes) -> None:
         plan.unpack_row(data)
     assert not isinstance(caught.value, UnknownColumnError)
     assert SECRET not in str(caught.value)
+
+
+@dataclass
+class Spot:
+    x: int
+    y: int = 2
+    tags: list[str] = field(default_factory=lambda: ["new"])
+    at: datetime | None = None
+
+
+class Mark(msgspec.Struct):
+    x: int
+    when: datetime = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class Map:
+    id: Annotated[str, PrimaryKey]
+    spot: Spot
+    marks: list[Mark] = field(default_factory=list)
+
+
+@pytest.mark.parametrize("codec", [None, JSON(), MsgPack()], ids=["row", "json", "msgpack"])
+def test_a_nested_field_that_was_added_since_gets_its_default(codec: Any) -> None:
+    maps = compile_model(Map)
+    old = {"id": "a", "spot": {"x": 1, "tags": ["old"]}, "marks": [{"x": 5}]}
+    if codec is None:
+        read = maps.from_row(("a", '{"x": 1, "tags": ["old"]}', '[{"x": 5}]'), None)
+    else:
+        data = msgspec.json.encode(old) if isinstance(codec, JSON) else msgspec.msgpack.encode(old)
+        read = maps.decoder(codec)(data)
+    assert read == Map("a", Spot(1, 2, ["old"]), [Mark(5)])
+    assert maps.from_row(maps.to_row(read, None), None) == read
+    assert maps.from_row(("a", '{"x": 1}', "[]"), None).spot.tags is not Spot(1).tags
+
+
+def test_a_nested_field_without_a_default_must_be_there() -> None:
+    with pytest.raises(DecodeError, match=r"Map\.spot"):
+        compile_model(Map).from_row(("a", '{"y": 1}', "[]"), None)
+    with pytest.raises(DecodeError, match="missing required field `x`"):
+        compile_model(Map).decoder(JSON())(b'{"id": "a", "spot": {"y": 3}, "marks": []}')
