@@ -1,0 +1,49 @@
+"""The record of the write-behind benchmark, its schema, and the statement that stores it by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated
+
+from strata import MemPolicy, PostgresPolicy, PrimaryKey, RedisPolicy, Schema, WriteMode
+
+NAME = "records"
+COLUMNS = "id, name, email, level, score, active, region, created, updated, extra"
+VALUES = f"VALUES ({', '.join(['%s'] * 11)})"
+BY_HAND = (
+    f"INSERT INTO by_hand ({COLUMNS}, _strata_version) {VALUES} ON CONFLICT (id) DO UPDATE SET "
+    "name = EXCLUDED.name, email = EXCLUDED.email, level = EXCLUDED.level, score = EXCLUDED.score, "
+    "active = EXCLUDED.active, region = EXCLUDED.region, created = EXCLUDED.created, updated = EXCLUDED.updated, "
+    "extra = EXCLUDED.extra, _strata_version = EXCLUDED._strata_version "
+    "WHERE by_hand._strata_version < EXCLUDED._strata_version"
+)
+TASK = "benchmark.one"
+
+
+@dataclass
+class Record:
+    """Ten fields, two datetimes, a nested dict."""
+
+    id: Annotated[int, PrimaryKey]
+    name: str = "andrew"
+    email: str | None = "andrew@example.org"
+    level: int = 7
+    score: float = 12.5
+    active: bool = True
+    region: str = "eu-central"
+    created: datetime = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+    updated: datetime = datetime(2026, 2, 3, 4, 5, 6, 789012, UTC)
+    extra: dict[str, int] = field(default_factory=lambda: {"wins": 3, "losses": 4})
+
+
+def record_schema() -> Schema[Record]:
+    """In all tiers, written behind."""
+    return Schema(
+        Record,
+        name=NAME,
+        l1=MemPolicy(ttl=600, max_entries=0),
+        l2=RedisPolicy(ttl=600),
+        l3=PostgresPolicy(),
+        write_mode=WriteMode.WRITE_BEHIND,
+    )
