@@ -79,7 +79,7 @@ class Background:
             key, job = taken
             try:
                 job()
-            except Exception as error:  # noqa: BLE001 nobody waits for it
+            except BaseException as error:  # noqa: BLE001 nobody waits for it, and the thread is needed
                 self._log.debug("a background load failed", error=type(error).__name__)
             finally:
                 with self._changed:

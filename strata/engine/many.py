@@ -102,6 +102,7 @@ class _Call:
                 self._fill_l1(id, found.record, found.version, found.pending)
                 self._settle(id, found.record, found.version)
             elif found.state is State.TOMBSTONE or bound.table is None:
+                bound.counters.negative_hits += found.state is State.TOMBSTONE and not found.version
                 bound.l1.fill_absent(self._claims[id], found.version or None, self._began)
                 self._settle(id, ABSENT, found.version)
         return answers

@@ -14,6 +14,7 @@ from strata.l2.tier import Found, Put, State
 from strata.writebehind import Own
 
 NOTHING = Loaded(ABSENT)
+REFRESH_PATIENCE = 1.0  # seconds that a refresh waits for a load of the same key, before the next read has to see to it
 
 
 def laid_over(bound: Bound, own: Own, loaded: Loaded) -> Any:
@@ -186,7 +187,9 @@ class Reader:
             while landed is not None:
                 if found is None:
                     return  # somebody loads it already
-                landed.wait()  # most likely that is the read which found it due
+                # Most likely that is the read which found it due; but it may be one that waits for this very thread.
+                if not landed.wait(REFRESH_PATIENCE):
+                    return
                 flight, landed = bound.l1.guard.board(id)
             try:
                 if found is None:

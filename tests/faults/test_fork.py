@@ -12,7 +12,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from strata import WriteMode
+from strata import L3UnavailableError, MemPolicy, PostgresPolicy, WriteMode
+from tests.held import locked
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores, sure
 from tests.support import wait_until
@@ -127,6 +128,38 @@ def test_forking_while_other_threads_use_the_store_leaves_no_lock_held(make: Mak
         stop = True
         for thread in threads:
             thread.join()
+
+
+def test_a_fork_while_a_load_goes_on_in_the_background(make: MakeStore, dsn: str) -> None:
+    store = make()
+    policies = {"l1": MemPolicy(negative_ttl=60), "l3": PostgresPolicy(hard_timeout=0.2)}
+    notes = store.register(schema(Note, name="notes", **policies))
+    store.migrate()
+    sure(store)
+    assert notes.get(2, default=None) is None
+
+    def answered(id: int, text: str | None) -> bool:
+        try:
+            found = notes.get(id, default=None)
+        except L3UnavailableError:
+            return False  # the machine is busy
+        return (found and found.text) == text
+
+    def child() -> None:
+        wait_until(lambda: answered(1, None))
+        wait_until(lambda: answered(2, None))
+        notes.set(1, Note(1, "child"))
+        notes.set(2, Note(2, "child"))
+        assert notes.get(1).text == notes.get(2).text == "child"
+
+    with locked(dsn) as table:
+        with pytest.raises(L3UnavailableError):
+            notes.get(1)
+        assert store._wiring.context.background._threads
+        table.release()
+        assert in_child(child) == 0
+    wait_until(lambda: answered(1, "child"))
+    wait_until(lambda: answered(2, "child"))
 
 
 def _set(notes: Any, text: str) -> None:

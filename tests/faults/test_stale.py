@@ -121,6 +121,23 @@ def test_while_postgres_is_up_a_stale_value_is_loaded_anew_and_not_served(
     assert store.stats().stale_served == 0
 
 
+@pytest.mark.parametrize("how", ["get_many", "search", "warm_cache"])
+def test_other_reads_load_stale_values_anew_too(make: MakeStore, own_postgres: EmbeddedPostgres, how: str) -> None:
+    store = opened(make)
+    store.set("notes", 1, Note(1, "old"))
+    age(store)
+    execute(own_postgres.dsn, "UPDATE notes SET text = 'new' WHERE id = 1")
+    reads: dict[str, Any] = {
+        "get_many": lambda: store.get_many("notes", [1]),
+        "search": lambda: store.search("notes"),
+        "warm_cache": lambda: store.warm_cache("notes"),
+    }
+    reads[how]()
+    assert b"new" in client(store.config.redis_addr).get(KEY)  # type: ignore[operator]
+    before = store.stats().l3_hits
+    assert text(store) == "new" and store.stats().l3_hits == before
+
+
 def test_a_stale_record_that_is_gone_from_postgres_is_gone(make: MakeStore, own_postgres: EmbeddedPostgres) -> None:
     store = opened(make)
     store.set("notes", 1, Note(1, "old"))

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from strata import DataStore, InvalidConfigError, MemPolicy, PostgresPolicy, RedisPolicy, Schema, WriteMode
+from strata.embedded import EmbeddedCluster
 from strata.l1.entry import Entry
 from tests.behind import client
 from tests.held import Held, execute
@@ -34,7 +35,8 @@ def l2(redis_addr: str) -> redis.Redis:
 
 
 def opened(make: MakeStore, **options: Any) -> DataStore:
-    store = make(write_behind_flush_interval=0.02)
+    config = {"redis_addr": options.pop("redis_addr")} if "redis_addr" in options else {}
+    store = make(write_behind_flush_interval=0.02, **config)
     store.register(schema(Note, name="notes", **options))
     store.migrate()
     sure(store)
@@ -357,3 +359,33 @@ def test_an_option_that_cannot_be_is_refused(wrong: Callable[[], object]) -> Non
 def test_an_option_that_could_do_nothing_is_refused_at_register(make: MakeStore, tiers: dict[str, Any]) -> None:
     with pytest.raises(InvalidConfigError):
         make().register(Schema(Note, **tiers))
+
+
+# -- on a Cluster ---------------------------------------------------------------------------------------------------
+
+
+def test_on_a_cluster_the_options_do_the_same(make: MakeStore, dsn: str) -> None:
+    options = {
+        "l1": MemPolicy(ttl=60, negative_ttl=60),
+        "l2": RedisPolicy(ttl=600, jitter=0.1, negative_ttl=60, eager_refresh=0.5, fail_safe=60, lease_wait=1),
+    }
+    with EmbeddedCluster() as cluster:
+        one, two = (opened(make, redis_addr=cluster.url, **options) for _ in range(2))
+        assert one.get_many("notes", range(50)) == {}
+        held = Held(two)
+        assert two.get_many("notes", range(50)) == {} and text(two) is None
+        assert held.count == 0 and two.stats().negative_hits == 51
+        one.set_many("notes", {n: Note(n, "old") for n in range(50)})
+        wait_until(lambda: len(two.get_many("notes", range(50))) == 50)
+        execute(dsn, "UPDATE notes SET text = 'psql'")
+        with redis.RedisCluster.from_url(cluster.url.replace("redis+cluster", "redis").split(",")[0]) as client:
+            for n in range(50):
+                client.pexpire(f"strata:notes:{n}", 59_000)  # stale
+            two._wiring._schemas["notes"].l1.clear()
+            assert {note.text for note in two.get_many("notes", range(50)).values()} == {"psql"}
+            client.pexpire(KEY, 300_000)  # due
+            execute(dsn, "UPDATE notes SET text = 'again'")
+            assert text(two, force_l2=True) == "psql"
+            wait_until(lambda: text(two, force_l2=True) == "again")
+            assert client.pttl(KEY) > 300_000
+        one.close(), two.close()
