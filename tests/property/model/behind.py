@@ -160,7 +160,7 @@ def flusher(me: Me) -> Program:
 
 
 def _hand_off(me: Me, slot: Slot) -> Program:
-    overtaken = slot.superseded > slot.version and me.setup.keeps(Rule.OVERTAKEN_IS_NOT_TAKEN)
+    overtaken = slot.superseded > slot.version
     answer = yield from ask(ledger.hand_off(me, slot.version, slot.deleted, overtaken))
     if me.setup.apart:
         yield check_epoch(me, answer.epoch)
@@ -176,8 +176,6 @@ def _straight(me: Me, slot: Slot) -> Program:
     version = yield from _apply(me, Pending(slot.version, slot.deleted, me.proc))
     if version is UNKNOWN:
         return
-    if version is not REFUSED and me.setup.keeps(Rule.OVERTAKEN_IS_SETTLED):
-        yield from ask(redis.settle(me, version, slot.deleted, False, True))
     yield from _learn(me, Report(slot.version, False, False))
 
 
@@ -189,7 +187,7 @@ def check_epoch(world: World, me: Me, epoch: int) -> Outcomes:
 
 def _check_epoch(proc: Proc, me: Me, epoch: int) -> Proc:
     """Another epoch than the known one means that the ledger was lost: everything kept is unsent again."""
-    if proc.epoch != epoch and me.setup.keeps(Rule.EPOCH_TELLS_LOSS):
+    if proc.epoch != epoch:
         proc = buffer.again(proc, 0)
     return proc._replace(epoch=epoch)
 
@@ -275,7 +273,7 @@ def hand_off_again(world: World, me: Me, version: int) -> Outcomes:
     """The ledger does not have it after all. Answers it where it was overtaken, and goes to L3 directly."""
     proc = world.procs[me.proc]
     slot = proc.slot
-    if slot is not None and slot.superseded > slot.version and me.setup.keeps(Rule.OVERTAKEN_IS_NOT_TAKEN):
+    if slot is not None and slot.superseded > slot.version:
         return [(world, slot)]
     return [(world.with_proc(me.proc, buffer.again(proc, version)), None)]
 

@@ -49,15 +49,6 @@ def drop(proc: Proc, version: int) -> Proc:
     return proc
 
 
-def purged(proc: Proc, setup: Setup, version: int) -> Proc:
-    """A write of some process was given up."""
-    slot = proc.slot
-    if slot is None or slot.version >= version or not setup.keeps(Rule.PURGE_DROPS_EXACTLY):
-        return drop(proc, version)
-    superseded = 0 if slot.superseded == version else slot.superseded
-    return proc._replace(slot=slot._replace(unsent=True, superseded=superseded))
-
-
 def supersede(proc: Proc, version: int) -> Proc:
     """A newer version was met: reads do not get this one any more."""
     if proc.slot is None or proc.slot.superseded >= version:

@@ -55,7 +55,7 @@ def fill(proc: Proc, setup: Setup, thread: int, entry: Entry) -> tuple[Proc, boo
         return proc, False
     held = proc.l1
     slot = proc.slot if setup.keeps(Rule.FILL_ASKS_BUFFER) else None
-    newer = held is not None and setup.keeps(Rule.NEWER_STAYS_IN_L1) and _newer(held, entry)
+    newer = held is not None and _newer(held, entry)
     if newer or thread not in proc.claims or (slot is not None and entry.version < slot.version):
         return met(proc, setup, thread, entry.version), False
     if setup.keeps(Rule.FILL_VOIDS_OTHERS):
@@ -114,7 +114,7 @@ def _handle(proc: Proc, message: Message, setup: Setup) -> Proc:
     claims, flight = proc.claims, proc.flight
     if message.op is Op.PURGE:
         proc = forget(proc, setup, message.version + 1)
-        proc = buffer.purged(proc, setup, message.version)
+        proc = buffer.drop(proc, message.version)
     elif message.op is Op.INTENT and not setup.keeps(Rule.DROP_AT_INTENT):
         return proc
     elif message.op in (Op.SET, Op.DELETE) and message.version:
@@ -136,4 +136,4 @@ def confirmed(proc: Proc, setup: Setup) -> Proc:
 
 def serves(proc: Proc, setup: Setup) -> bool:
     """Whether L1 may be served whatever its age."""
-    return proc.link in (Link.FINE, Link.CUT) or not setup.keeps(Rule.UNSURE_ASKS_BELOW)
+    return proc.link in (Link.FINE, Link.CUT)

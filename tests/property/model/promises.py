@@ -44,10 +44,17 @@ def _saw(world: World, number: int, place: int) -> World:
 
 
 def newest(world: World, setup: Setup) -> tuple[int, bool]:
-    """Version and deletion of what the lowest tier must hold in the end."""
+    """Version and deletion of what the lowest tier must hold in the end.
+
+    Where the newest deferred write was given up, that is what L3 held or was given before or meanwhile.
+    """
     if not setup.deferred:
         return world.history[-1]
-    return max(item for item in world.history if item[0] not in world.given_up)
+    latest = max(world.history)
+    if latest[0] not in world.given_up:
+        return latest
+    held = world.row.version or world.row.buried
+    return max(item for item in world.history if item[0] <= held and item[0] not in world.given_up)
 
 
 def at_rest(world: World, setup: Setup) -> str:

@@ -181,7 +181,7 @@ def _settled(held: Content, me: Me, version: int, changed: bool) -> Content:
     if isinstance(held, Lease):
         return None if keeps(Rule.SETTLE_REMOVES_LEASE) else held
     if isinstance(held, Intent):
-        return spoiled(held) if keeps(Rule.SETTLE_SPOILS_INTENT) else held
+        return spoiled(held)
     if held is None:
         return None if keeps(Rule.SETTLE_NEVER_CREATES) else Value(version, False, False, False)
     if held.version < version:
@@ -197,7 +197,7 @@ def purge(world: World, me: Me, version: int) -> Outcomes:
     held, keeps = world.l2, me.setup.keeps
     if isinstance(held, Lease) and keeps(Rule.PURGE_REMOVES_LEASE):
         held = None
-    elif isinstance(held, Intent) and keeps(Rule.PURGE_SPOILS_INTENT):
+    elif isinstance(held, Intent):
         held = spoiled(held)
     elif isinstance(held, Value) and held.version <= version and keeps(Rule.PURGE_REMOVES_VALUE):
         held = None

@@ -37,11 +37,9 @@ class Rule(enum.Enum):
     READ_SUPERSEDES_L1 = "what a read returns, but may not fill, drops what is older in L1, and voids other claims"
     FILL_VOIDS_OTHERS = "a fill voids the other claims, and detaches a flight that is not its own"
     FILL_ASKS_BUFFER = "nothing enters L1 that is older than the own pending write"
-    NEWER_STAYS_IN_L1 = "a fill does not replace something newer in L1"
     FLIGHT_IS_DETACHED = "a write or message detaches the flight, so that nobody else shares its result"
     CLEAR_AFTER_RESUBSCRIBE = "L1 is cleared after a subscription that broke is confirmed again"
     CLEAR_VOIDS_CLAIMS = "... and claims are voided"
-    UNSURE_ASKS_BELOW = "an instance whose subscription broke does not serve L1"
     INVALIDATE_VOIDS_LEASE = "an invalidation removes a lease"
     INVALIDATE_VOIDS_CLAIMS = "... and voids claims and entries, whatever their version"
     # L2 unreachable
@@ -58,16 +56,12 @@ class Rule(enum.Enum):
     LEDGER_BEFORE_L3_ON_MISS = "... before it asks L3"
     STAMP_IN_BUFFER = "a deferred write is stamped as it enters the buffer, so that what is newer finds it there"
     DEFERRED_WRITE_NEEDS_CLAIM = "a deferred write enters L1 only if nothing was heard of its key since it was stamped"
-    SUPERSEDED_IS_NOT_READ = "an own write that was superseded is not read any more"
+    SUPERSEDED_IS_NOT_READ = "an own write of which a newer one was heard is not read any more"
     OWN_WRITE_IS_A_FLOOR = "... but a read that finds nothing newer below returns it all the same"
     KEPT_UNTIL_IN_L3 = "an own write stays in the buffer until L3 has it"
-    EPOCH_TELLS_LOSS = "a new epoch tells that the ledger was lost: everything kept is handed off again"
     FLOOR_REFUSES_OLD_HANDOFF = "a hand-off at or below what L3 is known to have is refused"
     NEWER_STAYS_IN_LEDGER = "a hand-off does not replace a newer entry"
     CONFIRM_VOIDS_CLAIMS = "when the buffer lets go of a write, the claims on its key are void"
-    OVERTAKEN_IS_NOT_TAKEN = "a write that was overtaken is not handed off as the newest, but goes to L3 directly"
-    OVERTAKEN_IS_SETTLED = "... and L2 and the bus are told, since what overtook it may have been given up"
-    LATE_HANDOFF_IS_REFUSED = "a hand-off that runs after its caller has given up does nothing"
     REFUSED_WHOLE = "a hand-off that the ledger refuses does not reach L2 either"
     PEND_SPOILS_INTENT = "a hand-off spoils an intent that it meets"
     PEND_REFUSED_LEAVES_L1 = "... and the writer's own L1 does not keep what L2 refused"
@@ -77,20 +71,16 @@ class Rule(enum.Enum):
     APPLY_ONLY_NEWER = "a deferred write is applied only if it is newer than what L3 holds"
     SETTLE_BEFORE_DONE = "L2 is settled before the ledger is told"
     SETTLE_REMOVES_LEASE = "settling removes a lease"
-    SETTLE_SPOILS_INTENT = "settling spoils an intent"
     SETTLE_REMOVES_OLDER = "settling removes what is older than L3"
     SETTLE_TELLS_WHAT_IT_REMOVES = "... and publishes that, since others may have read it too"
     SETTLE_NEVER_CREATES = "settling never creates a key"
     DONE_EXACT_VERSION = "done removes only what is not newer than what L3 has"
-    SYNC_MEETS_LEDGER = "a synchronous write is stamped above what is pending in the ledger"
     SYNC_RAISES_FLOOR = "... and raises the floor"
     FLOOR_BEFORE_PUT = "... before its put, so that no older hand-off comes between"
     UNTOLD_LEAVES_REPAIR = "... and where floor or put did not reach Redis, a repair row is left"
     REPAIR_RAISES_FLOOR = "a repair raises the floor, so that nothing older is handed off after it"
     DIRECT_LEAVES_REPAIR = "a deferred write that goes around the ledger leaves a repair row"
-    PURGE_DROPS_EXACTLY = "a purge takes from the buffer only what was given up; what is older is handed off again"
     PURGE_REMOVES_LEASE = "a purge removes a lease"
-    PURGE_SPOILS_INTENT = "a purge spoils an intent"
     PURGE_REMOVES_VALUE = "a purge removes the value that was given up"
 
 
@@ -113,6 +103,7 @@ class Setup:
     kept: bool = False
     fine: bool = False  # whether a read looks and boards in two steps
     locks: bool = False  # whether writers of L3 take the shard's lock in a step of its own
+    calm: bool = False  # no fault happens
     repairs: bool = False  # whether L2 may be unreachable, so that repairs matter
 
     def keeps(self, rule: Rule) -> bool:

@@ -83,7 +83,9 @@ def through_scenario(
 ) -> Scenario:
     """A scenario of synchronous writes. Processes that are `deaf` hold nothing in L1 that anybody looks at."""
     faults = frozenset() if fault is None else frozenset({fault})
-    return Scenario(name, threads, Setup(deaf=frozenset(deaf), **setup), cached=cached, faults=faults, left=left)
+    return Scenario(
+        name, threads, Setup(deaf=frozenset(deaf), calm=fault is None, **setup), cached=cached, faults=faults, left=left
+    )
 
 
 def behind_scenario(
@@ -354,6 +356,15 @@ BEHIND = [
         left=EVICTING,
     ),
     behind_scenario(
+        "batch, set, get",
+        calls("A", 0, BATCH),
+        calls("B", 1, LATER),
+        flusher(1),
+        calls("C", 2, GET),
+        worker(3),
+        deaf=(0, 1),
+    ),
+    behind_scenario(
         "batch, set, get twice",
         calls("A", 0, BATCH),
         calls("B", 1, LATER),
@@ -576,6 +587,38 @@ BEHIND = [
         deaf=(0,),
         repairs=True,
         fault=Fault.HICCUP,
+    ),
+    behind_scenario(
+        "set and get, set",
+        calls("A", 0, LATER, GET),
+        flusher(0),
+        calls("B", 1, LATER),
+        flusher(1),
+        worker(2),
+        deaf=(1,),
+    ),
+    behind_scenario(
+        "refused: set, newer set",
+        calls("A", 0, LATER),
+        flusher(0),
+        calls("B", 1, LATER),
+        flusher(1),
+        worker(2),
+        deaf=(1,),
+        refused=1,
+    ),
+    behind_scenario(
+        "refused: set, newer set, a link breaks",
+        calls("A", 0, LATER),
+        flusher(0),
+        calls("B", 1, LATER),
+        flusher(1),
+        worker(2),
+        deaf=(1,),
+        refused=1,
+        fault=Fault.LINK,
+        l1=False,
+        left=EVICTING,
     ),
     behind_scenario(
         "set, batch and get in one process", calls("A", 0, LATER), flusher(0), calls("B", 0, BATCH, GET), worker(1)

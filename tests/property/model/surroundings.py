@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from tests.property.model import memory
+from tests.property.model.promises import acknowledged
 from tests.property.model.rules import Rule, Setup
-from tests.property.model.state import NODES, Intent, Lease, Ledger, Link, Proc, Value, World
+from tests.property.model.state import NODES, Intent, Lease, Ledger, Link, Op, Proc, Value, World
 from tests.property.model.step import DOWN, OVER, UNKNOWN, Step, Where
 
 
@@ -134,7 +135,11 @@ def _deliveries(world: World, setup: Setup) -> Iterator[Change]:
         if proc.inbox and proc.link in (Link.FINE, Link.CUT):
             message = proc.inbox[0]
             told = f"process {number} hears {message.op.name} {message.version or ''} of {message.source}"
-            yield Change(told, memory.deliver(world, number, setup), True)
+            after = memory.deliver(world, number, setup)
+            if setup.calm and message.op in (Op.SET, Op.DELETE):
+                # Without any fault, what an instance has heard of, its reads show.
+                after = acknowledged(after, setup, number, message.version)
+            yield Change(told, after, True)
 
 
 def _recoveries(world: World, setup: Setup) -> Iterator[Change]:
@@ -161,8 +166,9 @@ def _late(world: World) -> Iterator[Change]:
     if step is None:
         return
     gone = world._replace(late=None)
-    refused = step.name == "ledger hand-off" and step.args[0].setup.keeps(Rule.LATE_HANDOFF_IS_REFUSED)
-    if step.where is Where.COMMIT or not (world.down or refused):
+    if step.where is Where.COMMIT or not (
+        world.down or step.name == "ledger hand-off"
+    ):  # that one is refused when late
         for after, _ in step.outcomes(gone):
             yield Change(f"late: {step.name}", _ended(after, step), True)
     yield Change(f"lost: {step.name}", _ended(gone, step), True)

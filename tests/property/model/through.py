@@ -148,12 +148,10 @@ def _commit(me: Me, stamp: int, deleted: bool, refused: bool, intended: bool) ->
 
 def _meet_ledger(me: Me) -> Program:
     """What is pending is to be older than the version of this write."""
-    pending = None
-    if me.setup.keeps(Rule.SYNC_MEETS_LEDGER):
-        try:
-            pending = yield from ask(ledger.read(me))
-        except DownError:
-            pass
+    try:
+        pending = yield from ask(ledger.read(me))
+    except DownError:
+        pending = None
     version = yield stamp_late(me, pending.version if pending is not None else 0)
     return version
 
