@@ -62,7 +62,7 @@ FOUND_BY = {
     Rule.READ_ASKS_LEDGER: "behind: without L2: set, get twice",
     Rule.LEDGER_BEFORE_L3_ON_MISS: "behind: without L2: set, get twice",
     Rule.STAMP_IN_BUFFER: "behind: set, batch and get in one process",
-    Rule.DEFERRED_WRITE_NEEDS_CLAIM: "behind: set, batch in one process",
+    Rule.WRITTEN_IF_STILL_READ: "behind: set, batch in one process",
     Rule.SUPERSEDED_IS_NOT_READ: "behind: set and get, set",
     Rule.OWN_WRITE_IS_A_FLOOR: "behind: set and get, set, Redis hangs",
     Rule.KEPT_UNTIL_IN_L3: "behind: set, get, get forced",

@@ -19,10 +19,8 @@ from tests.property.model.through import close_repair, note_repair
 
 @step()
 def stamp(world: World, me: Me) -> Outcomes:
-    """The version of a deferred write, and a claim."""
+    """The version of a deferred write."""
     proc, version = memory.stamp(world.procs[me.proc], me.proc)
-    if me.setup.keeps(Rule.DEFERRED_WRITE_NEEDS_CLAIM):
-        proc = proc._replace(claims=proc.claims | {me.thread})
     return [(world.with_proc(me.proc, proc), version)]
 
 
@@ -43,11 +41,13 @@ def stamp_and_put(world: World, me: Me, deleted: bool) -> Outcomes:
 
 
 @step()
-def show(world: World, me: Me, version: int, deleted: bool, newest: bool) -> Outcomes:
+def show(world: World, me: Me, version: int, deleted: bool, newest: bool, direct: bool = False) -> Outcomes:
     """Into L1, and the write returns."""
     proc, setup = world.procs[me.proc], me.setup
-    good = me.thread in proc.claims or not setup.keeps(Rule.DEFERRED_WRITE_NEEDS_CLAIM)
-    if newest and good and not deleted:
+    if setup.keeps(Rule.WRITTEN_IF_STILL_READ):
+        slot = buffer.peek(proc, setup)
+        newest = newest and (slot is None or slot.version == version) and (direct or slot is not None)
+    if newest and not deleted:
         proc = memory.write(proc, setup, Entry(version, True, setup.kept))
     else:
         proc = memory.forget(proc, setup, version)
@@ -100,7 +100,7 @@ def stamp_direct(world: World, me: Me) -> Outcomes:
 @step()
 def show_direct(world: World, me: Me, version: int, deleted: bool, applied: int) -> Outcomes:
     """As `show`: into L1 if L3 holds just what was written."""
-    return show(me, version, deleted, applied == version).outcomes(world)
+    return show(me, version, deleted, applied == version, True).outcomes(world)
 
 
 @step()

@@ -55,7 +55,7 @@ class Rule(enum.Enum):
     READ_ASKS_LEDGER = "a read that misses L2 asks the ledger"
     LEDGER_BEFORE_L3_ON_MISS = "... before it asks L3"
     STAMP_IN_BUFFER = "a deferred write is stamped as it enters the buffer, so that what is newer finds it there"
-    DEFERRED_WRITE_NEEDS_CLAIM = "a deferred write enters L1 only if nothing was heard of its key since it was stamped"
+    WRITTEN_IF_STILL_READ = "a deferred write enters L1 only if it still is what reads get from the buffer"
     SUPERSEDED_IS_NOT_READ = "an own write of which a newer one was heard is not read any more"
     OWN_WRITE_IS_A_FLOOR = "... but a read that finds nothing newer below returns it all the same"
     KEPT_UNTIL_IN_L3 = "an own write stays in the buffer until L3 has it"
