@@ -54,8 +54,18 @@ def show(world: World, me: Me, version: int, deleted: bool, newest: bool, direct
     return [(acknowledged(world.with_proc(me.proc, proc), setup, me.proc, version), None)]
 
 
+@step(name="write")
+def write_at_once(world: World, me: Me, deleted: bool) -> Outcomes:
+    """Stamp, buffer and L1, with nothing between."""
+    ((after, (version, newest)),) = stamp_and_put(me, deleted).outcomes(world)
+    return show(me, version, deleted, newest).outcomes(after)
+
+
 def write(me: Me, deleted: bool = False) -> Program:
     """One deferred `set` or `delete`."""
+    if me.setup.prompt:
+        yield write_at_once(me, deleted)
+        return
     if me.setup.keeps(Rule.STAMP_IN_BUFFER):
         version, newest = yield stamp_and_put(me, deleted)
     else:

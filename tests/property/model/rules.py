@@ -103,6 +103,7 @@ class Setup:
     kept: bool = False
     fine: bool = False  # whether a read looks and boards in two steps
     locks: bool = False  # whether writers of L3 take the shard's lock in a step of its own
+    prompt: bool = False  # whether a deferred write is in L1 at once: to stand still before that is a fault of its own
     calm: bool = False  # no fault happens
     repairs: bool = False  # whether L2 may be unreachable, so that repairs matter
 

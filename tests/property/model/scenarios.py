@@ -526,6 +526,7 @@ BEHIND = [
         calls("B", 1, BATCH),
         worker(2),
         deaf=(1,),
+        prompt=True,
         fault=Fault.AMBIGUOUS,
     ),
     behind_scenario(
