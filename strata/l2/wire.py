@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import select
-import socket
-import ssl
-import struct
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -58,10 +55,10 @@ class Wire:
             answers.append(answer)
         if answers:
             return answers
-        self._patience(max(seconds, 0.001))
+        self._sock.settimeout(max(seconds, 0.001))
         try:
             data = self._sock.recv(RECEIVE)
-        except (TimeoutError, BlockingIOError):
+        except TimeoutError:
             return answers
         if not data:
             raise LostError("the server closed the connection")
@@ -69,22 +66,6 @@ class Wire:
         while (answer := self._reader.gets()) is not False:
             answers.append(answer)
         return answers
-
-    def _patience(self, seconds: float) -> None:
-        """How long a `recv` waits; for a connection that has nothing more to send.
-
-        The kernel keeps the time: Python's own would let go of the GIL three times for each piece, and beside a busy
-        thread each time costs a switch interval, 5 ms. TLS reads on and on where the kernel gives up.
-        """
-        if isinstance(self._sock, ssl.SSLSocket):
-            self._sock.settimeout(seconds)
-            return
-        whole = int(seconds)
-        self._sock.setsockopt(
-            socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", whole, int((seconds - whole) * 1e6))
-        )
-        if self._sock.gettimeout() is not None:
-            self._sock.settimeout(None)
 
     def silent(self) -> bool:
         """Whether nothing came unasked: a server that went away leaves the end of the stream to be read."""
