@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 import strata
-from strata import Collection, DataStore, MemPolicy, PostgresPolicy, Q, RedisPolicy, Schema, WriteMode
+from strata import Collection, DataStore, MemPolicy, PostgresPolicy, Q, RedisPolicy, Schema, SearchExpiry, WriteMode
 from tests.models import Note, Point
 from tests.support import wait_until
 
-L1, L2, L3 = {"l1": MemPolicy(ttl=60)}, {"l2": RedisPolicy(ttl=600)}, {"l3": PostgresPolicy()}
+L1 = {"l1": MemPolicy(ttl=60)}
+L2 = {"l2": RedisPolicy(ttl=600, search_expiry=SearchExpiry.ON_WRITE)}
+L3 = {"l3": PostgresPolicy()}
 SHAPES: dict[str, dict[str, Any]] = {
     "L1": L1,
     "L2": L2,
@@ -103,5 +105,7 @@ def _queries(store: DataStore, notes: Collection[Note]) -> None:
     assert [note.id for note in notes.search_cached(query)] == list(range(510, 520))
     assert [note.id for note in notes.search_cached(query)] == list(range(510, 520))
     assert notes.count(query) == 10
+    notes.set_many({n: Note(n, "lost" if n == 512 else "found") for n in range(510, 520)})
+    assert 512 not in [note.id for note in notes.search_cached(query)]
     assert store.warm_cache(notes.name) >= 20
     assert notes.get(515).text == "found"

@@ -160,7 +160,10 @@ class Repairs:
         def message(key_text: str, version: int | None) -> bytes:
             return announcer.message(bound.name, key_text, Op.INVALIDATE if version is None else Op.SET, version)
 
-        l2.tell_again(self._unsure_since - LAG, announcer.channel, message)
+        told = l2.tell_again(self._unsure_since - LAG, announcer.channel, message)
+        bound.searches.drop()
+        for key_text, version in told.items():
+            bound.l1.forget(bound.plan.parse_key(key_text), below=version)
 
     def _repair(self, bound: Bound) -> None:
         table, database, l2 = bound.table, bound.database, bound.l2

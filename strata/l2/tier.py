@@ -10,7 +10,7 @@ import enum
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -255,8 +255,10 @@ class L2Tier:
             key_texts = [key.decode().removeprefix(self._prefix) for key in keys]
             self.purge(channel, [(key_text, NEWEST, b"") for key_text in key_texts])
 
-    def tell_again(self, since: float, channel: str, message: Callable[[str, int | None], bytes]) -> int:
-        """Repeat what this process told L2 since then, a monotonic time; returns for how many keys.
+    def tell_again(
+        self, since: float, channel: str, message: Callable[[str, int | None], bytes]
+    ) -> Mapping[str, int | None]:
+        """Repeat what this process told L2 since then, a monotonic time; returns the keys with their versions.
 
         A Redis that took another's place may hold what was before: replicas, and files, lag behind. What is older than
         it should be is removed, and nothing is stored. `message` makes what is said of a key.
@@ -276,7 +278,7 @@ class L2Tier:
         for key_text, version in newest.items():
             if version is None:
                 self._run("invalidate", [self.key(key_text)], [channel, message(key_text, None)])
-        return len(newest)
+        return newest
 
     def _remember(self, told: Iterable[tuple[str, int | None]]) -> None:
         # Before it is sent: what fails halfway may have been done by the server that is lost.

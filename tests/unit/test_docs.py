@@ -17,9 +17,9 @@ from strata.cli.main import main
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "ops" / "runbook.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONCEPTS = """
-    getting-started models-and-types tiers-and-policies freshness write-modes
-    write-behind coherence queries transactions
-    migrations encryption warming observability configuration errors command-line testing-your-application from-go
+    getting-started models-and-types tiers-and-policies freshness write-modes write-behind coherence queries
+    transactions migrations encryption warming observability performance configuration errors command-line
+    testing-your-application from-go
 """.split()
 ERRORS = [name for name in strata.__all__ if name.endswith("Error")]
 # Every name of the Go library's README.
