@@ -18,7 +18,6 @@ from strata.bound import Bound
 from strata.collection import RAISE, Collection
 from strata.config import Config
 from strata.engine.audit import Auditor, AuditReport
-from strata.engine.batch import Batch
 from strata.engine.context import ABSENT
 from strata.engine.hot import Hot
 from strata.engine.jobs import Job
@@ -31,6 +30,7 @@ from strata.engine.search import Searcher
 from strata.engine.tx import Tx
 from strata.engine.warm import Warmer
 from strata.engine.write import Writer
+from strata.engine.write_many import ManyWriter
 from strata.errors import (
     InvalidConfigError,
     InvalidModelError,
@@ -84,6 +84,7 @@ class DataStore:
         self._reader = Reader(context)
         self._many = ManyReader(context)
         self._writer = Writer(context)
+        self._many_writer = ManyWriter(context, self._writer)
         self._searcher = Searcher(context, filler)
         self._warmer = Warmer(context, filler)
         self._auditor = Auditor(context, self._wiring.metrics)
@@ -237,24 +238,7 @@ class DataStore:
         """Store records by id, synchronously in every mode and all or nothing in L3; returns them as stored."""
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
-            prepared = {id: self._writer.prepare(bound, id, value) for id, value in values.items()}
-            if bound.table is None:
-                stored = {
-                    id: self._writer.write(bound, id, bound.plan.key_text(id), record)
-                    for id, record in prepared.items()
-                }
-            else:
-                self._context.listen()
-                batch = Batch(self._context)
-                for id, record in prepared.items():
-                    batch.add(bound, id, bound.plan.key_text(id), record)
-                batch.commit()
-                changes = batch.parts[bound.name].changes if prepared else {}
-                stored = {change.id: change.record for change in changes.values()}
-            bound.counters.sets += len(stored)
-            for record in stored.values():
-                bound.hooks.after_set(record)
-            return stored
+            return self._many_writer.set_many(bound, values)
 
     def delete(self, schema: Any, id: Any) -> None:
         """Remove the record from all tiers; deleting what is not there is no error."""
@@ -266,17 +250,7 @@ class DataStore:
         """Remove records; write-through schemas in one transaction."""
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
-            texts = {id: bound.plan.key_text(id) for id in ids}
-            if bound.deferred or bound.table is None:
-                for id in texts:
-                    self._writer.delete(bound, id)
-                return
-            self._context.listen()
-            batch = Batch(self._context)
-            for id, key_text in texts.items():
-                batch.add(bound, id, key_text, None)
-            batch.commit()
-            bound.counters.deletes += len(texts)
+            self._many_writer.delete_many(bound, ids)
 
     def tx(self, timeout: Timeout = None) -> Tx:
         """A transaction over several schemas; `timeout` in seconds is enforced by the database."""
@@ -328,9 +302,8 @@ class DataStore:
         Raises `FlushTimeoutError` with the number left after `timeout` seconds (default 30).
         """
         self._open()
-        deferred = self._context.writebehind
+        deferred, limit = self._context.writebehind, seconds(timeout, "timeout")
         if deferred is not None:
-            limit = seconds(timeout, "timeout")
             deferred.flush(30.0 if limit is None else limit)
 
     @property

@@ -10,7 +10,7 @@ from strata.coherence.guard import Claim
 from strata.engine.context import ABSENT, Context
 from strata.engine.patience import Loaded
 from strata.engine.read import buried, laid_over
-from strata.errors import L2UnavailableError, L3UnavailableError, UnavailableError
+from strata.errors import EncodeError, L2UnavailableError, L3UnavailableError, UnavailableError
 from strata.l2.tier import Found, Put, State
 from strata.writebehind import Own
 
@@ -23,7 +23,7 @@ class ManyReader:
 
     def get_many(self, bound: Bound, ids: Iterable[Any]) -> dict[Any, Any]:
         """The records found, by id, in the order asked for."""
-        wanted = {id: bound.plan.key_text(id) for id in ids}
+        wanted = {id: bound.plan.key_text(id) for id in listed(ids)}
         self._context.listen()
         for id in wanted:
             bound.hooks.before_get(id)
@@ -31,6 +31,13 @@ class ManyReader:
         found = call.run()
         bound.counters.misses += len(wanted) - len(found)
         return {id: bound.hooks.after_get(found[id]) for id in wanted if id in found}
+
+
+def listed(ids: Iterable[Any]) -> list[Any]:
+    """The ids of a call that takes many. Raises `EncodeError` for what is no iterable."""
+    if not isinstance(ids, Iterable):
+        raise EncodeError(f"ids is a {type(ids).__name__}; it must be an iterable of ids")
+    return list(ids)
 
 
 class _Call:

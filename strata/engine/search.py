@@ -75,8 +75,8 @@ class Searcher:
         """The records of a query without a limit, through a server-side cursor; nothing is filled."""
         table, database = tables(bound)
         table.check(query)
-        if chunk < 1:
-            raise QueryError(f"chunk is {chunk}; it must be 1 or more")
+        if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+            raise QueryError(f"chunk is {chunk!r}; it must be a whole number, 1 or more")
         return self._iterate(bound, table, bound.replica or database, query, chunk)
 
     def _iterate(self, bound: Bound, table: Table, database: Database, query: Query, chunk: int) -> Iterator[Any]:
