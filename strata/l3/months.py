@@ -97,7 +97,7 @@ class _Making:
         if facts.rest is None:
             return 0
         sql = f"SELECT count(*) FROM (SELECT FROM {facts.rest} WHERE {self._rows} LIMIT {MOVED + 1}) AS waiting"
-        row = self._conn.execute(sql).fetchone()
+        row = self._conn.execute(sql.encode()).fetchone()
         return int(row[0]) if row else 0
 
     def _statements(self, facts: TableFacts, *, move: bool) -> list[str]:

@@ -33,7 +33,7 @@ class Spans:
 
     def about(self, conn: Connection) -> int:
         """How many rows the planner believes there are; takes no time on a table of any size."""
-        row = conn.execute(self._plan).fetchone()
+        row = conn.execute(self._plan.encode()).fetchone()
         return int(row[0][0]["Plan"]["Plan Rows"]) if row else 0
 
     def steps(self, conn: Connection, limit: int, step: int) -> list[Any]:
@@ -44,6 +44,7 @@ class Spans:
         """Keys between about equal parts of a table of about `rows` rows, in order, by a sample of its pages."""
         percent = min(100.0, max(0.001, 100.0 * parts * SAMPLED / max(rows, 1)))
         shares = "ARRAY[" + ",".join(f"{number / parts:.6f}" for number in range(1, parts)) + "]::float8[]"
-        found = conn.execute(self._cuts.replace("%s", shares, 1).replace("%s", f"{percent:.6f}", 1), binary=True)
+        sql = self._cuts.replace("%s", shares, 1).replace("%s", f"{percent:.6f}", 1)
+        found = conn.execute(sql.encode(), binary=True)
         keys = [row[0] for row in found.fetchall() if row[0] is not None]
         return list(dict.fromkeys(keys))
