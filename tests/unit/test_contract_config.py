@@ -143,7 +143,7 @@ def test_a_config_is_frozen() -> None:
         {"l3_pool": {"max_conns": 3}},
         {"encryption_key": "k" * 32},
     ],
-    ids=str,
+    ids=lambda options: next(iter(options)),
 )
 def test_a_setting_that_cannot_work_is_refused_when_it_is_made(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidConfigError):
