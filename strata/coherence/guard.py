@@ -21,13 +21,15 @@ class Claim:
 
     `alive` goes from true to false once, under the guard's lock. `settle` is called once, by its owner; those who
     wait for a flight then find its outcome. `stale` is what may be served instead, until the claim is voided.
+    `brief`, set by its owner: L2 could not be asked, so that what is filled may be older than what others were told.
     """
 
-    __slots__ = ("_done", "alive", "error", "key", "owner", "result", "stale")
+    __slots__ = ("_done", "alive", "brief", "error", "key", "owner", "result", "stale")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
         self.alive = True
+        self.brief = False
         self.owner = threading.get_ident()
         self.result: Any = None
         self.error: BaseException | None = None

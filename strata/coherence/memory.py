@@ -84,7 +84,9 @@ class Memory:
                 return False
             self.guard.void_others(claim)
             self._present(claim.key)
-            evicted = self.store.put(claim.key, value, version, pending=pending, loaded=loaded)
+            evicted = self.store.put(
+                claim.key, value, version, pending=pending, loaded=loaded, ttl=_life(claim, self.store)
+            )
         self._report(evicted)
         return True
 
@@ -95,7 +97,7 @@ class Memory:
             if self.absences is None or not claim.alive or claim.key in self.entries:
                 return
             if self.own is None or self.own(claim.key) is None:
-                self.absences.put(claim.key, None, 0, loaded=loaded)
+                self.absences.put(claim.key, None, 0, loaded=loaded, ttl=_life(claim, self.absences))
 
     def met(self, claim: Claim, version: int | None) -> None:
         """A read found this version (None: no record) but may not fill: what is older must not be served after it."""
@@ -172,3 +174,12 @@ class Memory:
     def _report(self, evicted: Sequence[Evicted]) -> None:
         if evicted:
             self._evicted(evicted)
+
+
+def _life(claim: Claim, store: MemStore) -> float | None:
+    """Seconds for which what the claim fills is kept; None: as long as the store keeps anything.
+
+    A read past an L2 that does not answer may find the row before a commit whose intent others have heard of, and
+    whose put nobody will: then no message takes the entry away.
+    """
+    return min(BUS_GRACE, store.ttl) if claim.brief else None

@@ -54,10 +54,10 @@ class Announcer:
         self.source = source
         self.database = database
 
-    def message(self, schema: str, key_text: str, op: Op, version: int | None = None) -> bytes:
-        """The bytes to publish."""
+    def message(self, schema: str, key_text: str, op: Op, version: int | None = None, *, signed: bool = True) -> bytes:
+        """The bytes to publish; where they are not `signed`, this instance hears them as everybody else does."""
         stamp = None if version is None else text(version)
-        return _encode(Message(schema, key_text, op.value, stamp, self.source, self.database))
+        return _encode(Message(schema, key_text, op.value, stamp, self.source if signed else None, self.database))
 
 
 def parse(data: Any) -> Message | None:

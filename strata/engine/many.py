@@ -175,6 +175,8 @@ class _Call:
 
     def _fill(self, answers: dict[str, Found] | None, loaded: list[tuple[Any, str, Any, int, bool]]) -> None:
         bound = self._bound
+        for claim in self._claims.values():
+            claim.brief = answers is None and bound.l2 is not None
         allowed = {key_text for _, key_text, *_ in loaded}
         if bound.l2 is not None and answers is not None:
             puts = [

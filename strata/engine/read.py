@@ -169,7 +169,8 @@ class Reader:
     def below(self, bound: Bound, id: Any, key_text: str, claim: Claim, found: Found | None) -> Loaded:
         """What ledger and L3 hold, filled upward where nothing has happened to the key meanwhile."""
         began = self._context.clock.monotonic()
-        loaded = self._below(bound, id, key_text, l2_down=found is None and bound.l2 is not None)
+        claim.brief = found is None and bound.l2 is not None
+        loaded = self._below(bound, id, key_text, l2_down=claim.brief)
         filled = self._fill_l2(bound, key_text, found, loaded)
         if not filled:
             bound.l1.met(claim, None if loaded.record is ABSENT else loaded.version)

@@ -126,13 +126,15 @@ class Writer:
         assert bound.l2 is not None
         if record is not None:
             self._refuse_partial(bound, record)
-        claim = bound.l1.guard.claim(id)
+        claim, announcer = bound.l1.guard.claim(id), self._context.announcer
         op = Op.DELETE if record is None else Op.SET
         try:
             for _ in range(RETRIES):
                 version = self._context.stamp()
-                put = Put(key_text, version, record, self._context.message(bound, key_text, op, version))
-                in_the_way = bound.l2.own(self._context.announcer.channel, [put])
+                # Not signed: if the answer is lost, and the script is run later, this instance must hear of it as well.
+                message = announcer.message(bound.name, key_text, op, version, signed=False)
+                put = Put(key_text, version, record, message)
+                in_the_way = bound.l2.own(announcer.channel, [put])
                 if not in_the_way:
                     break
                 self._context.versions.observe(in_the_way[key_text])

@@ -73,6 +73,11 @@ class MemStore:
         self._watch: Callable[[], None] | None = None
         self._watched = True
 
+    @property
+    def ttl(self) -> float:
+        """Seconds that a record is kept where nothing else is said."""
+        return self._ttl
+
     def put(
         self,
         key: Hashable,

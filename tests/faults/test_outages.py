@@ -9,6 +9,7 @@ import pytest
 
 import strata
 from strata import DataStore, L2PoolConfig, L3PoolConfig, WriteMode
+from strata.coherence.certainty import BUS_GRACE
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.behind import comes_after, hand_off, idle
 from tests.models import Note
@@ -84,6 +85,23 @@ def test_after_an_outage_of_redis_its_old_values_are_repaired(
     wait_until(lambda: text(other, 1) == "during")
     with psycopg.connect(store.config.postgres_dsn) as conn:
         wait_until(lambda: conn.execute("SELECT count(*) FROM _strata_repairs").fetchone() == (0,))
+
+
+def test_what_was_read_past_a_frozen_redis_stays_in_l1_for_the_grace_only(
+    store: DataStore, make: MakeStore, own_valkey: EmbeddedValkey
+) -> None:
+    # A writer whose intent was heard before may fail to publish its put: then no message takes the entry away.
+    other = make()
+    other.register(schema(Note, name="notes"))
+    sure(other)
+    own_valkey.freeze()
+    try:
+        assert text(other, 1) == "before"
+        assert other.get_many("notes", [2])[2].text == "before"
+        entries = [other._wiring._schemas["notes"].l1.entries[n] for n in (1, 2)]
+    finally:
+        own_valkey.thaw()
+    assert all(entry.ends <= entry.loaded + BUS_GRACE for entry in entries)
 
 
 def test_a_redis_that_comes_back_empty_is_filled_again(store: DataStore, own_valkey: EmbeddedValkey) -> None:

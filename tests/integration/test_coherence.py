@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 
+import strata
 from strata import DataStore, WriteMode
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores, sure
@@ -181,3 +182,26 @@ def test_other_databases_of_one_redis_do_not_hear_each_other(make: MakeStore) ->
     heard = one.stats().bus_messages
     wait_until(lambda: one.stats().bus_messages >= heard)
     assert one.stats().l1_entries == before == 1
+
+
+def test_a_write_to_l2_alone_whose_answer_is_lost_is_seen_by_its_writer_too(
+    make: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make()
+    notes = store.register(schema(Note, name="l2_alone", l3=None))
+    sure(store)
+    notes.set(1, Note(1, "old"))
+    l2 = store._wiring._schemas["l2_alone"].l2
+    assert l2 is not None
+    run, sent = l2.own, []
+
+    def lose(*args: Any) -> Any:
+        sent.append(args)
+        raise strata.L2UnavailableError("no answer in time")
+
+    monkeypatch.setattr(l2, "own", lose)
+    with pytest.raises(strata.L2UnavailableError):
+        notes.set(1, Note(1, "new"))
+    assert notes.get(1).text == "old"
+    assert run(*sent[0]) == {}  # Redis runs the script after all
+    wait_until(lambda: notes.get(1).text == "new")
