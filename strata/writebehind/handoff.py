@@ -106,6 +106,9 @@ class HandOff:
             again: list[Parcel] = []
             for parcel, answer in self._exchange(parcels):
                 if answer.verdict in (Verdict.TAKEN, Verdict.THERE):
+                    if answer.entry:
+                        # L2 refused it for a commit that is under way, whose outcome nobody may ever be told.
+                        parcel.bound.l1.forget(parcel.slot.key)
                     sent.append((parcel.slot, parcel.item.version))
                 elif answer.verdict is Verdict.UNEXPECTED:
                     again += self._unexpected(parcel, answer.entry, sent)

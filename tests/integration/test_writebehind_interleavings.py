@@ -301,3 +301,22 @@ def test_a_write_that_is_overtaken_on_its_way_into_l1_does_not_enter_it(
     monkeypatch.setattr(bound.l1, "write", late)
     notes.set(1, Note(1, "overtaken"))
     assert 1 not in bound.l1.entries
+
+
+def test_a_write_that_meets_a_commit_under_way_at_its_hand_off_leaves_l1(make: MakeStore) -> None:
+    store = make(write_behind_flush_interval=HOUR, write_behind_flush_threshold=10**9)
+    paced(store)
+    notes = store.register(deferred(Note))
+    store.migrate()
+    idle(store)
+    sure(store)
+    bound = store._wiring._schemas["note"]
+    assert bound.l2 is not None
+    bound.l2.intend(bound.l2.token(), 60, store.config.invalidation_channel, {"1": b"", "2": b""})
+    notes.set(1, Note(1, "own"))
+    notes.set(3, Note(3, "own"))
+    assert {1, 3} <= bound.l1.entries.keys()
+    hand_off(store)
+    # Should that commit come late, and its writer be gone, no message would take the entry away.
+    assert 1 not in bound.l1.entries and 3 in bound.l1.entries
+    assert notes.get(1).text == "own"

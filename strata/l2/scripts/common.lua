@@ -70,11 +70,12 @@ end
 
 -- Put a pending value, or tombstone, of a write-behind write that the ledger has accepted. Creates the key; an
 -- intent that it meets is spoiled, not replaced. An empty content (a partial record) only removes what is older.
+-- Returns whether it met an intent.
 local function pend(key, version, content, px)
   local raw = redis.call('GET', key)
   local k = kind(raw)
-  if k == 'I' then spoil(key, raw) return 0 end
-  if holds_version(raw) and not older(version_of(raw), version) then return 0 end
+  if k == 'I' then spoil(key, raw) return true end
+  if holds_version(raw) and not older(version_of(raw), version) then return false end
   if content == '' then redis.call('DEL', key) else store(key, content, px) end
-  return 1
+  return false
 end

@@ -7,8 +7,9 @@
 --       any more (0 = none), so that a script which a frozen server runs late does nothing; then for each record, no
 --       key twice: key, entry, expected version ('*' any, '' no entry, '-' never), L2 content, px, message (said if
 --       taken; '' = none)
--- Returns epoch; 1 if the bell is to be rung; then for each record: '+' taken, '=' there already, '<' and a version
--- that L3 has, '>' and the newer version that is pending, '?' and the pending entry that was not expected, '!' full.
+-- Returns epoch; 1 if the bell is to be rung; then for each record: '+' taken, '=' there already, both followed by 'I'
+-- where L2 holds a synchronous writer's intent instead, '<' and a version that L3 has, '>' and the newer version that is
+-- pending, '?' and the pending entry that was not expected, '!' full.
 local dirty, due, claims = KEYS[1], KEYS[2], KEYS[3]
 local now = now_ms()
 if ARGV[6] ~= '0' and now > tonumber(ARGV[6]) then return redis.error_reply('LATE the caller has gone another way') end
@@ -63,11 +64,12 @@ if #puts > 0 then redis.call('HSET', dirty, unpack(puts)) end
 if #dues > 0 then redis.call('ZADD', due, unpack(dues)) end
 
 for i = 1, n do
-  local at = 6 * i + 1
+  local at, met = 6 * i + 1, false
   if ARGV[4] == '1' and (answers[i] == '+' or answers[i] == '=') then
-    pend(KEYS[7 + i], version_of(ARGV[at + 1]), ARGV[at + 3], ARGV[at + 4])
+    met = pend(KEYS[7 + i], version_of(ARGV[at + 1]), ARGV[at + 3], ARGV[at + 4])
   end
   if answers[i] == '+' then say(ARGV[5], ARGV[at + 5]) end
+  if met then answers[i] = answers[i] .. 'I' end
 end
 
 local epoch = redis.call('GET', KEYS[6])
