@@ -9,6 +9,7 @@ from typing import Any
 from strata.bound import Bound
 from strata.coherence.repairs import Repairs
 from strata.errors import EncodeError
+from strata.l3.failures import BatchError, unfit
 from strata.l3.table import Applied, Change, Status
 from strata.writebehind import changes
 from strata.writebehind.buffer import Buffered, Slot
@@ -30,10 +31,14 @@ class Direct:
     def one(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> None:
         """Write one record now.
 
-        Raises `L3UnavailableError`, `ConstraintError`, or `EncodeError` where a partial record has no row.
+        Raises `L3UnavailableError`, `MigrationError`, `ConstraintError`, or `EncodeError`, the last also where a
+        partial record has no row.
         """
         change = changes.of_item(bound, key, key_text, item)
-        applied = self._write(bound, [change], l2_down=not _l2_answers(bound))[0]
+        try:
+            applied = self._write(bound, [change], l2_down=not _l2_answers(bound))[0]
+        except BatchError as error:
+            raise unfit(error) from error.__cause__
         if applied.status is Status.MISSING_ROW:
             raise EncodeError(
                 f"a record of schema {bound.name!r} has UNLOADED fields and there is no row to keep them from; "

@@ -16,10 +16,13 @@ from strata.coherence.repairs import Repairs
 from strata.coherence.versions import VersionClock
 from strata.config import Config
 from strata.errors import (
+    ConstraintError,
     DecodeError,
+    EncodeError,
     FlushTimeoutError,
     L2UnavailableError,
     L3UnavailableError,
+    MigrationError,
     StrataError,
     WriteBehindFullError,
     WriteBehindMaxRetryError,
@@ -308,11 +311,15 @@ class WriteBehind:
             current = slot.item
             try:
                 parts.direct.one(bound, key, key_text, current)
-            except L3UnavailableError:
+            except (L3UnavailableError, MigrationError):
                 raise L2UnavailableError(
                     "neither the ledger nor PostgreSQL took the write; it is tried again as long as this process lives",
                     outcome_unknown=True,
                 ) from error
+            except (ConstraintError, EncodeError):
+                # The caller hears of it now, and not once more by OnWriteError.
+                parts.buffer.drop(bound.name, key, current.version)
+                raise
             parts.buffer.confirm(bound.name, [(key, current.version)])
 
     def _overflow(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> None:

@@ -15,6 +15,7 @@ import pytest
 import strata
 from strata import (
     DataStore,
+    Durability,
     FlushTimeoutError,
     L3UnavailableError,
     NotFoundError,
@@ -404,6 +405,27 @@ def _taken(store: DataStore, note: Note) -> bool:
     except (WriteBehindFullError, L3UnavailableError):
         return False
     return True
+
+
+@pytest.mark.parametrize("why", ["LEDGER", "a full buffer"])
+def test_what_goes_straight_to_l3_and_is_refused_is_an_error_of_set_and_of_nothing_else(
+    hung: MakeStore, dsn: str, own_valkey: EmbeddedValkey, why: str
+) -> None:
+    errors = Errors()
+    config = {"write_behind_durability": Durability.LEDGER} if why == "LEDGER" else {"write_behind_max_dirty": 1}
+    store = store_of(hung, deferred(hooks=errors.hooks()), **config)
+    run(dsn, "ALTER TABLE note ADD CONSTRAINT no_poison CHECK (text <> 'poison')")
+    own_valkey.kill()
+    store.set(Note, 1, Note(1, "good"))
+    with pytest.raises(strata.ConstraintError) as caught:
+        store.set(Note, 2, Note(2, "poison"))
+    assert (caught.value.sqlstate, caught.value.constraint) == ("23514", "no_poison")
+    assert store.get(Note, 2, default=None) is None
+    store.flush_dirty(20)
+    own_valkey.restart()
+    assert store_of(hung, deferred()).dead_letters.list() == []
+    assert rows(dsn, "SELECT id FROM note") == [(1,)]
+    assert errors.calls == [] and store.stats().dirty_count == 0
 
 
 def test_close_says_what_is_lost_where_nobody_took_it(

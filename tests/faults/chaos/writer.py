@@ -85,7 +85,7 @@ class Writer:
                 self._store.set("item", key, Item(key, n, amount, "x" * 80))
             else:
                 self._store.delete("item", key)
-        except (strata.UnavailableError, strata.WriteBehindFullError):
+        except (strata.UnavailableError, strata.WriteBehindFullError, strata.ConstraintError):
             self._wrote[key] = None
             return
         self._diary.acknowledged(seq)
