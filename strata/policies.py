@@ -132,7 +132,8 @@ class RedisPolicy:
 
 @dataclass(frozen=True, slots=True)
 class PostgresPolicy:
-    """L3. `read_replica` is a DSN asked by `search` and `count`; `partition_by` names a column.
+    """L3. `read_replica` is a DSN asked by `search` and `count`; `partition_by` names the key, by
+    whose hash the table is divided, or a `datetime` column, by whose months it is.
 
     `soft_timeout`: seconds after which a `get` that waits for L3 returns a stale value, where `fail_safe` has kept
     one. `hard_timeout`: seconds after which it raises `L3UnavailableError`. Either way the load goes on in the

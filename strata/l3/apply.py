@@ -18,7 +18,7 @@ import psycopg
 from strata.l3 import failures
 from strata.l3.connection import Connection
 from strata.l3.layout import HORIZONS, TOMBSTONES, VERSION, Layout
-from strata.l3.outside import own
+from strata.l3.outside import moving, own
 from strata.l3.stage import GROUP, NESTED, ORDER, Stage
 from strata.l3.statement import INT4, Statement
 from strata.l3.writes import Writes
@@ -84,7 +84,7 @@ class Applier:
         returning = f"RETURNING {layout.returned(layout.kept)}"
         if layout.monthly:
             update = f"UPDATE {table} AS r SET {layout.assigned(layout.settable, 's')}{VERSION} = s.{VERSION}"
-            newer = f"r.{key} = s.{key} AND r.{VERSION} < s.{VERSION}"
+            newer = f"r.{key} = s.{key} AND r.{VERSION} < s.{VERSION}{moving(layout)}"
             merge = layout.upserting(
                 f"{update} {source} AND {newer} {returning}",
                 f"{insert} {source} AND {above} AND {stage.unknown} {returning}",
@@ -160,7 +160,7 @@ class Applier:
         return Statement(
             f"UPDATE {layout.table} AS r SET {layout.assigned(names, 's')}{VERSION} = s.{VERSION}"
             f" FROM {self._stage.name} s WHERE s.{GROUP} = $1 AND r.{layout.key} = s.{layout.key}"
-            f" AND r.{VERSION} < s.{VERSION}",
+            f" AND r.{VERSION} < s.{VERSION}{moving(layout)}",
             (INT4,),
             prepared=False,
         )

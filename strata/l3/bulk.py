@@ -17,6 +17,7 @@ from psycopg.pq.abc import PGresult
 from strata.l3 import failures
 from strata.l3.connection import Connection
 from strata.l3.layout import HORIZONS, TOMBSTONES, VERSION, Layout
+from strata.l3.outside import moving
 from strata.l3.stage import GROUP, NESTED, ORDER, Stage, copy_rows
 from strata.l3.statement import ARRAYS, INT4, INT8, TEXT, Started, Statement
 from strata.l3.writes import Writes, Written
@@ -193,7 +194,7 @@ class Bulk:
         return Statement(
             f"UPDATE {layout.table} AS r SET {layout.assigned(names, 's')}"
             f"{VERSION} = GREATEST(s.{VERSION}, {layout.raised(f'r.{VERSION}', '$1')})"
-            f" FROM {self._stage.name} s WHERE s.{GROUP} = $2 AND r.{layout.key} = s.{layout.key}"
+            f" FROM {self._stage.name} s WHERE s.{GROUP} = $2 AND r.{layout.key} = s.{layout.key}{moving(layout)}"
             f" RETURNING s.{ORDER}, {layout.returned(returned)}",
             (INT8, INT4),
             prepared=False,
@@ -212,7 +213,7 @@ class Bulk:
         return Statement(
             layout.upserting(
                 f"UPDATE {layout.table} AS r SET {layout.assigned(layout.settable, 's')}{VERSION} = {raised} {source}"
-                f" AND r.{layout.key} = s.{layout.key} {returning}",
+                f" AND r.{layout.key} = s.{layout.key}{moving(layout)} {returning}",
                 f"{insert} {source} AND {stage.unknown} {returning}",
             ),
             (INT8,),

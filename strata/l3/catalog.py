@@ -29,11 +29,11 @@ SELECT m.place FROM unnest($2::timestamptz[], $3::timestamptz[]) WITH ORDINALITY
 WHERE NOT EXISTS (SELECT FROM taken t WHERE t.low < m.high AND t.high > m.low) ORDER BY m.place
 """
 # A trigger of the default partition that would fire for rows on their way to another; those of constraints that are
-# checked late do nothing then.
+# checked late do nothing then, nor do Strata's.
 _ON_DELETE = """
 SELECT EXISTS (SELECT FROM pg_trigger t LEFT JOIN pg_constraint c ON c.oid = t.tgconstraint
                WHERE t.tgrelid = to_regclass($1) AND t.tgenabled <> 'D' AND t.tgtype::int & 8 <> 0
-                 AND COALESCE(c.contype::text, '') NOT IN ('p', 'u', 'x'))
+                 AND COALESCE(c.contype::text, '') NOT IN ('p', 'u', 'x') AND t.tgname NOT LIKE $2)
 """
 _COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid),
@@ -121,9 +121,9 @@ def free_months(conn: Connection, quoted: str, months: Sequence[Month]) -> list[
     return [months[row[0] - 1] for row in conn.execute(_FREE, (quoted, starts, ends)).fetchall()]
 
 
-def fires_on_delete(conn: Connection, quoted: str) -> bool:
-    """Whether a deletion from the table has consequences: a trigger, or a foreign key that refers to it."""
-    row = conn.execute(_ON_DELETE, (quoted,)).fetchone()
+def fires_on_delete(conn: Connection, quoted: str, but: str) -> bool:
+    """Whether a deletion has consequences: a trigger, but for those named like `but`, or a foreign key to the table."""
+    row = conn.execute(_ON_DELETE, (quoted, but)).fetchone()
     return bool(row and row[0])
 
 

@@ -122,22 +122,39 @@ def _server_time(conn: Connection) -> datetime.datetime:
 
 def _watch(conn: Connection, plan: Plan, tables: Sequence[tuple[Table, Schema[Any]]]) -> None:
     """What tables lack to tell of changes made outside, and those that tell although nobody asks them to."""
-    watched = {table.name: table for table, schema in tables if schema.l3 is not None and schema.l3.watch}
-    for name, table in watched.items():
-        over = [(other, schema) for other, schema in tables if other.name == name]
-        item = outside.Watched(
-            name,
-            table.plan.key.name,
-            tuple(schema.name for _, schema in over if schema.l2 is not None),
-            tuple(schema.name for other, schema in over if other.deferred),
-        )
-        facts = table_facts(conn, quote(name))
+    watched = _watched(tables)
+    for item in watched:
         plan.statements += outside.additions(conn, item)
-        if facts.kind == "p" or any(schema.l3 and schema.l3.partition_by for _, schema in over):
-            plan.statements += outside.partitions(conn, item, new=not facts.kind)
-    for name, sql in outside.leftovers(conn, list(watched)):
+        plan.statements += _watch_partitions(conn, tables, item)
+    for name, sql in outside.leftovers(conn, [item.table for item in watched]):
         text = f"{name} tells of changes made outside, but no schema registered here has PostgresPolicy(watch=True)"
         plan.manual.append(ManualChange(text, sql))
+
+
+def watch_new_partitions(conn: Connection, tables: Sequence[tuple[Table, Schema[Any]]]) -> list[str]:
+    """What partitions that were made just now lack to tell of changes made outside."""
+    return [statement for item in _watched(tables) for statement in _watch_partitions(conn, tables, item)]
+
+
+def _watched(tables: Sequence[tuple[Table, Schema[Any]]]) -> list[outside.Watched]:
+    watched = {table.name: table for table, schema in tables if schema.l3 is not None and schema.l3.watch}
+    found = []
+    for name, table in watched.items():
+        over = [(other, schema) for other, schema in tables if other.name == name]
+        cached = tuple(schema.name for _, schema in over if schema.l2 is not None)
+        deferred = tuple(schema.name for other, schema in over if other.deferred)
+        found.append(outside.Watched(name, table.plan.key.name, cached, deferred))
+    return found
+
+
+def _watch_partitions(
+    conn: Connection, tables: Sequence[tuple[Table, Schema[Any]]], item: outside.Watched
+) -> list[str]:
+    facts = table_facts(conn, quote(item.table))
+    partitioned = any(schema.l3 and schema.l3.partition_by for table, schema in tables if table.name == item.table)
+    if facts.kind == "p" or (not facts.kind and partitioned):
+        return outside.partitions(conn, item, new=not facts.kind)
+    return []
 
 
 class _Comparison:

@@ -20,7 +20,7 @@ import psycopg
 from strata.errors import MigrationError
 from strata.l3 import ddl, failures
 from strata.l3.catalog import exists, is_broken
-from strata.l3.compare import LateIndex, ManualChange, Plan, compare
+from strata.l3.compare import LateIndex, ManualChange, Plan, compare, watch_new_partitions
 from strata.l3.connection import Connection
 from strata.l3.files import MigrationFile, read_files
 from strata.l3.layout import quote
@@ -154,6 +154,9 @@ class Migrator:
     def _months(self, conn: Connection, plan: Plan) -> list[str]:
         applied, left = make_months(conn, plan.months)
         plan.manual += left
+        for statement in watch_new_partitions(conn, self._tables) if applied else ():
+            conn.command(statement)
+            applied.append(statement)
         return applied
 
     def _late(self, conn: Connection, index: LateIndex, plan: Plan) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import psycopg
 
-from strata.l3 import ddl, failures
+from strata.l3 import ddl, failures, outside
 from strata.l3.catalog import TableFacts, fires_on_delete, free_months, table_facts
 from strata.l3.compare import ManualChange, TableMonth
 from strata.l3.connection import Connection
@@ -84,7 +84,7 @@ class _Making:
             return []
         rows = self._waiting(facts)
         statements = self._statements(facts, move=bool(rows))
-        if rows > MOVED or (rows and fires_on_delete(conn, facts.rest or "")):
+        if rows > MOVED or (rows and fires_on_delete(conn, facts.rest or "", f"{outside.PREFIX}%")):
             conn.command("ROLLBACK")
             return self._left(rows, statements)
         for statement in statements:
@@ -107,8 +107,8 @@ class _Making:
         if move:
             columns = ", ".join(quote(column.name) for column in facts.columns.values() if not column.computed)
             made.append(
-                f"WITH gone AS (DELETE FROM {facts.rest} WHERE {self._rows} RETURNING {columns})"
-                f" INSERT INTO {self._part} ({columns}) SELECT {columns} FROM gone"
+                f"WITH gone AS (DELETE FROM {facts.rest} WHERE {self._rows}{outside.own(self._table)}"
+                f" RETURNING {columns}) INSERT INTO {self._part} ({columns}) SELECT {columns} FROM gone"
             )
         made.append(f"ALTER TABLE {self._name} ATTACH PARTITION {self._part} {ddl.within(self._month)}")
         return made

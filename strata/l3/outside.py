@@ -1,9 +1,10 @@
 """The trigger that tells of changes made outside: what it is, and whether a table has it.
 
-A change is Strata's own if it sets `_strata_version`, as every write of Strata does, or if the statement says so
-(`own`). Any other change, by psql or another program, gets a version as a synchronous write would: so
-that what is cached under the old version is older, and replay, settling and the audit can tell the two contents apart.
-It is PostgreSQL's time, above the row's version, with a node id that no process has.
+A change is Strata's own if it sets `_strata_version`, which every write of Strata does, or if the statement says so
+(`own`): a deletion, an update that may move a row between partitions and so deletes it in one of them, and one that
+changes no value, such as encrypting anew. Any other change, by psql or another program, gets a version as a
+synchronous write would: so that what is cached under the old version is older, and replay, settling and the audit can
+tell the two contents apart. It is PostgreSQL's time, above the row's version, with a node id that no process has.
 
 Each changed key goes, with its version (negative: deleted), into a note that is kept in a setting of the transaction;
 full notes are told at once, the last one at the end of the statement:
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 
 from strata.l3.connection import Connection
 from strata.l3.ddl import short
-from strata.l3.layout import HORIZONS, NODE_BITS, REPAIRS, TOMBSTONES, VERSION, quote
+from strata.l3.layout import HORIZONS, NODE_BITS, REPAIRS, TOMBSTONES, VERSION, Layout, quote
 
 CHANNEL = "strata_outside"
 PREFIX = "_strata_outside"
@@ -141,9 +142,13 @@ class Watched:
 
 
 def own(table: str) -> str:
-    """The condition, always true, by which a DELETE, or an UPDATE that leaves the version, says that it is Strata's
-    own; for its transaction only."""
+    """The condition, always true, by which a statement says that it is Strata's own; for its transaction only."""
     return f" AND set_config('strata.own', '{table}', true) IS NOT NULL"
+
+
+def moving(layout: Layout) -> str:
+    """As `own`, for an UPDATE, where it may move rows between partitions."""
+    return own(layout.name) if layout.monthly else ""
 
 
 def additions(conn: Connection, watched: Watched) -> list[str]:

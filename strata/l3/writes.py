@@ -17,7 +17,7 @@ from psycopg.errors import DeadlockDetected, UniqueViolation
 from strata.errors import EncodeError
 from strata.l3.connection import Connection
 from strata.l3.layout import TOMBSTONES, VERSION, Layout, quote
-from strata.l3.outside import own
+from strata.l3.outside import moving, own
 from strata.l3.statement import ARRAYS, BOOL, INT4, INT8, TEXT, Statement
 from strata.model.markers import UNLOADED
 from strata.shards import shard_of
@@ -185,7 +185,7 @@ class Writes:
         update = f"UPDATE {layout.table} AS r SET {sets}{VERSION} = {raised} WHERE r.{layout.key}"
         return layout.statement(
             layout.upserting(
-                f"{update} = ${layout.key_place + 1} {returning}",
+                f"{update} = ${layout.key_place + 1}{own(layout.name)} {returning}",
                 f"{insert} SELECT {places}, {version} WHERE NOT EXISTS (SELECT FROM u) {returning}",
             ),
             *types,
@@ -196,7 +196,7 @@ class Writes:
         sets = "".join(f"{quote(name)} = ${place}, " for place, name in enumerate(loaded, 4))
         return layout.statement(
             f"UPDATE {layout.table} AS r SET {sets}"
-            f"{VERSION} = GREATEST($2, {layout.raised(f'r.{VERSION}', '$3')}) WHERE r.{layout.key} = $1"
+            f"{VERSION} = GREATEST($2, {layout.raised(f'r.{VERSION}', '$3')}) WHERE r.{layout.key} = $1{moving(layout)}"
             f" RETURNING {layout.returned(layout.unset(loaded))}",
             layout.key_oid,
             INT8,

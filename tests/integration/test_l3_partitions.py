@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -506,6 +507,66 @@ def test_a_refused_record_is_named(database: Database, behind: Table) -> None:
     with pytest.raises(strata.l3.failures.BatchError) as caught:
         apply(database, behind, *good[:2], bad, *good[3:])
     assert caught.value.diagnosis.sqlstate == "23502"
+
+
+@pytest.mark.parametrize("deferred", [False, True], ids=["through", "behind"])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_answer_and_row_is_that_of_a_plain_table(database: Database, seed: int, deferred: bool) -> None:
+    chance = random.Random(seed)
+    monthly, schema = events(deferred=deferred)
+    plain = Table(compile_model(Event), "plain", schema_name="plain", deferred=deferred)
+    both = [(monthly, schema), (plain, Schema(Event, name="plain", l3=PostgresPolicy()))]
+    migrate(database, *both)
+    for step in range(60):
+        write = _random_write(chance, step, deferred)
+        answers = []
+        for table in (monthly, plain):
+            try:
+                with database.transaction() as conn:
+                    answers.append(write(table, conn))
+            except strata.EncodeError as error:
+                answers.append(str(error).replace("plain", "events"))
+        assert answers[0] == answers[1], f"step {step}"
+    with database.connection() as conn:
+        rows = plain.page(conn, None, 1000)
+        assert rows and monthly.page(conn, None, 1000) == rows
+    places(database)
+
+
+def _random_write(chance: random.Random, step: int, deferred: bool) -> Any:
+    """One write of any kind, as a function of table and connection."""
+    keys = chance.sample([f"k{n:02}" for n in range(40)], chance.choice([1, 5, 30]))
+
+    def values(key: str, unloaded: bool) -> tuple[Any, ...]:
+        whole = row(key, chance.choice([JAN, FEB, MAR, None, LONG_AGO]), step, chance.choice([JAN, MAR, None]))
+        return (*whole[:2], UNLOADED, whole[3], UNLOADED) if unloaded else whole
+
+    def version() -> int:
+        return stamp(chance.randint(1, 60))
+
+    kind = chance.choice(["upsert", "set_many", "delete", *(["apply"] * 4 if deferred else [])])
+    if kind == "upsert":
+        one, at = values(keys[0], chance.random() < 0.3), version()
+        return lambda table, conn: table.upsert(conn, one, at, NODE)
+    if kind == "delete":
+        at = version()
+        return lambda table, conn: table.delete(conn, keys[0], at, NODE)
+    if kind == "set_many":
+        partly = chance.choice([0.0, 0.0, 0.5, 1.0])
+        rows = [values(key, chance.random() < partly) for key in keys]
+        stamps = [version() for _ in keys]
+        return lambda table, conn: table.set_many(conn, rows, stamps, NODE)
+    changes = []
+    for key in keys:
+        sort = chance.random()
+        if sort < 0.2:
+            changes.append(deletion(key, version()))
+        elif sort < 0.4:
+            carried = (key, chance.choice([FEB, None]), step)
+            changes.append(Change(key, key, version(), names=("id", "at", "size"), values=carried))
+        else:
+            changes.append(Change(key, key, version(), values=values(key, False)))
+    return lambda table, conn: table.apply(conn, changes)
 
 
 def test_months_follow_each_other_across_the_year() -> None:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import psycopg
@@ -14,6 +15,7 @@ import pytest
 
 import strata
 from strata import DataStore, EncryptionKeys, InvalidConfigError, MemPolicy, PostgresPolicy, RedisPolicy, Schema
+from strata.l3.partition import months_from
 from tests.behind import client, comes_after, deferred, hand_off, idle, paced, persist
 from tests.l3 import VERSIONS, fresh
 from tests.models import Account, Note, Point
@@ -78,6 +80,12 @@ def everywhere(stores: tuple[DataStore, ...], model: type, id: Any, expected: An
     """Every instance comes to read this record, or None."""
     for store in stores:
         wait_until(lambda store=store: store.get(model, id, default=None) == expected)  # type: ignore[misc]
+
+
+def heard(stores: tuple[DataStore, ...], notices: int) -> None:
+    """Every instance was told just so often of changes outside, the last of which each has heard of by then."""
+    wait_until(lambda: all(store._wiring.outside.notices >= notices for store in stores), what="the notices")
+    assert [store._wiring.outside.notices for store in stores] == [notices] * len(stores)
 
 
 def version(psql: psycopg.Connection[Any], table: str, id: Any) -> int:
@@ -200,7 +208,63 @@ def test_own_writes_tell_nothing(make: MakeStore, psql: psycopg.Connection[Any],
     store.flush_dirty(10)
     psql.execute("UPDATE note SET text = 'outside' WHERE id = 7")
     everywhere(both, Note, 7, Note(7, "outside"))
-    assert [item._wiring.outside.notices for item in both] == [1, 1]
+    heard(both, 1)
+
+
+@dataclass
+class Dated:
+    """A record whose row moves between partitions."""
+
+    id: Annotated[int, strata.PrimaryKey]
+    at: datetime
+    text: str = ""
+    token: Annotated[str | None, strata.Encrypted] = None
+
+
+THEN = datetime(2001, 2, 3, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["through", "behind"])
+def test_own_rows_that_move_between_partitions_tell_nothing(
+    make: MakeStore, psql: psycopg.Connection[Any], behind: bool
+) -> None:
+    kind, now = deferred if behind else schema, datetime.now(UTC)
+    both = two(make, kind(Dated, l3=PostgresPolicy(watch=True, partition_by="at")), encryption_key=b"1" * 32)
+    store = both[0]
+    store.set_many(Dated, {id: Dated(id, THEN, "set") for id in range(40)})
+    store.set_many(Dated, {id: Dated(id, now, "moved") for id in range(60)})
+    for at in (THEN, now):
+        store.set(Dated, 1, Dated(1, at, "set"))
+        store.flush_dirty(10)
+    partial = store.search(Dated, strata.Q().where("id = $1", 2).fields("id"))[0]
+    partial.at = THEN
+    store.set(Dated, 2, partial)
+    store.flush_dirty(10)
+    assert psql.execute("SELECT count(*) FROM _strata_tombstones").fetchone() == (0,)
+    psql.execute("UPDATE dated SET text = 'outside', at = %s WHERE id = 7", [THEN])
+    everywhere(both, Dated, 7, Dated(7, THEN, "outside"))
+    heard(both, 1)
+    store.set(Dated, 7, Dated(7, now, "own again"))
+    store.flush_dirty(10)
+    everywhere(both, Dated, 7, Dated(7, now, "own again"))
+
+
+def test_partitions_that_are_made_later_move_rows_silently_and_tell_as_the_others(
+    make: MakeStore, psql: psycopg.Connection[Any]
+) -> None:
+    both = two(make, schema(Dated, l3=PostgresPolicy(watch=True, partition_by="at")), encryption_key=b"1" * 32)
+    last = months_from(datetime.now(UTC))[-1]
+    psql.execute(f"DROP TABLE dated_{last.suffix}")  # type: ignore[arg-type]
+    both[0].set(Dated, 1, Dated(1, last.start, "old"))
+    before = version(psql, "dated", 1)
+    assert both[0].fleet.make_partitions() > 0
+    assert both[0].migrate() == strata.MigrationReport()
+    assert psql.execute("SELECT tableoid::regclass::text FROM dated").fetchone() == (f"dated_{last.suffix}",)
+    assert version(psql, "dated", 1) == before
+    assert [item._wiring.outside.notices for item in both] == [0, 0]
+    everywhere(both, Dated, 1, Dated(1, last.start, "old"))
+    psql.execute(f"UPDATE dated_{last.suffix} SET text = 'new'")  # type: ignore[arg-type]
+    everywhere(both, Dated, 1, Dated(1, last.start, "new"))
 
 
 def test_a_rotation_of_keys_tells_nothing(make: MakeStore, psql: psycopg.Connection[Any]) -> None:
