@@ -13,22 +13,19 @@ from strata.schema import Schema
 @dataclass(frozen=True, slots=True)
 class Freshness:
     """`soft` and `hard` are the time-outs of a read's L3, `lease_wait` the wait for another process's load, all in
-    seconds, 0 = off; `fail_safe`: whether a stale value may stand in for an outage."""
+    seconds, 0 = off; `fail_safe`: whether a stale value may stand in for an outage. `plain`: none of this but the wait
+    for others, so that a read waits for its load, and has its error."""
 
     soft: float = 0.0
     hard: float = 0.0
     lease_wait: float = 0.0
     fail_safe: bool = False
+    plain: bool = True
 
     @property
     def timed(self) -> bool:
         """Whether a read gives up waiting for L3 before L3's own time-outs do."""
         return bool(self.soft or self.hard)
-
-    @property
-    def plain(self) -> bool:
-        """Whether a read waits for its load, and has its error."""
-        return not (self.timed or self.fail_safe)
 
 
 def freshness_of(schema: Schema[Any]) -> Freshness:
@@ -42,7 +39,8 @@ def freshness_of(schema: Schema[Any]) -> Freshness:
             f"schema {schema.name!r} has a soft_timeout, but keeps no stale value that a read could return then; "
             "give its MemPolicy or RedisPolicy a fail_safe"
         )
-    return Freshness(_plain(l3.soft_timeout), _plain(l3.hard_timeout), _plain(l2.lease_wait), fail_safe)
+    soft, hard = _float(l3.soft_timeout), _float(l3.hard_timeout)
+    return Freshness(soft, hard, _float(l2.lease_wait), fail_safe, plain=not (soft or hard or fail_safe))
 
 
 def _needs(schema: Schema[Any], kind: str, policy: Any, below: bool, names: tuple[str, ...]) -> None:
@@ -53,5 +51,5 @@ def _needs(schema: Schema[Any], kind: str, policy: Any, below: bool, names: tupl
             )
 
 
-def _plain(value: Any) -> float:
+def _float(value: Any) -> float:
     return float(value or 0)

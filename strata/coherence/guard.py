@@ -7,6 +7,7 @@ come while it is good share the result (single-flight); those that come after it
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Hashable
 from typing import Any
@@ -45,7 +46,7 @@ class Claim:
         """The owner's result, or its error raised here as well; `Left` where the error was meant for its thread."""
         event.wait()
         if isinstance(self.error, Exception):
-            raise self.error
+            raise _twin(self.error) from self.error.__cause__
         if self.error is not None:
             raise Left from None
         return self.result
@@ -54,6 +55,14 @@ class Claim:
         """Something happened to the key; called under the guard's lock."""
         self.alive = False
         self.stale = None
+
+
+def _twin(error: Exception) -> Exception:
+    """The same error for another thread: one that many raise would gather the traceback, and the frames, of each."""
+    try:
+        return copy.copy(error)
+    except Exception:  # noqa: BLE001 an error of the user's that cannot be copied
+        return error
 
 
 class Guard:

@@ -95,10 +95,10 @@ class Patience:
         if freshness.soft and not landed.wait(freshness.soft):
             stale = self._stale(bound, id, flight)
             if stale is not None:
-                self._count(bound, "soft_timeouts")
+                bound.counters.soft_timeouts += 1
                 return stale
         if freshness.hard and not landed.wait(max(0.0, began + freshness.hard - time.monotonic())):
-            self._count(bound, "hard_timeouts")
+            bound.counters.hard_timeouts += 1
             raise L3UnavailableError(
                 f"PostgreSQL did not answer schema {bound.name!r} within its hard_timeout of {freshness.hard:g} s; "
                 "the load goes on in the background"
@@ -114,8 +114,5 @@ class Patience:
             stale = Loaded(bound.plan.thaw(entry.value), entry.version, entry.pending)
         if stale is None or not bound.freshness.fail_safe or stale.record is ABSENT:
             return None
-        self._count(bound, "stale_served")
+        bound.counters.stale_served += 1
         return stale
-
-    def _count(self, bound: Bound, name: str) -> None:
-        setattr(bound.counters, name, getattr(bound.counters, name) + 1)

@@ -361,6 +361,22 @@ def test_an_option_that_could_do_nothing_is_refused_at_register(make: MakeStore,
         make().register(Schema(Note, **tiers))
 
 
+# -- rows changed outside, where they are watched -------------------------------------------------------------------
+
+
+def test_a_watched_row_that_is_inserted_outside_ends_an_absence_everywhere(make: MakeStore, dsn: str) -> None:
+    watched = NEGATIVE | {"l3": PostgresPolicy(watch=True)}
+    one, two = opened(make, **watched), opened(make, **watched)
+    for turn in range(3):
+        assert text(one) is text(two) is None
+        execute(dsn, "INSERT INTO notes (id, text, tags, meta) VALUES (1, %s, '[]', '{}')", f"{turn}")
+        for store in (one, two):
+            wait_until(lambda store=store, turn=turn: text(store) == f"{turn}")  # type: ignore[misc]
+        execute(dsn, "DELETE FROM notes")
+        for store in (one, two):
+            wait_until(lambda store=store: text(store) is None)  # type: ignore[misc]
+
+
 # -- on a Cluster ---------------------------------------------------------------------------------------------------
 
 

@@ -138,7 +138,9 @@ def test_an_error_reaches_all_who_wait(store: DataStore, make: MakeStore, dsn: s
         wait_until(lambda: table.terminate() or crowd.gone, 60)
     crowd.join()
     assert len(crowd.raised) == 100 and not crowd.seen
-    assert all(isinstance(error, strata.L3UnavailableError) for error in crowd.raised)
+    assert all(isinstance(error, strata.L3UnavailableError) and error.__cause__ for error in crowd.raised)
+    assert len({str(error) for error in crowd.raised}) <= 2
+    assert len({id(error) for error in crowd.raised}) == 100  # each with a traceback of its own
     wait_until(lambda: _answers(reader))
 
 
