@@ -105,8 +105,7 @@ def _by_scheme(addr: str, options: dict[str, Any], db: int) -> Any:
 
 def _cluster(nodes: list[ClusterNode], options: dict[str, Any]) -> Any:
     options = {k: v for k, v in options.items() if k not in ("db", "host", "port", "path")}
-    # One redirection after MOVED is part of the protocol; the scripts are not sent twice on a lost answer.
-    options["retry"] = Retry(NoBackoff(), 1)
+    # Redirections are followed all the same; a retry would send a script twice whose answer was lost.
     return RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
 
 
