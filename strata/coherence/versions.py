@@ -16,7 +16,6 @@ from strata.clock import Clock
 NODE_BITS = 11
 NODES = 1 << NODE_BITS
 L3_NODE = NODES - 1  # of versions that PostgreSQL itself gives, to rows changed outside; no process has it
-DIGITS = 19
 _FAR = 60_000_000 << NODE_BITS  # 60 s as a distance between versions
 
 

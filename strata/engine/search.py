@@ -9,7 +9,7 @@ import msgspec
 
 from strata.bound import Bound
 from strata.engine.context import Context
-from strata.engine.rows import Filler, Item
+from strata.engine.rows import Filler, items_of
 from strata.errors import L2UnavailableError, L3UnavailableError, QueryError
 from strata.l3.pool import Database
 from strata.l3.table import Table
@@ -92,17 +92,12 @@ class Searcher:
         return Found(bound.plan.column_names if names is None else names, rows, replica is None)
 
     def _filled(self, bound: Bound, query: Query, found: Found) -> list[Any]:
-        names = found.names if query.fields else None
-        records = [bound.plan.from_row(row.values, bound.cipher, names) for row in found.rows]
         # A projection lacks columns, and a replica may lag behind: neither may fill a cache.
-        if found.primary and not query.fields:
-            keys = [bound.plan.key_of(record) for record in records]
-            items = [
-                Item(key, bound.plan.key_text(key), row.version, record)
-                for key, row, record in zip(keys, found.rows, records, strict=True)
-            ]
-            self._filler.fill(bound, items)
-        return records
+        if query.fields or not found.primary:
+            return [bound.plan.from_row(row.values, bound.cipher, found.names) for row in found.rows]
+        items = items_of(bound, found.rows)
+        self._filler.fill(bound, items)
+        return [item.record for item in items]
 
     def _kept(self, bound: Bound, fingerprint: str) -> tuple[list[Any] | None, str | None]:
         """The records that were kept, and the generation under which others may be kept in their place."""

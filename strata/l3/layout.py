@@ -90,8 +90,6 @@ class Layout:
         self.kept = tuple(field.name for field in plan.columns if field.auto_now_add and not field.primary_key)
         self.settable = tuple(f.name for f in plan.columns if not f.primary_key and not f.auto_now_add)
         self.columns = ", ".join(quote(column) for column in self.names)
-        # Lock order: byte order, which is that of Python's str, whatever the database's collation.
-        self.ordered_key = f'{self.key} COLLATE "C"' if plan.key.kind is Kind.TEXT else self.key
 
     def field(self, name: str) -> Field:
         """The field of a column."""

@@ -224,5 +224,5 @@ def _array(names: Sequence[str]) -> str:
 
 
 def _one(conn: Connection, sql: str, *args: object) -> str | None:
-    row = conn.execute(sql, args).fetchone()
+    row = conn.execute(sql.encode(), args).fetchone()
     return None if row is None else row[0]

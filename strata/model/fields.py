@@ -32,11 +32,6 @@ class Kind(enum.Enum):
     TIME = "TIME"
     INTERVAL = "INTERVAL"
 
-    @property
-    def is_text(self) -> bool:
-        """Whether the column is TEXT."""
-        return self is Kind.TEXT
-
 
 @dataclass(frozen=True, slots=True)
 class Field:

@@ -195,6 +195,17 @@ def test_an_invalidation_drops_results_too(make: MakeStore, dsn: str) -> None:
     assert texts(reader) == ["by hand"]
 
 
+def test_a_row_that_others_change_drops_results_where_the_table_is_watched(make: MakeStore, dsn: str) -> None:
+    store = notes_of(make, l3=PostgresPolicy(watch=True))
+    store.set("notes", 1, Note(1, "old"))
+    assert texts(store) == ["old"]
+    listener = store._wiring.context.listener
+    assert listener is not None
+    wait_until(listener.connected.is_set, what="a listener")
+    run(dsn, "UPDATE notes SET text = 'by hand'")
+    wait_until(lambda: texts(store) == ["by hand"])
+
+
 def test_a_result_that_is_dropped_on_write_comes_from_the_primary(make: MakeStore, dsn: str) -> None:
     lagging = "postgresql://nobody@127.0.0.1:1/nothing"
     store = notes_of(make, l3=PostgresPolicy(read_replica=lagging))
