@@ -4,7 +4,7 @@ WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE celeryconfig.py ./
 COPY strata ./strata
 COPY workers ./workers
-RUN pip install --no-cache-dir --constraint constraints.txt . \
+RUN pip install --no-cache-dir --constraint constraints.txt ".[prometheus]" \
     && useradd --system --create-home strata
 USER strata
 # Celery ends in order at SIGTERM: running tasks finish, nothing is lost if they do not.

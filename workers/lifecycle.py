@@ -6,7 +6,9 @@ buffer after each fork (`DataStore` registers for it), and opens its own when a 
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import os
 import threading
 from collections.abc import Callable
@@ -46,14 +48,18 @@ def start_threads(**_: Any) -> None:
 def serve_metrics(**__: Any) -> None:
     """Where STRATA_METRICS_ADDR (host:port) is set, serve there what this worker and its children record."""
     given = os.environ.get("STRATA_METRICS_ADDR", "")
-    if given:
-        from strata.integrations.prometheus import serve  # only here is the extra needed
+    if not given:
+        return
+    host, _, port = given.rpartition(":")
+    try:
+        _metrics().serve(host or "127.0.0.1", int(port))
+    except (ImportError, OSError, ValueError) as error:
+        log.error("no metrics at STRATA_METRICS_ADDR=%s, which takes host:port: %s", given, error)
 
-        host, _, port = given.rpartition(":")
-        try:
-            serve(host or "127.0.0.1", int(port))
-        except (OSError, ValueError) as error:
-            log.error("no metrics at STRATA_METRICS_ADDR=%s: %s; it takes host:port", given, error)
+
+def _metrics() -> Any:
+    # Only who asks for metrics needs the extra `prometheus`.
+    return importlib.import_module("strata.integrations.prometheus")
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
@@ -72,6 +78,9 @@ def stop_threads(**_: Any) -> None:
 def close_child(**_: Any) -> None:
     """A child ends: what its hooks wrote behind is flushed, since atexit does not run there."""
     _close()
+    if os.environ.get("STRATA_METRICS_ADDR"):
+        with contextlib.suppress(ImportError):
+            _metrics().ended()
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]

@@ -37,12 +37,12 @@ class Persister:
     def shard(self, shard: Shard, *, claimed_some: Callable[[], None] | None = None) -> tuple[int, bool]:
         """Persist what is due in a shard, for about one budget; how many records, and whether more is due."""
         bound = self._schemas[shard.schema]
-        self._ledger.answered(shard)
         deadline = self._clock.monotonic() + self._ledger.pace.budget
-        count, soon = 0, 0.0
+        count, soon, first = 0, 0.0, True
         while True:
             token = self._ledger.token()
-            claimed = self._ledger.claim(shard, token)
+            claimed = self._ledger.claim(shard, token, answer_bell=first)
+            first = False
             if not claimed and soon and self._clock.monotonic() + soon < deadline:
                 time.sleep(soon * 1.2)
                 soon = 0.0

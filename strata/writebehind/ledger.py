@@ -160,11 +160,15 @@ class Ledger:
         answers = self.server.run_many(_scripts["handoff"], calls)
         return [Taken(epoch, bool(ring), [_answer(raw) for raw in rest]) for epoch, ring, *rest in answers]
 
-    def claim(self, shard: Shard, token: str, keys: Sequence[str] = ()) -> list[Claimed]:
-        """Lease what is due; or those of `keys` that are pending, whoever holds them."""
+    def claim(self, shard: Shard, token: str, keys: Sequence[str] = (), *, answer_bell: bool = False) -> list[Claimed]:
+        """Lease what is due; or those of `keys` that are pending, whoever holds them.
+
+        `answer_bell`: somebody came; what is handed off from now on rings again.
+        """
         pace = self.pace
         args = [token, pace.claim, pace.claim_bytes, round(pace.lease * 1000), *keys]
-        flat = self.server.run(_scripts["claim"], shard.keys("dirty", "due", "claims"), args)
+        names = ("dirty", "due", "claims", "bell") if answer_bell else ("dirty", "due", "claims")
+        flat = self.server.run(_scripts["claim"], shard.keys(*names), args)
         return [Claimed(flat[at].decode(), *flat[at + 1 : at + 5]) for at in range(0, len(flat), 5)]
 
     def renew(self, shard: Shard, token: str, keys: Sequence[str]) -> int:
@@ -244,10 +248,6 @@ class Ledger:
         """Set a small key for some seconds, even on a Redis that is out of memory; `new`: only where there is none.
         Returns whether it was set."""
         return bool(self.server.run(_scripts["mark"], [key], [value, round(seconds * 1000), int(new)]))
-
-    def answered(self, shard: Shard) -> None:
-        """Somebody came: what is handed off from now on rings again."""
-        self.server.execute("DEL", shard.key("bell"))
 
     def _run_many(self, name: str, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
         return self.server.run_many(_scripts[name], calls)

@@ -27,7 +27,7 @@ PROBED = 1_000  # writes asked after at once
 
 
 class Watch:
-    """Thread-safe: `_fleet` and `_fleet_until` are written by any thread, as one cached answer that may be lost.
+    """Thread-safe: `_fleet`, `_fleet_until` and `_pulse_at` are written by any thread, as answers that may be lost.
 
     Methods raise `L2UnavailableError`. After fork the child makes another one.
     """
@@ -59,6 +59,7 @@ class Watch:
         self._source = source
         self._fleet = False
         self._fleet_until = 0.0
+        self._pulse_at = 0.0
 
     def fleet_beats(self) -> bool:
         """Whether workers that persist are there."""
@@ -73,8 +74,11 @@ class Watch:
         self._ledger.mark(FLEET, self._source(), self._ledger.pace.fleet)
 
     def pulse(self) -> None:
-        """A worker persists."""
-        self._ledger.mark(PULSE, self._source(), self._ledger.pace.dead)
+        """A worker persists; said anew when a third of the time for which it counts is over."""
+        now = self._clock.monotonic()
+        if now >= self._pulse_at:
+            self._ledger.mark(PULSE, self._source(), self._ledger.pace.dead)
+            self._pulse_at = now + self._ledger.pace.dead / 3
 
     def call(self, shard: Shard) -> None:
         """Something is due: ring for the fleet, or drain it here where there is none."""

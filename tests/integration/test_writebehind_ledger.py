@@ -142,7 +142,7 @@ def test_a_full_shard_takes_newer_writes_of_its_keys_only(make: MakeLedger) -> N
 def test_the_bell_is_rung_once_while_a_ring_is_under_way(ledger: Ledger) -> None:
     rings = [ledger.hand_off([(SHARD, [Handing(key, entry(1).encode())])], "c")[0].ring for key in "abc"]
     assert rings == [True, False, False]
-    ledger.answered(SHARD)
+    ledger.claim(SHARD, ledger.token(), answer_bell=True)
     assert ledger.hand_off([(SHARD, [Handing("d", entry(1).encode())])], "c")[0].ring
 
 
@@ -327,6 +327,6 @@ def test_nothing_is_left_of_a_write_that_went_its_way_but_its_floor(ledger: Ledg
     put(ledger, "a", 1)
     claimed(ledger)
     ledger.done([(SHARD, [("a", 1)])])
-    ledger.answered(SHARD)
+    ledger.claim(SHARD, ledger.token(), answer_bell=True)
     names = {key.decode().rsplit(":", 1)[1].rstrip("01") for key in raw.keys("*")}
     assert names == {"epoch", "floor"}

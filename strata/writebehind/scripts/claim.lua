@@ -2,13 +2,14 @@
 --@ledger
 -- Lease entries to one worker. Those that were claimed twice and then neither done nor released, as if they had
 -- killed their worker, are handed out alone.
--- KEYS  1 dirty; 2 due; 3 claims
+-- KEYS  1 dirty; 2 due; 3 claims; where somebody answers the bell: 4 bell, so that hand-offs after this ring again
 -- ARGV  1 token; 2 most entries; 3 most bytes; 4 lease ms; then, where it is not for those that are due, the keys:
 --       other leases do not stop it, but a backoff after a failure of the record's own does
 -- Returns for each entry: key, entry, crashes, attempts, outages.
 local dirty, due, claims = KEYS[1], KEYS[2], KEYS[3]
 even_if_full(due)
 local now = now_ms()
+if KEYS[4] then redis.call('DEL', KEYS[4]) end
 local keys = {}
 if #ARGV > 4 then
   for i = 5, #ARGV do keys[#keys + 1] = ARGV[i] end
