@@ -44,7 +44,7 @@ class Repairs:
         announcer: Callable[[], Announcer],
         log: SafeLogger,
         clock: Clock,
-        raise_floor: Callable[[Bound, Mapping[str, int]], None],
+        raise_floor: Callable[[Bound, Mapping[str, int], Collection[str]], None],
     ) -> None:
         self._schemas = schemas
         self._clock = clock
@@ -176,7 +176,9 @@ class Repairs:
             with database.transaction() as conn:
                 rows = table.take_repairs(conn, BATCH)
                 if rows:
-                    self._repair_keys(bound, l2, rows)
+                    self._repair_keys(
+                        bound, l2, rows, table.noted(conn, [row.key_text for row in rows]) if bound.deferred else ()
+                    )
                     table.repairs_done(conn, rows)
             if not rows:
                 break
@@ -186,10 +188,11 @@ class Repairs:
                 if self._skipped.get(key) == turn:
                     del self._skipped[key]
 
-    def _repair_keys(self, bound: Bound, l2: L2Tier, rows: Sequence[Repair]) -> None:
+    def _repair_keys(self, bound: Bound, l2: L2Tier, rows: Sequence[Repair], noted: Collection[str]) -> None:
+        """`noted`: keys that may have been written in part, so that an older write still has a word on the others."""
         if bound.deferred:
             # First: else an older write of this key is handed off after the repair, and stands in L2 as the newest.
-            self._raise_floor(bound, {row.key_text: row.version - 1 for row in rows})
+            self._raise_floor(bound, {row.key_text: row.version - 1 for row in rows}, noted)
         announcer = self._announcer()
         puts = {
             row.key_text: Put(

@@ -46,6 +46,7 @@ class Part:
     rows: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     token: str = ""
     intended: bool = False
+    partial: set[str] = field(default_factory=set)  # keys of records that do not carry all columns
     beneath: dict[str, list[Pending]] = field(default_factory=dict)  # deferred writes under partial records, by key
 
     def add(self, change: Change) -> None:
@@ -135,6 +136,7 @@ class Batch:
                 self._context.versions.observe(own.version)
             if change.record is not None and part.bound.plan.unloaded(change.record):
                 text = change.key_text
+                part.partial.add(text)
                 if beneath := deferred.beneath(part.bound, change.id, text, waiting.get(text)):
                     part.beneath[text] = beneath
 
@@ -237,7 +239,7 @@ class Batch:
         for change in changes:
             deferred.supersede(bound, change.id, change.version)
         try:
-            deferred.raise_floor(bound, {change.key_text: change.version for change in changes})
+            deferred.raise_floor(bound, {change.key_text: change.version for change in changes}, part.partial)
         except L2UnavailableError:
             if part.intended:
                 self._leave_repairs(part, changes)

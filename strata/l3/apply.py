@@ -1,7 +1,8 @@
 """Write-behind: a batch of changes goes to L3, each where it is newer than what is there, in any order and any
 number of times.
 
-A row is replaced, a tombstone set, only by a higher version; what a tombstone or the horizon covers is not inserted.
+A row is replaced, a tombstone set, only by a higher version, but for columns that newer writes did not carry
+(`strata.l3.partials`); what a tombstone or the horizon covers is not inserted.
 The shards' advisory locks come first, as a statement of their own: inside the upsert they were seen to resurrect a
 deleted row, since its snapshot is older than the wait. The batch is merged in the order of the keys.
 """
@@ -17,8 +18,9 @@ import psycopg
 
 from strata.l3 import failures
 from strata.l3.connection import Connection
-from strata.l3.layout import HORIZONS, TOMBSTONES, VERSION, Layout
+from strata.l3.layout import HORIZONS, L3_NODE, TOMBSTONES, VERSION, Layout
 from strata.l3.outside import moving, own
+from strata.l3.partials import Late, Partials
 from strata.l3.stage import GROUP, NESTED, ORDER, Stage
 from strata.l3.statement import INT4, Statement
 from strata.l3.writes import Writes
@@ -57,7 +59,8 @@ class Applied(NamedTuple):
     """The answer to a change.
 
     `version` is the one that L3 holds now, as a row or as a tombstone; 0 is none. `kept` are the values of the
-    AutoNowAdd columns, `kept_names`, that the row holds, where they are not those that were sent.
+    AutoNowAdd columns, `kept_names`, that the row holds, where they are not those that were sent. `late`: the row is
+    newer, but got the columns that newer writes had not carried.
     """
 
     key: Any
@@ -65,12 +68,14 @@ class Applied(NamedTuple):
     version: int
     kept: tuple[Any, ...] | None = None
     kept_names: tuple[str, ...] = ()
+    late: bool = False
 
 
 class Applier:
     """The statements of `apply`. Thread-safe: it keeps no state of its own."""
 
-    def __init__(self, layout: Layout, writes: Writes, stage: Stage) -> None:
+    def __init__(self, layout: Layout, writes: Writes, stage: Stage, partials: Partials) -> None:
+        self._partials = partials
         self._layout = layout
         self._writes = writes
         self._stage = stage
@@ -145,14 +150,16 @@ class Applier:
         nested = f"{NESTED}; " if self._layout.monthly else ""
         self._stage.fill(conn, batch.staged(), before=f"SET CONSTRAINTS ALL DEFERRED; {nested}")
         returned = self._merge.rows(conn) if batch.has(_WHOLE) else []
+        late = self._lay_late(conn, batch) if len(returned) < len(batch.changes) else set()
         for names, group in batch.groups.items():
+            self._partials.note_staged(conn, group, names)
             self._update(names).execute(conn, (group,))
         if batch.has(_DELETED):
             self._bury.execute(conn)
             self._delete.execute(conn)
         conn.command("SET CONSTRAINTS ALL IMMEDIATE")
         if batch.mixed or self._layout.monthly or len(returned) < len(batch.changes):
-            return self._look_up(conn, batch)
+            return self._look_up(conn, batch, late)
         return [self._applied(change, row[1:]) for change, row in zip(batch.changes, returned, strict=True)]
 
     def _update(self, names: tuple[str, ...]) -> Statement:
@@ -165,12 +172,39 @@ class Applier:
             prepared=False,
         )
 
-    def _look_up(self, conn: Connection, batch: _Sorted) -> list[Applied]:
+    def _lay_late(self, conn: Connection, batch: _Sorted) -> set[int]:
+        """Give rows the columns of which a change is the newest writer, although a newer one gave others; where.
+
+        The version rises by the least there is, so that every write newer than the row's still is.
+        """
+        layout = self._layout
+        found = set()
+        for late in self._partials.late(conn):
+            change = batch.changes[late.place]
+            values = dict(zip(change.names or layout.names, change.values or (), strict=True))
+            names = [n for n in layout.settable if n in values and late.columns.get(n, late.base) < change.version]
+            if not names:
+                continue
+            row = [values[name] if name in names else UNLOADED for name in layout.names]
+            row[layout.key_place] = change.key
+            version = self._writes.lay(conn, row, L3_NODE)
+            base, columns = late.base, late.columns
+            if _is_whole(change, layout):
+                base = change.version
+                columns = {name: at for name, at in columns.items() if at > base}
+            else:
+                columns = columns | dict.fromkeys(names, change.version)
+            self._partials.change(conn, change.key_text, Late(late.place, version, base, columns))
+            found.add(late.place)
+        return found
+
+    def _look_up(self, conn: Connection, batch: _Sorted, late: set[int]) -> list[Applied]:
         """Ask what L3 has for every key: not all changes were newer, or some were deletions."""
         answers: list[Applied | None] = [None] * len(batch.changes)
         rows = self._look.rows(conn)
         for place, buried, version, *kept in rows:
-            answers[place] = self._judge(batch.changes[place], buried or 0, version, kept)
+            answer = self._judge(batch.changes[place], buried or 0, version, kept)
+            answers[place] = answer._replace(late=place in late)
         return [answer for answer in answers if answer is not None]
 
     def _judge(self, change: Change, buried: int, version: int | None, kept: Sequence[Any]) -> Applied:

@@ -65,7 +65,8 @@ class Bulk:
         return answers
 
     def _write(self, conn: Connection, batch: _Batch) -> list[Written]:
-        if len(batch.rows) <= FEW or batch.mixed:
+        # What is written in part is noted by key (`strata.l3.partials`) where it is written behind.
+        if len(batch.rows) <= FEW or batch.mixed or (self._layout.deferred and batch.groups):
             put = self._writes.put
             return [
                 put(conn, row, version, batch.node) for row, version in zip(batch.rows, batch.versions, strict=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from strata.errors import InvalidModelError
-from strata.l3.layout import HORIZONS, REPAIRS, TOMBSTONES, VERSION, quote
+from strata.l3.layout import HORIZONS, PARTIALS, REPAIRS, TOMBSTONES, VERSION, quote
 from strata.l3.partition import Month, Partition
 from strata.model.fields import Field
 from strata.policies import Index
@@ -37,6 +37,10 @@ SYSTEM_TABLES = {
         "deleted_at TIMESTAMPTZ NOT NULL DEFAULT now(), PRIMARY KEY (schema, id)"
     ),
     HORIZONS: "schema TEXT PRIMARY KEY, version BIGINT NOT NULL",
+    PARTIALS: (
+        "schema TEXT NOT NULL, id TEXT NOT NULL, version BIGINT NOT NULL, base BIGINT NOT NULL, "
+        "columns JSONB NOT NULL, at TIMESTAMPTZ NOT NULL DEFAULT now(), PRIMARY KEY (schema, id)"
+    ),
     REPAIRS: (
         "schema TEXT NOT NULL, id TEXT NOT NULL, version BIGINT NOT NULL, "
         "at TIMESTAMPTZ NOT NULL DEFAULT now(), PRIMARY KEY (schema, id, version)"

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from strata.l3.connection import Connection
-from strata.l3.layout import HORIZONS, REPAIRS, TOMBSTONES, Layout
+from strata.l3.layout import HORIZONS, PARTIALS, REPAIRS, TOMBSTONES, Layout
 from strata.l3.statement import ARRAYS, INT8, TEXT, TIMESTAMPTZ, Statement
 from strata.l3.writes import Writes
 from strata.shards import SHARDS
@@ -36,6 +36,7 @@ class Marks:
             (TIMESTAMPTZ, INT8),
         )
         self._tombstone = Statement(f"SELECT d.version FROM {TOMBSTONES} d WHERE {layout.buried('d', '$1')}", (TEXT,))
+        self._forget_partials = Statement(f"DELETE FROM {PARTIALS} WHERE {own} AND at < $1", (TIMESTAMPTZ,))
         self._horizon = Statement(f"SELECT version FROM {HORIZONS} WHERE {own}")
         self._record = Statement(
             f"INSERT INTO {REPAIRS} AS r (schema, id, version) VALUES ({layout.schema}, $1, $2) ON CONFLICT DO NOTHING",
@@ -57,6 +58,7 @@ class Marks:
         a transaction; it keeps every writer of the schema out, since none may see the one without the other.
         """
         self._writes.lock_shards(conn, dict.fromkeys(range(SHARDS), True))
+        self._forget_partials.execute(conn, (before,))  # nothing so old is on its way any more
         row = self._forget.row(conn, (before, limit))
         return int(row[0]) if row else 0
 

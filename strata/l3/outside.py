@@ -22,17 +22,16 @@ from dataclasses import dataclass
 
 from strata.l3.connection import Connection
 from strata.l3.ddl import short
-from strata.l3.layout import HORIZONS, NODE_BITS, REPAIRS, TOMBSTONES, VERSION, Layout, quote
+from strata.l3.layout import HORIZONS, L3_NODE, NODE_BITS, REPAIRS, TOMBSTONES, VERSION, Layout, quote
 
 CHANNEL = "strata_outside"
 PREFIX = "_strata_outside"
 MOST = 100  # notes that one transaction tells one by one
 FULL = 7_000  # bytes of a note; a notification can have 8000
-NODE = (1 << NODE_BITS) - 1  # of versions given by PostgreSQL; no process leases it
 
 _STAMP = f"""
 SELECT GREATEST((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, (old >> {NODE_BITS}) + 1)
-       << {NODE_BITS} | {NODE}
+       << {NODE_BITS} | {L3_NODE}
 """
 _TELL = f"""
 DECLARE
@@ -102,7 +101,7 @@ END
 _FOREIGN = "current_setting('strata.own', true) IS DISTINCT FROM '{table}'"
 # name: when, and for which rows. AFTER INSERT, since a trigger before it would slow down COPY.
 _ROW = {
-    "insert": f"AFTER INSERT {{on}} FOR EACH ROW WHEN (NEW.{VERSION} & {NODE} = {NODE})",
+    "insert": f"AFTER INSERT {{on}} FOR EACH ROW WHEN (NEW.{VERSION} & {L3_NODE} = {L3_NODE})",
     "update": f"BEFORE UPDATE {{on}} FOR EACH ROW WHEN (NEW.{VERSION} = OLD.{VERSION} AND {_FOREIGN})",
     "delete": f"BEFORE DELETE {{on}} FOR EACH ROW WHEN ({_FOREIGN})",
 }

@@ -8,6 +8,7 @@ from strata.l3.apply import Applied, Applier, Change, Status
 from strata.l3.bulk import Bulk
 from strata.l3.layout import Layout
 from strata.l3.marks import Marks, Repair
+from strata.l3.partials import Partials
 from strata.l3.partition import partition_of
 from strata.l3.reads import Reads, Row
 from strata.l3.secrets import Sealed, Secrets
@@ -60,14 +61,16 @@ class Table:
         self.steps = spans.steps
         self.cuts = spans.cuts
 
-        writes = Writes(layout)
+        stage = Stage(layout)
+        partials = Partials(layout, stage)
+        writes = Writes(layout, partials)
+        self.noted = partials.noted
         self.lock_shards = writes.lock_shards
         self.upsert = writes.upsert
         self.delete = writes.delete
 
-        stage = Stage(layout)
         self.set_many = Bulk(layout, writes, stage).set_many
-        self.apply = Applier(layout, writes, stage).apply
+        self.apply = Applier(layout, writes, stage, partials).apply
 
         secrets = Secrets(layout)
         self.sealed_names = secrets.names

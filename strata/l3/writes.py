@@ -18,6 +18,7 @@ from strata.errors import EncodeError
 from strata.l3.connection import Connection
 from strata.l3.layout import TOMBSTONES, VERSION, Layout, quote
 from strata.l3.outside import moving, own
+from strata.l3.partials import Partials
 from strata.l3.statement import ARRAYS, BOOL, INT4, INT8, TEXT, Statement
 from strata.model.markers import UNLOADED
 from strata.shards import shard_of
@@ -50,8 +51,9 @@ class Writes:
     Methods raise `psycopg.Error`, which the connection's context manager turns into Strata's errors.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, partials: Partials) -> None:
         self._layout = layout
+        self._partials = partials
         self._upsert = self._upsert_statement()
         self._delete = layout.statement(
             f"DELETE FROM {layout.table} r WHERE {layout.key} = $1{own(layout.name)}"
@@ -94,7 +96,11 @@ class Writes:
         """As `upsert`, where the shard's lock was taken before."""
         layout = self._layout
         if UNLOADED in values:
-            return self._update(conn, values, version, node)
+            loaded = self._loaded(values)
+            if layout.deferred:
+                key = values[layout.key_place]
+                self._partials.note(conn, key, layout.plan.key_text(key), loaded, version, node)
+            return self._update(conn, values, loaded, version, node)
         sent = [*values, version, node]
         if layout.deferred:
             sent.append(layout.plan.key_text(values[layout.key_place]))
@@ -153,9 +159,18 @@ class Writes:
             "from; read the whole record, or give every field a value"
         )
 
-    def _update(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written:
+    def lay(self, conn: Connection, values: Sequence[Any], node: int) -> int:
+        """Give a row the values that are not UNLOADED, without a note; returns its version, just above the old one."""
+        return self._update(conn, values, self._loaded(values), 0, node).version
+
+    def _loaded(self, values: Sequence[Any]) -> tuple[str, ...]:
         layout = self._layout
-        loaded = tuple(name for name in layout.settable if values[layout.places[name]] is not UNLOADED)
+        return tuple(name for name in layout.settable if values[layout.places[name]] is not UNLOADED)
+
+    def _update(
+        self, conn: Connection, values: Sequence[Any], loaded: tuple[str, ...], version: int, node: int
+    ) -> Written:
+        layout = self._layout
         statement = self._updates.get(loaded)
         if statement is None:
             if len(self._updates) >= _UPDATES:

@@ -201,7 +201,11 @@ class Applier:
             return
         desk.versions.observe(max(applied.version for _, applied in done))
         desk.settler.settle_or_repair(bound, [(work.change, applied) for work, applied in done])
-        desk.ledger.done([(shard, [(work.change.key_text, applied.version) for work, applied in done])])
+        desk.ledger.done(
+            [(shard, [(work.change.key_text, applied.version) for work, applied in done])],
+            # A newer row may itself have been written in part.
+            {w.change.key_text for w, a in done if a.status is Status.SUPERSEDED or w.entry.op is Op.PARTIAL},
+        )
         told = [
             (work.entry.origin, Persisted(work.change.key_text, applied.version, changes.kept(work.change, applied)))
             for work, applied in done

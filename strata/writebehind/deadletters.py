@@ -74,9 +74,7 @@ class DeadLetters:
     def list(self, schema: str | None = None, limit: int = 100) -> list[DeadLetter]:
         """The latest letters, newest first, of one schema or of all. Raises `SchemaNotFoundError`."""
         found = [
-            (died, shard, version)
-            for shard in self._shards(schema)
-            for version, died in self._newest(shard, limit)
+            (died, shard, version) for shard in self._shards(schema) for version, died in self._newest(shard, limit)
         ]
         found.sort(reverse=True)
         letters = (self._find(shard, version) for _, shard, version in found[:limit])

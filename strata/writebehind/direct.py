@@ -86,13 +86,15 @@ class Direct:
             if repaired:
                 for change, answer in zip(wanted, applied, strict=True):
                     table.record_repair(conn, change.key_text, Repairs.bound_of(bound, answer.version))
-        if not repaired and not silent:
+        if not repaired:
             done = [
                 (change, answer)
                 for change, answer in zip(wanted, applied, strict=True)
-                if answer.status in (Status.APPLIED, Status.SUPERSEDED)
+                # What a late one added to a newer row, nobody has told of.
+                if (answer.late or not silent) and answer.status in (Status.APPLIED, Status.SUPERSEDED)
             ]
-            self._settler.settle_or_repair(bound, done, unheard=True)
+            if done:
+                self._settler.settle_or_repair(bound, done, unheard=True)
         return applied
 
 

@@ -35,6 +35,11 @@ class Entry(NamedTuple):
         return b"E1:%019d:%s:%013d:%s:%s" % (self.version, self.op.encode(), self.since, self.origin.encode(), self.row)
 
 
+def version_of(raw: bytes) -> int:
+    """The version of an entry, of whatever format; 0 where there is none."""
+    return int(raw[3:22] or 0)
+
+
 def decode(raw: bytes) -> Entry:
     """The entry of its bytes. Raises `DecodeError` for what a newer process wrote, or nobody."""
     try:

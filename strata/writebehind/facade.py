@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
@@ -198,14 +198,17 @@ class WriteBehind:
             found.append(changes.of_item(bound, key, key_text, slot.item))
         return found
 
-    def raise_floor(self, bound: Bound, versions: Mapping[str, int]) -> None:
-        """Synchronous writes reached L3 at these versions, by key text. Raises `L2UnavailableError`."""
+    def raise_floor(self, bound: Bound, versions: Mapping[str, int], partial: Collection[str] = ()) -> None:
+        """Synchronous writes reached L3 at these versions, by key text; those of `partial` with some columns only.
+
+        Raises `L2UnavailableError`.
+        """
         by_shard: dict[Shard, list[tuple[str, int]]] = {}
         parse = bound.plan.parse_key
         self._parts.outcomes.persisted(bound, [(parse(key_text), version) for key_text, version in versions.items()])
         for key_text, version in versions.items():
             by_shard.setdefault(Shard(bound.name, shard_of(key_text)), []).append((key_text, version))
-        self._ledger.done(list(by_shard.items()))
+        self._ledger.done(list(by_shard.items()), partial)
 
     def pending_stats(self) -> dict[str, PendingStats]:
         """What the ledger holds, by schema. Raises `L2UnavailableError`."""

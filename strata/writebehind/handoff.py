@@ -19,7 +19,7 @@ from strata.l2.client import RedisServer
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.writebehind.buffer import Buffered, DirtyBuffer, Slot
-from strata.writebehind.entry import Entry
+from strata.writebehind.entry import Entry, version_of
 from strata.writebehind.ledger import NEVER, Answer, Handing, Ledger, Shard, Verdict, script
 from strata.writebehind.parcels import GivenUpError, Packer, Parcel
 
@@ -124,7 +124,7 @@ class HandOff:
 
     def _unexpected(self, parcel: Parcel, raw: bytes, sent: list[tuple[Slot, int]]) -> list[Parcel]:
         """The ledger holds another entry than the one that the write was made for; returns what to try instead."""
-        if parcel.handing.expected == NEVER:
+        if parcel.handing.expected == NEVER and version_of(raw) < parcel.entry.version:
             sent.append((parcel.slot, parcel.item.version))
             self.overtaken(parcel.shard)
             return []
@@ -205,15 +205,22 @@ class HandOff:
             return None
 
     def _merge(self, parcel: Parcel, raw: bytes) -> Parcel | None:
-        """The partial record laid over what the ledger holds; None where that cannot be done, now or ever."""
+        """The record merged with what the ledger holds; None where that cannot be done, now or ever."""
         bound, slot = parcel.bound, parcel.slot
         try:
-            return self._packer.merge(parcel, raw)
+            merged = self._packer.merge(parcel, raw, self._versions.node)
         except GivenUpError as reason:
             self._drop(bound, parcel.shard, slot, parcel.entry, str(reason))
         except DecodeError as error:
             self._log.warning("a write waits for a newer process", schema=bound.name, error=type(error).__name__)
             self._buffer.tried([slot], self._clock.monotonic())
+        else:
+            version = merged.entry.version
+            if version > parcel.item.version:  # laid under a newer one
+                self._versions.observe(version)
+                self._buffer.supersede(bound.name, slot.key, version)
+                bound.l1.forget(slot.key, below=version)
+            return merged
         return None
 
     def _drop(self, bound: Bound, shard: Shard, slot: Slot, entry: Entry, reason: str) -> None:

@@ -10,7 +10,7 @@ import enum
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -176,14 +176,20 @@ class Ledger:
         args = [token, round(self.pace.lease * 1000), *keys]
         return int(self.server.run(_scripts["renew"], shard.keys("due", "claims"), args))
 
-    def done(self, parts: Sequence[tuple[Shard, Sequence[tuple[str, int]]]]) -> int:
-        """L3 has these versions of these keys; returns how many entries left the ledger."""
+    def done(self, parts: Sequence[tuple[Shard, Sequence[tuple[str, int]]]], partial: Collection[str] = ()) -> int:
+        """L3 has these versions of these keys; returns how many entries left the ledger.
+
+        `partial`: keys of which the version may stand for some columns only, so that what is older still matters.
+        """
         calls: list[tuple[list[str], list[Any]]] = []
         for shard, versions in parts:
             keys = shard.keys(*_BURIAL)
             for at in range(0, len(versions), self.pace.handoff):
                 chunk = versions[at : at + self.pace.handoff]
-                calls.append((keys, [part for key_text, version in chunk for part in (key_text, f"{version:019d}")]))
+                args: list[Any] = []
+                for key_text, version in chunk:
+                    args += (key_text, f"{version:019d}", int(key_text not in partial))
+                calls.append((keys, args))
         return sum(self._run_many("done", calls))
 
     def release(self, shard: Shard, token: str, releases: Sequence[Release]) -> None:

@@ -9,7 +9,7 @@ from strata.bound import Bound
 from strata.clock import Clock
 from strata.coherence.messages import Announcer
 from strata.coherence.messages import Op as Said
-from strata.coherence.versions import text
+from strata.coherence.versions import NODE_BITS, text
 from strata.shards import shard_of
 from strata.writebehind.buffer import Buffered, Slot
 from strata.writebehind.entry import Entry, Op, decode
@@ -62,8 +62,9 @@ class Packer:
         handing = self._handing(bound, slot.key_text, entry, item.record, expected)
         return Parcel(slot, item, bound, shard, entry, handing)
 
-    def merge(self, parcel: Parcel, raw: bytes) -> Parcel:
-        """The partial write laid over the entry that the ledger holds, b"" being none.
+    def merge(self, parcel: Parcel, raw: bytes, node: int) -> Parcel:
+        """The partial write laid over the entry that the ledger holds, b"" being none; or a newer partial entry laid
+        over the write, at the version just above it, since both would be lost to whoever has the entry already.
 
         Raises `GivenUpError` over a deletion, `DecodeError` where a newer process wrote the entry.
         """
@@ -74,10 +75,19 @@ class Packer:
         base = decode(raw)
         if base.op is Op.DELETE:
             raise GivenUpError("some columns were not loaded, and the record was deleted")
-        columns = _columns(bound, base.row) | _columns(bound, own)
+        if base.version > parcel.entry.version:
+            version = ((base.version >> NODE_BITS) + 1) << NODE_BITS | node
+            op = Op.PARTIAL if parcel.item.partial else Op.SET
+            return self._merged(parcel, parcel.entry._replace(version=version, op=op), own, base)
+        return self._merged(parcel, parcel.entry._replace(op=base.op), base.row, base._replace(row=own))
+
+    def _merged(self, parcel: Parcel, entry: Entry, under: bytes, base: Entry) -> Parcel:
+        """A parcel of `entry`, with the columns of `under` and those of the row of `base` over them."""
+        bound = parcel.bound
+        columns = _columns(bound, under) | _columns(bound, base.row)
         names, values = tuple(columns), tuple(columns.values())
-        entry = parcel.entry._replace(op=base.op, row=bound.plan.pack_row(values, names))
-        whole = bound.plan.from_row(values, bound.cipher, names) if base.op is Op.SET else None
+        entry = entry._replace(row=bound.plan.pack_row(values, names))
+        whole = bound.plan.from_row(values, bound.cipher, names) if entry.op is Op.SET else None
         return self._again(parcel, entry, whole, text(base.version))
 
     def _again(self, parcel: Parcel, entry: Entry, record: Any, expected: str) -> Parcel:

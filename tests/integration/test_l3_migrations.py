@@ -94,7 +94,8 @@ def test_an_empty_database_gets_every_table_once(database: Database) -> None:
     assert any('CREATE TABLE "things"' in statement for statement in first.applied) and first.manual == ()
     assert migrate(database, Item) == MigrationReport()
     names = {name for (name,) in query(database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
-    assert names == {"things", "_strata_migrations", "_strata_tombstones", "_strata_repairs", "_strata_horizons"}
+    own = ("migrations", "tombstones", "repairs", "horizons", "partials")
+    assert names == {"things", *(f"_strata_{name}" for name in own)}
 
 
 def test_every_type_has_its_column(database: Database) -> None:

@@ -12,6 +12,7 @@ from strata import UNLOADED, DataStore
 from tests.behind import comes_after, deferred, hand_off, idle, paced, persist, rows
 from tests.models import Account
 from tests.stores import MakeStore, stores
+from tests.support import wait_until
 
 SLOW = {"write_behind_flush_interval": 3600.0, "write_behind_flush_threshold": 10**9}
 
@@ -122,3 +123,114 @@ def test_what_is_pending_but_older_than_the_row_does_not_come_back_under_a_parti
     one.set_many(Account, {"a": part(name="newest")})
     one.flush_dirty(10)
     assert held(dsn) == ("newest", "newer", "newer")
+
+
+# -- older writes that come late ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("synchronous", [True, False], ids=["synchronous", "deferred"])
+@pytest.mark.parametrize("route", ["ledger", "direct"])
+def test_an_older_whole_write_gives_the_columns_that_a_newer_partial_one_did_not_carry(
+    make: MakeStore, dsn: str, synchronous: bool, route: str
+) -> None:
+    one, other = two(make)
+    one.set(Account, "a", whole("older"))
+    comes_after(other, one)
+    if synchronous:
+        other.set_many(Account, {"a": part(name="newer")})
+    else:
+        other.set(Account, "a", part(name="newer"))
+        other.flush_dirty(10)
+    assert held(dsn) == ("newer", "first", "first")
+    if route == "ledger":
+        one._wiring.context.writebehind._parts.buffer.slot("account", "a").superseded = 0  # type: ignore[union-attr]
+        hand_off(one)
+        persist(other, "account")
+    one.flush_dirty(10)
+    assert held(dsn) == ("newer", "older", "older")
+    agrees(one, other, "newer", "older")
+
+
+def test_an_older_partial_write_gives_what_newer_partial_ones_did_not_carry(make: MakeStore, dsn: str) -> None:
+    one, other = two(make)
+    one.set(Account, "a", part(name="older", biography="older", secret="older"))
+    comes_after(other, one)
+    other.set_many(Account, {"a": part(name="newer")})
+    other.set_many(Account, {"a": part(biography="newest")})
+    one.flush_dirty(10)
+    assert held(dsn) == ("newer", "older", "newest")
+    agrees(one, other, "newer", "newest")
+
+
+def test_of_several_late_writes_each_column_has_its_newest(make: MakeStore, dsn: str) -> None:
+    one, other = two(make)
+    third = make(encryption_key=bytes(range(32)), **SLOW)
+    paced(third)
+    third.register(deferred(Account))
+    idle(third)
+    one.set(Account, "a", whole("oldest"))
+    comes_after(third, one)
+    third.set(Account, "a", part(biography="middle"))
+    comes_after(other, third)
+    other.set_many(Account, {"a": part(name="newest")})
+    third.flush_dirty(10)
+    one.flush_dirty(10)
+    assert held(dsn) == ("newest", "oldest", "middle")
+    agrees(one, other, "newest", "middle")
+
+
+def test_a_late_write_is_nothing_once_the_row_was_written_whole(make: MakeStore, dsn: str) -> None:
+    one, other = two(make)
+    one.set(Account, "a", whole("older"))
+    comes_after(other, one)
+    other.set_many(Account, {"a": whole("whole")})
+    other.set_many(Account, {"a": part(name="newer")})
+    one.flush_dirty(10)
+    assert held(dsn) == ("newer", "whole", "whole")
+    other.delete(Account, "a")
+    other.flush_dirty(10)
+    assert rows(dsn, "SELECT * FROM account") == []
+
+
+def test_a_late_write_replayed_changes_nothing(make: MakeStore, dsn: str) -> None:
+    one, other = two(make)
+    one.set(Account, "a", whole("older"))
+    table, database = one._wiring._schemas["account"].table, one._wiring._schemas["account"].database
+    assert table is not None and database is not None
+    behind = one._wiring.writebehind()
+    late = behind.beneath(one._wiring._schemas["account"], "a", "a", None)
+    comes_after(other, one)
+    other.set_many(Account, {"a": part(name="newer")})
+    versions = []
+    for _ in range(3):
+        with database.transaction() as conn:
+            versions.append(table.apply(conn, late)[0].version)
+    assert len(set(versions)) == 1
+    assert held(dsn) == ("newer", "older", "older")
+
+
+def test_an_older_whole_write_is_merged_under_a_partial_one_that_is_pending(make: MakeStore, dsn: str) -> None:
+    one, other = two(make)
+    one.set(Account, "a", whole("older"))
+    comes_after(other, one)
+    other.set(Account, "a", part(name="newer"))
+    hand_off(other)
+    hand_off(one)
+    agrees(one, other, "newer", "older")
+    persist(other, "account")
+    assert held(dsn) == ("newer", "older", "older")
+    one.flush_dirty(10)
+    other.flush_dirty(10)
+    agrees(one, other, "newer", "older")
+    assert held(dsn) == ("newer", "older", "older")
+
+
+def agrees(one: DataStore, other: DataStore, name: str, biography: str) -> None:
+    """Both instances come to read this from the shared tiers, and the one that L1 holds as well from there."""
+    for store in (one, other):
+        wait_until(
+            lambda store=store: (  # type: ignore[misc]
+                (found := store.get(Account, "a", force_l2=True)).name == name and found.biography == biography
+            )
+        )
+        wait_until(lambda store=store: store.get(Account, "a").name == name)  # type: ignore[misc]

@@ -9,7 +9,7 @@
 --       taken; '' = none)
 -- Returns epoch; 1 if the bell is to be rung; then for each record: '+' taken, '=' there already, both followed by 'I'
 -- where L2 holds a synchronous writer's intent instead, '<' and a version that L3 has, '>' and the newer version that is
--- pending, '?' and the pending entry that was not expected, '!' full.
+-- pending, '?' and the pending entry that was not expected, or that is newer but carries some columns only, '!' full.
 local dirty, due, claims = KEYS[1], KEYS[2], KEYS[3]
 local now = now_ms()
 if ARGV[6] ~= '0' and now > tonumber(ARGV[6]) then return redis.error_reply('LATE the caller has gone another way') end
@@ -38,6 +38,8 @@ for i = 1, n do
     answers[i] = '<' .. known[i]
   elseif there == version then
     answers[i] = '='
+  elseif old and older(version, there) and string.sub(old, 24, 24) == 'p' and string.sub(entry, 24, 24) ~= 'd' then
+    answers[i] = '?' .. old  -- the newer one carries some columns only: the caller lays it over its own
   elseif old and older(version, there) then
     answers[i] = '>' .. there
   elseif expected ~= '*' and expected ~= there then

@@ -1,0 +1,96 @@
+"""What a row of a write-behind schema was written with, since it was last written whole.
+
+A row has one version, but a write that does not carry all columns decides only on those that it carries. So with each
+such write this is noted: the version at which the row was last written whole (its base), and for each column that was
+written since, at which version. An older write that arrives late, from another process's buffer or the ledger, then
+still gives the columns of which it is the newest writer; without the note they would be lost, although they were
+acknowledged. The note is good while the row has its version: whatever is written whole makes it void, without a touch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from strata.l3.connection import JSONB as JSONB_OID
+from strata.l3.connection import Connection, JsonText
+from strata.l3.layout import PARTIALS, VERSION, Layout
+from strata.l3.stage import GROUP, ORDER, Stage
+from strata.l3.statement import ARRAYS, INT4, INT8, TEXT, Statement
+
+
+class Late(NamedTuple):
+    """A change in the stage that came after a newer partial one: its place, the row's version, and the note."""
+
+    place: int
+    version: int
+    base: int
+    columns: dict[str, int]
+
+
+class Partials:
+    """The statements over the notes. Thread-safe: it keeps no state of its own. The caller has opened a transaction."""
+
+    def __init__(self, layout: Layout, stage: Stage) -> None:
+        table, key, staged = layout.table, layout.key, stage.name
+        insert = f"INSERT INTO {PARTIALS} AS p (schema, id, version, base, columns) SELECT {layout.schema}"
+        # On top of a note that is good, or in the place of one that is not.
+        merge = (
+            " ON CONFLICT (schema, id) DO UPDATE SET version = EXCLUDED.version, at = now(),"
+            " base = CASE WHEN p.version = EXCLUDED.base THEN p.base ELSE EXCLUDED.base END,"
+            " columns = CASE WHEN p.version = EXCLUDED.base THEN p.columns ELSE '{}' END || EXCLUDED.columns"
+        )
+        given = "(SELECT COALESCE(jsonb_object_agg(n, {version}), '{{}}') FROM unnest({names}) n)"
+        version = f"GREATEST($4, {layout.raised(f'r.{VERSION}', '$5')})"
+        self._one = Statement(
+            f"{insert}, $2, v.version, v.old, {given.format(version='v.version', names='$3')}"
+            f" FROM (SELECT r.{VERSION} AS old, {version} AS version FROM {table} r WHERE r.{key} = $1 FOR UPDATE) v"
+            f"{merge}",
+            (layout.key_oid, TEXT, ARRAYS[TEXT], INT8, INT8),
+        )
+        self._staged = Statement(
+            f"{insert}, s.{key}::text, s.{VERSION}, r.{VERSION}, {given.format(version=f's.{VERSION}', names='$2')}"
+            f" FROM {staged} s JOIN {table} r ON r.{key} = s.{key} WHERE s.{GROUP} = $1 AND r.{VERSION} < s.{VERSION}"
+            f" ORDER BY s.{ORDER} FOR UPDATE OF r{merge}",
+            (INT4, ARRAYS[TEXT]),
+            prepared=False,
+        )
+        self._late = Statement(
+            f"SELECT s.{ORDER}, r.{VERSION}, p.base, p.columns::text"
+            f" FROM {staged} s JOIN {table} r ON r.{key} = s.{key}"
+            f" JOIN {PARTIALS} p ON {layout.buried('p', f's.{key}::text')} AND p.version = r.{VERSION}"
+            f" WHERE s.{GROUP} >= 0 AND s.{VERSION} < r.{VERSION} AND s.{VERSION} > p.base"
+            f" ORDER BY s.{ORDER} FOR UPDATE OF r",
+            prepared=False,
+        )
+        self._noted = Statement(
+            f"SELECT p.id FROM {PARTIALS} p WHERE p.schema = {layout.schema} AND p.id = ANY($1)", (ARRAYS[TEXT],)
+        )
+        self._change = Statement(
+            f"UPDATE {PARTIALS} p SET version = $2, base = $3, columns = $4 WHERE {layout.buried('p', '$1')}",
+            (TEXT, INT8, INT8, JSONB_OID),
+        )
+
+    def note(self, conn: Connection, key: Any, key_text: str, names: Sequence[str], version: int, node: int) -> None:
+        """A synchronous write is about to update these columns of a row, which stays locked."""
+        self._one.execute(conn, (key, key_text, list(names), version, node))
+
+    def note_staged(self, conn: Connection, group: int, names: Sequence[str]) -> None:
+        """As `note`, for the changes of a group in the stage."""
+        self._staged.execute(conn, (group, list(names)))
+
+    def late(self, conn: Connection) -> list[Late]:
+        """Changes in the stage that are older than their rows, and newer than what some columns have."""
+        return [
+            Late(place, version, base, json.loads(columns)) for place, version, base, columns in self._late.rows(conn)
+        ]
+
+    def noted(self, conn: Connection, key_texts: Sequence[str]) -> set[str]:
+        """Of these keys those that have a note, good or not."""
+        return {row[0] for row in self._noted.rows(conn, (list(key_texts),))}
+
+    def change(self, conn: Connection, key_text: str, late: Late) -> None:
+        """The note of a key is this from now on."""
+        columns = JsonText(json.dumps(late.columns))
+        self._change.execute(conn, (key_text, late.version, late.base, columns))
