@@ -95,7 +95,7 @@ class Wiring:
         )
         self.feed = self.context.feed = Feed(self.metrics, self._counts, self._gauges, self.log)
         if self.server is not None:
-            lineage = Lineage(self.server, repairs.distrust, self.clock)
+            lineage = Lineage(self.server, repairs.replaced, self.clock)
             identity = self.context.identity
 
             def beat() -> None:
@@ -111,7 +111,7 @@ class Wiring:
                 self.log,
                 on_beat=beat,
                 on_return=repairs.wake,
-                on_loss=repairs.distrust,
+                on_loss=repairs.replaced,
             )
 
     @property

@@ -63,19 +63,38 @@ class Repairs:
         self._stopped = False
         self._distrusted = 0  # how often L2 did not answer
         self._trusted = 0  # up to which of these times the repairs were seen to since
-        self._unsure_since = 0.0  # when the first of those times was that were not seen to
+        self._replaced = 0  # how often another Redis may have taken the place of L2
+        self._told = 0  # up to which of these times L2 was told again since
+        self._unsure_since = 0.0  # when the first of all those times was that were not seen to
+
+    @property
+    def _sure(self) -> bool:
+        return self._trusted == self._distrusted and self._told == self._replaced
 
     def distrust(self) -> None:
-        """L2 did not answer a read, which went on to L3; or another Redis may have taken its place."""
+        """L2 did not answer a read, which went on to L3."""
         with self._lock:
-            if self._trusted == self._distrusted:
+            if self._sure:
                 self._unsure_since = self._clock.monotonic()
             self._distrusted += 1
         self.wake()
 
+    def replaced(self) -> None:
+        """Another Redis may have taken the place of L2; to trust it again takes no L3, which may be away."""
+        with self._lock:
+            if not self._concerned():
+                return
+            if self._sure:
+                self._unsure_since = self._clock.monotonic()
+            self._replaced += 1
+        self.wake()
+
+    def _concerned(self) -> bool:
+        return any(bound.table and bound.l2 for bound in list(self._schemas.values()))
+
     def skips(self, bound: Bound, key_text: str) -> bool:
         """Whether L2 may hold something older for this key than what this process wrote to L3."""
-        if self._trusted != self._distrusted:
+        if self._trusted != self._distrusted or self._told != self._replaced:
             return True
         if not self._skipped:
             return False
@@ -112,7 +131,7 @@ class Repairs:
     def wake(self) -> None:
         """Look for rows to repair: L2 may be back."""
         with self._lock:
-            if self._stopped or not any(bound.table and bound.l2 for bound in list(self._schemas.values())):
+            if self._stopped or not self._concerned():
                 return
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="strata-repairs", daemon=True)
@@ -137,9 +156,19 @@ class Repairs:
                 self._wake.clear()
 
     def _attempt(self) -> bool:
-        """Repair all rows there are; whether nothing is left to do."""
-        distrusted = self._distrusted
-        for bound in list(self._schemas.values()):
+        """Tell L2 again, and repair all rows there are; whether nothing is left to do."""
+        distrusted, replaced = self._distrusted, self._replaced
+        bounds = [bound for bound in list(self._schemas.values()) if bound.table is not None]
+        try:
+            if not self._sure:
+                for bound in bounds:
+                    self._tell_again(bound)
+                with self._lock:
+                    self._told = max(self._told, replaced)
+        except StrataError as error:
+            self._log.debug("what L2 was told waits", error=type(error).__name__)
+            return False
+        for bound in bounds:
             try:
                 self._repair(bound)
             except MigrationError:
@@ -151,10 +180,12 @@ class Repairs:
             self._trusted = max(self._trusted, distrusted)
         return True
 
-    def _tell_again(self, bound: Bound, l2: L2Tier) -> None:
+    def _tell_again(self, bound: Bound) -> None:
         """A replica that became the master has not all that its master had acknowledged."""
-        if self._trusted == self._distrusted:
+        l2 = bound.l2
+        if l2 is None:
             return
+        l2.server.execute("PING")
         announcer = self._announcer()
 
         def message(key_text: str, version: int | None) -> bytes:
@@ -170,7 +201,6 @@ class Repairs:
         if table is None or database is None or l2 is None:
             return
         l2.server.execute("PING")
-        self._tell_again(bound, l2)
         before = {key: turn for key, turn in list(self._skipped.items()) if key[0] == bound.name and turn != _UNDER_WAY}
         while True:
             with database.transaction() as conn:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import redis
 
-from strata import DataStore, L2PoolConfig
-from strata.embedded import EmbeddedValkey
+from strata import DataStore, L2PoolConfig, UnavailableError
+from strata.embedded import EmbeddedPostgres, EmbeddedValkey
 from strata.testing import Count, Proxy, observe
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores, sure
@@ -62,6 +62,27 @@ def test_a_subscriber_that_alone_is_killed_misses_nothing_for_good(make: MakeSto
         sure(reader)
         hits = reader.stats().l1_hits
         wait_until(lambda: reader.get("notes", 1).text == "new" and reader.stats().l1_hits > hits)
+
+
+def test_without_postgres_redis_is_read_on_after_a_subscription_was_lost(
+    own_postgres: EmbeddedPostgres, own_valkey: EmbeddedValkey
+) -> None:
+    with stores(own_postgres.dsn, own_valkey.addr) as factory:
+        store = noted(factory(**SHORT))
+        store.set("notes", 1, Note(1, "kept"))
+        own_postgres.kill()
+        resets = store.stats().bus_resets
+        with redis.Redis(port=own_valkey.port) as client:
+            client.client_kill_filter(_type="pubsub")
+        wait_until(lambda: store.stats().bus_resets > resets)
+        wait_until(lambda: read(store) == "kept")
+
+
+def read(store: DataStore) -> str:
+    try:
+        return str(store.get("notes", 1, force_l2=True).text)
+    except UnavailableError:
+        return ""
 
 
 def test_a_half_open_subscription_is_given_up_and_what_it_missed_is_seen(make: MakeStore, link: Proxy) -> None:
