@@ -34,9 +34,9 @@ class Writer:
         self._wrote: dict[int, int | None] = {}  # by key what it must read; None where that is not known
 
     def run(self, stop: Path) -> None:
-        """Operate until there is a file `stop`."""
-        marked = 0.0
-        while not stop.exists():
+        """Operate until there is a file `stop`, or nobody who would make it."""
+        marked, parent = 0.0, os.getppid()
+        while not stop.exists() and os.getppid() == parent:
             for _ in range(self._rng.randrange(1, 60)):
                 self._step()
             if time.monotonic() > marked + 0.1:
