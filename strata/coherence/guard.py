@@ -22,15 +22,16 @@ class Claim:
 
     `alive` goes from true to false once, under the guard's lock. `settle` is called once, by its owner; those who
     wait for a flight then find its outcome. `stale` is what may be served instead, until the claim is voided.
-    `brief`, set by its owner: L2 could not be asked, so that what is filled may be older than what others were told.
+    `brief`, set by its owner: L2 could not be asked, so that what is filled may be older than what others were told;
+    `silent`: L2 was asked, and did not answer.
     """
 
-    __slots__ = ("_done", "alive", "brief", "error", "key", "owner", "result", "stale")
+    __slots__ = ("_done", "alive", "brief", "error", "key", "owner", "result", "silent", "stale")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
         self.alive = True
-        self.brief = False
+        self.brief = self.silent = False
         self.owner = threading.get_ident()
         self.result: Any = None
         self.error: BaseException | None = None

@@ -51,6 +51,7 @@ class _Call:
         self._over: dict[Any, Own] = {}  # own writes, to be laid over what is below and not newer
         self._claims: dict[Any, Claim] = {}
         self._began = 0.0
+        self._silent = False  # L2 was asked, and did not answer
 
     def run(self) -> dict[Any, Any]:
         bound = self._bound
@@ -101,6 +102,7 @@ class _Call:
                 raise
             bound.counters.l2_skips += 1
             self._context.repairs.distrust()
+            self._silent = True
             return None
         for id, key_text in list(self._open.items()):
             found = answers[key_text]
@@ -133,6 +135,8 @@ class _Call:
         for id, key_text in self._open.items():
             record, version, ahead = self._combine(rows.get(id), pending.get(key_text))
             loaded.append((id, key_text, record, version, ahead))
+        if self._silent:
+            self._context.repairs.distrust()  # once more, as `Reader.below` does
         self._fill(answers, loaded)
         for id, key_text, record, version, _ in loaded:
             self._context.versions.observe(version)

@@ -142,11 +142,11 @@ class Reader:
     def above(self, bound: Bound, id: Any, key_text: str, claim: Claim) -> tuple[Loaded | None, Found | None]:
         """What L2 answers, None where L3 must be asked; and what L2 said, for the fill."""
         began = self._context.clock.monotonic()
-        found = self._ask_l2(bound, key_text, lease=bound.table is not None)
+        found = self._ask_l2(bound, key_text, lease=bound.table is not None, claim=claim)
         if found is not None and found.state is State.LOADING and bound.freshness.lease_wait:
             bound.counters.lease_waits += 1
             patience = bound.freshness.lease_wait
-            found = await_loader(found, patience, lambda: self._ask_l2(bound, key_text, lease=True))
+            found = await_loader(found, patience, lambda: self._ask_l2(bound, key_text, lease=True, claim=claim))
         if found is not None and found.state is State.TOMBSTONE:
             self._context.versions.observe(found.version)
             bound.counters.negative_hits += not found.version
@@ -171,6 +171,8 @@ class Reader:
         began = self._context.clock.monotonic()
         claim.brief = found is None and bound.l2 is not None
         loaded = self._below(bound, id, key_text, l2_down=claim.brief)
+        if claim.silent:
+            self._context.repairs.distrust()  # once more: L3 may have shown what an earlier look at the repairs missed
         filled = self._fill_l2(bound, key_text, found, loaded)
         if not filled:
             bound.l1.met(claim, None if loaded.record is ABSENT else loaded.version)
@@ -247,7 +249,7 @@ class Reader:
         except L2UnavailableError:
             return None  # what others hand off cannot be seen now; what this process wrote is in its buffer
 
-    def _ask_l2(self, bound: Bound, key_text: str, *, lease: bool) -> Found | None:
+    def _ask_l2(self, bound: Bound, key_text: str, *, lease: bool, claim: Claim | None = None) -> Found | None:
         """What L2 says; None where there is none, or it cannot be asked and L3 can."""
         if bound.l2 is None:
             return None
@@ -261,6 +263,8 @@ class Reader:
         except L2UnavailableError:
             bound.counters.l2_skips += 1
             self._context.repairs.distrust()
+            if claim is not None:
+                claim.silent = True
             return None
 
     def _fill_l2(self, bound: Bound, key_text: str, found: Found | None, loaded: Loaded) -> bool:

@@ -77,7 +77,7 @@ class Rule(enum.Enum):
     DONE_EXACT_VERSION = "done removes only what is not newer than what L3 has"
     SYNC_RAISES_FLOOR = "... and raises the floor"
     FLOOR_BEFORE_PUT = "... before its put, so that no older hand-off comes between"
-    UNTOLD_LEAVES_REPAIR = "... and where floor or put did not reach Redis, a repair row is left"
+    UNTOLD_LEAVES_REPAIR = "... and where the ledger did not hear of the floor, a repair row is left"
     REPAIR_RAISES_FLOOR = "a repair raises the floor, so that nothing older is handed off after it"
     DIRECT_LEAVES_REPAIR = "a deferred write that goes around the ledger leaves a repair row"
     PURGE_REMOVES_LEASE = "a purge removes a lease"

@@ -99,7 +99,7 @@ def write(me: Me, deleted: bool = False, refused: bool = False, batch: bool = Fa
     else:
         stored = yield from _put(me, version, deleted, intended)
         told = yield from _raise_floor(me, version)
-    if me.setup.deferred and intended and not (told and stored is not None):
+    if me.setup.deferred and intended and not told:
         yield from _leave_repair(me, version)
     yield end_write(me, version, deleted, bool(stored), batch)
 
