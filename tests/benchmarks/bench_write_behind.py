@@ -49,7 +49,7 @@ class Bench:
 
 
 def run(options: Options) -> list[Row]:
-    records, singles = (4_000, 400) if options.quick else (30_000, 2_000)
+    records, singles = (4_000, 400) if options.quick else (20_000, 1_000)
     rounds = 3 if options.quick else 5
     with _bench() as bench, tempfile.TemporaryDirectory() as folder:
         rates: dict[str, list[float]] = {}

@@ -267,7 +267,7 @@ def test_the_code_records_what_is_documented_and_nothing_else(make: MakeStore) -
     store.flush_dirty(10)
     store._wiring.feed.publish()
     written = set()
-    for path in (ROOT / "strata" / "writebehind").glob("*.py"):
+    for path in (ROOT / "strata").rglob("*.py"):
         written |= set(re.findall(r"metrics\.\w+\(\s*\"(strata_\w+)\"", path.read_text()))
     counters = {f"strata_{name}" for name in store.stats().by_schema["player"]} - {
         *(f"strata_l{tier}_hits" for tier in (1, 2, 3))
