@@ -172,6 +172,7 @@ CALLS: dict[str, Callable[[DataStore], Any]] = {
     "migrate_from": lambda store: store.migrate_from("."),
     "migration_status": lambda store: store.migration_status(),
     "rotate_keys": lambda store: store.rotate_keys("notes"),
+    "audit": lambda store: store.audit(),
     "dead_letters": lambda store: store.dead_letters,
     "warm_cache in the background": lambda store: store.warm_cache("notes", background=True),
     "migrate in the background": lambda store: store.migrate(background=True),
