@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from strata import DataStore, MemPolicy, PostgresPolicy, RedisPolicy, WriteMode
 from strata.testing.history import Count
@@ -10,7 +11,7 @@ from tests.faults import history
 from tests.stores import schema
 
 # Fail-safe serves what is less than a TTL and its own time old, together below the checker's bound.
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "l1": MemPolicy(ttl=0.3, jitter=0.5, negative_ttl=1, eager_refresh=0.3, fail_safe=1),
     "l2": RedisPolicy(ttl=0.6, jitter=0.5, negative_ttl=1, eager_refresh=0.3, fail_safe=1, lease_wait=0.2),
     "l3": PostgresPolicy(soft_timeout=0.02, hard_timeout=2),

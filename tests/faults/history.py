@@ -63,8 +63,11 @@ def main(dsn: str, redis_addr: str, mode: str, number: str, of: str, seconds: st
     actor.run(float(seconds), int(number))
     flushed = _flushed(store)
     print(json.dumps({**dataclasses.asdict(actor.report), "seen": actor.seen, "flushed": flushed}), flush=True)
-    for _ in sys.stdin:  # at rest until told to end, so that all caches can be compared
-        actor.write_all()
+    for command in sys.stdin:  # at rest until told to end, so that all caches can be compared
+        if command == "write\n":
+            actor.write_all()
+        else:
+            actor.at_rest()
         print(json.dumps(_flushed(store)), flush=True)
     print(json.dumps(actor.at_rest()), flush=True)
     store.close()

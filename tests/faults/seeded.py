@@ -10,8 +10,10 @@ import sys
 from collections.abc import Callable
 
 from strata.coherence.inbox import Inbox
+from strata.coherence.repairs import Repairs
 from strata.l2 import tier
 from strata.l2.script import Script
+from strata.policies import MemPolicy, RedisPolicy
 from strata.writebehind import WriteBehind
 from tests.faults import fresh, history
 
@@ -27,6 +29,7 @@ def fills_need_no_lease() -> None:
 def l1_survives_a_lost_subscription() -> None:
     """Whoever comes back to the bus goes on as if it had missed nothing."""
     Inbox.clear = lambda self: None  # type: ignore[method-assign]
+    Repairs.replaced = lambda self: None  # type: ignore[method-assign]
 
 
 def reads_pass_the_dirty_buffer() -> None:
@@ -40,6 +43,8 @@ def refreshes_replace_whatever_is_there() -> None:
     wrong = right.replace("if redis.call('GET', key) == found then", "if true then")
     assert wrong != right
     tier._scripts["refresh"] = Script("refresh", wrong, hashlib.sha1(wrong.encode(), usedforsecurity=False).hexdigest())
+    fresh.OPTIONS["l1"] = MemPolicy(ttl=0.005, fail_safe=1)
+    fresh.OPTIONS["l2"] = RedisPolicy(ttl=0.1, eager_refresh=0.05, fail_safe=1)
     history.register = fresh.register
 
 

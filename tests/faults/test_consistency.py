@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -25,6 +27,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(300)]
 Fault = Callable[[EmbeddedPostgres, EmbeddedValkey], None]
 
 PROCESSES = 3
+SEARCHES = 5  # runs in which a seeded bug must be found, on a machine however busy
 SECONDS = float(os.environ.get("STRATA_CHECK_SECONDS", "8"))
 
 
@@ -128,9 +131,14 @@ def test_a_rule_of_the_protocol_left_out_is_found(
     faults: Sequence[Fault],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = Run(own_postgres, own_valkey, mode, strict=False, program=("tests.faults.seeded", bug))
-    with pytest.raises(AssertionError, match=r"read \d+ after|at rest"):
-        run.check(faults, capsys)
+    for _ in range(SEARCHES):
+        run = Run(own_postgres, own_valkey, mode, strict=False, program=("tests.faults.seeded", bug))
+        try:
+            run.check(faults, capsys)
+        except AssertionError as error:
+            assert re.search(r"read \d+ after|at rest", str(error))
+            return
+    pytest.fail(f"{bug} was not found in {SEARCHES} runs")
 
 
 class Run:
@@ -190,14 +198,24 @@ class Run:
         assert disagreements({key: truth.get(key, 0) for key in range(KEYS)}, seen, self._at_rest()) == []
 
     def _write_unheard(self) -> None:
-        """Everybody writes once more, and is heard by nobody."""
-        cut_subscriptions(self._postgres, self._valkey)
+        """Everybody reads everything, then writes once more, and one of them hears nothing of it."""
+        with redis.Redis(port=self._valkey.port) as client, ThreadPoolExecutor() as pool:
+            assert all(answer.result() is True for answer in self._ask_all("read", pool))
+            hearing = [listener["id"] for listener in client.client_list("pubsub")][1:]
+            answers: list[Future[Any]] = []
+            while not answers or not all(answer.done() for answer in answers):
+                for listener in client.client_list("pubsub"):
+                    if listener["id"] not in hearing:
+                        client.client_kill_filter(_id=listener["id"])
+                answers = answers or self._ask_all("write", pool)
+            assert all(answer.result() is True for answer in answers)
+
+    def _ask_all(self, command: str, pool: ThreadPoolExecutor) -> list[Future[Any]]:
         for actor in self._actors:
             assert actor.stdin is not None
-            actor.stdin.write("write\n")
+            actor.stdin.write(f"{command}\n")
             actor.stdin.flush()
-        for actor in self._actors:
-            assert _line(actor) is True
+        return [pool.submit(_line, actor) for actor in self._actors]
 
     def _at_rest(self) -> list[dict[int, int]]:
         """What each process reads when nothing is written any more, and the bound has passed."""
