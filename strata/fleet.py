@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable, Collection
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from strata._wiring import Wiring
@@ -22,9 +23,12 @@ RINGS = 16  # tasks that a divided job begins with
 WARM, MIGRATE = "strata.warm", "strata.migrate"
 PLAN, SPAN = "plan", "span"  # kinds of parts
 
-PARTITIONS = "strata:{chores}:partitions"  # the lease: held while partitions are made, and an hour from then on
-PARTITIONS_HELD_MS = 60_000  # a worker that failed, or died over it, is followed by another after that
-PARTITIONS_DONE_MS = 3_600_000
+# Leases of hourly chores: held while one is done, and an hour from then on.
+PARTITIONS, TOMBSTONES = "strata:{chores}:partitions", "strata:{chores}:tombstones"
+CHORE_HELD_MS = 60_000  # a worker that failed, or died over it, is followed by another after that
+CHORE_DONE_MS = 3_600_000
+FORGOTTEN = 5_000  # tombstones in one transaction
+TOMBSTONES_KEPT = timedelta(days=7)  # what is written behind and held up for longer may not be a new row any more
 
 AUDITED = "strata:{fleet}:audited"  # text: there until the next audit is due
 AUDIT_INTERVAL = 60.0  # seconds from one audit of the fleet to the next
@@ -65,16 +69,32 @@ class Fleet:
         PostgreSQL refuses; another try comes a minute later.
         """
         wiring = self._wiring
-        if not any(bound.table.monthly for bound in wiring.schemas if bound.table is not None):
+
+        def make() -> int:
+            report = self._migrator().make_partitions()
+            for change in report.manual:
+                wiring.log.warning("a partition could not be made", reason=change.text)
+            return len(report.applied)
+
+        wanted = any(bound.table.monthly for bound in wiring.schemas if bound.table is not None)
+        return self._hourly(PARTITIONS, make) if wanted else 0
+
+    def forget_tombstones(self, kept: timedelta = TOMBSTONES_KEPT) -> int:
+        """Remove the tombstones of old deletions, unless some worker did within the hour; returns how many.
+
+        Raises `UnavailableError`, or `MigrationError` where their table is not there yet.
+        """
+        deferred = [bound for bound in self._wiring.schemas if bound.deferred]
+        before = datetime.now(UTC) - kept
+        return self._hourly(TOMBSTONES, lambda: sum(_forget(bound, before) for bound in deferred)) if deferred else 0
+
+    def _hourly(self, lease: str, chore: Callable[[], int]) -> int:
+        ledger, me = self._wiring.ledger(), self._wiring.instance
+        if not ledger.execute("SET", lease, me, "NX", "PX", CHORE_HELD_MS):
             return 0
-        ledger = wiring.ledger()
-        if not ledger.execute("SET", PARTITIONS, wiring.instance, "NX", "PX", PARTITIONS_HELD_MS):
-            return 0
-        report = self._migrator().make_partitions()
-        for change in report.manual:
-            wiring.log.warning("a partition could not be made", reason=change.text)
-        ledger.execute("SET", PARTITIONS, wiring.instance, "PX", PARTITIONS_DONE_MS)
-        return len(report.applied)
+        done = chore()
+        ledger.execute("SET", lease, me, "PX", CHORE_DONE_MS)
+        return done
 
     def warm(self, job_id: str, schema: str, limit: int) -> int:
         """Take part in warming the caches, for about ten seconds; returns how many records this task read."""
@@ -183,3 +203,15 @@ def _span_of(bound: Bound, part: Part) -> Span:
     parse = bound.plan.parse_key
     after, last = (None if key is None else parse(key) for key in (part.after, part.last))
     return Span(after, last, part.most)
+
+
+def _forget(bound: Bound, before: datetime) -> int:
+    table, database = bound.table, bound.database
+    assert table is not None and database is not None
+    forgotten = 0
+    while True:  # in short transactions, since each keeps every writer of the schema out
+        with database.transaction() as conn:
+            count = table.forget_tombstones(conn, before, FORGOTTEN)
+        forgotten += count
+        if count < FORGOTTEN:
+            return forgotten

@@ -108,7 +108,7 @@ def _every_second(look: Callable[[], object]) -> None:
 
 def _chores() -> None:
     while True:
-        for chore in (store().fleet.make_partitions, _ring_for_audit):
+        for chore in (store().fleet.make_partitions, store().fleet.forget_tombstones, _ring_for_audit):
             try:
                 chore()
             except StrataError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from strata.bound import Bound
 from strata.coherence.repairs import Repairs
-from strata.errors import EncodeError
+from strata.errors import EncodeError, L2UnavailableError
 from strata.l3.failures import BatchError, unfit
 from strata.l3.table import Applied, Change, Status
 from strata.writebehind import changes
@@ -94,8 +94,19 @@ class Direct:
                 if (answer.late or not silent) and answer.status in (Status.APPLIED, Status.SUPERSEDED)
             ]
             if done:
-                self._settler.settle_or_repair(bound, done, unheard=True)
+                self._settle(bound, done)
         return applied
+
+    def _settle(self, bound: Bound, done: Sequence[tuple[Change, Applied]]) -> None:
+        # No ledger entry brings anybody back to these: so rows are left wherever the ledger is. Without an L2 there is
+        # nothing to repair, and who does not hear of it knows that Redis is away.
+        try:
+            self._settler.settle(bound, done, unheard=True)
+        except L2UnavailableError:
+            if bound.l2 is None:
+                return
+            with self._unannounced(bound, [change.key_text for change, _ in done]):
+                self._settler.leave_repairs(bound, done)
 
 
 def _l2_answers(bound: Bound) -> bool:

@@ -45,11 +45,15 @@ class Settler:
         except L2UnavailableError:
             if bound.l2 is None or bound.l2.server is self.ledger_server:
                 raise
-            table, database = bound.table, bound.database
-            assert table is not None and database is not None
-            with database.transaction() as conn:
-                for change, applied in written:
-                    table.record_repair(conn, change.key_text, Repairs.bound_of(bound, applied.version))
+            self.leave_repairs(bound, written)
+
+    def leave_repairs(self, bound: Bound, written: Written) -> None:
+        """Leave rows in L3 from which L2 is repaired, in a transaction of their own."""
+        table, database = bound.table, bound.database
+        assert table is not None and database is not None
+        with database.transaction() as conn:
+            for change, applied in written:
+                table.record_repair(conn, change.key_text, Repairs.bound_of(bound, applied.version))
 
     def _settlement(
         self, bound: Bound, change: Change, applied: Applied, unheard: bool
