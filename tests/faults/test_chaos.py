@@ -18,8 +18,11 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(420)]
 
 @pytest.mark.parametrize(
     ("apart", "losing"),
-    [(False, False), (True, False), (False, True)],
-    ids=["one redis", "cache and ledger apart", "a ledger that is lost"],
+    [
+        pytest.param(False, False, id="one redis"),
+        pytest.param(True, False, id="cache and ledger apart", marks=pytest.mark.long),
+        pytest.param(False, True, id="a ledger that is lost", marks=pytest.mark.long),
+    ],
 )
 def test_every_key_in_l3_is_the_highest_version_acknowledged_and_every_failure_was_told_once(
     apart: bool, losing: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -28,7 +28,7 @@ Fault = Callable[[EmbeddedPostgres, EmbeddedValkey], None]
 
 PROCESSES = 3
 SEARCHES = 5  # runs in which a seeded bug must be found, on a machine however busy
-SECONDS = float(os.environ.get("STRATA_CHECK_SECONDS", "8"))
+SECONDS = float(os.environ.get("STRATA_CHECK_SECONDS", "5"))
 
 
 def cut_connections(postgres: EmbeddedPostgres, valkey: EmbeddedValkey) -> None:
@@ -102,7 +102,9 @@ def test_written_behind_nothing_is_lost_own_writes_stay_and_all_agree_at_rest(
     Run(own_postgres, own_valkey, WriteMode.WRITE_BEHIND, strict=False).check(faults, capsys)
 
 
-@pytest.mark.parametrize("faults", [[], FAULTS], ids=["without", "with"])
+@pytest.mark.parametrize(
+    "faults", [pytest.param([], id="without", marks=pytest.mark.long), pytest.param(FAULTS, id="with")]
+)
 @pytest.mark.parametrize("mode", [WriteMode.WRITE_THROUGH, WriteMode.WRITE_BEHIND], ids=lambda mode: mode.value)
 def test_the_freshness_options_change_nothing_of_that(
     own_postgres: EmbeddedPostgres,
