@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 
 import psycopg
@@ -21,6 +22,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tests in parallel have servers each; they cannot share one that all of them flush."""
     if os.environ.get("STRATA_REDIS_ADDR") and config.getoption("numprocesses", default=None):
         raise pytest.UsageError("unset STRATA_REDIS_ADDR, or run without -n: tests in parallel need a Redis each")
+    for number in (signal.SIGINT, signal.SIGHUP):  # a shell's background jobs, and what they start, ignore them
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,7 @@ def test_a_transaction_and_pending_writes_keep_their_order(store: DataStore, mak
     hand_off(other)
     store.tx().set("notes", 2, Note(2, "transaction")).commit()
     persist(other, "notes")
-    assert {one.get("notes", 2).text for one in (store, other)} == {"transaction"}
+    wait_until(lambda: {one.get("notes", 2).text for one in (store, other)} == {"transaction"})
     # a transaction, then pending
     store.tx().set("notes", 3, Note(3, "transaction")).commit()
     store.set("notes", 3, Note(3, "later"))

@@ -34,6 +34,7 @@ from strata import (
 from tests.behind import client, hand_off, idle, paced, persist
 from tests.property.test_round_trips import STYLES, TYPES, in_utc, same
 from tests.stores import MakeStore, schema, stores
+from tests.support import wait_until
 
 CODECS: dict[str, Codec] = {"json": JSON(), "msgpack": MsgPack()}
 KEYS: dict[str, tuple[type, st.SearchStrategy[Any]]] = {
@@ -272,9 +273,9 @@ def test_keys_of_every_kind_and_extreme_work_everywhere(make: MakeStore, kind: t
         everywhere.check(model(key, place))
     records = {key: model(key, place) for place, key in enumerate(KEY_EXTREMES[kind])}
     everywhere.writer.set_many("through", records)
-    assert everywhere.reader.get_many("through", records) == records
+    wait_until(lambda: everywhere.reader.get_many("through", records) == records)
     everywhere.writer.delete_many("through", records)
-    assert everywhere.reader.get_many("through", records) == {}
+    wait_until(lambda: everywhere.reader.get_many("through", records) == {})
 
 
 @dataclass
