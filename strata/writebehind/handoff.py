@@ -107,8 +107,7 @@ class HandOff:
             for parcel, answer in self._exchange(parcels):
                 if answer.verdict in (Verdict.TAKEN, Verdict.THERE):
                     if answer.entry:
-                        # L2 refused it for a commit that is under way, whose outcome nobody may ever be told.
-                        parcel.bound.l1.forget(parcel.slot.key)
+                        _leave_l1(parcel)
                     sent.append((parcel.slot, parcel.item.version))
                 elif answer.verdict is Verdict.UNEXPECTED:
                     again += self._unexpected(parcel, answer.entry, sent)
@@ -170,7 +169,7 @@ class HandOff:
 
     def _put_apart(self, parcels: Sequence[Parcel]) -> None:
         """L2 and bus, after a ledger on another server; what fails is handed off once more as a whole."""
-        calls: dict[int, tuple[RedisServer, list[tuple[list[str], list[Any]]]]] = {}
+        calls: dict[int, tuple[RedisServer, list[Parcel], list[tuple[list[str], list[Any]]]]] = {}
         messages: list[bytes] = []
         for parcel in parcels:
             handing, l2 = parcel.handing, parcel.bound.l2
@@ -178,9 +177,13 @@ class HandOff:
                 messages.append(handing.message)
                 continue
             args = [self._route.channel, text(parcel.entry.version), handing.content, handing.px, handing.message]
-            calls.setdefault(id(l2.server), (l2.server, []))[1].append(([handing.l2_key], args))
-        for server, group in calls.values():
-            server.run_many(script("pend"), group)
+            _, sent, group = calls.setdefault(id(l2.server), (l2.server, [], []))
+            sent.append(parcel)
+            group.append(([handing.l2_key], args))
+        for server, sent, group in calls.values():
+            for parcel, refused in zip(sent, server.run_many(script("pend"), group), strict=True):
+                if refused:
+                    _leave_l1(parcel)
         if self._route.publisher is not None:
             self._route.publisher.pipeline([("PUBLISH", self._route.channel, message) for message in messages])
 
@@ -227,6 +230,11 @@ class HandOff:
         # The dead letter comes first: where that fails, the write is still in the buffer.
         self.give_up(bound, shard, slot.key_text, entry, reason)
         self._buffer.drop(bound.name, slot.key, entry.version)
+
+
+def _leave_l1(parcel: Parcel) -> None:
+    # L2 refused it for a commit that is under way, whose outcome nobody may ever be told.
+    parcel.bound.l1.forget(parcel.slot.key)
 
 
 def _bare(handing: Handing) -> Handing:

@@ -303,8 +303,12 @@ def test_a_write_that_is_overtaken_on_its_way_into_l1_does_not_enter_it(
     assert 1 not in bound.l1.entries
 
 
-def test_a_write_that_meets_a_commit_under_way_at_its_hand_off_leaves_l1(make: MakeStore) -> None:
-    store = make(write_behind_flush_interval=HOUR, write_behind_flush_threshold=10**9)
+@pytest.mark.parametrize("apart", [False, True], ids=["one redis", "cache and ledger apart"])
+def test_a_write_that_meets_a_commit_under_way_at_its_hand_off_leaves_l1(
+    make: MakeStore, redis_addr: str, apart: bool
+) -> None:
+    ledger = {"ledger_addr": f"redis://{redis_addr}/1"} if apart else {}
+    store = make(write_behind_flush_interval=HOUR, write_behind_flush_threshold=10**9, **ledger)
     paced(store)
     notes = store.register(deferred(Note))
     store.migrate()
