@@ -133,7 +133,7 @@ def test_a_deadline_is_the_servers_and_rolls_everything_back(store: DataStore, d
         with pytest.raises(strata.TxTimeoutError):
             everywhere(store.tx(timeout=timeout), "after").commit()
         active = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        wait_until(lambda: blocker.execute(active).fetchone() == (0,))
+        wait_until(lambda: rows(dsn, active) == [(0,)])
     assert store.get("players", "a").username == store.get("notes", 1).text == "before"
     everywhere(store.tx(timeout=30), "after").commit()
     assert store.get("players", "a").username == "after"

@@ -23,7 +23,7 @@ from strata import (
     WriteMode,
 )
 from strata.embedded import EmbeddedValkey
-from tests.behind import client, run
+from tests.behind import client, rows, run
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores
 from tests.support import wait_until
@@ -132,7 +132,7 @@ def test_a_result_loaded_before_a_write_is_not_kept_after_it(make: MakeStore, ds
         blocker.execute("SELECT pg_advisory_lock(4711)")
         early = pool.submit(texts, reader, slow)
         waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted"
-        wait_until(lambda: blocker.execute(waiting).fetchone() == (1,))
+        wait_until(lambda: rows(dsn, waiting) == [(1,)])
         writer.set("notes", 1, Note(1, "new"))
         blocker.execute("SELECT pg_advisory_unlock(4711)")
         assert early.result() == ["old"]
@@ -148,7 +148,7 @@ def test_while_a_writer_is_about_to_commit_nothing_is_kept(make: MakeStore, dsn:
         waiting = (
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         )
-        wait_until(lambda: blocker.execute(waiting).fetchone() == (1,))
+        wait_until(lambda: rows(dsn, waiting) == [(1,)])
         assert texts(reader) == ["old"]
         run(dsn, "INSERT INTO notes (id, text, tags, meta) VALUES (2, 'sees L3', '[]', '{}')")
         assert texts(reader) == ["old", "sees L3"]
