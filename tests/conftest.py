@@ -13,6 +13,7 @@ import redis
 from psycopg import sql
 
 from strata.embedded import THROWAWAY, EmbeddedPostgres, EmbeddedValkey
+from tests.stores import MakeStore, stores
 
 QUICK = {**THROWAWAY, "max_connections": "200"}
 _numbers = itertools.count()
@@ -89,3 +90,10 @@ def own_valkey() -> Iterator[EmbeddedValkey]:
     """A server of the test's own, to be killed or frozen."""
     with EmbeddedValkey() as server:
         yield server
+
+
+@pytest.fixture
+def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
+    """A factory of stores on the servers that the tests share; they are closed afterwards."""
+    with stores(dsn, redis_addr) as factory:
+        yield factory

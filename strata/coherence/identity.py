@@ -58,8 +58,7 @@ class Identity:
 
     def _discipline(self, server: RedisServer) -> None:
         asked = self._clock.wall()
-        seconds, micros = server.execute("TIME")
-        self._versions.discipline(int(seconds) + int(micros) / 1e6, asked, self._clock.wall())
+        self._versions.discipline(server.time_ms() / 1000, asked, self._clock.wall())
 
     def _lease(self, server: RedisServer) -> None:
         if self._leased is not None and self._renewed(server, self._leased):

@@ -94,7 +94,7 @@ class Repairs:
 
     def skips(self, bound: Bound, key_text: str) -> bool:
         """Whether L2 may hold something older for this key than what this process wrote to L3."""
-        if self._trusted != self._distrusted or self._told != self._replaced:
+        if not self._sure:
             return True
         if not self._skipped:
             return False
@@ -206,9 +206,8 @@ class Repairs:
             with database.transaction() as conn:
                 rows = table.take_repairs(conn, BATCH)
                 if rows:
-                    self._repair_keys(
-                        bound, l2, rows, table.noted(conn, [row.key_text for row in rows]) if bound.deferred else ()
-                    )
+                    noted = table.noted(conn, [row.key_text for row in rows]) if bound.deferred else ()
+                    self._repair_keys(bound, l2, rows, noted)
                     table.repairs_done(conn, rows)
             if not rows:
                 break

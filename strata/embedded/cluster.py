@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 import redis
 from redis.crc import key_slot
 
+from strata.embedded.lifetime import Lifetime
 from strata.embedded.valkey import EmbeddedValkey
 from strata.errors import StrataError
 
@@ -20,7 +20,7 @@ PATIENCE = 30.0  # seconds for the nodes to agree
 NODE_TIMEOUT = 1_000  # milliseconds after which a silent master is failed over
 
 
-class EmbeddedCluster:
+class EmbeddedCluster(Lifetime):
     """`masters` servers that share the slots, each with `replicas` copies. A context manager; not thread-safe.
 
     >>> with EmbeddedCluster() as cluster:                         # doctest: +SKIP
@@ -100,14 +100,6 @@ class EmbeddedCluster:
             self._ask(source, "MIGRATE", "127.0.0.1", to.port, "", 0, 5000, *login, "KEYS", *keys)
         for node in (to, source, *(n for n in self.nodes if n not in (to, source) and self._is_master(n))):
             self._ask(node, "CLUSTER", "SETSLOT", slot, "NODE", names[to.port])
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _introduce(self) -> None:
         first, share = self.nodes[0], -(-SLOTS // self._masters)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 import redis
 
+from strata.embedded.lifetime import Lifetime
 from strata.embedded.valkey import EmbeddedValkey
 from strata.errors import StrataError
 
@@ -18,7 +18,7 @@ PATIENCE = 30.0  # seconds for the Sentinels to agree
 DOWN_AFTER = 500  # milliseconds of silence
 
 
-class EmbeddedSentinel:
+class EmbeddedSentinel(Lifetime):
     """Two servers, of which `sentinels` Sentinels keep one the master. A context manager; not thread-safe.
 
     `password` is the servers', `sentinel_password` the Sentinels'.
@@ -73,14 +73,6 @@ class EmbeddedSentinel:
         """Wait until the other server is the master and takes writes. Raises `StrataError`."""
         other = next(server for server in self.servers if server is not old)
         self._wait(lambda: self.master() is other and self._info(other).get("role") == "master", "the failover")
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _watch(self, master: EmbeddedValkey) -> dict[str, str]:
         options = {

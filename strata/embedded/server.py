@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from strata.embedded.account import Account
 from strata.embedded.directories import temporary
+from strata.embedded.lifetime import Lifetime
 from strata.embedded.process import ServerProcess, free_port
 from strata.errors import StrataError
 
@@ -21,7 +21,7 @@ PAUSE = 0.2  # seconds until a port that must be this one is tried again
 TAKEN = "Address already in use"
 
 
-class EmbeddedServer(ABC):
+class EmbeddedServer(Lifetime):
     """Listens on a free port of 127.0.0.1, or on `port`, with its files in a temporary directory, or in `directory`.
 
     A context manager. It ends with this process, however that ends; not thread-safe, but it may be started in one
@@ -106,14 +106,6 @@ class EmbeddedServer(ABC):
     def wait_ready(self, timeout: float = 30.0) -> None:
         """Wait until it answers. Raises `StrataError` where it does not in `timeout` seconds, and kills it."""
         self._running().wait_ready(self._answers, timeout)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     @abstractmethod
     def _prepare(self) -> None:

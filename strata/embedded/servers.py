@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from types import TracebackType
 from typing import Self
 
+from strata.embedded.lifetime import Lifetime
 from strata.embedded.postgres import EmbeddedPostgres
 from strata.embedded.valkey import EmbeddedValkey
 
 
-class EmbeddedServers:
+class EmbeddedServers(Lifetime):
     """Both servers as one context manager. Not thread-safe.
 
     >>> with EmbeddedServers() as servers:                         # doctest: +SKIP
@@ -39,11 +39,3 @@ class EmbeddedServers:
     def environment(self) -> dict[str, str]:
         """The variables that lead `Config.from_env` here."""
         return {"STRATA_POSTGRES_DSN": self.postgres.dsn, "STRATA_REDIS_ADDR": self.valkey.url}
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()

@@ -12,7 +12,7 @@ import random
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from strata.bound import Bound
 from strata.engine.context import Context
@@ -35,8 +35,31 @@ class StaleKey:
     version: int
 
 
+class _Compared(Protocol):
+    @property
+    def compared(self) -> int: ...
+    @property
+    def stale(self) -> Sequence[StaleKey]: ...
+
+
+class _Agreement:
+    """What follows from how many copies were compared, and which of them are stale."""
+
+    __slots__ = ()
+
+    @property
+    def share(self: _Compared) -> float:
+        """The share of the compared copies that agree; 1 where there was nothing to compare."""
+        return 1 - len(self.stale) / self.compared if self.compared else 1.0
+
+    @property
+    def nines(self: _Compared) -> float:
+        """The share in nines: 3 is 99.9 %. Where all agree, it is at least so much, by the number compared."""
+        return math.log10(self.compared / max(len(self.stale), 1)) if self.compared else 0.0
+
+
 @dataclass(frozen=True, slots=True)
-class SchemaAudit:
+class SchemaAudit(_Agreement):
     """What was found of one schema: copies compared, copies of writes that L3 does not have yet, and stale ones."""
 
     schema: str
@@ -44,19 +67,9 @@ class SchemaAudit:
     pending: int
     stale: tuple[StaleKey, ...] = ()
 
-    @property
-    def share(self) -> float:
-        """The share of the compared copies that agree; 1 where there was nothing to compare."""
-        return 1 - len(self.stale) / self.compared if self.compared else 1.0
-
-    @property
-    def nines(self) -> float:
-        """The share in nines: 3 is 99.9 %. Where all agree, it is at least so much, by the number compared."""
-        return _nines(self.compared, len(self.stale))
-
 
 @dataclass(frozen=True, slots=True)
-class AuditReport:
+class AuditReport(_Agreement):
     """What was found of all schemas that were asked for."""
 
     schemas: tuple[SchemaAudit, ...]
@@ -70,16 +83,6 @@ class AuditReport:
     def stale(self) -> tuple[StaleKey, ...]:
         """The copies that do not agree."""
         return tuple(key for item in self.schemas for key in item.stale)
-
-    @property
-    def share(self) -> float:
-        """The share of the compared copies that agree; 1 where there was nothing to compare."""
-        return 1 - len(self.stale) / self.compared if self.compared else 1.0
-
-    @property
-    def nines(self) -> float:
-        """The share in nines: 3 is 99.9 %. Where all agree, it is at least so much, by the number compared."""
-        return _nines(self.compared, len(self.stale))
 
 
 class _Copy(NamedTuple):
@@ -218,7 +221,3 @@ def _equal(cached: Any, held: Any) -> bool:
 def _chunks(items: Sequence[Any]) -> Iterable[list[Any]]:
     for start in range(0, len(items), CHUNK):
         yield list(items[start : start + CHUNK])
-
-
-def _nines(compared: int, stale: int) -> float:
-    return math.log10(compared / max(stale, 1)) if compared else 0.0

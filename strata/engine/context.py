@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,11 +15,11 @@ from strata.coherence.messages import Announcer, Op
 from strata.coherence.repairs import Repairs
 from strata.coherence.versions import VersionClock
 from strata.engine.background import Background
-from strata.errors import ClosedError
+from strata.errors import ClosedError, L2UnavailableError
 from strata.l2.client import RedisServer
 from strata.l3.listener import Listener
 from strata.observe.feed import Feed
-from strata.writebehind import Own, WriteBehind
+from strata.writebehind import Own, Pending, WriteBehind
 
 ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "ABSENT", "__slots__": ()})()
 """What a read returns where no tier has the record: never a value, so that a stored None cannot be mistaken for it."""
@@ -70,6 +71,15 @@ class Context:
         if own is not None and entry is not None and entry.version < own.version:
             bound.l1.forget(id, below=own.version)
         return own
+
+    def handed_off(self, bound: Bound, key_texts: Sequence[str]) -> dict[str, Pending]:
+        """What any process has handed off and L3 may not have yet, by key text. It must be asked before L3."""
+        if self.writebehind is None or not bound.deferred:
+            return {}
+        try:
+            return self.writebehind.ledger_read(bound, key_texts)
+        except L2UnavailableError:
+            return {}  # what others hand off cannot be seen now; what this process wrote is in its buffer
 
     def listen(self) -> None:
         """From now on this instance hears of other instances' writes, and tells the recorder of its own doings."""

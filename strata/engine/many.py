@@ -9,7 +9,7 @@ from strata.bound import Bound
 from strata.coherence.guard import Claim
 from strata.engine.context import ABSENT, Context
 from strata.engine.patience import Loaded
-from strata.engine.read import buried, laid_over
+from strata.engine.read import buried, joined, laid_over, put_of
 from strata.errors import EncodeError, L2UnavailableError, L3UnavailableError, UnavailableError
 from strata.l2.tier import Found, Put, State
 from strata.writebehind import Own
@@ -119,7 +119,7 @@ class _Call:
     def _from_l3(self, answers: dict[str, Found] | None) -> None:
         bound = self._bound
         assert bound.table is not None and bound.database is not None
-        pending = self._ledger()
+        pending = self._context.handed_off(bound, list(self._open.values()))
         try:
             with bound.database.connection() as conn:
                 rows = bound.table.get_many(conn, list(self._open))
@@ -131,18 +131,16 @@ class _Call:
                     f"neither Redis nor PostgreSQL answered for schema {bound.name!r}; check both"
                 ) from error
             raise
-        loaded: list[tuple[Any, str, Any, int, bool]] = []
-        for id, key_text in self._open.items():
-            record, version, ahead = self._combine(rows.get(id), pending.get(key_text))
-            loaded.append((id, key_text, record, version, ahead))
+        below = {id: joined(bound, rows.get(id), pending.get(key_text)) for id, key_text in self._open.items()}
         if self._silent:
             self._context.repairs.distrust()  # once more, as `Reader.below` does
-        self._fill(answers, loaded)
-        for id, key_text, record, version, _ in loaded:
-            self._context.versions.observe(version)
-            if record is None and not version and id in self._over and not self._over[id].newest:
-                version = buried(bound, key_text)
-            self._settle(id, ABSENT if record is None else record, version)
+        self._fill(answers, below)
+        for id, loaded in below.items():
+            self._context.versions.observe(loaded.version)
+            version = loaded.version
+            if loaded.record is ABSENT and not version and id in self._over and not self._over[id].newest:
+                version = buried(bound, self._open[id])
+            self._settle(id, loaded.record, version)
 
     def _from_stale(self, answers: dict[str, Found] | None) -> bool:
         """Serve what is stale, if that is allowed and there is something of everything that is still wanted."""
@@ -163,61 +161,35 @@ class _Call:
             self._settle(id, record, version)
         return True
 
-    def _combine(self, row: Any, pending: Any) -> tuple[Any, int, bool]:
-        """The newer of row and ledger entry: (record or None, version, whether L3 does not have it yet)."""
-        bound = self._bound
-        record = None if row is None else bound.plan.from_row(row.values, bound.cipher)
-        bound.counters.l3_hits += record is not None
-        if pending is None or (row is not None and pending.version <= row.version):
-            return record, 0 if row is None else row.version, False
-        if pending.deleted:
-            return None, pending.version, True
-        over = bound.plan.from_row(pending.values, bound.cipher, pending.names)
-        if not pending.partial:
-            return over, pending.version, True
-        return (None if record is None else bound.plan.merge(record, over)), pending.version, True
-
-    def _fill(self, answers: dict[str, Found] | None, loaded: list[tuple[Any, str, Any, int, bool]]) -> None:
+    def _fill(self, answers: dict[str, Found] | None, below: dict[Any, Loaded]) -> None:
         bound = self._bound
         for claim in self._claims.values():
             claim.brief = answers is None and bound.l2 is not None
-        allowed = {key_text for _, key_text, *_ in loaded}
+        allowed = set(self._open.values())
         if bound.l2 is not None and answers is not None:
-            puts = [
-                Put(text, version, None if record is None else bound.plan.cached(record), b"", ahead, record is None)
-                for _, text, record, version, ahead in loaded
-            ]
             by_token: dict[str, list[Put]] = {}
-            for put in puts:
-                found = answers[put.key_text]
+            for id, loaded in below.items():
+                found = answers[self._open[id]]
                 if found.state is State.LEASED or found.raw:
-                    by_token.setdefault(found.token, []).append(put)
+                    by_token.setdefault(found.token, []).append(put_of(bound, self._open[id], loaded))
             allowed = set()
             for token, group in by_token.items():
                 try:
                     allowed |= bound.l2.fill(token, group) if token else bound.l2.refresh(answers, group)
                 except L2UnavailableError:
                     break
-        for id, key_text, record, version, ahead in loaded:
-            if key_text not in allowed:
-                bound.l1.met(self._claims[id], None if record is None else version)
-            elif record is None:
+        for id, loaded in below.items():
+            absent = loaded.record is ABSENT
+            if self._open[id] not in allowed:
+                bound.l1.met(self._claims[id], None if absent else loaded.version)
+            elif absent:
                 bound.l1.fill_absent(self._claims[id], None, self._began)
             else:
-                self._fill_l1(id, record, version, ahead)
+                self._fill_l1(id, loaded.record, loaded.version, loaded.pending)
 
     def _fill_l1(self, id: Any, record: Any, version: int, pending: bool) -> None:
         bound = self._bound
         bound.l1.fill(self._claims[id], bound.plan.freeze(record), version, pending=pending, loaded=self._began)
-
-    def _ledger(self) -> dict[str, Any]:
-        deferred = self._context.writebehind
-        if deferred is None or not self._bound.deferred:
-            return {}
-        try:
-            return dict(deferred.ledger_read(self._bound, list(self._open.values())))
-        except L2UnavailableError:
-            return {}
 
     def _settle(self, id: Any, record: Any, version: int = 0) -> None:
         del self._open[id]

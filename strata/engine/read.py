@@ -11,7 +11,8 @@ from strata.engine.leases import await_loader
 from strata.engine.patience import Loaded, Patience
 from strata.errors import L2UnavailableError, L3UnavailableError, UnavailableError
 from strata.l2.tier import Found, Put, State
-from strata.writebehind import Own
+from strata.l3.table import Row
+from strata.writebehind import Own, Pending
 
 NOTHING = Loaded(ABSENT)
 REFRESH_PATIENCE = 1.0  # seconds that a refresh waits for a load of the same key, before the next read has to see to it
@@ -25,6 +26,27 @@ def laid_over(bound: Bound, own: Own, loaded: Loaded) -> Any:
     if not own.partial:
         return ABSENT if own.record is None else bound.plan.copy(own.record)
     return ABSENT if loaded.record is ABSENT else bound.plan.merge(loaded.record, own.record)
+
+
+def joined(bound: Bound, row: Row | None, pending: Pending | None) -> Loaded:
+    """What ledger and L3 hold together: the newer one, or, of a partial write, its columns over the row."""
+    if pending is not None and not pending.partial and (row is None or pending.version > row.version):
+        record = ABSENT if pending.deleted else bound.plan.from_row(pending.values, bound.cipher, pending.names)
+        return Loaded(record, pending.version, True)
+    if row is None:
+        return NOTHING
+    bound.counters.l3_hits += 1
+    record = bound.plan.from_row(row.values, bound.cipher)
+    if pending is None or pending.version <= row.version:
+        return Loaded(record, row.version)
+    over = bound.plan.from_row(pending.values, bound.cipher, pending.names)
+    return Loaded(bound.plan.merge(record, over), pending.version, True)
+
+
+def put_of(bound: Bound, key_text: str, loaded: Loaded) -> Put:
+    """What L2 is to hold of what was found below."""
+    record = None if loaded.record is ABSENT else bound.plan.cached(loaded.record)
+    return Put(key_text, loaded.version, record, pending=loaded.pending, absent=record is None)
 
 
 def buried(bound: Bound, key_text: str) -> int:
@@ -68,7 +90,7 @@ class Reader:
             return found.state is State.VALUE
         if bound.table is None or bound.database is None:
             return False
-        pending = self._ledger(bound, key_text)
+        pending = self._context.handed_off(bound, [key_text]).get(key_text)
         if pending is not None and not pending.partial:
             return not pending.deleted
         with bound.database.connection() as conn:
@@ -211,43 +233,21 @@ class Reader:
     def _below(self, bound: Bound, id: Any, key_text: str, *, l2_down: bool) -> Loaded:
         """What ledger and L3 hold, asked in this order, so that what is being persisted is not missed in both."""
         assert bound.table is not None and bound.database is not None
-        pending = self._ledger(bound, key_text)
+        pending = self._context.handed_off(bound, [key_text]).get(key_text)
         try:
             with bound.database.connection() as conn:
                 row = bound.table.get(conn, id)
         except L3UnavailableError as error:
             if pending is not None and not pending.partial:
-                return self._pending(bound, pending)
+                return joined(bound, None, pending)
             if l2_down:
                 raise UnavailableError(
                     f"neither Redis nor PostgreSQL answered for schema {bound.name!r}; check both"
                 ) from error
             raise
-        if pending is not None and not pending.partial and (row is None or pending.version > row.version):
-            return self._pending(bound, pending)
-        if row is None:
-            return NOTHING
-        bound.counters.l3_hits += 1
-        self._context.versions.observe(row.version)
-        record = bound.plan.from_row(row.values, bound.cipher)
-        if pending is None or pending.version <= row.version:
-            return Loaded(record, row.version)
-        over = bound.plan.from_row(pending.values, bound.cipher, pending.names)
-        return Loaded(bound.plan.merge(record, over), pending.version, True)
-
-    def _pending(self, bound: Bound, pending: Any) -> Loaded:
-        if pending.deleted:
-            return Loaded(ABSENT, pending.version, True)
-        return Loaded(bound.plan.from_row(pending.values, bound.cipher, pending.names), pending.version, True)
-
-    def _ledger(self, bound: Bound, key_text: str) -> Any:
-        deferred = self._context.writebehind
-        if deferred is None or not bound.deferred:
-            return None
-        try:
-            return deferred.ledger_read(bound, [key_text]).get(key_text)
-        except L2UnavailableError:
-            return None  # what others hand off cannot be seen now; what this process wrote is in its buffer
+        loaded = joined(bound, row, pending)
+        self._context.versions.observe(loaded.version)
+        return loaded
 
     def _ask_l2(self, bound: Bound, key_text: str, *, lease: bool, claim: Claim | None = None) -> Found | None:
         """What L2 says; None where there is none, or it cannot be asked and L3 can."""
@@ -273,8 +273,7 @@ class Reader:
             return True
         if found.state is not State.LEASED and not found.raw:
             return False
-        record = None if loaded.record is ABSENT else bound.plan.cached(loaded.record)
-        put = Put(key_text, loaded.version, record, pending=loaded.pending, absent=record is None)
+        put = put_of(bound, key_text, loaded)
         try:
             filled = bound.l2.refresh({key_text: found}, [put]) if found.raw else bound.l2.fill(found.token, [put])
         except L2UnavailableError:

@@ -77,7 +77,7 @@ class Work:
     def open(self, first: Part, bell: Bell) -> None:
         """Begin with one part, which may fall into others."""
         _, due, parts, _, _ = self._keys
-        now = round(_now_ms(self._server))
+        now = round(self._server.time_ms())
         self._server.pipeline([("HSET", parts, "0", _encode(first)), ("ZADD", due, now, "0")])
         self._server.pipeline([("EXPIRE", key, KEPT_SECONDS) for key in (parts, due)])
         self.record.write(state=JobState.PENDING, bell=_encode(bell).decode())
@@ -114,7 +114,7 @@ class Work:
 
     def waits(self) -> bool:
         """Whether there is a part that nobody holds."""
-        return 0 < self.due() <= _now_ms(self._server)
+        return 0 < self.due() <= self._server.time_ms()
 
     def due(self) -> float:
         """When the next part may be taken, by Redis's clock in ms; 0 where none is left."""
@@ -205,12 +205,7 @@ def open_jobs(server: RedisServer, lease: float) -> list[Work]:
 
 def overdue(server: RedisServer, work: Work) -> bool:
     """Whether a job has a part which nobody takes, and is to be rung for by this process."""
-    return 0 < work.due() < _now_ms(server) - OVERDUE_MS and work.ring()
-
-
-def _now_ms(server: RedisServer) -> float:
-    seconds, micros = server.execute("TIME")
-    return int(seconds) * 1000 + int(micros) / 1000
+    return 0 < work.due() < server.time_ms() - OVERDUE_MS and work.ring()
 
 
 def _words(error: StrataError) -> str:

@@ -82,6 +82,11 @@ class RedisServer:
             return []
         return self._guarded(lambda: self._run_many(script, calls))  # type: ignore[no-any-return]
 
+    def time_ms(self) -> float:
+        """The server's clock, in ms. Raises `L2UnavailableError`."""
+        seconds, micros = self.execute("TIME")
+        return int(seconds) * 1000 + int(micros) / 1000
+
     def pipeline(self, commands: Sequence[Command]) -> list[Any]:
         """Plain commands in one round trip; the first error among their answers is raised."""
         if not commands:

@@ -163,30 +163,16 @@ class L2Tier:
 
         Returns the key texts whose lease stood. Sent once only: an answer that is lost counts as refused.
         """
-        filled: set[str] = set()
-        by_text = {put.key_text: put for put in puts}
-        for chunk in self._chunks(list(by_text)):
-            args: list[Any] = [token]
-            for key_text in chunk:
-                args += self._loaded(by_text[key_text])
-            answers = self._run("fill", [self.key(key_text) for key_text in chunk], args)
-            filled.update(key_text for key_text, answer in zip(chunk, answers, strict=True) if answer)
-        return filled
+        answered = self._each("fill", [token], {put.key_text: self._loaded(put) for put in puts})
+        return {key_text for key_text, stood in answered if stood}
 
     def refresh(self, found: dict[str, Found], puts: Sequence[Put]) -> set[str]:
         """Store what was loaded from below where the key still holds what was found; a record of None removes it.
 
         Returns the key texts that still held it. Sent once only: an answer that is lost counts as refused.
         """
-        stored: set[str] = set()
-        by_text = {put.key_text: put for put in puts}
-        for chunk in self._chunks(list(by_text)):
-            args: list[Any] = []
-            for key_text in chunk:
-                args += (found[key_text].raw, *self._loaded(by_text[key_text]))
-            answers = self._run("refresh", [self.key(key_text) for key_text in chunk], args)
-            stored.update(key_text for key_text, answer in zip(chunk, answers, strict=True) if answer)
-        return stored
+        args = {put.key_text: (found[put.key_text].raw, *self._loaded(put)) for put in puts}
+        return {key_text for key_text, held in self._each("refresh", [], args) if held}
 
     def _loaded(self, put: Put) -> tuple[bytes, int]:
         """Content and px of what was loaded from below; empty for what nothing is to be said of."""
@@ -294,13 +280,15 @@ class L2Tier:
 
     def _spread(self, name: str, head: list[Any], items: Sequence[tuple[Any, ...]]) -> list[tuple[str, Any]]:
         # items are (key text, version, further arguments...), no key twice
-        by_text = {item[0]: item for item in items}
+        return self._each(name, head, {key_text: (f"{version:019d}", *rest) for key_text, version, *rest in items})
+
+    def _each(self, name: str, head: list[Any], by_text: Mapping[str, Sequence[Any]]) -> list[tuple[str, Any]]:
+        """Run a script over keys, each with arguments of its own after the common ones; its answer for each."""
         answered: list[tuple[str, Any]] = []
         for chunk in self._chunks(list(by_text)):
             args = list(head)
             for key_text in chunk:
-                _, version, *rest = by_text[key_text]
-                args += [f"{version:019d}", *rest]
+                args += by_text[key_text]
             answers = self._run(name, [self.key(key_text) for key_text in chunk], args)
             answered += zip(chunk, answers if isinstance(answers, list) else [answers] * len(chunk), strict=True)
         return answered

@@ -9,9 +9,9 @@ import ssl
 import threading
 import time
 from collections import deque
-from types import TracebackType
 from typing import Self
 
+from strata.embedded.lifetime import Lifetime
 from strata.errors import StrataError
 
 CHUNK = 65_536
@@ -19,7 +19,7 @@ POLL = 0.2  # seconds after which a thread looks whether it is to end
 FULL = 0.001  # seconds after which a side that takes no more is tried again
 
 
-class Proxy:
+class Proxy(Lifetime):
     """Passes bytes between its clients and `target` (`host:port`). A context manager; thread-safe.
 
     With `tls`, clients speak TLS to it, and it speaks plainly to the server: `ssl.create_default_context(
@@ -118,14 +118,6 @@ class Proxy:
             self._stalled = self._refusing = False
             self._delay = 0.0
             self._lock.notify_all()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _accept(self, listener: socket.socket) -> None:
         while not self._closed:

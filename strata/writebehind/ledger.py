@@ -243,8 +243,7 @@ class Ledger:
 
     def now(self) -> float:
         """The ledger's time in ms."""
-        seconds, micros = self.server.execute("TIME")
-        return int(seconds) * 1000 + int(micros) / 1000
+        return self.server.time_ms()
 
     def ring(self, shard: Shard) -> bool:
         """Whether the doorbell of the shard is to be rung, since no ring is under way."""

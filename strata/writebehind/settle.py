@@ -35,13 +35,13 @@ class Settler:
         elif self.publisher is not None:
             self.publisher.pipeline([("PUBLISH", channel, message) for *_, message in items if message])
 
-    def settle_or_repair(self, bound: Bound, written: Written, *, unheard: bool = False) -> None:
+    def settle_or_repair(self, bound: Bound, written: Written) -> None:
         """As `settle`; where L2 is away and the ledger is not, leave rows in L3 from which L2 is repaired.
 
         Raises `L2UnavailableError` where the ledger is away too.
         """
         try:
-            self.settle(bound, written, unheard=unheard)
+            self.settle(bound, written)
         except L2UnavailableError:
             if bound.l2 is None or bound.l2.server is self.ledger_server:
                 raise

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -15,16 +15,10 @@ import pytest
 from strata import L3UnavailableError, MemPolicy, PostgresPolicy, WriteMode
 from tests.held import locked
 from tests.models import Note
-from tests.stores import MakeStore, schema, stores, sure
+from tests.stores import MakeStore, schema, sure
 from tests.support import wait_until
 
 pytestmark = pytest.mark.faults
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 def in_child(work: Callable[[], None]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,19 +10,13 @@ import pytest
 from tests.behind import client, deferred, paced, rows
 from tests.fleet import Worker, environment
 from tests.models import Note
-from tests.stores import MakeStore, stores
+from tests.stores import MakeStore
 from tests.support import wait_until
 
 RECORDS = 20_000
 KILLS = 3
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 def test_every_one_of_20_000_records_arrives_although_the_worker_is_killed_three_times(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,10 @@ from strata.cli.main import main
 from tests.behind import client, deferred, hand_off, idle, paced, persist, run
 from tests.fleet import environment, workers
 from tests.models import Account, Note, Player
-from tests.stores import MakeStore, schema, stores, sure
+from tests.stores import MakeStore, schema, sure
 from tests.support import wait_until
 
 KEY = bytes(range(32))
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,13 +11,7 @@ import redis
 import strata
 from strata import Config, DataStore, MemPolicy, PostgresPolicy, RedisPolicy, Schema, WriteMode
 from tests.models import Account, Note, Player, Point
-from tests.stores import MakeStore, schema, stores
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
+from tests.stores import MakeStore, schema
 
 
 @pytest.fixture

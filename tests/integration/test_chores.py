@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
-
-import pytest
 
 from tests.behind import deferred, rows
 from tests.models import Note
-from tests.stores import MakeStore, stores
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
+from tests.stores import MakeStore
 
 
 def test_tombstones_of_old_deletions_are_forgotten_by_one_worker_an_hour(make: MakeStore, dsn: str) -> None:

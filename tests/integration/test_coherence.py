@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ import redis
 import strata
 from strata import DataStore, WriteMode
 from tests.models import Note
-from tests.stores import MakeStore, schema, stores, sure
+from tests.stores import MakeStore, schema, sure
 from tests.support import wait_until
 
 PEER = """
@@ -63,12 +62,6 @@ class Peer:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(20)
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 @pytest.mark.parametrize("mode", list(WriteMode), ids=lambda mode: mode.value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -35,12 +35,6 @@ from tests.models import Account, Note, Player, Point
 from tests.stores import MakeStore, schema, stores, sure
 
 SYNCHRONOUS = [WriteMode.WRITE_THROUGH, WriteMode.WRITE_THROUGH_L1_ASYNC]
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 @pytest.fixture

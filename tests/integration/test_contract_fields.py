@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,16 +14,10 @@ import strata
 from strata import UNLOADED, DataStore, Default, Q, Schema, WriteMode
 from tests.behind import client, hand_off, idle, paced, persist, rows, run
 from tests.models import Account, Note
-from tests.stores import MakeStore, schema, stores
+from tests.stores import MakeStore, schema
 
 SLOW = {"write_behind_flush_interval": 3600.0, "write_behind_flush_threshold": 10**9}
 WHOLE = Account("a", "Ann", secret="hush", biography="long", token="t0ken")
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 @pytest.fixture(params=list(WriteMode), ids=lambda mode: mode.value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ import strata
 from strata import Collection, DataStore, HookError, MemPolicy, Q, Schema, SchemaHooks, WriteMode
 from tests.behind import run
 from tests.models import Note, Point
-from tests.stores import MakeStore, schema, stores
+from tests.stores import MakeStore, schema
 from tests.support import wait_until
 
 MODES = list(WriteMode)
@@ -59,12 +58,6 @@ class Told:
         self.calls.append((name, what))
         if name in self.refusing:
             raise RefusedError(name)
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,16 +14,10 @@ import strata
 from strata import ClosedError, DataStore, MemPolicy, PostgresPolicy, Q, RedisPolicy, Schema, WriteMode
 from tests.behind import comes_after, hand_off, idle, paced, persist, rows, run
 from tests.models import Note, Player, Point
-from tests.stores import MakeStore, schema, stores
+from tests.stores import MakeStore, schema
 from tests.support import wait_until
 
 SLOW = {"write_behind_flush_interval": 3600.0, "write_behind_flush_threshold": 10**9}
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 def mixed(make: MakeStore) -> DataStore:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -30,12 +30,6 @@ from tests.support import wait_until
 
 ON_WRITE = RedisPolicy(ttl=600, search_expiry=SearchExpiry.ON_WRITE)
 ALL_NOTES = Q().order_by("id")
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 def notes_of(make: MakeStore, mode: WriteMode = WriteMode.WRITE_THROUGH, **options: Any) -> DataStore:

@@ -7,7 +7,7 @@ import datetime as dt
 import enum
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -33,7 +33,7 @@ from strata import (
 )
 from tests.behind import client, hand_off, idle, paced, persist
 from tests.property.test_round_trips import STYLES, TYPES, in_utc, same
-from tests.stores import MakeStore, schema, stores
+from tests.stores import MakeStore, schema
 from tests.support import wait_until
 
 CODECS: dict[str, Codec] = {"json": JSON(), "msgpack": MsgPack()}
@@ -47,12 +47,6 @@ STORED = [item for item in TYPES if "Omit" not in str(item[0])]
 FRESH = RedisPolicy(ttl=600, search_expiry=SearchExpiry.ON_WRITE)
 ONCE = [Phase.generate]  # a failing record is not made smaller: each try asks every tier
 SLOW = {"write_behind_flush_interval": 3600.0, "write_behind_flush_threshold": 10**9}
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 class Everywhere:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,11 @@ from strata import EncryptionKeys, KeyRotation, Q, Undecrypted
 from strata.cli.main import main
 from strata.engine import rotate
 from tests.models import Account
-from tests.stores import MakeStore, schema, stores
+from tests.stores import MakeStore, schema
 
 K1, K2 = b"1" * 32, b"2" * 32
 BOTH = EncryptionKeys(current="k2", keys={"k1": K1, "k2": K2})
 MODES = [strata.WriteMode.WRITE_THROUGH, strata.WriteMode.WRITE_BEHIND]
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 def shop(make: MakeStore, keys: Any, **options: Any) -> strata.DataStore:

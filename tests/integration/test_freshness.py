@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,18 +15,12 @@ from strata.l1.entry import Entry
 from tests.behind import client
 from tests.held import Held, execute
 from tests.models import Note
-from tests.stores import MakeStore, schema, stores, sure
+from tests.stores import MakeStore, schema, sure
 from tests.support import wait_until
 
 NEGATIVE: dict[str, Any] = {"l1": MemPolicy(ttl=60, negative_ttl=60), "l2": RedisPolicy(ttl=600, negative_ttl=60)}
 EAGER: dict[str, Any] = {"l1": MemPolicy(ttl=60, eager_refresh=0.5), "l2": RedisPolicy(ttl=600, eager_refresh=0.5)}
 KEY = "strata:notes:1"
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 @pytest.fixture

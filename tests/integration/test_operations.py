@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import strata
 from strata import UNLOADED, MemPolicy, PostgresPolicy, RedisPolicy, Schema, SchemaHooks, WriteMode
 from tests.models import Account, Note, Player, Point
-from tests.stores import MakeStore, schema, stores, sure
+from tests.stores import MakeStore, schema, sure
 
 L1, L2, L3 = {"l1": MemPolicy(ttl=60)}, {"l2": RedisPolicy(ttl=600)}, {"l3": PostgresPolicy()}
 SHAPES = {
@@ -26,12 +25,6 @@ SHAPES = {
     "L1+L2+L3": L1 | L2 | L3,
 }
 MODES = list(WriteMode)
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 @pytest.fixture(params=SHAPES)

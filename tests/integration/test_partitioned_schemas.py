@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from strata import UNLOADED, DataStore, Index, MemPolicy, PostgresPolicy, Q, Red
 from strata.l3.partition import Month, months_from
 from tests.behind import client
 from tests.fleet import environment, workers
-from tests.stores import MakeStore, stores
+from tests.stores import MakeStore
 from tests.support import wait_until
 
 NOW = datetime.now(UTC).replace(day=10, hour=12, minute=0, second=0, microsecond=0)
@@ -45,12 +44,6 @@ class Log:
     id: Annotated[int, strata.PrimaryKey]
     text: str = ""
     at: Annotated[datetime | None, strata.AutoNowAdd] = None
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 @pytest.fixture(params=MODES, ids=lambda mode: mode.value)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +21,10 @@ from strata import DataStore, EvictionPolicy, MemPolicy
 from tests.behind import Errors, client, deferred, hand_off, idle, paced, persist, rows, run
 from tests.fleet import ROOT, environment, workers
 from tests.models import Note
-from tests.stores import MakeStore, schema, stores, sure
+from tests.stores import MakeStore, schema, sure
 from tests.support import wait_until
 
 HOUR = 3600.0
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 def behind(make: MakeStore, *, by_hand: bool = True, hooks: Any = None, l1: Any = None, **config: Any) -> DataStore:

@@ -16,7 +16,7 @@ from strata import DataStore, MemPolicy, PostgresPolicy, RedisPolicy
 from tests.behind import client
 from tests.held import Held, execute, locked
 from tests.models import Note
-from tests.stores import MakeStore, schema, stores, sure
+from tests.stores import MakeStore, schema, sure
 from tests.support import wait_until
 
 THREADS = 1000
@@ -37,12 +37,6 @@ sys.stdin.readline()
 print(notes.get(1).text, flush=True)
 ds.close()
 """
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 @pytest.fixture

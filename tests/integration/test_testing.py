@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,9 @@ import pytest
 
 from strata.coherence.inbox import Inbox
 from strata.testing import Count, observe
-from tests.stores import MakeStore, schema, stores, sure
+from tests.stores import MakeStore, schema, sure
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 def test_the_example_of_the_page_runs(tmp_path: Path) -> None:

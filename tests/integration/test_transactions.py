@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import psycopg
 import pytest
 
 import strata
 from strata import DataStore, MemPolicy, RedisPolicy, Schema, WriteMode
 from tests.models import Note, Player, Point
-from tests.stores import MakeStore, schema, stores
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
+from tests.stores import MakeStore, schema
 
 
 @pytest.fixture

@@ -40,12 +40,6 @@ class Named:
     name: Annotated[str, strata.Unique]
 
 
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
-
-
 def store_of(make: MakeStore, *schemas: Any, by_hand: bool = True, **config: Any) -> DataStore:
     pace = config.pop("pace", {})
     slow = {"write_behind_flush_interval": HOUR, "write_behind_flush_threshold": 10**9}

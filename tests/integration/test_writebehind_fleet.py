@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from base64 import b64decode
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,8 @@ from strata.embedded import EmbeddedValkey
 from tests.behind import client, deferred, paced, rows, run
 from tests.fleet import ROOT, environment, workers
 from tests.models import Note
-from tests.stores import MakeStore, stores
+from tests.stores import MakeStore
 from tests.support import wait_until
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 @pytest.fixture

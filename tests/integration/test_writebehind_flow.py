@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
@@ -15,17 +14,11 @@ from strata import UNLOADED, DataStore, Durability, FlushTimeoutError, NotFoundE
 from strata.writebehind.ledger import Shard
 from tests.behind import Errors, client, comes_after, deferred, hand_off, idle, paced, persist, rows, run
 from tests.models import Account, Note, Player
-from tests.stores import MakeStore, stores, sure
+from tests.stores import MakeStore, sure
 from tests.support import wait_until
 
 HOUR = 3600.0
 KEY = bytes(range(32))
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 def store_of(make: MakeStore, *schemas: Any, by_hand: bool = True, **config: Any) -> DataStore:

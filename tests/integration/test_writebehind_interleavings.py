@@ -5,27 +5,20 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from strata import UNLOADED, DataStore
+from strata import UNLOADED, Collection, DataStore
 from strata.coherence.messages import Message, Op
 from tests.behind import client, comes_after, deferred, hand_off, idle, paced, persist, rows
 from tests.models import Account, Note
-from tests.stores import MakeStore, stores, sure
+from tests.stores import MakeStore, sure
 from tests.support import wait_until
 
 HOUR = 3600.0
 STEPS = 120
 SHARED = ["s1", "s2", "s3"]
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 class World:
@@ -168,15 +161,21 @@ def test_whatever_the_order_reads_are_not_older_than_own_writes_and_the_highest_
     world.check_l3(dsn)
 
 
-@pytest.mark.parametrize("how", ["get", "get_many"])
-def test_a_read_that_is_slower_than_a_whole_write_behind_neither_fills_nor_is_shared(
-    make: MakeStore, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = make(write_behind_flush_interval=HOUR, write_behind_flush_threshold=10**9)
+def still(make: MakeStore, **options: Any) -> tuple[DataStore, Collection[Note]]:
+    """A store that hands off and persists only when the test says so, and its notes."""
+    store = make(write_behind_flush_interval=HOUR, write_behind_flush_threshold=10**9, **options)
     paced(store)
     notes = store.register(deferred(Note))
     store.migrate()
     idle(store)
+    return store, notes
+
+
+@pytest.mark.parametrize("how", ["get", "get_many"])
+def test_a_read_that_is_slower_than_a_whole_write_behind_neither_fills_nor_is_shared(
+    make: MakeStore, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, notes = still(make)
     notes.set(1, Note(1, "old"))
     store.flush_dirty(20)
     notes.invalidate(1)  # L1 is empty
@@ -228,11 +227,7 @@ def test_a_read_that_is_slower_than_a_whole_write_behind_neither_fills_nor_is_sh
 def test_what_one_thread_has_read_of_a_write_under_way_is_not_older_for_the_next(
     make: MakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = make(write_behind_flush_interval=HOUR, write_behind_flush_threshold=10**9)
-    paced(store)
-    notes = store.register(deferred(Note))
-    store.migrate()
-    idle(store)
+    store, notes = still(make)
     notes.set(1, Note(1, "old"))
     store.flush_dirty(20)
     sure(store)
@@ -254,12 +249,7 @@ def test_what_one_thread_has_read_of_a_write_under_way_is_not_older_for_the_next
 def test_an_own_write_is_read_again_where_the_newer_one_that_overtook_it_is_lost(
     make: MakeStore, redis_addr: str
 ) -> None:
-    mine, other = (make(write_behind_flush_interval=HOUR, write_behind_flush_threshold=10**9) for _ in range(2))
-    for store in (mine, other):
-        paced(store)
-        store.register(deferred(Note))
-        store.migrate()
-        idle(store)
+    (mine, _), (other, _) = still(make), still(make)
     mine.set(Note, 1, Note(1, "first"))
     mine.flush_dirty(20)
     sure(mine)
@@ -285,11 +275,7 @@ def test_an_own_write_is_read_again_where_the_newer_one_that_overtook_it_is_lost
 def test_a_write_that_is_overtaken_on_its_way_into_l1_does_not_enter_it(
     make: MakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = make(write_behind_flush_interval=HOUR, write_behind_flush_threshold=10**9)
-    paced(store)
-    notes = store.register(deferred(Note))
-    store.migrate()
-    idle(store)
+    store, notes = still(make)
     bound = store._wiring._schemas["note"]
     write = bound.l1.write
 
@@ -308,11 +294,7 @@ def test_a_write_that_meets_a_commit_under_way_at_its_hand_off_leaves_l1(
     make: MakeStore, redis_addr: str, apart: bool
 ) -> None:
     ledger = {"ledger_addr": f"redis://{redis_addr}/1"} if apart else {}
-    store = make(write_behind_flush_interval=HOUR, write_behind_flush_threshold=10**9, **ledger)
-    paced(store)
-    notes = store.register(deferred(Note))
-    store.migrate()
-    idle(store)
+    store, notes = still(make, **ledger)
     sure(store)
     bound = store._wiring._schemas["note"]
     assert bound.l2 is not None

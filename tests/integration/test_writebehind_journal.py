@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from strata import DataStore, Durability
 from strata.embedded import EmbeddedValkey
@@ -35,12 +32,6 @@ for id in range(500):
 store.delete(Note, 7)
 {end}
 """
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 def journalled(make: MakeStore, directory: Path, *schemas: Any, **config: Any) -> DataStore:

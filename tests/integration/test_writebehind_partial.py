@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,16 +10,10 @@ import strata
 from strata import UNLOADED, DataStore
 from tests.behind import comes_after, deferred, hand_off, idle, paced, persist, rows
 from tests.models import Account
-from tests.stores import MakeStore, stores
+from tests.stores import MakeStore
 from tests.support import wait_until
 
 SLOW = {"write_behind_flush_interval": 3600.0, "write_behind_flush_threshold": 10**9}
-
-
-@pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
-    with stores(dsn, redis_addr) as factory:
-        yield factory
 
 
 def two(make: MakeStore) -> tuple[DataStore, DataStore]:

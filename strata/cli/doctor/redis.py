@@ -22,7 +22,7 @@ def redis(store: DataStore) -> Iterator[Finding]:
         try:
             facts = _facts(server)
             yield _version(what, facts)
-            yield clock(what, lambda server=server: _now(server))  # type: ignore[misc]
+            yield clock(what, lambda server=server: server.time_ms() / 1000)  # type: ignore[misc]
             yield from _forgetting(what, facts, ledger=ledger)
         except StrataError as error:
             yield fail(what, str(error), "start it, or correct its address and password")
@@ -71,8 +71,3 @@ def _facts(server: RedisServer) -> Mapping[str, Any]:
 def _parsed(answer: Any) -> dict[str, Any]:
     text = answer.decode(errors="replace") if isinstance(answer, bytes) else str(answer)
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line and not line.startswith("#"))
-
-
-def _now(server: RedisServer) -> float:
-    seconds, micros = server.execute("TIME")
-    return int(seconds) + int(micros) / 1e6
