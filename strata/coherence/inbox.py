@@ -11,7 +11,7 @@ from strata.coherence.versions import VersionClock
 from strata.errors import StrataError
 
 # No text inside JSON has quotes that are not escaped, so these are found where they are meant only.
-_OF_WRITERS = tuple(f'"op":"{op}"'.encode() for op in (Op.SET, Op.DELETE, Op.INTENT))
+_SET, _DELETE, _INTENT = (f'"op":"{op}"'.encode() for op in (Op.SET, Op.DELETE, Op.INTENT))
 
 
 class Deferred(Protocol):
@@ -48,7 +48,7 @@ class Inbox:
     def handle(self, data: bytes) -> None:
         """One message; what cannot be read, or names what is not registered here, is counted or ignored."""
         self.messages += 1
-        if self._mine in data and any(op in data for op in _OF_WRITERS):
+        if self._mine in data and (_SET in data or _DELETE in data or _INTENT in data):
             return  # the writer has seen to its own L1, with the claim that it took before
         message = parse(data)
         if message is None:

@@ -57,7 +57,7 @@ class Announcer:
     def message(self, schema: str, key_text: str, op: Op, version: int | None = None, *, signed: bool = True) -> bytes:
         """The bytes to publish; where they are not `signed`, this instance hears them as everybody else does."""
         stamp = None if version is None else text(version)
-        return _encode(Message(schema, key_text, op.value, stamp, self.source if signed else None, self.database))
+        return _encode(Message(schema, key_text, op, stamp, self.source if signed else None, self.database))
 
 
 def parse(data: Any) -> Message | None:

@@ -66,7 +66,7 @@ class Writer:
             raise EncodeError(
                 f"the id given is not the {plan.key.name!r} of the {plan.model.__name__}; they must agree"
             )
-        return plan.prepare(value, self._context.now())
+        return plan.prepare(value, self._context.now() if plan.has_stamped else None)
 
     def _given(self, bound: Bound, value: Any) -> Any:
         """A copy for the hook to change; the caller's record stays as it is."""

@@ -122,7 +122,7 @@ class L2Tier:
         flag = "p" if pending else "s"
         if record is None:
             return f"T1:{version:019d}:{flag}:".encode()
-        return b"V1:%019d:%s:%s" % (version, flag.encode(), self._encode(record))
+        return f"V1:{version:019d}:{flag}:".encode() + self._encode(record)
 
     def px(self, record: Any) -> int:
         """Milliseconds that a value, or for None a tombstone, is kept; 0 = no expiry."""

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import psycopg
+from msgspec.structs import replace
 
 from strata.l3 import failures
 from strata.l3.connection import Connection
@@ -43,8 +44,10 @@ class Status(enum.Enum):
     BELOW_HORIZON = "below_horizon"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+_APPLIED = Status.APPLIED  # an enum's member costs more by its name
+
+
+class Change(msgspec.Struct, frozen=True, gc=False):
     """One key's pending change. `names` are the columns it carries, None all of them; `values` are theirs, in order."""
 
     key: Any
@@ -55,7 +58,7 @@ class Change:
     values: tuple[Any, ...] | None = None
 
 
-class Applied(NamedTuple):
+class Applied(msgspec.Struct, frozen=True, gc=False):
     """The answer to a change.
 
     `version` is the one that L3 holds now, as a row or as a tombstone; 0 is none. `kept` are the values of the
@@ -86,7 +89,9 @@ class Applier:
         insert = f"INSERT INTO {table} AS r ({layout.columns}, {VERSION}) SELECT {layout.columns}, s.{VERSION}"
         source = f"FROM {name} s WHERE s.{GROUP} = {_WHOLE} AND s.{VERSION} > COALESCE({tombstone}, -1)"
         above = f"s.{VERSION} > COALESCE({horizon}, -1)"
-        returning = f"RETURNING {layout.returned(layout.kept)}"
+        # Without columns that L3 may have kept, the number of rows says enough.
+        self._counts = not layout.kept and not layout.monthly
+        returning = "" if self._counts else f"RETURNING {layout.returned(layout.kept)}"
         if layout.monthly:
             update = f"UPDATE {table} AS r SET {layout.assigned(layout.settable, 's')}{VERSION} = s.{VERSION}"
             newer = f"r.{key} = s.{key} AND r.{VERSION} < s.{VERSION}{moving(layout)}"
@@ -149,8 +154,8 @@ class Applier:
         # Deferred, so that a chain of renames is legal if it is so as a whole.
         nested = f"{NESTED}; " if self._layout.monthly else ""
         self._stage.fill(conn, batch.staged(), before=f"SET CONSTRAINTS ALL DEFERRED; {nested}")
-        returned = self._merge.rows(conn) if batch.has(_WHOLE) else []
-        late = self._lay_late(conn, batch) if len(returned) < len(batch.changes) else set()
+        merged, returned = self._merge_whole(conn) if batch.has(_WHOLE) else (0, [])
+        late = self._lay_late(conn, batch) if merged < len(batch.changes) else set()
         for names, group in batch.groups.items():
             self._partials.note_staged(conn, group, names)
             self._update(names).execute(conn, (group,))
@@ -158,9 +163,18 @@ class Applier:
             self._bury.execute(conn)
             self._delete.execute(conn)
         conn.command("SET CONSTRAINTS ALL IMMEDIATE")
-        if batch.mixed or self._layout.monthly or len(returned) < len(batch.changes):
+        if batch.mixed or self._layout.monthly or merged < len(batch.changes):
             return self._look_up(conn, batch, late)
+        if self._counts:
+            return [Applied(change.key, _APPLIED, change.version) for change in batch.changes]
         return [self._applied(change, row[1:]) for change, row in zip(batch.changes, returned, strict=True)]
+
+    def _merge_whole(self, conn: Connection) -> tuple[int, list[tuple[Any, ...]]]:
+        """How many whole rows were written, and what L3 has in the columns that it may have kept."""
+        if self._counts:
+            return self._merge.execute(conn), []
+        rows = self._merge.rows(conn)
+        return len(rows), rows
 
     def _update(self, names: tuple[str, ...]) -> Statement:
         layout = self._layout
@@ -204,7 +218,7 @@ class Applier:
         rows = self._look.rows(conn)
         for place, buried, version, *kept in rows:
             answer = self._judge(batch.changes[place], buried or 0, version, kept)
-            answers[place] = answer._replace(late=place in late)
+            answers[place] = replace(answer, late=place in late)
         return [answer for answer in answers if answer is not None]
 
     def _judge(self, change: Change, buried: int, version: int | None, kept: Sequence[Any]) -> Applied:
@@ -227,8 +241,8 @@ class Applier:
             carried = dict(zip(change.names, values, strict=True))
             sent = [carried.get(name, UNLOADED) for name in layout.kept]
         if sent == list(kept):
-            return Applied(change.key, Status.APPLIED, change.version)
-        return Applied(change.key, Status.APPLIED, change.version, tuple(kept), layout.kept)
+            return Applied(change.key, _APPLIED, change.version)
+        return Applied(change.key, _APPLIED, change.version, tuple(kept), layout.kept)
 
 
 class _Sorted:

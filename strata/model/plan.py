@@ -51,7 +51,8 @@ class ModelPlan(Generic[T]):
     that a record may be shared as it is, since neither it nor its values can change and L1 keeps all of it.
 
     - `check` raises `EncodeError` for what cannot be stored; `prepare` gives the private copy of a checked record
-      that is stored: stamped, values in their exact types, times in UTC, ignored fields at their defaults.
+      that is stored: values in their exact types, times in UTC, ignored fields at their defaults, the
+      time given where it `has_stamped` fields.
     - `key_text` gives a key's canonical text, `parse_key` takes it back.
     - `freeze` gives the form in which L1 keeps a record, compact and of no interest to the collector; `thaw` makes a
       private record of it, with UNLOADED in what L1 does not keep. `copy` makes a private record of a record.
@@ -72,13 +73,14 @@ class ModelPlan(Generic[T]):
     has_omitted_l1: bool
     has_omitted_l2: bool
     has_encrypted: bool
+    has_stamped: bool
     forms: tuple[Column, ...]
     compiler: Compiler
     check: Callable[[Any], None]
     key_of: Callable[[Any], Any]
     key_text: Callable[[Any], str]
     parse_key: Callable[[str], Any]
-    prepare: Callable[[Any, datetime], T]
+    prepare: Callable[[Any, datetime | None], T]
     copy: Callable[[Any], T]
     freeze: Callable[[Any], Any]
     thaw: Callable[[Any], T]
@@ -149,6 +151,7 @@ def _compile(model: type[T]) -> ModelPlan[T]:
         has_omitted_l1=not all(map(in_l1, columns)),
         has_omitted_l2=any(field.omit_cache for field in stored),
         has_encrypted=any(field.encrypted for field in stored),
+        has_stamped=any(field.stamped for field in stored),
         forms=columns,
         compiler=compiler,
         check=compiler.check(),

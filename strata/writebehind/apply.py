@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from strata.bound import Bound
 from strata.clock import Clock
 from strata.coherence.versions import VersionClock
@@ -17,9 +19,10 @@ from strata.observe.metrics import SafeMetrics
 from strata.writebehind import changes
 from strata.writebehind.entry import Entry, Op, decode
 from strata.writebehind.isolate import CIRCLE, Outcome, isolate
-from strata.writebehind.ledger import Claimed, Ledger, Release, Shard
+from strata.writebehind.ledger import Claimed, Ledger, Release
 from strata.writebehind.outcomes import Failed, Outcomes, Persisted, reports
 from strata.writebehind.settle import Settler
+from strata.writebehind.shard import Shard
 from strata.writebehind.undertaker import Blame, Undertaker
 
 NO_ROW = "some columns were not loaded, and there is no row to keep them from"
@@ -27,8 +30,7 @@ BELOW_HORIZON = "the write is older than the deletions that are remembered"
 CRASHES_FREE = 2  # claims in company that may end in a crash before the record is claimed alone
 
 
-@dataclass(slots=True)
-class Work:
+class Work(msgspec.Struct, gc=False, eq=False):
     """One claimed entry on its way to L3."""
 
     claimed: Claimed

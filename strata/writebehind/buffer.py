@@ -10,15 +10,16 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from itertools import islice, takewhile
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from strata.clock import Clock
 from strata.writebehind.journal import Segment
+from strata.writebehind.shard import Shard, home_of
 
-Place = tuple[str, int]  # schema and shard
 
-
-class Buffered(NamedTuple):
+class Buffered(msgspec.Struct, frozen=True, gc=False):
     """A pending write; `record` is None for a deletion, `partial` where it has columns that were not loaded."""
 
     version: int
@@ -26,7 +27,7 @@ class Buffered(NamedTuple):
     partial: bool
 
 
-class Own(NamedTuple):
+class Own(msgspec.Struct, frozen=True, gc=False):
     """What reads of a key get from the buffer; `newest`: nothing newer was met. Where something newer was met, it is
     the least that a read may show: the newer one may be lost with the process, or the Redis, that has it."""
 
@@ -36,33 +37,34 @@ class Own(NamedTuple):
     newest: bool = True
 
 
-class Slot:
+class Slot(msgspec.Struct, gc=False, eq=False):
     """One key. `item` is replaced as a whole, never changed, so that it can be read without the lock.
 
     `sent` is the version that the ledger has, `sent_at` when it was asked last (monotonic); `persisted` the version
     that L3 has, `born` when the write that it lacks came (monotonic), `superseded` the newest one met elsewhere,
-    `given_up` the one that was given up. `shard` is written by the first hand-off, always to the same number.
+    `given_up` the one that was given up. `home` is written by whoever asks for `shard` first, always to the same.
     `segment` belongs to the journal.
     """
 
-    __slots__ = (
-        "born", "given_up", "item", "key", "key_text", "persisted", "schema", "segment", "sent", "sent_at", "shard",
-        "superseded",
-    )  # fmt: skip
+    schema: str
+    key: Any
+    key_text: str
+    item: Buffered
+    born: float
+    sent: int = 0
+    sent_at: float = 0.0
+    persisted: int = 0
+    home: Shard | None = None
+    superseded: int = 0
+    given_up: int = 0
+    segment: Segment | None = None
 
-    def __init__(self, schema: str, key: Hashable, key_text: str, item: Buffered, born: float) -> None:
-        self.born = born
-        self.schema = schema
-        self.key = key
-        self.key_text = key_text
-        self.item = item
-        self.sent = 0
-        self.sent_at = 0.0
-        self.persisted = 0
-        self.shard = -1
-        self.superseded = 0
-        self.given_up = 0
-        self.segment: Segment | None = None
+    @property
+    def shard(self) -> Shard:
+        """Where it goes."""
+        if self.home is None:
+            self.home = home_of(self.schema, self.key_text)
+        return self.home
 
     @property
     def overtaken(self) -> bool:
@@ -70,7 +72,7 @@ class Slot:
         return self.superseded > self.item.version
 
 
-class Put(NamedTuple):
+class Put(msgspec.Struct, frozen=True, gc=False):
     """What became of a write, by its version: whether there was room for it, and whether it was refused since it
     changes some columns of a record that is pending deletion."""
 
@@ -80,7 +82,7 @@ class Put(NamedTuple):
 
 
 class DirtyBuffer:
-    """Thread-safe: `room` (a condition and its lock) guards every field. After fork the child makes another one.
+    """Thread-safe: `_lock` guards every field; `room` is its condition. After fork the child makes another one.
 
     Writers of any thread, the flusher, the bus's thread and `flush` come here. Only `merge`, `stamp`, `wake`,
     `uncover` and `gone`, which are quick, are called while the lock is held. `wake`: the first write came, or
@@ -108,12 +110,13 @@ class DirtyBuffer:
         self._wake = wake
         self._uncover = uncover
         self._gone = gone
-        self.room = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self.room = threading.Condition(self._lock)
         self._slots: dict[tuple[str, Hashable], Slot] = {}
         self._unsent: dict[Slot, None] = {}
         self._kept: dict[Slot, None] = {}
-        self._kept_in: Counter[Place] = Counter()
-        self._left: dict[Place, int] = {}  # the newest version of the writes that left for want of room
+        self._kept_in: Counter[Shard] = Counter()
+        self._left: dict[Shard, int] = {}  # the newest version of the writes that left for want of room
         self._left_count = 0
         self.since = 0.0  # monotonic time at which the oldest unsent write came, or was tried
 
@@ -123,12 +126,12 @@ class DirtyBuffer:
         In one step: whoever tells of a newer version has moved the clock on before, so that it either finds this
         write here, or this one's stamp is above it.
         """
-        with self.room:
+        with self._lock:
             return self._put(schema, key, key_text, Buffered(self._stamp(), record, partial))
 
     def put(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> Put:
         """Take a write that was stamped before."""
-        with self.room:
+        with self._lock:
             return self._put(schema, key, key_text, item)
 
     def peek(self, schema: str, key: Hashable) -> Own | None:
@@ -147,18 +150,18 @@ class DirtyBuffer:
 
     def take(self, most: int) -> list[tuple[Slot, Buffered]]:
         """The oldest unsent writes, which stay unsent."""
-        with self.room:
+        with self._lock:
             return [(slot, slot.item) for slot in islice(self._unsent, most)]
 
     def find(self, schema: str, keys: Iterable[Hashable]) -> list[tuple[Slot, Buffered]]:
         """The unsent writes of some keys."""
-        with self.room:
+        with self._lock:
             slots = [self._slots.get((schema, key)) for key in keys]
             return [(slot, slot.item) for slot in slots if slot is not None and slot in self._unsent]
 
     def sent(self, versions: Iterable[tuple[Slot, int]], now: float) -> None:
         """The ledger has these versions."""
-        with self.room:
+        with self._lock:
             for slot, version in versions:
                 slot.sent = max(slot.sent, version)
                 slot.sent_at = now
@@ -169,7 +172,7 @@ class DirtyBuffer:
 
     def tried(self, slots: Iterable[Slot], now: float) -> None:
         """These could not be handed off, or were asked after: others go first the next time."""
-        with self.room:
+        with self._lock:
             for slot in slots:
                 slot.sent_at = now
                 for queue in (self._unsent, self._kept):
@@ -186,7 +189,7 @@ class DirtyBuffer:
         `outcome`: they are outcomes of writes of this process, those that left for want of room among them.
         """
         overtook = []
-        with self.room:
+        with self._lock:
             for key, version in versions:
                 slot = self._slots.get((schema, key))
                 if slot is None:
@@ -203,7 +206,7 @@ class DirtyBuffer:
 
     def give_up(self, schema: str, key: Hashable, version: int) -> None:
         """The write, up to this version, is given up: reads do not get it any more. It stays until that was told."""
-        with self.room:
+        with self._lock:
             slot = self._slots.get((schema, key))
             if slot is not None:
                 self._uncover(schema, key)
@@ -211,7 +214,7 @@ class DirtyBuffer:
 
     def drop(self, schema: str, key: Hashable, version: int) -> None:
         """The write, up to this version, was given up, and whoever wrote it was told."""
-        with self.room:
+        with self._lock:
             slot = self._slots.get((schema, key))
             if slot is not None and slot.item.version <= version:
                 self._remove(slot)
@@ -220,16 +223,16 @@ class DirtyBuffer:
     def supersede(self, schema: str, key: Hashable, version: int) -> None:
         """A newer version was met: reads get it where they can, and this one otherwise, until L3 has the newer one."""
         if (schema, key) in self._slots:
-            with self.room:
+            with self._lock:
                 slot = self._slots.get((schema, key))
                 if slot is not None:
                     self._uncover(schema, key)
                     slot.superseded = max(slot.superseded, version)
 
-    def lost(self, place: Place) -> int:
+    def lost(self, shard: Shard) -> int:
         """The ledger of the shard was lost: everything kept is unsent again. Returns how many."""
-        with self.room:
-            again = [slot for slot in self._kept if (slot.schema, slot.shard) == place]
+        with self._lock:
+            again = [slot for slot in self._kept if slot.shard == shard]
             for slot in again:
                 slot.sent = 0
                 self._unkeep(slot)
@@ -238,7 +241,7 @@ class DirtyBuffer:
 
     def again(self, slot: Slot, version: int) -> None:
         """The ledger does not have this version after all."""
-        with self.room:
+        with self._lock:
             if slot in self._kept and slot.item.version == version:
                 slot.sent = 0
                 self._unkeep(slot)
@@ -246,38 +249,38 @@ class DirtyBuffer:
 
     def kept(self, before: float, most: int) -> list[tuple[Slot, Buffered]]:
         """Writes handed off before a monotonic time and not confirmed, oldest first."""
-        with self.room:
+        with self._lock:
             return [(slot, slot.item) for slot in islice(takewhile(lambda s: s.sent_at <= before, self._kept), most)]
 
     def pending(self) -> list[tuple[Slot, Buffered]]:
         """Every write that L3 is not known to have."""
-        with self.room:
+        with self._lock:
             return [(slot, slot.item) for slot in self._slots.values()]
 
-    def overtaken(self, place: Place | None = None) -> list[tuple[Slot, Buffered]]:
+    def overtaken(self, shard: Shard | None = None) -> list[tuple[Slot, Buffered]]:
         """Writes of which a newer version was met, in one shard or everywhere."""
-        with self.room:
+        with self._lock:
             return [
                 (slot, slot.item)
                 for slot in self._slots.values()
-                if slot.overtaken and (place is None or place == (slot.schema, slot.shard))
+                if slot.overtaken and (shard is None or shard == slot.shard)
             ]
 
-    def kept_in(self) -> set[Place]:
+    def kept_in(self) -> set[Shard]:
         """Where writes were handed off and not confirmed."""
-        with self.room:
+        with self._lock:
             return set(self._kept_in) | set(self._left)
 
-    def left(self) -> dict[Place, int]:
+    def left(self) -> dict[Shard, int]:
         """Where writes left for want of room, and the newest version of them."""
-        with self.room:
+        with self._lock:
             return dict(self._left)
 
-    def drained(self, place: Place, version: int) -> None:
+    def drained(self, shard: Shard, version: int) -> None:
         """L3 has everything of the shard up to this version."""
-        with self.room:
-            if self._left.get(place, version + 1) <= version:
-                del self._left[place]
+        with self._lock:
+            if self._left.get(shard, version + 1) <= version:
+                del self._left[shard]
             if not self._left:
                 self._left_count = 0
 
@@ -289,7 +292,7 @@ class DirtyBuffer:
     @property
     def unsafe(self) -> int:
         """How many writes neither the ledger has nor a newer version of them."""
-        with self.room:
+        with self._lock:
             return sum(1 for slot in self._unsent if not slot.overtaken)
 
     @property
@@ -354,14 +357,14 @@ class DirtyBuffer:
 
     def _keep(self, slot: Slot) -> None:
         self._kept[slot] = None
-        self._kept_in[slot.schema, slot.shard] += 1
+        self._kept_in[slot.shard] += 1
 
     def _unkeep(self, slot: Slot) -> None:
         del self._kept[slot]
-        place = (slot.schema, slot.shard)
-        self._kept_in[place] -= 1
-        if not self._kept_in[place]:
-            del self._kept_in[place]
+        shard = slot.shard
+        self._kept_in[shard] -= 1
+        if not self._kept_in[shard]:
+            del self._kept_in[shard]
 
     def _remove(self, slot: Slot) -> None:
         self._unsent.pop(slot, None)
@@ -377,8 +380,8 @@ class DirtyBuffer:
         if not self._kept:
             return False
         slot = next(iter(self._kept))
-        place = (slot.schema, slot.shard)
-        self._left[place] = max(self._left.get(place, 0), slot.item.version)
+        shard = slot.shard
+        self._left[shard] = max(self._left.get(shard, 0), slot.item.version)
         self._left_count += 1
         self._remove(slot)
         return True

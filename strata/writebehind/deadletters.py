@@ -15,7 +15,8 @@ from strata.bound import Bound
 from strata.errors import DecodeError, NotFoundError, SchemaNotFoundError
 from strata.shards import SHARDS
 from strata.writebehind.entry import Entry, Op, decode
-from strata.writebehind.ledger import Ledger, Shard, shards_of
+from strata.writebehind.ledger import Ledger
+from strata.writebehind.shard import Shard, shards_of
 
 _OPS = {Op.SET: "set", Op.DELETE: "delete", Op.PARTIAL: "partial"}
 

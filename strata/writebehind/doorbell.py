@@ -15,7 +15,7 @@ from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.writebehind.broker import publish
 from strata.writebehind.errands import Errands
-from strata.writebehind.ledger import Shard
+from strata.writebehind.shard import Shard
 
 TASK = "strata.persist"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+
+import msgspec
 
 from strata.errors import DecodeError
 
@@ -21,7 +22,7 @@ class Op(enum.StrEnum):
 _OPS = {ord(op.value): op for op in Op}
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One pending write. `since` is ms since 1970 of the first write that L3 does not have, `origin` an instance."""
 
     version: int
@@ -32,7 +33,9 @@ class Entry(NamedTuple):
 
     def encode(self) -> bytes:
         """`E1:<version>:<op>:<since>:<origin>:<row>`, all but the last two of fixed width."""
-        return b"E1:%019d:%s:%013d:%s:%s" % (self.version, self.op.encode(), self.since, self.origin.encode(), self.row)
+        return b"E1:%019d:%b:%013d:%b:%b" % (
+            self.version, self.op.encode(), self.since, self.origin.encode(), self.row,
+        )  # fmt: skip
 
 
 def version_of(raw: bytes) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from strata.errors import StrataError
 from strata.observe.log import SafeLogger
-from strata.writebehind.ledger import Shard
+from strata.writebehind.shard import Shard
 
 
 class Errands:

@@ -32,17 +32,18 @@ from strata.l3.table import Change
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.policies import Durability
-from strata.shards import SHARDS, shard_of
+from strata.shards import SHARDS
 from strata.writebehind import changes
 from strata.writebehind.apply import NO_ROW
 from strata.writebehind.broker import celery_app
 from strata.writebehind.buffer import Buffered, Own
 from strata.writebehind.deadletters import DeadLetters
 from strata.writebehind.entry import Entry, Op, decode
-from strata.writebehind.ledger import Ledger, Shard, shards_of
+from strata.writebehind.ledger import Ledger
 from strata.writebehind.pace import Pace
 from strata.writebehind.parts import Parts, Shared
 from strata.writebehind.replay import restored
+from strata.writebehind.shard import Shard, home_of, shards_of
 from strata.writebehind.undertaker import Blame
 
 LAG_SECONDS = 1.0  # for which an answer of the ledger about its size will do
@@ -174,7 +175,7 @@ class WriteBehind:
         """The pending writes of any process, by key text, in one round trip. Raises `L2UnavailableError`."""
         by_shard: dict[Shard, list[str]] = {}
         for key_text in key_texts:
-            by_shard.setdefault(Shard(bound.name, shard_of(key_text)), []).append(key_text)
+            by_shard.setdefault(home_of(bound.name, key_text), []).append(key_text)
         found: dict[str, Pending] = {}
         for group, raws in zip(by_shard.values(), self._ledger.read(list(by_shard.items())), strict=True):
             for key_text, raw in zip(group, raws, strict=True):
@@ -207,7 +208,7 @@ class WriteBehind:
         parse = bound.plan.parse_key
         self._parts.outcomes.persisted(bound, [(parse(key_text), version) for key_text, version in versions.items()])
         for key_text, version in versions.items():
-            by_shard.setdefault(Shard(bound.name, shard_of(key_text)), []).append((key_text, version))
+            by_shard.setdefault(home_of(bound.name, key_text), []).append((key_text, version))
         self._ledger.done(list(by_shard.items()), partial)
 
     def pending_stats(self) -> dict[str, PendingStats]:
@@ -348,7 +349,7 @@ class WriteBehind:
 
     def _refuse(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> None:
         """A partial record over a pending deletion: a dead letter, and OnWriteError."""
-        shard = Shard(bound.name, shard_of(key_text))
+        shard = home_of(bound.name, key_text)
         row = bound.plan.pack_row(bound.plan.to_row(item.record, bound.cipher))
         now = int(self._clock.wall() * 1000)
         entry = Entry(item.version, Op.PARTIAL, now, self._shared.announcer.source, row)

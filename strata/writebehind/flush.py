@@ -15,8 +15,9 @@ from strata.writebehind.buffer import Buffered, DirtyBuffer, Slot
 from strata.writebehind.direct import Direct
 from strata.writebehind.handoff import HandOff
 from strata.writebehind.holder import Holder
-from strata.writebehind.ledger import Claimed, Ledger, Shard
+from strata.writebehind.ledger import Claimed, Ledger
 from strata.writebehind.outcomes import Outcomes
+from strata.writebehind.shard import Shard
 from strata.writebehind.watch import Watch
 
 PAUSE = 0.05  # seconds between passes over what is left
@@ -38,11 +39,10 @@ class Persister:
         """Persist what is due in a shard, for about one budget; how many records, and whether more is due."""
         bound = self._schemas[shard.schema]
         deadline = self._clock.monotonic() + self._ledger.pace.budget
-        count, soon, first = 0, 0.0, True
+        count, soon = 0, 0.0
         while True:
             token = self._ledger.token()
-            claimed = self._ledger.claim(shard, token, answer_bell=first)
-            first = False
+            claimed = self._ledger.claim(shard, token)
             if not claimed and soon and self._clock.monotonic() + soon < deadline:
                 time.sleep(soon * 1.2)
                 soon = 0.0
@@ -56,6 +56,7 @@ class Persister:
             count += result.persisted
             soon = result.soon
             if result.stopped is not None:
+                self._ledger.leave(shard)
                 return count, False
             if self._clock.monotonic() >= deadline:
                 return count, True
@@ -140,7 +141,7 @@ class Flush:
         by_shard: dict[Shard, list[tuple[Slot, Buffered]]] = {}
         for slot, item in self._buffer.pending():
             if slot in self._wanted and slot.sent:
-                by_shard.setdefault(Shard(slot.schema, slot.shard), []).append((slot, item))
+                by_shard.setdefault(slot.shard, []).append((slot, item))
         step = self._ledger.pace.claim
         for shard, group in by_shard.items():
             for at in range(0, len(group), step):
@@ -160,11 +161,10 @@ class Flush:
 
     def _others(self) -> None:
         """Shards into which writes went that the buffer had no room to keep."""
-        for place, version in self._left.items():
-            shard = Shard(*place)
+        for shard, version in self._left.items():
             self._persister.shard(shard)
             if self._ledger.look([shard])[0].due is None:
-                self._buffer.drained(place, version)
+                self._buffer.drained(shard, version)
 
     def _around(self) -> None:
         """The ledger is away: straight to L3."""
@@ -183,4 +183,4 @@ class Flush:
     def _remaining(self) -> int:
         pending = {slot for slot, _ in self._buffer.pending()}
         left = [slot for slot, version in self._wanted.items() if slot in pending and slot.persisted < version]
-        return len(left) + sum(1 for place in self._left if place in self._buffer.left())
+        return len(left) + sum(1 for shard in self._left if shard in self._buffer.left())

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from strata.bound import Bound
 from strata.clock import Clock
 from strata.coherence.versions import VersionClock, text
@@ -20,9 +22,11 @@ from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.writebehind.buffer import Buffered, DirtyBuffer, Slot
 from strata.writebehind.entry import Entry, version_of
-from strata.writebehind.ledger import NEVER, Answer, Handing, Ledger, Shard, Verdict, script
+from strata.writebehind.ledger import NEVER, Answer, Handing, Ledger, Verdict, script
 from strata.writebehind.parcels import GivenUpError, Packer, Parcel
+from strata.writebehind.shard import Shard
 
+ARRIVED = (Verdict.TAKEN, Verdict.THERE)
 MERGES = 4  # tries to lay a partial record over a ledger entry that others keep changing
 
 
@@ -77,13 +81,13 @@ class HandOff:
 
     def run(self) -> int:
         """Hand off everything that waits; returns how many were taken. Raises `L2UnavailableError`."""
-        taken, most = 0, self._ledger.pace.handoff_round
+        pace = self._ledger.pace
+        taken, step = 0, pace.handoff_round
         with self._lock:
-            for _ in range(1 + self._buffer.unsent // most):
-                batch = self._buffer.take(most)
-                if not batch:
-                    break
-                taken += self._send(batch)
+            for _ in range(1 + self._buffer.unsent // pace.handoff_sort):
+                batch = sorted(self._buffer.take(pace.handoff_sort), key=_shard)
+                for at in range(0, len(batch), step):
+                    taken += self._send(batch[at : at + step])
         self._metrics.count("strata_write_behind_handed_off", taken)
         return taken
 
@@ -105,7 +109,7 @@ class HandOff:
         for _ in range(MERGES):
             again: list[Parcel] = []
             for parcel, answer in self._exchange(parcels):
-                if answer.verdict in (Verdict.TAKEN, Verdict.THERE):
+                if answer.verdict in ARRIVED:
                     if answer.entry:
                         _leave_l1(parcel)
                     sent.append((parcel.slot, parcel.item.version))
@@ -161,7 +165,7 @@ class HandOff:
                 rings.add(shard)
         try:
             if not together:
-                self._put_apart([parcel for parcel, a in answered if a.verdict in (Verdict.TAKEN, Verdict.THERE)])
+                self._put_apart([parcel for parcel, a in answered if a.verdict in ARRIVED])
         finally:
             for shard in rings:
                 self.ring(shard)
@@ -190,7 +194,7 @@ class HandOff:
     def _check_epoch(self, shard: Shard, epoch: bytes) -> None:
         known = self._epochs.get(shard)
         if known is not None and known != epoch:
-            count = self._buffer.lost((shard.schema, shard.number))
+            count = self._buffer.lost(shard)
             self._log.warning("the ledger was lost; writes are handed off again", schema=shard.schema, count=count)
             self._metrics.count("strata_write_behind_ledger_lost", schema=shard.schema)
         if epoch:
@@ -232,10 +236,14 @@ class HandOff:
         self._buffer.drop(bound.name, slot.key, entry.version)
 
 
+def _shard(write: tuple[Slot, Buffered]) -> Shard:
+    return write[0].shard
+
+
 def _leave_l1(parcel: Parcel) -> None:
     # L2 refused it for a commit that is under way, whose outcome nobody may ever be told.
     parcel.bound.l1.forget(parcel.slot.key)
 
 
 def _bare(handing: Handing) -> Handing:
-    return handing._replace(l2_key="", content=b"", px=0, message=b"")
+    return replace(handing, l2_key="", content=b"", px=0, message=b"")

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from strata.errors import L2UnavailableError
 from strata.observe.log import SafeLogger
-from strata.writebehind.ledger import Ledger, Shard
+from strata.writebehind.ledger import Ledger
+from strata.writebehind.shard import Shard
 
 RENEWALS = 4  # looks at what is held in the time of one lease
 

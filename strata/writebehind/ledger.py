@@ -14,35 +14,16 @@ from collections.abc import Callable, Collection, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+import msgspec
+
 from strata.l2.client import RedisServer
 from strata.l2.script import Script, load
-from strata.shards import SHARDS
 from strata.writebehind.pace import Pace
+from strata.writebehind.shard import Shard, shards_of
 
 ANY = "*"
 NEVER = "-"  # to be told what became of the key, without being taken
 _BURIAL = ("dirty", "due", "claims", "floor0", "floor1", "dead", "deaths", "graves", "untold")
-
-
-class Shard(NamedTuple):
-    """One shard of a schema's ledger."""
-
-    schema: str
-    number: int
-
-    def key(self, name: str) -> str:
-        """The Redis key of one of its parts."""
-        return f"strata:{{{self.schema}:{self.number}}}:{name}"
-
-    def keys(self, *names: str) -> list[str]:
-        """The Redis keys of some of its parts."""
-        head = f"strata:{{{self.schema}:{self.number}}}:"
-        return [head + name for name in names]
-
-
-def shards_of(schema: str) -> list[Shard]:
-    """All shards of a schema."""
-    return [Shard(schema, number) for number in range(SHARDS)]
 
 
 class Verdict(enum.Enum):
@@ -57,7 +38,7 @@ class Verdict(enum.Enum):
     FULL = "!"
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """A verdict with the version, or the entry, that it is about."""
 
     verdict: Verdict
@@ -65,7 +46,7 @@ class Answer(NamedTuple):
     entry: bytes = b""
 
 
-class Handing(NamedTuple):
+class Handing(msgspec.Struct, frozen=True, gc=False):
     """One record on its way into the ledger, and into L2 where `l2_key` is not empty.
 
     `expected` is the version that the ledger must hold for it to be taken: ANY, "" for none, NEVER.
@@ -88,7 +69,7 @@ class Taken(NamedTuple):
     answers: list[Answer]
 
 
-class Claimed(NamedTuple):
+class Claimed(msgspec.Struct, frozen=True, gc=False):
     """An entry leased to this worker, with what its earlier claims ended in."""
 
     key_text: str
@@ -135,7 +116,8 @@ class Ledger:
 
     def reset_tokens(self) -> None:
         """Start a new series of tokens, which no other process or thread can repeat."""
-        self._series = f"{os.getpid():x}.{os.urandom(6).hex()}."
+        # So long that a claim, with its version, has more than 64 bytes: see WIDE in the scripts.
+        self._series = f"{os.getpid():08x}.{os.urandom(16).hex()}."
         self._numbers = itertools.count()  # next() is atomic under the GIL and on free-threaded builds
 
     def token(self) -> str:
@@ -160,16 +142,18 @@ class Ledger:
         answers = self.server.run_many(_scripts["handoff"], calls)
         return [Taken(epoch, bool(ring), [_answer(raw) for raw in rest]) for epoch, ring, *rest in answers]
 
-    def claim(self, shard: Shard, token: str, keys: Sequence[str] = (), *, answer_bell: bool = False) -> list[Claimed]:
+    def claim(self, shard: Shard, token: str, keys: Sequence[str] = ()) -> list[Claimed]:
         """Lease what is due; or those of `keys` that are pending, whoever holds them.
 
-        `answer_bell`: somebody came; what is handed off from now on rings again.
+        Whoever is given what is due comes back for more: until nothing is, what is handed off need not ring.
         """
         pace = self.pace
-        args = [token, pace.claim, pace.claim_bytes, round(pace.lease * 1000), *keys]
-        names = ("dirty", "due", "claims", "bell") if answer_bell else ("dirty", "due", "claims")
-        flat = self.server.run(_scripts["claim"], shard.keys(*names), args)
-        return [Claimed(flat[at].decode(), *flat[at + 1 : at + 5]) for at in range(0, len(flat), 5)]
+        args = [token, pace.claim, pace.claim_bytes, round(pace.lease * 1000), round(pace.at_it * 1000), *keys]
+        flat = self.server.run(_scripts["claim"], shard.keys("dirty", "due", "claims", "bell"), args)
+        return [
+            Claimed(key.decode(), entry, *map(int, counts.split(b":"))) if counts else Claimed(key.decode(), entry)
+            for key, entry, counts in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+        ]
 
     def renew(self, shard: Shard, token: str, keys: Sequence[str]) -> int:
         """Hold claims for another lease; returns how many of them are still this token's."""
@@ -249,6 +233,10 @@ class Ledger:
         """Whether the doorbell of the shard is to be rung, since no ring is under way."""
         return self.mark(shard.key("bell"), "1", self.pace.bell, new=True)
 
+    def leave(self, shard: Shard) -> None:
+        """Whoever claimed does not come back for more: what is handed off from now on rings again."""
+        self.server.execute("DEL", shard.key("bell"))
+
     def mark(self, key: str, value: str, seconds: float, *, new: bool = False) -> bool:
         """Set a small key for some seconds, even on a Redis that is out of memory; `new`: only where there is none.
         Returns whether it was set."""
@@ -276,8 +264,14 @@ def script(name: str) -> Script:
     return _scripts[name]
 
 
+_TAKEN = Answer(Verdict.TAKEN)
+_VERDICTS = {verdict.value.encode(): verdict for verdict in Verdict}
+
+
 def _answer(raw: bytes) -> Answer:
-    verdict = Verdict(raw[:1].decode())
+    if raw == b"+":  # nearly always
+        return _TAKEN
+    verdict = _VERDICTS[raw[:1]]
     if verdict in (Verdict.PERSISTED, Verdict.NEWER):
         return Answer(verdict, int(raw[1:]))
     return Answer(verdict, 0, raw[1:])

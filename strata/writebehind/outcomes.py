@@ -18,16 +18,16 @@ from strata.bound import Bound
 from strata.errors import WriteBehindMaxRetryError
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
-from strata.shards import shard_of
 from strata.writebehind.buffer import DirtyBuffer
-from strata.writebehind.ledger import Ledger, Shard, script
+from strata.writebehind.ledger import Ledger, script
+from strata.writebehind.shard import home_of
 
 WAITING = "strata:{outcomes}:waiting"
 TOLD_SECONDS = 7 * 86_400
 PAGE = 100  # reports a round trip
 
 
-class Persisted(msgspec.Struct, frozen=True, array_like=True):
+class Persisted(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """L3 has this version of the key, or, where it is `changed`, that version with other columns than were written."""
 
     key_text: str
@@ -225,7 +225,7 @@ def _list(instance: str) -> str:
 
 
 def _told(schema: str, failure: Failed) -> str:
-    return Shard(schema, shard_of(failure.key_text)).key(f"told:{failure.version}")
+    return home_of(schema, failure.key_text).key(f"told:{failure.version}")
 
 
 def _pairs(flat: Sequence[Any]) -> list[tuple[bytes, float]]:

@@ -16,6 +16,7 @@ class Pace:
 
     lease: float = 15.0  # for which a worker holds what it claimed, and has not renewed
     bell: float = 5.0  # after which a doorbell that nobody answered may be rung again
+    at_it: float = 1.0  # after which it may also be rung where somebody came, and has not come back for more
     poll: float = 0.1  # between looks at the outcomes, while some are awaited
     sweep: float = 1.0  # between looks at the oldest due times
     overdue: float = 1.0  # after which a due entry's doorbell counts as lost
@@ -30,6 +31,7 @@ class Pace:
     outcomes_kept: int = 86_400
     handoff: int = 250  # records a script: a longer one keeps a single-threaded Redis from everybody else
     handoff_round: int = 2_000  # records a round trip, so that it ends within a time-out
+    handoff_sort: int = 8_000  # records that are sent shard by shard, so that workers find many of one shard at once
     claim: int = 1_000  # records a transaction
     claim_bytes: int = 4 << 20
     most: int = 62_500  # entries of one shard (a million a schema); beyond it the ledger counts as full

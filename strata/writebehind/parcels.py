@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from strata.bound import Bound
 from strata.clock import Clock
 from strata.coherence.messages import Announcer
 from strata.coherence.messages import Op as Said
 from strata.coherence.versions import NODE_BITS, text
-from strata.shards import shard_of
 from strata.writebehind.buffer import Buffered, Slot
 from strata.writebehind.entry import Entry, Op, decode
-from strata.writebehind.ledger import ANY, NEVER, Handing, Shard
+from strata.writebehind.ledger import ANY, NEVER, Handing
+from strata.writebehind.shard import Shard
 
 
-@dataclass(slots=True)
-class Parcel:
-    """A write on its way; never changed."""
+class Parcel(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """A write on its way."""
 
     slot: Slot
     item: Buffered
@@ -41,11 +42,9 @@ class Packer:
 
     def address(self, slot: Slot, item: Buffered, row: bytes = b"") -> tuple[Shard, Entry]:
         """Where a write goes, and its entry."""
-        if slot.shard < 0:
-            slot.shard = shard_of(slot.key_text)
         op = Op.DELETE if item.record is None else Op.PARTIAL if item.partial else Op.SET
         entry = Entry(item.version, op, int(self._clock.wall() * 1000), self._announcer.source, row)
-        return Shard(slot.schema, slot.shard), entry
+        return slot.shard, entry
 
     def entry(self, bound: Bound, slot: Slot) -> Entry:
         """The entry of the write that the slot holds now."""
@@ -71,22 +70,22 @@ class Packer:
         bound, record = parcel.bound, parcel.item.record
         own = _row(bound, record)
         if not raw:
-            return self._again(parcel, parcel.entry._replace(op=Op.PARTIAL, row=own), None, "")
+            return self._again(parcel, replace(parcel.entry, op=Op.PARTIAL, row=own), None, "")
         base = decode(raw)
         if base.op is Op.DELETE:
             raise GivenUpError("some columns were not loaded, and the record was deleted")
         if base.version > parcel.entry.version:
             version = ((base.version >> NODE_BITS) + 1) << NODE_BITS | node
             op = Op.PARTIAL if parcel.item.partial else Op.SET
-            return self._merged(parcel, parcel.entry._replace(version=version, op=op), own, base)
-        return self._merged(parcel, parcel.entry._replace(op=base.op), base.row, base._replace(row=own))
+            return self._merged(parcel, replace(parcel.entry, version=version, op=op), own, base)
+        return self._merged(parcel, replace(parcel.entry, op=base.op), base.row, replace(base, row=own))
 
     def _merged(self, parcel: Parcel, entry: Entry, under: bytes, base: Entry) -> Parcel:
         """A parcel of `entry`, with the columns of `under` and those of the row of `base` over them."""
         bound = parcel.bound
         columns = _columns(bound, under) | _columns(bound, base.row)
         names, values = tuple(columns), tuple(columns.values())
-        entry = entry._replace(row=bound.plan.pack_row(values, names))
+        entry = replace(entry, row=bound.plan.pack_row(values, names))
         whole = bound.plan.from_row(values, bound.cipher, names) if entry.op is Op.SET else None
         return self._again(parcel, entry, whole, text(base.version))
 

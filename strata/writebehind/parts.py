@@ -31,11 +31,12 @@ from strata.writebehind.flusher import CHORES, Flusher
 from strata.writebehind.handoff import HandOff, Route
 from strata.writebehind.holder import Holder
 from strata.writebehind.journal import Journal
-from strata.writebehind.ledger import Ledger, Shard
+from strata.writebehind.ledger import Ledger
 from strata.writebehind.outcomes import Outcomes
 from strata.writebehind.parcels import Packer
 from strata.writebehind.replay import Replay
 from strata.writebehind.settle import Settler
+from strata.writebehind.shard import Shard
 from strata.writebehind.undertaker import Blame, Undertaker
 from strata.writebehind.watch import Watch
 
@@ -166,7 +167,7 @@ class Parts:
 
     def drain(self, shard: Shard) -> int:
         """Persist what is due in a shard, in the fleet's place, and this process's own writes that were overtaken."""
-        overtaken = self.buffer.overtaken((shard.schema, shard.number))
+        overtaken = self.buffer.overtaken(shard)
         if overtaken:
             self.direct.overtaken(self._shared.schemas[shard.schema], overtaken)
         return self._persist(shard, None)

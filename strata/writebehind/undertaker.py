@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from strata.bound import Bound
@@ -15,8 +15,9 @@ from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.writebehind.deadletters import Letter, decode_letter, encode_letter
 from strata.writebehind.entry import Entry, decode
-from strata.writebehind.ledger import Ledger, Shard, shards_of
+from strata.writebehind.ledger import Ledger
 from strata.writebehind.outcomes import Failed, Outcomes, Report
+from strata.writebehind.shard import Shard, shards_of
 
 SETTLED_MS = 10_000  # after which a burial that was not made known will not be by whoever began it
 
@@ -85,7 +86,7 @@ class Undertaker:
                         count += 1
         return count
 
-    def _untold(self, shards: list[Shard]) -> list[list[bytes]]:
+    def _untold(self, shards: Sequence[Shard]) -> list[list[bytes]]:
         return self._ledger.server.pipeline([("HKEYS", shard.key("untold")) for shard in shards])
 
     def _make_known(self, bound: Bound, shard: Shard, letter: Letter, entry: Entry) -> None:

@@ -16,8 +16,9 @@ from strata.writebehind.buffer import Buffered, DirtyBuffer, Slot
 from strata.writebehind.doorbell import Doorbell
 from strata.writebehind.errands import Errands
 from strata.writebehind.handoff import HandOff
-from strata.writebehind.ledger import Fate, Ledger, Shard, shards_of
+from strata.writebehind.ledger import Fate, Ledger
 from strata.writebehind.outcomes import Outcomes
+from strata.writebehind.shard import Shard, shards_of
 from strata.writebehind.undertaker import Undertaker
 
 FLEET = "strata:{fleet}:alive"
@@ -89,7 +90,7 @@ class Watch:
 
     def own(self) -> None:
         """Look after the shards in which writes of this process are pending."""
-        self.look_after([Shard(*place) for place in self._buffer.kept_in()])
+        self.look_after(list(self._buffer.kept_in()))
 
     def everything(self) -> int:
         """Look after the whole ledger, unless somebody else just did; returns how many shards were overdue."""
@@ -132,7 +133,7 @@ class Watch:
         """Settle the writes of which the ledger knows the end; those that it does not know are handed off again."""
         by_shard: dict[Shard, list[tuple[Slot, Buffered]]] = {}
         for slot, item in waiting:
-            by_shard.setdefault(Shard(slot.schema, slot.shard), []).append((slot, item))
+            by_shard.setdefault(slot.shard, []).append((slot, item))
         asked = [(shard, [slot.key_text for slot, _ in group]) for shard, group in by_shard.items()]
         for group, fates in zip(by_shard.values(), self._ledger.probe(asked), strict=True):
             for (slot, item), fate in zip(group, fates, strict=True):
@@ -143,10 +144,10 @@ class Watch:
         if fate.persisted >= item.version:
             self._outcomes.persisted(bound, [(slot.key, fate.persisted)])
         elif item.version in fate.dead:
-            self._undertaker.learn(bound, Shard(slot.schema, slot.shard), item.version)
+            self._undertaker.learn(bound, slot.shard, item.version)
         elif slot.given_up >= item.version:
             self._buffer.drop(slot.schema, slot.key, item.version)  # its dead letter was seen to already
         elif fate.pending < item.version and slot.overtaken:
-            self._drainer.add(Shard(slot.schema, slot.shard))
+            self._drainer.add(slot.shard)
         elif fate.pending < item.version:
             self._buffer.again(slot, item.version)

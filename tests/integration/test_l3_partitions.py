@@ -6,11 +6,12 @@ import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import pytest
+from msgspec.structs import replace
 
 import strata
 from strata import UNLOADED, Index, PostgresPolicy, Q, Schema

@@ -23,7 +23,7 @@ from strata import (
     WriteBehindMaxRetryError,
 )
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
-from strata.writebehind.ledger import Shard
+from strata.writebehind.shard import Shard, home_of
 from tests.behind import Errors, client, deferred, hand_off, idle, paced, persist, rows, run
 from tests.models import Note
 from tests.stores import MakeStore, stores, sure
@@ -262,8 +262,7 @@ def test_a_record_that_keeps_ending_its_worker_is_found_alone_and_buried(make: M
     hand_off(store)
     behind = store._wiring.writebehind()
     ledger, poison = behind._ledger, "7"
-    from_shard = next(slot.shard for slot, _ in behind._parts.buffer.pending() if slot.key_text == poison)
-    shard = Shard("note", from_shard)
+    shard = home_of("note", poison)
 
     def work() -> bool:
         """A worker that dies of the record: it neither finishes nor releases what it has claimed with it."""

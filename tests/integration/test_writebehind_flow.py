@@ -11,7 +11,7 @@ import pytest
 
 import strata
 from strata import UNLOADED, DataStore, Durability, FlushTimeoutError, NotFoundError
-from strata.writebehind.ledger import Shard
+from strata.writebehind.shard import Shard
 from tests.behind import Errors, client, comes_after, deferred, hand_off, idle, paced, persist, rows, run
 from tests.models import Account, Note, Player
 from tests.stores import MakeStore, sure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from strata.l2.address import connect
 from strata.l2.client import RedisServer
 from strata.policies import L2PoolConfig
 from strata.writebehind.entry import Entry, Op, decode
-from strata.writebehind.ledger import Answer, Fate, Handing, Ledger, Release, Shard, Verdict
+from strata.writebehind.ledger import Answer, Fate, Handing, Ledger, Release, Verdict
 from strata.writebehind.pace import Pace
+from strata.writebehind.shard import Shard
 from tests.support import wait_until
 
 SHARD = Shard("things", 3)
@@ -139,11 +141,42 @@ def test_a_full_shard_takes_newer_writes_of_its_keys_only(make: MakeLedger) -> N
     assert put(ledger, "a", 3).verdict is Verdict.TAKEN
 
 
+def rings(ledger: Ledger, key: str) -> bool:
+    return ledger.hand_off([(SHARD, [Handing(key, entry(1).encode())])], "c")[0].ring
+
+
 def test_the_bell_is_rung_once_while_a_ring_is_under_way(ledger: Ledger) -> None:
-    rings = [ledger.hand_off([(SHARD, [Handing(key, entry(1).encode())])], "c")[0].ring for key in "abc"]
-    assert rings == [True, False, False]
-    ledger.claim(SHARD, ledger.token(), answer_bell=True)
-    assert ledger.hand_off([(SHARD, [Handing("d", entry(1).encode())])], "c")[0].ring
+    assert [rings(ledger, key) for key in "abc"] == [True, False, False]
+
+
+def test_the_bell_is_not_rung_for_whoever_comes_back_until_nothing_is_due(ledger: Ledger) -> None:
+    rings(ledger, "a")
+    assert [item.key_text for item in ledger.claim(SHARD, ledger.token())] == ["a"]
+    assert not rings(ledger, "b")
+    assert [item.key_text for item in ledger.claim(SHARD, ledger.token())] == ["b"]
+    assert ledger.claim(SHARD, ledger.token()) == []
+    assert rings(ledger, "c")
+
+
+def test_the_bell_is_rung_again_where_who_claimed_has_left(ledger: Ledger) -> None:
+    rings(ledger, "a")
+    ledger.claim(SHARD, ledger.token())
+    ledger.leave(SHARD)
+    assert rings(ledger, "b")
+
+
+def test_the_bell_is_rung_again_where_who_claimed_does_not_come_back(make: MakeLedger) -> None:
+    ledger = make(at_it=0.05)
+    rings(ledger, "a")
+    ledger.claim(SHARD, ledger.token())
+    others = map(str, count())
+    wait_until(lambda: rings(ledger, next(others)))
+
+
+def test_who_seizes_keys_answers_no_bell(ledger: Ledger) -> None:
+    rings(ledger, "a")
+    ledger.claim(SHARD, ledger.token(), ["a"])
+    assert not rings(ledger, "b")
 
 
 def test_the_epoch_stays_until_the_ledger_is_lost(ledger: Ledger, raw: Any) -> None:
@@ -327,6 +360,6 @@ def test_nothing_is_left_of_a_write_that_went_its_way_but_its_floor(ledger: Ledg
     put(ledger, "a", 1)
     claimed(ledger)
     ledger.done([(SHARD, [("a", 1)])])
-    ledger.claim(SHARD, ledger.token(), answer_bell=True)
+    ledger.claim(SHARD, ledger.token())
     names = {key.decode().rsplit(":", 1)[1].rstrip("01") for key in raw.keys("*")}
     assert names == {"epoch", "floor"}

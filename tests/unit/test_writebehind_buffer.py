@@ -9,6 +9,7 @@ import pytest
 
 from strata.clock import ManualClock
 from strata.writebehind.buffer import Buffered, DirtyBuffer, Own
+from strata.writebehind.shard import home_of
 
 
 class Buffer:
@@ -35,7 +36,6 @@ class Buffer:
     def hand_off(self) -> list[tuple[str, int]]:
         batch = self.buffer.take(1000)
         for slot, item in batch:
-            slot.shard = 0
             self.buffer.sent([(slot, item.version)], self.clock.monotonic())
         return [(slot.key_text, item.version) for slot, item in batch]
 
@@ -139,9 +139,9 @@ def test_a_full_buffer_lets_go_of_what_is_safe_in_the_ledger_and_goes_on_waiting
     assert not dirty.put("c", 3, {}).room
     dirty.hand_off()
     assert dirty.put("c", 3, {}).room
-    assert dirty.buffer.left() == {("things", 0): 1}
+    assert dirty.buffer.left() == {home_of("things", "a"): 1}
     assert len(dirty.buffer) == 3
-    dirty.buffer.drained(("things", 0), 1)
+    dirty.buffer.drained(home_of("things", "a"), 1)
     assert dirty.buffer.left() == {} and len(dirty.buffer) == 2
 
 
@@ -156,7 +156,7 @@ def test_when_the_ledger_was_lost_everything_kept_is_handed_off_again(dirty: Buf
     dirty.put("b", 2, {})
     dirty.hand_off()
     dirty.buffer.confirm("things", [("a", 1)])
-    assert dirty.buffer.lost(("things", 0)) == 1
+    assert dirty.buffer.lost(home_of("things", "b")) == 1
     assert dirty.hand_off() == [("b", 2)]
 
 

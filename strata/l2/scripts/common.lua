@@ -68,11 +68,10 @@ local function spoil(key, raw)
   end
 end
 
--- Put a pending value, or tombstone, of a write-behind write that the ledger has accepted. Creates the key; an
--- intent that it meets is spoiled, not replaced. An empty content (a partial record) only removes what is older.
--- Returns whether it met an intent.
-local function pend(key, version, content, px)
-  local raw = redis.call('GET', key)
+-- Put a pending value, or tombstone, of a write-behind write that the ledger has accepted, where the key holds `raw`.
+-- Creates the key; an intent that it meets is spoiled, not replaced. An empty content (a partial record) only removes
+-- what is older. Returns whether it met an intent.
+local function pend(key, raw, version, content, px)
   local k = kind(raw)
   if k == 'I' then spoil(key, raw) return true end
   if holds_version(raw) and not older(version_of(raw), version) then return false end

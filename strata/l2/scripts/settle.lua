@@ -3,23 +3,26 @@
 -- differs. Never creates a key; removes a lease, spoils an intent, removes what is older than L3.
 -- KEYS  the records' keys
 -- ARGV  1 channel; then for each key: L3's version, new content ('' = as it is), px, message (said if changed)
+local call = redis.call
+get_even_if_full(KEYS[1])
+local held = call('MGET', unpack(KEYS))
 for i, key in ipairs(KEYS) do
   local at = 1 + (i - 1) * 4
   local version, content, px, message = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local raw = get_even_if_full(key)
+  local raw = held[i]
   local k = kind(raw)
   if k == 'L' then
-    redis.call('DEL', key)
+    call('DEL', key)
   elseif k == 'I' then
     spoil(key, raw)
-  elseif raw and older(version_of(raw), version) then
-    redis.call('DEL', key)
   elseif raw and version_of(raw) == version then
     if content ~= '' then
       store(key, content, px)
     elseif is_pending(raw) then
-      redis.call('SET', key, string.sub(raw, 1, 23) .. 's' .. string.sub(raw, 25), 'KEEPTTL')
+      call('SETRANGE', key, 23, 's')
     end
+  elseif raw and older(version_of(raw), version) then
+    call('DEL', key)
   end
   say(ARGV[1], message)
 end

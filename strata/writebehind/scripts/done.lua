@@ -15,7 +15,7 @@ local known = floors(KEYS[4], KEYS[5], keys)
 local gone, up = {}, {}
 for i, key in ipairs(keys) do
   local version, entry = ARGV[3 * i - 1], entries[i]
-  if entry and not older(version, version_of(entry)) then
+  if entry and (version_of(entry) == version or not older(version, version_of(entry))) then
     gone[#gone + 1] = key
   elseif entry then
     -- A newer write came meanwhile: it is due now, unless another worker has taken it up already.

@@ -11,21 +11,23 @@
 -- where L2 holds a synchronous writer's intent instead, '<' and a version that L3 has, '>' and the newer version that is
 -- pending, '?' and the pending entry that was not expected, or that is newer but carries some columns only, '!' full.
 local dirty, due, claims = KEYS[1], KEYS[2], KEYS[3]
-local now = now_ms()
+local call, now = redis.call, now_ms()
+local at_once = whole(now)
 if ARGV[6] ~= '0' and now > tonumber(ARGV[6]) then return redis.error_reply('LATE the caller has gone another way') end
 local n = (#ARGV - 6) / 6
 local keys = {}
 for i = 1, n do keys[i] = ARGV[6 * i + 1] end
-local entries = redis.call('HMGET', dirty, unpack(keys))
+local entries = call('HMGET', dirty, unpack(keys))
 local known = floors(KEYS[4], KEYS[5], keys)
-local room = tonumber(ARGV[3]) - redis.call('HLEN', dirty)
+local room = tonumber(ARGV[3]) - call('HLEN', dirty)
+local in_l2 = ARGV[4] == '1' and call('MGET', unpack(KEYS, 8))
 
 local function again_due(key)
   -- A held claim, of whatever version, keeps its time: its holder, or the end of its lease, makes the key due.
   -- A pause after a failure ends, since the failure was that of another version.
-  local held = redis.call('HGET', claims, key)
+  local held = call('HGET', claims, key)
   if held and string.match(held, '^%d+:([^:]+):') ~= '-' then return false end
-  return tonumber(redis.call('ZSCORE', due, key) or now + 1) > now
+  return tonumber(call('ZSCORE', due, key) or now + 1) > now
 end
 
 local answers, puts, dues = {}, {}, {}
@@ -51,10 +53,10 @@ for i = 1, n do
       if string.sub(old, 26, 38) < string.sub(entry, 26, 38) then
         entry = string.sub(entry, 1, 25) .. string.sub(old, 26, 38) .. string.sub(entry, 39)
       end
-      if again_due(key) then dues[#dues + 1] = whole(now) dues[#dues + 1] = key end
+      if again_due(key) then dues[#dues + 1] = at_once dues[#dues + 1] = key end
     else
       room = room - 1
-      dues[#dues + 1] = whole(now)
+      dues[#dues + 1] = at_once
       dues[#dues + 1] = key
     end
     puts[#puts + 1] = key
@@ -62,23 +64,23 @@ for i = 1, n do
     answers[i] = '+'
   end
 end
-if #puts > 0 then redis.call('HSET', dirty, unpack(puts)) end
-if #dues > 0 then redis.call('ZADD', due, unpack(dues)) end
+if #puts > 0 then call('HSET', dirty, unpack(puts)) end
+if #dues > 0 then call('ZADD', due, unpack(dues)) end
 
 for i = 1, n do
   local at, met = 6 * i + 1, false
-  if ARGV[4] == '1' and (answers[i] == '+' or answers[i] == '=') then
-    met = pend(KEYS[7 + i], version_of(ARGV[at + 1]), ARGV[at + 3], ARGV[at + 4])
+  if in_l2 and (answers[i] == '+' or answers[i] == '=') then
+    met = pend(KEYS[7 + i], in_l2[i], version_of(ARGV[at + 1]), ARGV[at + 3], ARGV[at + 4])
   end
   if answers[i] == '+' then say(ARGV[5], ARGV[at + 5]) end
   if met then answers[i] = answers[i] .. 'I' end
 end
 
-local epoch = redis.call('GET', KEYS[6])
+local epoch = call('GET', KEYS[6])
 if not epoch then
   epoch = ARGV[1]
-  redis.call('SET', KEYS[6], epoch)
+  call('SET', KEYS[6], epoch)
 end
 local ring = 0
-if #dues > 0 and redis.call('SET', KEYS[7], '1', 'NX', 'PX', ARGV[2]) then ring = 1 end
+if #dues > 0 and call('SET', KEYS[7], '1', 'NX', 'PX', ARGV[2]) then ring = 1 end
 return { epoch, ring, unpack(answers) }
