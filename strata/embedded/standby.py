@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from psycopg import sql
 
 from strata.embedded.postgres import EmbeddedPostgres
 from strata.errors import StrataError
+
+HELD_UP = "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'startup' AND wait_event = 'RecoveryApplyDelay'"
 
 
 class EmbeddedStandby(EmbeddedPostgres):
@@ -36,10 +39,23 @@ class EmbeddedStandby(EmbeddedPostgres):
         self._delay = delay
 
     def lag(self, delay: float) -> None:
-        """Apply from now on `delay` seconds late, 0 for at once. Raises `psycopg.Error`."""
+        """Apply from now on `delay` seconds late, 0 for at once. Raises `psycopg.Error`, and `TimeoutError` if it takes
+        longer than 30 s to come into force."""
         with psycopg.connect(self.dsn, autocommit=True) as conn:
             conn.execute(sql.SQL("ALTER SYSTEM SET recovery_min_apply_delay = {}").format(_milliseconds(delay)))
             conn.execute("SELECT pg_reload_conf()")
+            if delay:
+                self._wait_held_up(conn)
+
+    def _wait_held_up(self, conn: psycopg.Connection) -> None:
+        # The process that applies reads its settings when it comes to it; then it is seen to wait for a commit's time.
+        deadline = time.monotonic() + 30.0
+        with psycopg.connect(self._primary.dsn, autocommit=True) as primary:
+            while not conn.execute(HELD_UP).fetchone():
+                if time.monotonic() >= deadline:
+                    raise TimeoutError("the delay of the standby did not come into force within 30 s")
+                primary.execute("SELECT pg_current_xact_id()")
+                time.sleep(0.02)
 
     def _initdb(self) -> None:
         command = [str(self._bin / "pg_basebackup"), "-D", str(self._data), "-d", self._primary.dsn, "-R", "-c", "fast"]
