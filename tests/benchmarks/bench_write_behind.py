@@ -8,7 +8,6 @@ message, the first row) until PostgreSQL has the last record.
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import tempfile
 import time
@@ -26,7 +25,7 @@ from strata.embedded import THROWAWAY, EmbeddedPostgres, EmbeddedValkey
 from strata.writebehind.broker import celery_app
 from tests.benchmarks.harness import Pass, Row, Target, calling, measure, row
 from tests.benchmarks.options import Options
-from tests.benchmarks.record import BY_HAND, COLUMNS, NAME, TASK, VALUES, Record, record_schema
+from tests.benchmarks.record import BY_HAND, COLUMNS, NAME, TASK, VALUES, Record, record_schema, row_of
 from tests.fleet import Worker, environment
 from tests.support import wait_until
 
@@ -107,7 +106,7 @@ def _task_a_record(bench: Bench, count: int) -> float:
     began = time.perf_counter()
     with bench.app.producer_or_acquire() as producer:
         for id in ids:
-            bench.app.send_task(TASK, args=(_row(Record(id)), id), queue=TASK, producer=producer, ignore_result=True)
+            bench.app.send_task(TASK, args=(row_of(Record(id)), id), queue=TASK, producer=producer, ignore_result=True)
     return count / _until(bench, "by_hand", ids, began)
 
 
@@ -120,16 +119,9 @@ def _copy_by_hand(bench: Bench, count: int) -> float:
             cursor.execute("CREATE TEMP TABLE IF NOT EXISTS batch (LIKE by_hand) ON COMMIT DELETE ROWS")
             with cursor.copy(f"COPY batch ({COLUMNS}, _strata_version) FROM STDIN") as copy:
                 for id in ids[at : at + BATCH]:
-                    copy.write_row([*_row(Record(id)), id])
+                    copy.write_row([*row_of(Record(id)), id])
             cursor.execute(BY_HAND.replace(VALUES, f"SELECT {COLUMNS}, _strata_version FROM batch"))
     return count / (time.perf_counter() - began)
-
-
-def _row(record: Record) -> list[Any]:
-    return [
-        record.id, record.name, record.email, record.level, record.score, record.active, record.region,
-        record.created.isoformat(), record.updated.isoformat(), json.dumps(record.extra),
-    ]  # fmt: skip
 
 
 def _until(bench: Bench, table: str, ids: Sequence[int], began: float) -> float:
@@ -158,7 +150,7 @@ def _cost_of_set(bench: Bench, options: Options, folder: Path) -> list[Row]:
         def upsert(_: int) -> None:
             record = Record(next(_ids))
             with pool.connection() as conn:
-                conn.execute(BY_HAND, [*_row(record), record.id])
+                conn.execute(BY_HAND, [*row_of(record), record.id])
 
         timings = measure(candidates | {"upsert": calling(upsert)}, range(50), options.rounds(40))
         targets = {Durability.MEMORY: Target(0.01, 0.005), Durability.JOURNAL: Target(0.02)}

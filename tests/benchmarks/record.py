@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from strata import MemPolicy, PostgresPolicy, PrimaryKey, RedisPolicy, Schema, WriteMode
 
 NAME = "records"
+TTL = 600  # seconds in L2
 COLUMNS = "id, name, email, level, score, active, region, created, updated, extra"
 VALUES = f"VALUES ({', '.join(['%s'] * 11)})"
 BY_HAND = (
@@ -37,13 +39,23 @@ class Record:
     extra: dict[str, int] = field(default_factory=lambda: {"wins": 3, "losses": 4})
 
 
-def record_schema() -> Schema[Record]:
-    """In all tiers, written behind."""
+def record_schema(
+    mode: WriteMode = WriteMode.WRITE_BEHIND, *, name: str = NAME, l2: bool = True, l3: bool = True
+) -> Schema[Record]:
+    """In all tiers, or in L1 and one of the others."""
     return Schema(
         Record,
-        name=NAME,
+        name=name,
         l1=MemPolicy(ttl=600, max_entries=0),
-        l2=RedisPolicy(ttl=600),
-        l3=PostgresPolicy(),
-        write_mode=WriteMode.WRITE_BEHIND,
+        l2=RedisPolicy(ttl=TTL) if l2 else None,
+        l3=PostgresPolicy() if l3 else None,
+        write_mode=mode,
     )
+
+
+def row_of(record: Record) -> list[Any]:
+    """The values of its columns, as psycopg takes them."""
+    return [
+        record.id, record.name, record.email, record.level, record.score, record.active, record.region,
+        record.created.isoformat(), record.updated.isoformat(), json.dumps(record.extra),
+    ]  # fmt: skip

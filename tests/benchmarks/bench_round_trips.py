@@ -1,0 +1,178 @@
+"""Single operations that leave the process, each beside what one would write by hand with redis-py and psycopg.
+
+Client and servers share one core: otherwise the time in which an idle core wakes up, 50 to 90 us, hides all else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import msgspec
+import redis
+from psycopg.rows import class_row
+from psycopg_pool import ConnectionPool
+
+from strata import Config, DataStore, WriteMode
+from strata.embedded import THROWAWAY, EmbeddedPostgres, EmbeddedValkey
+from tests.benchmarks.harness import Pass, Row, Target, calling, measure, row
+from tests.benchmarks.options import Options
+from tests.benchmarks.record import BY_HAND, COLUMNS, NAME, TTL, Record, record_schema, row_of
+from tests.stores import sure
+
+CALLS = 50  # a pass
+MANY = 100  # keys of one get_many
+SELECT = f"SELECT {COLUMNS} FROM by_hand WHERE id = %s"
+
+
+def run(options: Options) -> list[Row]:
+    rounds = options.rounds(60)
+    with ExitStack() as stack:
+        stack.enter_context(_one_core())
+        postgres = stack.enter_context(EmbeddedPostgres(settings=THROWAWAY))
+        valkey = stack.enter_context(EmbeddedValkey())
+        store = stack.enter_context(DataStore(Config(postgres_dsn=postgres.dsn, redis_addr=valkey.addr)))
+        store.register(record_schema(WriteMode.WRITE_THROUGH))
+        store.migrate()
+        kwargs = {"autocommit": True, "prepare_threshold": 0}
+        pool = stack.enter_context(ConnectionPool(postgres.dsn, min_size=1, kwargs=kwargs))
+        hand = ByHand(stack.enter_context(redis.Redis(port=valkey.port)), pool)
+        ids = itertools.count(1)
+        store.set(NAME, 0, Record(0))
+        sure(store)
+        return [
+            *_hits(store, hand, rounds),
+            *_many(store, hand, rounds),
+            *_misses(store, hand, ids, rounds),
+            *_sets(store, hand, ids, rounds),
+        ]
+
+
+class ByHand:
+    """The same in the words of redis-py and psycopg, over `by_hand`, a table like the store's."""
+
+    def __init__(self, client: redis.Redis, pool: ConnectionPool) -> None:
+        self.client = client
+        self._pool = pool
+        self._encode = msgspec.json.Encoder().encode
+        self._decode = msgspec.json.Decoder(Record).decode
+        with pool.connection() as conn:
+            conn.execute(f"CREATE TABLE by_hand (LIKE {NAME} INCLUDING ALL)")
+
+    def put(self, record: Record) -> None:
+        """Into Redis alone."""
+        self.client.set(f"hand:{record.id}", self._encode(record), ex=TTL)
+
+    def insert(self, table: str, ids: Sequence[int]) -> None:
+        """Rows that no cache knows."""
+        with self._pool.connection() as conn, conn.cursor() as cursor:
+            sql = BY_HAND.replace("by_hand", table)
+            cursor.executemany(sql, [[*row_of(Record(id)), id] for id in ids])
+
+    def hit(self, id: int) -> Record:
+        """GET and decode."""
+        data: Any = self.client.get(f"hand:{id}")
+        return self._decode(data)
+
+    def hit_many(self, ids: Sequence[int]) -> list[Record]:
+        """MGET and decode."""
+        found: Any = self.client.mget([f"hand:{id}" for id in ids])
+        return [self._decode(data) for data in found]
+
+    def miss(self, id: int) -> Record:
+        """GET, SELECT, SET."""
+        if self.client.get(f"hand:{id}") is None:
+            with self._pool.connection() as conn, conn.cursor(row_factory=class_row(Record)) as cursor:
+                record = cursor.execute(SELECT, [id]).fetchone()
+            assert record is not None
+            self.put(record)
+            return record
+        raise AssertionError("it must not be in Redis yet")
+
+    def upsert(self, id: int) -> None:
+        """One prepared upsert in a transaction of its own."""
+        with self._pool.connection() as conn:
+            conn.execute(BY_HAND, [*row_of(Record(id)), id])
+
+
+def _hits(store: DataStore, hand: ByHand, rounds: int) -> list[Row]:
+    keys = range(-1, -CALLS - 1, -1)
+    for id in keys:
+        store.set(NAME, id, Record(id))
+        hand.put(Record(id))
+    by_hand, own = "redis-py GET + decode", "get, L2 hit"
+    passes = {own: calling(lambda id: store.get(NAME, id, force_l2=True)), by_hand: calling(hand.hit)}
+    return _compared(own, by_hand, Target(1.15, 0.9), passes, keys, rounds)
+
+
+def _many(store: DataStore, hand: ByHand, rounds: int) -> list[Row]:
+    keys = [*range(-1000, -1000 - MANY, -1)]
+    for id in keys:
+        store.set(NAME, id, Record(id))
+        hand.put(Record(id))
+    collection = store.register(record_schema(WriteMode.WRITE_THROUGH, name="unkept", l3=False))
+    by_hand, own = f"MGET of {MANY} + decode", f"get_many of {MANY}, L2 hits"
+    for id in keys:
+        collection.set(id, Record(id))
+
+    def get_many(_: int) -> None:
+        for id in keys:
+            bound.l1.forget(id)
+        began.append(len(collection.get_many(keys)))
+
+    bound: Any = store._bound("unkept")
+    began: list[int] = []
+    forgetting = calling(lambda _: [bound.l1.forget(id) for id in keys])
+    passes = {own: calling(get_many), by_hand: calling(lambda _: hand.hit_many(keys)), "forgetting": forgetting}
+    timings = measure(passes, range(5), rounds)
+    spent = [a - b for a, b in zip(timings[own].rounds, timings["forgetting"].rounds, strict=True)]
+    ratios = [a / b for a, b in zip(spent, timings[by_hand].rounds, strict=True)]
+    return [row(own, by_hand, ratios, Target(1.5, 1.2)), row(own, "", spent, unit=" ns")]
+
+
+def _misses(store: DataStore, hand: ByHand, ids: Iterator[int], rounds: int) -> list[Row]:
+    """Each key once; a round takes a pass that warms and one that is timed."""
+    keys = [next(ids) for _ in range(2 * rounds * CALLS)]
+    for table in (NAME, "by_hand"):
+        hand.insert(table, keys)
+    by_hand, own = "GET, SELECT, SET by hand", "get, L3 hit, both fills"
+    passes = {own: _each_once(lambda id: store.get(NAME, id), keys), by_hand: _each_once(hand.miss, keys)}
+    return _compared(own, by_hand, Target(1.15, 0.85), passes, range(CALLS), rounds)
+
+
+def _sets(store: DataStore, hand: ByHand, ids: Iterator[int], rounds: int) -> list[Row]:
+    by_hand, own = "pooled prepared upsert", "set, write-through"
+
+    def put(_: int) -> None:
+        id = next(ids)
+        store.set(NAME, id, Record(id))
+
+    passes = {own: calling(put), by_hand: calling(lambda _: hand.upsert(next(ids)))}
+    return _compared(own, by_hand, Target(1.65, 1.4), passes, range(CALLS), rounds)
+
+
+def _compared(
+    own: str, by_hand: str, target: Target, passes: dict[str, Pass], keys: Sequence[int], rounds: int
+) -> list[Row]:
+    timings = measure(passes, keys, rounds)
+    ratios = timings[own].over(timings[by_hand])
+    return [row(own, by_hand, ratios, target), *(row(name, "", t.rounds, unit=" ns") for name, t in timings.items())]
+
+
+def _each_once(function: Callable[[int], object], keys: Sequence[int]) -> Pass:
+    left = iter(keys)
+    return calling(lambda _: function(next(left)))
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """This process, and the servers that it starts, on one core."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
