@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 
@@ -83,10 +83,13 @@ class Guard:
 
     def claim(self, key: Hashable) -> Claim:
         """A claim of one's own, for a writer."""
-        claim = Claim(key)
         with self.lock:
-            self._claims.setdefault(key, []).append(claim)
-        return claim
+            return self._claim(key)
+
+    def claim_many(self, keys: Iterable[Hashable]) -> list[Claim]:
+        """As `claim`, of each key, in one hold of the lock."""
+        with self.lock:
+            return [self._claim(key) for key in keys]
 
     def board(self, key: Hashable) -> tuple[Claim, threading.Event | None]:
         """The flight of a reader: its own (None: the caller loads and then lands it), or one to wait for."""
@@ -95,9 +98,7 @@ class Guard:
             # A loader that calls back into the store for its own key must not wait for itself.
             if flight is not None and flight.owner != threading.get_ident():
                 return flight, self._attend(flight)
-            claim = Claim(key)
-            self._claims.setdefault(key, []).append(claim)
-            self._flights[key] = claim
+            claim = self._flights[key] = self._claim(key)
             return claim, None
 
     def hand_over(self, flight: Claim) -> threading.Event:
@@ -111,6 +112,11 @@ class Guard:
         with self.lock:
             if flight.alive:
                 flight.stale = stale
+
+    def _claim(self, key: Hashable) -> Claim:
+        claim = Claim(key)
+        self._claims.setdefault(key, []).append(claim)
+        return claim
 
     def _attend(self, flight: Claim) -> threading.Event:
         if flight._done is None:
@@ -131,6 +137,12 @@ class Guard:
             done = claim._done
         if done is not None:
             done.set()
+
+    def release_many(self, claims: Iterable[Claim]) -> None:
+        """As `release`, of claims that nobody waits for, in one hold of the lock."""
+        with self.lock:
+            for claim in claims:
+                self.release(claim)
 
     def void(self, key: Hashable) -> None:
         """Something happened to the key: no claim on it is good any more, and nobody boards its flight."""

@@ -12,6 +12,8 @@ from strata.coherence.guard import Claim, Guard
 from strata.l1.entry import Entry
 from strata.l1.store import Evicted, MemStore
 
+FILLED = 1000  # fills in one hold of the lock, which writers and other fills wait for
+
 
 class Own(Protocol):
     """A write of this process that nobody below has yet; `newest`: nothing newer was met."""
@@ -76,19 +78,22 @@ class Memory:
         if self.store is None:
             return False
         with self.guard.lock:
-            # A write is in the buffer before it voids claims, so that either this sees it, or it removes this entry.
-            own = None if self.own is None else self.own(claim.key)
-            behind = own is not None and version < own.version
-            if behind or not claim.alive or self._newer(claim.key, version, pending):
-                self._outdate(claim, version)
-                return False
-            self.guard.void_others(claim)
-            self._present(claim.key)
-            evicted = self.store.put(
-                claim.key, value, version, pending=pending, loaded=loaded, ttl=_life(claim, self.store)
-            )
+            evicted = self._fill(self.store, claim, value, version, pending, loaded)
+        if evicted is None:
+            return False
         self._report(evicted)
         return True
+
+    def fill_many(self, fills: Sequence[tuple[Claim, Any, int, bool]], loaded: float) -> None:
+        """As `fill`, of (claim, value, version, pending) each, with the lock held for a thousand at a time."""
+        if self.store is None:
+            return
+        for start in range(0, len(fills), FILLED):
+            gone: list[Evicted] = []
+            with self.guard.lock:
+                for claim, value, version, pending in fills[start : start + FILLED]:
+                    gone += self._fill(self.store, claim, value, version, pending, loaded) or ()
+            self._report(gone)
 
     def fill_absent(self, claim: Claim, version: int | None, loaded: float) -> None:
         """As `met`, and remember that there is no record, if the claim is still good and nothing newer is known."""
@@ -152,6 +157,20 @@ class Memory:
             if store is not None:
                 store.lock = lock
                 store.clear()
+
+    def _fill(
+        self, store: MemStore, claim: Claim, value: Any, version: int, pending: bool, loaded: float
+    ) -> list[Evicted] | None:
+        """What had to leave for it; None where it may not be put."""
+        # A write is in the buffer before it voids claims, so that either this sees it, or it removes this entry.
+        own = None if self.own is None else self.own(claim.key)
+        behind = own is not None and version < own.version
+        if behind or not claim.alive or self._newer(claim.key, version, pending):
+            self._outdate(claim, version)
+            return None
+        self.guard.void_others(claim)
+        self._present(claim.key)
+        return store.put(claim.key, value, version, pending=pending, loaded=loaded, ttl=_life(claim, store))
 
     def _outdate(self, claim: Claim, version: int | None) -> None:
         self.guard.void_others(claim)

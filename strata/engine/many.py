@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from strata.bound import Bound
@@ -59,14 +59,12 @@ class _Call:
         bound.counters.gets += len(self._open)
         self._began = self._context.clock.monotonic()
         try:
-            for id in self._open:
-                self._claims[id] = bound.l1.guard.claim(id)
+            self._claims = dict(zip(self._open, bound.l1.guard.claim_many(self._open), strict=True))
             answers = self._from_l2()
             if self._open and bound.table is not None:
                 self._from_l3(answers)
         finally:
-            for claim in self._claims.values():
-                bound.l1.guard.release(claim)
+            bound.l1.guard.release_many(self._claims.values())
         return self._found
 
     def _from_memory(self) -> None:
@@ -104,16 +102,18 @@ class _Call:
             self._context.repairs.distrust()
             self._silent = True
             return None
+        hits = []
         for id, key_text in list(self._open.items()):
             found = answers[key_text]
             if found.state is State.VALUE:
-                bound.counters.l2_hits += 1
-                self._fill_l1(id, found.record, found.version, found.pending)
+                hits.append((id, found.record, found.version, found.pending))
                 self._settle(id, found.record, found.version)
             elif found.state is State.TOMBSTONE or bound.table is None:
                 bound.counters.negative_hits += found.state is State.TOMBSTONE and not found.version
                 bound.l1.fill_absent(self._claims[id], found.version or None, self._began)
                 self._settle(id, ABSENT, found.version)
+        bound.counters.l2_hits += len(hits)
+        self._fill_l1(hits)
         return answers
 
     def _from_l3(self, answers: dict[str, Found] | None) -> None:
@@ -178,6 +178,7 @@ class _Call:
                     allowed |= bound.l2.fill(token, group) if token else bound.l2.refresh(answers, group)
                 except L2UnavailableError:
                     break
+        fills = []
         for id, loaded in below.items():
             absent = loaded.record is ABSENT
             if self._open[id] not in allowed:
@@ -185,11 +186,14 @@ class _Call:
             elif absent:
                 bound.l1.fill_absent(self._claims[id], None, self._began)
             else:
-                self._fill_l1(id, loaded.record, loaded.version, loaded.pending)
+                fills.append((id, loaded.record, loaded.version, loaded.pending))
+        self._fill_l1(fills)
 
-    def _fill_l1(self, id: Any, record: Any, version: int, pending: bool) -> None:
-        bound = self._bound
-        bound.l1.fill(self._claims[id], bound.plan.freeze(record), version, pending=pending, loaded=self._began)
+    def _fill_l1(self, fills: Sequence[tuple[Any, Any, int, bool]]) -> None:
+        """Put what was found, as (id, record, version, pending), into L1 where the claims are still good."""
+        freeze, claims = self._bound.plan.freeze, self._claims
+        frozen = [(claims[id], freeze(record), version, pending) for id, record, version, pending in fills]
+        self._bound.l1.fill_many(frozen, self._began)
 
     def _settle(self, id: Any, record: Any, version: int = 0) -> None:
         del self._open[id]

@@ -8,6 +8,7 @@ expires.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from strata.bound import Bound
@@ -20,7 +21,7 @@ from strata.errors import (
     L3UnavailableError,
     MissingPrimaryKeyError,
 )
-from strata.l2.tier import Put
+from strata.l2.tier import L2Tier, Put
 from strata.policies import WriteMode
 
 RETRIES = 5  # of a write to L2 alone that met a newer version: each try stamps above it
@@ -101,14 +102,22 @@ class Writer:
             return self._behind(bound, id, key_text, record)
         if bound.table is not None:
             return _Through(self._context, bound, id, key_text, record).run()
-        if bound.l2 is not None:
-            return self._own(bound, id, key_text, record)
-        if record is None:
-            bound.l1.forget(id)
-        else:
-            self._refuse_partial(bound, record)
-            bound.l1.write(id, bound.plan.freeze(record), self._context.versions.stamp())
+        self.keep(bound, {key_text: (id, record)})
         return record
+
+    def keep(self, bound: Bound, changes: Mapping[str, tuple[Any, Any]]) -> None:
+        """Ids with checked records, or None for their deletion, by key text, of a schema without L3."""
+        for _, record in changes.values():
+            if record is not None:
+                self._refuse_partial(bound, record)
+        if bound.l2 is not None:
+            self._own(bound, bound.l2, changes)
+            return
+        for id, record in changes.values():
+            if record is None:
+                bound.l1.forget(id)
+            else:
+                bound.l1.write(id, bound.plan.freeze(record), self._context.versions.stamp())
 
     def _behind(self, bound: Bound, id: Any, key_text: str, record: Any) -> Any:
         deferred = self._context.writebehind
@@ -121,35 +130,39 @@ class Writer:
             bound.l1.forget(id, below=version)
         return None if record is None else bound.plan.copy(record)
 
-    def _own(self, bound: Bound, id: Any, key_text: str, record: Any) -> Any:
-        """A schema whose lowest tier is L2: the newest version wins there."""
-        assert bound.l2 is not None
-        if record is not None:
-            self._refuse_partial(bound, record)
-        claim, announcer = bound.l1.guard.claim(id), self._context.announcer
-        op = Op.DELETE if record is None else Op.SET
+    def _own(self, bound: Bound, l2: L2Tier, changes: Mapping[str, tuple[Any, Any]]) -> None:
+        """A schema whose lowest tier is L2: the newest version wins there, and what it overtakes is tried once more."""
+        announcer, guard = self._context.announcer, bound.l1.guard
+        claims = dict(zip(changes, guard.claim_many(id for id, _ in changes.values()), strict=True))
+        left = dict(changes)
         try:
             for _ in range(RETRIES):
-                version = self._context.stamp()
-                # Not signed: if the answer is lost, and the script is run later, this instance must hear of it as well.
-                message = announcer.message(bound.name, key_text, op, version, signed=False)
-                put = Put(key_text, version, record, message)
-                in_the_way = bound.l2.own(announcer.channel, [put])
-                if not in_the_way:
-                    break
-                self._context.versions.observe(in_the_way[key_text])
-            else:
-                raise L2UnavailableError(
-                    f"a record of schema {bound.name!r} was overtaken {RETRIES} times by versions from the future; "
-                    "check the clocks with `strata doctor`"
-                )
-            self._take(bound, claim, record, version)
+                puts = [self._put(bound, key_text, record) for key_text, (_, record) in left.items()]
+                in_the_way = l2.own(announcer.channel, puts)
+                for put in puts:
+                    if put.key_text not in in_the_way:
+                        self._take(bound, claims[put.key_text], put.record, put.version)
+                        del left[put.key_text]
+                if not left:
+                    return
+                self._context.versions.observe(max(in_the_way.values()))
+            raise L2UnavailableError(
+                f"a record of schema {bound.name!r} was overtaken {RETRIES} times by versions from the future; "
+                "check the clocks with `strata doctor`"
+            )
         except L2UnavailableError:
-            bound.l1.forget(id)  # the outcome may be unknown
+            for id, _ in left.values():
+                bound.l1.forget(id)  # the outcome may be unknown
             raise
         finally:
-            bound.l1.guard.release(claim)
-        return record
+            guard.release_many(claims.values())
+
+    def _put(self, bound: Bound, key_text: str, record: Any) -> Put:
+        version = self._context.stamp()
+        op = Op.DELETE if record is None else Op.SET
+        # Not signed: if the answer is lost, and the script is run later, this instance must hear of it as well.
+        message = self._context.announcer.message(bound.name, key_text, op, version, signed=False)
+        return Put(key_text, version, record, message)
 
     def _take(self, bound: Bound, claim: Claim, record: Any, version: int) -> None:
         """L1 after an own write: the new record where the claim still holds, and nothing older in any case."""

@@ -24,14 +24,14 @@ class ManyWriter:
         """Store the records, all or nothing in L3; returns them as stored, by id."""
         if not isinstance(values, Mapping):
             raise EncodeError(f"set_many takes a mapping of ids to records, not a {type(values).__name__}")
-        prepared = {id: self._writer.prepare(bound, id, value) for id, value in values.items()}
+        prepare, key_text = self._writer.prepare, bound.plan.key_text
+        prepared = {key_text(id): (id, prepare(bound, id, value)) for id, value in values.items()}
+        self._context.listen()
         if bound.table is None:
-            stored = {
-                id: self._writer.write(bound, id, bound.plan.key_text(id), record) for id, record in prepared.items()
-            }
+            self._writer.keep(bound, prepared)
+            stored = dict(prepared.values())
         else:
-            changes = self._commit(bound, {bound.plan.key_text(id): (id, record) for id, record in prepared.items()})
-            stored = {change.id: change.record for change in changes}
+            stored = {change.id: change.record for change in self._commit(bound, prepared)}
         bound.counters.sets += len(stored)
         for record in stored.values():
             bound.hooks.after_set(record)
@@ -39,16 +39,18 @@ class ManyWriter:
 
     def delete_many(self, bound: Bound, ids: Iterable[Any]) -> None:
         """Remove the records; those of write-through schemas in one transaction."""
-        texts = {bound.plan.key_text(id): id for id in listed(ids)}
-        if bound.deferred or bound.table is None:
-            for id in texts.values():
-                self._writer.delete(bound, id)
-            return
-        self._commit(bound, {key_text: (id, None) for key_text, id in texts.items()})
-        bound.counters.deletes += len(texts)
+        gone = {bound.plan.key_text(id): (id, None) for id in listed(ids)}
+        self._context.listen()
+        if bound.deferred:
+            for key_text, (id, _) in gone.items():
+                self._writer.write(bound, id, key_text, None)
+        elif bound.table is None:
+            self._writer.keep(bound, gone)
+        else:
+            self._commit(bound, gone)
+        bound.counters.deletes += len(gone)
 
     def _commit(self, bound: Bound, changes: Mapping[str, tuple[Any, Any]]) -> Iterable[Any]:
-        self._context.listen()
         batch = Batch(self._context)
         for key_text, (id, record) in changes.items():
             batch.add(bound, id, key_text, record)

@@ -38,6 +38,7 @@ class RedisServer:
         # Written once by whoever comes first: two racing callers build two, and one is dropped unopened.
         self._client: Any = None
         self._wires: Wires | None = None
+        self._clustered: bool | None = None  # isinstance of redis-py's classes takes 2 us
         self._abandoned: list[Any] = []
 
     @property
@@ -54,7 +55,9 @@ class RedisServer:
     @property
     def clustered(self) -> bool:
         """Whether keys of different slots are on different servers."""
-        return isinstance(self.client, RedisCluster)
+        if self._clustered is None:
+            self._clustered = isinstance(self.client, RedisCluster)
+        return self._clustered
 
     @property
     def database(self) -> int:

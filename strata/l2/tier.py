@@ -12,7 +12,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from strata.aging import PLAIN, Aging
 from strata.l2.client import RedisServer
@@ -45,7 +48,10 @@ class State(enum.Enum):
     BUSY = enum.auto()
 
 
-class Found(NamedTuple):
+_VALUE = State.VALUE  # an enum's member costs more by its name
+
+
+class Found(msgspec.Struct, frozen=True, gc=False):
     """The answer of a read. `token` is the lease where the state is LEASED; `raw` is the content of what is stale, or
     `due` for a refresh, with which it may be replaced."""
 
@@ -307,9 +313,9 @@ class L2Tier:
         if found.state is not State.VALUE or left < 0 or raw is None:
             return found
         if left <= self._stay_ms:
-            return found._replace(state=State.STALE, raw=raw)
+            return replace(found, state=State.STALE, raw=raw)
         # What L3 does not have yet cannot be had fresher from there.
-        return found._replace(raw=raw, due=True) if left <= self._due_ms and not found.pending else found
+        return replace(found, raw=raw, due=True) if left <= self._due_ms and not found.pending else found
 
     def _found(self, key: str, raw: bytes | None, token: str, lease: bool) -> Found:
         if raw is None:
@@ -319,7 +325,7 @@ class L2Tier:
                 version, pending = int(raw[3:22]), raw[23:24] == b"p"
                 if raw[:1] == b"T":
                     return Found(State.TOMBSTONE, version, pending)
-                return Found(State.VALUE, version, pending, self._decode(raw[HEADER:]))
+                return Found(_VALUE, version, pending, self._decode(raw[HEADER:]))
             except Exception:  # noqa: BLE001 a codec of the user's may raise anything; the entry is a miss either way
                 pass
         elif raw[:3] == b"L1:":

@@ -1,0 +1,102 @@
+"""L1 as the protocol sees it: what may enter it, one record at a time or many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from strata import EvictionPolicy
+from strata.clock import ManualClock
+from strata.coherence import memory
+from strata.coherence.certainty import ALWAYS
+from strata.coherence.guard import Claim, Guard
+from strata.coherence.memory import Memory
+from strata.l1.store import Evicted, MemStore
+
+Fill = tuple[Claim, Any, int, bool]
+
+
+class Bench:
+    """An L1 of some entries, and what had to leave it."""
+
+    def __init__(self, capacity: int = 0) -> None:
+        self.clock = ManualClock()
+        self.evicted: list[Any] = []
+        store = MemStore(capacity=capacity, ttl=60, eviction=EvictionPolicy.FIFO, clock=self.clock)
+        self.guard = Guard(store.lock)
+        self.memory = Memory(store, self.guard, ALWAYS, self.clock, self._report)
+
+    def fill(self, fills: Sequence[Fill]) -> None:
+        """The fills at once, or one by one."""
+        self.memory.fill_many(fills, self.clock.monotonic())
+
+    @property
+    def held(self) -> dict[Any, tuple[Any, int]]:
+        return {key: (entry.value, entry.version) for key, entry in self.memory.entries.items()}
+
+    def _report(self, gone: Sequence[Evicted]) -> None:
+        self.evicted += [item.key for item in gone]
+
+
+class OneByOne(Bench):
+    """The same, in the way of a single read."""
+
+    def fill(self, fills: Sequence[Fill]) -> None:
+        for claim, value, version, pending in fills:
+            self.memory.fill(claim, value, version, pending=pending, loaded=self.clock.monotonic())
+
+
+@pytest.fixture(params=[Bench, OneByOne])
+def bench(request: pytest.FixtureRequest) -> Bench:
+    made: Bench = request.param()
+    return made
+
+
+def test_what_was_read_enters_where_nothing_happened_meanwhile(bench: Bench) -> None:
+    a, b = bench.guard.claim_many("ab")
+    bench.fill([(a, "one", 1, False), (b, "two", 2, False)])
+    assert bench.held == {"a": ("one", 1), "b": ("two", 2)}
+
+
+def test_a_key_of_which_something_was_heard_stays_out_and_the_others_enter(bench: Bench) -> None:
+    a, b = bench.guard.claim_many("ab")
+    bench.memory.forget("a")
+    bench.fill([(a, "old", 1, False), (b, "two", 2, False)])
+    assert bench.held == {"b": ("two", 2)}
+
+
+def test_nothing_older_takes_the_place_of_what_is_newer(bench: Bench) -> None:
+    a, b = bench.guard.claim_many("ab")
+    bench.fill([(a, "new", 5, False)])
+    again = bench.guard.claim("a")
+    bench.fill([(again, "old", 4, False), (b, "two", 2, False)])
+    assert bench.held == {"a": ("new", 5), "b": ("two", 2)}
+
+
+def test_what_is_settled_beats_what_is_pending_at_the_same_version(bench: Bench) -> None:
+    first, second, third = (bench.guard.claim("a") for _ in range(3))
+    bench.fill([(first, "pending", 5, True)])
+    fresh = bench.guard.claim("a")
+    bench.fill([(fresh, "settled", 5, False)])
+    last = bench.guard.claim("a")
+    bench.fill([(last, "pending", 5, True)])
+    assert bench.held == {"a": ("settled", 5)}
+    assert not second.alive and not third.alive  # what others have under way is not newer than what was found
+
+
+def test_a_claim_that_was_released_fills_nothing(bench: Bench) -> None:
+    claims = bench.guard.claim_many("ab")
+    bench.guard.release_many(claims)
+    bench.fill([(claim, "late", 1, False) for claim in claims])
+    assert bench.held == {}
+
+
+@pytest.mark.parametrize("make", [Bench, OneByOne])
+def test_everything_that_had_to_leave_is_reported(make: type[Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "FILLED", 2)  # more than one hold of the lock
+    bench = make(capacity=3)
+    bench.fill([(claim, claim.key, 1, False) for claim in bench.guard.claim_many("abcde")])
+    assert bench.evicted == ["a", "b"]
+    assert list(bench.held) == ["c", "d", "e"]
