@@ -84,16 +84,23 @@ class Memory:
         self._report(evicted)
         return True
 
-    def fill_many(self, fills: Sequence[tuple[Claim, Any, int, bool]], loaded: float) -> None:
-        """As `fill`, of (claim, value, version, pending) each, with the lock held for a thousand at a time."""
+    def fill_many(self, fills: Sequence[tuple[Claim, Any, int, bool]], loaded: float) -> list[Hashable]:
+        """As `fill`, of (claim, value, version, pending) each, with the lock held for a thousand at a time; returns the
+        keys that were refused."""
         if self.store is None:
-            return
+            return [claim.key for claim, *_ in fills]
+        refused: list[Hashable] = []
         for start in range(0, len(fills), FILLED):
             gone: list[Evicted] = []
             with self.guard.lock:
                 for claim, value, version, pending in fills[start : start + FILLED]:
-                    gone += self._fill(self.store, claim, value, version, pending, loaded) or ()
+                    evicted = self._fill(self.store, claim, value, version, pending, loaded)
+                    if evicted is None:
+                        refused.append(claim.key)
+                    elif evicted:
+                        gone += evicted
             self._report(gone)
+        return refused
 
     def fill_absent(self, claim: Claim, version: int | None, loaded: float) -> None:
         """As `met`, and remember that there is no record, if the claim is still good and nothing newer is known."""

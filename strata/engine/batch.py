@@ -97,13 +97,13 @@ class Batch:
             raise
         finally:
             for part in parts:
-                for claim in part.claims:
-                    part.bound.l1.guard.release(claim)
+                part.bound.l1.guard.release_many(part.claims)
 
     def _claim(self, part: Part) -> None:
-        for change in part.changes.values():
-            part.bound.l1.forget(change.id)
-            part.claims.append(part.bound.l1.guard.claim(change.id))
+        ids = [change.id for change in part.changes.values()]
+        for id in ids:
+            part.bound.l1.forget(id)
+        part.claims = part.bound.l1.guard.claim_many(ids)
 
     def _intend(self, part: Part) -> None:
         context, bound = self._context, part.bound
@@ -218,14 +218,15 @@ class Batch:
         self._raise_floor(part, changes)
         stored = self._put_l2(part, changes)
         began = context.clock.monotonic()
+        kept = bound.mode is not WriteMode.WRITE_THROUGH_L1_ASYNC
+        fills, gone = [], []
         for change, claim in zip(changes, part.claims, strict=True):
-            if (
-                change.record is None
-                or bound.mode is WriteMode.WRITE_THROUGH_L1_ASYNC
-                or change.key_text not in stored
-                or not bound.l1.fill(claim, bound.plan.freeze(change.record), change.version, loaded=began)
-            ):
-                bound.l1.forget(change.id)
+            if kept and change.record is not None and change.key_text in stored:
+                fills.append((claim, bound.plan.freeze(change.record), change.version, False))
+            else:
+                gone.append(change.id)
+        for id in [*gone, *bound.l1.fill_many(fills, began)]:
+            bound.l1.forget(id)
 
     def _raise_floor(self, part: Part, changes: Sequence[Change]) -> None:
         """Before the put: an older write that is handed off between them would stand in L2, and in nobody's ledger.

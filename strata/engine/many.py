@@ -25,12 +25,15 @@ class ManyReader:
         """The records found, by id, in the order asked for."""
         wanted = {id: bound.plan.key_text(id) for id in listed(ids)}
         self._context.listen()
-        for id in wanted:
-            bound.hooks.before_get(id)
-        call = _Call(self._context, bound, wanted)
-        found = call.run()
+        hooks = bound.hooks
+        if hooks.get_given:
+            for id in wanted:
+                hooks.before_get(id)
+        found = _Call(self._context, bound, wanted).run()
         bound.counters.misses += len(wanted) - len(found)
-        return {id: bound.hooks.after_get(found[id]) for id in wanted if id in found}
+        if hooks.get_given:
+            return {id: hooks.after_get(found[id]) for id in wanted if id in found}
+        return {id: found[id] for id in wanted if id in found}
 
 
 def listed(ids: Iterable[Any]) -> list[Any]:
@@ -69,6 +72,8 @@ class _Call:
 
     def _from_memory(self) -> None:
         bound = self._bound
+        if not (bound.l1.entries or bound.l1.absences or bound.deferred):
+            return
         now = self._context.clock.monotonic()
         for id in list(self._open):
             entry = bound.l1.lookup(id, now)

@@ -8,7 +8,7 @@ expires.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from strata.bound import Bound
@@ -139,10 +139,10 @@ class Writer:
             for _ in range(RETRIES):
                 puts = [self._put(bound, key_text, record) for key_text, (_, record) in left.items()]
                 in_the_way = l2.own(announcer.channel, puts)
-                for put in puts:
-                    if put.key_text not in in_the_way:
-                        self._take(bound, claims[put.key_text], put.record, put.version)
-                        del left[put.key_text]
+                stored = [put for put in puts if put.key_text not in in_the_way]
+                self._take(bound, [(claims[put.key_text], put.record, put.version) for put in stored])
+                for put in stored:
+                    del left[put.key_text]
                 if not left:
                     return
                 self._context.versions.observe(max(in_the_way.values()))
@@ -164,14 +164,17 @@ class Writer:
         message = self._context.announcer.message(bound.name, key_text, op, version, signed=False)
         return Put(key_text, version, record, message)
 
-    def _take(self, bound: Bound, claim: Claim, record: Any, version: int) -> None:
-        """L1 after an own write: the new record where the claim still holds, and nothing older in any case."""
-        began = self._context.clock.monotonic()
-        if record is not None and bound.mode is not WriteMode.WRITE_THROUGH_L1_ASYNC:
-            value = bound.plan.freeze(record)
-            if bound.l1.fill(claim, value, version, loaded=began):
-                return
-        bound.l1.forget(claim.key, below=version)
+    def _take(self, bound: Bound, stored: Sequence[tuple[Claim, Any, int]]) -> None:
+        """L1 after own writes: the new records where the claims still hold, and nothing older in any case."""
+        began, freeze = self._context.clock.monotonic(), bound.plan.freeze
+        kept = bound.mode is not WriteMode.WRITE_THROUGH_L1_ASYNC
+        fills = [
+            (claim, freeze(record), version, False) for claim, record, version in stored if kept and record is not None
+        ]
+        entered = {claim.key for claim, *_ in fills} - set(bound.l1.fill_many(fills, began))
+        for claim, _, version in stored:
+            if claim.key not in entered:
+                bound.l1.forget(claim.key, below=version)
 
     def _refuse_partial(self, bound: Bound, record: Any) -> None:
         missing = bound.plan.unloaded(record)

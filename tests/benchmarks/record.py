@@ -40,13 +40,13 @@ class Record:
 
 
 def record_schema(
-    mode: WriteMode = WriteMode.WRITE_BEHIND, *, name: str = NAME, l2: bool = True, l3: bool = True
+    mode: WriteMode = WriteMode.WRITE_BEHIND, *, name: str = NAME, l1: bool = True, l2: bool = True, l3: bool = True
 ) -> Schema[Record]:
-    """In all tiers, or in L1 and one of the others."""
+    """In all tiers, or in some."""
     return Schema(
         Record,
         name=name,
-        l1=MemPolicy(ttl=600, max_entries=0),
+        l1=MemPolicy(ttl=600, max_entries=0) if l1 else None,
         l2=RedisPolicy(ttl=TTL) if l2 else None,
         l3=PostgresPolicy() if l3 else None,
         write_mode=mode,
