@@ -99,10 +99,12 @@ class Fate(NamedTuple):
 
 
 class Look(NamedTuple):
-    """The oldest due time of a shard in ms (None: nothing pending), and its epoch."""
+    """The oldest due time of a shard in ms (None: nothing is timed), its epoch, and whether there may be entries that
+    have no time."""
 
     due: float | None
     epoch: bytes
+    untimed: bool = False
 
 
 class Ledger:
@@ -196,7 +198,7 @@ class Ledger:
 
     def probe(self, asked: Sequence[tuple[Shard, Sequence[str]]]) -> list[list[Fate]]:
         """What became of keys, a list for each shard asked about."""
-        calls = [(shard.keys("dirty", "floor0", "floor1", "graves", "due"), list(keys)) for shard, keys in asked]
+        calls = [(shard.keys("dirty", "floor0", "floor1", "graves"), list(keys)) for shard, keys in asked]
         return [[_fate(*flat[at : at + 3]) for at in range(0, len(flat), 3)] for flat in self._run_many("probe", calls)]
 
     def read(self, asked: Sequence[tuple[Shard, Sequence[str]]]) -> list[list[bytes | None]]:
@@ -217,13 +219,18 @@ class Ledger:
         ]
 
     def look(self, shards: Sequence[Shard]) -> list[Look]:
-        """Oldest due time and epoch of each shard, in one round trip."""
+        """What is to be seen of each shard from outside, in one round trip."""
         commands: list[tuple[Any, ...]] = []
         for shard in shards:
-            commands.append(("ZRANGE", shard.key("due"), 0, 0, "WITHSCORES"))
-            commands.append(("GET", shard.key("epoch")))
-        flat = self.server.pipeline(commands)
-        return [Look(_score(flat[at]), flat[at + 1] or b"") for at in range(0, len(flat), 2)]
+            dirty, due, epoch = shard.keys("dirty", "due", "epoch")
+            commands += (("ZRANGE", due, 0, 0, "WITHSCORES"), ("GET", epoch), ("ZCARD", due), ("HLEN", dirty))
+        flat = iter(self.server.pipeline(commands))
+        looks = zip(flat, flat, flat, flat, strict=True)
+        return [Look(_score(first), epoch or b"", timed < pending) for first, epoch, timed, pending in looks]
+
+    def retime(self, shard: Shard) -> int:
+        """Have entries that have no time be due now; returns how many they were."""
+        return int(self.server.run(_scripts["retime"], shard.keys("dirty", "due")))
 
     def now(self) -> float:
         """The ledger's time in ms."""
@@ -255,7 +262,20 @@ def _load(name: str) -> Script:
 
 _scripts = {
     name: _load(name)
-    for name in ("handoff", "pend", "claim", "renew", "done", "release", "bury", "exhume", "probe", "outcome", "mark")
+    for name in (
+        "handoff",
+        "pend",
+        "claim",
+        "renew",
+        "done",
+        "release",
+        "bury",
+        "exhume",
+        "probe",
+        "outcome",
+        "mark",
+        "retime",
+    )
 }
 
 

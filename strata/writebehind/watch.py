@@ -106,6 +106,8 @@ class Watch:
         late: dict[Shard, float] = {}
         for shard, look in zip(shards, self._ledger.look(shards), strict=True):
             self._handoff.epoch_seen(shard, look.epoch)
+            if look.untimed and self._ledger.retime(shard):
+                late[shard] = 0.0
             if look.due is not None and now > look.due:
                 late[shard] = (now - look.due) / 1000
         works = bool(late) and self.fleet_beats()

@@ -185,6 +185,19 @@ def test_whatever_part_of_the_ledger_is_evicted_nothing_of_a_living_writer_is_lo
     wait_until(lambda: store.stats().dirty_count == 0, timeout=60)
 
 
+def test_what_a_process_left_that_is_gone_is_found_although_redis_has_evicted_its_times(
+    make: MakeStore, dsn: str, own_valkey: EmbeddedValkey
+) -> None:
+    gone, other = store_of(make, by_hand=True), store_of(make)
+    for id in range(50):
+        gone.set(Note, id, Note(id, "a"))
+    hand_off(gone)
+    there = client(own_valkey.addr)
+    assert there.delete(*there.keys("strata:{note:*}:due"))
+    other.get(Note, 0)
+    wait_until(lambda: rows(dsn, "SELECT count(*) FROM note") == [(50,)], timeout=60)
+
+
 def full_of_other_things(valkey: EmbeddedValkey) -> None:
     """Others write so much that what was not read lately goes."""
     there = client(valkey.addr)

@@ -14,7 +14,7 @@ from strata.l2.address import connect
 from strata.l2.client import RedisServer
 from strata.policies import L2PoolConfig
 from strata.writebehind.entry import Entry, Op, decode
-from strata.writebehind.ledger import Answer, Fate, Handing, Ledger, Release, Verdict
+from strata.writebehind.ledger import Answer, Fate, Handing, Ledger, Look, Release, Verdict
 from strata.writebehind.pace import Pace
 from strata.writebehind.shard import Shard
 from tests.support import wait_until
@@ -185,6 +185,19 @@ def test_the_epoch_stays_until_the_ledger_is_lost(ledger: Ledger, raw: Any) -> N
     raw.flushall()
     assert ledger.look([SHARD])[0].epoch == b""
     assert ledger.hand_off([(SHARD, [Handing("c", entry(1).encode())])], "c")[0].epoch != first
+
+
+def test_entries_of_which_redis_has_evicted_the_times_are_due_now(ledger: Ledger, raw: Any) -> None:
+    for key in "abc":
+        put(ledger, key, 1)
+    claimed(ledger)
+    assert not ledger.look([SHARD])[0].untimed
+    raw.delete(SHARD.key("due"))
+    assert ledger.look([SHARD])[0] == Look(None, ledger.look([SHARD])[0].epoch, untimed=True)
+    assert ledger.retime(SHARD) == 3
+    assert not ledger.look([SHARD])[0].untimed
+    assert ledger.retime(SHARD) == 0
+    wait_until(lambda: set(claimed(ledger)) == set("abc"))
 
 
 # -- claims ---------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 --@common
 --@ledger
--- What became of writes that were handed off. One that is pending, and whose time Redis has evicted, is due now.
--- KEYS  1 dirty; 2 floor0; 3 floor1; 4 graves; 5 due
+-- What became of writes that were handed off.
+-- KEYS  1 dirty; 2 floor0; 3 floor1; 4 graves
 -- ARGV  the keys
 -- Returns for each key: pending version, version that L3 is known to have, versions of its dead letters; '' = none.
 local found = {}
@@ -10,10 +10,6 @@ local entries = redis.call('HMGET', KEYS[1], unpack(ARGV))
 local graves = redis.call('HMGET', KEYS[4], unpack(ARGV))
 for i = 1, #ARGV do
   found[#found + 1] = entries[i] and version_of(entries[i]) or ''
-  if entries[i] and not redis.call('ZSCORE', KEYS[5], ARGV[i]) then
-    even_if_full(KEYS[5])
-    redis.call('ZADD', KEYS[5], whole(now_ms()), ARGV[i])
-  end
   found[#found + 1] = known[i]
   found[#found + 1] = graves[i] or ''
 end
