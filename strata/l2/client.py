@@ -96,6 +96,14 @@ class RedisServer:
             return []
         return self._guarded(lambda: _raised(self._call_many(commands)))  # type: ignore[no-any-return]
 
+    def values(self, keys: Sequence[str]) -> list[bytes | None]:
+        """What plain keys hold, in one round trip to each server."""
+        if len(keys) == 1:
+            return [self.execute("GET", keys[0])]
+        if self.clustered:
+            return self.pipeline([("GET", key) for key in keys])
+        return self.execute("MGET", *keys)  # type: ignore[no-any-return]
+
     def scan(self, pattern: str, step: int, *, anywhere: bool = False) -> Iterator[list[bytes]]:
         """The keys that fit a pattern, some at a time, each at least once; of every master of a Cluster.
 

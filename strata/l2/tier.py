@@ -100,7 +100,7 @@ class L2Tier:
         self._stay_ms = round(aging.stay * 1000)
         # The least that a value has left when it becomes due: all lives that the jitter may draw come to it late.
         self._due_ms = self._stay_ms + self._ttl_ms * (1 - aging.jitter) * (1 - aging.eager) if aging.eager else -1.0
-        self._read = "aged" if aging.stay or aging.eager else "read"
+        self._ages = bool(aging.stay or aging.eager)
         self._negative_px = round(negative * 1000)
         self._encode = encode
         self._decode = decode
@@ -143,26 +143,40 @@ class L2Tier:
 
     def read(self, key_text: str, *, lease: bool = True) -> Found:
         """What the key holds; where it is empty and `lease`, a lease is left that allows one fill."""
-        key, token = self.key(key_text), self.token()
-        answer = self._run(self._read, [key], [token, LEASE_MS if lease else 0])
-        if self._read == "read":
-            return self._found(key, answer[0], token, lease)
-        return self._aged(key, answer[0][0], answer[1][0], token, lease)
+        return self.read_many([key_text], lease=lease)[key_text]
 
     def read_many(self, key_texts: Sequence[str], *, lease: bool = True) -> dict[str, Found]:
-        """As `read`, for many, in one round trip a chunk; all leases left bear the same token."""
-        token = self.token()
+        """As `read`, for many, in one round trip a chunk, and one more for those that are empty.
+
+        All leases left bear the same token.
+        """
         found: dict[str, Found] = {}
+        token = self.token()
+        if not self._ages:
+            key_texts = self._hits(found, key_texts, token, lease)
         for chunk in self._chunks(key_texts):
             keys = [self.key(key_text) for key_text in chunk]
-            answer = self._run(self._read, keys, [token, LEASE_MS if lease else 0])
-            if self._read == "read":
-                for key_text, key, raw in zip(chunk, keys, answer, strict=True):
-                    found[key_text] = self._found(key, raw, token, lease)
-            else:
-                for key_text, key, raw, left in zip(chunk, keys, *answer, strict=True):
+            args = [token, LEASE_MS if lease else 0]
+            if self._ages:
+                for key_text, key, raw, left in zip(chunk, keys, *self._run("aged", keys, args), strict=True):
                     found[key_text] = self._aged(key, raw, left, token, lease)
+            else:
+                for key_text, key, raw in zip(chunk, keys, self._run("read", keys, args), strict=True):
+                    found[key_text] = self._found(key, raw, token, lease)
         return found
+
+    def _hits(self, found: dict[str, Found], key_texts: Sequence[str], token: str, lease: bool) -> Sequence[str]:
+        """Find what is there, which takes no script; returns the key texts of what is not, and may be leased."""
+        empty: list[str] = []
+        for start in range(0, len(key_texts), CHUNK):
+            chunk = key_texts[start : start + CHUNK]
+            keys = [self.key(key_text) for key_text in chunk]
+            for key_text, key, raw in zip(chunk, keys, self.server.values(keys), strict=True):
+                if raw is None and lease:
+                    empty.append(key_text)
+                else:
+                    found[key_text] = self._found(key, raw, token, lease)
+        return empty
 
     def fill(self, token: str, puts: Sequence[Put]) -> set[str]:
         """Store what was loaded from below where the lease still stands; a record of None ends the lease.

@@ -10,7 +10,7 @@ from strata.clock import SystemClock
 from strata.errors import InvalidConfigError, L2UnavailableError
 from strata.l2.address import adopt, connect
 from strata.l2.client import RedisServer
-from strata.l2.tier import L2Tier, Put, State
+from strata.l2.tier import Found, L2Tier, Put, State
 from strata.policies import L2PoolConfig
 
 CHANNEL = "test:bus"
@@ -53,7 +53,7 @@ def test_a_read_that_misses_leaves_a_lease_and_may_fill_once(tier: L2Tier) -> No
     assert found.state is State.LEASED
     assert fill(tier, found.token, "a", 5, "five")
     assert not fill(tier, found.token, "a", 6, "six")
-    assert tier.read("a")[:4] == (State.VALUE, 5, False, "five")
+    assert tier.read("a") == Found(State.VALUE, 5, False, "five")
 
 
 def test_a_second_reader_does_not_get_the_lease_of_the_first(tier: L2Tier) -> None:
@@ -125,9 +125,17 @@ def test_an_intent_expires_with_its_writer(tier: L2Tier, server: RedisServer) ->
     assert 9_000 < server.execute("PTTL", tier.key("a")) <= 10_000
 
 
+def test_a_value_that_comes_between_the_look_and_the_lease_is_found(
+    tier: L2Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(tier, "a", 3, "three")
+    monkeypatch.setattr(tier.server, "values", lambda keys: [None] * len(keys))
+    assert tier.read("a") == Found(State.VALUE, 3, False, "three")
+
+
 def test_a_delete_leaves_a_tombstone_that_expires(tier: L2Tier, server: RedisServer) -> None:
     commit(tier, "a", 3, None)
-    assert tier.read("a")[:2] == (State.TOMBSTONE, 3)
+    assert tier.read("a") == Found(State.TOMBSTONE, 3)
     assert server.execute("PTTL", tier.key("a")) > 0
 
 
@@ -164,7 +172,7 @@ def test_settling_makes_a_pending_value_settled_and_keeps_its_bytes(tier: L2Tier
     found = tier.read("a")
     tier.fill(found.token, [Put("a", 5, "five", pending=True)])
     tier.settle(CHANNEL, [("a", 5, b"", 0, b"")])
-    assert tier.read("a")[:4] == (State.VALUE, 5, False, "five")
+    assert tier.read("a") == Found(State.VALUE, 5, False, "five")
 
 
 def test_settling_never_creates_a_key(tier: L2Tier) -> None:
