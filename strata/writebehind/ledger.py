@@ -275,7 +275,7 @@ _scripts = {
         "outcome",
         "mark",
         "retime",
-    )
+    )  # fmt: skip
 }
 
 
