@@ -260,23 +260,10 @@ def _load(name: str) -> Script:
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-_scripts = {
-    name: _load(name)
-    for name in (
-        "handoff",
-        "pend",
-        "claim",
-        "renew",
-        "done",
-        "release",
-        "bury",
-        "exhume",
-        "probe",
-        "outcome",
-        "mark",
-        "retime",
-    )  # fmt: skip
-}
+_NAMES = (
+    "handoff", "pend", "claim", "renew", "done", "release", "bury", "exhume", "probe", "outcome", "mark", "retime",
+)  # fmt: skip
+_scripts = {name: _load(name) for name in _NAMES}
 
 
 def script(name: str) -> Script:
