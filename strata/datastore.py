@@ -74,6 +74,7 @@ class DataStore:
         # `_schemas`, `_by_class` and `_hot` are written under `_lock` by `register` and `close`, and read without
         # it: each write is one dict store. After fork `_after_fork` gives the child a lock that nobody holds.
         self._lock = threading.RLock()
+        self._closing = threading.RLock()  # held while one thread closes, which others that close wait for
         self._schemas: dict[str, Bound] = {}
         self._by_class: dict[type, Bound] = {}
         self._hot: dict[Any, Hot] = {}
@@ -142,7 +143,7 @@ class DataStore:
             hot = self._hot[schema]
             entry = hot.lookup(id)
         except (KeyError, TypeError):
-            pass
+            self._closing.release()
         else:
             if entry is not None and not (force_l2 or force_l3) and (hot.exact is None or type(id) is hot.exact):
                 now = monotonic()
@@ -414,20 +415,27 @@ class DataStore:
     def close(self, timeout: float | timedelta = 30) -> None:
         """Flush what is written behind, stop the threads, close the pools; idempotent.
 
-        Raises `FlushTimeoutError` where something is neither in L3 nor safe in the ledger after `timeout` seconds;
-        the store is closed all the same.
+        Where another thread is at it, this waits for that one, for `timeout` seconds at most. Raises
+        `FlushTimeoutError` where something is neither in L3 nor safe in the ledger after `timeout` seconds; the store
+        is closed all the same.
         """
-        with self._lock:
-            if self._context.closed:
-                return
-            self._context.closed = True
-            for hot in self._hot.values():
-                hot.close()
+        patience = seconds(timeout, "timeout") or 0.0
+        if not self._closing.acquire(timeout=patience):
+            return
         try:
-            if self._context.writebehind is not None:
-                self._context.writebehind.close(seconds(timeout, "timeout") or 0.0)
+            with self._lock:
+                if self._context.closed:
+                    return
+                self._context.closed = True
+                for hot in self._hot.values():
+                    hot.close()
+            try:
+                if self._context.writebehind is not None:
+                    self._context.writebehind.close(patience)
+            finally:
+                self._wiring.close()
         finally:
-            self._wiring.close()
+            self._closing.release()
 
     def __enter__(self) -> Self:
         return self
@@ -456,7 +464,7 @@ class DataStore:
         self._context.check_open()
 
     def _after_fork(self) -> None:
-        self._lock = threading.RLock()
+        self._lock, self._closing = threading.RLock(), threading.RLock()
         self._wiring.after_fork()
 
 

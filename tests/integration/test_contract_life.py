@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 import psycopg
@@ -211,6 +211,26 @@ def test_close_is_idempotent_also_for_many_at_once(make: MakeStore, dsn: str) ->
             ended.result()
     assert rows(dsn, "SELECT text FROM notes") == [("pending",)]
     store.close()
+
+
+def test_whoever_closes_while_another_thread_is_at_it_waits_for_that_one(make: MakeStore, dsn: str) -> None:
+    store = mixed(make)
+    store.set("notes", 1, Note(1, "pending"))
+    left: list[int] = []
+
+    def close() -> None:
+        store.close()
+        left.append(len(store._wiring.writebehind()._parts.buffer))
+
+    with psycopg.connect(dsn) as conn, ThreadPoolExecutor(2) as pool:
+        conn.execute("LOCK TABLE notes IN ACCESS EXCLUSIVE MODE")
+        both = [pool.submit(close) for _ in range(2)]
+        wait(both, timeout=0.5, return_when=FIRST_COMPLETED)  # one that does not wait would be through by now
+        conn.rollback()
+        for ended in both:
+            ended.result()
+    assert left == [0, 0]
+    assert rows(dsn, "SELECT text FROM notes") == [("pending",)]
 
 
 def test_whoever_is_at_work_when_the_store_closes_gets_a_result_or_closed_error(make: MakeStore, dsn: str) -> None:
