@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 
 from strata.contracts import Logger
 from strata.l1.store import Evicted, MemStore
 from strata.observe.log import SafeLogger
+from strata.ticker import Ticker
 
 Report = Callable[[Sequence[Evicted]], None]
 
@@ -19,17 +19,15 @@ class Sweeper:
     """Sweeps any number of stores every `interval` seconds, in one daemon thread.
 
     The thread starts when a registered store first has something to expire, so that a process that forks before it has
-    used its stores forks without it. `_lock` guards `_stores` and `_thread`; a store may call in with its own lock
-    held, so nothing here calls a store with `_lock` held. After fork the child calls `after_fork`.
+    used its stores forks without it. `_lock` guards `_stores`; a store may call in with its own lock held, so nothing
+    here calls a store with `_lock` held. After fork the child calls `after_fork`.
     """
 
     def __init__(self, interval: float = 30.0, logger: Logger | None = None) -> None:
-        self._interval = interval
         self._log = SafeLogger(logger)
         self._stores: list[tuple[MemStore, Report]] = []
         self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._ticker = Ticker("strata-sweeper", interval, self.sweep)
 
     def register(self, store: MemStore, report: Report) -> None:
         """Sweep this store too, and pass on what was removed, if anything; `report` holds no lock when called."""
@@ -39,16 +37,7 @@ class Sweeper:
 
     def start(self) -> None:
         """Start the thread, unless it runs or was stopped for good. Never raises."""
-        with self._lock:
-            if self._thread is not None or self._stopped.is_set():
-                return
-            arguments = (weakref.ref(self), self._stopped, self._interval)
-            thread = threading.Thread(target=_run, args=arguments, name="strata-sweeper", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:
-                return  # the interpreter is going down, or has no thread to give
-            self._thread = thread
+        self._ticker.start()
 
     def sweep(self) -> None:
         """Sweep every store once, in the calling thread."""
@@ -59,20 +48,12 @@ class Sweeper:
 
     def stop(self) -> None:
         """End the thread; it does not come back. Idempotent."""
-        self._stopped.set()
-        with self._lock:
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(STOP_TIMEOUT)
+        self._ticker.stop(STOP_TIMEOUT)
 
     def after_fork(self) -> None:
         """In the child: no thread, until a store that was cleared has something to expire again."""
-        stopped = self._stopped.is_set()
         self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._thread = None
-        if stopped:
-            self._stopped.set()
+        self._ticker.after_fork()
 
     def _sweep(self, store: MemStore, report: Report) -> None:
         try:
@@ -81,13 +62,3 @@ class Sweeper:
                 report(gone)
         except Exception as error:  # noqa: BLE001 one store's callback must not keep the others from being swept
             self._log.error("sweeping failed", error=type(error).__name__)
-
-
-def _run(weak: weakref.ref[Sweeper], stopped: threading.Event, interval: float) -> None:
-    # Weak, so that the thread does not keep stores alive that were dropped without being closed.
-    while not stopped.wait(interval):
-        sweeper = weak()
-        if sweeper is None:
-            return
-        sweeper.sweep()
-        del sweeper

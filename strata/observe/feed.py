@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
+from strata.ticker import Ticker
 
 INTERVAL = 5.0  # seconds between rounds
 STOP_TIMEOUT = 1.0  # seconds; a recorder may be slow
@@ -30,7 +30,7 @@ Read = Callable[[], Sequence[Reading]]
 class Feed:
     """Publishes in a daemon thread, every `interval` seconds and once at the end. Nothing runs without a recorder.
 
-    `_lock` guards `_thread` and `_seen`: one round at a time, which takes the differences to the one before. After
+    `_lock` guards `_seen`: one round at a time, which takes the differences to the one before. After
     fork the child calls `after_fork`: what the parent counted is the parent's to publish.
     """
 
@@ -41,26 +41,14 @@ class Feed:
         self._counts = counts  # totals since the store was made, which only rise
         self._gauges = gauges  # values as they are now; may ask servers
         self._log = log
-        self._interval = interval
         self._seen: dict[tuple[str, Labels], float] = {}
         self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._ticker = Ticker("strata-metrics", interval, self.publish)
 
     def start(self) -> None:
         """Start the thread, unless it runs, was stopped for good, or has nobody to tell. Never raises."""
-        if self._thread is not None or not self._metrics.enabled:
-            return
-        with self._lock:
-            if self._thread is not None or self._stopped.is_set():
-                return
-            arguments = (weakref.ref(self), self._stopped, self._interval)
-            thread = threading.Thread(target=_run, args=arguments, name="strata-metrics", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:
-                return  # the interpreter is going down, or has no thread to give
-            self._thread = thread
+        if self._metrics.enabled:
+            self._ticker.start()
 
     def publish(self) -> None:
         """One round, in the calling thread. Never raises."""
@@ -82,30 +70,14 @@ class Feed:
 
     def stop(self) -> None:
         """End the thread, and publish what is left. Idempotent."""
-        thread, stopped = self._thread, self._stopped.is_set()
-        self._stopped.set()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(STOP_TIMEOUT)
-        if not stopped:
+        last = not self._ticker.stopped
+        self._ticker.stop(STOP_TIMEOUT)
+        if last:
             self.publish()
 
     def after_fork(self) -> None:
         """In the child: no thread yet, and nothing gained yet."""
-        stopped = self._stopped.is_set()
         self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._thread = None
-        if stopped:
-            self._stopped.set()
+        self._ticker.after_fork()
         if self._metrics.enabled:
             self._seen = {(name, labels): value for name, labels, value in self._counts()}
-
-
-def _run(weak: weakref.ref[Feed], stopped: threading.Event, interval: float) -> None:
-    # Weak, so that the thread does not keep a store alive that was dropped without being closed.
-    while not stopped.wait(interval):
-        feed = weak()
-        if feed is None:
-            return
-        feed.publish()
-        del feed
