@@ -9,7 +9,7 @@ from strata.bound import Bound
 from strata.coherence.guard import Claim
 from strata.engine.context import ABSENT, Context
 from strata.engine.patience import Loaded
-from strata.engine.read import buried, joined, laid_over, put_of
+from strata.engine.read import buried, buried_under, joined, laid_over, put_of
 from strata.errors import EncodeError, L2UnavailableError, L3UnavailableError, UnavailableError
 from strata.l2.tier import Found, Put, State
 from strata.writebehind import Own
@@ -125,9 +125,13 @@ class _Call:
         bound = self._bound
         assert bound.table is not None and bound.database is not None
         pending = self._context.handed_off(bound, list(self._open.values()))
+        below: dict[Any, Loaded] = {}
         try:
             with bound.database.connection() as conn:
                 rows = bound.table.get_many(conn, list(self._open))
+                for id, text in self._open.items():
+                    row, entry = rows.get(id), pending.get(text)
+                    below[id] = joined(bound, row, entry, buried_under(bound, conn, text, row, entry))
         except L3UnavailableError as error:
             if self._from_stale(answers):
                 return
@@ -136,7 +140,6 @@ class _Call:
                     f"neither Redis nor PostgreSQL answered for schema {bound.name!r}; check both"
                 ) from error
             raise
-        below = {id: joined(bound, rows.get(id), pending.get(key_text)) for id, key_text in self._open.items()}
         if self._silent:
             self._context.repairs.distrust()  # once more, as `Reader.below` does
         self._fill(answers, below)

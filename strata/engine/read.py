@@ -11,6 +11,7 @@ from strata.engine.leases import await_loader
 from strata.engine.patience import Loaded, Patience
 from strata.errors import L2UnavailableError, L3UnavailableError, UnavailableError
 from strata.l2.tier import Found, Put, State
+from strata.l3.connection import Connection
 from strata.l3.table import Row
 from strata.writebehind import Own, Pending
 
@@ -28,19 +29,31 @@ def laid_over(bound: Bound, own: Own, loaded: Loaded) -> Any:
     return ABSENT if loaded.record is ABSENT else bound.plan.merge(loaded.record, own.record)
 
 
-def joined(bound: Bound, row: Row | None, pending: Pending | None) -> Loaded:
-    """What ledger and L3 hold together: the newer one, or, of a partial write, its columns over the row."""
-    if pending is not None and not pending.partial and (row is None or pending.version > row.version):
+def joined(bound: Bound, row: Row | None, pending: Pending | None, buried: int = 0) -> Loaded:
+    """What ledger and L3 hold together: the newer one, or, of a partial write, its columns over the row.
+
+    `buried` is the version at which L3 knows that there is no row, as `buried_under` finds it.
+    """
+    if pending is not None and not pending.partial and pending.version > (buried if row is None else row.version):
         record = ABSENT if pending.deleted else bound.plan.from_row(pending.values, bound.cipher, pending.names)
         return Loaded(record, pending.version, True)
     if row is None:
-        return NOTHING
+        return Loaded(ABSENT, buried)
     bound.counters.l3_hits += 1
     record = bound.plan.from_row(row.values, bound.cipher)
     if pending is None or pending.version <= row.version:
         return Loaded(record, row.version)
     over = bound.plan.from_row(pending.values, bound.cipher, pending.names)
     return Loaded(bound.plan.merge(record, over), pending.version, True)
+
+
+def buried_under(bound: Bound, conn: Connection, key_text: str, row: Row | None, pending: Pending | None) -> int:
+    """The version of the deletion that may be newer than what is pending, else 0.
+
+    A deletion that went around the ledger, while that was away, leaves an older write there, until repairs take it out.
+    """
+    assert bound.table is not None
+    return bound.table.tombstone(conn, key_text) if row is None and pending is not None else 0
 
 
 def put_of(bound: Bound, key_text: str, loaded: Loaded) -> Put:
@@ -90,9 +103,8 @@ class Reader:
             return found.state is State.VALUE
         if bound.table is None or bound.database is None:
             return False
-        pending = self._context.handed_off(bound, [key_text]).get(key_text)
-        if pending is not None and not pending.partial:
-            return not pending.deleted
+        if self._context.handed_off(bound, [key_text]):
+            return self._below(bound, id, key_text, l2_down=False).record is not ABSENT
         with bound.database.connection() as conn:
             return bound.table.exists(conn, id)
 
@@ -237,6 +249,7 @@ class Reader:
         try:
             with bound.database.connection() as conn:
                 row = bound.table.get(conn, id)
+                buried = buried_under(bound, conn, key_text, row, pending)
         except L3UnavailableError as error:
             if pending is not None and not pending.partial:
                 return joined(bound, None, pending)
@@ -245,7 +258,7 @@ class Reader:
                     f"neither Redis nor PostgreSQL answered for schema {bound.name!r}; check both"
                 ) from error
             raise
-        loaded = joined(bound, row, pending)
+        loaded = joined(bound, row, pending, buried)
         self._context.versions.observe(loaded.version)
         return loaded
 

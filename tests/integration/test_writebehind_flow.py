@@ -11,7 +11,7 @@ import pytest
 
 import strata
 from strata import UNLOADED, DataStore, Durability, FlushTimeoutError, NotFoundError
-from strata.writebehind.shard import Shard
+from strata.writebehind.shard import Shard, home_of
 from tests.behind import Errors, client, comes_after, deferred, hand_off, idle, paced, persist, rows, run
 from tests.models import Account, Note, Player
 from tests.stores import MakeStore, sure
@@ -133,6 +133,26 @@ def test_what_was_deleted_stays_deleted_whatever_is_replayed(store: DataStore, d
     persist(store, "note")
     assert rows(dsn, "SELECT * FROM note") == []
     assert redis.hlen(key) == 0
+
+
+def test_what_was_deleted_around_the_ledger_is_not_read_from_it(make: MakeStore, redis_addr: str) -> None:
+    store, other = store_of(make, deferred()), store_of(make, deferred())
+    for each in (store, other):
+        each._wiring.context.repairs.stop()  # which would take it out of the ledger
+    store.set(Note, 1, Note(1, "old"))
+    hand_off(store)
+    store.delete(Note, 1)
+    parts = store._wiring.writebehind()._parts
+    # As a flush does while Redis is away.
+    parts.direct.many(store._bound("note"), parts.buffer.find("note", [1]))
+    assert parts.buffer.peek("note", 1) is None
+    there = client(redis_addr)
+    assert there.hkeys(home_of("note", "1").key("dirty")) == [b"1"]
+    there.delete("strata:note:1")
+    for each in (store, other):
+        assert each.get(Note, 1, default=None) is None
+        assert each.get_many(Note, [1]) == {}
+        assert not each.exists(Note, 1)
 
 
 def test_two_workers_at_once_and_twice_over_change_nothing(store: DataStore, dsn: str) -> None:
