@@ -86,6 +86,7 @@ FOUND_BY = {
     Rule.FLOOR_BEFORE_PUT: "behind: set, batch in one process",
     Rule.UNTOLD_LEAVES_REPAIR: "behind: set, batch and get, Redis hangs",
     Rule.REPAIR_RAISES_FLOOR: "behind: around the ledger: set, set and get",
+    Rule.DELETION_IN_L3_IS_ASKED: "behind: around the ledger: set, delete and get",
     Rule.DIRECT_LEAVES_REPAIR: "behind: around the ledger: set, get, Redis hangs",
     Rule.PURGE_REMOVES_LEASE: "behind: refused: set, get",
     Rule.PURGE_REMOVES_VALUE: "behind: refused: set and get",

@@ -30,7 +30,7 @@ def latest(row: Row) -> Seen:
 
 @step(name="L3 read")
 def read(world: World, me: Me) -> Outcomes:
-    """SELECT one row. The version of a missing one is known to the promises only."""
+    """SELECT one row, and, where there is none, the version at which it was deleted."""
     return [(world, latest(world.row))]
 
 

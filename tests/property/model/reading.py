@@ -185,7 +185,8 @@ def below(me: Me) -> Program:
     row = yield postgres.read(me)
     if me.setup.deferred and not first:
         pending = yield from _ledger(me)
-    if pending is not None and (row.deleted or pending.version > row.version):
+    unasked = row.deleted and not me.setup.keeps(Rule.DELETION_IN_L3_IS_ASKED)
+    if pending is not None and (unasked or pending.version > row.version):
         return Seen(pending.version, pending.deleted, True, me.setup.kept and not pending.deleted)
     return row
 

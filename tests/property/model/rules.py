@@ -79,6 +79,7 @@ class Rule(enum.Enum):
     FLOOR_BEFORE_PUT = "... before its put, so that no older hand-off comes between"
     UNTOLD_LEAVES_REPAIR = "... and where the ledger did not hear of the floor, a repair row is left"
     REPAIR_RAISES_FLOOR = "a repair raises the floor, so that nothing older is handed off after it"
+    DELETION_IN_L3_IS_ASKED = "what is pending is not read where L3 has no row and remembers a newer deletion"
     DIRECT_LEAVES_REPAIR = "a deferred write that goes around the ledger leaves a repair row"
     PURGE_REMOVES_LEASE = "a purge removes a lease"
     PURGE_REMOVES_VALUE = "a purge removes the value that was given up"

@@ -49,6 +49,7 @@ OWN_DELETE = (through.own, (True,))
 LATER = (behind.write, ())
 LATER_DELETE = (behind.write, (True,))
 AROUND = (behind.around, ())
+DELETE_AROUND = (behind.around, (True,))
 UPDATE_BY_HAND = (through.update_by_hand, ())
 
 
@@ -644,6 +645,17 @@ BEHIND = [
         worker(2),
         deaf=(0, 1),
         fault=Fault.HICCUP,
+        repairs=True,
+        l1=False,
+    ),
+    behind_scenario(
+        "around the ledger: set, delete and get",
+        calls("A", 0, LATER),
+        flusher(0),
+        calls("B", 1, DELETE_AROUND, GET),
+        repairs(1),
+        worker(2),
+        deaf=(0, 1),
         repairs=True,
         l1=False,
     ),
