@@ -143,7 +143,7 @@ class DataStore:
             hot = self._hot[schema]
             entry = hot.lookup(id)
         except (KeyError, TypeError):
-            self._closing.release()
+            pass
         else:
             if entry is not None and not (force_l2 or force_l3) and (hot.exact is None or type(id) is hot.exact):
                 now = monotonic()
