@@ -29,16 +29,16 @@ def laid_over(bound: Bound, own: Own, loaded: Loaded) -> Any:
     return ABSENT if loaded.record is ABSENT else bound.plan.merge(loaded.record, own.record)
 
 
-def joined(bound: Bound, row: Row | None, pending: Pending | None, buried: int = 0) -> Loaded:
+def joined(bound: Bound, row: Row | None, pending: Pending | None, deletion: int = 0) -> Loaded:
     """What ledger and L3 hold together: the newer one, or, of a partial write, its columns over the row.
 
-    `buried` is the version at which L3 knows that there is no row, as `buried_under` finds it.
+    `deletion` is the version at which L3 knows that there is no row, as `buried_under` finds it.
     """
-    if pending is not None and not pending.partial and pending.version > (buried if row is None else row.version):
+    if pending is not None and not pending.partial and pending.version > (deletion if row is None else row.version):
         record = ABSENT if pending.deleted else bound.plan.from_row(pending.values, bound.cipher, pending.names)
         return Loaded(record, pending.version, True)
     if row is None:
-        return Loaded(ABSENT, buried)
+        return Loaded(ABSENT, deletion)
     bound.counters.l3_hits += 1
     record = bound.plan.from_row(row.values, bound.cipher)
     if pending is None or pending.version <= row.version:
@@ -103,8 +103,9 @@ class Reader:
             return found.state is State.VALUE
         if bound.table is None or bound.database is None:
             return False
-        if self._context.handed_off(bound, [key_text]):
-            return self._below(bound, id, key_text, l2_down=False).record is not ABSENT
+        pending = self._context.handed_off(bound, [key_text]).get(key_text)
+        if pending is not None:
+            return self._over_l3(bound, id, key_text, pending, l2_down=False).record is not ABSENT
         with bound.database.connection() as conn:
             return bound.table.exists(conn, id)
 
@@ -244,12 +245,16 @@ class Reader:
 
     def _below(self, bound: Bound, id: Any, key_text: str, *, l2_down: bool) -> Loaded:
         """What ledger and L3 hold, asked in this order, so that what is being persisted is not missed in both."""
-        assert bound.table is not None and bound.database is not None
         pending = self._context.handed_off(bound, [key_text]).get(key_text)
+        return self._over_l3(bound, id, key_text, pending, l2_down=l2_down)
+
+    def _over_l3(self, bound: Bound, id: Any, key_text: str, pending: Pending | None, *, l2_down: bool) -> Loaded:
+        """What L3 holds under what the ledger was found to hold."""
+        assert bound.table is not None and bound.database is not None
         try:
             with bound.database.connection() as conn:
                 row = bound.table.get(conn, id)
-                buried = buried_under(bound, conn, key_text, row, pending)
+                deletion = buried_under(bound, conn, key_text, row, pending)
         except L3UnavailableError as error:
             if pending is not None and not pending.partial:
                 return joined(bound, None, pending)
@@ -258,7 +263,7 @@ class Reader:
                     f"neither Redis nor PostgreSQL answered for schema {bound.name!r}; check both"
                 ) from error
             raise
-        loaded = joined(bound, row, pending, buried)
+        loaded = joined(bound, row, pending, deletion)
         self._context.versions.observe(loaded.version)
         return loaded
 

@@ -48,9 +48,6 @@ class State(enum.Enum):
     BUSY = enum.auto()
 
 
-_VALUE = State.VALUE  # an enum's member costs more by its name
-
-
 class Found(msgspec.Struct, frozen=True, gc=False):
     """The answer of a read. `token` is the lease where the state is LEASED; `raw` is the content of what is stale, or
     `due` for a refresh, with which it may be replaced."""
@@ -339,7 +336,7 @@ class L2Tier:
                 version, pending = int(raw[3:22]), raw[23:24] == b"p"
                 if raw[:1] == b"T":
                     return Found(State.TOMBSTONE, version, pending)
-                return Found(_VALUE, version, pending, self._decode(raw[HEADER:]))
+                return Found(State.VALUE, version, pending, self._decode(raw[HEADER:]))
             except Exception:  # noqa: BLE001 a codec of the user's may raise anything; the entry is a miss either way
                 pass
         elif raw[:3] == b"L1:":

@@ -33,9 +33,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
     def encode(self) -> bytes:
         """`E1:<version>:<op>:<since>:<origin>:<row>`, all but the last two of fixed width."""
-        return b"E1:%019d:%b:%013d:%b:%b" % (
-            self.version, self.op.encode(), self.since, self.origin.encode(), self.row,
-        )  # fmt: skip
+        return b"E1:%019d:%s:%013d:%s:%s" % (self.version, self.op.encode(), self.since, self.origin.encode(), self.row)
 
 
 def version_of(raw: bytes) -> int:
