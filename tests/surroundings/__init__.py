@@ -1,0 +1,1 @@
+"""Strata among what companies run: poolers, restricted Redis users, other frameworks and other applications."""
