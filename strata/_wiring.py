@@ -48,7 +48,7 @@ from strata.observe.metrics import SafeMetrics
 from strata.policies import EvictionPolicy, MemPolicy, RedisPolicy, SearchExpiry, WriteMode
 from strata.schema import Schema
 from strata.writebehind import WriteBehind
-from strata.writebehind.broker import celery_app, publish
+from strata.writebehind.broker import Broker
 
 SHARDS = 256  # of L1, in which `max_entries` is counted
 ABSENCES = 65_536  # remembered in L1 a schema
@@ -69,10 +69,12 @@ class Wiring:
         self.databases: dict[str, Database] = {}
         self._schemas = schemas
         self._keys = keys_from(config.encryption_key)
+        self.keys = config.keyspace
         self._ledger: RedisServer | None = None
         self.server = self._redis()
         versions = VersionClock(self.clock)
-        announcer = Announcer(config.invalidation_channel, self.instance, config.redis_db)
+        channel = self.keys.channel(config.invalidation_channel)
+        announcer = Announcer(channel, self.instance, config.redis_db)
         self.inbox = Inbox(schemas, self.instance, versions, lambda: self.context.writebehind)
         repairs = Repairs(
             schemas,
@@ -104,7 +106,7 @@ class Wiring:
 
             self.context.bus = Bus(
                 self.server,
-                config.invalidation_channel,
+                channel,
                 self.inbox,
                 self.certainty,
                 self.clock,
@@ -200,7 +202,7 @@ class Wiring:
 
     def publish(self, task: str, args: tuple[Any, ...], task_id: str | None) -> None:
         """Hand a job over to the fleet. Raises `UnavailableError` where the broker does not answer."""
-        publish(celery_app(self.config), task, args, task_id)
+        Broker(self.config).publish(task, args, task_id)
 
     def after_fork(self) -> None:
         """In the child: another instance, with connections, threads and caches of its own."""
@@ -274,7 +276,7 @@ class Wiring:
     def _redis(self) -> RedisServer | None:
         config = self.config
         if config.redis_client is not None:
-            made = RedisServer(lambda: adopt(config.redis_client, config.l2_pool), self.clock)
+            made = RedisServer(lambda: adopt(config.redis_client, config.l2_pool), self.clock, self.keys)
             made.on_call = self._timer("strata_l2_seconds", "cache")
             return made
         return self._server(config.redis_addr, "cache") if config.redis_addr else None
@@ -288,7 +290,7 @@ class Wiring:
 
         if not addr.startswith("redis+cluster://"):
             make()  # nothing is sent, but an address that cannot be read is found now
-        made = RedisServer(make, self.clock)
+        made = RedisServer(make, self.clock, self.keys)
         made.on_call = self._timer("strata_l2_seconds", name)
         return made
 

@@ -15,6 +15,7 @@ from strata.codec import JSON, MsgPack
 from strata.contracts import Codec, Logger, MetricsRecorder
 from strata.crypto import EncryptionKeys, keys_from, parse_base64_key
 from strata.errors import InvalidConfigError, StrataError
+from strata.keyspace import Keyspace
 from strata.policies import (
     Durability,
     Duration,
@@ -71,6 +72,7 @@ class Config:
     metrics: MetricsRecorder | None = None
     logger: Logger | None = None
     encryption_key: bytes | EncryptionKeys | None = None
+    namespace: str = ""
 
     def __post_init__(self) -> None:
         for name in ("postgres_dsn", "redis_addr", "redis_password", "ledger_addr", "broker_url"):
@@ -92,6 +94,12 @@ class Config:
         if not self.invalidation_channel or not isinstance(self.invalidation_channel, str):
             raise InvalidConfigError("invalidation_channel is empty; it must be the name of a Redis channel")
         keys_from(self.encryption_key)
+        Keyspace(self.namespace)
+
+    @property
+    def keyspace(self) -> Keyspace:
+        """The names of all that this store keeps in a Redis or a broker."""
+        return Keyspace(self.namespace)
 
     def _check_kinds(self) -> None:
         kinds: dict[str, type] = {
@@ -226,6 +234,7 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
             "broker_url",
             "journal_dir",
             "invalidation_channel",
+            "namespace",
         ),
         str,
     ),

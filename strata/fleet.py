@@ -23,20 +23,18 @@ RINGS = 16  # tasks that a divided job begins with
 WARM, MIGRATE = "strata.warm", "strata.migrate"
 PLAN, SPAN = "plan", "span"  # kinds of parts
 
-# Leases of hourly chores: held while one is done, and an hour from then on.
-PARTITIONS, TOMBSTONES = "strata:{chores}:partitions", "strata:{chores}:tombstones"
+# For which the lease of an hourly chore is held while it is done, and from then on.
 CHORE_HELD_MS = 60_000  # a worker that failed, or died over it, is followed by another after that
 CHORE_DONE_MS = 3_600_000
 FORGOTTEN = 5_000  # tombstones in one transaction
 TOMBSTONES_KEPT = timedelta(days=7)  # what is written behind and held up for longer may not be a new row any more
 
-AUDITED = "strata:{fleet}:audited"  # text: there until the next audit is due
 AUDIT_INTERVAL = 60.0  # seconds from one audit of the fleet to the next
 AUDIT_SAMPLE = 500  # keys of each schema
 
 
 class Fleet:
-    """Called by the tasks of `workers.tasks`, and by the store to start them. Thread-safe."""
+    """Called by the tasks of `strata.worker.tasks`, and by the store to start them. Thread-safe."""
 
     def __init__(
         self,
@@ -77,7 +75,7 @@ class Fleet:
             return len(report.applied)
 
         wanted = any(bound.table.monthly for bound in wiring.schemas if bound.table is not None)
-        return self._hourly(PARTITIONS, make) if wanted else 0
+        return self._hourly("partitions", make) if wanted else 0
 
     def forget_tombstones(self, kept: timedelta = TOMBSTONES_KEPT) -> int:
         """Remove the tombstones of old deletions, unless some worker did within the hour; returns how many.
@@ -86,10 +84,11 @@ class Fleet:
         """
         deferred = [bound for bound in self._wiring.schemas if bound.deferred]
         before = datetime.now(UTC) - kept
-        return self._hourly(TOMBSTONES, lambda: sum(_forget(bound, before) for bound in deferred)) if deferred else 0
+        return self._hourly("tombstones", lambda: sum(_forget(bound, before) for bound in deferred)) if deferred else 0
 
-    def _hourly(self, lease: str, chore: Callable[[], int]) -> int:
+    def _hourly(self, name: str, chore: Callable[[], int]) -> int:
         ledger, me = self._wiring.ledger(), self._wiring.instance
+        lease = ledger.keys.own("chores", name)
         if not ledger.execute("SET", lease, me, "NX", "PX", CHORE_HELD_MS):
             return 0
         done = chore()
@@ -119,7 +118,9 @@ class Fleet:
 
     def audit_due(self) -> bool:
         """Whether the caller, of all workers, is to audit now."""
-        return bool(self._wiring.ledger().execute("SET", AUDITED, "1", "NX", "PX", round(AUDIT_INTERVAL * 1000)))
+        ledger = self._wiring.ledger()
+        audited = ledger.keys.own("fleet", "audited")  # text: there until the next audit is due
+        return bool(ledger.execute("SET", audited, "1", "NX", "PX", round(AUDIT_INTERVAL * 1000)))
 
     def audit(self) -> int:
         """Audit every schema; the gauges have what was found. Returns how many copies are stale."""

@@ -33,7 +33,7 @@ class Worker:
 
     def __init__(self, env: Mapping[str, str], log: Path, name: str = "one", *options: str) -> None:
         self.log = log
-        words = ["-m", "celery", "-A", "workers", "worker", "-c", "2", "-n", f"{name}@here", "--loglevel", "INFO"]
+        words = ["-m", "celery", "-A", "strata.worker", "worker", "-c", "2", "-n", f"{name}@here", "--loglevel", "INFO"]
         with log.open("a") as file:
             self.process = subprocess.Popen(
                 [sys.executable, *words, *options], cwd=ROOT, env=env, stdout=file, stderr=file, start_new_session=True

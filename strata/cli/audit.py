@@ -9,7 +9,8 @@ import sys
 import click
 from rich.table import Table
 
-from strata.cli.app import app_option, json_option, load_store
+from strata.application import load_store
+from strata.cli.app import app_option, json_option
 from strata.cli.progress import wide_console
 from strata.engine.audit import AuditReport
 

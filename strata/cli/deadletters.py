@@ -11,7 +11,8 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from strata.cli.app import app_option, json_option, load_store
+from strata.application import load_store
+from strata.cli.app import app_option, json_option
 from strata.cli.progress import wide_console
 from strata.writebehind.deadletters import DeadLetter
 

@@ -83,7 +83,7 @@ class LocalFleet:
         ]
 
     def _start(self, name: str, log: Path, *arguments: str) -> ServerProcess:
-        command = [sys.executable, "-m", "celery", "-A", "workers", *arguments]
+        command = [sys.executable, "-m", "celery", "-A", "strata.worker", *arguments]
         process = ServerProcess(command, log, end=signal.SIGTERM, quick="kill", env=self._environment)
         self._stack.callback(process.stop, GRACE)
         self._processes[name] = process

@@ -41,7 +41,7 @@ def instances(store: DataStore) -> int:
     server = store._wiring.server
     if server is None:
         return 0
-    answer = server.execute("PUBSUB", "NUMSUB", store.config.invalidation_channel)
+    answer = server.execute("PUBSUB", "NUMSUB", server.keys.channel(store.config.invalidation_channel))
     return int(answer[1]) if len(answer) == 2 else int(answer[0][1])  # [name, count], or redis-py's [(name, count)]
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import click
 from rich.progress import Progress, TaskID
 
-from strata.cli.app import app_option, json_option, load_store
+from strata.application import load_store
+from strata.cli.app import app_option, json_option
 from strata.cli.progress import progress_bars, wide_console
 from strata.datastore import DataStore
 from strata.engine.rotate import KeyRotation

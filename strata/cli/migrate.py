@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from strata.cli.app import app_option, load_store
+from strata.application import load_store
+from strata.cli.app import app_option
 from strata.l3.migrations import MigrationReport
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import click
 from rich.table import Table
 
+from strata.application import load_store
 from strata.bound import Bound
-from strata.cli.app import app_option, json_option, load_store
+from strata.cli.app import app_option, json_option
 from strata.cli.inside import ask_postgres, defers, instances, pending, schemas
 from strata.cli.progress import wide_console
 from strata.datastore import DataStore

@@ -7,7 +7,8 @@ import time
 import click
 from rich.progress import Progress, TaskID
 
-from strata.cli.app import app_option, load_store
+from strata.application import load_store
+from strata.cli.app import app_option
 from strata.cli.progress import progress_bars, wide_console
 from strata.datastore import DataStore
 from strata.engine.jobs import Job, JobState

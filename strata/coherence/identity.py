@@ -65,7 +65,7 @@ class Identity:
             return
         node = self._versions.node
         for _ in range(ATTEMPTS):
-            if node != L3_NODE and server.execute("SET", _key(node), self.instance, "NX", "EX", LEASE_SECONDS):
+            if node != L3_NODE and server.execute("SET", _key(server, node), self.instance, "NX", "EX", LEASE_SECONDS):
                 self._leased = node
                 self._versions.adopt_node(node)
                 return
@@ -73,10 +73,10 @@ class Identity:
 
     def _renewed(self, server: RedisServer, node: int) -> bool:
         # GET then EXPIRE: between them the lease can only pass to another if it was about to expire unrenewed.
-        if server.execute("GET", _key(node)) != self.instance.encode():
+        if server.execute("GET", _key(server, node)) != self.instance.encode():
             return False
-        return bool(server.execute("EXPIRE", _key(node), LEASE_SECONDS))
+        return bool(server.execute("EXPIRE", _key(server, node), LEASE_SECONDS))
 
 
-def _key(node: int) -> str:
-    return f"strata:{{node}}:{node}"
+def _key(server: RedisServer, node: int) -> str:
+    return server.keys.own("node", str(node))

@@ -42,7 +42,7 @@ class JobRecord:
     def __init__(self, server: RedisServer, id: str) -> None:
         self._server = server
         self.id = id
-        self.key = f"strata:{{job}}:{id}"
+        self.key = server.keys.own("job", id)
 
     def write(self, **fields: Any) -> None:
         """Set some of its fields. Raises `L2UnavailableError`."""

@@ -22,7 +22,6 @@ from strata.errors import StrataError, UnavailableError
 from strata.l2.client import RedisServer
 from strata.l2.script import load
 
-OPEN = "strata:{job}:open"
 OVERDUE_MS = 1_000  # after which a part that nobody takes is rung for
 BELL_MS = 5_000  # for which a ring counts as under way
 
@@ -72,7 +71,11 @@ class Work:
         self.id = id
         self.lease = lease
         self.record = JobRecord(server, id)
-        self._keys = [self.record.key, *(f"{self.record.key}:{name}" for name in ("due", "parts", "held")), OPEN]
+        self._keys = [
+            self.record.key,
+            *(f"{self.record.key}:{name}" for name in ("due", "parts", "held")),
+            _open(server),
+        ]
 
     def open(self, first: Part, bell: Bell) -> None:
         """Begin with one part, which may fall into others."""
@@ -81,7 +84,7 @@ class Work:
         self._server.pipeline([("HSET", parts, "0", _encode(first)), ("ZADD", due, now, "0")])
         self._server.pipeline([("EXPIRE", key, KEPT_SECONDS) for key in (parts, due)])
         self.record.write(state=JobState.PENDING, bell=_encode(bell).decode())
-        self._server.execute("ZADD", OPEN, now, self.id)
+        self._server.execute("ZADD", self._keys[4], now, self.id)
 
     def bell(self) -> Bell | None:
         """How the job is rung for; None where it is not known any more."""
@@ -110,7 +113,7 @@ class Work:
         """The job ends: no part is taken any more."""
         others = self._keys[1:4]
         self.record.write(state=JobState.FAILED, error=reason)
-        self._server.pipeline([*(("DEL", key) for key in others), ("ZREM", OPEN, self.id)])
+        self._server.pipeline([*(("DEL", key) for key in others), ("ZREM", self._keys[4], self.id)])
 
     def waits(self) -> bool:
         """Whether there is a part that nobody holds."""
@@ -195,17 +198,21 @@ class Crew:
 
 def open_jobs(server: RedisServer, lease: float) -> list[Work]:
     """The jobs that have not ended; those whose record is gone are forgotten. Raises `L2UnavailableError`."""
-    jobs = [Work(server, raw.decode(), lease) for raw in server.execute("ZRANGE", OPEN, 0, -1)]
+    jobs = [Work(server, raw.decode(), lease) for raw in server.execute("ZRANGE", _open(server), 0, -1)]
     found = server.pipeline([("EXISTS", job.record.key) for job in jobs])
     gone = [job.id for job, there in zip(jobs, found, strict=True) if not there]
     if gone:
-        server.execute("ZREM", OPEN, *gone)
+        server.execute("ZREM", _open(server), *gone)
     return [job for job in jobs if job.id not in gone]
 
 
 def overdue(server: RedisServer, work: Work) -> bool:
     """Whether a job has a part which nobody takes, and is to be rung for by this process."""
     return 0 < work.due() < server.time_ms() - OVERDUE_MS and work.ring()
+
+
+def _open(server: RedisServer) -> str:
+    return server.keys.own("job", "open")
 
 
 def _words(error: StrataError) -> str:

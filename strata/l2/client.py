@@ -15,10 +15,12 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterExcept
 from strata.breaker import Breaker
 from strata.clock import Clock
 from strata.errors import L2UnavailableError
+from strata.keyspace import Keyspace
 from strata.l2.script import Script
 from strata.l2.wire import Wire, Wires
 
 FAILURES = (RedisError, RedisClusterException, OSError)  # the second is no `RedisError`
+ALL = Keyspace()
 Command = Sequence[Any]
 Call = tuple[Sequence[Any], Sequence[Any]]  # keys and arguments of a script
 
@@ -27,11 +29,13 @@ class RedisServer:
     """Commands and scripts, each sent once; thread-safe, and opened at the first command.
 
     `make` builds the redis-py client; it is called again after a fork, since sockets are not shared with a parent.
+    `keys` names what is kept there.
     Every method raises `L2UnavailableError` when the server does not answer, or at once while the breaker is open.
     """
 
-    def __init__(self, make: Callable[[], Any], clock: Clock) -> None:
+    def __init__(self, make: Callable[[], Any], clock: Clock, keys: Keyspace = ALL) -> None:
         self._make = make
+        self.keys = keys
         self.clock = clock
         self.breaker = Breaker(clock)
         self.on_call: Callable[[float], None] | None = None  # is told how many seconds each call took; set once

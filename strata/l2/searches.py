@@ -72,7 +72,7 @@ class UntilTtl(NotKept):
 
     def __init__(self, server: RedisServer, prefix: str, px: Callable[[], int]) -> None:
         self._server = server
-        self._prefix = f"strata:{{search}}:strata:{prefix}:"
+        self._prefix = server.keys.results(prefix)
         self._px = px
 
     def find(self, fingerprint: str) -> Kept:
@@ -90,7 +90,7 @@ class UntilWrite:
 
     def __init__(self, server: RedisServer, prefix: str, px: Callable[[], int], token: Callable[[], str]) -> None:
         self._server = server
-        self._prefix = f"strata:{{search}}:strata:{prefix}:"
+        self._prefix = server.keys.results(prefix)
         self._generation = f"{self._prefix}generation"
         self._writers = f"{self._prefix}writers"
         self._px = px

@@ -91,7 +91,7 @@ class L2Tier:
         negative: float = 0.0,
     ) -> None:
         self.server = server
-        self._prefix = f"strata:{prefix}:"
+        self._prefix = server.keys.records(prefix)
         self._ttl_ms = ttl * 1000
         self._aging = aging
         self._stay_ms = round(aging.stay * 1000)

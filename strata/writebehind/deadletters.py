@@ -84,7 +84,7 @@ class DeadLetters:
     def count(self, schema: str | None = None) -> int:
         """How many there are. Raises `SchemaNotFoundError`."""
         shards = list(self._shards(schema))
-        return sum(self._ledger.server.pipeline([("ZCARD", shard.key("deaths")) for shard in shards]))
+        return sum(self._ledger.server.pipeline([("ZCARD", self._ledger.key(shard, "deaths")) for shard in shards]))
 
     def show(self, id: str) -> DeadLetter:
         """One letter, with the values that were to be written. Raises `NotFoundError`."""
@@ -128,10 +128,12 @@ class DeadLetters:
 
     def _newest(self, shard: Shard, limit: int) -> builtins.list[tuple[int, float]]:
         # Versions with ms of their burial, newest first; limit 0 = all.
-        versions = self._ledger.server.execute("ZREVRANGE", shard.key("deaths"), 0, limit - 1)
+        versions = self._ledger.server.execute("ZREVRANGE", self._ledger.key(shard, "deaths"), 0, limit - 1)
         if not versions:
             return []
-        scores = self._ledger.server.pipeline([("ZSCORE", shard.key("deaths"), version) for version in versions])
+        scores = self._ledger.server.pipeline(
+            [("ZSCORE", self._ledger.key(shard, "deaths"), version) for version in versions]
+        )
         return [(int(version), float(score or 0)) for version, score in zip(versions, scores, strict=True)]
 
     def _get(self, id: str) -> tuple[Shard, Letter]:
@@ -144,7 +146,7 @@ class DeadLetters:
         raise NotFoundError("no such dead letter; see dead_letters.list()")
 
     def _find(self, shard: Shard, version: int) -> tuple[Shard, Letter | None]:
-        raw = self._ledger.server.execute("HGET", shard.key("dead"), f"{version:019d}")
+        raw = self._ledger.server.execute("HGET", self._ledger.key(shard, "dead"), f"{version:019d}")
         return shard, None if raw is None else decode_letter(raw)
 
 

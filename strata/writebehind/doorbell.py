@@ -7,13 +7,12 @@ time only: flushers and workers look at the oldest due times once a second.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 from strata.errors import UnavailableError
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
-from strata.writebehind.broker import publish
+from strata.writebehind.broker import Broker
 from strata.writebehind.errands import Errands
 from strata.writebehind.shard import Shard
 
@@ -23,8 +22,8 @@ TASK = "strata.persist"
 class Doorbell:
     """Thread-safe. `_connection` and `_producer` belong to the thread alone. After fork the child makes another one."""
 
-    def __init__(self, app: Callable[[], Any], log: SafeLogger, metrics: SafeMetrics) -> None:
-        self._app = app
+    def __init__(self, broker: Broker, log: SafeLogger, metrics: SafeMetrics) -> None:
+        self._broker = broker
         self._log = log
         self._metrics = metrics
         self._errands = Errands("strata-doorbell", self._ring, log)
@@ -41,12 +40,12 @@ class Doorbell:
         self._hang_up()
 
     def _ring(self, shard: Shard) -> None:
-        app = self._app()
         try:
             if self._producer is None:
+                app = self._broker.app
                 self._connection = app.connection_for_write()
                 self._producer = app.amqp.Producer(self._connection)
-            publish(app, TASK, (shard.schema, shard.number), producer=self._producer)
+            self._broker.publish(TASK, (shard.schema, shard.number), producer=self._producer)
         except UnavailableError as error:
             self._hang_up()
             self._metrics.count("strata_write_behind_rings_lost", schema=shard.schema)

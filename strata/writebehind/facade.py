@@ -383,8 +383,10 @@ class WriteBehind:
         shards = shards_of(name)
         server = self._ledger.server
         asked_for = (("HLEN", "dirty"), ("ZCARD", "deaths"))
-        counts = server.pipeline([(command, shard.key(part)) for shard in shards for command, part in asked_for])
-        firsts = server.pipeline([("ZRANGE", shard.key("due"), 0, 0) for shard in shards])
+        counts = server.pipeline(
+            [(command, self._ledger.key(shard, part)) for shard in shards for command, part in asked_for]
+        )
+        firsts = server.pipeline([("ZRANGE", self._ledger.key(shard, "due"), 0, 0) for shard in shards])
         asked = [(shard, first[:1]) for shard, first in zip(shards, firsts, strict=True) if first]
         since = [decode(raw).since for [raw] in self._ledger.read(asked) if raw is not None]
         age = max(0.0, self._clock.wall() - min(since) / 1000) if since else 0.0

@@ -126,13 +126,22 @@ class Ledger:
         """A token that nobody else has."""
         return f"{self._series}{next(self._numbers):x}"
 
+    def key(self, shard: Shard, name: str) -> str:
+        """The Redis key of one part of a shard."""
+        return self.server.keys.own(shard.tag, name)
+
+    def keys(self, shard: Shard, *names: str) -> list[str]:
+        """The Redis keys of some parts of a shard."""
+        head = self.key(shard, "")
+        return [head + name for name in names]
+
     def hand_off(self, parcels: Sequence[tuple[Shard, Sequence[Handing]]], channel: str) -> list[Taken]:
         """Hand records over, no key of a shard twice, in one round trip; answers in the same order."""
         calls = []
         now = self._now_ms()
         deadline = 0 if now is None else now + round(self.server.timeout * 1000)
         for shard, items in parcels:
-            keys = shard.keys("dirty", "due", "claims", "floor0", "floor1", "epoch", "bell")
+            keys = self.keys(shard, "dirty", "due", "claims", "floor0", "floor1", "epoch", "bell")
             with_l2 = bool(items[0].l2_key)
             bell = round(self.pace.bell * 1000)
             args: list[Any] = [self.token(), bell, self.pace.most, int(with_l2), channel, deadline]
@@ -151,7 +160,7 @@ class Ledger:
         """
         pace = self.pace
         args = [token, pace.claim, pace.claim_bytes, round(pace.lease * 1000), round(pace.at_it * 1000), *keys]
-        flat = self.server.run(_scripts["claim"], shard.keys("dirty", "due", "claims", "bell"), args)
+        flat = self.server.run(_scripts["claim"], self.keys(shard, "dirty", "due", "claims", "bell"), args)
         return [
             Claimed(key.decode(), entry, *map(int, counts.split(b":"))) if counts else Claimed(key.decode(), entry)
             for key, entry, counts in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
@@ -160,7 +169,7 @@ class Ledger:
     def renew(self, shard: Shard, token: str, keys: Sequence[str]) -> int:
         """Hold claims for another lease; returns how many of them are still this token's."""
         args = [token, round(self.pace.lease * 1000), *keys]
-        return int(self.server.run(_scripts["renew"], shard.keys("due", "claims"), args))
+        return int(self.server.run(_scripts["renew"], self.keys(shard, "due", "claims"), args))
 
     def done(self, parts: Sequence[tuple[Shard, Sequence[tuple[str, int]]]], partial: Collection[str] = ()) -> int:
         """L3 has these versions of these keys; returns how many entries left the ledger.
@@ -169,7 +178,7 @@ class Ledger:
         """
         calls: list[tuple[list[str], list[Any]]] = []
         for shard, versions in parts:
-            keys = shard.keys(*_BURIAL)
+            keys = self.keys(shard, *_BURIAL)
             for at in range(0, len(versions), self.pace.handoff):
                 chunk = versions[at : at + self.pace.handoff]
                 args: list[Any] = []
@@ -185,30 +194,32 @@ class Ledger:
             pause = max(0, round(item.pause * 1000))
             args += (item.key_text, f"{item.version:019d}", pause, item.crashes, item.attempts, item.outages)
         if releases:
-            self.server.run(_scripts["release"], shard.keys("due", "claims", "dirty"), args)
+            self.server.run(_scripts["release"], self.keys(shard, "due", "claims", "dirty"), args)
 
     def bury(self, shard: Shard, key_text: str, version: int, letter: bytes) -> bool:
         """Move an entry to the dead letters; false where something newer has made it void."""
-        return bool(self.server.run(_scripts["bury"], shard.keys(*_BURIAL), [key_text, f"{version:019d}", letter]))
+        return bool(
+            self.server.run(_scripts["bury"], self.keys(shard, *_BURIAL), [key_text, f"{version:019d}", letter])
+        )
 
     def exhume(self, shard: Shard, key_text: str, version: int) -> bool:
         """Take a dead letter out; whether it was there."""
-        keys = shard.keys("dead", "deaths", "graves", "untold")
+        keys = self.keys(shard, "dead", "deaths", "graves", "untold")
         return bool(self.server.run(_scripts["exhume"], keys, [key_text, f"{version:019d}"]))
 
     def probe(self, asked: Sequence[tuple[Shard, Sequence[str]]]) -> list[list[Fate]]:
         """What became of keys, a list for each shard asked about."""
-        calls = [(shard.keys("dirty", "floor0", "floor1", "graves"), list(keys)) for shard, keys in asked]
+        calls = [(self.keys(shard, "dirty", "floor0", "floor1", "graves"), list(keys)) for shard, keys in asked]
         return [[_fate(*flat[at : at + 3]) for at in range(0, len(flat), 3)] for flat in self._run_many("probe", calls)]
 
     def read(self, asked: Sequence[tuple[Shard, Sequence[str]]]) -> list[list[bytes | None]]:
         """The entries of keys, None where nothing is pending, a list for each shard asked about; one round trip."""
-        return self.server.pipeline([("HMGET", shard.key("dirty"), *keys) for shard, keys in asked])
+        return self.server.pipeline([("HMGET", self.key(shard, "dirty"), *keys) for shard, keys in asked])
 
     def failing(self, schema: str) -> list[tuple[Shard, str, bytes]]:
         """Entries of all shards that were refused before, with their keys."""
         shards = shards_of(schema)
-        answers = self.server.pipeline([("HGETALL", shard.key("claims")) for shard in shards])
+        answers = self.server.pipeline([("HGETALL", self.key(shard, "claims")) for shard in shards])
         asked = [(shard, keys) for shard, answer in zip(shards, answers, strict=True) if (keys := _refused(answer))]
         found = zip(asked, self.read(asked), strict=True)
         return [
@@ -222,7 +233,7 @@ class Ledger:
         """What is to be seen of each shard from outside, in one round trip."""
         commands: list[tuple[Any, ...]] = []
         for shard in shards:
-            dirty, due, epoch = shard.keys("dirty", "due", "epoch")
+            dirty, due, epoch = self.keys(shard, "dirty", "due", "epoch")
             commands += (("ZRANGE", due, 0, 0, "WITHSCORES"), ("GET", epoch), ("ZCARD", due), ("HLEN", dirty))
         flat = iter(self.server.pipeline(commands))
         looks = zip(flat, flat, flat, flat, strict=True)
@@ -230,7 +241,7 @@ class Ledger:
 
     def retime(self, shard: Shard) -> int:
         """Have entries that have no time be due now; returns how many they were."""
-        return int(self.server.run(_scripts["retime"], shard.keys("dirty", "due")))
+        return int(self.server.run(_scripts["retime"], self.keys(shard, "dirty", "due")))
 
     def now(self) -> float:
         """The ledger's time in ms."""
@@ -238,11 +249,11 @@ class Ledger:
 
     def ring(self, shard: Shard) -> bool:
         """Whether the doorbell of the shard is to be rung, since no ring is under way."""
-        return self.mark(shard.key("bell"), "1", self.pace.bell, new=True)
+        return self.mark(self.key(shard, "bell"), "1", self.pace.bell, new=True)
 
     def leave(self, shard: Shard) -> None:
         """Whoever claimed does not come back for more: what is handed off from now on rings again."""
-        self.server.execute("DEL", shard.key("bell"))
+        self.server.execute("DEL", self.key(shard, "bell"))
 
     def mark(self, key: str, value: str, seconds: float, *, new: bool = False) -> bool:
         """Set a small key for some seconds, even on a Redis that is out of memory; `new`: only where there is none.

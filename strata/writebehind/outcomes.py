@@ -22,7 +22,6 @@ from strata.writebehind.buffer import DirtyBuffer
 from strata.writebehind.ledger import Ledger, script
 from strata.writebehind.shard import home_of
 
-WAITING = "strata:{outcomes}:waiting"
 TOLD_SECONDS = 7 * 86_400
 PAGE = 100  # reports a round trip
 
@@ -79,16 +78,17 @@ class Outcomes:
         self._source = source
         self._log = log
         self._metrics = metrics
+        self._waiting = self._server.keys.own("outcomes", "waiting")
         self._lock = threading.RLock()
         self._reading = False
 
     def beat(self) -> None:
         """This instance lives and reads its outcomes."""
-        self._ledger.mark(_alive(self._source()), "1", self._ledger.pace.alive)
+        self._ledger.mark(self._alive(self._source()), "1", self._ledger.pace.alive)
 
     def stop(self) -> None:
         """From now on nothing is sent to this instance; what was sent before is applied."""
-        self._server.execute("DEL", _alive(self._source()))
+        self._server.execute("DEL", self._alive(self._source()))
         self.collect()
 
     def send(self, origin: str, report: Report) -> None:
@@ -97,9 +97,9 @@ class Outcomes:
             self.apply(report)
             return
         if report.failed:
-            self._server.execute("ZADD", WAITING, self._ledger.now(), origin)
+            self._server.execute("ZADD", self._waiting, self._ledger.now(), origin)
         args = [_encode(report), self._ledger.pace.outcomes_kept]
-        if not self._server.run(script("outcome"), [_alive(origin), _list(origin)], args) and report.failed:
+        if not self._server.run(script("outcome"), [self._alive(origin), self._list(origin)], args) and report.failed:
             self._tell_all(report)
 
     def collect(self) -> int:
@@ -108,17 +108,17 @@ class Outcomes:
 
     def adopt(self) -> int:
         """Take over the failures of instances that are gone; returns how many instances were looked after."""
-        waiting = self._server.execute("ZRANGE", WAITING, 0, PAGE, "WITHSCORES")
+        waiting = self._server.execute("ZRANGE", self._waiting, 0, PAGE, "WITHSCORES")
         adopted = 0
         horizon = self._ledger.now() - 60_000
         for instance, since in _pairs(waiting):
             origin = instance.decode()
-            alive, length = self._server.pipeline([("EXISTS", _alive(origin)), ("LLEN", _list(origin))])
+            alive, length = self._server.pipeline([("EXISTS", self._alive(origin)), ("LLEN", self._list(origin))])
             if not alive and length:
                 adopted += 1
                 self._read(origin)
             elif not length and since < horizon:
-                self._server.execute("ZREM", WAITING, instance)
+                self._server.execute("ZREM", self._waiting, instance)
         return adopted
 
     def apply(self, report: Report) -> None:
@@ -153,13 +153,22 @@ class Outcomes:
         for key, version in changed:
             bound.l1.forget_up_to(key, version)
 
+    def _alive(self, instance: str) -> str:
+        return self._server.keys.own(instance, "alive")
+
+    def _list(self, instance: str) -> str:
+        return self._server.keys.own(instance, "outcomes")
+
+    def _told(self, schema: str, failure: Failed) -> str:
+        return self._ledger.key(home_of(schema, failure.key_text), f"told:{failure.version}")
+
     def _read(self, origin: str) -> int:
         with self._lock:
             if self._reading:
                 return 0  # a hook that is run from here has called us: what it would acknowledge is ours to apply
             self._reading = True
             try:
-                return self._read_pages(_list(origin))
+                return self._read_pages(self._list(origin))
             finally:
                 self._reading = False
 
@@ -186,7 +195,7 @@ class Outcomes:
         bound = self._schemas.get(report.schema)
         if bound is None or not report.failed:
             return
-        keys = [_told(bound.name, failure) for failure in report.failed]
+        keys = [self._told(bound.name, failure) for failure in report.failed]
         claims = self._server.run_many(script("mark"), [([key], ["1", TOLD_SECONDS * 1000, 1]) for key in keys])
         for failure, mine in zip(report.failed, claims, strict=True):
             if mine:
@@ -214,18 +223,6 @@ def reports(
     for origin, failure in failed:
         by_origin.setdefault(origin, Report(schema)).failed.append(failure)
     return by_origin
-
-
-def _alive(instance: str) -> str:
-    return f"strata:{{{instance}}}:alive"
-
-
-def _list(instance: str) -> str:
-    return f"strata:{{{instance}}}:outcomes"
-
-
-def _told(schema: str, failure: Failed) -> str:
-    return home_of(schema, failure.key_text).key(f"told:{failure.version}")
 
 
 def _pairs(flat: Sequence[Any]) -> list[tuple[bytes, float]]:

@@ -20,7 +20,7 @@ from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.policies import Durability
 from strata.writebehind.apply import Applier, Desk
-from strata.writebehind.broker import celery_app
+from strata.writebehind.broker import Broker
 from strata.writebehind.buffer import DirtyBuffer
 from strata.writebehind.direct import Direct
 from strata.writebehind.doorbell import Doorbell
@@ -116,7 +116,7 @@ class Parts:
         self.replay = None
         if journal is not None:
             self.replay = Replay(journal, self.buffer, packer, shared.schemas, log, metrics, self.handoff.run)
-        self.doorbell = Doorbell(lambda: celery_app(config), log, metrics)
+        self.doorbell = Doorbell(Broker(config), log, metrics)
         self.drainer = Errands("strata-drainer", self.drain, log)
         self.watch = Watch(
             ledger,

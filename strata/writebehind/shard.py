@@ -1,4 +1,4 @@
-"""The shards of the ledger, each with Redis keys of its own."""
+"""The shards of the ledger, each with Redis keys of its own (`Ledger.key`)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,10 @@ class Shard(NamedTuple):
     schema: str
     number: int
 
-    def key(self, name: str) -> str:
-        """The Redis key of one of its parts."""
-        return f"strata:{{{self.schema}:{self.number}}}:{name}"
-
-    def keys(self, *names: str) -> list[str]:
-        """The Redis keys of some of its parts."""
-        head = f"strata:{{{self.schema}:{self.number}}}:"
-        return [head + name for name in names]
+    @property
+    def tag(self) -> str:
+        """What puts its keys into one slot of a Cluster."""
+        return f"{self.schema}:{self.number}"
 
 
 @cache

@@ -65,7 +65,7 @@ class Undertaker:
 
     def learn(self, bound: Bound, shard: Shard, version: int) -> None:
         """A write of this process is a dead letter, of which it was not told."""
-        raw = self._ledger.server.execute("HGET", shard.key("dead"), f"{version:019d}")
+        raw = self._ledger.server.execute("HGET", self._ledger.key(shard, "dead"), f"{version:019d}")
         if raw is not None:
             letter = decode_letter(raw)
             self._outcomes.apply(Report(bound.name, failed=[_failed(letter, version)]))
@@ -78,8 +78,8 @@ class Undertaker:
             shards = shards_of(bound.name)
             for shard, flat in zip(shards, self._untold(shards), strict=True):
                 for version in flat:
-                    died = self._ledger.server.execute("ZSCORE", shard.key("deaths"), version)
-                    raw = self._ledger.server.execute("HGET", shard.key("dead"), version)
+                    died = self._ledger.server.execute("ZSCORE", self._ledger.key(shard, "deaths"), version)
+                    raw = self._ledger.server.execute("HGET", self._ledger.key(shard, "dead"), version)
                     if raw is not None and float(died or 0) < horizon:
                         letter = decode_letter(raw)
                         self._make_known(bound, shard, letter, decode(letter.entry))
@@ -87,13 +87,13 @@ class Undertaker:
         return count
 
     def _untold(self, shards: Sequence[Shard]) -> list[list[bytes]]:
-        return self._ledger.server.pipeline([("HKEYS", shard.key("untold")) for shard in shards])
+        return self._ledger.server.pipeline([("HKEYS", self._ledger.key(shard, "untold")) for shard in shards])
 
     def _make_known(self, bound: Bound, shard: Shard, letter: Letter, entry: Entry) -> None:
         purged = self._purge(bound, letter.key_text, entry.version)
         self._outcomes.send(entry.origin, Report(bound.name, failed=[_failed(letter, entry.version)]))
         if purged:
-            self._ledger.server.execute("HDEL", shard.key("untold"), f"{entry.version:019d}")
+            self._ledger.server.execute("HDEL", self._ledger.key(shard, "untold"), f"{entry.version:019d}")
 
     def _purge(self, bound: Bound, key_text: str, version: int) -> bool:
         message = self._announcer.message(bound.name, key_text, Said.PURGE, version)

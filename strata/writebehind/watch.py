@@ -21,9 +21,6 @@ from strata.writebehind.outcomes import Outcomes
 from strata.writebehind.shard import Shard, shards_of
 from strata.writebehind.undertaker import Undertaker
 
-FLEET = "strata:{fleet}:alive"
-PULSE = "strata:{fleet}:pulse"
-SWEEP = "strata:{fleet}:sweep"
 PROBED = 1_000  # writes asked after at once
 
 
@@ -58,6 +55,8 @@ class Watch:
         self._clock = clock
         self._metrics = metrics
         self._source = source
+        own = ledger.server.keys.own
+        self._alive, self._pulse, self._sweep = (own("fleet", name) for name in ("alive", "pulse", "sweep"))
         self._fleet = False
         self._fleet_until = 0.0
         self._pulse_at = 0.0
@@ -66,19 +65,19 @@ class Watch:
         """Whether workers that persist are there."""
         now = self._clock.monotonic()
         if now >= self._fleet_until:
-            self._fleet = bool(self._ledger.server.execute("EXISTS", FLEET))
+            self._fleet = bool(self._ledger.server.execute("EXISTS", self._alive))
             self._fleet_until = now + self._ledger.pace.sweep
         return self._fleet
 
     def beat(self) -> None:
         """A worker that persists is here."""
-        self._ledger.mark(FLEET, self._source(), self._ledger.pace.fleet)
+        self._ledger.mark(self._alive, self._source(), self._ledger.pace.fleet)
 
     def pulse(self) -> None:
         """A worker persists; said anew when a third of the time for which it counts is over."""
         now = self._clock.monotonic()
         if now >= self._pulse_at:
-            self._ledger.mark(PULSE, self._source(), self._ledger.pace.dead)
+            self._ledger.mark(self._pulse, self._source(), self._ledger.pace.dead)
             self._pulse_at = now + self._ledger.pace.dead / 3
 
     def call(self, shard: Shard) -> None:
@@ -94,7 +93,7 @@ class Watch:
 
     def everything(self) -> int:
         """Look after the whole ledger, unless somebody else just did; returns how many shards were overdue."""
-        if not self._ledger.mark(SWEEP, self._source(), self._ledger.pace.sweep, new=True):
+        if not self._ledger.mark(self._sweep, self._source(), self._ledger.pace.sweep, new=True):
             return 0
         return self.look_after([shard for name in list(self._schemas) for shard in shards_of(name)])
 
@@ -115,7 +114,7 @@ class Watch:
             late = {shard: seconds for shard, seconds in late.items() if seconds > pace.overdue}
         if not late:
             return 0
-        idle = works and max(late.values()) > pace.dead and not self._ledger.server.execute("EXISTS", PULSE)
+        idle = works and max(late.values()) > pace.dead and not self._ledger.server.execute("EXISTS", self._pulse)
         for shard, seconds in late.items():
             if not works or (idle and seconds > pace.dead):
                 self._drainer.add(shard)

@@ -14,7 +14,7 @@ import redis
 from click.testing import CliRunner
 
 from strata import DataStore
-from strata.cli.app import load_store
+from strata.application import load_store
 from strata.cli.fleet import LocalFleet
 from strata.cli.main import main
 from strata.cli.servers import Servers
@@ -199,7 +199,7 @@ def test_the_doctor_names_missing_workers_and_tables(strata: Strata) -> None:
     failing = {item["what"]: item["advice"] for item in json.loads(result.output) if item["state"] == "fail"}
     assert result.exit_code == 1
     assert failing["tables"] == "run `strata migrate`"
-    assert "celery -A workers worker" in failing["workers"]
+    assert "celery -A strata.worker worker" in failing["workers"]
 
 
 def test_the_doctor_goes_on_where_a_server_is_away(strata: Strata, monkeypatch: pytest.MonkeyPatch) -> None:

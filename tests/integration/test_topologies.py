@@ -15,7 +15,7 @@ from strata import WriteMode
 from strata.embedded import EmbeddedCluster, EmbeddedPostgres, EmbeddedSentinel, EmbeddedValkey
 from strata.embedded.process import free_port
 from strata.testing import Proxy
-from strata.writebehind.broker import celery_app, publish
+from strata.writebehind.broker import Broker
 from tests import battery
 from tests.conftest import QUICK
 from tests.models import Note
@@ -132,7 +132,7 @@ def test_write_behind_with_the_ledger_in_the_cluster(make: MakeStore, options: d
 @pytest.mark.parametrize("options", ["password", "sentinel", "tls"], indirect=True)
 def test_the_fleet_is_rung_through_the_same_redis(make: MakeStore, options: dict[str, Any]) -> None:
     store = make(**options)
-    publish(celery_app(store.config), "strata.persist", ("notes", 1), "an id")
+    Broker(store.config).publish("strata.persist", ("notes", 1), "an id")
     assert store._wiring.ledger().execute("LLEN", "strata:{celery}:strata.persist") == 1
 
 

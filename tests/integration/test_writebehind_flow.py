@@ -11,6 +11,7 @@ import pytest
 
 import strata
 from strata import UNLOADED, DataStore, Durability, FlushTimeoutError, NotFoundError
+from strata.keyspace import Keyspace
 from strata.writebehind.shard import Shard, home_of
 from tests.behind import Errors, client, comes_after, deferred, hand_off, idle, paced, persist, rows, run
 from tests.models import Account, Note, Player
@@ -147,7 +148,7 @@ def test_what_was_deleted_around_the_ledger_is_not_read_from_it(make: MakeStore,
     parts.direct.many(store._bound("note"), parts.buffer.find("note", [1]))
     assert parts.buffer.peek("note", 1) is None
     there = client(redis_addr)
-    assert there.hkeys(home_of("note", "1").key("dirty")) == [b"1"]
+    assert there.hkeys(Keyspace().own(home_of("note", "1").tag, "dirty")) == [b"1"]
     there.delete("strata:note:1")
     for each in (store, other):
         assert each.get(Note, 1, default=None) is None

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from strata.clock import SystemClock
+from strata.keyspace import Keyspace
 from strata.l2.address import connect
 from strata.l2.client import RedisServer
 from strata.policies import L2PoolConfig
@@ -192,7 +193,7 @@ def test_entries_of_which_redis_has_evicted_the_times_are_due_now(ledger: Ledger
         put(ledger, key, 1)
     claimed(ledger)
     assert not ledger.look([SHARD])[0].untimed
-    raw.delete(SHARD.key("due"))
+    raw.delete(Keyspace().own(SHARD.tag, "due"))
     assert ledger.look([SHARD])[0] == Look(None, ledger.look([SHARD])[0].epoch, untimed=True)
     assert ledger.retime(SHARD) == 3
     assert not ledger.look([SHARD])[0].untimed
@@ -225,7 +226,7 @@ def test_a_claim_that_is_renewed_outlasts_its_lease_and_is_no_crash(make: MakeLe
     ledger.claim(SHARD, token)
     longer = make(lease=60)
     assert longer.renew(SHARD, token, ["a", "b"]) == 2
-    wait_until(lambda: ledger.now() > raw.zscore(SHARD.key("due"), "a") - 59_900)
+    wait_until(lambda: ledger.now() > raw.zscore(Keyspace().own(SHARD.tag, "due"), "a") - 59_900)
     assert claimed(ledger) == {}
     ledger.release(SHARD, token, [Release("a", 1, 0.0, 0, 0, 0)])
     assert claimed(ledger) == {"a": (1, 0, 0, 0)}
@@ -344,7 +345,7 @@ def test_a_buried_write_leaves_the_ledger(ledger: Ledger, raw: Any) -> None:
     claimed(ledger)
     assert ledger.bury(SHARD, "a", 1, b"letter")
     assert read(ledger, "a") is None and claimed(ledger) == {}
-    assert raw.hgetall(SHARD.key("dead")) == {b"%019d" % 1: b"letter"}
+    assert raw.hgetall(Keyspace().own(SHARD.tag, "dead")) == {b"%019d" % 1: b"letter"}
 
 
 def test_a_write_that_was_overtaken_is_not_buried(ledger: Ledger) -> None:
@@ -358,8 +359,8 @@ def test_a_newer_write_that_reaches_l3_clears_the_dead_letter_of_its_key(ledger:
     ledger.bury(SHARD, "a", 1, b"letter")
     ledger.bury(SHARD, "a", 9, b"later")
     ledger.done([(SHARD, [("a", 5)])])
-    assert raw.hkeys(SHARD.key("dead")) == [b"%019d" % 9]
-    assert raw.hget(SHARD.key("graves"), "a") == b"%019d " % 9
+    assert raw.hkeys(Keyspace().own(SHARD.tag, "dead")) == [b"%019d" % 9]
+    assert raw.hget(Keyspace().own(SHARD.tag, "graves"), "a") == b"%019d " % 9
 
 
 def test_an_exhumed_letter_leaves_nothing_behind(ledger: Ledger, raw: Any) -> None:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 # From the ground up: a room may import its own and lower floors' modules, never a higher floor's.
 FLOORS: list[set[str]] = [
     {"errors", "clock", "contracts", "shards", "aging", "ticker"},
-    {"policies", "hooks", "query", "breaker"},
+    {"keyspace", "policies", "hooks", "query", "breaker"},
     {"model", "schema"},
     {"freshness"},
     {"codec", "crypto", "observe"},
@@ -23,7 +23,8 @@ FLOORS: list[set[str]] = [
     {"fleet"},
     {"collection", "datastore"},
     {"__init__"},
-    {"embedded", "cli", "testing", "integrations"},
+    {"application"},
+    {"embedded", "cli", "testing", "integrations", "worker"},
 ]
 TIERS = {"l1", "l2", "l3"}
 
@@ -74,12 +75,22 @@ def test_the_tiers_do_not_know_each_other() -> None:
     assert wrong == []
 
 
-def test_the_library_does_not_import_the_workers() -> None:
+def test_the_library_imports_neither_workers_nor_celeryconfig_which_are_names_of_the_application_s() -> None:
     for path in (ROOT / "strata").rglob("*.py"):
         tree = ast.parse(path.read_text())
         names = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
         names += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
-        assert not [name for name in names if name.split(".")[0] == "workers"], path
+        assert not {name.split(".")[0] for name in names} & {"workers", "celeryconfig"}, path
+
+
+def test_no_name_in_a_redis_is_made_outside_the_keyspace() -> None:
+    made = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted((ROOT / "strata").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("strata:")
+    ]
+    assert len(made) == 1 and made[0].startswith("strata/config.py"), made  # the channel's name, without its namespace
 
 
 def test_no_import_hides_in_a_function() -> None:

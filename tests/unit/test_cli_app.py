@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import strata
-from strata.cli.app import load_store
+from strata.application import load_store
 
 APP = "import strata\nstore = strata.DataStore(strata.Config())\nnumber = 1\n"
 

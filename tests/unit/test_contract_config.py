@@ -52,6 +52,7 @@ ENVIRONMENT: dict[str, tuple[str, Any]] = {
     "ledger_addr": ("ledger:6379", "ledger:6379"),
     "broker_url": ("amqp://host//", "amqp://host//"),
     "invalidation_channel": ("my:channel", "my:channel"),
+    "namespace": ("shop", "shop"),
     "codec": ("msgpack", MsgPack()),
     "encryption_key": (f"k2:{ENCODED[K2]},k1:{ENCODED[K1]}", EncryptionKeys("k2", {"k1": K1, "k2": K2})),
 }

@@ -11,7 +11,8 @@ from strata.writebehind.broker import broker_url, celery_app
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celeryconfig.broker_url", "")
+    for name in ("BROKER_URL", "LEDGER_ADDR", "REDIS_ADDR"):
+        monkeypatch.delenv(f"STRATA_{name}", raising=False)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_the_sentinel_s_service_is_told_to_the_transport() -> None:
     assert app.conf.broker_transport_options["master_name"] == "main"
 
 
-def test_the_app_has_the_settings_of_celeryconfig() -> None:
+def test_the_app_has_the_fleet_s_settings() -> None:
     app = celery_app(Config(redis_addr="cache:6379"))
     assert app.conf.task_acks_late and app.conf.accept_content == ["msgpack"]
     assert app.conf.broker_url == "redis://cache:6379/0"

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from strata.cli.app import load_store
+from strata.application import load_store
 from strata.cli.demo.coherence import time_coherence
 from strata.cli.demo.data import load_places
 from strata.cli.demo.deferred import write_behind

@@ -10,7 +10,8 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from strata.cli.app import app_option, json_option, load_store
+from strata.application import load_store
+from strata.cli.app import app_option, json_option
 from strata.cli.doctor.finding import Finding, State
 from strata.cli.doctor.fleet import fleet
 from strata.cli.doctor.postgres import postgres

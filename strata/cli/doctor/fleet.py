@@ -32,7 +32,9 @@ def _workers(store: DataStore) -> Finding:
         said = f"the broker does not answer ({type(error).__name__})"
         return fail("workers", said, "start it, or correct broker_url")
     if not replies:
-        return fail("workers", "none answers", "start one: STRATA_APP=package.module:store celery -A workers worker")
+        return fail(
+            "workers", "none answers", "start one: STRATA_APP=package.module:store celery -A strata.worker worker"
+        )
     names = ", ".join(sorted(name for reply in replies for name in reply))
     return good("workers", f"{len(replies)}: {names}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workers.application import app, store
+from strata.worker.application import app, store
 
 
 @app.task(name="strata.persist")  # type: ignore[untyped-decorator]

@@ -18,12 +18,12 @@ from celery.signals import worker_process_shutdown, worker_ready, worker_shutdow
 from celery.utils.log import get_logger
 
 from strata.errors import StrataError
-from workers.application import app, store
+from strata.worker.application import app, broker, store
 
 INTERVAL = 1.0  # seconds between looks at the oldest due times
 CHORES = 60.0  # seconds between asking whether partitions are to be made; one worker an hour then looks
-QUEUE = "strata.persist"
-JOBS = {"strata.warm", "strata.migrate"}
+PERSIST = "strata.persist"
+JOBS = ("strata.warm", "strata.migrate")
 
 log = get_logger(__name__)
 _stopped = threading.Event()
@@ -36,9 +36,9 @@ def start_threads(**_: Any) -> None:
     One for other jobs must not pass for one that persists.
     """
     served = app.amqp.queues.consume_from
-    if QUEUE in served:
+    if broker.queue(PERSIST).name in served:
         threading.Thread(target=_every_second, args=[store().fleet.redrive], name="strata-redrive", daemon=True).start()
-    jobs = JOBS & set(served)
+    jobs = {task for task in JOBS if broker.queue(task).name in served}
     if jobs:
         look = functools.partial(store().fleet.look_after_jobs, jobs)
         threading.Thread(target=_every_second, args=[look], name="strata-jobs", daemon=True).start()
@@ -121,4 +121,4 @@ def _chores() -> None:
 
 def _ring_for_audit() -> None:
     if store().fleet.audit_due():
-        app.send_task("strata.audit")
+        broker.publish("strata.audit", ())
