@@ -79,7 +79,7 @@ class Wiring:
             lambda: self.context.announcer,
             self.log,
             self.clock,
-            lambda bound, versions, partial: self.writebehind().raise_floor(bound, versions, partial),
+            lambda bound, versions: self.writebehind().raise_floor(bound, versions),
         )
         self.outside = Outside(schemas, repairs, versions, lambda: self.context.writebehind)
         pool = config.l3_pool
