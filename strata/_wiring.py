@@ -26,6 +26,7 @@ from strata.crypto import TableCipher, keys_from
 from strata.engine import readings
 from strata.engine.background import Background
 from strata.engine.context import Context
+from strata.engine.unfinished import Unfinished
 from strata.errors import InvalidConfigError, InvalidModelError
 from strata.freshness import freshness_of
 from strata.l1.store import MemStore
@@ -83,6 +84,7 @@ class Wiring:
         )
         self.outside = Outside(schemas, repairs, versions, lambda: self.context.writebehind)
         pool = config.l3_pool
+        background = Background(pool.max_conns, self.log)
         self.context = Context(
             clock=self.clock,
             versions=versions,
@@ -90,7 +92,8 @@ class Wiring:
             announcer=announcer,
             repairs=repairs,
             lasting=float(pool.statement_timeout) + float(pool.lock_timeout) + MARGIN,  # type: ignore[arg-type]
-            background=Background(pool.max_conns, self.log),
+            background=background,
+            unfinished=Unfinished(background, repairs.clear, self.log),
             server=self.server,
         )
         self.feed = self.context.feed = Feed(self.metrics, self._counts, self._gauges, self.log)
@@ -220,6 +223,7 @@ class Wiring:
             context.listener.reset()
         context.repairs.reset()
         context.background.reset()
+        context.unfinished.reset()
         self.sweeper.after_fork()
         for bound in self._schemas.values():
             bound.l1.after_fork()
@@ -234,6 +238,7 @@ class Wiring:
         self.feed.stop()
         if self.context.bus is not None:
             self.context.bus.stop()
+        self.context.unfinished.stop()
         self.context.background.stop()
         if self.context.listener is not None:
             self.context.listener.stop()

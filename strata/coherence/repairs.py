@@ -244,9 +244,15 @@ class Repairs:
             rows = bound.table.take_repairs(conn, BATCH, whole=True)
             if rows:
                 conn.command("SET LOCAL idle_in_transaction_session_timeout = 0")  # L2 may have many keys
-                announcer = self._announcer()
-                l2.purge_all(announcer.channel)
-                bound.searches.drop()
-                bound.l1.clear()
-                l2.server.execute("PUBLISH", announcer.channel, announcer.message(bound.name, "", Op.CLEAR))
+                self.clear(bound)
                 bound.table.repairs_done(conn, rows)
+
+    def clear(self, bound: Bound) -> None:
+        """Empty the schema's part of L2, and everybody's L1. Raises `L2UnavailableError`."""
+        announcer = self._announcer()
+        bound.l1.clear()
+        if bound.l2 is not None:
+            bound.l2.purge_all(announcer.channel)
+            bound.searches.drop()
+            bound.l1.clear()
+            bound.l2.server.execute("PUBLISH", announcer.channel, announcer.message(bound.name, "", Op.CLEAR))
