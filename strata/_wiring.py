@@ -26,6 +26,7 @@ from strata.crypto import TableCipher, keys_from
 from strata.engine import readings
 from strata.engine.background import Background
 from strata.engine.context import Context
+from strata.engine.unfinished import Unfinished
 from strata.errors import InvalidConfigError, InvalidModelError
 from strata.freshness import freshness_of
 from strata.l1.store import MemStore
@@ -81,10 +82,11 @@ class Wiring:
             lambda: self.context.announcer,
             self.log,
             self.clock,
-            lambda bound, versions, partial: self.writebehind().raise_floor(bound, versions, partial),
+            lambda bound, versions: self.writebehind().raise_floor(bound, versions),
         )
         self.outside = Outside(schemas, repairs, versions, lambda: self.context.writebehind)
         pool = config.l3_pool
+        background = Background(pool.max_conns, self.log)
         self.context = Context(
             clock=self.clock,
             versions=versions,
@@ -92,7 +94,8 @@ class Wiring:
             announcer=announcer,
             repairs=repairs,
             lasting=float(pool.statement_timeout) + float(pool.lock_timeout) + MARGIN,  # type: ignore[arg-type]
-            background=Background(pool.max_conns, self.log),
+            background=background,
+            unfinished=Unfinished(background, repairs.clear, self.log),
             server=self.server,
         )
         self.feed = self.context.feed = Feed(self.metrics, self._counts, self._gauges, self.log)
@@ -222,6 +225,7 @@ class Wiring:
             context.listener.reset()
         context.repairs.reset()
         context.background.reset()
+        context.unfinished.reset()
         self.sweeper.after_fork()
         for bound in self._schemas.values():
             bound.l1.after_fork()
@@ -236,6 +240,7 @@ class Wiring:
         self.feed.stop()
         if self.context.bus is not None:
             self.context.bus.stop()
+        self.context.unfinished.stop()
         self.context.background.stop()
         if self.context.listener is not None:
             self.context.listener.stop()

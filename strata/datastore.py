@@ -261,7 +261,11 @@ class DataStore:
     # -- caches and write-behind --------------------------------------------------------------------------------
 
     def invalidate(self, schema: Any, id: Any) -> None:
-        """Drop the record from L1 and L2 of every instance; L3 and pending writes stay."""
+        """Drop the record from L1 and L2 of every instance; L3 and pending writes stay.
+
+        Call it after the statement that changed the row, or after its commit: where transactions are under way in L3,
+        the record is dropped once more as each of them ends.
+        """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
             self._writer.invalidate(bound, id)

@@ -44,7 +44,7 @@ class Repairs:
         announcer: Callable[[], Announcer],
         log: SafeLogger,
         clock: Clock,
-        raise_floor: Callable[[Bound, Mapping[str, int], Collection[str]], None],
+        raise_floor: Callable[[Bound, Mapping[str, int]], None],
     ) -> None:
         self._schemas = schemas
         self._clock = clock
@@ -219,9 +219,10 @@ class Repairs:
 
     def _repair_keys(self, bound: Bound, l2: L2Tier, rows: Sequence[Repair], noted: Collection[str]) -> None:
         """`noted`: keys that may have been written in part, so that an older write still has a word on the others."""
-        if bound.deferred:
+        whole = {row.key_text: row.version - 1 for row in rows if row.key_text not in noted}
+        if bound.deferred and whole:
             # First: else an older write of this key is handed off after the repair, and stands in L2 as the newest.
-            self._raise_floor(bound, {row.key_text: row.version - 1 for row in rows}, noted)
+            self._raise_floor(bound, whole)
         announcer = self._announcer()
         puts = {
             row.key_text: Put(
@@ -243,9 +244,15 @@ class Repairs:
             rows = bound.table.take_repairs(conn, BATCH, whole=True)
             if rows:
                 conn.command("SET LOCAL idle_in_transaction_session_timeout = 0")  # L2 may have many keys
-                announcer = self._announcer()
-                l2.purge_all(announcer.channel)
-                bound.searches.drop()
-                bound.l1.clear()
-                l2.server.execute("PUBLISH", announcer.channel, announcer.message(bound.name, "", Op.CLEAR))
+                self.clear(bound)
                 bound.table.repairs_done(conn, rows)
+
+    def clear(self, bound: Bound) -> None:
+        """Empty the schema's part of L2, and everybody's L1. Raises `L2UnavailableError`."""
+        announcer = self._announcer()
+        bound.l1.clear()
+        if bound.l2 is not None:
+            bound.l2.purge_all(announcer.channel)
+            bound.searches.drop()
+            bound.l1.clear()
+            bound.l2.server.execute("PUBLISH", announcer.channel, announcer.message(bound.name, "", Op.CLEAR))

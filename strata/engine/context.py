@@ -15,6 +15,7 @@ from strata.coherence.messages import Announcer, Op
 from strata.coherence.repairs import Repairs
 from strata.coherence.versions import VersionClock
 from strata.engine.background import Background
+from strata.engine.unfinished import Unfinished
 from strata.errors import ClosedError, L2UnavailableError
 from strata.l2.client import RedisServer
 from strata.l3.listener import Listener
@@ -38,6 +39,7 @@ class Context:
     repairs: Repairs
     lasting: float
     background: Background
+    unfinished: Unfinished
     feed: Feed | None = None
     server: RedisServer | None = None
     bus: Bus | None = None

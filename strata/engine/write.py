@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from strata.bound import Bound
@@ -83,11 +84,15 @@ class Writer:
         """Drop the record from L1 and L2 of every instance; the lowest tier and pending writes stay."""
         key_text = bound.plan.key_text(id)
         self._context.listen()
-        if bound.table is None:
-            if bound.l2 is not None:
-                bound.l1.forget(id)
-                self._context.publish(self._context.message(bound, key_text, Op.INVALIDATE))
-            return
+        if bound.table is not None:
+            self._drop(bound, id, key_text)
+            self._context.unfinished.note(bound, key_text, partial(self._drop, bound, id, key_text))
+        elif bound.l2 is not None:
+            bound.l1.forget(id)
+            self._context.publish(self._context.message(bound, key_text, Op.INVALIDATE))
+
+    def _drop(self, bound: Bound, id: Any, key_text: str) -> None:
+        """Drop what is cached of a row."""
         bound.l1.forget(id)
         message = self._context.message(bound, key_text, Op.INVALIDATE)
         if bound.l2 is not None:

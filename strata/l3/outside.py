@@ -12,7 +12,8 @@ full notes are told at once, the last one at the end of the statement:
 - as rows of `_strata_repairs`, from which the first instance to come sees to L2. NOTIFY only rings: rows outlive a
   listener that is away, a failover, and a Redis that is down;
 - for schemas that are written behind, deletions leave tombstones, and TRUNCATE raises the horizon, so that what was
-  written before does not come back.
+  written before does not come back; an UPDATE notes the columns that it changed (`strata.l3.partials`), so that a
+  deferred write that is older still gives the others.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from dataclasses import dataclass
 
 from strata.l3.connection import Connection
 from strata.l3.ddl import short
-from strata.l3.layout import HORIZONS, L3_NODE, NODE_BITS, REPAIRS, TOMBSTONES, VERSION, Layout, quote
+from strata.l3.layout import HORIZONS, L3_NODE, NODE_BITS, PARTIALS, REPAIRS, TOMBSTONES, VERSION, Layout, quote
+from strata.l3.partials import ON_TOP
 
 CHANNEL = "strata_outside"
 PREFIX = "_strata_outside"
@@ -80,7 +82,7 @@ BEGIN
     RETURN NULL;
   END IF;
   IF TG_OP = 'UPDATE' THEN
-    NEW.{version} := _strata_stamp(OLD.{version});
+    NEW.{version} := _strata_stamp(OLD.{version});{noted}
   END IF;
   IF TG_OP <> 'DELETE' THEN
     entry := to_json(NEW.{key}::text) || ':' || NEW.{version};
@@ -97,6 +99,17 @@ BEGIN
   RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
 END
 """
+
+# As JSON, not JSONB, which has no \\u0000: a column that no model knows must not make its owner's statement fail.
+_NOTED = """
+    IF NEW.{key} IS NOT DISTINCT FROM OLD.{key} THEN
+      INSERT INTO {partials} AS p (schema, id, version, base, columns)
+        SELECT s, NEW.{key}::text, NEW.{version}, OLD.{version}, coalesce(c.columns, '{{}}') FROM unnest({deferred}) s,
+          (SELECT jsonb_object_agg(n.key, NEW.{version}) AS columns
+           FROM json_each(to_json(NEW)) n JOIN json_each(to_json(OLD)) o USING (key)
+           WHERE n.value::text <> o.value::text AND n.key <> '{version}') c
+        {on_top};
+    END IF;"""
 
 _FOREIGN = "current_setting('strata.own', true) IS DISTINCT FROM '{table}'"
 # name: when, and for which rows. AFTER INSERT, since a trigger before it would slow down COPY.
@@ -154,13 +167,17 @@ def additions(conn: Connection, watched: Watched) -> list[str]:
     """The statements that make a table tell of changes, as far as it does not yet; it may be one to be made."""
     table, function = quote(watched.table), quote(short(f"{PREFIX}_{watched.table}"))
     path = _search_path(conn)
+    key, deferred = quote(watched.key), _array(watched.deferred)
     changed = _CHANGED.format(
         table=watched.table,
-        key=quote(watched.key),
+        key=key,
+        noted=_NOTED.format(key=key, version=VERSION, deferred=deferred, partials=PARTIALS, on_top=ON_TOP)
+        if watched.deferred
+        else "",
         version=VERSION,
         full=FULL,
         cached=_array(watched.cached),
-        deferred=_array(watched.deferred),
+        deferred=deferred,
     )
     tell = "(target text, cached text[], deferred text[], everything boolean) RETURNS void LANGUAGE plpgsql"
     wanted = [

@@ -5,6 +5,7 @@ such write this is noted: the version at which the row was last written whole (i
 written since, at which version. An older write that arrives late, from another process's buffer or the ledger, then
 still gives the columns of which it is the newest writer; without the note they would be lost, although they were
 acknowledged. The note is good while the row has its version: whatever is written whole makes it void, without a touch.
+An UPDATE made outside is such a write too: the trigger of a watched table notes the columns that it changed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,13 @@ from strata.l3.connection import Connection, JsonText
 from strata.l3.layout import PARTIALS, VERSION, Layout
 from strata.l3.stage import GROUP, ORDER, Stage
 from strata.l3.statement import ARRAYS, INT4, INT8, TEXT, Statement
+
+# A note goes on top of one that is good, or takes the place of one that is not.
+ON_TOP = (
+    " ON CONFLICT (schema, id) DO UPDATE SET version = EXCLUDED.version, at = now(),"
+    " base = CASE WHEN p.version = EXCLUDED.base THEN p.base ELSE EXCLUDED.base END,"
+    " columns = CASE WHEN p.version = EXCLUDED.base THEN p.columns ELSE '{}' END || EXCLUDED.columns"
+)
 
 
 class Late(NamedTuple):
@@ -35,24 +43,18 @@ class Partials:
     def __init__(self, layout: Layout, stage: Stage) -> None:
         table, key, staged = layout.table, layout.key, stage.name
         insert = f"INSERT INTO {PARTIALS} AS p (schema, id, version, base, columns) SELECT {layout.schema}"
-        # On top of a note that is good, or in the place of one that is not.
-        merge = (
-            " ON CONFLICT (schema, id) DO UPDATE SET version = EXCLUDED.version, at = now(),"
-            " base = CASE WHEN p.version = EXCLUDED.base THEN p.base ELSE EXCLUDED.base END,"
-            " columns = CASE WHEN p.version = EXCLUDED.base THEN p.columns ELSE '{}' END || EXCLUDED.columns"
-        )
         given = "(SELECT COALESCE(jsonb_object_agg(n, {version}), '{{}}') FROM unnest({names}) n)"
         version = f"GREATEST($4, {layout.raised(f'r.{VERSION}', '$5')})"
         self._one = Statement(
             f"{insert}, $2, v.version, v.old, {given.format(version='v.version', names='$3')}"
             f" FROM (SELECT r.{VERSION} AS old, {version} AS version FROM {table} r WHERE r.{key} = $1 FOR UPDATE) v"
-            f"{merge}",
+            f"{ON_TOP}",
             (layout.key_oid, TEXT, ARRAYS[TEXT], INT8, INT8),
         )
         self._staged = Statement(
             f"{insert}, s.{key}::text, s.{VERSION}, r.{VERSION}, {given.format(version=f's.{VERSION}', names='$2')}"
             f" FROM {staged} s JOIN {table} r ON r.{key} = s.{key} WHERE s.{GROUP} = $1 AND r.{VERSION} < s.{VERSION}"
-            f" ORDER BY s.{ORDER} FOR UPDATE OF r{merge}",
+            f" ORDER BY s.{ORDER} FOR UPDATE OF r{ON_TOP}",
             (INT4, ARRAYS[TEXT]),
             prepared=False,
         )

@@ -203,13 +203,16 @@ class Applier:
             return
         desk.versions.observe(max(applied.version for _, applied in done))
         desk.settler.settle_or_repair(bound, [(work.change, applied) for work, applied in done])
-        desk.ledger.done(
-            [(shard, [(work.change.key_text, applied.version) for work, applied in done])],
-            # A newer row may itself have been written in part.
-            {w.change.key_text for w, a in done if a.status is Status.SUPERSEDED or w.entry.op is Op.PARTIAL},
-        )
+        # A newer row may itself have been written in part: it does not speak for what came between the two.
+        partial = {w.change.key_text for w, a in done if a.status is Status.SUPERSEDED or w.entry.op is Op.PARTIAL}
+        desk.ledger.done([(shard, [(work.change.key_text, work.entry.version) for work, _ in done])], partial)
         told = [
-            (work.entry.origin, Persisted(work.change.key_text, applied.version, changes.kept(work.change, applied)))
+            (
+                work.entry.origin,
+                Persisted(
+                    work.change.key_text, work.entry.version, changes.kept(work.change, applied), applied.version
+                ),
+            )
             for work, applied in done
         ]
         for origin, report in reports(bound.name, told, ()).items():

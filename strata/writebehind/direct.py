@@ -50,19 +50,30 @@ class Direct:
     def many(self, bound: Bound, items: Sequence[tuple[Slot, Buffered]]) -> Outcome[Applied]:
         """Write what can be written, and let the buffer go of it; L2 is left to be repaired."""
         outcome = self._each(bound, items, l2_down=True)
-        done = [a for a in outcome.written.values() if a.status in (Status.APPLIED, Status.SUPERSEDED)]
-        self._outcomes.persisted(
-            bound, [(a.key, a.version) for a in done], [(a.key, a.version) for a in done if a.kept is not None]
-        )
+        done = [p for p, a in outcome.written.items() if a.status in (Status.APPLIED, Status.SUPERSEDED)]
+        self._let_go(bound, items, outcome, done)
         return outcome
 
     def overtaken(self, bound: Bound, items: Sequence[tuple[Slot, Buffered]]) -> Outcome[Applied]:
         """Writes of which a newer version was met: L3 has that one, takes them, or refuses what does not matter any
         more. The newer version has seen to L2."""
         outcome = self._each(bound, items, l2_down=False, silent=True)
-        ended = [items[place] for place in (*outcome.written, *outcome.refused)]
-        self._outcomes.persisted(bound, [(slot.key, item.version) for slot, item in ended])
+        self._let_go(bound, items, outcome, (*outcome.written, *outcome.refused))
         return outcome
+
+    def _let_go(
+        self, bound: Bound, items: Sequence[tuple[Slot, Buffered]], outcome: Outcome[Applied], ended: Sequence[int]
+    ) -> None:
+        """The buffer lets go of just these writes: a newer row that was written in part does not stand for others."""
+        answers = [outcome.written[place] for place in ended if place in outcome.written]
+        self._outcomes.persisted(
+            bound,
+            [(slot.key, item.version) for slot, item in (items[place] for place in ended)],
+            [(answer.key, answer.version) for answer in answers if answer.kept is not None],
+        )
+        for answer in answers:
+            # The bus does not bring this instance its own messages.
+            bound.l1.forget(answer.key, below=answer.version)
 
     def _each(
         self, bound: Bound, items: Sequence[tuple[Slot, Buffered]], *, l2_down: bool, silent: bool = False

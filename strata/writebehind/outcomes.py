@@ -27,11 +27,16 @@ PAGE = 100  # reports a round trip
 
 
 class Persisted(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """L3 has this version of the key, or, where it is `changed`, that version with other columns than were written."""
+    """L3 has taken this write of the key, or has a newer one; `changed`: with other columns than were written.
+
+    `held` is the version that L3 has. It is not what the writer may let go of: where it is newer, it may have been
+    written in part, and then it does not stand for writes between the two.
+    """
 
     key_text: str
     version: int
     changed: bool = False
+    held: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True):
@@ -130,6 +135,9 @@ class Outcomes:
         changed = [(parse(item.key_text), item.version) for item in report.persisted if item.changed]
         done = [(parse(item.key_text), item.version) for item in report.persisted]
         self.persisted(bound, done, changed, outcome=True)
+        for item in report.persisted:
+            if item.held > item.version:
+                bound.l1.forget(parse(item.key_text), below=item.held)
         ended = [(parse(failure.key_text), failure.version) for failure in report.failed if failure.final]
         for key, version in ended:
             self._buffer.give_up(bound.name, key, version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,6 +18,7 @@ import strata
 from strata import DataStore, EncryptionKeys, InvalidConfigError, MemPolicy, PostgresPolicy, RedisPolicy, Schema
 from strata.l3.partition import months_from
 from tests.behind import client, comes_after, deferred, hand_off, idle, paced, persist
+from tests.held import Locked
 from tests.l3 import VERSIONS, fresh
 from tests.models import Account, Note, Point
 from tests.stores import MakeStore, schema, stores, sure
@@ -371,6 +373,63 @@ def test_a_change_made_outside_is_newer_than_a_deferred_write_before_it(
     everywhere(both, Note, 1, Note(1, "outside"))
     both[0].flush_dirty(10)
     assert psql.execute("SELECT text FROM note").fetchall() == [("outside",)]
+
+
+@pytest.mark.parametrize("route", ["ledger", "direct"])
+def test_a_deferred_write_before_a_change_made_outside_keeps_the_columns_that_it_left_alone(
+    make: MakeStore, psql: psycopg.Connection[Any], route: str
+) -> None:
+    both = by_hand(make)
+    both[0].set_many(Note, {1: Note(1, "first", ["a"])})
+    both[0].set(Note, 1, Note(1, "pending", ["a", "b"], {"n": 1}))
+    if route == "ledger":
+        hand_off(both[0])
+    psql.execute("UPDATE note SET text = 'outside', tags = tags")  # as an ORM saves a whole object
+    psql.execute("""UPDATE note SET meta = '{"n": 7}'""")
+    heard = [Note(1, "outside", ["a"], {"n": 7}), Note(1, "outside", ["a", "b"], {"n": 7})]
+    wait_until(lambda: both[0].get(Note, 1) in heard)
+    if route == "ledger":
+        persist(both[1], "note")
+    both[0].flush_dirty(10)
+    row = "SELECT text, tags::text, meta::text FROM note"
+    assert psql.execute(row).fetchall() == [("outside", '["a", "b"]', '{"n": 7}')]
+    everywhere(both, Note, 1, Note(1, "outside", ["a", "b"], {"n": 7}))
+    assert both[0].dead_letters.list() == []
+
+
+def test_what_is_handed_off_while_an_older_write_meets_a_change_made_outside_is_not_taken_for_persisted(
+    make: MakeStore, psql: psycopg.Connection[Any], outside_dsn: str
+) -> None:
+    both = by_hand(make)
+    both[0].set_many(Note, {1: Note(1, "first", ["a"])})
+    both[0].set(Note, 1, Note(1, "second", ["b"]))
+    hand_off(both[0])
+    with closing(psycopg.connect(outside_dsn, autocommit=True)) as watch, psql.transaction():
+        psql.execute("UPDATE note SET text = 'outside'")
+        worker = threading.Thread(target=persist, args=(both[1], "note"))
+        worker.start()
+        wait_until(lambda: Locked(psql, watch).waiting(), what="the worker at the row's lock")
+        both[0].set(Note, 1, Note(1, "third", ["c"]))
+        hand_off(both[0])
+        psql.execute("""UPDATE note SET meta = '{"n": 7}'""")
+    worker.join(20)
+    both[0]._wiring.writebehind()._parts.outcomes.collect()
+    persist(both[1], "note")
+    everywhere(both, Note, 1, Note(1, "third", ["c"], {"n": 7}))
+    assert psql.execute("SELECT text, tags::text, meta::text FROM note").fetchall() == [("third", '["c"]', '{"n": 7}')]
+
+
+def test_a_change_made_outside_over_one_that_is_newer_than_a_deferred_write_keeps_both(
+    make: MakeStore, psql: psycopg.Connection[Any]
+) -> None:
+    both = by_hand(make)
+    both[0].set_many(Note, {1: Note(1, "first", ["a"])})
+    both[0].set(Note, 1, Note(1, "pending", ["b"]))
+    comes_after(both[1], both[0])
+    both[1].set_many(Note, {1: Note(1, "whole", ["c"])})
+    psql.execute("UPDATE note SET text = 'outside'")
+    both[0].flush_dirty(10)
+    assert psql.execute("SELECT text, tags::text FROM note").fetchall() == [("outside", '["c"]')]
 
 
 def test_a_deferred_write_after_a_change_made_outside_is_newer(make: MakeStore, psql: psycopg.Connection[Any]) -> None:

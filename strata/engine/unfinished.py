@@ -1,0 +1,124 @@
+"""Invalidations that are repeated when the transactions end that were under way at the time.
+
+An application that changes a row by itself, such as an ORM whose signals call `invalidate`, often does so inside the
+transaction. Until that commits everybody reads the row as it was, and rightly caches it again. So PostgreSQL is asked
+which transactions are under way, and the key is invalidated once more as each of them ends. The field knows this as the
+delayed second delete; here it is not a guess how long to wait.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+from strata.bound import Bound
+from strata.engine.background import Background
+from strata.errors import StrataError
+from strata.l3.transactions import under_way
+from strata.observe.log import SafeLogger
+
+SOONEST, LATEST = 0.02, 0.5  # seconds between looks: short at first, longer while nothing ends
+LIMIT = 10_000  # keys remembered; beyond them all of a schema is invalidated
+
+Again = Callable[[], None]
+Transactions = frozenset[int]
+
+
+class Noted(NamedTuple):
+    """An invalidation, and the transactions that were under way; None where L3 could not be asked."""
+
+    bound: Bound
+    awaited: Transactions | None
+    again: Again
+
+
+class Unfinished:
+    """What was invalidated while transactions were under way, and a job in the background that looks for their ends.
+
+    `_lock` guards `_waiting`, by schema and key, and `_working`: any thread adds, the job takes away. After fork the
+    child calls `reset`: the parent repeats what it was told.
+    """
+
+    def __init__(self, background: Background, clear: Callable[[Bound], None], log: SafeLogger) -> None:
+        self._background = background
+        self._clear = clear
+        self._log = log
+        self.reset()
+
+    def reset(self) -> None:
+        """As new."""
+        self._lock = threading.Lock()
+        self._waiting: dict[tuple[str, str], Noted] = {}
+        self._working = False
+        self._stopped = threading.Event()
+
+    def __len__(self) -> int:
+        """How many invalidations are to be repeated."""
+        return len(self._waiting)
+
+    def note(self, bound: Bound, key_text: str, again: Again) -> None:
+        """A key was invalidated a moment ago, as `again` does. Asks L3, and never raises."""
+        now = self._under_way(bound)
+        if now is not None and not now:
+            return
+        with self._lock:
+            if len(self._waiting) >= LIMIT and (bound.name, key_text) not in self._waiting:
+                key_text, again = "", lambda: self._clear(bound)
+            known = self._waiting.get((bound.name, key_text))
+            if known is not None:
+                now = None if known.awaited is None or now is None else known.awaited | now
+            self._waiting[bound.name, key_text] = Noted(bound, now, again)
+            if self._working:
+                return
+            self._working = True
+        if not self._background.submit(object(), self._work):
+            self._working = False  # too busy: the next one starts it
+
+    def stop(self) -> None:
+        """Repeat nothing more."""
+        self._stopped.set()
+
+    def _work(self) -> None:
+        pause = SOONEST
+        while not self._stopped.wait(pause):
+            with self._lock:
+                waiting = list(self._waiting.items())
+                if not waiting:
+                    self._working = False
+                    return
+            ended = self._look(waiting)
+            pause = SOONEST if ended else min(2 * pause, LATEST)
+
+    def _look(self, waiting: list[tuple[tuple[str, str], Noted]]) -> bool:
+        """Repeat what is to be repeated; whether anything was."""
+        now = self._under_way(waiting[0][1].bound)  # one primary serves all schemas
+        if now is None:
+            return False
+        repeated = False
+        for place, noted in waiting:
+            left = now if noted.awaited is None else noted.awaited & now
+            if left == noted.awaited:
+                continue
+            try:
+                noted.again()
+            except StrataError as error:
+                self._log.debug("an invalidation waits", schema=place[0], error=type(error).__name__)
+                continue
+            repeated = True
+            with self._lock:
+                if self._waiting.get(place) is not noted:
+                    continue  # invalidated again meanwhile: the next look sees to both
+                if left:
+                    self._waiting[place] = noted._replace(awaited=left)
+                else:
+                    del self._waiting[place]
+        return repeated
+
+    def _under_way(self, bound: Bound) -> Transactions | None:
+        """The transactions that are under way in L3; None where it cannot be asked."""
+        try:
+            assert bound.database is not None
+            return bound.database.read(under_way)
+        except StrataError:
+            return None

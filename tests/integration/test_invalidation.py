@@ -1,0 +1,149 @@
+"""`invalidate` holds also where a transaction that was under way commits after it."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from strata import DataStore
+from strata.embedded import EmbeddedPostgres
+from strata.engine import unfinished
+from tests.models import Note
+from tests.stores import MakeStore, schema, stores, sure
+from tests.support import wait_until
+
+
+def ready(make: MakeStore, **options: Any) -> DataStore:
+    store = make()
+    store.register(schema(Note, **options))
+    store.migrate()
+    sure(store)
+    return store
+
+
+@contextmanager
+def changing(dsn: str, *ids: int) -> Iterator[None]:
+    """A transaction of another program that has changed these rows, and commits at the end of the block."""
+    with closing(psycopg.connect(dsn)) as conn:
+        conn.execute("UPDATE note SET text = 'new' WHERE id = ANY(%s)", [list(ids)])
+        yield
+        conn.commit()
+
+
+def comes(store: DataStore, id: int = 1) -> None:
+    wait_until(lambda: store.get(Note, id) == Note(id, "new"))
+    wait_until(lambda: not store._wiring.context.unfinished, what="the last look")
+
+
+@pytest.mark.parametrize("missing", ["none", "l1", "l2"])
+def test_it_is_repeated_when_the_transaction_has_ended(make: MakeStore, dsn: str, missing: str) -> None:
+    store = ready(make, **({} if missing == "none" else {missing: None}))
+    store.set(Note, 1, Note(1, "old"))
+    with changing(dsn, 1):
+        store.invalidate(Note, 1)
+        assert store.get(Note, 1) == Note(1, "old")
+    comes(store)
+
+
+def test_nothing_is_repeated_where_no_transaction_is_under_way(make: MakeStore) -> None:
+    store = ready(make)
+    store.set(Note, 1, Note(1, "old"))
+    store.invalidate(Note, 1)
+    assert not store._wiring.context.unfinished
+
+
+def test_each_of_several_transactions_is_awaited(make: MakeStore, dsn: str) -> None:
+    store = ready(make)
+    store.set_many(Note, {1: Note(1, "old"), 2: Note(2, "old")})
+    with changing(dsn, 1):
+        with changing(dsn, 2):
+            for id in (1, 2):
+                store.invalidate(Note, id)
+                assert store.get(Note, id) == Note(id, "old")
+        wait_until(lambda: store.get(Note, 2) == Note(2, "new"))
+        assert store.get(Note, 1) == Note(1, "old")
+        assert len(store._wiring.context.unfinished) == 2
+    comes(store)
+
+
+def test_a_role_without_privileges_sees_the_transactions_of_others(make: MakeStore, dsn: str, redis_addr: str) -> None:
+    owner = ready(make)
+    owner.set(Note, 1, Note(1, "old"))
+    with closing(psycopg.connect(dsn, autocommit=True)) as conn:
+        role = sql.Identifier(f"plain_{conn.info.dbname}")
+        conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
+        try:
+            conn.execute(sql.SQL("GRANT ALL ON ALL TABLES IN SCHEMA public TO {}").format(role))
+            with stores(make_conninfo(dsn, user=f"plain_{conn.info.dbname}"), redis_addr) as plain:
+                store = plain()
+                store.register(schema(Note))
+                sure(store)
+                with changing(dsn, 1):
+                    store.invalidate(Note, 1)
+                    assert store.get(Note, 1) == Note(1, "old")
+                comes(store)
+        finally:
+            conn.execute(sql.SQL("DROP OWNED BY {}").format(role))
+            conn.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+def test_with_postgres_away_it_is_repeated_once_postgres_is_back(
+    own_postgres: EmbeddedPostgres, redis_addr: str
+) -> None:
+    with stores(own_postgres.dsn, redis_addr) as make:
+        store = ready(make)
+        store.set(Note, 1, Note(1, "old"))
+        own_postgres.kill()
+        store.invalidate(Note, 1)
+        assert len(store._wiring.context.unfinished) == 1
+        own_postgres.restart()
+        wait_until(lambda: not store._wiring.context.unfinished)
+        assert store.get(Note, 1) == Note(1, "old")
+
+
+def test_beyond_a_limit_the_whole_schema_is_invalidated(
+    make: MakeStore, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unfinished, "LIMIT", 3)
+    store, other = ready(make), ready(make)
+    store.set_many(Note, {id: Note(id, "old") for id in range(1, 9)})
+    with changing(dsn, *range(1, 9)):
+        for id in range(1, 9):
+            store.invalidate(Note, id)
+        assert len(store._wiring.context.unfinished) == 4
+        for instance in (store, other):
+            assert [instance.get(Note, id).text for id in range(1, 9)] == ["old"] * 8
+    for id in range(1, 9):
+        comes(store, id)
+        comes(other, id)
+
+
+def test_a_child_of_a_fork_has_invalidations_of_its_own(make: MakeStore, dsn: str) -> None:
+    store = ready(make)
+    store.set(Note, 1, Note(1, "old"))
+
+    def child() -> None:
+        assert not store._wiring.context.unfinished
+        store.invalidate(Note, 1)
+        assert len(store._wiring.context.unfinished) == 1
+        assert store.get(Note, 1) == Note(1, "old")
+        go.set()
+        comes(store)
+
+    context = multiprocessing.get_context("fork")
+    go = context.Event()
+    with changing(dsn, 1):
+        store.invalidate(Note, 1)
+        process = context.Process(target=child)
+        process.start()
+        assert go.wait(20)
+    process.join(20)
+    assert process.exitcode == 0
+    comes(store)
