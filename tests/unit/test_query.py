@@ -31,8 +31,11 @@ def test_a_builder_collects_every_part_of_a_query() -> None:
 
 def test_each_step_of_a_builder_leaves_the_one_before_as_it_was() -> None:
     start = Q().where("a = $1", 1)
-    start.limit(5).desc()
+    start.limit(5).order_by("a").desc()
     assert start.build() == Query(where="a = $1", args=(1,))
+    ordered = start.order_by("b")
+    ordered.desc().order_by("c")
+    assert ordered.build() == Query(where="a = $1", args=(1,), order_by="b")
 
 
 def test_a_query_is_frozen_and_hashable() -> None:
