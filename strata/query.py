@@ -207,7 +207,7 @@ def _order(order_by: Any, desc: Any) -> dict[str, Any]:
     columns = [order_by] if isinstance(order_by, str) else order_by
     directions = [desc] if isinstance(desc, bool) else desc
     for what, value, kind in (("order_by", columns, str), ("desc", directions, bool)):
-        if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(item, kind) for item in value):
+        if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, kind) for v in value):
             raise QueryError(f"{what} must be a {kind.__name__}, or a sequence of them")
     if columns == [""] or not columns:
         if any(directions):
@@ -216,7 +216,7 @@ def _order(order_by: Any, desc: Any) -> dict[str, Any]:
     if desc is False:
         directions = [False] * len(columns)
     if len(directions) != len(columns):
-        raise QueryError(f"order_by has {len(columns)} columns and desc {len(directions)} directions; give one for each")
+        raise QueryError(f"order_by has {len(columns)} columns, desc {len(directions)} directions; give one for each")
     if len(set(columns)) < len(columns):
         raise QueryError("order_by names a column twice; once is enough")
     if len(columns) == 1:
