@@ -350,9 +350,10 @@ class Wiring:
             raise InvalidConfigError(f"schema {schema.name!r} has an L2; set redis_addr (or redis_client)")
         prefix = self._prefix(schema)
 
-        def corrupt(key: str) -> None:
-            counters.corrupt += 1
-            self.log.warning("an L2 entry could not be read; it is loaded anew", schema=schema.name)
+        def corrupt(entries: int) -> None:
+            counters.corrupt += entries
+            said = "L2 entries could not be read, being damaged or another release's; they are loaded anew"
+            self.log.warning(said, schema=schema.name, entries=entries)
 
         codec = self.config.codec
         ttl = _seconds(schema.l2.ttl, self.config.default_l2_ttl)

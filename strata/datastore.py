@@ -135,8 +135,9 @@ class DataStore:
     ) -> Any:
         """The record, from L1, L2 or L3, filling upward; private to the caller.
 
-        `force_l2` does not look into L1; `force_l3` returns L3's row and fills nothing. Raises `NotFoundError` where
-        no tier has it and no `default` was given; an outage of the tiers that could answer always raises.
+        `force_l2` does not look into L1; `force_l3` returns L3's row and fills nothing. Nothing is locked: by the time
+        a change of it is `set`, another process may have written the key. Raises `NotFoundError` where no tier has it
+        and no `default` was given; an outage of the tiers that could answer always raises.
         """
         # The hit path, in this one frame (see `Hot`); everything else is behind `get_slowly`.
         try:
@@ -230,7 +231,11 @@ class DataStore:
     @overload
     def set(self, schema: str, id: Any, value: T) -> T: ...
     def set(self, schema: Any, id: Any, value: Any) -> Any:
-        """Store a record by the schema's write mode; returns it as stored. The caller's object is not changed."""
+        """Store a record by the schema's write mode; returns it as stored. The caller's object is not changed.
+
+        The last write of a key wins, whole, in every mode: what depends on a record that was read, such as a count, is
+        safe only where nobody else writes the key (see docs/write-modes.md).
+        """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics, "strata_set_seconds"):
             return self._writer.set(bound, id, value)

@@ -19,7 +19,11 @@ Duration = float | timedelta
 
 
 class WriteMode(enum.Enum):
-    """When `set` returns, and which tiers it has reached by then."""
+    """When `set` returns, and which tiers it has reached by then.
+
+    In each of them the last `set` of a key wins, whole: `get`, a change and `set` lose what others wrote in between.
+    Count in SQL (`UPDATE ... SET n = n + 1`) beside `PostgresPolicy(watch=True)` or `invalidate`.
+    """
 
     WRITE_THROUGH = "write_through"
     WRITE_THROUGH_L1_ASYNC = "write_through_l1_async"

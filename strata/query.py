@@ -11,10 +11,10 @@ import enum
 import hashlib
 import re
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set, ValuesView
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from strata.errors import QueryError
 
@@ -25,16 +25,19 @@ _SPELLED = (
 )  # fmt: skip
 
 _IDENT = r"[\w$\u0080-\U0010ffff]"  # what an identifier may go on with; a `$` in one is no placeholder
+_TAG = r"[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_\u0080-\U0010ffff]*+"
+# A string goes on in the next quote, if there is nothing but space, with a line's end in it, and comments between.
+_GOES_ON = r"(?:[ \t\f\v]|--[^\r\n]*+)*+[\r\n](?:[ \t\f\v\r\n]|--[^\r\n]*+[\r\n])*+'"
 _LEXEME = re.compile(
     rf"""
-      (?P<escaped>(?<!{_IDENT})[eE]'(?:[^'\\]|''|\\.)*+')    # E'...', where a backslash escapes
+      (?P<escaped>(?<!{_IDENT})[eE]'(?:[^'\\]|''|\\.|'{_GOES_ON})*+')    # E'...', where a backslash escapes
     | (?P<string>'(?:[^']|'')*+')
     | (?P<name>"(?:[^"]|"")*+")
-    | (?P<dollar>(?<!{_IDENT})\$(?P<tag>(?:[^\W\d]\w*+)?)\$.*?\$(?P=tag)\$)
+    | (?P<dollar>(?<!{_IDENT})\$(?P<tag>(?:{_TAG})?)\$.*?\$(?P=tag)\$)
     | (?P<line>--[^\r\n]*)
     | (?P<block>/\*)
     | (?<!{_IDENT})\$(?P<placeholder>[0-9]+)
-    | (?P<broken>(?<!{_IDENT})[eE]'|['"]|(?<!{_IDENT})\$(?:[^\W\d]\w*)?\$)    # opened, never closed
+    | (?P<broken>(?<!{_IDENT})[eE]'|['"]|(?<!{_IDENT})\$(?:{_TAG})?\$)    # opened, never closed
     | (?P<mark>[;()])
     """,
     re.VERBOSE | re.DOTALL,
@@ -42,21 +45,31 @@ _LEXEME = re.compile(
 _BLOCK = re.compile(r"/\*|\*/")
 
 
+class Order(NamedTuple):
+    """A column that rows are sorted by, and its direction. NULL is the greatest value of all, as PostgreSQL has it."""
+
+    column: str
+    desc: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """What to look for. Raises `QueryError` when made, if it could not be run as it stands.
 
     `where` is SQL with `$1`, `$2`, ... bound to `args`; `limit` 0 means 100; empty `fields` means all of them.
-    `force_l2` and `force_l3` concern `search_cached` only.
+    `order_by` is a column, or a sequence of them with a `desc` for each. `force_l2` and `force_l3` concern
+    `search_cached` only.
 
     >>> Query(where="level > $1", args=(10,), order_by="level").limit_rows
     100
+    >>> Query(order_by=("score", "name"), desc=(True, False)).order[0]
+    Order(column='score', desc=True)
     """
 
     where: str = ""
     args: tuple[Any, ...] = ()
-    order_by: str = ""
-    desc: bool = False
+    order_by: str | tuple[str, ...] = ""
+    desc: bool | tuple[bool, ...] = False
     limit: int = 0
     offset: int = 0
     fields: tuple[str, ...] = ()
@@ -64,14 +77,17 @@ class Query:
     force_l3: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.fields, str):
-            raise QueryError(f"fields is the string {self.fields!r}; it must be a sequence of column names")
-        object.__setattr__(self, "args", tuple(_plain(value) for value in self.args))
+        for what, value in (("fields", self.fields), ("args", self.args)):
+            if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+                raise QueryError(f"{what} is a {type(value).__name__}; it must be a sequence, such as a tuple")
+        object.__setattr__(self, "args", tuple(_plain(value, place) for place, value in enumerate(self.args, 1)))
         object.__setattr__(self, "fields", tuple(self.fields))
         _check_count(self.limit, "limit")
         _check_count(self.offset, "offset")
-        if not all(isinstance(text, str) for text in (self.where, self.order_by, *self.fields)):
-            raise QueryError("where, order_by and fields must be strings")
+        if not all(isinstance(text, str) for text in (self.where, *self.fields)):
+            raise QueryError("where and fields must be strings")
+        for name, value in _order(self.order_by, self.desc).items():
+            object.__setattr__(self, name, value)
         _check_where(self.where, len(self.args))
 
     @property
@@ -79,13 +95,22 @@ class Query:
         """The number of rows asked for."""
         return self.limit or DEFAULT_LIMIT
 
-    def fingerprint(self) -> str:
+    @property
+    def order(self) -> tuple[Order, ...]:
+        """The columns to sort by, the first one first."""
+        if isinstance(self.order_by, str):
+            return (Order(self.order_by, self.desc is True),) if self.order_by else ()
+        assert isinstance(self.desc, tuple)
+        return tuple(map(Order, self.order_by, self.desc))
+
+    def fingerprint(self, shape: str = "") -> str:
         """A key made from all that decides the result: equal for equal queries, in every process.
 
-        An argument counts with its type, so that `1`, `1.0`, `True` and `"1"` are four queries.
+        `shape` tells models apart whose records of the same rows differ. An argument counts with its type, so that
+        `1`, `1.0`, `True` and `"1"` are four queries.
         """
-        parts = (self.where, self.order_by, self.desc, self.limit_rows, self.offset, self.fields, self.args)
-        return hashlib.blake2b(_spelled(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        parts = (shape, self.where, self.order, self.limit_rows, self.offset, self.fields, self.args)
+        return hashlib.blake2b(_spelled(parts).encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +132,25 @@ class Q:
         return Q(replace(self._query, where=sql, args=args))
 
     def order_by(self, column: str) -> Q:
-        """Sort by this column, ascending unless `desc` follows."""
-        return Q(replace(self._query, order_by=column))
+        """Sort by this column, ascending unless `desc` follows, and where rows are equal by the next `order_by`.
+
+        >>> Q().order_by("score").desc().order_by("name").build().order
+        (Order(column='score', desc=True), Order(column='name', desc=False))
+        """
+        if not isinstance(column, str) or not column:
+            raise QueryError("order_by takes the name of one column; call it again for the next")
+        return self._ordered([*self._query.order, Order(column)])
 
     def desc(self) -> Q:
-        """Sort descending."""
-        return Q(replace(self._query, desc=True))
+        """Sort descending by the column of the last `order_by`. Raises `QueryError` if there is none."""
+        if not self._query.order:
+            raise QueryError("desc follows an order_by, and there is none; name the column first")
+        *before, last = self._query.order
+        return self._ordered([*before, Order(last.column, True)])
+
+    def _ordered(self, order: list[Order]) -> Q:
+        columns, directions = zip(*order, strict=True)
+        return Q(replace(self._query, order_by=columns, desc=directions))
 
     def limit(self, rows: int) -> Q:
         """At most so many rows; 0 means 100."""
@@ -152,7 +190,7 @@ def as_query(query: Q | Query | None) -> Query:
 
 def check_columns(query: Query, column_names: Collection[str], schema_name: str) -> None:
     """Raise `QueryError` where `order_by` or `fields` names something that is not a column of the schema."""
-    named = [("order_by", query.order_by)] if query.order_by else []
+    named = [("order_by", order.column) for order in query.order]
     for what, name in [*named, *(("fields", name) for name in query.fields)]:
         if name not in column_names:
             known = ", ".join(column_names)
@@ -164,6 +202,28 @@ def _check_count(value: Any, what: str) -> None:
         raise QueryError(f"{what} is {value!r}; it must be a whole number, 0 or more")
 
 
+def _order(order_by: Any, desc: Any) -> dict[str, Any]:
+    """`order_by` and `desc` in the form that equal orders share: one column as itself, several as tuples."""
+    columns = [order_by] if isinstance(order_by, str) else order_by
+    directions = [desc] if isinstance(desc, bool) else desc
+    for what, value, kind in (("order_by", columns, str), ("desc", directions, bool)):
+        if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, kind) for v in value):
+            raise QueryError(f"{what} must be a {kind.__name__}, or a sequence of them")
+    if columns == [""] or not columns:
+        if any(directions):
+            raise QueryError("desc is given without an order_by; name the column to sort by")
+        return {"order_by": "", "desc": False}
+    if desc is False:
+        directions = [False] * len(columns)
+    if len(directions) != len(columns):
+        raise QueryError(f"order_by has {len(columns)} columns, desc {len(directions)} directions; give one for each")
+    if len(set(columns)) < len(columns):
+        raise QueryError("order_by names a column twice; once is enough")
+    if len(columns) == 1:
+        return {"order_by": columns[0], "desc": directions[0]}
+    return {"order_by": tuple(columns), "desc": tuple(directions)}
+
+
 def _check_where(where: str, args: int) -> None:
     used: set[int] = set()
     depth = 0
@@ -171,7 +231,7 @@ def _check_where(where: str, args: int) -> None:
         if kind == "comment":
             continue
         if kind == "placeholder":
-            used.add(int(text))
+            used.add(int(text[-10:]) if len(text.lstrip("0")) < 10 else _MAX_BIGINT)
         elif text == ";":
             raise QueryError("where holds a ';' outside quotes; it must be one condition, without a semicolon")
         else:
@@ -183,6 +243,8 @@ def _check_where(where: str, args: int) -> None:
     if 0 in used:
         raise QueryError("where uses $0; placeholders are numbered from $1")
     highest = max(used, default=0)
+    if highest == _MAX_BIGINT:
+        raise QueryError("where has a placeholder with more than nine digits; number them from $1")
     if highest != args:
         raise QueryError(f"where has {highest} placeholders but {args} arguments were given; give one for each")
     if len(used) != args:
@@ -196,8 +258,7 @@ def scan(sql: str, what: str = "where") -> Iterator[tuple[str, str, int]]:
     The kinds are "placeholder", whose text is the number, "mark" (a semicolon or parenthesis) and "comment". Raises
     `QueryError`, in which `sql` is called `what`, for what is never closed.
     """
-    if "\x00" in sql:
-        raise QueryError(f"{what} holds a NUL character, which PostgreSQL cannot take")
+    _check_text(sql, what)
     at = 0
     while found := _LEXEME.search(sql, at):
         start, at = found.span()
@@ -223,14 +284,33 @@ def _end_of_comment(sql: str, at: int, what: str) -> int:
     return at
 
 
-def _plain(value: Any) -> Any:
-    # What a column holds for what Python users write; a collection becomes a tuple, so that a query stays frozen.
+def _check_text(text: str, what: str) -> None:
+    if "\x00" in text:
+        raise QueryError(f"{what} holds a NUL character, which PostgreSQL cannot take")
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise QueryError(f"{what} holds half of a surrogate pair, which is no character; PostgreSQL cannot take it")
+
+
+def _plain(value: Any, place: int) -> Any:
+    """What a column holds for what Python users write; a collection becomes a tuple, so that a query stays frozen."""
     if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, set | frozenset):
-        return tuple(sorted((_plain(item) for item in value), key=repr))
-    if isinstance(value, list | tuple):
-        return tuple(_plain(item) for item in value)
+        return _plain(value.value, place)
+    if isinstance(value, str):
+        _check_text(value, f"the argument of ${place}")
+        return value
+    if value is None or isinstance(value, bytes | int | float):
+        return value
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, Set):
+        return tuple(sorted((_plain(item, place) for item in value), key=repr))
+    if isinstance(value, Sequence | ValuesView):
+        return tuple([_plain(item, place) for item in value])
+    if isinstance(value, Mapping | Iterator):
+        raise QueryError(
+            f"the argument of ${place} is a {type(value).__name__}; give a list, or for JSON its text, as json.dumps "
+            "makes it"
+        )
     return value
 
 

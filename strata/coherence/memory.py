@@ -181,6 +181,8 @@ class Memory:
 
     def _outdate(self, claim: Claim, version: int | None) -> None:
         self.guard.void_others(claim)
+        if version is not None:
+            self._present(claim.key)
         entry = self.entries.get(claim.key)
         if self.store is not None and entry is not None and (version is None or entry.version < version):
             self.store.drop(claim.key)

@@ -37,9 +37,9 @@ class ManyReader:
 
 
 def listed(ids: Iterable[Any]) -> list[Any]:
-    """The ids of a call that takes many. Raises `EncodeError` for what is no iterable."""
-    if not isinstance(ids, Iterable):
-        raise EncodeError(f"ids is a {type(ids).__name__}; it must be an iterable of ids")
+    """The ids of a call that takes many. Raises `EncodeError` for what is no iterable of ids, such as a single one."""
+    if not isinstance(ids, Iterable) or isinstance(ids, str | bytes | bytearray):
+        raise EncodeError(f"ids is a {type(ids).__name__}; it must be an iterable of ids, such as a list")
     return list(ids)
 
 

@@ -40,12 +40,15 @@ class Filler:
         began = self._context.clock.monotonic()
         claims = {item.key_text: bound.l1.guard.claim(item.id) for item in items}
         try:
-            seen = None if bound.l2 is None else bound.l2.read_many([item.key_text for item in items])
+            seen = None if bound.l2 is None else bound.l2.read_many([item.key_text for item in items], exist=True)
             sure = self._unchanged(bound, items)
             filled = self._fill_l2(bound, seen, items, {item.key_text for item in sure})
             for item in sure:
+                claim = claims[item.key_text]
                 if item.key_text in filled:
-                    bound.l1.fill(claims[item.key_text], bound.plan.freeze(item.record), item.version, loaded=began)
+                    bound.l1.fill(claim, bound.plan.freeze(item.record), item.version, loaded=began)
+                else:
+                    bound.l1.met(claim, item.version)
             return len(filled)
         except (L2UnavailableError, L3UnavailableError):
             if strict:

@@ -10,7 +10,7 @@ import msgspec
 from strata.bound import Bound
 from strata.engine.context import Context
 from strata.engine.rows import Filler, items_of
-from strata.errors import L2UnavailableError, L3UnavailableError, QueryError
+from strata.errors import DecodeError, L2UnavailableError, L3UnavailableError, QueryError
 from strata.l3.pool import Database
 from strata.l3.table import Table
 from strata.model import UNLOADED
@@ -60,8 +60,8 @@ class Searcher:
             return self.search(bound, query)
         self._context.listen()
         bound.counters.searches += 1
-        fingerprint = query.fingerprint()
-        kept, generation = self._kept(bound, fingerprint)
+        fingerprint = query.fingerprint(bound.plan.outline)
+        kept, generation = self._kept(bound, query, fingerprint)
         if kept is not None:
             bound.counters.l2_hits += 1
             return [_given(bound, record) for record in kept]
@@ -99,8 +99,11 @@ class Searcher:
         self._filler.fill(bound, items)
         return [item.record for item in items]
 
-    def _kept(self, bound: Bound, fingerprint: str) -> tuple[list[Any] | None, str | None]:
-        """The records that were kept, and the generation under which others may be kept in their place."""
+    def _kept(self, bound: Bound, query: Query, fingerprint: str) -> tuple[list[Any] | None, str | None]:
+        """The records that were kept, and the generation under which others may be kept in their place.
+
+        Releases whose models differ keep their results side by side: the model is part of the fingerprint.
+        """
         try:
             data, generation = bound.searches.find(fingerprint)
         except L2UnavailableError:
@@ -108,8 +111,11 @@ class Searcher:
             return None, None
         if data is None:
             return None, generation
+        wanted = set(_shown(bound, query.fields or bound.plan.column_names))
         try:
             unpacked = [bound.plan.unpack_row(packed) for packed in _unpack(data)]
+            if not all(wanted.issubset(names) for names, _ in unpacked):
+                raise DecodeError("a kept result lacks a column that is asked for")
             return [bound.plan.from_row(values, bound.cipher, names) for names, values in unpacked], generation
         except Exception:  # noqa: BLE001 an entry that cannot be read is a miss, and is replaced
             bound.counters.corrupt += 1
@@ -117,14 +123,19 @@ class Searcher:
 
     def _keep(self, bound: Bound, fingerprint: str, generation: str, found: Found) -> None:
         """Rows as the ledger keeps them: ciphertext stays ciphertext, and OmitCache columns stay away."""
-        hidden = {column.name for column in bound.plan.columns if column.omit_cache}
-        shown = [place for place, name in enumerate(found.names) if name not in hidden]
-        names = tuple(found.names[place] for place in shown)
-        packed = [bound.plan.pack_row(tuple(row.values[place] for place in shown), names) for row in found.rows]
+        names = _shown(bound, found.names)
+        places = [found.names.index(name) for name in names]
+        packed = [bound.plan.pack_row(tuple(row.values[place] for place in places), names) for row in found.rows]
         try:
             bound.searches.keep(fingerprint, generation, _pack(packed))
         except L2UnavailableError:
             bound.counters.l2_skips += 1
+
+
+def _shown(bound: Bound, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the columns that a cache may hold."""
+    hidden = {column.name for column in bound.plan.columns if column.omit_cache}
+    return tuple(name for name in names if name not in hidden)
 
 
 def _given(bound: Bound, record: Any) -> Any:

@@ -30,7 +30,7 @@ TOMBSTONE_MS = 10_000
 HEADER = 25  # bytes of `V1:<19 digits>:<s|p>:`
 
 _scripts = {name: load("strata.l2.scripts", name) for name in (
-    "read", "aged", "fill", "refresh", "discard", "intent", "put", "abandon", "own", "invalidate", "settle", "purge",
+    "read", "aged", "fill", "refresh", "intent", "put", "abandon", "own", "invalidate", "settle", "purge",
 )}  # fmt: skip
 
 
@@ -74,7 +74,7 @@ class Put:
 
 
 class L2Tier:
-    """The keys of one schema. `ttl` in seconds, 0 = no expiry; `on_corrupt` is told of entries that cannot be read.
+    """The keys of one schema. `ttl` in seconds, 0 = no expiry; `on_corrupt` is told how many entries could not be read.
 
     `negative`: seconds for which an absence is kept, as a tombstone of version 0, which every write replaces.
     """
@@ -86,7 +86,7 @@ class L2Tier:
         ttl: float,
         encode: Callable[[Any], bytes],
         decode: Callable[[bytes], Any],
-        on_corrupt: Callable[[str], None],
+        on_corrupt: Callable[[int], None],
         aging: Aging = PLAIN,
         negative: float = 0.0,
     ) -> None:
@@ -142,38 +142,43 @@ class L2Tier:
         """What the key holds; where it is empty and `lease`, a lease is left that allows one fill."""
         return self.read_many([key_text], lease=lease)[key_text]
 
-    def read_many(self, key_texts: Sequence[str], *, lease: bool = True) -> dict[str, Found]:
-        """As `read`, for many, in one round trip a chunk, and one more for those that are empty.
+    def read_many(self, key_texts: Sequence[str], *, lease: bool = True, exist: bool = False) -> dict[str, Found]:
+        """As `read`, for many, in one round trip a chunk, and one more for those that are to be leased.
 
-        All leases left bear the same token.
+        All leases left bear the same token. One is left, too, in the place of what cannot be read, such as the values
+        of another release; and, where L3 was seen to have the records (`exist`), of an absence that is remembered.
         """
         found: dict[str, Found] = {}
-        token = self.token()
-        if not self._ages:
-            key_texts = self._hits(found, key_texts, token, lease)
-        for chunk in self._chunks(key_texts):
-            keys = [self.key(key_text) for key_text in chunk]
-            args = [token, LEASE_MS if lease else 0]
-            if self._ages:
-                for key_text, key, raw, left in zip(chunk, keys, *self._run("aged", keys, args), strict=True):
-                    found[key_text] = self._aged(key, raw, left, token, lease)
-            else:
-                for key_text, key, raw in zip(chunk, keys, self._run("read", keys, args), strict=True):
-                    found[key_text] = self._found(key, raw, token, lease)
-        return found
-
-    def _hits(self, found: dict[str, Found], key_texts: Sequence[str], token: str, lease: bool) -> Sequence[str]:
-        """Find what is there, which takes no script; returns the key texts of what is not, and may be leased."""
-        empty: list[str] = []
+        token, useless, unreadable = self.token(), dict[str, bytes](), 0
         for start in range(0, len(key_texts), CHUNK):
             chunk = key_texts[start : start + CHUNK]
-            keys = [self.key(key_text) for key_text in chunk]
-            for key_text, key, raw in zip(chunk, keys, self.server.values(keys), strict=True):
-                if raw is None and lease:
-                    empty.append(key_text)
+            for key_text, raw, left in self._look(chunk, token, lease):
+                answer = self._found(raw, left)
+                unreadable += answer is None and raw is not None
+                if raw is None and lease and self._ages:
+                    answer = Found(State.LEASED, token=token)  # by the script that looked
+                if answer is None or (exist and answer.state is State.TOMBSTONE and not answer.version):
+                    useless[key_text] = raw or b""
                 else:
-                    found[key_text] = self._found(key, raw, token, lease)
-        return empty
+                    found[key_text] = answer
+        if unreadable:
+            self._on_corrupt(unreadable)
+        for chunk in self._chunks(list(useless)) if lease else ():
+            args = [token, LEASE_MS, *(useless[key_text] for key_text in chunk)]
+            for key_text, raw in zip(chunk, self._run("read", [self.key(text) for text in chunk], args), strict=True):
+                answer = Found(State.LEASED, token=token) if raw is None else self._found(raw, -1)
+                found[key_text] = answer or Found(State.BUSY)
+        return found if lease else {key_text: found.get(key_text, Found(State.BUSY)) for key_text in key_texts}
+
+    def _look(self, key_texts: Sequence[str], token: str, lease: bool) -> Iterator[tuple[str, bytes | None, int]]:
+        """What each key holds, and the ms that it has left, as far as these matter (-1: for ever)."""
+        if not self._ages:
+            for key_text, raw in zip(key_texts, self.server.values([self.key(t) for t in key_texts]), strict=True):
+                yield key_text, raw, -1
+            return
+        for chunk in self._chunks(key_texts):
+            answers = self._run("aged", [self.key(text) for text in chunk], [token, LEASE_MS if lease else 0])
+            yield from zip(chunk, *answers, strict=True)
 
     def fill(self, token: str, puts: Sequence[Put]) -> set[str]:
         """Store what was loaded from below where the lease still stands; a record of None ends the lease.
@@ -319,34 +324,28 @@ class L2Tier:
     def _run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         return self.server.run(_script(name), keys, args)
 
-    def _aged(self, key: str, raw: bytes | None, left: int, token: str, lease: bool) -> Found:
-        found = self._found(key, raw, token, lease)
-        if found.state is not State.VALUE or left < 0 or raw is None:
+    def _found(self, raw: bytes | None, left: int) -> Found | None:
+        """What a content with so many ms left means; None where there is none, or it cannot be read."""
+        if raw is None:
+            return None
+        head = raw[:3]
+        try:
+            if head == b"V1:":
+                return self._value(raw, left)
+            if head == b"T1:":
+                return Found(State.TOMBSTONE, int(raw[3:22]), raw[23:24] == b"p")
+        except Exception:  # noqa: BLE001 a codec of the user's may raise anything; the entry is a miss either way
+            return None
+        return {b"L1:": Found(State.LOADING), b"I1:": Found(State.BUSY)}.get(head)
+
+    def _value(self, raw: bytes, left: int) -> Found:
+        found = Found(State.VALUE, int(raw[3:22]), raw[23:24] == b"p", self._decode(raw[HEADER:]))
+        if left < 0:
             return found
         if left <= self._stay_ms:
             return replace(found, state=State.STALE, raw=raw)
         # What L3 does not have yet cannot be had fresher from there.
         return replace(found, raw=raw, due=True) if left <= self._due_ms and not found.pending else found
-
-    def _found(self, key: str, raw: bytes | None, token: str, lease: bool) -> Found:
-        if raw is None:
-            return Found(State.LEASED, token=token) if lease else Found(State.BUSY)
-        if raw[:3] in (b"V1:", b"T1:"):
-            try:
-                version, pending = int(raw[3:22]), raw[23:24] == b"p"
-                if raw[:1] == b"T":
-                    return Found(State.TOMBSTONE, version, pending)
-                return Found(State.VALUE, version, pending, self._decode(raw[HEADER:]))
-            except Exception:  # noqa: BLE001 a codec of the user's may raise anything; the entry is a miss either way
-                pass
-        elif raw[:3] == b"L1:":
-            return Found(State.LOADING)
-        elif raw[:3] == b"I1:":
-            return Found(State.BUSY)
-        self._on_corrupt(key)
-        if lease and self._run("discard", [key], [token, LEASE_MS, raw]):
-            return Found(State.LEASED, token=token)
-        return Found(State.BUSY)
 
 
 def _script(name: str) -> Script:

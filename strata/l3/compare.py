@@ -236,7 +236,7 @@ class _Comparison:
                 return ddl.literal(conversion.to_row(conversion.settle(column.annotation())))
             except Exception:  # noqa: BLE001 the user's class, which may want arguments, or more
                 return None
-        zeros = list(column.choices) if column.choices else [_ZEROS.get(column.kind)]
+        zeros = [*map(conversion.to_row, column.choices.values())] if column.choices else [_ZEROS.get(column.kind)]
         for zero in ["{}", "[]"] if column.kind is Kind.JSONB else zeros:
             try:
                 conversion.restore(zero)

@@ -151,6 +151,9 @@ def blames_query(error: psycopg.Error) -> bool:
 def query_error(error: psycopg.Error) -> QueryError:
     """The error of a query that is to blame."""
     found = diagnose(error)
+    if not found.sqlstate:
+        words = "an argument has a type, or a list mixed types, that no column has"
+        return _caused(QueryError(f"the query was not sent ({found.message}): {words}"), error)
     hint = "; if it is a field of the model, run migrate()" if found.sqlstate == "42703" else ""
     return _caused(QueryError(f"PostgreSQL cannot run the query: {found.message}{hint}"), error)
 

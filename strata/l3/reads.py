@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from strata.errors import QueryError
 from strata.l3 import failures
 from strata.l3.connection import Connection
 from strata.l3.layout import VERSION, Layout, quote
 from strata.l3.statement import ARRAYS, INT8
-from strata.query import Query, check_columns
+from strata.query import Order, Query, check_columns
 
+MOST_ARGUMENTS = 65_533  # the protocol counts parameters in 16 bits, and limit and offset are two of them
 _cursor_numbers = itertools.count()
 
 
@@ -89,8 +91,16 @@ class Reads:
     # -- queries ------------------------------------------------------------------------------------------------
 
     def check(self, query: Query) -> None:
-        """Raise `QueryError` for a column that the schema does not have."""
+        """Raise `QueryError` for what the table cannot be asked, before anybody is."""
         check_columns(query, self._layout.names, self._layout.schema_name)
+        if len(query.args) > MOST_ARGUMENTS:
+            raise QueryError(
+                f"the query has {len(query.args)} arguments, and PostgreSQL takes {MOST_ARGUMENTS}; give a list as one "
+                "of them, as in id = ANY($1)"
+            )
+        for column, _ in query.order:
+            if self._layout.field(column).encrypted:
+                raise QueryError(f"order_by names {column!r}, which is Encrypted; only its ciphertext could be sorted")
 
     def search(self, conn: Connection, query: Query) -> tuple[tuple[str, ...] | None, list[Row]]:
         """The names of the columns asked for (None: all of them), and the rows found, in order.
@@ -99,7 +109,8 @@ class Reads:
         """
         names = self._names(query)
         place = len(query.args)
-        sql = f"{self._select(names)}{_where(query)}{self._order(query)} LIMIT ${place + 1} OFFSET ${place + 2}"
+        order = self._order(query)
+        sql = f"{self._select(names)}{_where(query)}{order} LIMIT ${place + 1} OFFSET ${place + 2}"
         with _Blame():
             cursor = conn.execute(sql.encode(), [*_args(query), query.limit_rows, query.offset], binary=True)
         return names, _fetch(cursor.fetchall)
@@ -117,7 +128,8 @@ class Reads:
         Needs a transaction, which sees the table as it was at the start for as long as it is open.
         """
         names = self._names(query)
-        sql = f"{self._select(names)}{_where(query)}{self._order(query)} OFFSET ${len(query.args) + 1}"
+        order = self._order(query) if query.order or query.limit or query.offset else ""
+        sql = f"{self._select(names)}{_where(query)}{order} OFFSET ${len(query.args) + 1}"
         args = [*_args(query), query.offset]
         if query.limit:
             sql += f" LIMIT ${len(args) + 1}"
@@ -139,9 +151,15 @@ class Reads:
         return f"SELECT {VERSION}, {self._layout.shown(names)} FROM {self._layout.table}"
 
     def _order(self, query: Query) -> str:
-        if not query.order_by:
-            return ""
-        return f" ORDER BY {quote(query.order_by)}{' DESC' if query.desc else ''}"
+        """By the columns asked for, and then by the key, in the direction of the last one: so an index on them all
+        gives the rows as they come, and rows that are otherwise equal have one order."""
+        order = list(query.order)
+        key = self._layout.plan.key.name
+        if key not in [column for column, _ in order]:
+            order.append(Order(key, bool(order) and order[-1].desc))
+        # With the table's name, since a plain one would mean what is selected under it, which was cast.
+        terms = [f"{self._layout.table}.{quote(column)}{' DESC' if desc else ''}" for column, desc in order]
+        return f" ORDER BY {', '.join(terms)}"
 
 
 class _Blame:
@@ -159,6 +177,8 @@ def _fetch(fetch: Callable[[], list[tuple[Any, ...]]]) -> list[Row]:
     try:
         return [Row(row[0], row[1:]) for row in fetch()]
     except psycopg.DataError as error:
+        if error.sqlstate:
+            raise  # the server's: a cursor runs the condition as it is fetched from
         raise failures.unreadable(error)  # noqa: B904 the cause is set
 
 
@@ -172,4 +192,8 @@ def _where(query: Query) -> str:
 
 
 def _args(query: Query) -> list[Any]:
-    return [list(value) if isinstance(value, tuple) else value for value in query.args]
+    return [_listed(value) for value in query.args]
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""Enum and Literal: the values a column may have, kept as text."""
+"""Enum and Literal: the values a column may have, which are all texts or all ints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def is_choice(hint: Any) -> bool:
 
 
 def choices_of(hint: Any, where: str) -> Mapping[str, Any]:
-    """The members of an Enum or Literal by the text that stands for each in a column.
+    """The members of an Enum or Literal by the text that stands for each.
 
     Raises `InvalidModelError` where their values are not all texts, or all ints.
     """
@@ -68,7 +68,13 @@ def value_of(member: Any) -> Any:
     return member.value if isinstance(member, enum.Enum) else member
 
 
+def plain_of(member: Any) -> Any:
+    """The str or int that a member stands for, as exactly that type."""
+    value = value_of(member)
+    return str.__str__(value) if isinstance(value, str) else int.__int__(value)
+
+
 def text_of(member: Any) -> str:
-    """The text that stands for a member in a column."""
+    """The text that stands for a member."""
     value = value_of(member)
     return str.__str__(value) if isinstance(value, str) else int.__repr__(value)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from strata.errors import DecodeError, EncodeError, InvalidModelError, MissingPrimaryKeyError
-from strata.model.atoms import ATOMS, Unfit
-from strata.model.choices import choices_of, is_choice, is_enum, normal_choice, noun_of, text_of, value_of
+from strata.model.atoms import ATOMS, BIGINT_MAX, BIGINT_MIN, Unfit
+from strata.model.choices import choices_of, is_choice, is_enum, normal_choice, noun_of, plain_of, value_of
 from strata.model.compile import CALL, Step
 from strata.model.fields import Field, Kind
 from strata.model.hints import is_record, spelled
@@ -130,6 +130,8 @@ def _choice(annotation: Any, where: str) -> Form:
     choices = choices_of(annotation, where)
     members = list(choices.values())
     texts = isinstance(value_of(members[0]), str)
+    if not texts and not all(BIGINT_MIN <= value_of(member) <= BIGINT_MAX for member in members):
+        raise InvalidModelError(f"{where} is {spelled(annotation)}, with a value outside BIGINT; use str values")
     freeze: Step | None = None
     thaw: Step | None = None
     if is_enum(annotation):
@@ -138,18 +140,18 @@ def _choice(annotation: Any, where: str) -> Form:
     else:
         test = Step(f"type({{v}}) is {'str' if texts else 'int'} and {{v}} in {{f}}", frozenset(members))
     return Form(
-        kind=Kind.TEXT,
+        kind=Kind.TEXT if texts else Kind.BIGINT,
         noun=noun_of(annotation),
         sound=test,
         exact=test,
         normal=normal_choice(annotation, choices),
-        read=choices.__getitem__,
+        read={plain_of(member): member for member in members}.__getitem__,
         plain=Step("False"),
         wire=annotation,
-        packed=str,
+        packed=str if texts else int,
         freeze=freeze,
         thaw=thaw,
-        to_row=None if texts and not is_enum(annotation) else text_of,
+        to_row=plain_of if is_enum(annotation) else None,
     )
 
 

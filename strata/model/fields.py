@@ -38,7 +38,7 @@ class Field:
     """One field of a model.
 
     `annotation` is bare: without `Annotated`, and without the `None` that `nullable` tells of. `kind` is None for
-    ignored fields only. `choices` are the members of an Enum or Literal by their text in the column. The value of
+    ignored fields only. `choices` are the members of an Enum or Literal by the text of their value. The value of
     `default` has the form it has in a row. `factory` makes the class's own default, where it has one.
     """
 

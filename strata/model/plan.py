@@ -18,6 +18,7 @@ from strata.model.functions import Compiler, FieldCipher, in_l1
 from strata.model.hints import is_frozen
 from strata.model.introspection import inspect
 from strata.model.keys import key_functions
+from strata.model.outline import outline_of
 from strata.model.rows import UnknownColumnError, row_functions
 
 __all__ = ["FieldCipher", "FromRow", "ModelPlan", "PackRow", "UnknownColumnError", "compile_model"]
@@ -62,6 +63,7 @@ class ModelPlan(Generic[T]):
       text, an encrypted column as ciphertext, UNLOADED as itself. `pack_row` and `unpack_row` make bytes of it, with
       `unpack_row` returning the names of the columns that are there and their values.
     - `forms` and `compiler` are for codecs, which compile functions of their own.
+    - `outline` tells whether another release of the model reads a row as this one does.
     """
 
     model: type[T]
@@ -75,6 +77,7 @@ class ModelPlan(Generic[T]):
     has_encrypted: bool
     has_stamped: bool
     forms: tuple[Column, ...]
+    outline: str
     compiler: Compiler
     check: Callable[[Any], None]
     key_of: Callable[[Any], Any]
@@ -153,6 +156,7 @@ def _compile(model: type[T]) -> ModelPlan[T]:
         has_encrypted=any(field.encrypted for field in stored),
         has_stamped=any(field.stamped for field in stored),
         forms=columns,
+        outline=outline_of(columns),
         compiler=compiler,
         check=compiler.check(),
         key_of=operator.attrgetter(key.name),

@@ -150,6 +150,39 @@ def test_invalidate_ends_an_absence_everywhere(make: MakeStore, dsn: str) -> Non
     wait_until(lambda: text(two) == "psql")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [NEGATIVE, {"l1": NEGATIVE["l1"], "l2": None}, {"l1": None, "l2": NEGATIVE["l2"]}, {"l1": NEGATIVE["l1"]}],
+    ids=["L1+L2", "L1", "L2", "L1-over-L2"],
+)
+@pytest.mark.parametrize("mode", [WriteMode.WRITE_THROUGH, WriteMode.WRITE_BEHIND], ids=lambda mode: mode.value)
+@pytest.mark.parametrize(
+    "look", [DataStore.search, DataStore.search_cached, DataStore.warm_cache], ids=lambda look: look.__name__
+)
+def test_a_row_that_is_found_ends_an_absence(
+    make: MakeStore, dsn: str, look: Callable[..., object], mode: WriteMode, options: dict[str, Any]
+) -> None:
+    store = opened(make, write_mode=mode, **options)
+    assert text(store) is None
+    execute(dsn, "INSERT INTO notes (id, text, tags, meta) VALUES (1, 'psql', '[]', '{}')")
+    assert text(store) is None
+    look(store, "notes")
+    assert text(store) == text(store, force_l2=True) == "psql"
+    assert store.get_many("notes", [1])[1].text == "psql" and store.exists("notes", 1)
+
+
+def test_where_a_loader_holds_the_key_a_row_that_is_found_ends_the_absence_in_memory(
+    make: MakeStore, dsn: str, l2: redis.Redis
+) -> None:
+    store = opened(make, **NEGATIVE)
+    assert text(store) is None
+    execute(dsn, "INSERT INTO notes (id, text, tags, meta) VALUES (1, 'psql', '[]', '{}')")
+    l2.set(KEY, "L1:another.reader", px=5000)
+    assert [note.text for note in store.search("notes")] == ["psql"]
+    assert l2.get(KEY) == b"L1:another.reader"
+    assert text(store) == "psql"
+
+
 @pytest.mark.parametrize("options", [NEGATIVE, {"l1": NEGATIVE["l1"], "l2": None}], ids=["L1+L2+L3", "L1+L3"])
 @pytest.mark.parametrize("mode", list(WriteMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize("writer", ["own", "other"])

@@ -25,12 +25,12 @@ def server(redis_addr: str) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def corrupt() -> list[str]:
+def corrupt() -> list[int]:
     return []
 
 
 @pytest.fixture
-def tier(server: RedisServer, corrupt: list[str]) -> L2Tier:
+def tier(server: RedisServer, corrupt: list[int]) -> L2Tier:
     return L2Tier(server, "things", 60.0, str.encode, bytes.decode, corrupt.append)
 
 
@@ -195,7 +195,7 @@ def test_a_purge_takes_back_values_up_to_its_version_only(tier: L2Tier) -> None:
 
 
 def test_an_entry_that_cannot_be_read_is_a_miss_counted_and_repaired(
-    tier: L2Tier, server: RedisServer, corrupt: list[str]
+    tier: L2Tier, server: RedisServer, corrupt: list[int]
 ) -> None:
     for junk in (
         b"",
@@ -210,7 +210,50 @@ def test_an_entry_that_cannot_be_read_is_a_miss_counted_and_repaired(
         assert found.state is State.LEASED
         assert fill(tier, found.token, "a", 1, "good")
         assert tier.read("a").record == "good"
-    assert len(corrupt) == 6
+    assert corrupt == [1] * 6
+
+
+def test_what_cannot_be_read_is_leased_only_while_it_is_still_there(
+    tier: L2Tier, server: RedisServer, corrupt: list[int]
+) -> None:
+    server.pipeline([("SET", tier.key(key), "junk") for key in "abc"])
+    commit(tier, "d", 1, "one")
+    looked = server.values
+
+    def values(keys: list[str]) -> list[bytes | None]:
+        found = looked(keys)
+        commit(tier, "a", 7, "seven")  # between the look and the leases
+        server.execute("SET", tier.key("b"), "other junk")
+        return found
+
+    server.values = values  # type: ignore[method-assign,assignment]
+    found = tier.read_many(["a", "b", "c", "d", "e"])
+    states = {key: answer.state for key, answer in found.items()}
+    assert states == {
+        "a": State.VALUE, "b": State.BUSY, "c": State.LEASED, "d": State.VALUE, "e": State.LEASED,
+    }  # fmt: skip
+    assert (found["a"].record, corrupt) == ("seven", [3])
+    assert fill(tier, found["c"].token, "c", 1, "good") and not fill(tier, found["c"].token, "b", 1, "bad")
+
+
+def test_an_absence_is_leased_only_to_one_that_has_seen_the_row(server: RedisServer) -> None:
+    tier = L2Tier(server, "things", 60.0, str.encode, bytes.decode, lambda entries: None, negative=30.0)
+
+    def forget(key: str) -> None:
+        found = tier.read(key)
+        assert tier.fill(found.token, [Put(key, 0, None, absent=True)]) == {key}
+
+    forget("a")
+    commit(tier, "b", 5, None)
+    assert [found.state for found in tier.read_many(["a", "b"]).values()] == [State.TOMBSTONE] * 2
+    found = tier.read_many(["a", "b"], exist=True)
+    assert (found["a"].state, found["b"].state) == (State.LEASED, State.TOMBSTONE)
+    tier.invalidate("a", CHANNEL, b"{}")
+    forget("a")  # the very same content once more
+    assert not fill(tier, found["a"].token, "a", 1, "stale")
+    found = tier.read_many(["a"], exist=True)
+    assert fill(tier, found["a"].token, "a", 1, "row")
+    assert tier.read("a").record == "row"
 
 
 def test_many_keys_go_in_chunks_and_come_back_in_one_piece(tier: L2Tier) -> None:

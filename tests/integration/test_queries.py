@@ -147,3 +147,43 @@ def test_warming_never_puts_a_row_over_something_newer(store: DataStore) -> None
     store.set(Player, "p001", Player("p001", "user1", level=77))
     store.warm_cache(Player)
     assert store.get(Player, "p001", force_l2=True).level == 77
+
+
+@pytest.mark.parametrize("count", [65_534, 70_000])
+def test_more_arguments_than_the_protocol_counts_are_refused_before_any_tier_is_asked(
+    make: MakeStore, count: int
+) -> None:
+    elsewhere = make(postgres_dsn="postgresql://nobody@127.0.0.1:1/nothing", redis_addr="127.0.0.1:1")
+    players = elsewhere.register(schema(Player, name="players"))
+    query = Q().where(f"level IN ({','.join(f'${n}' for n in range(1, count + 1))})", *range(count))
+    for call in (players.search, players.search_cached, players.search_iter, players.count):
+        with pytest.raises(strata.QueryError, match=r"65533.*ANY"):
+            call(query)
+
+
+def test_as_many_arguments_as_the_protocol_counts_are_taken(store: DataStore) -> None:
+    query = Q().where(f"level IN ({','.join(f'${n}' for n in range(1, 65_534))})", *range(65_533)).limit(500)
+    assert len(store.search(Player, query)) == store.count(Player, query) == 250
+
+
+def test_a_query_that_is_to_blame_opens_no_breaker(store: DataStore) -> None:
+    for where, args in [
+        ("level / 0 = 1", ()),
+        ("level = $1", ("many",)),
+        ("level = $1", (object(),)),
+        ("level = ANY($1)", ([1, 2.5],)),
+        ("username ~ $1", ("[a-z",)),
+        (f"{'(' * 20_000}true{')' * 20_000}", ()),
+    ]:
+        for call in (store.search, store.count, lambda name, query: list(store.search_iter(name, query))):
+            with pytest.raises(strata.QueryError):
+                call(Player, Q().where(where, *args))
+    assert store.get(Player, "p001", force_l3=True).username == "user1"
+
+
+@pytest.mark.parametrize("ids", ["p001", b"p001", 7, None])
+def test_one_id_where_many_are_wanted_is_refused(store: DataStore, ids: object) -> None:
+    for call in (store.get_many, store.delete_many):
+        with pytest.raises(strata.EncodeError, match="iterable of ids"):
+            call("players", ids)
+    assert store.count("players") == 250

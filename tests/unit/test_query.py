@@ -11,11 +11,15 @@ from uuid import UUID
 import pytest
 
 from strata.errors import QueryError
-from strata.query import Q, Query, as_query, check_columns
+from strata.query import Order, Q, Query, as_query, check_columns
 
 
 class Colour(enum.Enum):
     RED = "red"
+
+
+class Rank(enum.IntEnum):
+    HIGH = 10
 
 
 def test_a_builder_collects_every_part_of_a_query() -> None:
@@ -31,8 +35,11 @@ def test_a_builder_collects_every_part_of_a_query() -> None:
 
 def test_each_step_of_a_builder_leaves_the_one_before_as_it_was() -> None:
     start = Q().where("a = $1", 1)
-    start.limit(5).desc()
+    start.limit(5).order_by("a").desc()
     assert start.build() == Query(where="a = $1", args=(1,))
+    ordered = start.order_by("b")
+    ordered.desc().order_by("c")
+    assert ordered.build() == Query(where="a = $1", args=(1,), order_by="b")
 
 
 def test_a_query_is_frozen_and_hashable() -> None:
@@ -40,6 +47,54 @@ def test_a_query_is_frozen_and_hashable() -> None:
     hash(query)
     with pytest.raises(dataclasses.FrozenInstanceError):
         query.limit = 3  # type: ignore[misc]
+
+
+def test_a_second_order_by_sorts_what_the_first_leaves_equal() -> None:
+    query = Q().order_by("score").desc().order_by("name").order_by("id").desc().build()
+    assert query.order == (Order("score", True), Order("name"), Order("id", True))
+    assert query == Query(order_by=["score", "name", "id"], desc=[True, False, True])  # type: ignore[arg-type]
+    hash(query)
+
+
+def test_desc_concerns_the_last_order_by_alone_and_may_be_said_twice() -> None:
+    assert Q().order_by("a").order_by("b").desc().desc().build().order == (Order("a"), Order("b", True))
+
+
+def test_one_column_has_one_form_however_it_was_given() -> None:
+    assert Query(order_by=("a",), desc=(True,)) == Query(order_by="a", desc=True) == Q().order_by("a").desc().build()
+    assert Query(order_by=(), desc=()) == Query()
+    assert Query(order_by=("a", "b")) == Q().order_by("a").order_by("b").build()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"desc": True},
+        {"order_by": (), "desc": (True,)},
+        {"order_by": ("a", "b"), "desc": True},
+        {"order_by": ("a", "b"), "desc": (True,)},
+        {"order_by": "a", "desc": ()},
+        {"order_by": "a", "desc": 1},
+        {"order_by": "a", "desc": "yes"},
+        {"order_by": ("a", "a")},
+        {"order_by": ("a", 1)},
+        {"order_by": None},
+        {"order_by": {"a", "b"}},
+    ],
+)
+def test_an_order_that_says_not_what_it_means_is_refused(parts: Any) -> None:
+    with pytest.raises(QueryError, match=r"order_by|desc"):
+        Query(**parts)
+
+
+def test_a_builder_refuses_desc_before_order_by_and_a_column_that_is_none() -> None:
+    with pytest.raises(QueryError, match="name the column first"):
+        Q().limit(5).desc()
+    with pytest.raises(QueryError, match="twice"):
+        Q().order_by("a").order_by("a")
+    for column in ("", None, ["a", "b"]):
+        with pytest.raises(QueryError, match="one column"):
+            Q().order_by(column)  # type: ignore[arg-type]
 
 
 def test_a_second_where_is_refused() -> None:
@@ -88,6 +143,11 @@ def test_a_limit_that_is_no_count_is_refused(value: Any) -> None:
         ("a=$1AND", 1),
         ("(a = $1) OR (b = $2 AND (c = ')'))", 2),
         ("data ? 'key' AND name LIKE '%s'", 0),
+        ("a = $\u00b7$ ' $1 $\u00b7$ AND b = $1", 1),  # any character beyond ASCII may be in a tag
+        ("a = E'x'\n'it\\'s $1' AND b = $1", 1),  # a string goes on in the next line
+        ("a = E'x' -- more\n  -- and more\n '\\'$1' AND b = $1", 1),
+        ("a = 'x'\n'\\' AND b = $1", 1),
+        ("a = E'x' AND b = '\\' AND c = $1", 1),  # on the same line it does not
         ("a = $10 " + " ".join(f"AND b = ${number}" for number in range(1, 10)), 10),
     ],
 )
@@ -123,20 +183,52 @@ def test_what_is_never_closed_is_refused(where: str) -> None:
         Q().where(where)
 
 
-@pytest.mark.parametrize("where", ["true) OR (true", "(a = 1", "a = 1)", ") ("])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "true) OR (true",
+        "(a = 1",
+        "a = 1)",
+        ") (",
+        "a = E'x'\n'\\'' ) OR (b > 0 --'",
+        "a = $\u00b7$ ' $\u00b7$) OR (b --'",
+    ],
+)
 def test_parentheses_that_would_leave_the_condition_are_refused(where: str) -> None:
     with pytest.raises(QueryError, match="parentheses"):
         Q().where(where)
 
 
-def test_a_nul_character_is_refused() -> None:
-    with pytest.raises(QueryError, match="NUL"):
-        Q().where("a = '\x00'")
+@pytest.mark.parametrize(("text", "why"), [("a\x00b", "NUL"), ("\ud800", "surrogate"), ("x\udcff", "surrogate")])
+def test_text_that_postgresql_cannot_hold_is_refused_wherever_it_stands(text: str, why: str) -> None:
+    with pytest.raises(QueryError, match=f"where.*{why}"):
+        Q().where(f"a = '{text}'")
+    for argument in (text, [text], {text}, ["good", [text]]):
+        with pytest.raises(QueryError, match=rf"\$2.*{why}") as caught:
+            Q().where("a = $1 AND b = $2", 1, argument)
+        assert text not in str(caught.value)
+
+
+@pytest.mark.parametrize("digits", [10, 5000])
+def test_a_placeholder_beyond_all_numbers_is_refused(digits: int) -> None:
+    with pytest.raises(QueryError, match="digits"):
+        Q().where(f"a = ${'1' * digits}", 1)
 
 
 def test_enums_count_by_their_value_and_collections_become_tuples() -> None:
     assert Q().where("a = $1 AND b = ANY($2)", Colour.RED, [Colour.RED, "x"]).build().args == ("red", ("red", "x"))
     assert Q().where("b = ANY($1)", {"y", "x"}).build().args == (("x", "y"),)
+    assert Q().where("b = ANY($1)", [Rank.HIGH, None, [Rank.HIGH]]).build().args == ((10, None, (10,)),)
+    assert [type(value) for value in Q().where("b = $1", Rank.HIGH).build().args] == [int]
+    for given in (range(3), {0: "a", 1: "b", 2: "c"}.keys(), {"a": 0, "b": 1, "c": 2}.values()):
+        assert Q().where("b = ANY($1)", given).build().args == ((0, 1, 2),)
+    assert Q().where("b = $1 OR b = $2", bytearray(b"x"), memoryview(b"y")).build().args == (b"x", b"y")
+
+
+@pytest.mark.parametrize("argument", [{"a": 1}, iter([1]), (n for n in range(3))])
+def test_an_argument_that_is_neither_a_value_nor_a_list_is_refused(argument: Any) -> None:
+    with pytest.raises(QueryError, match=r"\$1.*JSON"):
+        Q().where("a = $1", argument)
 
 
 def test_a_list_given_and_changed_later_does_not_change_the_query() -> None:
@@ -146,9 +238,11 @@ def test_a_list_given_and_changed_later_does_not_change_the_query() -> None:
     assert query.args == (("a",),)
 
 
-def test_fields_given_as_one_string_are_refused() -> None:
-    with pytest.raises(QueryError, match="sequence"):
+def test_fields_or_arguments_given_as_one_string_are_refused() -> None:
+    with pytest.raises(QueryError, match=r"fields.*sequence"):
         Query(fields="id")  # type: ignore[arg-type]
+    with pytest.raises(QueryError, match=r"args.*sequence"):
+        Query(where="id = $1 OR id = $2", args="ab")  # type: ignore[arg-type]
 
 
 def test_a_query_is_taken_wherever_a_builder_is() -> None:
@@ -164,6 +258,8 @@ def test_columns_that_the_schema_does_not_have_are_refused() -> None:
     check_columns(Query(order_by="score", fields=("id",)), columns, "players")
     with pytest.raises(QueryError, match="order_by names 'score; --'"):
         check_columns(Query(order_by="score; --"), columns, "players")
+    with pytest.raises(QueryError, match="order_by names 'nope'"):
+        check_columns(Query(order_by=("score", "nope")), columns, "players")
     with pytest.raises(QueryError, match=r"fields names 'name'.*'players'"):
         check_columns(Query(fields=("id", "name")), columns, "players")
 
@@ -174,11 +270,13 @@ def test_fingerprints_tell_queries_apart_by_everything_that_decides_the_result()
     others = [Query(where="a = $1", args=(value,)) for value in values]
     others += [
         dataclasses.replace(base, order_by="a"), dataclasses.replace(base, order_by="a", desc=True),
+        dataclasses.replace(base, order_by=("a", "b")), dataclasses.replace(base, order_by=("b", "a")),
+        dataclasses.replace(base, order_by=("a", "b"), desc=(False, True)),
         dataclasses.replace(base, limit=1), dataclasses.replace(base, offset=1),
         dataclasses.replace(base, fields=("a",)), dataclasses.replace(base, where="b = $1"),
     ]  # fmt: skip
-    prints = {query.fingerprint() for query in [base, *others]}
-    assert len(prints) == len(others) + 1
+    prints = {query.fingerprint() for query in [base, *others]} | {base.fingerprint("another model")}
+    assert len(prints) == len(others) + 2
 
 
 def test_fingerprints_of_equal_queries_are_equal() -> None:

@@ -13,7 +13,10 @@ from strata.schema import Schema
 
 @dataclass
 class Place:
-    """A place of GeoNames; `visits` is the field that the demonstration updates."""
+    """A place of GeoNames; `visits` is the field that the demonstration updates.
+
+    It sets what it knows, and is the only one to: several writers that add to what they read would lose some.
+    """
 
     id: Annotated[int, PrimaryKey]
     name: Annotated[str, Indexed]
