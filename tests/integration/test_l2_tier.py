@@ -129,7 +129,7 @@ def test_a_value_that_comes_between_the_look_and_the_lease_is_found(
     tier: L2Tier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit(tier, "a", 3, "three")
-    monkeypatch.setattr(tier.server, "values", lambda keys: [None] * len(keys))
+    monkeypatch.setattr(tier.server, "values", lambda keys, step: [None] * len(keys))
     assert tier.read("a") == Found(State.VALUE, 3, False, "three")
 
 
@@ -220,8 +220,8 @@ def test_what_cannot_be_read_is_leased_only_while_it_is_still_there(
     commit(tier, "d", 1, "one")
     looked = server.values
 
-    def values(keys: list[str]) -> list[bytes | None]:
-        found = looked(keys)
+    def values(keys: list[str], step: int) -> list[bytes | None]:
+        found = looked(keys, step)
         commit(tier, "a", 7, "seven")  # between the look and the leases
         server.execute("SET", tier.key("b"), "other junk")
         return found
