@@ -141,7 +141,10 @@ class L2Tier:
 
     def read(self, key_text: str, *, lease: bool = True) -> Found:
         """What the key holds; where it is empty and `lease`, a lease is left that allows one fill."""
-        return self.read_many([key_text], lease=lease)[key_text]
+        if self._ages:
+            return self.read_many([key_text], lease=lease)[key_text]
+        raw = self.server.execute("GET", self.key(key_text))
+        return self._found(raw, -1) or self._instead({key_text: raw}, raw is not None, self.token(), lease)[key_text]
 
     def read_many(self, key_texts: Sequence[str], *, lease: bool = True, exist: bool = False) -> dict[str, Found]:
         """As `read`, for 2,000 keys in one round trip, and in one more for those of them that are to be leased.
@@ -150,24 +153,33 @@ class L2Tier:
         of another release; and, where L3 was seen to have the records (`exist`), of an absence that is remembered.
         """
         found: dict[str, Found] = {}
-        token, useless, unreadable = self.token(), dict[str, bytes](), 0
+        token, useless, unreadable = self.token(), dict[str, bytes | None](), 0
         for key_text, raw, left in self._look(key_texts, token, lease):
             answer = self._found(raw, left)
             unreadable += answer is None and raw is not None
             if raw is None and lease and self._ages:
                 answer = Found(State.LEASED, token=token)  # by the script that looked
             if answer is None or (exist and answer.state is State.TOMBSTONE and not answer.version):
-                useless[key_text] = raw or b""
+                useless[key_text] = raw
             else:
                 found[key_text] = answer
+        return found | self._instead(useless, unreadable, token, lease) if useless else found
+
+    def _instead(
+        self, useless: Mapping[str, bytes | None], unreadable: int, token: str, lease: bool
+    ) -> dict[str, Found]:
+        """Leave leases where nothing is, or still what is of no use; what is found there now."""
         if unreadable:
             self._on_corrupt(unreadable)
         if not lease:
-            return found | dict.fromkeys(useless, Found(State.BUSY))
-        for key_text, raw in self._each("read", [token, LEASE_MS], {text: (raw,) for text, raw in useless.items()}):
-            answer = Found(State.LEASED, token=token) if raw is None else self._found(raw, -1)
-            found[key_text] = answer or Found(State.BUSY)
-        return found
+            return dict.fromkeys(useless, Found(State.BUSY))
+        answers = self._each("read", [token, LEASE_MS], {text: (raw or b"",) for text, raw in useless.items()})
+        return {text: self._leased(raw, token) for text, raw in answers}
+
+    def _leased(self, raw: bytes | None, token: str) -> Found:
+        if raw is None:
+            return Found(State.LEASED, token=token)
+        return self._found(raw, -1) or Found(State.BUSY)
 
     def _look(self, key_texts: Sequence[str], token: str, lease: bool) -> Iterator[tuple[str, bytes | None, int]]:
         """What each key holds, and the ms that it has left, as far as these matter (-1: for ever)."""
