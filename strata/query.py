@@ -24,21 +24,23 @@ _SPELLED = (
     int, float, str, bytes, Decimal, uuid.UUID, datetime.date, datetime.time, datetime.timedelta,
 )  # fmt: skip
 
-_IDENT = r"[\w$\u0080-\U0010ffff]"  # what an identifier may go on with; a `$` in one is no placeholder
-_TAG = r"[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_\u0080-\U0010ffff]*+"
+_FIRST = r"A-Za-z_\u0080-\U0010ffff"  # what a name may begin with, and the tag of a dollar-quoted string
+_TAG = rf"[{_FIRST}][{_FIRST}0-9]*+"
 # A string goes on in the next quote, if there is nothing but space, with a line's end in it, and comments between.
 _GOES_ON = r"(?:[ \t\f\v]|--[^\r\n]*+)*+[\r\n](?:[ \t\f\v\r\n]|--[^\r\n]*+[\r\n])*+'"
 _LEXEME = re.compile(
     rf"""
-      (?P<escaped>(?<!{_IDENT})[eE]'(?:[^'\\]|''|\\.|'{_GOES_ON})*+')    # E'...', where a backslash escapes
+      (?P<escaped>[eE]'(?:[^'\\]|''|\\.|'{_GOES_ON})*+')    # E'...', where a backslash escapes
+    | (?P<word>(?![eE]')[{_FIRST}][{_FIRST}0-9$]*+)         # a `$` in one is no placeholder
     | (?P<string>'(?:[^']|'')*+')
     | (?P<name>"(?:[^"]|"")*+")
-    | (?P<dollar>(?<!{_IDENT})\$(?P<tag>(?:{_TAG})?)\$.*?\$(?P=tag)\$)
+    | (?P<dollar>\$(?P<tag>(?:{_TAG})?)\$.*?\$(?P=tag)\$)
     | (?P<line>--[^\r\n]*)
     | (?P<block>/\*)
-    | (?<!{_IDENT})\$(?P<placeholder>[0-9]+)
-    | (?P<broken>(?<!{_IDENT})[eE]'|['"]|(?<!{_IDENT})\$(?:{_TAG})?\$)    # opened, never closed
+    | \$(?P<placeholder>[0-9]+)
+    | (?P<broken>[eE]'|['"]|\$(?:{_TAG})?\$)    # opened, never closed
     | (?P<mark>[;()])
+    | [^{_FIRST}'"$/;()\-]+    # nothing of interest, passed over at once
     """,
     re.VERBOSE | re.DOTALL,
 )

@@ -100,13 +100,14 @@ class RedisServer:
             return []
         return self._guarded(lambda: _raised(self._call_many(commands)))  # type: ignore[no-any-return]
 
-    def values(self, keys: Sequence[str]) -> list[bytes | None]:
-        """What plain keys hold, in one round trip to each server."""
+    def values(self, keys: Sequence[str], step: int) -> list[bytes | None]:
+        """What plain keys hold, in one round trip to each server; `step` is how many keys one command may name."""
         if len(keys) == 1:
             return [self.execute("GET", keys[0])]
         if self.clustered:
             return self.pipeline([("GET", key) for key in keys])
-        return self.execute("MGET", *keys)  # type: ignore[no-any-return]
+        parts = [keys[start : start + step] for start in range(0, len(keys), step)]
+        return [value for part in self.pipeline([("MGET", *part) for part in parts]) for value in part]
 
     def scan(self, pattern: str, step: int, *, anywhere: bool = False) -> Iterator[list[bytes]]:
         """The keys that fit a pattern, some at a time, each at least once; of every master of a Cluster.

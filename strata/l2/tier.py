@@ -18,10 +18,11 @@ import msgspec
 from msgspec.structs import replace
 
 from strata.aging import PLAIN, Aging
-from strata.l2.client import RedisServer
+from strata.l2.client import Call, RedisServer
 from strata.l2.script import Script, load
 
-CHUNK = 250  # keys a script call: longer ones keep a single-threaded Redis from everybody else
+CHUNK = 250  # keys a command: longer ones keep a single-threaded Redis from everybody else
+TOGETHER = 8  # commands in one round trip: more would only fill buffers
 TOLD = 10_000  # changes remembered to be told again
 SCANNED = 1_000  # keys that a walk over all of them looks at in one step
 NEWEST = (1 << 63) - 1  # no version is above it
@@ -140,44 +141,56 @@ class L2Tier:
 
     def read(self, key_text: str, *, lease: bool = True) -> Found:
         """What the key holds; where it is empty and `lease`, a lease is left that allows one fill."""
-        return self.read_many([key_text], lease=lease)[key_text]
+        if self._ages:
+            return self.read_many([key_text], lease=lease)[key_text]
+        raw = self.server.execute("GET", self.key(key_text))
+        return self._found(raw, -1) or self._instead({key_text: raw}, raw is not None, self.token(), lease)[key_text]
 
     def read_many(self, key_texts: Sequence[str], *, lease: bool = True, exist: bool = False) -> dict[str, Found]:
-        """As `read`, for many, in one round trip a chunk, and one more for those that are to be leased.
+        """As `read`, for 2,000 keys in one round trip, and in one more for those of them that are to be leased.
 
         All leases left bear the same token. One is left, too, in the place of what cannot be read, such as the values
         of another release; and, where L3 was seen to have the records (`exist`), of an absence that is remembered.
         """
         found: dict[str, Found] = {}
-        token, useless, unreadable = self.token(), dict[str, bytes](), 0
-        for start in range(0, len(key_texts), CHUNK):
-            chunk = key_texts[start : start + CHUNK]
-            for key_text, raw, left in self._look(chunk, token, lease):
-                answer = self._found(raw, left)
-                unreadable += answer is None and raw is not None
-                if raw is None and lease and self._ages:
-                    answer = Found(State.LEASED, token=token)  # by the script that looked
-                if answer is None or (exist and answer.state is State.TOMBSTONE and not answer.version):
-                    useless[key_text] = raw or b""
-                else:
-                    found[key_text] = answer
+        token, useless, unreadable = self.token(), dict[str, bytes | None](), 0
+        for key_text, raw, left in self._look(key_texts, token, lease):
+            answer = self._found(raw, left)
+            unreadable += answer is None and raw is not None
+            if raw is None and lease and self._ages:
+                answer = Found(State.LEASED, token=token)  # by the script that looked
+            if answer is None or (exist and answer.state is State.TOMBSTONE and not answer.version):
+                useless[key_text] = raw
+            else:
+                found[key_text] = answer
+        return found | self._instead(useless, unreadable, token, lease) if useless else found
+
+    def _instead(
+        self, useless: Mapping[str, bytes | None], unreadable: int, token: str, lease: bool
+    ) -> dict[str, Found]:
+        """Leave leases where nothing is, or still what is of no use; what is found there now."""
         if unreadable:
             self._on_corrupt(unreadable)
-        for chunk in self._chunks(list(useless)) if lease else ():
-            args = [token, LEASE_MS, *(useless[key_text] for key_text in chunk)]
-            for key_text, raw in zip(chunk, self._run("read", [self.key(text) for text in chunk], args), strict=True):
-                answer = Found(State.LEASED, token=token) if raw is None else self._found(raw, -1)
-                found[key_text] = answer or Found(State.BUSY)
-        return found if lease else {key_text: found.get(key_text, Found(State.BUSY)) for key_text in key_texts}
+        if not lease:
+            return dict.fromkeys(useless, Found(State.BUSY))
+        answers = self._each("read", [token, LEASE_MS], {text: (raw or b"",) for text, raw in useless.items()})
+        return {text: self._leased(raw, token) for text, raw in answers}
+
+    def _leased(self, raw: bytes | None, token: str) -> Found:
+        if raw is None:
+            return Found(State.LEASED, token=token)
+        return self._found(raw, -1) or Found(State.BUSY)
 
     def _look(self, key_texts: Sequence[str], token: str, lease: bool) -> Iterator[tuple[str, bytes | None, int]]:
         """What each key holds, and the ms that it has left, as far as these matter (-1: for ever)."""
         if not self._ages:
-            for key_text, raw in zip(key_texts, self.server.values([self.key(t) for t in key_texts]), strict=True):
-                yield key_text, raw, -1
+            for start in range(0, len(key_texts), CHUNK * TOGETHER):
+                some = key_texts[start : start + CHUNK * TOGETHER]
+                yield from zip(some, self.server.values([self.key(text) for text in some], CHUNK), itertools.repeat(-1))
             return
-        for chunk in self._chunks(key_texts):
-            answers = self._run("aged", [self.key(text) for text in chunk], [token, LEASE_MS if lease else 0])
+        chunks = list(self._chunks(key_texts))
+        calls = [([self.key(text) for text in chunk], [token, LEASE_MS if lease else 0]) for chunk in chunks]
+        for chunk, answers in zip(chunks, self._calls("aged", calls), strict=True):
             yield from zip(chunk, *answers, strict=True)
 
     def fill(self, token: str, puts: Sequence[Put]) -> set[str]:
@@ -306,14 +319,23 @@ class L2Tier:
 
     def _each(self, name: str, head: list[Any], by_text: Mapping[str, Sequence[Any]]) -> list[tuple[str, Any]]:
         """Run a script over keys, each with arguments of its own after the common ones; its answer for each."""
+        chunks = list(self._chunks(list(by_text)))
+        calls = [
+            (
+                [self.key(text) for text in chunk],
+                [*head, *itertools.chain.from_iterable(by_text[text] for text in chunk)],
+            )
+            for chunk in chunks
+        ]
         answered: list[tuple[str, Any]] = []
-        for chunk in self._chunks(list(by_text)):
-            args = list(head)
-            for key_text in chunk:
-                args += by_text[key_text]
-            answers = self._run(name, [self.key(key_text) for key_text in chunk], args)
+        for chunk, answers in zip(chunks, self._calls(name, calls), strict=True):
             answered += zip(chunk, answers if isinstance(answers, list) else [answers] * len(chunk), strict=True)
         return answered
+
+    def _calls(self, name: str, calls: Sequence[Call]) -> Iterator[Any]:
+        """The answers of a script's calls, some of them in one round trip where the server is a single one."""
+        for start in range(0, len(calls), TOGETHER):
+            yield from self.server.run_many(_script(name), calls[start : start + TOGETHER])
 
     def _chunks(self, key_texts: Sequence[str]) -> Iterator[Sequence[str]]:
         # One key a call on a Cluster, where the keys of one call must share a slot.

@@ -129,8 +129,8 @@ def test_a_value_that_comes_between_the_look_and_the_lease_is_found(
     tier: L2Tier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit(tier, "a", 3, "three")
-    monkeypatch.setattr(tier.server, "values", lambda keys: [None] * len(keys))
-    assert tier.read("a") == Found(State.VALUE, 3, False, "three")
+    monkeypatch.setattr(tier.server, "values", lambda keys, step: [None] * len(keys))
+    assert tier.read_many(["a"]) == {"a": Found(State.VALUE, 3, False, "three")}
 
 
 def test_a_delete_leaves_a_tombstone_that_expires(tier: L2Tier, server: RedisServer) -> None:
@@ -220,8 +220,8 @@ def test_what_cannot_be_read_is_leased_only_while_it_is_still_there(
     commit(tier, "d", 1, "one")
     looked = server.values
 
-    def values(keys: list[str]) -> list[bytes | None]:
-        found = looked(keys)
+    def values(keys: list[str], step: int) -> list[bytes | None]:
+        found = looked(keys, step)
         commit(tier, "a", 7, "seven")  # between the look and the leases
         server.execute("SET", tier.key("b"), "other junk")
         return found
@@ -234,6 +234,19 @@ def test_what_cannot_be_read_is_leased_only_while_it_is_still_there(
     }  # fmt: skip
     assert (found["a"].record, corrupt) == ("seven", [3])
     assert fill(tier, found["c"].token, "c", 1, "good") and not fill(tier, found["c"].token, "b", 1, "bad")
+
+
+def test_two_thousand_keys_take_one_round_trip_and_one_more_for_those_that_are_leased(
+    tier: L2Tier, server: RedisServer
+) -> None:
+    texts = [f"k{number}" for number in range(2000)]
+    trips: list[float] = []
+    server.on_call = trips.append
+    token = tier.read_many(texts)["k0"].token
+    assert len(tier.fill(token, [Put(text, 1, text) for text in texts])) == 2000
+    assert len(trips) == 3
+    assert all(found.record == text for text, found in tier.read_many(texts).items())
+    assert len(trips) == 4
 
 
 def test_an_absence_is_leased_only_to_one_that_has_seen_the_row(server: RedisServer) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import strata
 from strata import Collection, Index, PostgresPolicy, Q, Schema
-from tests.behind import rows
+from tests.behind import rows, run
 from tests.stores import MakeStore
 
 
@@ -38,6 +38,12 @@ class Entry:
     tags: Annotated[list[int] | None, strata.OmitCache] = None
     token: Annotated[str | None, strata.Encrypted] = None
     placed: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class Job:
+    id: Annotated[str, strata.PrimaryKey]
+    rank: Rank = Rank.LOW
 
 
 SORTED = ("score", "name", "rank", "colour", "ratio", "placed", "id")
@@ -190,3 +196,21 @@ def test_an_enum_is_compared_and_sorted_by_its_value_of_whatever_type(make: Make
     assert ids("colour = $1", Colour.BLUE) == ids("colour = ANY($1)", [Colour.BLUE]) == ["e"]
     assert [entry.id for entry in entries.search(Q().order_by("rank").desc())] == ["d", "a", "b", "e", "c"]
     assert rows(dsn, "SELECT rank, colour FROM entries ORDER BY id LIMIT 1") == [(10, "red")]
+
+
+@pytest.mark.parametrize("column", ["TEXT", "SMALLINT", "INTEGER", "NUMERIC"])
+def test_an_enum_of_ints_is_kept_in_a_column_that_others_made(make: MakeStore, dsn: str, column: str) -> None:
+    run(
+        dsn,
+        f"CREATE TABLE jobs (id TEXT PRIMARY KEY, rank {column} NOT NULL, _strata_version BIGINT NOT NULL DEFAULT 0)",
+    )
+    store = make()
+    jobs = store.register(Schema(Job, name="jobs", l3=PostgresPolicy()))
+    (manual,) = store.migrate().manual
+    assert "jobs.rank" in manual.text and "BIGINT" in manual.text
+    jobs.set("a", Job("a", Rank.LOW))
+    jobs.set("a", Job("a", Rank.HIGH))
+    jobs.set_many({"b": Job("b", Rank.MID)})
+    assert jobs.get_many(["a", "b"]) == {"a": Job("a", Rank.HIGH), "b": Job("b", Rank.MID)}
+    run(dsn, manual.sql)
+    assert jobs.search(Q().where("rank >= $1", Rank.MID).order_by("rank")) == [Job("b", Rank.MID), Job("a", Rank.HIGH)]

@@ -148,6 +148,10 @@ def test_a_limit_that_is_no_count_is_refused(value: Any) -> None:
         ("a = E'x' -- more\n  -- and more\n '\\'$1' AND b = $1", 1),
         ("a = 'x'\n'\\' AND b = $1", 1),
         ("a = E'x' AND b = '\\' AND c = $1", 1),  # on the same line it does not
+        ("a = $$x$$$b$ ' $1 $b$ || $1", 1),  # a quote may begin where another ends
+        ("a = $1$b$ ' $2 $b$", 1),
+        ("a_e'\\' || $1", 1),  # the prefix of a string is no end of a name
+        ("a = é$1 AND b = $1", 1),
         ("a = $10 " + " ".join(f"AND b = ${number}" for number in range(1, 10)), 10),
     ],
 )
