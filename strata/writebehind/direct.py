@@ -10,7 +10,7 @@ from strata.bound import Bound
 from strata.coherence.repairs import Repairs
 from strata.errors import EncodeError, L2UnavailableError
 from strata.l3.failures import BatchError, unfit
-from strata.l3.table import Applied, Change, Status
+from strata.l3.table import Applied, Change, Status, adapting
 from strata.writebehind import changes
 from strata.writebehind.buffer import Buffered, Slot
 from strata.writebehind.isolate import Outcome, isolate
@@ -36,7 +36,7 @@ class Direct:
         """
         change = changes.of_item(bound, key, key_text, item)
         try:
-            applied = self._write(bound, [change], l2_down=not _l2_answers(bound))[0]
+            applied = adapting(lambda: self._write(bound, [change], l2_down=not _l2_answers(bound)))[0]
         except BatchError as error:
             raise unfit(error) from error.__cause__
         if applied.status is Status.MISSING_ROW:
