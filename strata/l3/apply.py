@@ -101,8 +101,7 @@ class Applier:
             newer = f"r.{key} = s.{key} AND r.{VERSION} < s.{VERSION}{moving(layout)}"
             merge = layout.upserting(
                 f"{update} {source} AND {newer} {returning}",
-                f"{insert} {source} AND {above} AND {stage.unknown}"
-                f" {'' if layout.monthly else overwrite} {returning}",
+                f"{insert} {source} AND {above} AND {stage.unknown} {'' if layout.monthly else overwrite} {returning}",
             )
         else:
             merge = (
@@ -243,7 +242,7 @@ class Applier:
             other = bool(layout.other(layout.kept, [values[layout.places[name]] for name in layout.kept], kept))
         else:
             carried, held = dict(zip(change.names, values, strict=True)), dict(zip(layout.kept, kept, strict=True))
-            names = [name for name in layout.settable if name in held and name in carried]
+            names = [name for name in layout.kept if name in carried]
             other = layout.actual.restless or bool(
                 layout.other(names, [carried[name] for name in names], [held[name] for name in names])
             )

@@ -173,9 +173,8 @@ class Bulk:
         kept = self._kept_places
         if not kept:
             return Written(row[0])
-        if len(kept) == 1:
-            if values[kept[0]] == row[1]:
-                return Written(row[0])
+        if len(kept) == 1 and values[kept[0]] == row[1]:
+            return Written(row[0])
         return self._writes.written(values, self._layout.kept, row)
 
     def _update(self, conn: Connection, batch: _Batch) -> list[Written]:

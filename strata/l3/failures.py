@@ -255,7 +255,9 @@ def _words(error: psycopg.Error, sqlstate: str) -> str:
         if name:
             words.append(f"{what} {name!r}")
     if sqlstate == "23502":
-        words.append("- no row can be inserted without it: give the column a DEFAULT, or the model a field with a value")
+        words.append(
+            "- no row can be inserted without it: give the column a DEFAULT, or the model a field with a value"
+        )
     return " ".join(words)
 
 

@@ -183,7 +183,8 @@ class Layout:
 
     def other(self, names: Sequence[str], sent: Sequence[Any], held: Sequence[Any]) -> list[tuple[str, Any]]:
         """Those columns that a row holds another value of than was sent, with that value."""
-        return [(n, there) for n, given, there in zip(names, sent, held, strict=True) if not self._same(n, given, there)]
+        pairs = zip(names, sent, held, strict=True)
+        return [(name, there) for name, given, there in pairs if not self._same(name, given, there)]
 
     def _same(self, name: str, sent: Any, held: Any) -> bool:
         if sent == held or (sent != sent and held != held):  # the latter are NaNs

@@ -74,5 +74,3 @@ class Look:
         layout, kind = self._layout, self._layout.field(name).kind
         also = () if kind is None else _ALSO_EXACT.get(kind, ())
         return modifier == -1 and (oid == layout.oids[layout.places[name]] or oid in also)
-
-

@@ -39,9 +39,9 @@ class Table:
     shards' locks, so that every writing method needs a transaction: in write-behind schemas, and in tables that are
     partitioned by month. Writing is done by statements for the table as it is: that is looked up in the catalog
     before the first write, over a new generation of connections, every `LOOK_EVERY` seconds, and where PostgreSQL
-    refuses what it took before (see `adapting`).
-    Methods raise `psycopg.Error`, which the context managers of `Database` turn into Strata's errors. Raises `InvalidModelError` for names that are
-    Strata's own, and for a `partition_by` that cannot be.
+    refuses what it took before (see `adapting`). Methods raise `psycopg.Error`, which the context managers of
+    `Database` turn into Strata's errors. Raises `InvalidModelError` for names that are Strata's own, and for a
+    `partition_by` that cannot be.
     """
 
     def __init__(
@@ -115,6 +115,10 @@ class Table:
         with self._doubted():
             return self._now(conn).applier.apply(conn, changes)
 
+    def changed(self) -> None:
+        """It may not be as it was seen: it is looked at again before the next write."""
+        self._sight = _NEVER
+
     @contextmanager
     def _doubted(self) -> Iterator[None]:
         """Where a write is refused since the table may not be as it was seen, it is looked at again before the next."""
@@ -122,7 +126,7 @@ class Table:
             yield
         except Exception as error:
             if failures.doubtful(error):
-                self._sight = _NEVER
+                self.changed()
             raise
 
     def _now(self, conn: Connection) -> _Writing:
