@@ -118,7 +118,7 @@ def _atom(annotation: Any) -> Form:
         exact=exact,
         normal=atom.normal,
         read=atom.normal,
-        plain=exact,
+        plain=Step(atom.plain) if atom.plain else exact,
         wire=atom.wire,
         packed=annotation,
         freeze=atom.freeze,

@@ -190,9 +190,7 @@ def test_a_column_that_is_computed_needs_no_value(make: MakeStore, dsn: str) -> 
         one.flush_dirty(20)
 
 
-def test_a_trigger_that_is_added_later_is_noticed(
-    make: MakeStore, dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trigger_that_is_added_later_is_noticed(make: MakeStore, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("strata.l3.table.LOOK_EVERY", 0.1)
     one, other = two(make, dsn, TRIGGERED.partition("CREATE FUNCTION")[0], Page)
     assert one.set(Page, 1, Page(1, "Old")).slug == "Old"
