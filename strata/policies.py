@@ -66,7 +66,7 @@ def seconds(value: Duration | None, what: str) -> float | None:
     number = value.total_seconds() if isinstance(value, timedelta) else value
     # Beyond it, milliseconds since 1970 do not fit Redis's 64 bits. (A NaN is not within either.)
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= LONGEST:
-        shown = "a number of that size" if isinstance(number, int) and number > LONGEST else repr(value)
+        shown = "too large" if isinstance(number, int) and number > LONGEST else repr(value)
         wanted = "seconds (0 or more) or a timedelta, at most timedelta.max"
         raise InvalidConfigError(f"{what} is {shown}; it must be {wanted}")
     return float(number)
