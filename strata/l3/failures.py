@@ -255,9 +255,7 @@ def _words(error: psycopg.Error, sqlstate: str) -> str:
         if name:
             words.append(f"{what} {name!r}")
     if sqlstate == "23502":
-        words.append(
-            "- no row can be inserted without it: give the column a DEFAULT, or the model a field with a value"
-        )
+        words.append("(where the model has no such column: it must be NULL-able, or have a DEFAULT)")
     return " ".join(words)
 
 
