@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from strata.l3.actual import Actual
 from strata.l3.connection import Connection
-from strata.l3.layout import Layout
+from strata.l3.layout import VERSION, Layout
 from strata.l3.outside import PREFIX
 from strata.l3.statement import INT2, INT4, JSON, TEXT, VARCHAR, Statement
 from strata.model.fields import Kind
@@ -50,6 +50,8 @@ class Look:
         inserting, updating = rows[0][8:]
         inexact, generated, fixed, casts, refused = set(), set(), set(), [], bool(inserting)
         for name, oid, modifier, computed, identity, cast, needed, checked, *_ in rows:
+            if name == VERSION:
+                continue
             if name not in self._layout.places:
                 refused = refused or (not computed and (needed or checked))
                 continue

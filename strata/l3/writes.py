@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from psycopg.errors import DeadlockDetected, UniqueViolation
 
 from strata.errors import EncodeError
+from strata.l3 import failures
 from strata.l3.connection import Connection
 from strata.l3.layout import TOMBSTONES, VERSION, Layout, quote
 from strata.l3.outside import moving, own
@@ -48,7 +49,8 @@ class Written(NamedTuple):
 class Writes:
     """The writing statements of a table. Thread-safe: `_updates` is a cache, and losing a race costs one entry.
 
-    Methods raise `psycopg.Error`, which the connection's context manager turns into Strata's errors.
+    Methods raise `psycopg.Error`, which the connection's context manager turns into Strata's errors, and
+    `ConstraintError` where a trigger kept a row from being written.
     """
 
     def __init__(self, layout: Layout, partials: Partials) -> None:
@@ -106,8 +108,8 @@ class Writes:
         if layout.deferred:
             sent.append(layout.plan.key_text(values[layout.key_place]))
         row = self._upsert.row(conn, sent)
-        if row is None:  # a trigger's doing
-            return Written(version)
+        if row is None:
+            raise failures.suppressed(layout.name)
         return self.written(values, layout.kept, row)
 
     def delete(self, conn: Connection, id: Any, version: int, node: int) -> int:
