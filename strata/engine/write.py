@@ -199,7 +199,7 @@ def as_written(bound: Bound, record: Any, written: Any) -> Any:
     plan = bound.plan
     # With the key, to which a ciphertext is bound; it is never among the names.
     names, values = (plan.key.name, *written.names), (plan.key_of(record), *written.values)
-    return plan.merge(record, plan.from_row(values, bound.cipher, names))
+    return plan.merge(record, bound.record(values, names))
 
 
 class _Through:

@@ -80,7 +80,8 @@ class Jsonb:
         try:
             return self._packed(plain)
         except UNREADABLE as error:
-            raise DecodeError(f"{self._where} cannot be read back from its row{said(error)}") from None
+            message = f"{self._where} cannot be read back from its row{said(error)}"
+            raise DecodeError(message, column=self._where.rpartition(".")[2]) from None
 
     def _packed(self, plain: Any) -> bytes:
         try:

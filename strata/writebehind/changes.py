@@ -55,7 +55,7 @@ def as_kept(bound: Bound, change: Change, applied: Applied) -> Any:
     assert change.values is not None and applied.kept is not None
     held = dict(zip(bound.plan.column_names, change.values, strict=True))
     held |= zip(applied.kept_names, applied.kept, strict=True)
-    return bound.plan.from_row(tuple(held.values()), bound.cipher)
+    return bound.record(tuple(held.values()))
 
 
 def _default(bound: Bound, column: Column, key_text: str, entry: Entry) -> Any:

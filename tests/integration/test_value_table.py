@@ -118,8 +118,10 @@ def test_what_no_field_can_hold_is_refused_when_it_is_read_and_when_it_is_set(ma
     run(dsn, f"INSERT INTO free VALUES (1, '{{}}', '{{\"n\": 1e30}}'), (2, '{deep}', '{{}}'), (3, '{{}}', '[1]')")
     for key, field in ((1, "typed"), (2, "data"), (3, "typed")):
         for _ in range(2):
-            with pytest.raises(DecodeError, match=f"Free.{field}"):
+            with pytest.raises(DecodeError, match=f"Free.{field}") as raised:
                 store.get(Free, key)
+            assert raised.value.column == field
+    assert (raised.value.schema, raised.value.key) == ("free", 3)
     nested: Any = 1
     for _ in range(501):
         nested = {"[{": nested}
