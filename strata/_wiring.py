@@ -366,6 +366,7 @@ class Wiring:
             corrupt,
             _aging(schema.l2),
             _seconds(schema.l2.negative_ttl, 0),
+            lambda record: plan.key_text(plan.key_of(record)),
         )
 
     def _searches(self, schema: Schema[Any], l2: L2Tier | None) -> Searches:
