@@ -45,7 +45,10 @@ class Direct:
                 "read the whole record, or give every field a value"
             )
         if applied.status is Status.BELOW_HORIZON:
-            raise EncodeError(f"a write to schema {bound.name!r} is older than the deletions that are remembered")
+            raise EncodeError(
+                f"a write to schema {bound.name!r} is older than the deletions that are remembered, or a trigger of "
+                "the table keeps it out"
+            )
 
     def many(self, bound: Bound, items: Sequence[tuple[Slot, Buffered]]) -> Outcome[Applied]:
         """Write what can be written, and let the buffer go of it; L2 is left to be repaired."""

@@ -278,6 +278,41 @@ def test_a_new_row_that_lacks_a_column_becomes_a_dead_letter_that_says_so(make: 
     assert rows(dsn, "SELECT title FROM article WHERE id = 1") == [("new",)]
 
 
+def test_a_row_that_a_trigger_keeps_out_is_no_success(make: MakeStore, dsn: str) -> None:
+    made = "CREATE TRIGGER keep_out BEFORE INSERT OR UPDATE ON article FOR EACH ROW WHEN (NEW.title = 'bad') EXECUTE"
+    for mode in MODES:
+        run(dsn, "DROP TABLE IF EXISTS article; DROP FUNCTION IF EXISTS keep_out")
+        one, _ = two(make, dsn, "SELECT 1", Article, mode)
+        run(dsn, "CREATE FUNCTION keep_out() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+        run(dsn, f"{made} FUNCTION keep_out()")
+        one.set(Article, 1, Article(1, "good"))
+        if mode is WriteMode.WRITE_THROUGH:
+            for key in (1, 2):
+                with pytest.raises(ConstraintError, match="a trigger"):
+                    one.set(Article, key, Article(key, "bad"))
+            assert one.get(Article, 1) == Article(1, "good")
+        else:
+            one.set(Article, 2, Article(2, "bad"))
+            one.flush_dirty(20)
+            (letter,) = one.dead_letters.list()
+            assert "trigger" in letter.error
+        assert rows(dsn, "SELECT title FROM article") == [("good",)]
+
+
+def test_a_trigger_that_updates_a_row_once_more_is_heard_of_where_the_table_is_watched(
+    make: MakeStore, dsn: str
+) -> None:
+    one, other = make(), make()
+    for store in (one, other):
+        store.register(schema(Article, l3=PostgresPolicy(watch=True)))
+    one.migrate()
+    run(dsn, "CREATE FUNCTION more() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN"
+        " UPDATE article SET read = read + 100 WHERE id = NEW.id; RETURN NULL; END'")  # fmt: skip
+    run(dsn, "CREATE TRIGGER more AFTER INSERT ON article FOR EACH ROW EXECUTE FUNCTION more()")
+    one.set(Article, 1, Article(1, "new", 5))
+    assert agree(one, other, Article, 1) == Article(1, "new", 105)
+
+
 @dataclass
 class Thing:
     id: Annotated[uuid.UUID, strata.PrimaryKey]
