@@ -33,7 +33,7 @@ from strata.l1.store import MemStore
 from strata.l1.sweeper import Sweeper
 from strata.l2.address import adopt, connect
 from strata.l2.client import RedisServer
-from strata.l2.searches import NotKept, Searches, UntilTtl, UntilWrite
+from strata.l2.searches import MOST_KEPT, NotKept, Searches, UntilTtl, UntilWrite
 from strata.l2.tier import L2Tier
 from strata.l3.indexes import wanted_indexes
 from strata.l3.listener import Listener
@@ -366,14 +366,17 @@ class Wiring:
             corrupt,
             _aging(schema.l2),
             _seconds(schema.l2.negative_ttl, 0),
+            lambda record: plan.key_text(plan.key_of(record)),
         )
 
     def _searches(self, schema: Schema[Any], l2: L2Tier | None) -> Searches:
         if l2 is None or schema.l2 is None or schema.l3 is None:
             return NotKept()
         prefix = schema.l2.key_prefix or schema.name
-        if schema.l2.search_expiry is SearchExpiry.ON_WRITE:
-            return UntilWrite(l2.server, prefix, l2.fresh_px, l2.token)
+        # What never expires would be as old as the first one that asked, if no write ended it.
+        endless = not _seconds(schema.l2.ttl, self.config.default_l2_ttl)
+        if endless or schema.l2.search_expiry is SearchExpiry.ON_WRITE:
+            return UntilWrite(l2.server, prefix, lambda: l2.fresh_px() or MOST_KEPT, l2.token)
         return UntilTtl(l2.server, prefix, l2.fresh_px)
 
     def _prefix(self, schema: Schema[Any]) -> str:

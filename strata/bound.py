@@ -8,7 +8,7 @@ from typing import Any
 
 from strata.clock import Clock
 from strata.coherence.memory import Memory
-from strata.errors import HookError, StrataError
+from strata.errors import DecodeError, HookError, StrataError
 from strata.freshness import Freshness
 from strata.hooks import SchemaHooks
 from strata.l1.store import Evicted
@@ -47,6 +47,15 @@ class Bound:
     def deferred(self) -> bool:
         """Whether `set` and `delete` are written behind."""
         return self.mode is WriteMode.WRITE_BEHIND
+
+    def record(self, values: Sequence[Any], names: Sequence[str] | None = None) -> Any:
+        """The record of a row, or of these columns of one. Raises `DecodeError`."""
+        try:
+            return self.plan.from_row(values, self.cipher, names)
+        except DecodeError as error:
+            held = dict(zip(names or self.plan.column_names, values, strict=False))
+            error.schema, error.key = self.name, held.get(self.plan.key.name)
+            raise
 
 
 class Callbacks:

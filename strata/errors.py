@@ -74,7 +74,14 @@ class EncodeError(StrataError):
 
 
 class DecodeError(StrataError):
-    """Stored bytes could not be read back."""
+    """Stored bytes could not be read back. `schema`, `column` and `key` say which, as far as that is known; the message
+    does not repeat the key."""
+
+    def __init__(self, message: str, *, schema: str = "", column: str = "", key: Any = None) -> None:
+        super().__init__(message)
+        self.schema = schema
+        self.column = column
+        self.key = key
 
 
 class ConstraintError(StrataError):

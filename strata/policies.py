@@ -7,7 +7,6 @@ that `Config` holds. 0 means: never expires.
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
@@ -57,13 +56,19 @@ class Durability(enum.Enum):
     LEDGER = "ledger"
 
 
+LONGEST = timedelta.max.total_seconds()
+
+
 def seconds(value: Duration | None, what: str) -> float | None:
-    """`value` as seconds. Raises `InvalidConfigError` for a negative or non-finite duration."""
+    """`value` as seconds. Raises `InvalidConfigError` for what is negative, no number, or beyond `timedelta.max`."""
     if value is None:
         return None
     number = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number) or number < 0:
-        raise InvalidConfigError(f"{what} is {value!r}; it must be seconds (0 or more) or a timedelta")
+    # Beyond it, milliseconds since 1970 do not fit Redis's 64 bits. (A NaN is not within either.)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= LONGEST:
+        shown = "too large" if isinstance(number, int) and number > LONGEST else repr(value)
+        wanted = "seconds (0 or more) or a timedelta, at most timedelta.max"
+        raise InvalidConfigError(f"{what} is {shown}; it must be {wanted}")
     return float(number)
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from strata.codec.shadow import Decode, Encode, Format, codec_functions
 from strata.model.plan import ModelPlan, compile_model
+from strata.model.wide import decoder
 
 T = TypeVar("T")
 
@@ -56,4 +57,4 @@ class JSON(_Builtin):
 class MsgPack(_Builtin):
     """One MessagePack map a record, its field names as keys: smaller and faster than JSON."""
 
-    _format = Format("MessagePack", msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder, finite=False)
+    _format = Format("MessagePack", msgspec.msgpack.Encoder().encode, decoder, finite=False)

@@ -21,6 +21,7 @@ from strata.model.jsonb import UNREADABLE, said
 from strata.model.markers import UNLOADED
 from strata.model.plan import ModelPlan
 from strata.model.shapes import shadow_of
+from strata.model.wide import widened
 
 Encode = Callable[[Any], bytes]
 Decode = Callable[[bytes], Any]
@@ -73,6 +74,11 @@ def _encoder(model: Any, columns: Sequence[Column], form: Format, shadow: Any) -
             values = [msgspec.UNSET if value is UNLOADED else value for value in msgspec.structs.astuple(plain)]
             try:
                 return form.dump(shadow(*values))
+            except UNREADABLE as other:
+                error = other
+        if type(error) is OverflowError and plain is not None:
+            try:
+                return form.dump(widened(plain))
             except UNREADABLE as other:
                 error = other
         why = f"cannot be encoded as {form.name} ({type(error).__name__})"

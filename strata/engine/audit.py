@@ -207,7 +207,7 @@ def _difference(bound: Bound, copy: _Copy, row: Any) -> str:
         return "there is a row"
     if copy.version > row.version:
         return "it is newer than the row, and no write of it is pending"
-    record = bound.plan.from_row(row.values, bound.cipher)
+    record = bound.record(row.values)
     names = [column.name for column in bound.plan.columns]
     same = all(_equal(getattr(copy.record, name), getattr(record, name)) for name in names)
     return "" if same else "it has the row's version and another content"

@@ -22,6 +22,7 @@ from strata.errors import L2UnavailableError, L3UnavailableError
 from strata.l2.tier import Put
 from strata.l3.failures import BatchError, unfit
 from strata.l3.table import Change as Pending
+from strata.l3.table import adapting
 from strata.policies import WriteMode
 from strata.shards import shard_of
 
@@ -141,18 +142,8 @@ class Batch:
                     part.beneath[text] = beneath
 
     def _write(self, parts: Sequence[Part], timeout: float | None) -> None:
-        database = parts[0].bound.database
-        assert database is not None
         try:
-            with ExitStack() as stack:
-                for part in parts:
-                    if part.bound.l2 is not None and not part.intended:
-                        stack.enter_context(self._context.repairs.unannounced(part.bound, part.changes))
-                conn = stack.enter_context(database.transaction(timeout))
-                for part in parts:
-                    self._lock(conn, part)
-                for part in parts:
-                    self._write_part(conn, part)
+            adapting(lambda: self._transact(parts, timeout))
         except L3UnavailableError as error:
             if not error.outcome_unknown:
                 self._abandon(parts)
@@ -160,6 +151,19 @@ class Batch:
         except Exception:
             self._abandon(parts)
             raise
+
+    def _transact(self, parts: Sequence[Part], timeout: float | None) -> None:
+        database = parts[0].bound.database
+        assert database is not None
+        with ExitStack() as stack:
+            for part in parts:
+                if part.bound.l2 is not None and not part.intended:
+                    stack.enter_context(self._context.repairs.unannounced(part.bound, part.changes))
+            conn = stack.enter_context(database.transaction(timeout))
+            for part in parts:
+                self._lock(conn, part)
+            for part in parts:
+                self._write_part(conn, part)
 
     def _lock(self, conn: Any, part: Part) -> None:
         if part.bound.table is not None and part.bound.table.locked:

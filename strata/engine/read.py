@@ -35,15 +35,15 @@ def joined(bound: Bound, row: Row | None, pending: Pending | None, deletion: int
     `deletion` is the version at which L3 knows that there is no row, as `buried_under` finds it.
     """
     if pending is not None and not pending.partial and pending.version > (deletion if row is None else row.version):
-        record = ABSENT if pending.deleted else bound.plan.from_row(pending.values, bound.cipher, pending.names)
+        record = ABSENT if pending.deleted else bound.record(pending.values, pending.names)
         return Loaded(record, pending.version, True)
     if row is None:
         return Loaded(ABSENT, deletion)
     bound.counters.l3_hits += 1
-    record = bound.plan.from_row(row.values, bound.cipher)
+    record = bound.record(row.values)
     if pending is None or pending.version <= row.version:
         return Loaded(record, row.version)
-    over = bound.plan.from_row(pending.values, bound.cipher, pending.names)
+    over = bound.record(pending.values, pending.names)
     return Loaded(bound.plan.merge(record, over), pending.version, True)
 
 
@@ -118,7 +118,7 @@ class Reader:
         if row is None:
             return ABSENT
         bound.counters.l3_hits += 1
-        return bound.plan.from_row(row.values, bound.cipher)
+        return bound.record(row.values)
 
     def _cached(self, bound: Bound, id: Any, key_text: str, force_l2: bool) -> Any:
         now = self._context.clock.monotonic()

@@ -97,7 +97,7 @@ def items_of(bound: Bound, rows: Sequence[Any]) -> list[Item]:
     """Whole rows as records."""
     items = []
     for row in rows:
-        record = bound.plan.from_row(row.values, bound.cipher)
+        record = bound.record(row.values)
         key = bound.plan.key_of(record)
         items.append(Item(key, bound.plan.key_text(key), row.version, record))
     return items

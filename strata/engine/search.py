@@ -83,7 +83,7 @@ class Searcher:
         self._context.check_open()
         with database.transaction() as conn:
             for names, row in table.stream(conn, query, chunk):
-                yield _given(bound, bound.plan.from_row(row.values, bound.cipher, names))
+                yield _given(bound, bound.record(row.values, names))
 
     def _found(self, bound: Bound, query: Query, replica: Database | None) -> Found:
         table, primary = tables(bound)
@@ -94,7 +94,7 @@ class Searcher:
     def _filled(self, bound: Bound, query: Query, found: Found) -> list[Any]:
         # A projection lacks columns, and a replica may lag behind: neither may fill a cache.
         if query.fields or not found.primary:
-            return [bound.plan.from_row(row.values, bound.cipher, found.names) for row in found.rows]
+            return [bound.record(row.values, found.names) for row in found.rows]
         items = items_of(bound, found.rows)
         self._filler.fill(bound, items)
         return [item.record for item in items]
@@ -116,7 +116,7 @@ class Searcher:
             unpacked = [bound.plan.unpack_row(packed) for packed in _unpack(data)]
             if not all(wanted.issubset(names) for names, _ in unpacked):
                 raise DecodeError("a kept result lacks a column that is asked for")
-            return [bound.plan.from_row(values, bound.cipher, names) for names, values in unpacked], generation
+            return [bound.record(values, names) for names, values in unpacked], generation
         except Exception:  # noqa: BLE001 an entry that cannot be read is a miss, and is replaced
             bound.counters.corrupt += 1
             return None, generation

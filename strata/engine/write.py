@@ -23,6 +23,7 @@ from strata.errors import (
     MissingPrimaryKeyError,
 )
 from strata.l2.tier import L2Tier, Put
+from strata.l3.table import adapting
 from strata.policies import WriteMode
 
 RETRIES = 5  # of a write to L2 alone that met a newer version: each try stamps above it
@@ -191,13 +192,14 @@ class Writer:
 
 
 def as_written(bound: Bound, record: Any, written: Any) -> Any:
-    """The record with the columns that only L3 knows: unloaded ones, and AutoNowAdd of the first insert."""
+    """The record with the columns of which L3 holds other values: unloaded ones, AutoNowAdd of the first insert, and
+    what the table rounds, computes or changes by trigger."""
     if not written.values:
         return record
     plan = bound.plan
     # With the key, to which a ciphertext is bound; it is never among the names.
     names, values = (plan.key.name, *written.names), (plan.key_of(record), *written.values)
-    return plan.merge(record, plan.from_row(values, bound.cipher, names))
+    return plan.merge(record, bound.record(values, names))
 
 
 class _Through:
@@ -248,14 +250,11 @@ class _Through:
 
     def _commit(self, intended: bool) -> tuple[Any, int]:
         bound = self._bound
-        assert bound.database is not None and bound.table is not None
         stamp = self._context.stamp()
         try:
             if bound.l2 is not None and not intended:
-                return self._commit_with_repair(stamp)
-            database = bound.database
-            with database.transaction() if bound.table.locked else database.connection() as conn:
-                return self._apply(conn, stamp)
+                return adapting(lambda: self._commit_with_repair(stamp))
+            return adapting(lambda: self._commit_alone(stamp))
         except L3UnavailableError as error:
             if not error.outcome_unknown:
                 self._abandon(intended)
@@ -263,6 +262,12 @@ class _Through:
         except Exception:
             self._abandon(intended)
             raise
+
+    def _commit_alone(self, stamp: int) -> tuple[Any, int]:
+        table, database = self._bound.table, self._bound.database
+        assert database is not None and table is not None
+        with database.transaction() if table.locked else database.connection() as conn:
+            return self._apply(conn, stamp)
 
     def _commit_with_repair(self, stamp: int) -> tuple[Any, int]:
         """L2 cannot be told: the same transaction leaves a row from which it is repaired."""

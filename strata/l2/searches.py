@@ -19,6 +19,9 @@ _keep = load("strata.l2.scripts", "keep_search")
 _commit = load("strata.l2.scripts", "commit_search")
 
 
+MOST_KEPT = 86_400_000  # milliseconds that a result is kept where records never expire: nobody finds it after a write
+
+
 class Kept(NamedTuple):
     """What was kept, or None; and the generation under which a result that is loaded now may be kept, or None."""
 
@@ -67,8 +70,7 @@ class NotKept:
 
 
 class UntilTtl(NotKept):
-    """Results that live until their time is up, whatever is written. `px`: milliseconds that one is kept, 0 = no
-    expiry."""
+    """Results that live until their time is up, whatever is written. `px`: milliseconds that one is kept."""
 
     def __init__(self, server: RedisServer, prefix: str, px: Callable[[], int]) -> None:
         self._server = server
@@ -79,8 +81,7 @@ class UntilTtl(NotKept):
         return Kept(self._server.execute("GET", self._prefix + fingerprint), "")
 
     def keep(self, fingerprint: str, generation: str, data: bytes) -> None:
-        px = self._px()
-        self._server.execute("SET", self._prefix + fingerprint, data, *(("PX", px) if px else ()))
+        self._server.execute("SET", self._prefix + fingerprint, data, "PX", self._px())
 
 
 class UntilWrite:

@@ -78,6 +78,7 @@ class L2Tier:
     """The keys of one schema. `ttl` in seconds, 0 = no expiry; `on_corrupt` is told how many entries could not be read.
 
     `negative`: seconds for which an absence is kept, as a tombstone of version 0, which every write replaces.
+    `key_text` gives a record's key: what stands under another one is not read.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class L2Tier:
         on_corrupt: Callable[[int], None],
         aging: Aging = PLAIN,
         negative: float = 0.0,
+        key_text: Callable[[Any], str] | None = None,
     ) -> None:
         self.server = server
         self._prefix = server.keys.records(prefix)
@@ -103,6 +105,7 @@ class L2Tier:
         self._encode = encode
         self._decode = decode
         self._on_corrupt = on_corrupt
+        self._key_text = key_text
         self.reset_tokens()
 
     def reset_tokens(self) -> None:
@@ -144,7 +147,8 @@ class L2Tier:
         if self._ages:
             return self.read_many([key_text], lease=lease)[key_text]
         raw = self.server.execute("GET", self.key(key_text))
-        return self._found(raw, -1) or self._instead({key_text: raw}, raw is not None, self.token(), lease)[key_text]
+        found = self._found(key_text, raw, -1)
+        return found or self._instead({key_text: raw}, raw is not None, self.token(), lease)[key_text]
 
     def read_many(self, key_texts: Sequence[str], *, lease: bool = True, exist: bool = False) -> dict[str, Found]:
         """As `read`, for 2,000 keys in one round trip, and in one more for those of them that are to be leased.
@@ -155,7 +159,7 @@ class L2Tier:
         found: dict[str, Found] = {}
         token, useless, unreadable = self.token(), dict[str, bytes | None](), 0
         for key_text, raw, left in self._look(key_texts, token, lease):
-            answer = self._found(raw, left)
+            answer = self._found(key_text, raw, left)
             unreadable += answer is None and raw is not None
             if raw is None and lease and self._ages:
                 answer = Found(State.LEASED, token=token)  # by the script that looked
@@ -174,12 +178,12 @@ class L2Tier:
         if not lease:
             return dict.fromkeys(useless, Found(State.BUSY))
         answers = self._each("read", [token, LEASE_MS], {text: (raw or b"",) for text, raw in useless.items()})
-        return {text: self._leased(raw, token) for text, raw in answers}
+        return {text: self._leased(text, raw, token) for text, raw in answers}
 
-    def _leased(self, raw: bytes | None, token: str) -> Found:
+    def _leased(self, key_text: str, raw: bytes | None, token: str) -> Found:
         if raw is None:
             return Found(State.LEASED, token=token)
-        return self._found(raw, -1) or Found(State.BUSY)
+        return self._found(key_text, raw, -1) or Found(State.BUSY)
 
     def _look(self, key_texts: Sequence[str], token: str, lease: bool) -> Iterator[tuple[str, bytes | None, int]]:
         """What each key holds, and the ms that it has left, as far as these matter (-1: for ever)."""
@@ -346,14 +350,15 @@ class L2Tier:
     def _run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         return self.server.run(_script(name), keys, args)
 
-    def _found(self, raw: bytes | None, left: int) -> Found | None:
+    def _found(self, key_text: str, raw: bytes | None, left: int) -> Found | None:
         """What a content with so many ms left means; None where there is none, or it cannot be read."""
         if raw is None:
             return None
         head = raw[:3]
         try:
             if head == b"V1:":
-                return self._value(raw, left)
+                found = self._value(raw, left)
+                return found if self._key_text is None or self._key_text(found.record) == key_text else None
             if head == b"T1:":
                 return Found(State.TOMBSTONE, int(raw[3:22]), raw[23:24] == b"p")
         except Exception:  # noqa: BLE001 a codec of the user's may raise anything; the entry is a miss either way

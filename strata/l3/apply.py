@@ -61,9 +61,9 @@ class Change(msgspec.Struct, frozen=True, gc=False):
 class Applied(msgspec.Struct, frozen=True, gc=False):
     """The answer to a change.
 
-    `version` is the one that L3 holds now, as a row or as a tombstone; 0 is none. `kept` are the values of the
-    AutoNowAdd columns, `kept_names`, that the row holds, where they are not those that were sent. `late`: the row is
-    newer, but got the columns that newer writes had not carried.
+    `version` is the one that L3 holds now, as a row or as a tombstone; 0 is none. Where the row holds other values
+    than were sent, or may do so in columns that were not, `kept` are those of all columns, `kept_names`, of which that
+    can be. `late`: the row is newer, but got the columns that newer writes had not carried.
     """
 
     key: Any
@@ -86,26 +86,29 @@ class Applier:
         tombstone = f"(SELECT d.version FROM {TOMBSTONES} d WHERE {layout.buried('d', f's.{key}::text')})"
         horizon = f"(SELECT h.version FROM {HORIZONS} h WHERE h.schema = {layout.schema})"
         # Scalar sub-selects: one index look-up a row, in the order of the stage, whatever its size.
-        insert = f"INSERT INTO {table} AS r ({layout.columns}, {VERSION}) SELECT {layout.columns}, s.{VERSION}"
+        insert = f"{layout.insert} SELECT {layout.staged()}, s.{VERSION}"
         source = f"FROM {name} s WHERE s.{GROUP} = {_WHOLE} AND s.{VERSION} > COALESCE({tombstone}, -1)"
         above = f"s.{VERSION} > COALESCE({horizon}, -1)"
-        # Without columns that L3 may have kept, the number of rows says enough.
-        self._counts = not layout.kept and not layout.monthly
+        # Without columns that L3 may hold otherwise, the number of rows says enough.
+        self._counts = not layout.kept and not layout.updates_first
         returning = "" if self._counts else f"RETURNING {layout.returned(layout.kept)}"
-        if layout.monthly:
+        overwrite = (
+            f"ON CONFLICT ({key}) DO UPDATE SET {layout.assigned(layout.settable, 'EXCLUDED')}"
+            f"{VERSION} = EXCLUDED.{VERSION} WHERE r.{VERSION} < EXCLUDED.{VERSION}"
+        )
+        if layout.updates_first:
             update = f"UPDATE {table} AS r SET {layout.assigned(layout.settable, 's')}{VERSION} = s.{VERSION}"
             newer = f"r.{key} = s.{key} AND r.{VERSION} < s.{VERSION}{moving(layout)}"
             merge = layout.upserting(
                 f"{update} {source} AND {newer} {returning}",
-                f"{insert} {source} AND {above} AND {stage.unknown} {returning}",
+                f"{insert} {source} AND {above} AND {stage.unknown} {'' if layout.monthly else overwrite} {returning}",
             )
         else:
             merge = (
                 f"{insert} {source} AND ({above} OR (SELECT true FROM {table} x WHERE x.{key} = s.{key}))"
-                f" ON CONFLICT ({key}) DO UPDATE SET {layout.assigned(layout.settable, 'EXCLUDED')}"
-                f"{VERSION} = EXCLUDED.{VERSION} WHERE r.{VERSION} < EXCLUDED.{VERSION} {returning}"
+                f" {overwrite} {returning}"
             )
-        self._merge = Statement(merge, prepared=not layout.monthly)
+        self._merge = Statement(merge, prepared=not layout.updates_first)
         self._bury = Statement(
             f"INSERT INTO {TOMBSTONES} AS d (schema, id, version)"
             f" SELECT {layout.schema}, s.{key}::text, s.{VERSION} FROM {name} s WHERE s.{GROUP} = {_DELETED}"
@@ -152,7 +155,7 @@ class Applier:
         # order of the keys, and nobody may wait for the others.
         self._writes.lock_shards(conn, batch.shards())
         # Deferred, so that a chain of renames is legal if it is so as a whole.
-        nested = f"{NESTED}; " if self._layout.monthly else ""
+        nested = f"{NESTED}; " if self._layout.updates_first else ""
         self._stage.fill(conn, batch.staged(), before=f"SET CONSTRAINTS ALL DEFERRED; {nested}")
         merged, returned = self._merge_whole(conn) if batch.has(_WHOLE) else (0, [])
         late = self._lay_late(conn, batch) if merged < len(batch.changes) else set()
@@ -163,7 +166,7 @@ class Applier:
             self._bury.execute(conn)
             self._delete.execute(conn)
         conn.command("SET CONSTRAINTS ALL IMMEDIATE")
-        if batch.mixed or self._layout.monthly or merged < len(batch.changes):
+        if batch.mixed or self._layout.updates_first or merged < len(batch.changes):
             return self._look_up(conn, batch, late)
         if self._counts:
             return [Applied(change.key, _APPLIED, change.version) for change in batch.changes]
@@ -236,11 +239,14 @@ class Applier:
     def _applied(self, change: Change, kept: Sequence[Any]) -> Applied:
         layout, values = self._layout, change.values or ()
         if change.names is None:
-            sent = [values[layout.places[name]] for name in layout.kept]
+            other = bool(layout.other(layout.kept, [values[layout.places[name]] for name in layout.kept], kept))
         else:
-            carried = dict(zip(change.names, values, strict=True))
-            sent = [carried.get(name, UNLOADED) for name in layout.kept]
-        if sent == list(kept):
+            carried, held = dict(zip(change.names, values, strict=True)), dict(zip(layout.kept, kept, strict=True))
+            names = [name for name in layout.kept if name in carried]
+            other = layout.actual.restless or bool(
+                layout.other(names, [carried[name] for name in names], [held[name] for name in names])
+            )
+        if not other:
             return Applied(change.key, _APPLIED, change.version)
         return Applied(change.key, _APPLIED, change.version, tuple(kept), layout.kept)
 
@@ -291,4 +297,4 @@ class _Sorted:
 
 
 def _is_whole(change: Change, layout: Layout) -> bool:
-    return change.names is None or change.names == layout.names or set(change.names) >= set(layout.names)
+    return change.names is None or change.names == layout.names or set(change.names) >= set(layout.carried)

@@ -37,7 +37,8 @@ class Bulk:
         self._writes = writes
         self._stage = stage
         self._kept_places = [layout.places[name] for name in layout.kept]
-        self._direct = True  # until the table turns out to have other types than the plan
+        # Until the table turns out to have other types than the plan; a COPY does not return what became of its rows.
+        self._direct = not (layout.actual.inexact or layout.actual.generated)
         self._copy = f"COPY {layout.table} ({layout.columns}, {VERSION}) FROM STDIN (FORMAT BINARY)"
         self._old = self._old_statement()
         self._merge = self._merge_statement()
@@ -51,6 +52,8 @@ class Bulk:
         The caller has opened a transaction. Raises `EncodeError` for an UNLOADED column that has no row to keep it.
         """
         layout, place = self._layout, self._layout.key_place
+        if layout.actual.generated:
+            rows = [tuple(layout.filled(row)) for row in rows]
         if layout.locked:
             self._writes.lock_keys(conn, (layout.plan.key_text(row[place]) for row in rows), alone=False)
         order = sorted(range(len(rows)), key=lambda index: rows[index][place])
@@ -146,21 +149,20 @@ class Bulk:
 
     def _read(self, conn: Connection, finished: _Running) -> list[Written]:
         part, rows = finished.part, finished.rows()
-        if not finished.updating:
+        if not finished.updating and not self._layout.updates_first:
             if len(rows) != len(part.rows):
                 raise failures.suppressed(self._layout.name)
-            if self._layout.monthly:  # those that were there come first, each row after its key
-                by_key = {row[0]: row[1:] for row in rows}
-                place = self._layout.key_place
-                return [self._written(values, by_key[values[place]]) for values in part.rows]
             return [self._written(values, row) for values, row in zip(part.rows, rows, strict=True)]
         answers: list[Any] = [None] * len(part.rows)
+        # Each row comes after its place, or, where some were updated and then others inserted, after its key.
+        place = self._layout.key_place
+        places = None if finished.updating else {values[place]: index for index, values in enumerate(part.rows)}
         for row in rows:
-            index = row[0]
+            index = row[0] if places is None else places[row[0]]
             answers[index] = self._written(part.rows[index], row[1:])
-        if not finished.missing:
+        if None not in answers:
             return answers
-        put = self._writes.put  # deleted since they were counted
+        put = self._writes.put  # deleted since they were looked for
         return [
             put(conn, part.rows[index], part.versions[index], part.node) if answer is None else answer
             for index, answer in enumerate(answers)
@@ -171,8 +173,8 @@ class Bulk:
         kept = self._kept_places
         if not kept:
             return Written(row[0])
-        if len(kept) == 1:
-            return Written(row[0]) if values[kept[0]] == row[1] else Written(row[0], row[1:], self._layout.kept)
+        if len(kept) == 1 and values[kept[0]] == row[1]:
+            return Written(row[0])
         return self._writes.written(values, self._layout.kept, row)
 
     def _update(self, conn: Connection, batch: _Batch) -> list[Written]:
@@ -204,18 +206,19 @@ class Bulk:
     def _merge_statement(self) -> Statement:
         layout, stage = self._layout, self._stage
         version = layout.inserted(f"s.{VERSION}", "$1", f"s.{layout.key}::text")
-        insert = f"INSERT INTO {layout.table} AS r ({layout.columns}, {VERSION}) SELECT {layout.columns}, {version}"
+        insert = f"{layout.insert} SELECT {layout.staged()}, {version}"
         source = f"FROM {stage.name} s WHERE s.{GROUP} = 0"
         returned = layout.returned(layout.kept)
-        if not layout.monthly:
-            return Statement(f"{insert} {source} {layout.overwrite('$1')} RETURNING {returned}", (INT8,))
+        overwrite = "" if layout.monthly else layout.overwrite("$1")
+        if not layout.updates_first:
+            return Statement(f"{insert} {source} {overwrite} RETURNING {returned}", (INT8,))
         raised = f"GREATEST({version}, {layout.raised(f'r.{VERSION}', '$1')})"
         returning = f"RETURNING {layout.shown([layout.plan.key.name], 'r')}, {returned}"
         return Statement(
             layout.upserting(
                 f"UPDATE {layout.table} AS r SET {layout.assigned(layout.settable, 's')}{VERSION} = {raised} {source}"
                 f" AND r.{layout.key} = s.{layout.key}{moving(layout)} {returning}",
-                f"{insert} {source} AND {stage.unknown} {returning}",
+                f"{insert} {source} AND {stage.unknown} {overwrite} {returning}",
             ),
             (INT8,),
             prepared=False,

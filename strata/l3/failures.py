@@ -79,6 +79,7 @@ _BY_CLASS = {
 }
 _NAMES_ONLY = frozenset({"08", "0A", "23", "25", "26", "28", "3D", "3F", "40", "42", "53", "54", "55", "57"})  # classes
 _REFUSED_ROW = frozenset({"09", "23", "27", "44", "P0"})  # the last: RAISE in a trigger
+_OF_COLUMN = frozenset({"23502", "428C9"})  # not_null_violation, generated_always
 _COPY_LINE = re.compile(r"COPY [^,]+, \D*(\d+)")  # "COPY t, line 3, column c: ...", in any language
 _QUERY_CLASSES = frozenset({"0A", "20", "21", "22", "42", "54"})
 
@@ -133,6 +134,12 @@ def diagnose(error: psycopg.Error) -> Diagnosis:
 def lost(error: psycopg.Error) -> bool:
     """Whether the server, or the way to it, is gone; asked before `diagnose`."""
     return not error.sqlstate and isinstance(error, errors.OperationalError | errors.InterfaceError)
+
+
+def doubtful(error: BaseException) -> bool:
+    """Whether PostgreSQL refused a value, or the want of one, in a column that may not be as it was seen."""
+    cause = error if isinstance(error, psycopg.Error) else error.__cause__
+    return isinstance(cause, psycopg.Error) and cause.sqlstate in _OF_COLUMN
 
 
 def statement_error(error: psycopg.Error, *, outcome_unknown: bool = False) -> StrataError:
@@ -247,6 +254,8 @@ def _words(error: psycopg.Error, sqlstate: str) -> str:
     for what, name in (("constraint", diag.constraint_name), ("table", diag.table_name), ("column", diag.column_name)):
         if name:
             words.append(f"{what} {name!r}")
+    if sqlstate == "23502":
+        words.append("(where the model has no such column: it must be NULL-able, or have a DEFAULT)")
     return " ".join(words)
 
 

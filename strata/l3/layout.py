@@ -10,7 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from zlib import crc32
 
+import msgspec
+
 from strata.errors import InvalidModelError
+from strata.l3.actual import AS_MADE, Actual
 from strata.l3.connection import JSONB
 from strata.l3.partition import Partition
 from strata.l3.statement import (
@@ -28,6 +31,7 @@ from strata.l3.statement import (
     Statement,
 )
 from strata.model.fields import Field, Kind, check_identifier
+from strata.model.markers import UNLOADED
 from strata.model.plan import ModelPlan
 
 VERSION = "_strata_version"
@@ -55,10 +59,12 @@ _SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"}
 
 
 class Layout:
-    """Everything about one table that statements are made of. Immutable.
+    """Everything about one table, as it is, that statements are made of. Immutable.
 
     `places` gives a column's place in a row; `settable` are the columns that an update may change: not the key, and
-    not `kept`, the AutoNowAdd columns, which keep the value of the first insert. In a `monthly` table no index keeps
+    not the AutoNowAdd columns, which keep the value of the first insert. `kept` are the columns of which the row may
+    hold another value than a whole record was written with: these, and those of the table that are not exact. Where it
+    `updates_first`, rows that exist are updated without an INSERT. In a `monthly` table no index keeps
     the key unique, but its writers do; `locked` says that they take the shards' locks, for that or another reason.
     """
 
@@ -70,6 +76,7 @@ class Layout:
         *,
         deferred: bool,
         partition: Partition | None = None,
+        actual: Actual = AS_MADE,
     ) -> None:
         check_identifier(name, "table name")
         _check_names(plan, name)
@@ -89,9 +96,25 @@ class Layout:
         self.names = plan.column_names
         self.oids = tuple(oid_of(field) for field in plan.columns)
         self.places = {column: place for place, column in enumerate(self.names)}
-        self.kept = tuple(field.name for field in plan.columns if field.auto_now_add and not field.primary_key)
-        self.settable = tuple(f.name for f in plan.columns if not f.primary_key and not f.auto_now_add)
-        self.columns = ", ".join(quote(column) for column in self.names)
+        self.partition = partition
+        self.actual = actual
+        self.updates_first = self.monthly or actual.insert_refused
+        first = {field.name for field in plan.columns if field.auto_now_add} | actual.fixed
+        others = tuple(field.name for field in plan.columns if not field.primary_key)
+        self.kept = tuple(n for n in others if n in first or n in actual.inexact or n in actual.generated)
+        self.settable = tuple(n for n in others if n not in first and n not in actual.generated)
+        self.carried = tuple(name for name in self.names if name not in actual.generated)
+        self.columns = ", ".join(quote(column) for column in self.carried)
+        self.insert = f"INSERT INTO {self.table} AS r ({self.columns}, {VERSION})"
+        if actual.fixed:
+            self.insert += " OVERRIDING SYSTEM VALUE"
+        self._casts = dict(actual.casts)
+
+    def of(self, actual: Actual) -> Layout:
+        """The same for a table that is so."""
+        return Layout(
+            self.plan, self.name, self.schema_name, deferred=self.deferred, partition=self.partition, actual=actual
+        )
 
     def field(self, name: str) -> Field:
         """The field of a column."""
@@ -104,7 +127,15 @@ class Layout:
 
     def assigned(self, names: Sequence[str], source: str) -> str:
         """`column = source.column` for each of the names, ready to be followed by the version."""
-        return "".join(f"{quote(name)} = {source}.{quote(name)}, " for name in names)
+        return "".join(f"{quote(name)} = {self.given(name, f'{source}.{quote(name)}')}, " for name in names)
+
+    def given(self, name: str, value: str) -> str:
+        """The SQL of a value that is to be a column's, cast where PostgreSQL would not do so by itself."""
+        return f"{value}::{self._casts[name]}" if name in self._casts else value
+
+    def staged(self) -> str:
+        """What the staging table `s` has for the columns of an INSERT."""
+        return ", ".join(self.given(name, f"s.{quote(name)}") for name in self.carried)
 
     def raised(self, old: str, node: str) -> str:
         """The version rule of a synchronous write that meets the version `old`: one microsecond above it."""
@@ -119,7 +150,8 @@ class Layout:
         return f"GREATEST({stamp}, {tombstone}, {horizon})"
 
     def upserting(self, update: str, insert: str) -> str:
-        """An upsert of a table where ON CONFLICT has no index to go by; under the keys' locks nobody comes between."""
+        """An upsert that updates first: where ON CONFLICT has no index to go by, and under the keys' locks nobody comes
+        between; and where an INSERT of a row that exists would be refused. It ends in ON CONFLICT there."""
         return f"WITH u AS ({update}), i AS ({insert}) SELECT * FROM u UNION ALL SELECT * FROM i"
 
     def overwrite(self, node: str) -> str:
@@ -134,9 +166,32 @@ class Layout:
         """The version and these columns, for RETURNING."""
         return f"r.{VERSION}" + "".join(f", {self.shown([name], 'r')}" for name in names)
 
+    def filled(self, values: Sequence[Any]) -> Sequence[Any]:
+        """The values of a record, which lacks nothing where only columns are UNLOADED that take no value."""
+        if not self.actual.generated or UNLOADED not in values:
+            return values
+        generated = self.actual.generated
+        return [
+            None if value is UNLOADED and name in generated else value
+            for name, value in zip(self.names, values, strict=True)
+        ]
+
     def unset(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The columns but the key that an update of `names` leaves as they are."""
-        return tuple(name for name in self.names if name not in names and name != self.plan.key.name)
+        """The columns but the key of which L3 may hold something else after an update of `names` than these."""
+        key = self.plan.key.name
+        return tuple(name for name in self.names if name != key and (name not in names or name in self.kept))
+
+    def other(self, names: Sequence[str], sent: Sequence[Any], held: Sequence[Any]) -> list[tuple[str, Any]]:
+        """Those columns that a row holds another value of than was sent, with that value."""
+        pairs = zip(names, sent, held, strict=True)
+        return [(name, there) for name, given, there in pairs if not self._same(name, given, there)]
+
+    def _same(self, name: str, sent: Any, held: Any) -> bool:
+        if sent == held or (sent != sent and held != held):  # the latter are NaNs
+            return True
+        if type(sent) is not str or type(held) is not str or self.field(name).kind is not Kind.JSONB:
+            return False
+        return bool(_from_json(sent) == _from_json(held))  # JSONB has its own way to write it
 
     def buried(self, alias: str, key_text: str) -> str:
         """The condition that finds a key's tombstone."""
@@ -145,6 +200,9 @@ class Layout:
     def statement(self, sql: str, *types: int) -> Statement:
         """A statement with these parameter types."""
         return Statement(sql, types)
+
+
+_from_json = msgspec.json.decode
 
 
 def quote(name: str) -> str:

@@ -244,6 +244,8 @@ class Migrator:
                 yield conn
             finally:
                 conn.patience = patience
+                for table, _ in self._tables:
+                    table.changed()
                 if not conn.closed:
                     _roll_back(conn)
                     conn.command(f"SELECT pg_advisory_unlock({LOCK}); {conn.settings}")

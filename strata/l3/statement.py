@@ -19,7 +19,7 @@ from strata.l3.failures import unreadable
 
 T = TypeVar("T")
 
-BOOL, BYTEA, INT8, INT4, TEXT = 16, 17, 20, 23, 25  # OIDs, as in pg_type.dat
+BOOL, BYTEA, INT8, INT2, INT4, TEXT, JSON, VARCHAR = 16, 17, 20, 21, 23, 25, 114, 1043  # OIDs, as in pg_type.dat
 FLOAT8, DATE, TIME, TIMESTAMPTZ, INTERVAL, NUMERIC, UUID = 701, 1082, 1083, 1184, 1186, 1700, 2950
 ARRAYS = {BOOL: 1000, INT4: 1007, INT8: 1016, TEXT: 1009, UUID: 2951}
 

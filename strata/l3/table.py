@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
 
+from strata.errors import StrataError
+from strata.l3 import failures
 from strata.l3.apply import Applied, Applier, Change, Status
 from strata.l3.bulk import Bulk
+from strata.l3.connection import Connection
 from strata.l3.layout import Layout
+from strata.l3.look import Look
 from strata.l3.marks import Marks, Repair
 from strata.l3.partials import Partials
 from strata.l3.partition import partition_of
@@ -17,17 +23,25 @@ from strata.l3.stage import Stage
 from strata.l3.writes import Writes, Written
 from strata.model.plan import ModelPlan
 
-__all__ = ["Applied", "Change", "Repair", "Row", "Sealed", "Status", "Table", "Written"]
+T = TypeVar("T")
+
+LOOK_EVERY = 5.0  # seconds after which a table that is written to is looked at again
+
+__all__ = ["Applied", "Change", "Repair", "Row", "Sealed", "Status", "Table", "Written", "adapting"]
 
 
 class Table:
-    """The statements of one table, made once. Thread-safe: the state is in the connection, which every method takes.
+    """The statements of one table. Thread-safe: the state is in the connection, which every method takes, but for
+    `_writing` and `_sight`: who looks at the table sets them, one after the other, and who comes between looks too.
+    After a fork the child keeps them.
 
     `deferred` is true for write-behind schemas, whose deletions leave tombstones. `locked` says that writers take the
     shards' locks, so that every writing method needs a transaction: in write-behind schemas, and in tables that are
-    partitioned by month. Methods raise `psycopg.Error`, which the context
-    managers of `Database` turn into Strata's errors. Raises `InvalidModelError` for names that are
-    Strata's own, and for a `partition_by` that cannot be.
+    partitioned by month. Writing is done by statements for the table as it is: that is looked up in the catalog
+    before the first write, over a new generation of connections, every `LOOK_EVERY` seconds, and where PostgreSQL
+    refuses what it took before (see `adapting`). Methods raise `psycopg.Error`, which the context managers of
+    `Database` turn into Strata's errors. Raises `InvalidModelError` for names that are Strata's own, and for a
+    `partition_by` that cannot be.
     """
 
     def __init__(
@@ -41,7 +55,6 @@ class Table:
         self.deferred = deferred
         self.locked = layout.locked
         self.monthly = layout.monthly
-        self.kept_names = layout.kept
 
         reads = Reads(layout)
         self.get = reads.get
@@ -61,16 +74,16 @@ class Table:
         self.steps = spans.steps
         self.cuts = spans.cuts
 
-        stage = Stage(layout)
-        partials = Partials(layout, stage)
-        writes = Writes(layout, partials)
-        self.noted = partials.noted
-        self.lock_shards = writes.lock_shards
-        self.upsert = writes.upsert
-        self.delete = writes.delete
+        self._stage = Stage(layout)
+        self._partials = Partials(layout, self._stage)
+        self._look = Look(layout)
+        self._writing = self._writing_to(layout)
+        self._sight = _NEVER
 
-        self.set_many = Bulk(layout, writes, stage).set_many
-        self.apply = Applier(layout, writes, stage, partials).apply
+        writes = self._writing.writes
+        self.noted = self._partials.noted
+        self.lock_shards = writes.lock_shards
+        self.delete = writes.delete
 
         secrets = Secrets(layout)
         self.sealed_names = secrets.names
@@ -84,3 +97,83 @@ class Table:
         self.record_repair = marks.record_repair
         self.take_repairs = marks.take_repairs
         self.repairs_done = marks.repairs_done
+
+    def upsert(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written:
+        """See `Writes.upsert`."""
+        with self._doubted():
+            return self._now(conn).writes.upsert(conn, values, version, node)
+
+    def set_many(
+        self, conn: Connection, rows: Sequence[tuple[Any, ...]], versions: Sequence[int], node: int
+    ) -> list[Written]:
+        """See `Bulk.set_many`."""
+        with self._doubted():
+            return self._now(conn).bulk.set_many(conn, rows, versions, node)
+
+    def apply(self, conn: Connection, changes: Sequence[Change]) -> list[Applied]:
+        """See `Applier.apply`."""
+        with self._doubted():
+            return self._now(conn).applier.apply(conn, changes)
+
+    def changed(self) -> None:
+        """It may not be as it was seen: it is looked at again before the next write."""
+        self._sight = _NEVER
+
+    @contextmanager
+    def _doubted(self) -> Iterator[None]:
+        """Where a write is refused since the table may not be as it was seen, it is looked at again before the next."""
+        try:
+            yield
+        except Exception as error:
+            if failures.doubtful(error):
+                self.changed()
+            raise
+
+    def _now(self, conn: Connection) -> _Writing:
+        """The statements for the table as it is."""
+        assert conn.clock is not None
+        sight, now = self._sight, conn.clock.monotonic()
+        if now < sight.until and conn.generation == sight.generation:
+            return self._writing
+        actual = self._look.at(conn)
+        if actual is None:
+            return self._writing
+        if actual != self._writing.layout.actual:
+            self._writing = self._writing_to(self._writing.layout.of(actual))
+        self._sight = _Sight(now + LOOK_EVERY, conn.generation)
+        return self._writing
+
+    def _writing_to(self, layout: Layout) -> _Writing:
+        writes = Writes(layout, self._partials)
+        applier = Applier(layout, writes, self._stage, self._partials)
+        return _Writing(layout, writes, Bulk(layout, writes, self._stage), applier)
+
+
+def adapting(write: Callable[[], T]) -> T:
+    """What `write` returns, which is a whole transaction; run once more where another tool may have changed a table
+    since it was looked at."""
+    try:
+        return write()
+    except StrataError as error:
+        if not failures.doubtful(error):
+            raise
+    return write()
+
+
+class _Writing(NamedTuple):
+    """The writing statements for a table that is as its layout says."""
+
+    layout: Layout
+    writes: Writes
+    bulk: Bulk
+    applier: Applier
+
+
+class _Sight(NamedTuple):
+    """Until when (monotonic), and over which generation of connections, what was seen of the table is good."""
+
+    until: float
+    generation: int
+
+
+_NEVER = _Sight(0.0, -1)

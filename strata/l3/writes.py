@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from psycopg.errors import DeadlockDetected, UniqueViolation
 
 from strata.errors import EncodeError
+from strata.l3 import failures
 from strata.l3.connection import Connection
 from strata.l3.layout import TOMBSTONES, VERSION, Layout, quote
 from strata.l3.outside import moving, own
@@ -48,7 +49,8 @@ class Written(NamedTuple):
 class Writes:
     """The writing statements of a table. Thread-safe: `_updates` is a cache, and losing a race costs one entry.
 
-    Methods raise `psycopg.Error`, which the connection's context manager turns into Strata's errors.
+    Methods raise `psycopg.Error`, which the connection's context manager turns into Strata's errors, and
+    `ConstraintError` where a trigger kept a row from being written.
     """
 
     def __init__(self, layout: Layout, partials: Partials) -> None:
@@ -95,6 +97,7 @@ class Writes:
     def put(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written:
         """As `upsert`, where the shard's lock was taken before."""
         layout = self._layout
+        values = layout.filled(values)
         if UNLOADED in values:
             loaded = self._loaded(values)
             if layout.deferred:
@@ -105,8 +108,8 @@ class Writes:
         if layout.deferred:
             sent.append(layout.plan.key_text(values[layout.key_place]))
         row = self._upsert.row(conn, sent)
-        if row is None:  # a trigger's doing
-            return Written(version)
+        if row is None:
+            raise failures.suppressed(layout.name)
         return self.written(values, layout.kept, row)
 
     def delete(self, conn: Connection, id: Any, version: int, node: int) -> int:
@@ -149,7 +152,7 @@ class Writes:
     def written(self, values: Sequence[Any], names: tuple[str, ...], row: Sequence[Any]) -> Written:
         """From (version, *names) as returned: the names of which L3 holds something else than `values`."""
         places = self._layout.places
-        other = [(name, held) for name, held in zip(names, row[1:], strict=True) if values[places[name]] != held]
+        other = self._layout.other(names, [values[places[name]] for name in names], row[1:])
         return Written(row[0], tuple(held for _, held in other), tuple(name for name, _ in other))
 
     def missing(self) -> EncodeError:
@@ -185,30 +188,29 @@ class Writes:
     def _upsert_statement(self) -> Statement:
         layout = self._layout
         count = len(layout.names)
-        places = ", ".join(f"${place}" for place in range(1, count + 1))
+        given = {name: layout.given(name, f"${place}") for place, name in enumerate(layout.names, 1)}
+        places = ", ".join(given[name] for name in layout.carried)
         node = f"${count + 2}"
         version = layout.inserted(f"${count + 1}", node, f"${count + 3}")
         types = (*layout.oids, INT8, INT8, *((TEXT,) if layout.deferred else ()))
-        insert = f"INSERT INTO {layout.table} AS r ({layout.columns}, {VERSION})"
+        insert, overwrite = layout.insert, "" if layout.monthly else layout.overwrite(node)
         returning = f"RETURNING {layout.returned(layout.kept)}"
-        if not layout.monthly:
-            return layout.statement(
-                f"{insert} VALUES ({places}, {version}) {layout.overwrite(node)} {returning}", *types
-            )
-        sets = "".join(f"{quote(name)} = ${layout.places[name] + 1}, " for name in layout.settable)
+        if not layout.updates_first:
+            return layout.statement(f"{insert} VALUES ({places}, {version}) {overwrite} {returning}", *types)
+        sets = "".join(f"{quote(name)} = {given[name]}, " for name in layout.settable)
         raised = f"GREATEST({version}, {layout.raised(f'r.{VERSION}', node)})"
         update = f"UPDATE {layout.table} AS r SET {sets}{VERSION} = {raised} WHERE r.{layout.key}"
         return layout.statement(
             layout.upserting(
-                f"{update} = ${layout.key_place + 1}{own(layout.name)} {returning}",
-                f"{insert} SELECT {places}, {version} WHERE NOT EXISTS (SELECT FROM u) {returning}",
+                f"{update} = ${layout.key_place + 1}{moving(layout)} {returning}",
+                f"{insert} SELECT {places}, {version} WHERE NOT EXISTS (SELECT FROM u) {overwrite} {returning}",
             ),
             *types,
         )
 
     def _update_statement(self, loaded: tuple[str, ...]) -> Statement:
         layout = self._layout
-        sets = "".join(f"{quote(name)} = ${place}, " for place, name in enumerate(loaded, 4))
+        sets = "".join(f"{quote(n)} = {layout.given(n, f'${place}')}, " for place, n in enumerate(loaded, 4))
         return layout.statement(
             f"UPDATE {layout.table} AS r SET {sets}"
             f"{VERSION} = GREATEST($2, {layout.raised(f'r.{VERSION}', '$3')}) WHERE r.{layout.key} = $1{moving(layout)}"

@@ -33,8 +33,9 @@ class Unfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """One plain type. `sound` is true of values that need no closer look, `exact` of values in their final form;
-    `normal` brings any other into it, or raises `Unfit`. `wire` is the type that msgspec decodes."""
+    """One plain type. `sound` is true of values that need no closer look, `exact` of values in their final form, which
+    is the one that PostgreSQL gives back; `normal` brings any other into it, or raises `Unfit`. `plain` is true of what
+    a row holds and needs no look, where that is more than `exact`. `wire` is the type that msgspec decodes."""
 
     kind: Kind
     noun: str
@@ -44,6 +45,7 @@ class Atom:
     wire: Any
     freeze: Step | None = None
     thaw: Step | None = None
+    plain: str = ""
 
 
 def wrong(value: Any, noun: str) -> Unfit:
@@ -109,7 +111,7 @@ def moment(value: Any) -> datetime.datetime:
     try:
         if value.utcoffset() is None:
             raise Unfit("is a naive datetime; it must have a time zone, as datetime.now(UTC) has")
-        there = value.astimezone(datetime.UTC)
+        there = value.astimezone(datetime.UTC).replace(fold=0)
     except (OverflowError, ValueError):
         raise Unfit("is a datetime outside the years 1 to 9999 in UTC; it must be within") from None
     if type(there) is datetime.datetime:
@@ -140,7 +142,11 @@ def number(value: Any) -> decimal.Decimal:
     exponent = value.as_tuple().exponent
     if isinstance(exponent, int) and (value.adjusted() >= NUMERIC_BEFORE or -exponent > NUMERIC_AFTER):
         raise Unfit(f"has more digits than NUMERIC; it must have at most {NUMERIC_BEFORE} before the point")
-    return decimal.Decimal("NaN" if value.is_nan() else value)
+    if value.is_nan():
+        return decimal.Decimal("NaN")
+    if isinstance(exponent, int) and exponent > 0:  # NUMERIC has no exponents: 1E+3 is 1000
+        return decimal.Decimal(f"{value:f}")
+    return decimal.Decimal(value if value else value.copy_abs())  # and no negative zero
 
 
 def day(value: Any) -> datetime.date:
@@ -177,7 +183,11 @@ def _packed(python: type) -> tuple[Step, Step]:
     return Step(CALL, msgspec.msgpack.Encoder(uuid_format="bytes").encode), Step(CALL, decoder.decode)
 
 
-_IN_UTC = "type({v}) is datetime and {v}.tzinfo is UTC"
+def _packed_if_tracked(value: Any) -> tuple[Step | None, Step | None]:
+    return _packed(type(value)) if gc.is_tracked(value) else (None, None)
+
+
+_IN_UTC = "type({v}) is datetime and {v}.tzinfo is UTC and not {v}.fold"
 ATOMS: dict[Any, Atom] = {
     str: Atom(
         Kind.TEXT, "a str", "type({v}) is str and {v}.isascii() and '\\0' not in {v}", "type({v}) is str", text, str
@@ -207,17 +217,18 @@ ATOMS: dict[Any, Atom] = {
         Kind.NUMERIC,
         "a Decimal",
         "False",
-        "type({v}) is Decimal and {v} == {v}",  # not a NaN, of which NUMERIC has one and Decimal many
+        "False",
         number,
         decimal.Decimal,
-        *(_packed(decimal.Decimal) if gc.is_tracked(decimal.Decimal()) else ()),  # from Python 3.13 on
+        *_packed_if_tracked(decimal.Decimal()),  # from Python 3.13 on
+        "type({v}) is Decimal and {v} == {v}",  # not a NaN, of which NUMERIC has one and Decimal many
     ),
     datetime.date: _simple(Kind.DATE, datetime.date, "a date", day),
     datetime.time: Atom(
         Kind.TIME,
         "a time without a time zone",
         "type({v}) is time and {v}.tzinfo is None",
-        "type({v}) is time",
+        "type({v}) is time and not {v}.fold",
         clock_time,
         PlainTime,
     ),

@@ -90,11 +90,13 @@ class Column:
         if value is None:
             if self.field.nullable:
                 return None
-            raise DecodeError(f"{self.where} is NULL in its row; it must be {self.form.noun}, or annotated `| None`")
+            wanted = f"it must be {self.form.noun}, or annotated `| None`"
+            raise DecodeError(f"{self.where} is NULL in its row; {wanted}", column=self.field.name)
         try:
             return self.form.read(value)
         except (Unfit, KeyError, *UNREADABLE):
-            raise DecodeError(f"{self.where} cannot be read back from its row; it must be {self.form.noun}") from None
+            message = f"{self.where} cannot be read back from its row; it must be {self.form.noun}"
+            raise DecodeError(message, column=self.field.name) from None
 
 
 def form_of(annotation: Any, where: str) -> Form:
@@ -118,7 +120,7 @@ def _atom(annotation: Any) -> Form:
         exact=exact,
         normal=atom.normal,
         read=atom.normal,
-        plain=exact,
+        plain=Step(atom.plain) if atom.plain else exact,
         wire=atom.wire,
         packed=annotation,
         freeze=atom.freeze,

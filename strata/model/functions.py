@@ -224,6 +224,10 @@ def _decrypter(column: Column, key_text: KeyText) -> Callable[[Any, Any, FieldCi
             key_of_row = key_text(key)
         except EncodeError:
             raise DecodeError(f"{column.where} can be decrypted only with its record's key; ask for both") from None
-        return cipher.decrypt(name, key_of_row, value)
+        try:
+            return cipher.decrypt(name, key_of_row, value)
+        except DecodeError as error:
+            error.column = name
+            raise
 
     return decrypter

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import inspect
 import keyword
+import sys
 import types
 import typing
 from collections.abc import Callable
@@ -47,10 +49,15 @@ def is_record(model: Any) -> bool:
 
 
 def is_frozen(model: Any) -> bool:
-    """Whether the class forbids assignment to its fields."""
-    if issubclass(model, msgspec.Struct):
-        return bool(model.__struct_config__.frozen)
-    return bool(model.__dataclass_params__.frozen)
+    """Whether the class forbids assignment to its fields, and keeps nothing else in an instance."""
+    config = model.__struct_config__ if issubclass(model, msgspec.Struct) else model.__dataclass_params__
+    return config.frozen and not any(_caches(value) for base in model.__mro__ for value in vars(base).values())
+
+
+def _caches(value: Any) -> bool:
+    # As functools.cached_property: told its name, it puts what it computed in its own place.
+    kind = type(value)
+    return hasattr(kind, "__set_name__") and hasattr(kind, "__get__") and not hasattr(kind, "__set__")
 
 
 def declared(model: Any) -> tuple[Declared, ...]:
@@ -127,12 +134,26 @@ def _factory(default: Any, factory: Any, missing: Any) -> Callable[[], Any] | No
 
 def _resolved(model: Any) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(model, localns=_enclosing(model), include_extras=True)
+        names = {**_within(model), **_enclosing(model)}
+        return typing.get_type_hints(model, localns=names, include_extras=True)
     except Exception as error:  # noqa: BLE001 annotations are code of the user's
         raise InvalidModelError(
             f"the annotations of {model.__name__} cannot be resolved ({type(error).__name__}: {error}); use names that "
             "its module knows, or leave out `from __future__ import annotations`"
         ) from None
+
+
+def _within(model: Any) -> dict[str, Any]:
+    """The names that a class body defines beside its fields, such as an Enum's; a module's own names go before them."""
+    names: dict[str, Any] = {}
+    for base in reversed(model.__mro__):
+        known = {
+            *vars(builtins),
+            *vars(sys.modules.get(base.__module__, builtins)),
+            *vars(base).get("__annotations__", ()),
+        }
+        names |= {name: value for name, value in vars(base).items() if name not in known and not name.startswith("__")}
+    return names
 
 
 def _enclosing(model: Any) -> dict[str, Any]:

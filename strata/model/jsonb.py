@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 
-from strata.errors import InvalidModelError
+from strata.errors import DecodeError, InvalidModelError
 from strata.model.atoms import Unfit
 from strata.model.compile import Function, Source, same
 from strata.model.shapes import Shape
+from strata.model.wide import decoder, widened
 
 # What msgspec, and the generated functions over values that nobody has checked yet, may raise.
 UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -19,8 +20,10 @@ _SAFE = re.compile(r"Expected `[^`]*`, got `[^`]*`|Object missing required field
 _PLACE = re.compile(r" - at `([^`]*)`\Z")
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _EXPONENT = re.compile(rb"e\d")
+_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|([\]}])')
 _LARGE = re.compile(rb'"(?:[^"\\]|\\.)*"|(-?)(\d+)(?:\.(\d+))?e(\d+)')
 
+DEEPEST = 500  # levels of lists and objects; Python gives up at about twice as many
 to_json = msgspec.json.Encoder().encode
 to_msgpack = msgspec.msgpack.Encoder().encode
 
@@ -30,17 +33,16 @@ class Jsonb:
 
     def __init__(self, shape: Shape, where: str) -> None:
         self._shape = shape
+        self._where = where
         self.down = _function(shape.down)
         self.up = _function(shape.up)
         try:
             self._from_json = msgspec.json.Decoder(shape.wire).decode
-            self._from_msgpack = msgspec.msgpack.Decoder(shape.wire).decode
+            self._from_msgpack = decoder(shape.wire).decode
         except (TypeError, ValueError) as error:
             raise InvalidModelError(f"{where} has a type that JSONB cannot hold: {error}") from None
-        self.pack: Callable[[Any], bytes] = _chain(self.down, to_msgpack)
         self.unpack: Callable[[bytes], Any] = _chain(self._from_msgpack, self.up)
         self.copy: Callable[[Any], Any] = _chain(self.pack, self.unpack)
-        self.read: Callable[[Any], Any] = _chain(self._from_json, self.up)
         self.text = self._loose_text if shape.loose else self._text
 
     def normal(self, value: Any) -> Any:
@@ -49,7 +51,7 @@ class Jsonb:
             plain = self.down(value)
             data = to_json(plain)
             returned = self._from_json(data)
-            to_msgpack(plain)  # whose ints have 64 bits
+            self._packed(plain)
             equal = bool(returned == plain)
         except Unfit as problem:
             raise Unfit(f"holds a value that {problem}") from None
@@ -64,7 +66,30 @@ class Jsonb:
             )
         if b"\\u0000" in data and _NUL.search(data):
             raise Unfit("holds a NUL character in a text, which PostgreSQL cannot store; remove it")
+        _check_depth(data)
         return value
+
+    def read(self, text: str | bytes) -> Any:
+        """The value of JSON text. Raises `Unfit`, or what is in `UNREADABLE`."""
+        _check_depth(text.encode() if isinstance(text, str) else text)
+        return self.up(self._from_json(text))
+
+    def pack(self, value: Any) -> bytes:
+        """The value as L1 keeps it. Raises `DecodeError` for what only a row can hold: `normal` lets it not pass."""
+        plain = self.down(value)
+        try:
+            return self._packed(plain)
+        except UNREADABLE as error:
+            message = f"{self._where} cannot be read back from its row{said(error)}"
+            raise DecodeError(message, column=self._where.rpartition(".")[2]) from None
+
+    def _packed(self, plain: Any) -> bytes:
+        try:
+            return to_msgpack(plain)
+        except OverflowError:
+            data = to_msgpack(widened(plain))
+            self._from_msgpack(data)  # not so where the type is int, which has 64 bits
+            return data
 
     def _text(self, value: Any) -> str:
         return to_json(self.down(value)).decode()
@@ -73,6 +98,16 @@ class Jsonb:
         # JSONB writes 1e23 as an integer, which would come back as an int, and as another number: 1e23 is not 10**23.
         data = to_json(self.down(value))
         return (_LARGE.sub(_written_out, data) if _EXPONENT.search(data) else data).decode()
+
+
+def _check_depth(data: bytes) -> None:
+    if data.count(b"[") + data.count(b"{") <= DEEPEST:
+        return
+    depth = 0
+    for found in _NESTING.finditer(data):
+        depth += bool(found[1]) - bool(found[2])
+        if depth > DEEPEST:
+            raise Unfit(f"is nested too deeply; it must have at most {DEEPEST} levels")
 
 
 def said(error: Exception) -> str:

@@ -26,7 +26,7 @@ from strata.writebehind.shard import Shard
 from strata.writebehind.undertaker import Blame, Undertaker
 
 NO_ROW = "some columns were not loaded, and there is no row to keep them from"
-BELOW_HORIZON = "the write is older than the deletions that are remembered"
+NOT_INSERTED = "it is older than the deletions that are remembered, or a trigger of the table keeps it out"
 CRASHES_FREE = 2  # claims in company that may end in a crash before the record is claimed alone
 
 
@@ -197,7 +197,7 @@ class Applier:
             if applied.status in (Status.APPLIED, Status.SUPERSEDED):
                 done.append((work, applied))
             else:
-                reason = NO_ROW if applied.status is Status.MISSING_ROW else BELOW_HORIZON
+                reason = NO_ROW if applied.status is Status.MISSING_ROW else NOT_INSERTED
                 self._bury(batch, work, Blame(reason, "", work.claimed.attempts + 1))
         if not done:
             return

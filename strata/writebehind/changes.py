@@ -46,16 +46,16 @@ def widened(bound: Bound, change: Change, entry: Entry) -> Change:
 
 
 def kept(change: Change, applied: Applied) -> bool:
-    """Whether L3 has other values in some columns than a whole row was written with."""
-    return applied.kept is not None and change.names is None and not change.delete
+    """Whether L3 has, or may have, other values than were written."""
+    return applied.kept is not None and not change.delete
 
 
 def as_kept(bound: Bound, change: Change, applied: Applied) -> Any:
-    """The record as L3 has it, of a whole row of which L3 kept some of its own values."""
-    assert bound.table is not None and change.values is not None and applied.kept is not None
+    """The record as L3 has it, of a whole row of which L3 has other values than were written."""
+    assert change.values is not None and applied.kept is not None
     held = dict(zip(bound.plan.column_names, change.values, strict=True))
-    held |= zip(bound.table.kept_names, applied.kept, strict=True)
-    return bound.plan.from_row(tuple(held.values()), bound.cipher)
+    held |= zip(applied.kept_names, applied.kept, strict=True)
+    return bound.record(tuple(held.values()))
 
 
 def _default(bound: Bound, column: Column, key_text: str, entry: Entry) -> Any:

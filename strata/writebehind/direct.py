@@ -10,7 +10,7 @@ from strata.bound import Bound
 from strata.coherence.repairs import Repairs
 from strata.errors import EncodeError, L2UnavailableError
 from strata.l3.failures import BatchError, unfit
-from strata.l3.table import Applied, Change, Status
+from strata.l3.table import Applied, Change, Status, adapting
 from strata.writebehind import changes
 from strata.writebehind.buffer import Buffered, Slot
 from strata.writebehind.isolate import Outcome, isolate
@@ -36,7 +36,7 @@ class Direct:
         """
         change = changes.of_item(bound, key, key_text, item)
         try:
-            applied = self._write(bound, [change], l2_down=not _l2_answers(bound))[0]
+            applied = adapting(lambda: self._write(bound, [change], l2_down=not _l2_answers(bound)))[0]
         except BatchError as error:
             raise unfit(error) from error.__cause__
         if applied.status is Status.MISSING_ROW:
@@ -45,7 +45,10 @@ class Direct:
                 "read the whole record, or give every field a value"
             )
         if applied.status is Status.BELOW_HORIZON:
-            raise EncodeError(f"a write to schema {bound.name!r} is older than the deletions that are remembered")
+            raise EncodeError(
+                f"a write to schema {bound.name!r} is older than the deletions that are remembered, or a trigger of "
+                "the table keeps it out"
+            )
 
     def many(self, bound: Bound, items: Sequence[tuple[Slot, Buffered]]) -> Outcome[Applied]:
         """Write what can be written, and let the buffer go of it; L2 is left to be repaired."""

@@ -86,7 +86,7 @@ class Packer:
         columns = _columns(bound, under) | _columns(bound, base.row)
         names, values = tuple(columns), tuple(columns.values())
         entry = replace(entry, row=bound.plan.pack_row(values, names))
-        whole = bound.plan.from_row(values, bound.cipher, names) if entry.op is Op.SET else None
+        whole = bound.record(values, names) if entry.op is Op.SET else None
         return self._again(parcel, entry, whole, text(base.version))
 
     def _again(self, parcel: Parcel, entry: Entry, record: Any, expected: str) -> Parcel:

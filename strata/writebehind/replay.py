@@ -139,5 +139,5 @@ def restored(bound: Bound, entry: Entry) -> Buffered:
     if entry.op is Op.DELETE:
         return Buffered(entry.version, None, False)
     names, values = bound.plan.unpack_row(entry.row)
-    record = bound.plan.from_row(values, bound.cipher, names)
+    record = bound.record(values, names)
     return Buffered(entry.version, record, bool(bound.plan.unloaded(record)))

@@ -11,8 +11,11 @@ from strata.coherence.messages import Op as Said
 from strata.coherence.repairs import Repairs
 from strata.errors import L2UnavailableError
 from strata.l2.client import RedisServer
+from strata.l2.tier import L2Tier
 from strata.l3.table import Applied, Change
 from strata.writebehind.changes import as_kept, kept
+
+GONE = b"-"  # in the place of a content: L2 has none that L3 has
 
 Written = Sequence[tuple[Change, Applied]]
 
@@ -66,6 +69,12 @@ class Settler:
             # Not SET: who holds this very version must drop it too.
             message = self.announcer.message(bound.name, change.key_text, Said.INVALIDATE, applied.version)
             if bound.l2 is not None:
-                record = as_kept(bound, change, applied)
-                content, px = bound.l2.content(applied.version, bound.plan.cached(record)), bound.l2.px(record)
+                content, px = _content(bound, bound.l2, change, applied)
         return change.key_text, applied.version, content, px, message
+
+
+def _content(bound: Bound, l2: L2Tier, change: Change, applied: Applied) -> tuple[bytes, int]:
+    if change.names is not None:
+        return GONE, 0  # what a read laid over the old row
+    record = as_kept(bound, change, applied)
+    return l2.content(applied.version, bound.plan.cached(record)), l2.px(record)

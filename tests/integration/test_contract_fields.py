@@ -162,6 +162,7 @@ def test_no_tier_below_l2_and_no_message_has_the_plaintext(accounts: DataStore, 
 # -- entries of L2 that cannot be read ------------------------------------------------------------------------------
 
 UNREADABLE = {
+    "of another key": b'V1:0000000000000000001:s:{"id":2,"text":"other","tags":[],"meta":{}}',
     "garbage": b"\xff\xfe garbage",
     "empty": b"",
     "an older format": b"V0:0000000000000000001:s:{}",

@@ -93,6 +93,19 @@ def test_without_the_option_a_result_lives_until_its_ttl(make: MakeStore, redis_
     assert len(keys) == 1 and 0 < client(redis_addr).ttl(keys[0]) <= 600
 
 
+def test_where_records_never_expire_a_write_ends_results_and_a_day_does(make: MakeStore, redis_addr: str) -> None:
+    store = make()
+    notes = store.register(schema(Note, name="notes", l2=RedisPolicy(ttl=0)))
+    store.migrate()
+    for number in (1, 2):
+        notes.set(number, Note(number))
+        assert len(notes.search_cached(Q())) == number
+    held = client(redis_addr)
+    left = [held.pttl(key) for key in held.keys("strata:{search}*w:*")]
+    assert left
+    assert all(0 < milliseconds <= 86_400_000 for milliseconds in left)
+
+
 def test_a_kept_result_is_served_without_asking_the_database(make: MakeStore, dsn: str) -> None:
     store = notes_of(make)
     store.set("notes", 1, Note(1, "one"))

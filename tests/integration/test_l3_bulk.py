@@ -195,6 +195,9 @@ def test_a_trigger_that_drops_rows_is_found_out(database: Database) -> None:
     mixed = [*shuffled(40, 9), *(row(f"n{number}", 9) for number in range(40))]
     with pytest.raises(ConstraintError, match="trigger"):
         set_many(database, table, mixed, stamp(2))
+    for key in ("new", mixed[0][0]):
+        with pytest.raises(ConstraintError, match="trigger"):
+            set_many(database, table, [row(key, 9)], stamp(2))
 
 
 def test_rows_behind_a_row_level_policy_are_written_all_the_same(database: Database) -> None:

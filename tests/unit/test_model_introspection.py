@@ -350,6 +350,45 @@ def _made_elsewhere() -> type:
     return Lost
 
 
+@dataclass
+class Order:
+    class State(enum.StrEnum):
+        OPEN = "open"
+
+    @dataclass
+    class Line:
+        article: str
+
+    Color = State  # the module has another, which goes first, as it does in typing.get_type_hints
+
+    id: Annotated[str, PrimaryKey]
+    state: State = State.OPEN
+    lines: list[Line] = field(default_factory=list)
+    color: Color | None = None
+    date: date | None = None
+
+
+class OrderStruct(msgspec.Struct):
+    class State(enum.StrEnum):
+        OPEN = "open"
+
+    id: Annotated[str, PrimaryKey]
+    state: State = State.OPEN
+
+
+class Heir(Order):
+    pass
+
+
+def test_names_of_the_class_body_itself_are_resolved() -> None:
+    for model in (Order, Heir):
+        kinds = {item.name: item.annotation for item in compile_model(model).fields}
+        assert kinds["state"] is Order.State
+        assert kinds["lines"] == list[Order.Line]
+        assert (kinds["color"], kinds["date"]) == (Color, date)
+    assert compile_model(OrderStruct).fields[1].annotation is OrderStruct.State
+
+
 def test_names_that_nobody_knows_any_more_are_an_invalid_model() -> None:
     with pytest.raises(InvalidModelError, match=r"Lost cannot be resolved.*Gone"):
         compile_model(_made_elsewhere())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import enum
+import functools
 import gc
 import sys
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -400,6 +401,37 @@ def test_an_immutable_record_is_kept_as_it_is() -> None:
 )
 def test_what_can_change_or_is_kept_in_part_is_not_immutable(model: Any) -> None:
     assert not compile_model(model).immutable
+
+
+@dataclass(frozen=True)
+class Text:
+    id: Annotated[str, PrimaryKey]
+    text: str
+
+    @functools.cached_property
+    def words(self) -> list[str]:
+        return self.text.split()
+
+
+@dataclass(frozen=True)
+class Page:
+    id: Annotated[str, PrimaryKey]
+    text: Text
+
+
+def test_what_a_frozen_record_computes_and_keeps_is_its_holders_own() -> None:
+    plan = compile_model(Text)
+    record = Text("a", "one two")
+    frozen = plan.freeze(record)
+    record.words.append("three")
+    one, other = plan.thaw(frozen), plan.copy(record)
+    one.words.append("four")
+    assert (one.words, other.words, plan.thaw(frozen).words) == (["one", "two", "four"], ["one", "two"], ["one", "two"])
+    assert plan.prepare(record, NOW).words == ["one", "two"]
+    nested = compile_model(Page)
+    page = nested.thaw(nested.freeze(Page("a", record)))
+    assert page.text.words == ["one", "two"]
+    assert nested.copy(page).text is not page.text
 
 
 @dataclass

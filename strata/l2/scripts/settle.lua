@@ -2,7 +2,7 @@
 -- After L3 took a deferred write: the pending entry of that version becomes settled, with L3's content where it
 -- differs. Never creates a key; removes a lease, spoils an intent, removes what is older than L3.
 -- KEYS  the records' keys
--- ARGV  1 channel; then for each key: L3's version, new content ('' = as it is), px, message (said if changed)
+-- ARGV  1 channel; then for each key: L3's version, new content ('' = as it is, '-' = none), px, message (said if changed)
 local call = redis.call
 get_even_if_full(KEYS[1])
 local held = call('MGET', unpack(KEYS))
@@ -16,7 +16,9 @@ for i, key in ipairs(KEYS) do
   elseif k == 'I' then
     spoil(key, raw)
   elseif raw and version_of(raw) == version then
-    if content ~= '' then
+    if content == '-' then
+      call('DEL', key)
+    elseif content ~= '' then
       store(key, content, px)
     elseif is_pending(raw) then
       call('SETRANGE', key, 23, 's')

@@ -1,0 +1,78 @@
+"""The look in the catalog that tells how a table is; Strata's own triggers change nothing and do not count."""
+
+from __future__ import annotations
+
+from strata.l3.actual import Actual
+from strata.l3.connection import Connection
+from strata.l3.layout import VERSION, Layout
+from strata.l3.outside import PREFIX
+from strata.l3.statement import INT2, INT4, JSON, TEXT, VARCHAR, Statement
+from strata.model.fields import Kind
+
+# Types besides a kind's own that give back every value that they take.
+_ALSO_EXACT = {Kind.TEXT: {VARCHAR}, Kind.BIGINT: {INT4, INT2}, Kind.JSONB: {JSON}}
+# Triggers for each row (1), before (2) or instead of (64) its INSERT (4) or UPDATE (16). Those of a partition fire for
+# its rows. What a view or a foreign table does is not to be seen.
+_TRIGGERS = """
+SELECT c.relkind NOT IN ('r', 'p') OR EXISTS (
+  SELECT FROM pg_trigger g
+  WHERE g.tgrelid IN (SELECT c.oid UNION ALL SELECT relid FROM pg_partition_tree(c.oid)) AND g.tgenabled <> 'D'
+    AND g.tgtype::int & 1 <> 0 AND g.tgtype::int & 66 <> 0 AND g.tgtype::int & {event} <> 0
+    AND NOT starts_with(g.tgname::text, '{prefix}_'))
+"""
+_LOOK = f"""
+SELECT a.attname::text, a.atttypid::int8, a.atttypmod, a.attgenerated <> '', a.attidentity = 'a',
+       CASE WHEN t.typtype = 'e' THEN format_type(a.atttypid, a.atttypmod) END,
+       NOT a.atthasdef AND a.attidentity = '' AND (a.attnotnull OR t.typnotnull) AND t.typdefault IS NULL,
+       EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND a.attnum = ANY(k.conkey)),
+       i.fires, u.fires
+FROM pg_class c
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+JOIN pg_type t ON t.oid = a.atttypid
+CROSS JOIN LATERAL ({_TRIGGERS.format(event=4, prefix=PREFIX)}) AS i(fires)
+CROSS JOIN LATERAL ({_TRIGGERS.format(event=16, prefix=PREFIX)}) AS u(fires)
+WHERE c.oid = to_regclass($1)
+"""
+
+
+class Look:
+    """The look at one table in the catalog. Immutable."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._statement = Statement(_LOOK, (TEXT,), prepared=False)
+
+    def at(self, conn: Connection) -> Actual | None:
+        """The table as it is; None where there is none."""
+        rows = self._statement.rows(conn, (self._layout.table,))
+        if not rows:
+            return None
+        inserting, updating = rows[0][8:]
+        inexact, generated, fixed, casts, refused = set(), set(), set(), [], bool(inserting)
+        for name, oid, modifier, computed, identity, cast, needed, checked, *_ in rows:
+            if name == VERSION:
+                continue
+            if name not in self._layout.places:
+                refused = refused or (not computed and (needed or checked))
+                continue
+            if computed:
+                generated.add(name)
+            elif identity:
+                fixed.add(name)
+            if inserting or updating or not self._exact(name, oid, modifier):
+                inexact.add(name)
+            if cast is not None:
+                casts.append((name, cast))
+        return Actual(
+            inexact=frozenset(inexact),
+            generated=frozenset(generated),
+            fixed=frozenset(fixed),
+            restless=bool(inserting or updating or generated),
+            insert_refused=refused,
+            casts=tuple(casts),
+        )
+
+    def _exact(self, name: str, oid: int, modifier: int) -> bool:
+        layout, kind = self._layout, self._layout.field(name).kind
+        also = () if kind is None else _ALSO_EXACT.get(kind, ())
+        return modifier == -1 and (oid == layout.oids[layout.places[name]] or oid in also)
