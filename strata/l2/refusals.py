@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
-CHANNEL = "strata:invalidate"
 
-
-def rights(channel: str = CHANNEL) -> str:
-    """What a user of Redis's ACL needs, as ACL SETUSER takes it: no more than that (docs/configuration.md)."""
-    return f"~strata:* &{channel}* -@all +@read +@write +@pubsub +@scripting +@connection +time -@dangerous +info"
+def rights(channel: str = "strata:invalidate", *, broker: bool = False) -> str:
+    """What a user of Redis's ACL needs, as ACL SETUSER takes it; `broker`: where Celery uses the same Redis."""
+    # Celery subscribes to patterns, which Redis grants to who may use all channels, or those very patterns.
+    channels, more = ("allchannels", " +@transaction") if broker else (f"&{channel}*", "")
+    return f"~strata:* {channels} +@read +@write +@pubsub +@scripting +@connection{more} +time -@dangerous +info"
 
 
 class Refusal(NamedTuple):
