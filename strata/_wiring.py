@@ -32,7 +32,7 @@ from strata.errors import InvalidConfigError, InvalidModelError
 from strata.freshness import freshness_of
 from strata.l1.store import MemStore
 from strata.l1.sweeper import Sweeper
-from strata.l2.address import adopt, connect
+from strata.l2.address import adopt, check, connect
 from strata.l2.client import RedisServer
 from strata.l2.refusals import Refusal, rights
 from strata.l2.searches import NotKept, Searches, UntilTtl, UntilWrite
@@ -288,6 +288,7 @@ class Wiring:
     def _redis(self) -> RedisServer | None:
         config = self.config
         if config.redis_client is not None:
+            check(config.redis_client)
             return self._watched(lambda: adopt(config.redis_client, config.l2_pool), "cache")
         return self._server(config.redis_addr, "cache") if config.redis_addr else None
 

@@ -59,6 +59,9 @@ _SAYS: tuple[tuple[str, Refusal], ...] = (
     ("READONLY", Refusal("READONLY: it is a replica", _MASTER, False)),
     ("NOREPLICAS", Refusal("NOREPLICAS: it takes no write without replicas", "bring the replicas back", False)),
     ("MISCONF", Refusal("MISCONF: it cannot write to its disk, and takes no write", "make room on its disk", False)),
+    # redis-py's words for what happens while it connects; our own for what happens later are others.
+    ("Error while reading from", Refusal("it closes connections before it answers anything", _TLS, False)),
+    ("Connection closed by server", Refusal("it closes connections before it answers anything", _TLS, False)),
     ("Protocol error", Refusal("what answers does not speak Redis's protocol", _TLS, False)),
 )  # fmt: skip
 
@@ -66,7 +69,7 @@ _SAYS: tuple[tuple[str, Refusal], ...] = (
 def refusal_of(error: BaseException) -> Refusal | None:
     """What the error says is wrong with the set-up; None where it is an outage like another."""
     if _by_tls(error):
-        return Refusal("TLS cannot be agreed on", _TLS, False)
+        return Refusal("TLS cannot be agreed on, or is not answered", _TLS, False)
     if isinstance(error, RedisError):
         said = str(error)
         for piece, found in _SAYS:
@@ -77,7 +80,7 @@ def refusal_of(error: BaseException) -> Refusal | None:
 
 def _by_tls(error: BaseException | None) -> bool:
     while error is not None:
-        if isinstance(error, ssl.SSLError) or "[SSL" in str(error):
+        if isinstance(error, ssl.SSLError) or "_ssl.c" in str(error):
             return True
         error = error.__cause__ or error.__context__
     return False

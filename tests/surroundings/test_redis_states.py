@@ -6,16 +6,18 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import redis
 
-from strata import Collection, DataStore, L2PoolConfig, RedisPolicy, WriteMode
+from strata import Collection, DataStore, L2PoolConfig, WriteMode
+from strata.embedded.process import free_port
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores, sure
 from tests.support import wait_until
+from tests.surroundings.installed import folder
 from tests.surroundings.redis_server import Server, redis_server
 from tests.surroundings.test_redis_users import Log
 from tests.tls import certificate
@@ -167,10 +169,25 @@ def test_a_server_that_has_renamed_a_command_is_said_to_and_reads_are_right(dsn:
         wait_until(lambda: log.says("lacks a command") and log.says(server.addr))
 
 
-@contextmanager
-def tls_server(folder: Path) -> Iterator[tuple[Server, str]]:
-    """A server that takes TLS at another port, and that one's address."""
-    from strata.embedded.process import free_port  # noqa: PLC0415
-
-    raise NotImplementedError(folder, free_port, certificate, RedisPolicy)
-    yield
+def test_a_server_that_demands_tls_is_said_to_and_so_is_one_that_has_none(dsn: str, tmp_path: Path) -> None:
+    port, files = free_port(), {}
+    for name, file in zip(("tls-cert-file", "tls-key-file"), certificate(tmp_path), strict=True):
+        files[name] = file.read_text()
+    with folder("certificates") as place, ExitStack() as stack:
+        for name, content in files.items():
+            (place / name).write_text(content)
+            (place / name).chmod(0o644)
+        tls = [f"{name} {place / name}" for name in files]
+        more = [f"tls-port {port}", "tls-auth-clients no", f"tls-ca-cert-file {place / 'tls-cert-file'}"]
+        server = stack.enter_context(redis_server(*tls, *more))
+        make = stack.enter_context(stores(dsn, server.addr))
+        for number, addr in enumerate(
+            (f"redis://127.0.0.1:{port}", f"rediss://{server.addr}", f"rediss://127.0.0.1:{port}")
+        ):
+            log = Log()
+            store = make(redis_addr=addr, logger=log, l2_pool=SHORT)
+            notes = store.register(schema(Note, name=f"notes{number}"))
+            store.migrate()
+            notes.set(1, Note(1, "in PostgreSQL"))
+            assert text(notes) == "in PostgreSQL"
+            wait_until(lambda log=log: log.says("rediss://"))  # type: ignore[misc]
