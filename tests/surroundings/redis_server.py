@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -20,7 +21,7 @@ class Server:
         self.place = place
         self.addr = f"127.0.0.1:{port}"
         self._scheme = scheme
-        self.admin = redis.Redis(port=port, username="admin", password="admin", decode_responses=True)
+        self.admin: Any = redis.Redis(port=port, username="admin", password="admin", decode_responses=True)
 
     def url(self, user: str, password: str = "pw") -> str:
         """The address for a user."""

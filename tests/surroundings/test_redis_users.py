@@ -61,7 +61,7 @@ def server(running: Server) -> Server:
     running.admin.flushall()
     for user in running.admin.acl_users():
         if user not in ("admin", "default"):
-            running.admin.acl_deluser(user)
+            running.admin.acl_deluser(str(user))
     return running
 
 
