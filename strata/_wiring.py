@@ -306,7 +306,7 @@ class Wiring:
     def _watched(self, make: Callable[[], Any], name: str) -> RedisServer:
         made = RedisServer(make, self.clock, self.keys)
         made.on_call = self._timer("strata_l2_seconds", name)
-        made.rights = rights(self.config.invalidation_channel)
+        made.rights = rights(self.keys, self.config.invalidation_channel)
 
         def refused(refusal: Refusal) -> None:
             self._complaints.say(

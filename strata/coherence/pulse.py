@@ -14,7 +14,6 @@ from strata.errors import L2UnavailableError
 from strata.l2.client import RedisServer
 from strata.l2.script import load
 
-LOOKS = "strata:{fleet}:looks"
 INTERVAL_MS = 900  # from one look for repairs to the next, of whichever instance; beats come each half second
 
 _beat = load("strata.l2.scripts", "beat")
@@ -51,5 +50,7 @@ class Pulse:
             return list(schemas)
 
     def _run(self, number: int, schemas: Sequence[str]) -> list[str]:
-        mine = self.server.run(_beat, [LOOKS], [self.channel, number, INTERVAL_MS, *schemas])
+        mine = self.server.run(
+            _beat, [self.server.keys.own("fleet", "looks")], [self.channel, number, INTERVAL_MS, *schemas]
+        )
         return [name.decode() for name in mine]

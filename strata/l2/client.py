@@ -16,7 +16,7 @@ from strata.breaker import Breaker
 from strata.clock import Clock
 from strata.errors import L2UnavailableError
 from strata.keyspace import Keyspace
-from strata.l2.refusals import Refusal, refusal_of, rights
+from strata.l2.refusals import Refusal, refusal_of
 from strata.l2.script import Script
 from strata.l2.wire import Wire, Wires
 
@@ -42,7 +42,7 @@ class RedisServer:
         self.on_call: Callable[[float], None] | None = None  # is told how many seconds each call took; set once
         # Is told of what is a mistake in the set-up, each time; set once.
         self.on_refusal: Callable[[Refusal], None] | None = None
-        self.rights = rights()  # that its user needs; set once
+        self.rights = ""  # that its user needs; set once
         # Written once by whoever comes first: two racing callers build two, and one is dropped unopened.
         self._client: Any = None
         self._wires: Wires | None = None

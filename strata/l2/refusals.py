@@ -11,12 +11,14 @@ from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
+from strata.keyspace import Keyspace
 
-def rights(channel: str = "strata:invalidate", *, broker: bool = False) -> str:
+
+def rights(keys: Keyspace, channel: str, *, broker: bool = False) -> str:
     """What a user of Redis's ACL needs, as ACL SETUSER takes it; `broker`: where Celery uses the same Redis."""
     # Celery subscribes to patterns, which Redis grants to who may use all channels, or those very patterns.
-    channels, more = ("allchannels", " +@transaction") if broker else (f"&{channel}*", "")
-    return f"~strata:* {channels} +@read +@write +@pubsub +@scripting +@connection{more} +time -@dangerous +info"
+    channels, more = ("allchannels", " +@transaction") if broker else (f"&{keys.channel(channel)}*", "")
+    return f"~{keys.pattern} {channels} +@read +@write +@pubsub +@scripting +@connection{more} +time -@dangerous +info"
 
 
 class Refusal(NamedTuple):

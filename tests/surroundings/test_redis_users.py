@@ -14,7 +14,8 @@ import pytest
 from strata import Collection, DataStore, L2PoolConfig, L2UnavailableError, WriteMode
 from strata.cli.doctor.finding import State
 from strata.cli.doctor.redis import redis as redis_findings
-from strata.l2.refusals import rights
+from strata.keyspace import Keyspace
+from strata.l2 import refusals
 from tests.battery import run
 from tests.behind import deferred
 from tests.fleet import environment, workers
@@ -25,6 +26,10 @@ from tests.surroundings.redis_server import Server, redis_server
 
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
 SHORT = L2PoolConfig(dial_timeout=0.5, read_timeout=0.5, write_timeout=0.5)
+
+
+def rights(channel: str = "strata:invalidate", *, namespace: str = "", broker: bool = False) -> str:
+    return refusals.rights(Keyspace(namespace), channel, broker=broker)
 
 
 @dataclass
@@ -119,6 +124,14 @@ def test_a_channel_of_ones_own_needs_its_own_right(make: MakeStore, server: Serv
     written.set(1, Note(1, "new"))
     wait_until(lambda: text(read) == "new")
     assert log.lines == []
+
+
+def test_a_namespace_needs_no_rights_on_what_is_outside_of_it(make: MakeStore, server: Server) -> None:
+    server.grant("app", "on >pw", rights(namespace="shop"))
+    log = Log()
+    run(make(logger=log, namespace="shop"), "L1+L2+L3")
+    assert log.lines == []
+    assert all(key.startswith("shop:") for key in server.admin.scan_iter())
 
 
 def test_with_these_rights_and_those_of_the_broker_the_fleet_persists(

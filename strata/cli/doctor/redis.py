@@ -21,7 +21,7 @@ def redis(store: DataStore) -> Iterator[Finding]:
     """The findings about each Redis of the store."""
     for what, (server, ledger) in redis_servers(store).items():
         try:
-            yield from lacking(what, server, store.config.invalidation_channel)
+            yield from lacking(what, server, server.keys.channel(store.config.invalidation_channel))
             facts = _facts(server)
             yield _version(what, facts)
             yield clock(what, lambda server=server: server.time_ms() / 1000)  # type: ignore[misc]

@@ -13,7 +13,7 @@ from strata.errors import L2UnavailableError
 from strata.l2.client import RedisServer
 from strata.l2.refusals import refusal_of
 
-TEXT, HASH, ZSET, LIST = (f"strata:{{doctor}}:{kind}" for kind in ("text", "hash", "zset", "list"))
+TEXT, HASH, ZSET, LIST = KINDS = ("text", "hash", "zset", "list")  # names of keys
 
 # No key is there, and what sets one lets it expire at once.
 TRIES: tuple[tuple[str | int, ...], ...] = (
@@ -34,7 +34,8 @@ def lacking(what: str, server: RedisServer, channel: str) -> Iterator[Finding]:
     missing: dict[str, list[str]] = {}
     advice = ""
     tries = (*TRIES, ("PUBLISH", f"{channel}:doctor", ""), ("SUBSCRIBE", channel))
-    for command in tries:
+    for words in tries:
+        command = tuple(server.keys.own("doctor", str(word)) if word in KINDS else word for word in words)
         try:
             answer = server.subscribe(channel) if command[0] == "SUBSCRIBE" else server.execute(*command)
             if command[0] == "SUBSCRIBE":
