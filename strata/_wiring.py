@@ -19,6 +19,7 @@ from strata.coherence.lineage import Lineage
 from strata.coherence.memory import Memory
 from strata.coherence.messages import Announcer
 from strata.coherence.outside import Outside
+from strata.coherence.pulse import Pulse
 from strata.coherence.repairs import Repairs
 from strata.coherence.versions import VersionClock
 from strata.config import Config
@@ -31,8 +32,9 @@ from strata.errors import InvalidConfigError, InvalidModelError
 from strata.freshness import freshness_of
 from strata.l1.store import MemStore
 from strata.l1.sweeper import Sweeper
-from strata.l2.address import adopt, connect
+from strata.l2.address import adopt, check, connect
 from strata.l2.client import RedisServer
+from strata.l2.refusals import Refusal, rights
 from strata.l2.searches import MOST_KEPT, NotKept, Searches, UntilTtl, UntilWrite
 from strata.l2.tier import L2Tier
 from strata.l3.indexes import wanted_indexes
@@ -42,6 +44,7 @@ from strata.l3.pool import Database
 from strata.l3.table import Table
 from strata.model import check_identifier, compile_model
 from strata.model.plan import ModelPlan
+from strata.observe.complaints import Complaints
 from strata.observe.counters import Counters
 from strata.observe.feed import Feed, Reading
 from strata.observe.log import SafeLogger
@@ -72,13 +75,16 @@ class Wiring:
         self._keys = keys_from(config.encryption_key)
         self.keys = config.keyspace
         self._ledger: RedisServer | None = None
+        self._complaints = Complaints(self.log, self.clock)
         self.server = self._redis()
         versions = VersionClock(self.clock)
         channel = self.keys.channel(config.invalidation_channel)
         announcer = Announcer(channel, self.instance, config.redis_db)
         self.inbox = Inbox(schemas, self.instance, versions, lambda: self.context.writebehind)
+        pulse = None if self.server is None else Pulse(self.server, announcer)
         repairs = Repairs(
             schemas,
+            pulse,
             lambda: self.context.announcer,
             self.log,
             self.clock,
@@ -99,11 +105,12 @@ class Wiring:
             server=self.server,
         )
         self.feed = self.context.feed = Feed(self.metrics, self._counts, self._gauges, self.log)
-        if self.server is not None:
+        if self.server is not None and pulse is not None:
             lineage = Lineage(self.server, repairs.replaced, self.clock)
             identity = self.context.identity
 
-            def beat() -> None:
+            def beat(number: int) -> None:
+                repairs.look(pulse.beat(number, repairs.turns()))
                 identity.ensure()
                 lineage.look()
 
@@ -114,7 +121,7 @@ class Wiring:
                 self.certainty,
                 self.clock,
                 self.log,
-                on_beat=beat,
+                beat,
                 on_return=repairs.wake,
                 on_loss=repairs.replaced,
             )
@@ -281,9 +288,8 @@ class Wiring:
     def _redis(self) -> RedisServer | None:
         config = self.config
         if config.redis_client is not None:
-            made = RedisServer(lambda: adopt(config.redis_client, config.l2_pool), self.clock, self.keys)
-            made.on_call = self._timer("strata_l2_seconds", "cache")
-            return made
+            check(config.redis_client)
+            return self._watched(lambda: adopt(config.redis_client, config.l2_pool), "cache")
         return self._server(config.redis_addr, "cache") if config.redis_addr else None
 
     def _server(self, addr: str, name: str) -> RedisServer:
@@ -295,8 +301,23 @@ class Wiring:
 
         if not addr.startswith("redis+cluster://"):
             make()  # nothing is sent, but an address that cannot be read is found now
+        return self._watched(make, name)
+
+    def _watched(self, make: Callable[[], Any], name: str) -> RedisServer:
         made = RedisServer(make, self.clock, self.keys)
         made.on_call = self._timer("strata_l2_seconds", name)
+        made.rights = rights(self.keys, self.config.invalidation_channel)
+
+        def refused(refusal: Refusal) -> None:
+            self._complaints.say(
+                "Redis refuses, and is not used meanwhile",
+                refusal.found,
+                server=name,
+                address=made.address,
+                advice=refusal.advice,
+            )
+
+        made.on_refusal = refused
         return made
 
     def _check(self, schema: Schema[Any], plan: ModelPlan[Any], mode: WriteMode) -> None:

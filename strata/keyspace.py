@@ -54,6 +54,11 @@ class Keyspace:
         """A key of Strata's own; all those of one tag share one slot of a Cluster."""
         return f"{self._head}{{{tag}}}:{name}"
 
+    @property
+    def pattern(self) -> str:
+        """What fits every key of the namespace, and no other."""
+        return f"{self._head}*"
+
     def channel(self, name: str) -> str:
         """A channel."""
         return self._front + name

@@ -82,8 +82,7 @@ def persist(store: DataStore, name: str) -> int:
 
 
 def client(redis_addr: str) -> Any:
-    host, port = redis_addr.rsplit(":", 1)
-    return redis.Redis(host=host, port=int(port))
+    return redis.Redis.from_url(redis_addr if "://" in redis_addr else f"redis://{redis_addr}")
 
 
 def rows(dsn: str, statement: str) -> list[tuple[Any, ...]]:

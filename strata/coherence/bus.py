@@ -1,9 +1,9 @@
 """The invalidation bus: one thread a store listens to the channel and knows how long it has surely heard everything.
 
-Heartbeat: every 0.5 s the instance publishes to a channel of its own on the same subscription. The echo of one sent
-at time t proves that everything published before t has arrived and been handled, so L1 may be trusted until
-t + 1.5 s. A subscription that breaks means missed messages: L1 is cleared after the new one is confirmed. It is never
-renewed behind our back, since nothing here reconnects by itself.
+Heartbeat: every 0.5 s the instance publishes to a channel of its own on the same subscription, as a writer tells of a
+write (`strata.coherence.pulse`). The echo of one sent at time t proves that everything published before t has arrived
+and been handled, so L1 may be trusted until t + 1.5 s. A subscription that breaks means missed messages: L1 is cleared
+after the new one is confirmed. It is never renewed behind our back, since nothing here reconnects by itself.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds before trying to subscribe again
 
 
 class Bus:
-    """Starts at the first `start`; thread-safe. `on_beat`, `on_return` and `on_loss` are called in its thread, quickly.
+    """Starts at the first `start`; thread-safe. The callbacks are called in its thread, and must be quick: `beat` sends
+    a heartbeat of a number to a channel, `on_return` follows a subscription, `on_loss` the end of one that was alive.
 
     `_thread` is written under `_lock` by whoever starts or stops; `resets` by the thread only. After fork the child
     calls `reset`: the parent's thread and subscription are not its own. At exit the daemon thread just ends.
@@ -43,7 +44,7 @@ class Bus:
         certainty: Certainty,
         clock: Clock,
         log: SafeLogger,
-        on_beat: Callable[[], None],
+        beat: Callable[[int], None],
         on_return: Callable[[], None],
         on_loss: Callable[[], None],
     ) -> None:
@@ -53,7 +54,7 @@ class Bus:
         self._certainty = certainty
         self._clock = clock
         self._log = log
-        self._on_beat = on_beat
+        self._beat = beat
         self._on_return = on_return
         self._on_loss = on_loss
         self.resets = 0
@@ -64,7 +65,7 @@ class Bus:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
-        self.connected = threading.Event()
+        self.connected = threading.Event()  # set while heartbeats come back
         self.started = False
         self._certainty.until = -math.inf
 
@@ -92,10 +93,11 @@ class Bus:
         while not self._stop.is_set():
             try:
                 self._session()
-                failures = 0
             except (RedisError, OSError, StrataError, ValueError) as error:
                 # ValueError: redis-py reading from a socket that was closed under it
                 self._log.debug("bus lost its subscription", error=type(error).__name__)
+            except Exception as error:  # noqa: BLE001 the thread must outlive a mistake in one message
+                self._log.error("the bus failed", error=type(error).__name__)
             if self.connected.is_set():
                 failures = 0
                 self._on_loss()
@@ -123,14 +125,17 @@ class Bus:
             if now - beats.last_echo > 2 * TRUST:
                 raise OSError("the subscription went silent")
             if confirmed >= 2 and now >= beats.due:
-                self._server.execute("PUBLISH", own, beats.send())
-                self._on_beat()
+                self._beat(beats.send())
             pause = beats.due - self._clock.monotonic() if confirmed >= 2 else HEARTBEAT
-            for kind, channel, data in subscription.wait(pause):
+            for answer in subscription.wait(pause):
+                if isinstance(answer, Exception):
+                    raise self._server.unavailable(answer) from answer
+                kind, channel, data = answer
                 if kind == b"message" and channel == own_channel:
                     sent = beats.heard(data)
                     if sent is not None:
                         self._certainty.until = sent + TRUST
+                        self.connected.set()
                 elif kind == b"message":
                     self._inbox.handle(data)
                 elif kind == b"subscribe":
@@ -142,7 +147,6 @@ class Bus:
         self._certainty.until = -math.inf
         self._inbox.clear()
         self.resets += 1
-        self.connected.set()
         self._on_return()
 
 

@@ -1,9 +1,14 @@
-"""Writes that reached L3 while L2 was away: remembered in L3 by the write's own transaction, repaired afterwards.
+"""Writes that reached L3 and of which Redis could not be told: remembered in L3 by the write's own transaction.
 
-The row (schema, id, version) in `_strata_repairs` is written with the record. Whoever reaches L2 first removes what
-is older there, tells everybody, and deletes the row. Until then the process that wrote does not ask L2 for the key. And
+The row (schema, id, version) in `_strata_repairs` is written with the record. Whoever reaches Redis first removes what
+is older in L2, tells everybody, and deletes the row. Until then the process that wrote does not ask L2 for the key. And
 a process that has read past an L2 that did not answer trusts it again only after it has seen to the repairs itself: it
 may have been shown what another wrote meanwhile, and L2 may still hold what was before.
+
+The writer may be the only one that cannot reach Redis, or is not allowed to tell. So about once a second one instance,
+whichever it is, looks whether there are rows: one query a second for all of them (`strata.coherence.pulse` gives out
+the turns). Where nobody can tell, no instance's beats succeed, and all are unsure. An instance trusts L2 from its first
+proof on that it could tell.
 
 Rows changed outside of Strata come the same way: the trigger (`strata.l3.outside`) leaves the rows, one without a key
 where anything of the schema may have changed. The rows are locked while they are worked on, so that of many processes
@@ -19,9 +24,12 @@ from contextlib import contextmanager
 from strata.bound import Bound
 from strata.clock import Clock
 from strata.coherence.messages import Announcer, Op
-from strata.errors import MigrationError, StrataError
-from strata.l2.tier import L2Tier, Put
-from strata.l3.table import Repair
+from strata.coherence.pulse import Pulse
+from strata.errors import L2UnavailableError, MigrationError, StrataError
+from strata.l2.tier import Put
+from strata.l3.marks import waiting_repairs
+from strata.l3.pool import Database
+from strata.l3.table import Repair, Table
 from strata.observe.log import SafeLogger
 
 LIMIT = 10_000  # keys remembered in the process; beyond it L2 is not asked at all until they are repaired
@@ -32,21 +40,24 @@ INTERVAL = 0.5  # seconds between attempts while something is left
 
 
 class Repairs:
-    """Keys that L2 must not be asked for, and the thread that repairs them.
+    """Keys that L2 must not be asked for, and the thread that repairs them. `pulse` is None without Redis.
 
-    `_lock` guards `_skipped` and `_thread`; `skips` reads without it, since the writer itself added its keys before
-    it returned. After fork: `reset`; the rows are in L3, and the parent repairs its own.
+    `_lock` guards `_skipped`, `_thread` and the counts; `skips` reads without it, since the writer itself added its
+    keys before it returned. `_due` passes from the bus's thread to this one, `_busy` and `_blind` back; each is
+    replaced as a whole. After fork: `reset`; the rows are in L3, and the parent repairs its own.
     """
 
     def __init__(
         self,
         schemas: Mapping[str, Bound],
+        pulse: Pulse | None,
         announcer: Callable[[], Announcer],
         log: SafeLogger,
         clock: Clock,
         raise_floor: Callable[[Bound, Mapping[str, int]], None],
     ) -> None:
         self._schemas = schemas
+        self._pulse = pulse
         self._clock = clock
         self._raise_floor = raise_floor
         self._announcer = announcer
@@ -61,15 +72,50 @@ class Repairs:
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._stopped = False
+        self._due: tuple[str, ...] = ()  # schemas in whose repairs it is our turn to look
+        self._wanted = False  # whether all rows are to be seen to, rather than looked for
+        self._busy = False
+        self._blind = False  # L3 did not answer the last look: others should have the turns
+        self.begun = False
         self._distrusted = 0  # how often L2 did not answer
         self._trusted = 0  # up to which of these times the repairs were seen to since
-        self._replaced = 0  # how often another Redis may have taken the place of L2
+        # How often another Redis may have taken the place of L2; the first one is such a one.
+        self._replaced = 0 if self._pulse is None else 1
         self._told = 0  # up to which of these times L2 was told again since
-        self._unsure_since = 0.0  # when the first of all those times was that were not seen to
+        self._unsure_since = self._clock.monotonic()  # when the first of all those times was that were not seen to
 
     @property
     def _sure(self) -> bool:
         return self._trusted == self._distrusted and self._told == self._replaced
+
+    def begin(self) -> None:
+        """At the first use: L2 is trusted once it was seen that this instance can change it, and tell of it."""
+        self.begun = True
+        if self._pulse is None:
+            return
+        replaced = self._replaced
+        try:
+            self._pulse.prove()
+        except L2UnavailableError:
+            self.wake()
+            return
+        with self._lock:
+            self._told = max(self._told, replaced)
+
+    def turns(self) -> tuple[str, ...]:
+        """The schemas in whose repairs this instance could look now."""
+        if self._busy or self._blind or self._due:
+            return ()
+        return tuple(bound.name for bound in list(self._schemas.values()) if bound.table is not None)
+
+    def look(self, names: Sequence[str]) -> None:
+        """It is this instance's turn to look in the repairs of these schemas; and every now and then, while L3 does not
+        answer it, to try whether that still is so."""
+        if self._blind and not self._busy:
+            names = list(self._schemas)
+        if names and self._start():
+            self._due = tuple(names)
+            self._wake.set()
 
     def distrust(self) -> None:
         """L2 did not answer a read, which went on to L3."""
@@ -90,7 +136,7 @@ class Repairs:
         self.wake()
 
     def _concerned(self) -> bool:
-        return any(bound.table and bound.l2 for bound in list(self._schemas.values()))
+        return self._pulse is not None and any(bound.table for bound in list(self._schemas.values()))
 
     def skips(self, bound: Bound, key_text: str) -> bool:
         """Whether L2 may hold something older for this key than what this process wrote to L3."""
@@ -128,15 +174,31 @@ class Repairs:
                     self._skipped[(bound.name, key_text)] = self._turn
             self.wake()
 
+    def leave(self, bound: Bound, versions: Mapping[str, int]) -> None:
+        """Commits that had ended, of these versions by key text, could not be told of: leave their rows now.
+
+        Raises `L3UnavailableError`.
+        """
+        assert bound.database is not None and bound.table is not None
+        with self.unannounced(bound, versions), bound.database.transaction() as conn:
+            for key_text, version in versions.items():
+                bound.table.record_repair(conn, key_text, self.bound_of(bound, version))
+
     def wake(self) -> None:
-        """Look for rows to repair: L2 may be back."""
+        """See to all rows there are: Redis may be back."""
+        if self._concerned() and self._start():
+            self._wanted = True
+            self._wake.set()
+
+    def _start(self) -> bool:
+        """Whether the thread runs."""
         with self._lock:
-            if self._stopped or not self._concerned():
-                return
+            if self._stopped:
+                return False
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="strata-repairs", daemon=True)
                 self._thread.start()
-        self._wake.set()
+        return True
 
     def stop(self) -> None:
         """End the thread; rows that are left are repaired by others."""
@@ -151,15 +213,55 @@ class Repairs:
         while not self._stopped:
             self._wake.wait()
             self._wake.clear()
-            while not self._stopped and not self._attempt():
-                self._wake.wait(INTERVAL)
-                self._wake.clear()
+            self._busy = True
+            due, self._due = self._due, ()
+            try:
+                if due:
+                    self._look(due)
+                while self._wanted and not self._stopped:
+                    self._wanted = False
+                    if not self._attempt():
+                        self._wanted = True
+                        self._wake.wait(INTERVAL)
+                        self._wake.clear()
+            except Exception as error:  # noqa: BLE001 the thread must outlive a mistake in one round
+                self._log.error("repairs failed", error=type(error).__name__)
+            finally:
+                self._busy = False
+
+    def _look(self, names: Sequence[str]) -> None:
+        """Whether there are rows of these schemas, and if there are, repair them."""
+        bounds = [bound for name in names if (bound := self._schemas.get(name)) is not None and bound.table is not None]
+        by_database: dict[Database, list[str]] = {}
+        for bound in bounds:
+            if bound.database is not None:
+                by_database.setdefault(bound.database, []).append(bound.name)
+        waiting: set[str] = set()
+        try:
+            for database, some in by_database.items():
+                with database.connection() as conn:
+                    waiting |= waiting_repairs(conn, some)
+            self._blind = False
+        except MigrationError:
+            return  # without the table nobody can have left a row
+        except StrataError as error:
+            self._blind = True
+            self._log.debug("repairs could not be looked for", error=type(error).__name__)
+            return
+        for bound in bounds:
+            if bound.name in waiting:
+                try:
+                    self._repair(bound)
+                except StrataError as error:
+                    self._log.debug("repairs wait", schema=bound.name, error=type(error).__name__)
 
     def _attempt(self) -> bool:
         """Tell L2 again, and repair all rows there are; whether nothing is left to do."""
         distrusted, replaced = self._distrusted, self._replaced
         bounds = [bound for bound in list(self._schemas.values()) if bound.table is not None]
         try:
+            if self._pulse is not None:
+                self._pulse.prove()
             if not self._sure:
                 for bound in bounds:
                     self._tell_again(bound)
@@ -185,7 +287,6 @@ class Repairs:
         l2 = bound.l2
         if l2 is None:
             return
-        l2.server.execute("PING")
         announcer = self._announcer()
 
         def message(key_text: str, version: int | None) -> bytes:
@@ -197,32 +298,37 @@ class Repairs:
             bound.l1.forget(bound.plan.parse_key(key_text), below=version)
 
     def _repair(self, bound: Bound) -> None:
-        table, database, l2 = bound.table, bound.database, bound.l2
-        if table is None or database is None or l2 is None:
+        table, database = bound.table, bound.database
+        if table is None or database is None or self._pulse is None:
             return
-        l2.server.execute("PING")
         before = {key: turn for key, turn in list(self._skipped.items()) if key[0] == bound.name and turn != _UNDER_WAY}
-        while True:
-            with database.transaction() as conn:
-                rows = table.take_repairs(conn, BATCH)
-                if rows:
-                    noted = table.noted(conn, [row.key_text for row in rows]) if bound.deferred else ()
-                    self._repair_keys(bound, l2, rows, noted)
-                    table.repairs_done(conn, rows)
-            if not rows:
-                break
-        self._repair_whole(bound, l2)
+        while self._repair_some(bound, table, database):
+            pass
+        self._repair_whole(bound, table, database)
         with self._lock:
             for key, turn in before.items():
                 if self._skipped.get(key) == turn:
                     del self._skipped[key]
 
-    def _repair_keys(self, bound: Bound, l2: L2Tier, rows: Sequence[Repair], noted: Collection[str]) -> None:
+    def _repair_some(self, bound: Bound, table: Table, database: Database) -> bool:
+        with database.transaction() as conn:
+            rows = table.take_repairs(conn, BATCH)
+            if rows:
+                noted = table.noted(conn, [row.key_text for row in rows]) if bound.deferred else ()
+                self._repair_keys(bound, rows, noted)
+                table.repairs_done(conn, rows)
+        return bool(rows)
+
+    def _repair_keys(self, bound: Bound, rows: Sequence[Repair], noted: Collection[str]) -> None:
         """`noted`: keys that may have been written in part, so that an older write still has a word on the others."""
         whole = {row.key_text: row.version - 1 for row in rows if row.key_text not in noted}
+        ledger_is_away: L2UnavailableError | None = None
         if bound.deferred and whole:
             # First: else an older write of this key is handed off after the repair, and stands in L2 as the newest.
-            self._raise_floor(bound, whole)
+            try:
+                self._raise_floor(bound, whole)
+            except L2UnavailableError as error:
+                ledger_is_away = error  # nothing is handed off meanwhile; the rows stay, and are repaired once more
         announcer = self._announcer()
         puts = {
             row.key_text: Put(
@@ -230,29 +336,48 @@ class Repairs:
             )
             for row in sorted(rows, key=lambda row: row.version)
         }
-        # A put without an intent stores nothing and removes what is older: just what a repair is.
-        l2.put(l2.token(), announcer.channel, list(puts.values()))
+        self._tell(bound, announcer, list(puts.values()))
         bound.searches.drop()
         for put in puts.values():
             # The bus does not bring this instance its own messages.
             bound.l1.forget(bound.plan.parse_key(put.key_text), below=put.version)
+        if ledger_is_away is not None:
+            raise ledger_is_away
 
-    def _repair_whole(self, bound: Bound, l2: L2Tier) -> None:
+    def _tell(self, bound: Bound, announcer: Announcer, puts: Sequence[Put]) -> None:
+        l2 = bound.l2
+        if l2 is None:
+            self._publish(announcer.channel, puts)
+            return
+        try:
+            # A put without an intent stores nothing and removes what is older: just what a repair is.
+            l2.put(l2.token(), announcer.channel, puts)
+        except L2UnavailableError:
+            if l2.server.clustered:
+                self._publish(announcer.channel, puts)  # the node of one key is away, and every L1 can be told
+            raise
+
+    def _publish(self, channel: str, puts: Sequence[Put]) -> None:
+        assert self._pulse is not None
+        self._pulse.server.pipeline([("PUBLISH", channel, put.message) for put in puts])
+
+    def _repair_whole(self, bound: Bound, table: Table, database: Database) -> None:
         """Empty the schema's part of L2, and everybody's L1, where anything may have changed."""
-        assert bound.table is not None and bound.database is not None
-        with bound.database.transaction() as conn:
-            rows = bound.table.take_repairs(conn, BATCH, whole=True)
+        with database.transaction() as conn:
+            rows = table.take_repairs(conn, BATCH, whole=True)
             if rows:
                 conn.command("SET LOCAL idle_in_transaction_session_timeout = 0")  # L2 may have many keys
                 self.clear(bound)
-                bound.table.repairs_done(conn, rows)
+                table.repairs_done(conn, rows)
 
     def clear(self, bound: Bound) -> None:
         """Empty the schema's part of L2, and everybody's L1. Raises `L2UnavailableError`."""
         announcer = self._announcer()
         bound.l1.clear()
+        if self._pulse is None:
+            return
         if bound.l2 is not None:
             bound.l2.purge_all(announcer.channel)
             bound.searches.drop()
             bound.l1.clear()
-            bound.l2.server.execute("PUBLISH", announcer.channel, announcer.message(bound.name, "", Op.CLEAR))
+        self._pulse.server.execute("PUBLISH", announcer.channel, announcer.message(bound.name, "", Op.CLEAR))

@@ -112,6 +112,7 @@ class Batch:
         try:
             if bound.l2 is None:
                 context.publish(*said.values())
+                part.intended = True
             elif not any(context.repairs.skips(bound, text) for text in said):
                 part.token = bound.l2.token()
                 bound.l2.intend(part.token, context.lasting, context.announcer.channel, said)
@@ -157,7 +158,7 @@ class Batch:
         assert database is not None
         with ExitStack() as stack:
             for part in parts:
-                if part.bound.l2 is not None and not part.intended:
+                if self._context.tells and not part.intended:
                     stack.enter_context(self._context.repairs.unannounced(part.bound, part.changes))
             conn = stack.enter_context(database.transaction(timeout))
             for part in parts:
@@ -187,7 +188,7 @@ class Batch:
         for change, written in zip(changes, table.set_many(conn, rows, stamps, node), strict=True):
             change.version = written.version
             change.record = as_written(bound, change.record, written)
-        if bound.l2 is not None and not part.intended:
+        if context.tells and not part.intended:
             for change in part.changes.values():
                 table.record_repair(conn, change.key_text, context.repairs.bound_of(bound, change.version))
 
@@ -250,13 +251,8 @@ class Batch:
                 self._leave_repairs(part, changes)
 
     def _leave_repairs(self, part: Part, changes: Sequence[Change]) -> None:
-        context, bound = self._context, part.bound
-        assert bound.database is not None and bound.table is not None
         try:
-            with context.repairs.unannounced(bound, part.changes), bound.database.transaction() as conn:
-                for change in changes:
-                    version = context.repairs.bound_of(bound, change.version)
-                    bound.table.record_repair(conn, change.key_text, version)
+            self._context.repairs.leave(part.bound, {change.key_text: change.version for change in changes})
         except L3UnavailableError:
             pass  # L3's versions refuse what is older; L2 shows it until then
 
@@ -270,12 +266,14 @@ class Batch:
             puts.append(Put(change.key_text, change.version, cached, message))
         try:
             if bound.l2 is None:
-                context.publish(*(put.message for put in puts))
+                if part.intended:
+                    context.publish(*(put.message for put in puts))
             elif part.intended:
                 stored = bound.l2.put(part.token, context.announcer.channel, puts)
                 bound.searches.committed(part.token)
                 return stored
         except L2UnavailableError:
-            if bound.l2 is not None:
-                return set()
+            if bound.l2 is None:
+                self._leave_repairs(part, changes)
+            return set()
         return {put.key_text for put in puts}

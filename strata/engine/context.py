@@ -89,12 +89,19 @@ class Context:
             self.feed.start()
         if self.bus is not None:
             self.bus.start()
+        if not self.repairs.begun:
+            self.repairs.begin()
         if self.listener is not None:
             self.listener.start()
 
     def message(self, bound: Bound, key_text: str, op: Op, version: int | None = None) -> bytes:
         """A message about one key of a schema."""
         return self.announcer.message(bound.name, key_text, op, version)
+
+    @property
+    def tells(self) -> bool:
+        """Whether there are other instances that could be told of anything."""
+        return self.server is not None
 
     def publish(self, *messages: bytes) -> None:
         """Tell other instances directly, for schemas without L2. Raises `L2UnavailableError`."""

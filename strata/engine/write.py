@@ -233,13 +233,13 @@ class _Through:
             bound.l1.guard.release(claim)
 
     def _intend(self) -> bool:
-        """Announce the commit; whether L2 has taken the intent."""
+        """Announce the commit; whether everybody who is to know was told."""
         context, bound = self._context, self._bound
         message = context.message(bound, self._key_text, Op.INTENT)
         try:
             if bound.l2 is None:
                 context.publish(message)
-                return False
+                return True
             if context.repairs.skips(bound, self._key_text):
                 return False
             bound.l2.intend(self._token, context.lasting, context.announcer.channel, {self._key_text: message})
@@ -249,10 +249,9 @@ class _Through:
             return False
 
     def _commit(self, intended: bool) -> tuple[Any, int]:
-        bound = self._bound
         stamp = self._context.stamp()
         try:
-            if bound.l2 is not None and not intended:
+            if self._context.tells and not intended:
                 return adapting(lambda: self._commit_with_repair(stamp))
             return adapting(lambda: self._commit_alone(stamp))
         except L3UnavailableError as error:
@@ -270,7 +269,7 @@ class _Through:
             return self._apply(conn, stamp)
 
     def _commit_with_repair(self, stamp: int) -> tuple[Any, int]:
-        """L2 cannot be told: the same transaction leaves a row from which it is repaired."""
+        """Redis cannot be told: the same transaction leaves a row from which it is repaired."""
         bound = self._bound
         assert bound.database is not None and bound.table is not None
         unannounced = self._context.repairs.unannounced(bound, [self._key_text])
@@ -295,6 +294,13 @@ class _Through:
             except L2UnavailableError:
                 pass  # it expires
 
+    def _leave_repair(self, version: int) -> None:
+        """Without L2 nothing keeps others from reading, between intent and commit, what was before."""
+        try:
+            self._context.repairs.leave(self._bound, {self._key_text: version})
+        except L3UnavailableError:
+            pass  # whoever read it keeps it until its time is up
+
     def _put(self, claim: Claim, record: Any, version: int, intended: bool) -> None:
         context, bound = self._context, self._bound
         context.versions.observe(version)
@@ -302,14 +308,17 @@ class _Through:
         stored = True
         try:
             if bound.l2 is None:
-                context.publish(message)
+                if intended:
+                    context.publish(message)
             elif intended:
                 cached = None if record is None else bound.plan.cached(record)
                 put = Put(self._key_text, version, cached, message)
                 stored = bool(bound.l2.put(self._token, context.announcer.channel, [put]))
                 bound.searches.committed(self._token)
         except L2UnavailableError:
-            stored = bound.l2 is None  # the intent keeps L2 empty until it expires
+            stored = False  # the intent keeps L2 empty until it expires
+            if bound.l2 is None:
+                self._leave_repair(version)
         if stored and record is not None and bound.mode is WriteMode.WRITE_THROUGH:
             value = bound.plan.freeze(record)
             if bound.l1.fill(claim, value, version, loaded=context.clock.monotonic()):

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import redis
+from redis._parsers import Encoder
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
@@ -32,16 +33,45 @@ def connect(addr: str, pool: L2PoolConfig, *, password: str | None = None, db: i
         raise InvalidConfigError(f"redis_addr cannot be read; it must be {FORMS}") from None
 
 
+def check(client: Any) -> None:
+    """Raise `InvalidConfigError` for a client of the user's that cannot be adopted; nothing is sent."""
+    kind = f"{type(client).__module__}.{type(client).__qualname__}"
+    if not isinstance(client, redis.Redis | RedisCluster):
+        raise InvalidConfigError(
+            f"redis_client is a {kind}; it must be a redis.Redis or redis.cluster.RedisCluster, which are not asyncio's"
+        )
+    pool: Any = client.nodes_manager if isinstance(client, RedisCluster) else client.connection_pool
+    connection = getattr(pool, "connection_class", redis.Connection)
+    own = _overridden(type(client), "execute_command") or _overridden(connection, *_SPEAKS)
+    own = own or next((name for name in _ENCODES if pool.connection_kwargs.get(name) not in (None, Encoder)), None)
+    if own is not None:
+        raise InvalidConfigError(
+            f"redis_client is a {kind} with a {own} of its own, which Strata would go around: it speaks to a real "
+            "server over connections of its own, and scripts name their keys; use a plain client (Config.namespace and "
+            "RedisPolicy.key_prefix give keys another beginning)"
+        )
+
+
+_SPEAKS = ("send_command", "send_packed_command", "pack_command", "read_response")
+_ENCODES = ("encoder_class", "command_packer")
+
+
+def _overridden(kind: type, *names: str) -> str | None:
+    """The first of the methods that a class outside of redis-py defines; libraries that patch redis-py's are none."""
+    for name in names:
+        by = next((base for base in kind.__mro__ if name in vars(base)), None)
+        if by is not None and by.__module__.partition(".")[0] != "redis":
+            return name
+    return None
+
+
 def adopt(client: Any, pool: L2PoolConfig) -> Any:
     """A copy of the user's client that keeps its addresses and secrets, with Strata's time-outs and no retries."""
+    check(client)
     if isinstance(client, RedisCluster):
         kwargs = {k: v for k, v in client.nodes_manager.connection_kwargs.items() if k not in _OWN}
         nodes = [ClusterNode(node.host, node.port) for node in client.nodes_manager.startup_nodes.values()]  # type: ignore[no-untyped-call]
         return _cluster(nodes, {**kwargs, **_options(pool)})
-    if not isinstance(client, redis.Redis):
-        raise InvalidConfigError(
-            f"redis_client is a {type(client).__qualname__}; it must be a redis.Redis or redis.cluster.RedisCluster"
-        )
     old = client.connection_pool
     kwargs = {k: v for k, v in old.connection_kwargs.items() if k not in _OWN}
     kwargs |= _options(pool)

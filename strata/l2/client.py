@@ -16,6 +16,7 @@ from strata.breaker import Breaker
 from strata.clock import Clock
 from strata.errors import L2UnavailableError
 from strata.keyspace import Keyspace
+from strata.l2.refusals import Refusal, refusal_of
 from strata.l2.script import Script
 from strata.l2.wire import Wire, Wires
 
@@ -39,6 +40,9 @@ class RedisServer:
         self.clock = clock
         self.breaker = Breaker(clock)
         self.on_call: Callable[[float], None] | None = None  # is told how many seconds each call took; set once
+        # Is told of what is a mistake in the set-up, each time; set once.
+        self.on_refusal: Callable[[Refusal], None] | None = None
+        self.rights = ""  # that its user needs; set once
         # Written once by whoever comes first: two racing callers build two, and one is dropped unopened.
         self._client: Any = None
         self._wires: Wires | None = None
@@ -66,14 +70,33 @@ class RedisServer:
     @property
     def database(self) -> int:
         """The number of the logical database, 0 for a Cluster."""
-        return 0 if self.clustered else int(self.client.connection_pool.connection_kwargs.get("db") or 0)
+        return 0 if self.clustered else int(self._options.get("db") or 0)
+
+    @property
+    def address(self) -> str:
+        """Where it is, to be shown: without any secret."""
+        if self._client is None:
+            return "redis_addr"
+        options = self._options
+        if "path" in options:
+            return str(options["path"])
+        if not options.get("host"):
+            return "the Cluster" if self.clustered else "the master that the Sentinels name"
+        return f"{options['host']}:{options.get('port', 6379)}"
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        of = self.client.nodes_manager if self.clustered else self.client.connection_pool
+        return of.connection_kwargs  # type: ignore[no-any-return]
+
+    @property
+    def _user(self) -> str:
+        return "default" if self._client is None else str(self._options.get("username") or "default")
 
     @property
     def timeout(self) -> float:
         """Seconds that a caller waits for an answer."""
-        if self.clustered:
-            return float(self.client.nodes_manager.connection_kwargs.get("socket_timeout") or 0.0)
-        return float(self.client.connection_pool.connection_kwargs.get("socket_timeout") or 0.0)
+        return float(self._options.get("socket_timeout") or 0.0)
 
     def execute(self, *command: Any) -> Any:
         """One command, sent once."""
@@ -161,8 +184,15 @@ class RedisServer:
             client.close()
 
     def unavailable(self, error: Exception) -> L2UnavailableError:
-        """`error` in the words of the family."""
-        return L2UnavailableError(f"Redis did not answer ({type(error).__name__}); check that it runs and is reachable")
+        """`error` in the words of the family; whoever looks after the set-up is told where it is wrong."""
+        refusal = refusal_of(error)
+        if refusal is None:
+            said = f"Redis did not answer ({type(error).__name__}); check that it runs and is reachable"
+            return L2UnavailableError(said)
+        refusal = refusal._replace(advice=refusal.advice.format(user=self._user, rights=self.rights))
+        if self.on_refusal is not None:
+            self.on_refusal(refusal)
+        return L2UnavailableError(f"Redis at {self.address} refused. {refusal.found}; {refusal.advice}")
 
     def _guarded(self, send: Callable[[], Any]) -> Any:
         if not self.breaker.allow():
@@ -180,8 +210,12 @@ class RedisServer:
                 "Redis took no write: it holds as much as its maxmemory allows; give it more, or let it forget"
             ) from error
         except FAILURES as error:
-            # An error answer (read-only, loading) is an answer, but this server cannot be used.
-            self.breaker.failed()
+            refusal = refusal_of(error)
+            if refusal is not None and refusal.answered:
+                self.breaker.succeeded()
+            else:
+                # An error answer (read-only, loading) is an answer, but this server cannot be used.
+                self.breaker.failed()
             raise self.unavailable(error) from error
         self.breaker.succeeded()
         return answer

@@ -256,8 +256,9 @@ class L2Tier:
         self._remember([(key_text, None)])
         self._run("invalidate", [self.key(key_text)], [channel, message])
 
-    def settle(self, channel: str, items: Sequence[tuple[str, int, bytes, int, bytes]]) -> None:
-        """Tell L2 what L3 holds: (key text, version, content or b"", px, message) each."""
+    def settle(self, channel: str, items: Sequence[tuple[str, int, bytes, int, bytes, int]]) -> None:
+        """Tell L2 what L3 holds: (key text, version, content or b"", px, message, whether it is said at all events)
+        each."""
         self._remember((item[0], item[1]) for item in items)
         self._spread("settle", [channel], items)
 

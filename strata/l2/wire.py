@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import hiredis
+from redis.exceptions import AuthenticationError, NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import ConnectionError as LostError
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 RECEIVE = 65_536  # bytes asked for at once
 
@@ -121,8 +121,9 @@ class Wires:
             except BaseException:
                 wire.close()  # an answer may still be on its way
                 raise
-            if any(isinstance(answer, ReadOnlyError) for answer in answers):
-                # The master became a replica: whoever took its place is found by new connections.
+            if any(isinstance(answer, _ELSEWHERE) for answer in answers):
+                # The master became a replica: whoever took its place is found by new connections. And a connection
+                # whose login has run out logs in anew.
                 wire.close()
                 self.close()
             else:
@@ -142,10 +143,15 @@ class Wires:
             wire.close()
 
 
+_ELSEWHERE = (ReadOnlyError, AuthenticationError)
+
+
 def _reply_error(text: str) -> Exception:
     code = text.partition(" ")[0]
     if code == "NOSCRIPT":
         return NoScriptError(text)
+    if code == "NOAUTH":
+        return AuthenticationError(text)
     if code == "READONLY":
         return ReadOnlyError(text)
     if code == "OOM" or " -OOM " in text:  # the latter is how Redis 6 says it of a script

@@ -12,12 +12,21 @@ from strata.l3.statement import ARRAYS, INT8, TEXT, TIMESTAMPTZ, Statement
 from strata.l3.writes import Writes
 from strata.shards import SHARDS
 
+_WAITING = Statement(
+    f"SELECT s FROM unnest($1) s WHERE EXISTS (SELECT FROM {REPAIRS} r WHERE r.schema = s)", (ARRAYS[TEXT],)
+)
+
 
 class Repair(NamedTuple):
     """A write that reached L3 and of which L2 does not know; without a key: anything of the schema may be."""
 
     key_text: str
     version: int
+
+
+def waiting_repairs(conn: Connection, schemas: Sequence[str]) -> set[str]:
+    """Those of the schemas that have repairs."""
+    return {name for (name,) in _WAITING.rows(conn, (list(schemas),), tuple)}
 
 
 class Marks:

@@ -112,13 +112,10 @@ class Direct:
         return applied
 
     def _settle(self, bound: Bound, done: Sequence[tuple[Change, Applied]]) -> None:
-        # No ledger entry brings anybody back to these: so rows are left wherever the ledger is. Without an L2 there is
-        # nothing to repair, and who does not hear of it knows that Redis is away.
+        # No ledger entry brings anybody back to these: so rows are left wherever the ledger is.
         try:
             self._settler.settle(bound, done, unheard=True)
         except L2UnavailableError:
-            if bound.l2 is None:
-                return
             with self._unannounced(bound, [change.key_text for change, _ in done]):
                 self._settler.leave_repairs(bound, done)
 

@@ -95,7 +95,8 @@ class Parts:
         self.undertaker = Undertaker(
             ledger, self.outcomes, shared.schemas, shared.announcer, shared.publisher, clock, log, metrics
         )
-        settler = Settler(shared.announcer, shared.publisher, ledger.server)
+        route = Route(ledger, shared.publisher, shared.announcer.channel, shared.same_server)
+        settler = Settler(shared.announcer, shared.publisher, ledger.server, lambda: route.together)
         desk = Desk(
             ledger=ledger,
             outcomes=self.outcomes,
@@ -110,7 +111,6 @@ class Parts:
         self.direct = Direct(settler, self.outcomes, self._unannounced)
         self.holder = Holder(ledger, log)
         self.persister = Persister(ledger, Applier(desk), self.holder, shared.schemas, clock)
-        route = Route(ledger, shared.publisher, shared.announcer.channel, shared.same_server)
         packer = Packer(shared.announcer, clock)
         self.handoff = HandOff(route, self.buffer, packer, shared.schemas, shared.versions, clock, log, metrics)
         self.replay = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from strata.bound import Bound
@@ -22,11 +22,13 @@ Written = Sequence[tuple[Change, Applied]]
 
 @dataclass(frozen=True, slots=True)
 class Settler:
-    """Immutable. `publisher` is where the bus is, `ledger_server` where the ledger is."""
+    """Immutable. `publisher` is where the bus is, `ledger_server` where the ledger is; `together`: a hand-off reaches
+    ledger and bus, or neither. Otherwise the bus may not have been told of what the ledger had."""
 
     announcer: Announcer
     publisher: RedisServer | None
     ledger_server: RedisServer
+    together: Callable[[], bool]
 
     def settle(self, bound: Bound, written: Written, *, unheard: bool = False) -> None:
         """Settle what was written; `unheard`: no hand-off has told the bus of it. Raises `L2UnavailableError`."""
@@ -36,17 +38,18 @@ class Settler:
             bound.l2.settle(channel, items)
             bound.searches.drop()
         elif self.publisher is not None:
-            self.publisher.pipeline([("PUBLISH", channel, message) for *_, message in items if message])
+            self.publisher.pipeline([("PUBLISH", channel, message) for *_, message, _ in items if message])
 
     def settle_or_repair(self, bound: Bound, written: Written) -> None:
-        """As `settle`; where L2 is away and the ledger is not, leave rows in L3 from which L2 is repaired.
+        """As `settle`; where Redis is away and the ledger is not, leave rows in L3 from which it is repaired.
 
         Raises `L2UnavailableError` where the ledger is away too.
         """
         try:
             self.settle(bound, written)
         except L2UnavailableError:
-            if bound.l2 is None or bound.l2.server is self.ledger_server:
+            told = self.publisher if bound.l2 is None else bound.l2.server
+            if told is self.ledger_server:
                 raise
             self.leave_repairs(bound, written)
 
@@ -60,17 +63,19 @@ class Settler:
 
     def _settlement(
         self, bound: Bound, change: Change, applied: Applied, unheard: bool
-    ) -> tuple[str, int, bytes, int, bytes]:
+    ) -> tuple[str, int, bytes, int, bytes, int]:
         content, px, message = b"", 0, b""
         said = Said.DELETE if change.delete else Said.SET
-        if applied.version > change.version or unheard:
+        surely = applied.version > change.version or unheard
+        if surely or not self.together():
             message = self.announcer.message(bound.name, change.key_text, said, applied.version)
         if kept(change, applied) and applied.version == change.version:
             # Not SET: who holds this very version must drop it too.
+            surely = True
             message = self.announcer.message(bound.name, change.key_text, Said.INVALIDATE, applied.version)
             if bound.l2 is not None:
                 content, px = _content(bound, bound.l2, change, applied)
-        return change.key_text, applied.version, content, px, message
+        return change.key_text, applied.version, content, px, message, int(surely)
 
 
 def _content(bound: Bound, l2: L2Tier, change: Change, applied: Applied) -> tuple[bytes, int]:

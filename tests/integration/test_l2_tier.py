@@ -171,18 +171,18 @@ def test_invalidate_leaves_what_is_pending(tier: L2Tier) -> None:
 def test_settling_makes_a_pending_value_settled_and_keeps_its_bytes(tier: L2Tier) -> None:
     found = tier.read("a")
     tier.fill(found.token, [Put("a", 5, "five", pending=True)])
-    tier.settle(CHANNEL, [("a", 5, b"", 0, b"")])
+    tier.settle(CHANNEL, [("a", 5, b"", 0, b"", 1)])
     assert tier.read("a") == Found(State.VALUE, 5, False, "five")
 
 
 def test_settling_never_creates_a_key(tier: L2Tier) -> None:
-    tier.settle(CHANNEL, [("a", 5, tier.content(5, "five"), 1000, b"")])
+    tier.settle(CHANNEL, [("a", 5, tier.content(5, "five"), 1000, b"", 1)])
     assert tier.read("a").state is State.LEASED
 
 
 def test_settling_removes_what_is_older_than_l3(tier: L2Tier) -> None:
     commit(tier, "a", 4, "four")
-    tier.settle(CHANNEL, [("a", 5, b"", 0, b"")])
+    tier.settle(CHANNEL, [("a", 5, b"", 0, b"", 1)])
     assert tier.read("a").state is State.LEASED
 
 

@@ -3,7 +3,8 @@ rules to do so.
 
 The model (tests/property/model) has one key, two writers, readers, an invalidator, the fleet, expiry and eviction, and
 at most one fault: a kill, a Redis that hangs, is away or starts again empty, a lost link or answer, a COMMIT of unknown
-outcome. A scenario too large for a test is searched up to a bound, nearest states first; all of it is searched by
+outcome, a process that cannot reach Redis any more, or may not tell of anything, or nobody who may. A scenario too
+large for a test is searched up to a bound, nearest states first; all of it is searched by
 `python -m tests.property.model`, or with STRATA_MODEL=full.
 """
 
@@ -58,6 +59,10 @@ FOUND_BY = {
     Rule.DISTRUST_UNTIL_REPAIRED: "set, get twice, Redis hangs",
     Rule.DOUBT_OUTLASTS_READ: "set, get twice, Redis hangs",
     Rule.BRIEF_WITHOUT_L2: "set, get, Redis hangs",
+    Rule.LOOK_FOR_REPAIRS: "set, get, the writer is cut off from Redis for good",
+    Rule.UNTOLD_WITHOUT_L2_LEAVES_REPAIR: "without L2: set, get, the writer is cut off from Redis for good",
+    Rule.BEATS_PROVE_TELLING: "set, get twice, nobody may tell",
+    Rule.TOLD_BEFORE_CHANGED: "L2 alone: set, get, the writer may not tell",
     Rule.READ_ASKS_BUFFER: "behind: set and get, get in one process",
     Rule.READ_ASKS_LEDGER: "behind: without L2: set, get twice",
     Rule.LEDGER_BEFORE_L3_ON_MISS: "behind: without L2: set, get twice",

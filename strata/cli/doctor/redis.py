@@ -7,6 +7,7 @@ from typing import Any
 
 from strata.cli.doctor.clocks import clock
 from strata.cli.doctor.finding import Finding, fail, good, warn
+from strata.cli.doctor.rights import lacking
 from strata.cli.inside import redis_servers
 from strata.datastore import DataStore
 from strata.errors import StrataError
@@ -20,12 +21,14 @@ def redis(store: DataStore) -> Iterator[Finding]:
     """The findings about each Redis of the store."""
     for what, (server, ledger) in redis_servers(store).items():
         try:
+            yield from lacking(what, server, server.keys.channel(store.config.invalidation_channel))
             facts = _facts(server)
             yield _version(what, facts)
             yield clock(what, lambda server=server: server.time_ms() / 1000)  # type: ignore[misc]
             yield from _forgetting(what, facts, ledger=ledger)
         except StrataError as error:
-            yield fail(what, str(error), "start it, or correct its address and password")
+            found, _, advice = str(error).partition("; ")
+            yield fail(what, found, advice if "refused" in found else "start it, or correct its address and password")
 
 
 def _version(what: str, facts: Mapping[str, Any]) -> Finding:

@@ -34,6 +34,7 @@ local function store(key, content, px)
   if px == '0' then redis.call('SET', key, content) else redis.call('SET', key, content, 'PX', px) end
 end
 
+-- Before any change: a user who may not publish then changes nothing, and nothing changes that nobody was told of.
 local function say(channel, message)
   if message ~= '' then redis.call('PUBLISH', channel, message) end
 end

@@ -6,11 +6,11 @@
 local now = now_ms()
 local deadline = now + tonumber(ARGV[2])
 for i, key in ipairs(KEYS) do
+  say(ARGV[3], ARGV[3 + i])
   local raw = get_even_if_full(key)
   local list = kind(raw) == 'I' and writers(raw, now) or {}
   local spoiled = #list > 0
   list[#list + 1] = { ARGV[1], deadline }
   keep_intent(key, list, spoiled, now)
-  say(ARGV[3], ARGV[3 + i])
 end
 return 1

@@ -10,8 +10,8 @@ for i, key in ipairs(KEYS) do
   if holds_version(raw) and not older(version_of(raw), ARGV[at + 1]) then
     answers[i] = version_of(raw)
   else
-    store(key, ARGV[at + 2], ARGV[at + 3])
     say(ARGV[1], ARGV[at + 4])
+    store(key, ARGV[at + 2], ARGV[at + 3])
     answers[i] = ''
   end
 end

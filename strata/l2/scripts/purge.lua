@@ -5,6 +5,7 @@
 -- ARGV  1 channel; then for each key: version, message
 for i, key in ipairs(KEYS) do
   local version = ARGV[i * 2]
+  say(ARGV[1], ARGV[i * 2 + 1])
   local raw = get_even_if_full(key)
   local k = kind(raw)
   if k == 'L' then
@@ -14,6 +15,5 @@ for i, key in ipairs(KEYS) do
   elseif raw and not older(version, version_of(raw)) then
     redis.call('DEL', key)
   end
-  say(ARGV[1], ARGV[i * 2 + 1])
 end
 return 1

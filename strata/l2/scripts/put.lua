@@ -9,6 +9,7 @@ local stored = {}
 for i, key in ipairs(KEYS) do
   local at = 2 + (i - 1) * 4
   local version, content, px = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  say(ARGV[2], ARGV[at + 4])
   local raw = redis.call('GET', key)
   local k = kind(raw)
   local mine, rest = false, {}
@@ -30,6 +31,5 @@ for i, key in ipairs(KEYS) do
   elseif k == 'L' or (holds_version(raw) and older(version_of(raw), version)) then
     redis.call('DEL', key)
   end
-  say(ARGV[2], ARGV[at + 4])
 end
 return stored

@@ -2,15 +2,17 @@
 -- After L3 took a deferred write: the pending entry of that version becomes settled, with L3's content where it
 -- differs. Never creates a key; removes a lease, spoils an intent, removes what is older than L3.
 -- KEYS  the records' keys
--- ARGV  1 channel; then for each key: L3's version, new content ('' = as it is, '-' = none), px, message (said if changed)
+-- ARGV  1 channel; then for each key: L3's version, new content ('' = as it is, '-' = none), px, message ('' = none),
+--       whether it is said in any case (1), or only where the key does not show that the hand-off was told of (0)
 local call = redis.call
 get_even_if_full(KEYS[1])
 local held = call('MGET', unpack(KEYS))
 for i, key in ipairs(KEYS) do
-  local at = 1 + (i - 1) * 4
+  local at = 1 + (i - 1) * 5
   local version, content, px, message = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local raw = held[i]
   local k = kind(raw)
+  if ARGV[at + 5] == '1' or not holds_version(raw) or version_of(raw) ~= version then say(ARGV[1], message) end
   if k == 'L' then
     call('DEL', key)
   elseif k == 'I' then
@@ -26,6 +28,5 @@ for i, key in ipairs(KEYS) do
   elseif raw and older(version_of(raw), version) then
     call('DEL', key)
   end
-  say(ARGV[1], message)
 end
 return 1

@@ -64,6 +64,9 @@ for i = 1, n do
     answers[i] = '+'
   end
 end
+for i = 1, n do
+  if answers[i] == '+' then say(ARGV[5], ARGV[6 * i + 6]) end
+end
 if #puts > 0 then call('HSET', dirty, unpack(puts)) end
 if #dues > 0 then call('ZADD', due, unpack(dues)) end
 
@@ -72,7 +75,6 @@ for i = 1, n do
   if in_l2 and (answers[i] == '+' or answers[i] == '=') then
     met = pend(KEYS[7 + i], in_l2[i], version_of(ARGV[at + 1]), ARGV[at + 3], ARGV[at + 4])
   end
-  if answers[i] == '+' then say(ARGV[5], ARGV[at + 5]) end
   if met then answers[i] = answers[i] .. 'I' end
 end
 

@@ -5,6 +5,7 @@
 -- KEYS  1 the record's key
 -- ARGV  1 channel; 2 version; 3 content ('' = remove what is older); 4 px; 5 message
 -- Returns 1 where a synchronous writer's intent stands there instead.
+say(ARGV[1], ARGV[5])
 local raw = redis.call('GET', KEYS[1])
 local held, refused = kind(raw), false
 if held == 'L' then
@@ -12,5 +13,4 @@ if held == 'L' then
 elseif held ~= '' then
   refused = pend(KEYS[1], raw, ARGV[2], ARGV[3], ARGV[4])
 end
-say(ARGV[1], ARGV[5])
 return refused and 1 or 0

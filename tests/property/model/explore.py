@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from tests.property.model import memory, promises
+from tests.property.model.redis import FOR_READERS
 from tests.property.model.rules import Rule, Setup
 from tests.property.model.state import Content, Ledger, Left, Link, Proc, Row, Value, World
 from tests.property.model.step import DOWN, Automaton, Me, Program, Where
@@ -149,6 +150,11 @@ class Search:
                 continue
             if step.where is Where.REDIS and (world.down or world.procs[step.proc].cut):
                 yield _at(world, nodes, thread, node.after(DOWN)), (thread, step, DOWN), True
+                continue
+            if step.where is Where.REDIS and world.procs[step.proc].mute and step.name not in FOR_READERS:
+                untold = [(world, None)] if self._setup.keeps(Rule.TOLD_BEFORE_CHANGED) else step.outcomes(world)
+                for after, _ in untold:
+                    yield _at(after, nodes, thread, node.after(DOWN)), (thread, step, DOWN), True
                 continue
             for after, answer in step.outcomes(world):
                 yield _at(after, nodes, thread, node.after(answer)), (thread, step, answer), True

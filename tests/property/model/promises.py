@@ -66,7 +66,11 @@ def at_rest(world: World, setup: Setup) -> str:
     ):
         return "L3 does not hold the newest write"
     held = world.l2
-    if isinstance(held, Value) and (held.deleted != deleted or (not deleted and held.version != version) or held.raw):
+    # Where nobody can tell, nobody asks it.
+    asked = not all(proc.mute for proc in world.procs if proc.alive)
+    if not isinstance(held, Value) or not asked:
+        pass
+    elif held.deleted != deleted or (not deleted and held.version != version) or held.raw:
         return "L2 holds something else than the lowest tier"
     for number, proc in enumerate(world.procs):
         if proc.alive and number not in setup.deaf and (wrong := _l1_at_rest(proc, version, deleted)):

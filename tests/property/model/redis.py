@@ -8,10 +8,14 @@ from tests.property.model.state import Content, Intent, Lease, Link, Message, Op
 from tests.property.model.step import Me, Outcomes, Where, step
 
 HEARS = (Link.FINE, Link.BACK)
+FOR_READERS = frozenset({"L2 read", "L2 fill", "ledger read"})
+"""Steps that change nothing that anybody would have to be told of."""
 
 
 def say(world: World, me: Me, op: Op, version: int = 0) -> World:
     """Publish: into the inbox of every process whose subscription stands."""
+    if me.proc >= 0 and world.procs[me.proc].mute:
+        return world
     message = Message(op, version, me.proc)
     ignored = op in (Op.SET, Op.DELETE, Op.INTENT)  # by the sender, who has seen to its own L1
     deaf = me.setup.deaf
@@ -128,6 +132,8 @@ def own(world: World, me: Me, version: int, deleted: bool) -> Outcomes:
     if isinstance(held, Value) and held.version >= version:
         return [(world, held.version)]
     world = world._replace(l2=Value(version, deleted, False, False), history=(*world.history, (version, deleted)))
+    if world.procs[me.proc].mute:
+        return [(world, 0)]
     me = anonymous(me) if me.setup.keeps(Rule.OWN_L2_WRITE_REACHES_ITSELF) else me
     return [(say(world, me, Op.DELETE if deleted else Op.SET, version), 0)]
 

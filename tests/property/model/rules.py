@@ -50,6 +50,11 @@ class Rule(enum.Enum):
     DISTRUST_UNTIL_REPAIRED = "who read past an L2 that did not answer asks it again only after a look at the repairs"
     DOUBT_OUTLASTS_READ = "... that begins after the read of L3 has ended"
     BRIEF_WITHOUT_L2 = "what was read while L2 could not be asked stays in L1 for the bus's grace only"
+    # Telling
+    LOOK_FOR_REPAIRS = "instances that can tell look whether repairs were left by one that could not"
+    UNTOLD_WITHOUT_L2_LEAVES_REPAIR = "... and without L2 too, where a message before or after the commit was refused"
+    BEATS_PROVE_TELLING = "whoever cannot change L2 and tell of it is unsure of L1, and does not ask L2"
+    TOLD_BEFORE_CHANGED = "a script tells before it changes anything, so that where it may not tell it changes nothing"
     # Write-behind
     READ_ASKS_BUFFER = "a read asks the own dirty buffer before L2"
     READ_ASKS_LEDGER = "a read that misses L2 asks the ledger"

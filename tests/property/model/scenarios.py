@@ -80,13 +80,14 @@ def through_scenario(
     fault: Fault | None = None,
     left: Left = QUIET,
     cached: bool = True,
-    **setup: bool,
+    killable: tuple[int, ...] | None = None,
+    **setup: Any,
 ) -> Scenario:
     """A scenario of synchronous writes. Processes that are `deaf` hold nothing in L1 that anybody looks at."""
     faults = frozenset() if fault is None else frozenset({fault})
-    return Scenario(
-        name, threads, Setup(deaf=frozenset(deaf), calm=fault is None, **setup), cached=cached, faults=faults, left=left
-    )
+    made = Setup(deaf=frozenset(deaf), calm=fault is None, **setup)
+    hit = None if killable is None else frozenset(killable)
+    return Scenario(name, threads, made, cached=cached, faults=faults, left=left, killable=hit)
 
 
 def behind_scenario(
@@ -97,7 +98,7 @@ def behind_scenario(
     left: Left = QUIET,
     killable: tuple[int, ...] | None = None,
     refused: int = -1,
-    **setup: bool,
+    **setup: Any,
 ) -> Scenario:
     """A scenario of deferred writes; the workers' process, the last one, is deaf."""
     fleet = max(thread.proc for thread in threads)
@@ -216,6 +217,71 @@ THROUGH = [
         deaf=(0,),
         fault=Fault.LATE,
         repairs=True,
+    ),
+    through_scenario(
+        "set, get, the writer is cut off from Redis for good",
+        calls("A", 0, SET),
+        repairs(0),
+        calls("B", 1, GET),
+        repairs(1),
+        deaf=(0,),
+        fault=Fault.SEVERED,
+        repairs=True,
+        killable=(0,),
+    ),
+    through_scenario(
+        "set, get, the writer may not tell",
+        calls("A", 0, SET),
+        repairs(0),
+        calls("B", 1, GET),
+        repairs(1),
+        deaf=(0,),
+        fault=Fault.MUTE,
+        repairs=True,
+        killable=(0,),
+    ),
+    through_scenario(
+        "set, get twice, nobody may tell",
+        calls("A", 0, SET),
+        repairs(0),
+        calls("B", 1, GET, GET),
+        repairs(1),
+        deaf=(0,),
+        fault=Fault.ALL_MUTE,
+        repairs=True,
+    ),
+    through_scenario(
+        "without L2: set, get, the writer is cut off from Redis for good",
+        calls("A", 0, SET),
+        repairs(0),
+        calls("B", 1, GET),
+        repairs(1),
+        deaf=(0,),
+        l2=False,
+        fault=Fault.SEVERED,
+        repairs=True,
+        killable=(0,),
+    ),
+    through_scenario(
+        "without L2: set, get, the writer may not tell",
+        calls("A", 0, SET),
+        repairs(0),
+        calls("B", 1, GET),
+        repairs(1),
+        deaf=(0,),
+        l2=False,
+        fault=Fault.MUTE,
+        repairs=True,
+        killable=(0,),
+    ),
+    through_scenario(
+        "L2 alone: set, get, the writer may not tell",
+        calls("A", 0, OWN_SET),
+        calls("B", 1, GET, GET, GET),
+        deaf=(0,),
+        l3=False,
+        fault=Fault.MUTE,
+        killable=(0,),
     ),
     through_scenario(
         "set, set and get, a COMMIT is late",

@@ -107,6 +107,8 @@ class Proc(NamedTuple):
     link: Link = Link.FINE
     inbox: tuple[Message, ...] = ()
     cut: bool = False  # Redis cannot be reached from here
+    severed: bool = False  # ... and never will be
+    mute: bool = False  # Redis answers, and lets this process neither change nor tell anything any more
     skipped: int = 0  # L2 is not asked until the write of this turn was repaired; UNDER_WAY before it has one
     doubts: int = 0  # times that L2 did not answer since the repairs were looked at
     woken: bool = False  # the repairs' thread

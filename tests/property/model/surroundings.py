@@ -28,6 +28,9 @@ class Fault(enum.Enum):
     HICCUP = "Redis answers nobody for a moment, in which no link breaks"
     OUTAGE = "Redis answers nobody for a while, and every link breaks"
     PARTITION = "one process cannot reach Redis for a while"
+    SEVERED = "one process cannot reach Redis any more"
+    MUTE = "one process may not tell of anything any more"
+    ALL_MUTE = "nobody may tell of anything any more"
     LATE = "an answer of Redis is lost; the script may be run later, or never"
     AMBIGUOUS = "the answer to a COMMIT is lost; it may happen later, or never"
 
@@ -65,6 +68,9 @@ class Surroundings:
             (Fault.HICCUP, _hiccup),
             (Fault.OUTAGE, _go_down),
             (Fault.PARTITION, self._part),
+            (Fault.SEVERED, self._sever),
+            (Fault.MUTE, self._mute),
+            (Fault.ALL_MUTE, _mute_all),
         ]
         self._sources = [source for fault, source in possible if fault in faults]
 
@@ -108,11 +114,29 @@ class Surroundings:
                 parted = _unlinked(proc, number in setup.deaf)._replace(cut=True)
                 yield Change(f"process {number} is cut off from Redis", spend(world.with_proc(number, parted)))
 
+    def _sever(self, world: World, setup: Setup) -> Iterator[Change]:
+        for number in self._killable:
+            severed = _unlinked(world.procs[number], number in setup.deaf)._replace(cut=True, severed=True)
+            yield Change(f"process {number} cannot reach Redis any more", spend(world.with_proc(number, severed)))
+
+    def _mute(self, world: World, setup: Setup) -> Iterator[Change]:
+        for number in self._killable:
+            yield Change(f"process {number} may not tell any more", spend(_muted(world, setup, number)))
+
     def unanswered(self, world: World, step: Step) -> World | None:
         """The world in which the answer to this step is lost, if that may happen."""
         if step.where not in self.late or not world.left.faults:
             return None
         return spend(world)._replace(late=step)
+
+
+def _muted(world: World, setup: Setup, number: int) -> World:
+    """Its beats fail as well: it drops its subscription, and distrusts L2 until it can tell again."""
+    proc = world.procs[number]
+    if setup.keeps(Rule.BEATS_PROVE_TELLING):
+        proc = _unlinked(proc, number in setup.deaf)
+        proc = proc._replace(doubts=proc.doubts + 1) if setup.l2 and setup.l3 else proc
+    return world.with_proc(number, proc._replace(mute=True))
 
 
 def _unlinked(proc: Proc, deaf: bool) -> Proc:
@@ -146,14 +170,14 @@ def _recoveries(world: World, setup: Setup) -> Iterator[Change]:
     if world.down:
         yield Change("Redis answers again", world._replace(down=False), True)
     for number, proc in enumerate(world.procs):
-        if proc.cut:
+        if proc.cut and not proc.severed:
             yield Change(
                 f"process {number} can reach Redis again", world.with_proc(number, proc._replace(cut=False)), True
             )
         if proc.link is Link.CUT and not proc.inbox:
             unsure = proc._replace(link=Link.UNSURE)
             yield Change(f"process {number} notices that its link is gone", world.with_proc(number, unsure), True)
-        elif proc.link is Link.UNSURE and not proc.cut and not world.down:
+        elif proc.link is Link.UNSURE and not proc.cut and not proc.mute and not world.down:
             back = proc._replace(link=Link.BACK)
             yield Change(f"process {number} subscribes again", world.with_proc(number, back), True)
         elif proc.link is Link.BACK:
@@ -211,6 +235,12 @@ def _losses(world: World, setup: Setup) -> Iterator[Change]:
             if proc.l1 is not None:
                 dropped = world.with_proc(number, proc._replace(l1=None))
                 yield Change(f"L1 of process {number} evicts the key", dropped._replace(left=left))
+
+
+def _mute_all(world: World, setup: Setup) -> Iterator[Change]:
+    for number in range(len(world.procs)):
+        world = _muted(world, setup, number)
+    yield Change("Redis takes no writes and messages any more", spend(world))
 
 
 def _restart(world: World, setup: Setup) -> Iterator[Change]:

@@ -118,7 +118,7 @@ def _intend(me: Me, may_ask: bool) -> Program:
     try:
         if not me.setup.l2:
             yield from ask(redis.publish(me, Op.INTENT, 0))
-            return False
+            return True
         if not may_ask:
             return False
         yield from ask(redis.intent(me))
@@ -128,7 +128,7 @@ def _intend(me: Me, may_ask: bool) -> Program:
 
 
 def _commit(me: Me, stamp: int, deleted: bool, refused: bool, intended: bool) -> Program:
-    repair = me.setup.l2 and not intended
+    repair = not intended and (me.setup.l2 or me.setup.keeps(Rule.UNTOLD_WITHOUT_L2_LEAVES_REPAIR))
     if repair:
         yield note_repair(me)
     if me.setup.deferred:
@@ -196,13 +196,17 @@ def _abandon(me: Me, intended: bool) -> Program:
 
 def _put(me: Me, version: int, deleted: bool, intended: bool) -> Program:
     try:
-        if not me.setup.l2:
+        if not me.setup.l2 and intended:
             yield from ask(redis.publish(me, Op.DELETE if deleted else Op.SET, version))
         elif intended:
             stored = yield from ask(redis.put(me, version, deleted))
             return stored
     except DownError:
-        return None if me.setup.l2 else True
+        if not me.setup.l2 and me.setup.keeps(Rule.UNTOLD_WITHOUT_L2_LEAVES_REPAIR):
+            yield note_repair(me)
+            yield postgres.leave_repair(me, version)
+            yield close_repair(me)
+        return None
     return True
 
 
@@ -272,9 +276,13 @@ def update_by_hand(me: Me) -> Program:
 
 @step()
 def wait_for_call(world: World, me: Me) -> Outcomes:
-    """The repairs' thread sleeps until it is woken."""
+    """The repairs' thread sleeps until it is woken, or there is something to be found by a look.
+
+    Whatever a fault leaves behind that ends, is seen to by whom it woke; the looks are for those that do not end.
+    """
     proc = world.procs[me.proc]
-    if not proc.woken:
+    lasting = any(other.severed or other.mute for other in world.procs) and me.setup.keeps(Rule.LOOK_FOR_REPAIRS)
+    if proc.severed or proc.mute or not (proc.woken or (lasting and world.row.repairs)):
         return []
     return [(world.with_proc(me.proc, proc._replace(woken=False)), None)]
 
@@ -288,8 +296,10 @@ def ping(world: World, me: Me) -> Outcomes:
 
 @step()
 def something_left(world: World, me: Me) -> Outcomes:
-    """Whether the repairs' thread is to try again after a pause."""
+    """Whether the repairs' thread is to try again after a pause, which has no end where it cannot succeed."""
     proc = world.procs[me.proc]
+    if proc.severed or proc.mute:
+        return []
     return [(world, proc.skipped != 0 or proc.doubts > 0)]
 
 
