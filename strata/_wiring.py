@@ -19,6 +19,7 @@ from strata.coherence.lineage import Lineage
 from strata.coherence.memory import Memory
 from strata.coherence.messages import Announcer
 from strata.coherence.outside import Outside
+from strata.coherence.ownership import Ownership
 from strata.coherence.repairs import Repairs
 from strata.coherence.versions import VersionClock
 from strata.config import Config
@@ -197,6 +198,8 @@ class Wiring:
         if self._ledger is None:
             if self.config.ledger_addr:
                 self._ledger = self._server(self.config.ledger_addr, "ledger")
+                if self.context.ownership is not None:
+                    self.context.ownership.guard(self._ledger)
             elif self.server is not None:
                 self._ledger = self.server
             else:
@@ -215,8 +218,10 @@ class Wiring:
         context.identity.reset(self.instance)
         context.announcer.source = self.instance
         self.inbox.rename(self.instance)
-        for server in {id(item): item for item in (self.server, self._ledger) if item is not None}.values():
+        for server in self.redis_servers():
             server.after_fork()
+        if context.ownership is not None:
+            context.ownership.after_fork()
         for database in self.databases.values():
             database.after_fork()
         if context.bus is not None:
@@ -248,9 +253,8 @@ class Wiring:
         self.sweeper.stop()
         for database in self.databases.values():
             database.close()
-        for server in (self.server, self._ledger):
-            if server is not None:
-                server.close()
+        for server in self.redis_servers():
+            server.close()
 
     def _counts(self) -> list[Reading]:
         return readings.counts(list(self._schemas.values()), readings.bus_numbers(self.context, self.inbox))
@@ -259,6 +263,18 @@ class Wiring:
         deferred = self.context.writebehind
         breakers = {name: server.breaker for name, server in self._servers().items()}
         return readings.gauges(list(self._schemas.values()), breakers, {} if deferred is None else deferred.lag())
+
+    def redis_servers(self) -> list[RedisServer]:
+        """Each Redis of the store once."""
+        return list({id(item): item for item in (self.server, self._ledger) if item is not None}.values())
+
+    def _own(self, database: Database) -> None:
+        """From now on the store's Redis servers are used only where they are this database's."""
+        if self.context.ownership is None:
+            ownership = Ownership(self.config.postgres_dsn, database, self.redis_servers, self.log)
+            for server in self.redis_servers():
+                ownership.guard(server)
+            self.context.ownership = ownership
 
     def _servers(self) -> dict[str, RedisServer | Database]:
         """What this store talks to, by the names that metrics have for it."""
@@ -401,7 +417,9 @@ class Wiring:
         table = Table(plan, name, schema_name=schema.name, deferred=mode is WriteMode.WRITE_BEHIND, partition_by=by)
         check_unique(plan, name, table.partition, wanted_indexes(plan, schema))
         replica = schema.l3.read_replica
-        return table, self.database(self.config.postgres_dsn), self.database(replica) if replica else None
+        database = self.database(self.config.postgres_dsn)
+        self._own(database)
+        return table, database, self.database(replica) if replica else None
 
     def database(self, dsn: str) -> Database:
         if dsn not in self.databases:

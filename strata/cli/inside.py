@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from strata.bound import Bound
+from strata.coherence.ownership import Ownership
 from strata.datastore import DataStore
 from strata.l2.client import RedisServer
 from strata.writebehind.facade import PendingStats
@@ -34,6 +35,11 @@ def redis_servers(store: DataStore) -> dict[str, tuple[RedisServer, bool]]:
     if ledger is not None and ledger is not wiring.server:
         servers["Redis of the ledger"] = (ledger, True)
     return servers
+
+
+def ownership(store: DataStore) -> Ownership | None:
+    """What knows whose the Redis servers of a store are; None where it has no L3."""
+    return store._wiring.context.ownership
 
 
 def instances(store: DataStore) -> int:

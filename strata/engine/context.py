@@ -12,6 +12,7 @@ from strata.clock import Clock
 from strata.coherence.bus import Bus
 from strata.coherence.identity import Identity
 from strata.coherence.messages import Announcer, Op
+from strata.coherence.ownership import Ownership
 from strata.coherence.repairs import Repairs
 from strata.coherence.versions import VersionClock
 from strata.engine.background import Background
@@ -29,8 +30,8 @@ ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "ABSENT", "__slots__"
 @dataclass(slots=True, eq=False)
 class Context:
     """The parts that the schemas of one store share. `server` and `bus` are None without Redis, `writebehind` until
-    a write-behind schema was registered, `listener` until one whose table is watched. `lasting` is the seconds within
-    which any commit has surely ended; `closed` is set once, by `DataStore.close`."""
+    a write-behind schema was registered, `listener` until one whose table is watched, `ownership` until one with L3.
+    `lasting` is the seconds within which any commit has surely ended; `closed` is set once, by `DataStore.close`."""
 
     clock: Clock
     versions: VersionClock
@@ -46,6 +47,7 @@ class Context:
     writebehind: WriteBehind | None = None
     closed: bool = False
     listener: Listener | None = None
+    ownership: Ownership | None = None
 
     def check_open(self) -> None:
         """Raise `ClosedError` once the store was closed: for what was begun before, and goes on after it."""
@@ -58,6 +60,8 @@ class Context:
 
     def stamp(self) -> int:
         """A new version."""
+        if self.ownership is not None:
+            self.ownership.ensure()
         self.identity.ensure()
         return self.versions.stamp()
 

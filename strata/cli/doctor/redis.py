@@ -7,9 +7,9 @@ from typing import Any
 
 from strata.cli.doctor.clocks import clock
 from strata.cli.doctor.finding import Finding, fail, good, warn
-from strata.cli.inside import redis_servers
+from strata.cli.inside import ownership, redis_servers
 from strata.datastore import DataStore
-from strata.errors import StrataError
+from strata.errors import InvalidConfigError, L3UnavailableError, StrataError
 from strata.l2.client import RedisServer
 
 OLDEST = (6, 2)
@@ -20,12 +20,27 @@ def redis(store: DataStore) -> Iterator[Finding]:
     """The findings about each Redis of the store."""
     for what, (server, ledger) in redis_servers(store).items():
         try:
+            yield _owner(store, what, server)
             facts = _facts(server)
             yield _version(what, facts)
             yield clock(what, lambda server=server: server.time_ms() / 1000)  # type: ignore[misc]
             yield from _forgetting(what, facts, ledger=ledger)
+        except InvalidConfigError as error:
+            yield fail(f"owner of {what}", str(error), "set namespace; or, where the data was moved, `strata adopt`")
         except StrataError as error:
             yield fail(what, str(error), "start it, or correct its address and password")
+
+
+def _owner(store: DataStore, what: str, server: RedisServer) -> Finding:
+    name = f"namespace {server.keys.namespace!r}" if server.keys.namespace else "no namespace"
+    mine = ownership(store)
+    if mine is None:
+        return good(f"owner of {what}", f"{name}; nobody, since no schema has an L3")
+    server.look()
+    try:
+        return good(f"owner of {what}", f"{name}; {mine.own()}")
+    except L3UnavailableError:
+        return warn(f"owner of {what}", f"{name}; the database that was at this address before", "start PostgreSQL")
 
 
 def _version(what: str, facts: Mapping[str, Any]) -> Finding:
