@@ -220,8 +220,6 @@ class Wiring:
         self.inbox.rename(self.instance)
         for server in self.redis_servers():
             server.after_fork()
-        if context.ownership is not None:
-            context.ownership.after_fork()
         for database in self.databases.values():
             database.after_fork()
         if context.bus is not None:
@@ -270,7 +268,7 @@ class Wiring:
 
     def _own(self, database: Database) -> None:
         """From now on the store's Redis servers are used only where they are this database's."""
-        if self.context.ownership is None:
+        if self.context.ownership is None and (self.server is not None or self.config.ledger_addr):
             ownership = Ownership(self.config.postgres_dsn, database, self.redis_servers, self.log)
             for server in self.redis_servers():
                 ownership.guard(server)

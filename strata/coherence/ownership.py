@@ -10,7 +10,6 @@ Where none is known, L2 is down until PostgreSQL has told.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -29,23 +28,18 @@ _decode = msgspec.json.Decoder(Fingerprint).decode
 
 
 class Ownership:
-    """One a store; thread-safe. `_lock` lets one thread at a time ask PostgreSQL, and guards `_known`, which is
-    written once. After fork the child has a lock of its own, and the same database."""
+    """One a store; thread-safe: `_sure` is written by any thread, as an answer that may be asked for once more. After
+    fork the child has the same database, and connections that ask anew."""
 
     def __init__(
         self, dsn: str, database: Database, servers: Callable[[], Iterable[RedisServer]], log: SafeLogger
     ) -> None:
         self._log = log
-        self._sure = False  # written by any thread, as an answer that may be asked for once more
+        self._sure = False
         self._database = database
         self._address = address(dsn)
         self._servers = servers
-        self._known: Fingerprint | None = None
-        self.after_fork()
-
-    def after_fork(self) -> None:
-        """In the child: a lock that nobody holds."""
-        self._lock = threading.Lock()
+        database.telling = True
 
     def ensure(self) -> None:
         """Before a write is taken: have every Redis of the store asked once, as far as it answers.
@@ -68,11 +62,9 @@ class Ownership:
 
     def own(self) -> Fingerprint:
         """This store's database. Raises `L3UnavailableError` where it is not known and PostgreSQL does not answer."""
-        if self._known is None:
-            with self._lock:
-                if self._known is None:
-                    self._known = self._database.read(fingerprint)
-        return self._known
+        if self._database.fingerprint is None:
+            self._database.fingerprint = self._database.read(fingerprint)
+        return self._database.fingerprint
 
     def owner(self, server: RedisServer) -> Fingerprint | None:
         """Whose the server is, where it is anybody's; nothing is claimed, and nobody is refused from now on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from time import perf_counter
 from types import TracebackType
@@ -11,10 +12,11 @@ import psycopg
 
 from strata.breaker import Breaker
 from strata.clock import Clock
-from strata.errors import L3UnavailableError, TxFailedError
+from strata.errors import InvalidConfigError, L3UnavailableError, TxFailedError
 from strata.l3 import failures
 from strata.l3.connection import Connection, in_seconds, parse_dsn
 from strata.l3.connections import Counts, Pool
+from strata.l3.fingerprint import Fingerprint, fingerprint
 from strata.policies import L3PoolConfig
 
 P = ParamSpec("P")
@@ -34,6 +36,9 @@ class Database:
         self.clock = clock
         self.breaker = Breaker(clock)
         self.on_call: Callable[[float], None] | None = None  # is told for how long each connection was used; set once
+        # Whether it is to be told which database this is, and that; written once each, asking twice being harmless.
+        self.telling = False
+        self.fingerprint: Fingerprint | None = None
         self._pool = Pool(parse_dsn(dsn, config, application_name), config, clock)
 
     def connection(self) -> Borrowed:
@@ -85,10 +90,13 @@ class Database:
         try:
             conn = self._pool.take()
             conn.wanted_at = began
-            return conn
         except psycopg.Error as error:
             self.breaker.failed()
             raise failures.unavailable(error)  # noqa: B904 the cause is set, and says no more than it may
+        if self.telling and self.fingerprint is None:
+            with contextlib.suppress(psycopg.Error, InvalidConfigError):  # whoever needs it asks again
+                self.fingerprint = fingerprint(conn)
+        return conn
 
     def give(self, conn: Connection, error: psycopg.Error | None = None) -> bool:
         """Take a connection back; whether the server was lost, going by `error`."""
