@@ -7,6 +7,7 @@ from typing import Any
 from strata.bound import Bound
 from strata.coherence.ownership import Ownership
 from strata.datastore import DataStore
+from strata.errors import InvalidConfigError
 from strata.l2.client import RedisServer
 from strata.writebehind.facade import PendingStats
 
@@ -22,7 +23,10 @@ def defers(store: DataStore) -> bool:
 
 
 def pending(store: DataStore) -> dict[str, PendingStats]:
-    """For each write-behind schema what the ledger holds. Raises `L2UnavailableError`."""
+    """For each write-behind schema what the ledger holds. Raises `L2UnavailableError`, or `InvalidConfigError`."""
+    for bound in schemas(store).values():
+        if bound.deferred and bound.lacking:
+            raise InvalidConfigError(bound.lacking)
     deferred = store._wiring.context.writebehind
     return {} if deferred is None else deferred.pending_stats()
 

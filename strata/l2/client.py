@@ -31,13 +31,14 @@ class RedisServer:
     """Commands and scripts, each sent once; thread-safe, and opened at the first command.
 
     `make` builds the redis-py client; it is called again after a fork, since sockets are not shared with a parent.
-    `keys` names what is kept there.
+    `keys` names what is kept there; `place` is shown where it does not answer.
     Every method raises `L2UnavailableError` when the server does not answer, or at once while the breaker is open.
     """
 
-    def __init__(self, make: Callable[[], Any], clock: Clock, keys: Keyspace = ALL) -> None:
+    def __init__(self, make: Callable[[], Any], clock: Clock, keys: Keyspace = ALL, place: str = "") -> None:
         self._make = make
         self.keys = keys
+        self._name = f"Redis at {place}" if place else "Redis"
         self.clock = clock
         self.breaker = Breaker(clock)
         self.on_call: Callable[[float], None] | None = None  # is told how many seconds each call took; set once
@@ -179,11 +180,15 @@ class RedisServer:
 
     def unavailable(self, error: Exception) -> L2UnavailableError:
         """`error` in the words of the family."""
-        return L2UnavailableError(f"Redis did not answer ({type(error).__name__}); check that it runs and is reachable")
+        return L2UnavailableError(
+            f"{self._name} did not answer ({type(error).__name__}); check that it runs and is reachable"
+        )
 
     def _guarded(self, send: Callable[[], Any]) -> Any:
         if not self.breaker.allow():
-            raise L2UnavailableError("Redis was not asked: it did not answer a moment ago; it is tried again shortly")
+            raise L2UnavailableError(
+                f"{self._name} was not asked: it did not answer a moment ago; it is tried again shortly"
+            )
         if self.on_call is not None:
             send = _timed(send, self.on_call)
         try:
@@ -196,7 +201,7 @@ class RedisServer:
             # It still answers reads, and takes what frees memory.
             self.breaker.succeeded()
             raise L2UnavailableError(
-                "Redis took no write: it holds as much as its maxmemory allows; give it more, or let it forget"
+                f"{self._name} took no write: it holds as much as its maxmemory allows; give it more, or let it forget"
             ) from error
         except FAILURES as error:
             # An error answer (read-only, loading) is an answer, but this server cannot be used.

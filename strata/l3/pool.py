@@ -28,7 +28,7 @@ class Database:
 
     Every method raises `L3UnavailableError` where the server does not answer, at once while the breaker is open, and
     otherwise what `strata.l3.failures` makes of the driver's error. Raises `InvalidConfigError` for a DSN that cannot
-    be read.
+    be read; the methods of one without a DSN do.
     """
 
     def __init__(self, dsn: str, config: L3PoolConfig, *, clock: Clock, application_name: str = "strata") -> None:
@@ -39,7 +39,8 @@ class Database:
         # Whether it is to be told which database this is, and that; written once each, asking twice being harmless.
         self.telling = False
         self.fingerprint: Fingerprint | None = None
-        self._pool = Pool(parse_dsn(dsn, config, application_name), config, clock)
+        self._there = bool(dsn)
+        self._pool = Pool(parse_dsn(dsn, config, application_name) if dsn else "", config, clock)
 
     def connection(self) -> Borrowed:
         """A connection in autocommit mode, for the length of a `with` block.
@@ -82,6 +83,8 @@ class Database:
 
     def take(self) -> Connection:
         """A connection, to be given back with `give`."""
+        if not self._there:
+            raise InvalidConfigError("there is no database; set postgres_dsn (STRATA_POSTGRES_DSN)")
         if not self.breaker.allow():
             raise L3UnavailableError(
                 "PostgreSQL was not asked: it did not answer a moment ago; it is tried again shortly"

@@ -35,7 +35,6 @@ from strata.policies import Durability
 from strata.shards import SHARDS
 from strata.writebehind import changes
 from strata.writebehind.apply import NO_ROW
-from strata.writebehind.broker import celery_app
 from strata.writebehind.buffer import Buffered, Own
 from strata.writebehind.deadletters import DeadLetters
 from strata.writebehind.entry import Entry, Op, decode
@@ -101,7 +100,6 @@ class WriteBehind:
         repairs: Repairs | None = None,
         pace: Pace | None = None,
     ) -> None:
-        celery_app(config)  # so that a missing broker is found now
         self._config = config
         self._schemas: dict[str, Bound] = {}  # written by `register`, under the store's lock
         self._log = logger

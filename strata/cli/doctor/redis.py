@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from strata.cli.doctor.clocks import clock
-from strata.cli.doctor.finding import Finding, fail, good, warn
+from strata.cli.doctor.finding import Finding, State, fail, good, warn
 from strata.cli.inside import ownership, redis_servers
 from strata.datastore import DataStore
 from strata.errors import InvalidConfigError, L3UnavailableError, StrataError
@@ -20,13 +20,13 @@ def redis(store: DataStore) -> Iterator[Finding]:
     """The findings about each Redis of the store."""
     for what, (server, ledger) in redis_servers(store).items():
         try:
-            yield _owner(store, what, server)
+            yield (owned := _owner(store, what, server))
+            if owned.state is State.FAIL:
+                continue
             facts = _facts(server)
             yield _version(what, facts)
             yield clock(what, lambda server=server: server.time_ms() / 1000)  # type: ignore[misc]
             yield from _forgetting(what, facts, ledger=ledger)
-        except InvalidConfigError as error:
-            yield fail(f"owner of {what}", str(error), "set namespace; or, where the data was moved, `strata adopt`")
         except StrataError as error:
             yield fail(what, str(error), "start it, or correct its address and password")
 
@@ -36,9 +36,11 @@ def _owner(store: DataStore, what: str, server: RedisServer) -> Finding:
     mine = ownership(store)
     if mine is None:
         return good(f"owner of {what}", f"{name}; nobody, since no schema has an L3")
-    server.look()
     try:
+        server.look()
         return good(f"owner of {what}", f"{name}; {mine.own()}")
+    except InvalidConfigError as error:
+        return fail(f"owner of {what}", str(error), "set namespace; or, where the data was moved, `strata adopt`")
     except L3UnavailableError:
         return warn(f"owner of {what}", f"{name}; the database that was at this address before", "start PostgreSQL")
 
