@@ -11,6 +11,7 @@ Where none is known, L2 is down until PostgreSQL has told.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 import msgspec
 
@@ -28,7 +29,7 @@ _decode = msgspec.json.Decoder(Fingerprint).decode
 
 
 class Ownership:
-    """One a store; thread-safe: `_sure` is written by any thread, as an answer that may be asked for once more. After
+    """One a store; thread-safe: `_sure` and `_refusal` are written by any thread, as what Redis said last. After
     fork the child has the same database, and connections that ask anew."""
 
     def __init__(
@@ -36,6 +37,7 @@ class Ownership:
     ) -> None:
         self._log = log
         self._sure = False
+        self._refusal = ""
         self._database = database
         self._address = address(dsn)
         self._servers = servers
@@ -85,19 +87,26 @@ class Ownership:
 
     def _check(self, server: RedisServer, ask: Ask) -> None:
         own, why = self._own_if_known()
-        owner, found = ask(_belong, [_mark(server)], [b"" if own is None else _encode(own), self._address])
+        text = b"" if own is None else _encode(own)
+        # Who was refused once takes nothing that is nobody's: it was flushed, and its owner is about to say so.
+        owner, found = ask(_belong, [_mark(server)], [b"" if self._refusal else text, self._address])
         if own is None:
             if not owner or owner != found:
                 raise L2UnavailableError(
                     "Redis is not used yet: PostgreSQL has not told which database this is, and so whether what is "
                     "kept there belongs to it"
                 ) from why
-        elif owner != _encode(own):
-            said = refusal(server, _decode(owner), own)
-            if self._sure:
-                self._log.error("a Redis was given to another database while this process ran", reason=said)
-            self._sure = False
-            raise InvalidConfigError(said)
+        elif owner == text:
+            self._refusal = ""
+        else:
+            self._refuse(refusal(server, _decode(owner), own) if owner else self._refusal)
+
+    def _refuse(self, reason: str) -> NoReturn:
+        if self._sure:
+            self._log.error("a Redis was given to another database while this process ran", reason=reason)
+        self._sure = False
+        self._refusal = reason
+        raise InvalidConfigError(reason)
 
     def _own_if_known(self) -> tuple[Fingerprint | None, StrataError | None]:
         try:

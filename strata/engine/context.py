@@ -58,11 +58,15 @@ class Context:
         """The time that AutoNow and AutoNowAdd stamp."""
         return datetime.fromtimestamp(self.clock.wall(), UTC)
 
-    def stamp(self) -> int:
-        """A new version."""
+    def ready(self) -> None:
+        """Before a write is taken: whose the Redis is, who this process is, and what time it is."""
         if self.ownership is not None:
             self.ownership.ensure()
         self.identity.ensure()
+
+    def stamp(self) -> int:
+        """A new version."""
+        self.ready()
         return self.versions.stamp()
 
     def pending(self, bound: Bound, id: Any) -> Own | None:
