@@ -43,6 +43,11 @@ class Ownership:
         self._servers = servers
         database.telling = True
 
+    @property
+    def refused(self) -> bool:
+        """Whether a Redis was found to be another database's, when it was asked last."""
+        return bool(self._refusal)
+
     def ensure(self) -> None:
         """Before a write is taken: have every Redis of the store asked once, as far as it answers.
 

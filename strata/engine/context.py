@@ -92,7 +92,12 @@ class Context:
             return {}  # what others hand off cannot be seen now; what this process wrote is in its buffer
 
     def listen(self) -> None:
-        """From now on this instance hears of other instances' writes, and tells the recorder of its own doings."""
+        """From now on this instance hears of other instances' writes, and tells the recorder of its own doings.
+
+        Raises `InvalidConfigError` where the Redis belongs to another database.
+        """
+        if self.ownership is not None and self.ownership.refused:
+            self.ownership.ensure()  # nothing is read past a Redis that is another database's
         if self.feed is not None:
             self.feed.start()
         if self.bus is not None:
