@@ -20,6 +20,7 @@ from strata.errors import (
     DecodeError,
     EncodeError,
     FlushTimeoutError,
+    InvalidConfigError,
     L2UnavailableError,
     L3UnavailableError,
     MigrationError,
@@ -218,7 +219,7 @@ class WriteBehind:
         asked, known = self._lag
         now = self._clock.monotonic()
         if ask and now >= asked + LAG_SECONDS:
-            with contextlib.suppress(L2UnavailableError):
+            with contextlib.suppress(L2UnavailableError, InvalidConfigError):
                 known = self.pending_stats()
             self._lag = now, known
         return known

@@ -132,7 +132,7 @@ def test_an_app_is_a_store_a_factory_or_an_attribute(
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     sys.modules.pop("shop", None)
     assert "notes" in repr(load_store(name))
-    for wrong, said in {
+    for target, said in {
         "shop:holder.stores": "'stores'",
         "shop:make_with": "arguments",
         "shop:holder": "Holder",
