@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from strata.aging import Aging
 from strata.bound import Bound, Callbacks
@@ -19,10 +19,11 @@ from strata.coherence.lineage import Lineage
 from strata.coherence.memory import Memory
 from strata.coherence.messages import Announcer
 from strata.coherence.outside import Outside
+from strata.coherence.ownership import Ownership
 from strata.coherence.pulse import Pulse
 from strata.coherence.repairs import Repairs
 from strata.coherence.versions import VersionClock
-from strata.config import Config
+from strata.config import Config, masked
 from strata.crypto import TableCipher, keys_from
 from strata.engine import readings
 from strata.engine.background import Background
@@ -52,7 +53,7 @@ from strata.observe.metrics import SafeMetrics
 from strata.policies import EvictionPolicy, MemPolicy, RedisPolicy, SearchExpiry, WriteMode
 from strata.schema import Schema
 from strata.writebehind import WriteBehind
-from strata.writebehind.broker import Broker
+from strata.writebehind.broker import Broker, celery_app
 
 SHARDS = 256  # of L1, in which `max_entries` is counted
 ABSENCES = 65_536  # remembered in L1 a schema
@@ -76,6 +77,7 @@ class Wiring:
         self.keys = config.keyspace
         self._ledger: RedisServer | None = None
         self._complaints = Complaints(self.log, self.clock)
+        self._nowhere = RedisServer(_no_redis, self.clock, self.keys)
         self.server = self._redis()
         versions = VersionClock(self.clock)
         channel = self.keys.channel(config.invalidation_channel)
@@ -159,8 +161,9 @@ class Wiring:
             counters=counters,
             clock=self.clock,
             freshness=freshness_of(schema),
+            lacking=self._lacking(schema, mode),
         )
-        if schema.l3 is not None and schema.l3.watch:
+        if schema.l3 is not None and schema.l3.watch and self.config.postgres_dsn:
             self._listen()
         if bound.deferred:
             deferred = self.writebehind()
@@ -200,14 +203,16 @@ class Wiring:
             )
 
     def ledger(self) -> RedisServer:
-        """The Redis of ledger, jobs and doorbells. Raises `InvalidConfigError` where there is none."""
+        """The Redis of ledger, jobs and doorbells. Where there is none, its methods raise `InvalidConfigError`."""
         if self._ledger is None:
             if self.config.ledger_addr:
                 self._ledger = self._server(self.config.ledger_addr, "ledger")
+                if self.context.ownership is not None:
+                    self.context.ownership.guard(self._ledger)
             elif self.server is not None:
                 self._ledger = self.server
             else:
-                raise InvalidConfigError("this needs a Redis for its ledger; set redis_addr or ledger_addr")
+                self._ledger = self._nowhere
         return self._ledger
 
     def publish(self, task: str, args: tuple[Any, ...], task_id: str | None) -> None:
@@ -222,7 +227,7 @@ class Wiring:
         context.identity.reset(self.instance)
         context.announcer.source = self.instance
         self.inbox.rename(self.instance)
-        for server in {id(item): item for item in (self.server, self._ledger) if item is not None}.values():
+        for server in self.redis_servers():
             server.after_fork()
         for database in self.databases.values():
             database.after_fork()
@@ -255,9 +260,8 @@ class Wiring:
         self.sweeper.stop()
         for database in self.databases.values():
             database.close()
-        for server in (self.server, self._ledger):
-            if server is not None:
-                server.close()
+        for server in self.redis_servers():
+            server.close()
 
     def _counts(self) -> list[Reading]:
         return readings.counts(list(self._schemas.values()), readings.bus_numbers(self.context, self.inbox))
@@ -266,6 +270,18 @@ class Wiring:
         deferred = self.context.writebehind
         breakers = {name: server.breaker for name, server in self._servers().items()}
         return readings.gauges(list(self._schemas.values()), breakers, {} if deferred is None else deferred.lag())
+
+    def redis_servers(self) -> list[RedisServer]:
+        """Each Redis of the store once."""
+        return list({id(item): item for item in (self.server, self._ledger) if item is not None}.values())
+
+    def _own(self, database: Database) -> None:
+        """From now on the store's Redis servers are used only where they are this database's."""
+        if self.context.ownership is None and (self.server is not None or self.config.ledger_addr):
+            ownership = Ownership(self.config.postgres_dsn, database, self.redis_servers, self.log)
+            for server in self.redis_servers():
+                ownership.guard(server)
+            self.context.ownership = ownership
 
     def _servers(self) -> dict[str, RedisServer | Database]:
         """What this store talks to, by the names that metrics have for it."""
@@ -301,10 +317,10 @@ class Wiring:
 
         if not addr.startswith("redis+cluster://"):
             make()  # nothing is sent, but an address that cannot be read is found now
-        return self._watched(make, name)
+        return self._watched(make, name, masked(addr))
 
-    def _watched(self, make: Callable[[], Any], name: str) -> RedisServer:
-        made = RedisServer(make, self.clock, self.keys)
+    def _watched(self, make: Callable[[], Any], name: str, place: str = "") -> RedisServer:
+        made = RedisServer(make, self.clock, self.keys, place)
         made.on_call = self._timer("strata_l2_seconds", name)
         made.rights = rights(self.keys, self.config.invalidation_channel)
 
@@ -320,14 +336,32 @@ class Wiring:
         made.on_refusal = refused
         return made
 
+    def _lacking(self, schema: Schema[Any], mode: WriteMode) -> str:
+        """What address its first use would miss; empty where it has all."""
+        config, name = self.config, f"schema {schema.name!r}"
+        if schema.l3 is not None and not config.postgres_dsn:
+            return f"{name} has an L3, but no database; set postgres_dsn (STRATA_POSTGRES_DSN)"
+        if schema.l2 is not None and self.server is None:
+            return f"{name} has an L2, but no Redis; set redis_addr (STRATA_REDIS_ADDR), or redis_client"
+        if mode is not WriteMode.WRITE_BEHIND:
+            return ""
+        if self.server is None and not config.ledger_addr:
+            return (
+                f"{name} is written behind, but there is no Redis for the ledger; set redis_addr (STRATA_REDIS_ADDR) "
+                "or ledger_addr (STRATA_LEDGER_ADDR)"
+            )
+        try:
+            celery_app(config)
+        except InvalidConfigError as error:
+            return f"{name} is written behind: {error}"
+        return ""
+
     def _check(self, schema: Schema[Any], plan: ModelPlan[Any], mode: WriteMode) -> None:
         name = schema.name
         if schema.l1 is None and schema.l2 is None and schema.l3 is None:
             raise InvalidConfigError(f"schema {name!r} has no tier; give it at least one of l1, l2 and l3")
         if mode is WriteMode.WRITE_BEHIND and schema.l3 is None:
             raise InvalidConfigError(f"schema {name!r} is written behind but has no L3 to write to; give it l3")
-        if mode is WriteMode.WRITE_BEHIND:
-            self.ledger()
         for column in plan.columns:
             if column.omit_cache and schema.l3 is None:
                 raise InvalidModelError(
@@ -367,8 +401,6 @@ class Wiring:
     def _l2(self, schema: Schema[Any], plan: ModelPlan[Any], counters: Counters) -> L2Tier | None:
         if schema.l2 is None:
             return None
-        if self.server is None:
-            raise InvalidConfigError(f"schema {schema.name!r} has an L2; set redis_addr (or redis_client)")
         prefix = self._prefix(schema)
 
         def corrupt(entries: int) -> None:
@@ -379,7 +411,7 @@ class Wiring:
         codec = self.config.codec
         ttl = _seconds(schema.l2.ttl, self.config.default_l2_ttl)
         return L2Tier(
-            self.server,
+            self.server or self._nowhere,
             prefix,
             ttl,
             plan.encoder(codec),
@@ -417,21 +449,26 @@ class Wiring:
     ) -> tuple[Table | None, Database | None, Database | None]:
         if schema.l3 is None:
             return None, None, None
-        if not self.config.postgres_dsn:
-            raise InvalidConfigError(f"schema {schema.name!r} has an L3; set postgres_dsn")
         name = schema.l3.table_name or schema.name
         check_identifier(name, "table name")
         by = schema.l3.partition_by
         table = Table(plan, name, schema_name=schema.name, deferred=mode is WriteMode.WRITE_BEHIND, partition_by=by)
         check_unique(plan, name, table.partition, wanted_indexes(plan, schema))
         replica = schema.l3.read_replica
-        return table, self.database(self.config.postgres_dsn), self.database(replica) if replica else None
+        database = self.database(self.config.postgres_dsn)
+        if self.config.postgres_dsn:
+            self._own(database)
+        return table, database, self.database(replica) if replica else None
 
     def database(self, dsn: str) -> Database:
         if dsn not in self.databases:
             made = self.databases[dsn] = Database(dsn, self.config.l3_pool, clock=self.clock)
             made.on_call = self._timer("strata_l3_seconds", "primary" if dsn == self.config.postgres_dsn else "replica")
         return self.databases[dsn]
+
+
+def _no_redis() -> NoReturn:
+    raise InvalidConfigError("no Redis is named; set redis_addr or ledger_addr (STRATA_REDIS_ADDR, STRATA_LEDGER_ADDR)")
 
 
 def _aging(policy: MemPolicy | RedisPolicy) -> Aging:

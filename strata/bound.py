@@ -42,6 +42,7 @@ class Bound:
     counters: Counters
     clock: Clock
     freshness: Freshness
+    lacking: str = ""  # what its first use is refused with, where a tier has no address
 
     @property
     def deferred(self) -> bool:

@@ -39,8 +39,8 @@ _ADDRESSES = frozenset({"postgres_dsn", "redis_addr", "ledger_addr", "broker_url
 class Config:
     """The settings of a `DataStore`; frozen. Raises `InvalidConfigError` for one that cannot work.
 
-    Durations are seconds or `timedelta`. An address is required by the first schema that uses its tier, at
-    `register`. `redis_addr` is `host:port` or a `redis://`, `rediss://`, `unix://`, `redis+cluster://a:1,b:2` or
+    Durations are seconds or `timedelta`. An address is required by the first use of a schema that has its tier,
+    not by `register`. `redis_addr` is `host:port` or a `redis://`, `rediss://`, `unix://`, `redis+cluster://a:1,b:2` or
     `redis+sentinel://a:1,b:2/service/0` URL; `redis_client` is any redis-py client in its place.
 
     >>> Config(postgres_dsn="postgres://me:secret@localhost/app")
@@ -170,11 +170,11 @@ def _masked_url(address: str) -> str:
         url = urlsplit(address)
     except ValueError:
         return "***"
+    if "@" in address.removeprefix(f"{url.scheme}://{url.netloc}"):
+        return f"{url.scheme}://***"  # a password with a /, ? or # in it: what stands where cannot be told
     login, at, place = url.netloc.rpartition("@")
     if at:
         place = f"{login.partition(':')[0]}:***@{place}" if ":" in login else f"{login}@{place}"
-    elif "@" in address:
-        return f"{url.scheme}://***"  # a password with a /, ? or # in it: what stands where cannot be told
     query = "&".join(_without_secret(part) for part in url.query.split("&"))
     return f"{url.scheme}://{place}{url.path}{'?' if query else ''}{query}"
 

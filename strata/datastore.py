@@ -98,8 +98,8 @@ class DataStore:
     def register(self, schema: Schema[T]) -> Collection[T]:
         """Bind a schema to this store, once per name; the handle returned has the calls below without `schema`.
 
-        Raises `SchemaDuplicateError`, `InvalidModelError`, `NoPrimaryKeyError`, or `InvalidConfigError` where a tier
-        lacks its address. Nothing is connected yet.
+        Raises `SchemaDuplicateError`, `InvalidModelError`, `NoPrimaryKeyError`, or `InvalidConfigError` for a schema
+        that cannot work. Nothing is connected yet, and addresses are needed at the first use only.
         """
         if not isinstance(schema, Schema):
             raise InvalidModelError(f"register takes a Schema, not a {type(schema).__name__}; wrap the model in one")
@@ -346,7 +346,7 @@ class DataStore:
 
     def _migrator(self) -> Migrator:
         if not self.config.postgres_dsn:
-            raise InvalidConfigError("migrations need a database; set postgres_dsn")
+            raise InvalidConfigError("migrations need a database; set postgres_dsn (STRATA_POSTGRES_DSN)")
         database = self._wiring.database(self.config.postgres_dsn)
         return Migrator(
             database, [(bound.table, bound.schema) for bound in self._schemas.values() if bound.table is not None]
@@ -467,6 +467,8 @@ class DataStore:
             name = repr(schema) if isinstance(schema, str) else getattr(schema, "__name__", type(schema).__name__)
             known = ", ".join(map(repr, self._schemas)) or "none"
             raise SchemaNotFoundError(f"no schema {name} is registered with this store; registered: {known}")
+        if bound.lacking:
+            raise InvalidConfigError(bound.lacking)
         return bound
 
     def _open(self) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from strata.bound import Bound
+from strata.coherence.ownership import Ownership
 from strata.datastore import DataStore
+from strata.errors import InvalidConfigError
 from strata.l2.client import RedisServer
 from strata.writebehind.facade import PendingStats
 
@@ -21,7 +23,10 @@ def defers(store: DataStore) -> bool:
 
 
 def pending(store: DataStore) -> dict[str, PendingStats]:
-    """For each write-behind schema what the ledger holds. Raises `L2UnavailableError`."""
+    """For each write-behind schema what the ledger holds. Raises `L2UnavailableError`, or `InvalidConfigError`."""
+    for bound in schemas(store).values():
+        if bound.deferred and bound.lacking:
+            raise InvalidConfigError(bound.lacking)
     deferred = store._wiring.context.writebehind
     return {} if deferred is None else deferred.pending_stats()
 
@@ -34,6 +39,11 @@ def redis_servers(store: DataStore) -> dict[str, tuple[RedisServer, bool]]:
     if ledger is not None and ledger is not wiring.server:
         servers["Redis of the ledger"] = (ledger, True)
     return servers
+
+
+def ownership(store: DataStore) -> Ownership | None:
+    """What knows whose the Redis servers of a store are; None where it has no L3."""
+    return store._wiring.context.ownership
 
 
 def instances(store: DataStore) -> int:

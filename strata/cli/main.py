@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import strata
+from strata.cli.adopt import adopt
 from strata.cli.audit import audit
 from strata.cli.deadletters import dead_letters
 from strata.cli.demo.command import demo
@@ -44,5 +45,5 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a terminal without µ shows ? and does not end the command
 
 
-for command in (dev, demo, migrate, warm, stats, audit, doctor, dead_letters, keys):
+for command in (dev, demo, migrate, warm, stats, audit, doctor, dead_letters, keys, adopt):
     main.add_command(command)

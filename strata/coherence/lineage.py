@@ -1,4 +1,7 @@
-"""Whether another server has taken the place of one of a Cluster, which the subscription does not show.
+"""Whether a Redis is still what it was, which the subscription does not show.
+
+One that is flushed keeps its connections: it is asked again whose it is (`ownership.py`), before another application
+takes it for its own.
 
 The subscription to a single Redis, or to the master that Sentinels name, breaks when its server is gone. In a Cluster
 it is held by any one node, and does not care for the others. But each failover raises the Cluster's epoch.
@@ -26,11 +29,14 @@ class Lineage:
         self._epoch: Any = None
 
     def look(self) -> None:
-        """Ask for the epoch, where it is time. Raises `L2UnavailableError`."""
+        """Ask whose it is, and for the epoch, where it is time. Raises `L2UnavailableError`, `InvalidConfigError`."""
         now = self._clock.monotonic()
-        if now < self._due or not self._server.clustered:
+        if now < self._due:
             return
         self._due = now + INTERVAL
+        self._server.look()
+        if not self._server.clustered:
+            return
         known, self._epoch = self._epoch, self._server.execute("CLUSTER INFO").get("cluster_current_epoch")
         if known is not None and known != self._epoch:
             self._on_change()

@@ -12,6 +12,7 @@ from strata.clock import Clock
 from strata.coherence.bus import Bus
 from strata.coherence.identity import Identity
 from strata.coherence.messages import Announcer, Op
+from strata.coherence.ownership import Ownership
 from strata.coherence.repairs import Repairs
 from strata.coherence.versions import VersionClock
 from strata.engine.background import Background
@@ -29,8 +30,8 @@ ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "ABSENT", "__slots__"
 @dataclass(slots=True, eq=False)
 class Context:
     """The parts that the schemas of one store share. `server` and `bus` are None without Redis, `writebehind` until
-    a write-behind schema was registered, `listener` until one whose table is watched. `lasting` is the seconds within
-    which any commit has surely ended; `closed` is set once, by `DataStore.close`."""
+    a write-behind schema was registered, `listener` until one whose table is watched, `ownership` until one with L3.
+    `lasting` is the seconds within which any commit has surely ended; `closed` is set once, by `DataStore.close`."""
 
     clock: Clock
     versions: VersionClock
@@ -46,6 +47,7 @@ class Context:
     writebehind: WriteBehind | None = None
     closed: bool = False
     listener: Listener | None = None
+    ownership: Ownership | None = None
 
     def check_open(self) -> None:
         """Raise `ClosedError` once the store was closed: for what was begun before, and goes on after it."""
@@ -56,9 +58,15 @@ class Context:
         """The time that AutoNow and AutoNowAdd stamp."""
         return datetime.fromtimestamp(self.clock.wall(), UTC)
 
+    def ready(self) -> None:
+        """Before a write is taken: whose the Redis is, who this process is, and what time it is."""
+        if self.ownership is not None:
+            self.ownership.ensure()
+        self.identity.ensure()
+
     def stamp(self) -> int:
         """A new version."""
-        self.identity.ensure()
+        self.ready()
         return self.versions.stamp()
 
     def pending(self, bound: Bound, id: Any) -> Own | None:
@@ -84,7 +92,12 @@ class Context:
             return {}  # what others hand off cannot be seen now; what this process wrote is in its buffer
 
     def listen(self) -> None:
-        """From now on this instance hears of other instances' writes, and tells the recorder of its own doings."""
+        """From now on this instance hears of other instances' writes, and tells the recorder of its own doings.
+
+        Raises `InvalidConfigError` where the Redis belongs to another database.
+        """
+        if self.ownership is not None and self.ownership.refused:
+            self.ownership.ensure()  # nothing is read past a Redis that is another database's
         if self.feed is not None:
             self.feed.start()
         if self.bus is not None:

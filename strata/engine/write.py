@@ -128,7 +128,7 @@ class Writer:
     def _behind(self, bound: Bound, id: Any, key_text: str, record: Any) -> Any:
         deferred = self._context.writebehind
         assert deferred is not None
-        self._context.identity.ensure()
+        self._context.ready()
         version = deferred.put(bound, id, key_text, record)
         if record is not None and not bound.plan.unloaded(record):
             bound.l1.write(id, bound.plan.freeze(record), version)

@@ -14,7 +14,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterExcept
 
 from strata.breaker import Breaker
 from strata.clock import Clock
-from strata.errors import L2UnavailableError
+from strata.errors import L2UnavailableError, StrataError
 from strata.keyspace import Keyspace
 from strata.l2.refusals import Refusal, refusal_of
 from strata.l2.script import Script
@@ -24,19 +24,22 @@ FAILURES = (RedisError, RedisClusterException, OSError)  # the second is no `Red
 ALL = Keyspace()
 Command = Sequence[Any]
 Call = tuple[Sequence[Any], Sequence[Any]]  # keys and arguments of a script
+Ask = Callable[[Script, Sequence[Any], Sequence[Any]], Any]  # a script with its keys and arguments, to its answer
+ASKED_AGAIN = 3.0  # seconds after which a guarded server is asked again
 
 
 class RedisServer:
     """Commands and scripts, each sent once; thread-safe, and opened at the first command.
 
     `make` builds the redis-py client; it is called again after a fork, since sockets are not shared with a parent.
-    `keys` names what is kept there.
+    `keys` names what is kept there; `place` is shown where it does not answer.
     Every method raises `L2UnavailableError` when the server does not answer, or at once while the breaker is open.
     """
 
-    def __init__(self, make: Callable[[], Any], clock: Clock, keys: Keyspace = ALL) -> None:
+    def __init__(self, make: Callable[[], Any], clock: Clock, keys: Keyspace = ALL, place: str = "") -> None:
         self._make = make
         self.keys = keys
+        self._name = f"Redis at {place}" if place else "Redis"
         self.clock = clock
         self.breaker = Breaker(clock)
         self.on_call: Callable[[float], None] | None = None  # is told how many seconds each call took; set once
@@ -48,6 +51,20 @@ class RedisServer:
         self._wires: Wires | None = None
         self._clustered: bool | None = None  # isinstance of redis-py's classes takes 2 us
         self._abandoned: list[Any] = []
+        # Set once, before or while the server is used; `_asked_until` by any thread, asking twice being harmless.
+        self._check: Callable[[Ask], None] | None = None
+        self._asked_until = 0.0
+
+    def guard(self, check: Callable[[Ask], None] | None) -> None:
+        """Have `check` ask, and raise where this server may not be used: first on each connection, and every few
+        seconds. What it raises is raised by every method. None: nobody asks."""
+        self._check = check
+        self._forget()
+
+    def look(self) -> None:
+        """Have the guard ask now, so that no call has to do it."""
+        if self._check is not None:
+            self._guarded(self._ask_again)
 
     @property
     def client(self) -> Any:
@@ -173,6 +190,7 @@ class RedisServer:
         self._abandoned += [item for item in (self._client, self._wires) if item is not None]
         self._client = self._wires = None
         self.breaker.reset()
+        self._asked_until = 0.0
 
     def close(self) -> None:
         """Close the connections; the next command would open new ones."""
@@ -187,7 +205,7 @@ class RedisServer:
         """`error` in the words of the family; whoever looks after the set-up is told where it is wrong."""
         refusal = refusal_of(error)
         if refusal is None:
-            said = f"Redis did not answer ({type(error).__name__}); check that it runs and is reachable"
+            said = f"{self._name} did not answer ({type(error).__name__}); check that it runs and is reachable"
             return L2UnavailableError(said)
         refusal = refusal._replace(advice=refusal.advice.format(user=self._user, rights=self.rights))
         if self.on_refusal is not None:
@@ -196,10 +214,14 @@ class RedisServer:
 
     def _guarded(self, send: Callable[[], Any]) -> Any:
         if not self.breaker.allow():
-            raise L2UnavailableError("Redis was not asked: it did not answer a moment ago; it is tried again shortly")
+            raise L2UnavailableError(
+                f"{self._name} was not asked: it did not answer a moment ago; it is tried again shortly"
+            )
         if self.on_call is not None:
             send = _timed(send, self.on_call)
         try:
+            if self._check is not None and self._is_due():
+                self._ask_again()
             answer = send()
         except L2UnavailableError:
             raise
@@ -207,7 +229,7 @@ class RedisServer:
             # It still answers reads, and takes what frees memory.
             self.breaker.succeeded()
             raise L2UnavailableError(
-                "Redis took no write: it holds as much as its maxmemory allows; give it more, or let it forget"
+                f"{self._name} took no write: it holds as much as its maxmemory allows; give it more, or let it forget"
             ) from error
         except FAILURES as error:
             refusal = refusal_of(error)
@@ -216,14 +238,40 @@ class RedisServer:
             else:
                 # An error answer (read-only, loading) is an answer, but this server cannot be used.
                 self.breaker.failed()
+                self._asked_until = 0.0  # another one may have taken its place
             raise self.unavailable(error) from error
         self.breaker.succeeded()
         return answer
 
+    def _is_due(self) -> bool:
+        # A first connection asks by itself; a Cluster's are redis-py's.
+        return self.clock.monotonic() >= self._asked_until and (self._wires is not None or self.clustered)
+
+    def _ask_again(self) -> None:
+        assert self._check is not None
+        try:
+            self._check(self._run)
+        except StrataError:
+            self._forget()
+            raise
+        self._asked_until = self.clock.monotonic() + ASKED_AGAIN
+
+    def _greet(self, wire: Wire) -> None:
+        if self._check is not None:
+            self._check(lambda script, keys, args: _run_on(wire.call, script, keys, args))
+            self._asked_until = self.clock.monotonic() + ASKED_AGAIN
+
+    def _forget(self) -> None:
+        """Connections that are opened from now on ask anew; those in use are not used again."""
+        self._asked_until = 0.0
+        wires, self._wires = self._wires, None
+        if wires is not None:
+            wires.close()
+
     def _single(self) -> Wires:
         if self._wires is None:
             pool = self.client.connection_pool
-            self._wires = Wires(pool, pool.max_connections)
+            self._wires = Wires(pool, pool.max_connections, self._greet)
         return self._wires
 
     def _call(self, command: Command) -> Any:
@@ -238,10 +286,7 @@ class RedisServer:
         return list(pipe.execute(raise_on_error=False))
 
     def _run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
-        try:
-            return self._call(("EVALSHA", script.sha, len(keys), *keys, *args))
-        except NoScriptError:
-            return self._call(("EVAL", script.text, len(keys), *keys, *args))
+        return _run_on(self._call, script, keys, args)
 
     def _run_many(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         if self.clustered or len(calls) == 1:
@@ -258,6 +303,13 @@ class RedisServer:
         # Every node of a Cluster passes on what is published on any of them.
         pool = self.client.get_redis_connection(self.client.get_random_node()).connection_pool
         return Wires(pool, 1).open()
+
+
+def _run_on(call: Callable[[Command], Any], script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+    try:
+        return call(("EVALSHA", script.sha, len(keys), *keys, *args))
+    except NoScriptError:
+        return call(("EVAL", script.text, len(keys), *keys, *args))
 
 
 def _timed(send: Callable[[], Any], tell: Callable[[float], None]) -> Callable[[], Any]:

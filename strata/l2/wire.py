@@ -11,7 +11,7 @@ import contextlib
 import select
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hiredis
@@ -38,6 +38,11 @@ class Wire:
     def send(self, packed: bytes) -> None:
         """Send packed commands."""
         self._sock.sendall(packed)
+
+    def call(self, command: Sequence[Any]) -> Any:
+        """The answer to one command. Raises `redis.RedisError` or `OSError`."""
+        self.send(hiredis.pack_command(tuple(command)))
+        return _raised(self.receive())
 
     def receive(self) -> Any:
         """The next answer; an error answer is returned as an exception, not raised."""
@@ -79,10 +84,11 @@ class Wire:
 
 class Wires:
     """Connections kept for reuse, the last one returned first. Thread-safe: a deque's ends are atomic, and `_slots`
-    counts how many more may be in use."""
+    counts how many more may be in use. `greet` has the first word on each connection, and may raise to refuse it."""
 
-    def __init__(self, pool: Any, size: int) -> None:
+    def __init__(self, pool: Any, size: int, greet: Callable[[Wire], None] | None = None) -> None:
         self._pool = pool
+        self._greet = greet
         kwargs = pool.connection_kwargs
         self._timeout = kwargs.get("socket_timeout")
         self._idle: deque[Wire] = deque()
@@ -90,10 +96,7 @@ class Wires:
 
     def call(self, command: Sequence[Any]) -> Any:
         """The answer to one command. Raises `redis.RedisError` or `OSError`; `LostError` if the connection broke."""
-        answer = self._exchange(hiredis.pack_command(tuple(command)), 1)[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        return _raised(self._exchange(hiredis.pack_command(tuple(command)), 1)[0])
 
     def call_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """The answers to many commands in one round trip; error answers are among them, as exceptions."""
@@ -102,7 +105,14 @@ class Wires:
 
     def open(self) -> Wire:
         """A connection outside the pool, as for a subscription."""
-        return Wire(self._pool.connection_class(**self._pool.connection_kwargs), self._timeout)
+        wire = Wire(self._pool.connection_class(**self._pool.connection_kwargs), self._timeout)
+        if self._greet is not None:
+            try:
+                self._greet(wire)
+            except BaseException:
+                wire.close()
+                raise
+        return wire
 
     def close(self) -> None:
         """Close what is idle."""
@@ -144,6 +154,12 @@ class Wires:
 
 
 _ELSEWHERE = (ReadOnlyError, AuthenticationError)
+
+
+def _raised(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _reply_error(text: str) -> Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from time import perf_counter
 from types import TracebackType
@@ -11,10 +12,11 @@ import psycopg
 
 from strata.breaker import Breaker
 from strata.clock import Clock
-from strata.errors import L3UnavailableError, TxFailedError
+from strata.errors import InvalidConfigError, L3UnavailableError, TxFailedError
 from strata.l3 import failures
 from strata.l3.connection import Connection, in_seconds, parse_dsn
 from strata.l3.connections import Counts, Pool
+from strata.l3.fingerprint import Fingerprint, fingerprint
 from strata.policies import L3PoolConfig
 
 P = ParamSpec("P")
@@ -26,7 +28,7 @@ class Database:
 
     Every method raises `L3UnavailableError` where the server does not answer, at once while the breaker is open, and
     otherwise what `strata.l3.failures` makes of the driver's error. Raises `InvalidConfigError` for a DSN that cannot
-    be read.
+    be read; the methods of one without a DSN do.
     """
 
     def __init__(self, dsn: str, config: L3PoolConfig, *, clock: Clock, application_name: str = "strata") -> None:
@@ -34,7 +36,11 @@ class Database:
         self.clock = clock
         self.breaker = Breaker(clock)
         self.on_call: Callable[[float], None] | None = None  # is told for how long each connection was used; set once
-        self._pool = Pool(parse_dsn(dsn, config, application_name), config, clock)
+        # Whether it is to be told which database this is, and that; written once each, asking twice being harmless.
+        self.telling = False
+        self.fingerprint: Fingerprint | None = None
+        self._there = bool(dsn)
+        self._pool = Pool(parse_dsn(dsn, config, application_name) if dsn else "", config, clock)
 
     def connection(self) -> Borrowed:
         """A connection in autocommit mode, for the length of a `with` block.
@@ -77,6 +83,8 @@ class Database:
 
     def take(self) -> Connection:
         """A connection, to be given back with `give`."""
+        if not self._there:
+            raise InvalidConfigError("there is no database; set postgres_dsn (STRATA_POSTGRES_DSN)")
         if not self.breaker.allow():
             raise L3UnavailableError(
                 "PostgreSQL was not asked: it did not answer a moment ago; it is tried again shortly"
@@ -85,10 +93,13 @@ class Database:
         try:
             conn = self._pool.take()
             conn.wanted_at = began
-            return conn
         except psycopg.Error as error:
             self.breaker.failed()
             raise failures.unavailable(error)  # noqa: B904 the cause is set, and says no more than it may
+        if self.telling and self.fingerprint is None:
+            with contextlib.suppress(psycopg.Error, InvalidConfigError):  # whoever needs it asks again
+                self.fingerprint = fingerprint(conn)
+        return conn
 
     def give(self, conn: Connection, error: psycopg.Error | None = None) -> bool:
         """Take a connection back; whether the server was lost, going by `error`."""

@@ -45,7 +45,9 @@ def broker_url(config: Config) -> str:
         return f"redis+socket://{path}?virtual_host={config.redis_db}"
     if scheme == "redis+sentinel":
         return _sentinels(address, config)
-    raise InvalidConfigError("the broker cannot be a Redis Cluster; set broker_url to a single Redis, or to RabbitMQ")
+    raise InvalidConfigError(
+        "the broker cannot be a Redis Cluster; set broker_url (STRATA_BROKER_URL) to a single Redis, or to RabbitMQ"
+    )
 
 
 def celery_app(config: Config) -> Any:
@@ -54,7 +56,9 @@ def celery_app(config: Config) -> Any:
         return config.celery_app
     url = broker_url(config)
     if not url:
-        raise InvalidConfigError("the fleet needs a broker; set broker_url (with redis_client it is not known)")
+        raise InvalidConfigError(
+            "the fleet needs a broker; set broker_url (STRATA_BROKER_URL), since it cannot be told from a redis_client"
+        )
     return _app(url, _service(config), _sentinels_login(config), config.namespace)
 
 

@@ -20,6 +20,7 @@ from strata.errors import (
     DecodeError,
     EncodeError,
     FlushTimeoutError,
+    InvalidConfigError,
     L2UnavailableError,
     L3UnavailableError,
     MigrationError,
@@ -35,7 +36,6 @@ from strata.policies import Durability
 from strata.shards import SHARDS
 from strata.writebehind import changes
 from strata.writebehind.apply import NO_ROW
-from strata.writebehind.broker import celery_app
 from strata.writebehind.buffer import Buffered, Own
 from strata.writebehind.deadletters import DeadLetters
 from strata.writebehind.entry import Entry, Op, decode
@@ -101,7 +101,6 @@ class WriteBehind:
         repairs: Repairs | None = None,
         pace: Pace | None = None,
     ) -> None:
-        celery_app(config)  # so that a missing broker is found now
         self._config = config
         self._schemas: dict[str, Bound] = {}  # written by `register`, under the store's lock
         self._log = logger
@@ -220,7 +219,7 @@ class WriteBehind:
         asked, known = self._lag
         now = self._clock.monotonic()
         if ask and now >= asked + LAG_SECONDS:
-            with contextlib.suppress(L2UnavailableError):
+            with contextlib.suppress(L2UnavailableError, InvalidConfigError):
                 known = self.pending_stats()
             self._lag = now, known
         return known

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from strata.cli.doctor.clocks import clock
-from strata.cli.doctor.finding import Finding, fail, good, warn
+from strata.cli.doctor.finding import Finding, State, fail, good, warn
 from strata.cli.doctor.rights import lacking
-from strata.cli.inside import redis_servers
+from strata.cli.inside import ownership, redis_servers
 from strata.datastore import DataStore
-from strata.errors import StrataError
+from strata.errors import InvalidConfigError, L3UnavailableError, StrataError
 from strata.l2.client import RedisServer
 
 OLDEST = (6, 2)
@@ -22,6 +22,9 @@ def redis(store: DataStore) -> Iterator[Finding]:
     for what, (server, ledger) in redis_servers(store).items():
         try:
             yield from lacking(what, server, server.keys.channel(store.config.invalidation_channel))
+            yield (owned := _owner(store, what, server))
+            if owned.state is State.FAIL:
+                continue
             facts = _facts(server)
             yield _version(what, facts)
             yield clock(what, lambda server=server: server.time_ms() / 1000)  # type: ignore[misc]
@@ -29,6 +32,20 @@ def redis(store: DataStore) -> Iterator[Finding]:
         except StrataError as error:
             found, _, advice = str(error).partition("; ")
             yield fail(what, found, advice if "refused" in found else "start it, or correct its address and password")
+
+
+def _owner(store: DataStore, what: str, server: RedisServer) -> Finding:
+    name = f"namespace {server.keys.namespace!r}" if server.keys.namespace else "no namespace"
+    mine = ownership(store)
+    if mine is None:
+        return good(f"owner of {what}", f"{name}; nobody, since no schema has an L3")
+    try:
+        server.look()
+        return good(f"owner of {what}", f"{name}; {mine.own()}")
+    except InvalidConfigError as error:
+        return fail(f"owner of {what}", str(error), "set namespace; or, where the data was moved, `strata adopt`")
+    except L3UnavailableError:
+        return warn(f"owner of {what}", f"{name}; the database that was at this address before", "start PostgreSQL")
 
 
 def _version(what: str, facts: Mapping[str, Any]) -> Finding:
