@@ -20,7 +20,7 @@ from strata.coherence.memory import Memory
 from strata.coherence.messages import Announcer
 from strata.coherence.outside import Outside
 from strata.coherence.repairs import Repairs
-from strata.coherence.versions import VersionClock
+from strata.versions import VersionClock
 from strata.config import Config
 from strata.crypto import TableCipher, keys_from
 from strata.engine import readings
@@ -104,7 +104,7 @@ class Wiring:
             identity = self.context.identity
 
             def beat() -> None:
-                identity.ensure()
+                identity.beat()
                 lineage.look()
 
             self.context.bus = Bus(

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from strata.bound import Bound
 from strata.coherence.messages import Message, Op, parse
-from strata.coherence.versions import VersionClock
+from strata.versions import VersionClock
 from strata.errors import StrataError
 
 # No text inside JSON has quotes that are not escaped, so these are found where they are meant only.

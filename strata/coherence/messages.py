@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from strata.coherence.versions import text
+from strata.versions import text
 
 
 class Op(enum.StrEnum):

@@ -14,7 +14,7 @@ import msgspec
 from strata.bound import Bound
 from strata.coherence.inbox import Deferred
 from strata.coherence.repairs import Repairs
-from strata.coherence.versions import VersionClock
+from strata.versions import VersionClock
 from strata.errors import StrataError
 
 

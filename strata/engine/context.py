@@ -13,7 +13,7 @@ from strata.coherence.bus import Bus
 from strata.coherence.identity import Identity
 from strata.coherence.messages import Announcer, Op
 from strata.coherence.repairs import Repairs
-from strata.coherence.versions import VersionClock
+from strata.versions import VersionClock
 from strata.engine.background import Background
 from strata.engine.unfinished import Unfinished
 from strata.errors import ClosedError, L2UnavailableError

@@ -10,7 +10,7 @@ import msgspec
 
 from strata.bound import Bound
 from strata.clock import Clock
-from strata.coherence.versions import VersionClock
+from strata.versions import VersionClock
 from strata.errors import DecodeError, L2UnavailableError
 from strata.l3.failures import Diagnosis, Failure
 from strata.l3.table import Applied, Change, Status

@@ -13,7 +13,7 @@ from strata.bound import Bound
 from strata.clock import Clock
 from strata.coherence.messages import Announcer
 from strata.coherence.repairs import Repairs
-from strata.coherence.versions import VersionClock
+from strata.versions import VersionClock
 from strata.config import Config
 from strata.errors import (
     ConstraintError,

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from strata.bound import Bound
 from strata.clock import Clock
-from strata.coherence.versions import VersionClock, text
+from strata.versions import VersionClock, text
 from strata.errors import DecodeError
 from strata.l2.client import RedisServer
 from strata.observe.log import SafeLogger

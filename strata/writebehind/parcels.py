@@ -11,7 +11,7 @@ from strata.bound import Bound
 from strata.clock import Clock
 from strata.coherence.messages import Announcer
 from strata.coherence.messages import Op as Said
-from strata.coherence.versions import NODE_BITS, text
+from strata.versions import NODE_BITS, text
 from strata.writebehind.buffer import Buffered, Slot
 from strata.writebehind.entry import Entry, Op, decode
 from strata.writebehind.ledger import ANY, NEVER, Handing
