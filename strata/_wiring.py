@@ -20,7 +20,6 @@ from strata.coherence.memory import Memory
 from strata.coherence.messages import Announcer
 from strata.coherence.outside import Outside
 from strata.coherence.repairs import Repairs
-from strata.versions import VersionClock
 from strata.config import Config
 from strata.crypto import TableCipher, keys_from
 from strata.engine import readings
@@ -48,6 +47,7 @@ from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.policies import EvictionPolicy, MemPolicy, RedisPolicy, SearchExpiry, WriteMode
 from strata.schema import Schema
+from strata.versions import VersionClock
 from strata.writebehind import WriteBehind
 from strata.writebehind.broker import Broker
 

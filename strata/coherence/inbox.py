@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from strata.bound import Bound
 from strata.coherence.messages import Message, Op, parse
-from strata.versions import VersionClock
 from strata.errors import StrataError
+from strata.versions import VersionClock
 
 # No text inside JSON has quotes that are not escaped, so these are found where they are meant only.
 _SET, _DELETE, _INTENT = (f'"op":"{op}"'.encode() for op in (Op.SET, Op.DELETE, Op.INTENT))

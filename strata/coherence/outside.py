@@ -14,8 +14,8 @@ import msgspec
 from strata.bound import Bound
 from strata.coherence.inbox import Deferred
 from strata.coherence.repairs import Repairs
-from strata.versions import VersionClock
 from strata.errors import StrataError
+from strata.versions import VersionClock
 
 
 class Notice(msgspec.Struct, frozen=True):

@@ -10,12 +10,12 @@ import msgspec
 
 from strata.bound import Bound
 from strata.clock import Clock
-from strata.versions import VersionClock
 from strata.errors import DecodeError, L2UnavailableError
 from strata.l3.failures import Diagnosis, Failure
 from strata.l3.table import Applied, Change, Status
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
+from strata.versions import VersionClock
 from strata.writebehind import changes
 from strata.writebehind.entry import Entry, Op, decode
 from strata.writebehind.isolate import CIRCLE, Outcome, isolate

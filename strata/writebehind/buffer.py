@@ -322,7 +322,9 @@ class DirtyBuffer:
 
     def _coalesce(self, slot: Slot, item: Buffered) -> Put:
         old = slot.item
-        if item.version <= old.version:
+        if item.version == old.version:
+            return Put(item.version)  # the same write, out of a journal that was read before
+        if item.version < old.version:
             self._overtaken(slot, item)
             return Put(item.version)
         if item.partial and slot.superseded < old.version:

@@ -7,13 +7,13 @@ import math
 import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from multiprocessing.util import Finalize
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from strata.bound import Bound
 from strata.clock import Clock
 from strata.coherence.messages import Announcer
 from strata.coherence.repairs import Repairs
-from strata.versions import VersionClock
 from strata.config import Config
 from strata.errors import (
     ConstraintError,
@@ -33,7 +33,8 @@ from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.policies import Durability
 from strata.shards import SHARDS
-from strata.writebehind import changes
+from strata.versions import VersionClock
+from strata.writebehind import changes, directory
 from strata.writebehind.apply import NO_ROW
 from strata.writebehind.broker import celery_app
 from strata.writebehind.buffer import Buffered, Own
@@ -102,6 +103,8 @@ class WriteBehind:
         pace: Pace | None = None,
     ) -> None:
         celery_app(config)  # so that a missing broker is found now
+        if config.write_behind_durability is Durability.JOURNAL and config.journal_dir is not None:
+            directory.check(Path(config.journal_dir))
         self._config = config
         self._schemas: dict[str, Bound] = {}  # written by `register`, under the store's lock
         self._log = logger

@@ -15,11 +15,11 @@ from msgspec.structs import replace
 
 from strata.bound import Bound
 from strata.clock import Clock
-from strata.versions import VersionClock, text
 from strata.errors import DecodeError
 from strata.l2.client import RedisServer
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
+from strata.versions import VersionClock, text
 from strata.writebehind.buffer import Buffered, DirtyBuffer, Slot
 from strata.writebehind.entry import Entry, version_of
 from strata.writebehind.ledger import NEVER, Answer, Handing, Ledger, Verdict, script

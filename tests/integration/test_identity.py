@@ -1,4 +1,4 @@
-"""Node id and Redis's time are there before a process's first stamp, in whichever thread, and cost later ones nothing."""
+"""Node id and Redis's time are there before a process's first stamp, in any thread, and cost later ones nothing."""
 
 from __future__ import annotations
 
