@@ -82,7 +82,7 @@ class Wiring:
             lambda: self.context.announcer,
             self.log,
             self.clock,
-            lambda bound, versions: self.writebehind().raise_floor(bound, versions),
+            lambda bound, versions: self.writebehind().hear_floor(bound, versions),
         )
         self.outside = Outside(schemas, repairs, versions, lambda: self.context.writebehind)
         pool = config.l3_pool
@@ -318,11 +318,11 @@ class Wiring:
                 )
 
     def _l1(self, schema: Schema[Any], hooks: Callbacks, *, alone: bool) -> Memory:
-        lock = threading.RLock()
+        lock, versions = threading.RLock(), self.context.versions
         guard = Guard(lock)
         certainty = ALWAYS if alone else self.certainty
         if schema.l1 is None:
-            return Memory(None, guard, certainty, self.clock, hooks.evicted)
+            return Memory(None, guard, certainty, self.clock, hooks.evicted, versions)
         policy, pool = schema.l1, self.config.l1_pool
         store = MemStore(
             capacity=SHARDS * (pool.max_entries if policy.max_entries is None else policy.max_entries),
@@ -333,7 +333,7 @@ class Wiring:
             aging=_aging(policy),
         )
         self.sweeper.register(store, hooks.evicted)
-        memory = Memory(store, guard, certainty, self.clock, hooks.evicted)
+        memory = Memory(store, guard, certainty, self.clock, hooks.evicted, versions)
         if policy.negative_ttl:
             # Of their own, so that asking for what is not there evicts nothing that is.
             memory.absences = MemStore(
@@ -364,6 +364,7 @@ class Wiring:
             plan.encoder(codec),
             plan.decoder(codec),
             corrupt,
+            self.context.versions,
             _aging(schema.l2),
             _seconds(schema.l2.negative_ttl, 0),
             lambda record: plan.key_text(plan.key_of(record)),

@@ -19,6 +19,7 @@ from strata.clock import Clock
 NODE_BITS = 11
 NODES = 1 << NODE_BITS
 L3_NODE = NODES - 1  # of versions given by PostgreSQL, or under a row's lock for it; no process leases it
+VERSION_DIGITS = 19
 AHEAD = 60_000_000  # microseconds that a version may be ahead; `strata/l2/scripts/common.lua` has the same bound
 
 

@@ -77,6 +77,10 @@ class Inbox:
 
     def _apply(self, bound: Bound, key: Any, message: Message) -> None:
         version = message.version
+        if version is not None and not self._versions.believed(version):
+            # It may cost what is cached, as a message without a version does, and never a write.
+            self.unreadable += 1
+            version = None
         if version is not None:
             self._versions.observe(version)
         if message.op == Op.PURGE and version is not None:

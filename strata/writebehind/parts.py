@@ -93,7 +93,7 @@ class Parts:
             gone=None if journal is None else journal.release,
         )
         self.journal = journal
-        self.outcomes = Outcomes(ledger, self.buffer, shared.schemas, self._source, log, metrics)
+        self.outcomes = Outcomes(ledger, self.buffer, shared.schemas, self._source, shared.versions, log, metrics)
         self.undertaker = Undertaker(
             ledger, self.outcomes, shared.schemas, shared.announcer, shared.publisher, clock, log, metrics
         )
@@ -109,7 +109,13 @@ class Parts:
             log=log,
             metrics=metrics,
         )
-        self.direct = Direct(settler, self.outcomes, self._unannounced)
+        self.direct = Direct(
+            settler,
+            self.outcomes,
+            shared.versions,
+            self._unannounced,
+            lambda bound, slot, item, reason: self.handoff.drop(bound, slot, item, reason),
+        )
         self.holder = Holder(ledger, log)
         self.persister = Persister(ledger, Applier(desk), self.holder, shared.schemas, clock)
         route = Route(ledger, shared.publisher, shared.announcer.channel, shared.same_server)

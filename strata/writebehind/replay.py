@@ -59,7 +59,7 @@ class Replay:
         slot = self._buffer.slot(bound.name, key)
         if slot is None:
             return  # L3 has it already
-        self._journal.append(slot, lambda: (bound.name, slot.key_text, self._packer.entry(bound, slot)))
+        self._journal.append(slot, lambda: (bound.name, slot.key_text, self._packer.entry(bound, slot, slot.item)))
         if self._buffer.slot(bound.name, key) is not slot:
             self._journal.release(slot)  # it went while it was appended
 

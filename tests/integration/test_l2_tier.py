@@ -12,6 +12,7 @@ from strata.l2.address import adopt, connect
 from strata.l2.client import RedisServer
 from strata.l2.tier import Found, L2Tier, Put, State
 from strata.policies import L2PoolConfig
+from strata.versions import VersionClock
 
 CHANNEL = "test:bus"
 POOL = L2PoolConfig(read_timeout=1, write_timeout=1, dial_timeout=1)
@@ -31,7 +32,7 @@ def corrupt() -> list[int]:
 
 @pytest.fixture
 def tier(server: RedisServer, corrupt: list[int]) -> L2Tier:
-    return L2Tier(server, "things", 60.0, str.encode, bytes.decode, corrupt.append)
+    return L2Tier(server, "things", 60.0, str.encode, bytes.decode, corrupt.append, VersionClock(SystemClock()))
 
 
 def put(tier: L2Tier, key: str, version: int, record: str | None, token: str = "") -> bool:
@@ -292,14 +293,14 @@ def test_a_script_that_the_server_forgot_is_sent_again(tier: L2Tier, server: Red
 
 
 def test_values_expire_after_the_ttl_and_a_ttl_of_zero_never(server: RedisServer) -> None:
-    tier = L2Tier(server, "kept", 0, str.encode, bytes.decode, print)
+    tier = L2Tier(server, "kept", 0, str.encode, bytes.decode, print, VersionClock(SystemClock()))
     commit(tier, "a", 1, "one")
     assert server.execute("PTTL", tier.key("a")) == -1
 
 
 def test_a_server_that_is_not_there_raises_and_is_then_left_alone() -> None:
     server = RedisServer(lambda: connect("127.0.0.1:1", POOL), SystemClock())
-    tier = L2Tier(server, "things", 60.0, str.encode, bytes.decode, print)
+    tier = L2Tier(server, "things", 60.0, str.encode, bytes.decode, print, VersionClock(SystemClock()))
     for _ in range(3):
         with pytest.raises(L2UnavailableError):
             tier.read("a")

@@ -5,7 +5,7 @@
 -- ARGV  1 channel; then for each key: version, message
 for i, key in ipairs(KEYS) do
   local version = ARGV[i * 2]
-  local raw = get_even_if_full(key)
+  local raw = standing(key, get_even_if_full(key))
   local k = kind(raw)
   if k == 'L' then
     redis.call('DEL', key)
