@@ -127,9 +127,7 @@ class Flusher:
         return max(self._retry_at, 0.0 if waiting >= self._threshold else self._buffer.since + self._interval)
 
     def _step(self, now: float) -> None:
-        sweeps = now >= self._sweep_at
-        if sweeps:
-            self._sweep_at = now + self._pace.sweep  # first: what fails is tried again after a pause, not at once
+        if now >= self._sweep_at:
             self._look_at_journal()
         if len(self._buffer):
             self._beat()
@@ -138,7 +136,8 @@ class Flusher:
         if self._buffer.unconfirmed and now >= self._poll_at:
             self._poll_at = now + self._pace.poll
             self._outcomes.collect()
-        if sweeps:
+        if now >= self._sweep_at:
+            self._sweep_at = now + self._pace.sweep
             self._sweep()
 
     def _sweep(self) -> None:

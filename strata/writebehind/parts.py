@@ -232,7 +232,7 @@ class Parts:
             try:
                 self.replay.take_over()
                 self.replay.tidy()
-            except (OSError, L2UnavailableError) as error:
+            except Exception as error:  # noqa: BLE001 whatever is wrong with it must not hold up a hand-off
                 self._complain(type(error).__name__)
             else:
                 self._complaint = ""

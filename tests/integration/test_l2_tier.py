@@ -147,7 +147,7 @@ def test_where_l2_is_the_lowest_tier_the_newest_version_wins(tier: L2Tier) -> No
 
 
 def test_versions_beyond_the_exact_range_of_doubles_compare_exactly(tier: L2Tier) -> None:
-    high = (1 << 62) + 1
+    high = (1 << 61) + 1
     tier.own(CHANNEL, [Put("a", high, "high")])
     assert tier.own(CHANNEL, [Put("a", high - 1, "low")]) == {"a": high}
     assert tier.own(CHANNEL, [Put("a", high + 1, "higher")]) == {}
