@@ -90,7 +90,7 @@ class Wiring:
         self.context = Context(
             clock=self.clock,
             versions=versions,
-            identity=Identity(self.server, versions, self.instance, self.clock),
+            identity=Identity(self._references, versions, self.instance, self.clock),
             announcer=announcer,
             repairs=repairs,
             lasting=float(pool.statement_timeout) + float(pool.lock_timeout) + MARGIN,  # type: ignore[arg-type]
@@ -202,6 +202,10 @@ class Wiring:
             else:
                 raise InvalidConfigError("this needs a Redis for its ledger; set redis_addr or ledger_addr")
         return self._ledger
+
+    def _references(self) -> list[RedisServer]:
+        """Whose clock versions follow."""
+        return [server for server in dict.fromkeys((self.server, self._ledger)) if server is not None]
 
     def publish(self, task: str, args: tuple[Any, ...], task_id: str | None) -> None:
         """Hand a job over to the fleet. Raises `UnavailableError` where the broker does not answer."""

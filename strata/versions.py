@@ -29,9 +29,14 @@ def text(version: int) -> str:
 
 
 class Reference(Protocol):
-    """Whoever knows the time, and gives out node ids. `ensure` before a stamp; `compare` where the clock is doubted."""
+    """Whoever knows the time, and gives out node ids.
+
+    `ensure` before a stamp; `beat` once in a while, in the background; `compare` where the clock is doubted.
+    """
 
     def ensure(self) -> None: ...
+
+    def beat(self) -> None: ...
 
     def compare(self) -> None: ...
 
@@ -40,6 +45,9 @@ class NoReference:
     """Nobody: the machine's clock has to do."""
 
     def ensure(self) -> None:
+        pass
+
+    def beat(self) -> None:
         pass
 
     def compare(self) -> None:
@@ -104,7 +112,8 @@ class VersionClock:
     def stamp(self) -> int:
         """A version above every one stamped or met before."""
         with self._lock:
-            micros = max(self._now(), (self._last >> NODE_BITS) + 1)
+            now = int(self._clock.wall() * 1_000_000) + self._offset
+            micros = max(now, (self._last >> NODE_BITS) + 1)
             self._last = micros << NODE_BITS | self._node
             return self._last
 
@@ -113,22 +122,28 @@ class VersionClock:
         if version <= self._last:
             return
         with self._lock:
-            if version > self._last and self.plausible(version):
-                self._last = version
+            if self._near(version):
+                self._last = max(self._last, version)
 
     def plausible(self, version: int) -> bool:
-        """Whether a version is not from the far future, by the clock as it is known; without any I/O."""
-        return version <= self._last or version >> NODE_BITS <= self._now() + AHEAD
+        """Whether a version is not from the far future, by the clock as it is known; without any I/O.
+
+        A clock that was never compared with its reference is no judge: it may itself be late.
+        """
+        return self._near(version) or not self._disciplined
 
     def believed(self, version: int) -> bool:
         """As `plausible`; before one is refused, the clock is compared with its reference, as the own one may be wrong.
 
         It may take a round trip; no lock may be held that others wait for.
         """
-        if self.plausible(version):
+        if self._near(version):
             return True
         self.reference.compare()
         return self.plausible(version)
+
+    def _near(self, version: int) -> bool:
+        return version <= self._last or version >> NODE_BITS <= self._now() + AHEAD
 
     def _now(self) -> int:
         return int(self._clock.wall() * 1_000_000) + self._offset

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable, Sequence
 
 from strata.clock import Clock
 from strata.errors import L2UnavailableError
@@ -26,15 +27,19 @@ ATTEMPTS = 64
 class Identity:
     """Leases the node id and disciplines the version clock. Thread-safe.
 
-    `_lock` is held by the one thread that asks Redis; those that need the answer wait for it, and `_leased` is theirs
-    that hold it. `_until` (a monotonic and a wall time, since the former stands still while a machine is suspended),
-    `_due` and `_compared` are written under it and read without. Where Redis does not answer, the node id is drawn at
-    random and the clock is left as it is: versions then stay unique with high probability, by 11 random bits and a
-    microsecond. After fork: `reset`.
+    `servers` are those of Redis that there are, that of the caches first: the time is that of the first one that
+    answers, and node ids are leased at the first. `_lock` is held by the one thread that asks them, while those that
+    need the answer wait; `_leased` belongs to whoever holds it. `_until` (a monotonic and a wall time, since the former
+    stands still while a machine is suspended), `_due` and `_compared` are written under it and read without.
+
+    Where Redis does not answer, the node id is drawn at random and the clock is left as it is: versions then stay
+    unique with high probability, by 11 random bits and a microsecond. After fork: `reset`.
     """
 
-    def __init__(self, server: RedisServer | None, versions: VersionClock, instance: str, clock: Clock) -> None:
-        self._server = server
+    def __init__(
+        self, servers: Callable[[], Sequence[RedisServer]], versions: VersionClock, instance: str, clock: Clock
+    ) -> None:
+        self._servers = servers
         self._versions = versions
         self._clock = clock
         self.reset(instance)
@@ -51,11 +56,12 @@ class Identity:
 
     def ensure(self) -> None:
         """Before a stamp: have a node id and Redis's time, as far as they can be had without waiting twice."""
-        if self._sure:
+        monotonic, wall = self._until
+        if self._clock.monotonic() < monotonic and self._clock.wall() < wall:
             return
         with self._lock:
-            if self._sure:
-                return
+            if self._until != (monotonic, wall):
+                return  # another thread was here meanwhile
             if not self._renew():
                 # Somebody else may hold what was leased; this one tries again in the background.
                 self._leased = None
@@ -70,42 +76,43 @@ class Identity:
 
     def compare(self) -> None:
         """Read Redis's time once more, at most once a second, since a version seems to be from the far future."""
-        if self._server is None or self._clock.monotonic() < self._compared + DOUBT_SECONDS:
+        if self._clock.monotonic() < self._compared + DOUBT_SECONDS:
             return
         with self._lock:
             if self._clock.monotonic() < self._compared + DOUBT_SECONDS:
                 return
             self._compared = self._clock.monotonic()
-            try:
-                self._discipline(self._server)
-            except L2UnavailableError:
-                pass  # the clock as it is has to do
-
-    @property
-    def _sure(self) -> bool:
-        monotonic, wall = self._until
-        return self._clock.monotonic() < monotonic and self._clock.wall() < wall
+            self._discipline(self._servers())
 
     def _after(self, seconds: float) -> tuple[float, float]:
         return self._clock.monotonic() + seconds, self._clock.wall() + seconds
 
     def _renew(self) -> bool:
-        """Whether Redis answered; without one there is nothing to renew, ever."""
-        if self._server is None:
-            self._until, self._due = (math.inf, math.inf), math.inf
-            return True
+        """Whether time and node id could be had, or there is nobody to ask."""
         until, due = self._after(SURE_SECONDS), self._clock.monotonic() + RENEW_SECONDS
-        try:
-            self._discipline(self._server)
-            self._lease(self._server)
-        except L2UnavailableError:
-            return False
+        servers = self._servers()
+        if servers:
+            try:
+                disciplined = self._discipline(servers)
+                self._lease(servers[0])
+            except L2UnavailableError:
+                return False
+            if not disciplined:
+                return False
         self._until, self._due = until, due
         return True
 
-    def _discipline(self, server: RedisServer) -> None:
-        asked = self._clock.wall()
-        self._versions.discipline(server.time_ms() / 1000, asked, self._clock.wall())
+    def _discipline(self, servers: Sequence[RedisServer]) -> bool:
+        """Whether somebody said what time it is."""
+        for server in servers:
+            asked = self._clock.wall()
+            try:
+                now = server.time_ms() / 1000
+            except L2UnavailableError:
+                continue
+            self._versions.discipline(now, asked, self._clock.wall())
+            return True
+        return False
 
     def _lease(self, server: RedisServer) -> None:
         if self._leased is not None and self._renewed(server, self._leased):

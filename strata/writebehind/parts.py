@@ -150,7 +150,7 @@ class Parts:
             self.outcomes,
             self.watch,
             self.undertaker,
-            self.beat,
+            self._live,
             self._look_at_journal,
             clock,
             ledger.pace,
@@ -208,6 +208,11 @@ class Parts:
             with contextlib.suppress(L2UnavailableError):
                 self.outcomes.beat()
                 self._beat_at = now + self._shared.ledger.pace.alive / 4
+
+    def _live(self) -> None:
+        """The flusher's, while something is pending: this instance reads its outcomes, and keeps its node id."""
+        self.beat()
+        self._shared.versions.reference.beat()
 
     def abandon(self) -> None:
         """In the child of a fork: the parent's files are its own."""

@@ -36,7 +36,7 @@ class Process:
         self.asked = 0
         self.server.on_call = self._count
         self.versions = VersionClock(clock)
-        self.identity = Identity(self.server, self.versions, name, clock)
+        self.identity = Identity(lambda: [self.server], self.versions, name, clock)
 
     def write(self) -> int:
         """The stamp of a write."""
@@ -127,8 +127,7 @@ def test_where_redis_is_away_the_first_stamp_waits_once_and_a_later_beat_makes_u
         process.write()
     assert process.asked == asked
     far.resume()
-    wait_until(process.server.breaker.allow)
-    process.identity.beat()
+    wait_until(lambda: process.identity.beat() or process.versions.reference_ms())
     began = time.time()
     assert seconds(process.write()) >= began - 0.01
     assert process.versions.node == unleased  # free, so it could be kept
@@ -153,7 +152,24 @@ def test_before_a_version_is_called_one_of_the_far_future_a_clock_that_is_late_i
 
     process = Process(redis_addr, "reader", Later())
     now = int(time.time() * 1e6) << NODE_BITS
-    assert not process.versions.plausible(now) and process.versions.believed(now)
+    assert process.versions.believed(now)
     asked = process.asked
+    assert asked == 1
     assert not process.versions.believed(int((time.time() + 120) * 1e6) << NODE_BITS)
     assert process.asked == asked  # it was compared a moment ago
+
+
+def test_where_the_first_redis_is_away_the_time_is_that_of_another(far: Proxy, redis_addr: str) -> None:
+    process, other = Process(far.addr, "me", Slow()), Process(redis_addr, "me", Slow())
+    identity = Identity(lambda: [process.server, other.server], process.versions, "me", Slow())
+    far.refuse()
+    began = time.time()
+    identity.ensure()
+    assert seconds(process.versions.stamp()) >= began - 0.01
+
+
+def test_a_clock_that_was_never_compared_refuses_nothing(far: Proxy) -> None:
+    process = Process(far.addr, "me", Slow())
+    far.refuse()
+    assert process.versions.believed(int((time.time() + 3600) * 1e6) << NODE_BITS)
+    far.resume()

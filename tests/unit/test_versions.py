@@ -48,6 +48,7 @@ def at(seconds: float) -> int:
 
 def test_a_version_more_than_a_minute_ahead_is_nobody_s_and_moves_no_clock() -> None:
     clock = VersionClock(Still())
+    clock.discipline(1000.0, 1000.0, 1000.0)
     assert clock.believed(at(1059)) and not clock.believed(at(1061)) and not clock.believed((1 << 63) - 1)
     clock.observe(at(1061))
     assert seconds(clock) == 1000.0

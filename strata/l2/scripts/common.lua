@@ -35,8 +35,7 @@ end
 local bound
 local function is_beyond(version)
   if not bound then bound = (tonumber(redis.call('TIME')[1]) + 60) * 1000000 * 2048 end
-  local number = tonumber(version)
-  return not number or number > bound
+  return not string.find(version, '^%d+$') or tonumber(version) > bound
 end
 
 -- What a key holds, as far as it counts: a value or tombstone of the far future is removed where it is met, since no
