@@ -33,6 +33,8 @@ TOMBSTONE_MS = 10_000
 LONGEST_MS = 86_400_000  # of an intent
 HEADER = 25  # bytes of `V1:<19 digits>:<s|p>:`
 
+_DEADLINE = re.compile(rb"[^=;]+=([0-9]{1,15});")  # of an intent's writer, in ms
+
 _scripts = {name: load("strata.l2.scripts", name) for name in (
     "read", "aged", "fill", "refresh", "intent", "put", "abandon", "own", "invalidate", "settle", "purge",
 )}  # fmt: skip
@@ -395,9 +397,6 @@ class L2Tier:
             return replace(found, state=State.STALE, raw=raw)
         # What L3 does not have yet cannot be had fresher from there.
         return replace(found, raw=raw, due=True) if left <= self._due_ms and not found.pending else found
-
-
-_DEADLINE = re.compile(rb"[^=;]+=([0-9]{1,15});")
 
 
 def _script(name: str) -> Script:

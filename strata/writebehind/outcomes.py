@@ -142,7 +142,9 @@ class Outcomes:
         for item in persisted:
             if item.held > item.version:
                 bound.l1.forget(parse(item.key_text), below=item.held)
-        ended = [(parse(item.key_text), item.version) for item in report.failed if item.final and self._meant(bound, item)]
+        ended = [
+            (parse(item.key_text), item.version) for item in report.failed if item.final and self._meant(bound, item)
+        ]
         for key, version in ended:
             self._buffer.give_up(bound.name, key, version)
             bound.l1.forget_up_to(key, version)

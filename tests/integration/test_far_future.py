@@ -42,8 +42,13 @@ def quiet(make: MakeStore, **options: Any) -> DataStore:
     return store
 
 
+def place(id: int, part: str) -> str:
+    """A part of the ledger's shard in which a note's writes are."""
+    return f"strata:{{{home_of('note', str(id)).tag}}}:{part}"
+
+
 def in_ledger(addr: str, id: int) -> bytes | None:
-    raw: bytes | None = client(addr).hget(home_of("note", str(id)).key("dirty"), str(id))
+    raw: bytes | None = client(addr).hget(place(id, "dirty"), str(id))
     return raw
 
 
@@ -150,16 +155,15 @@ def test_a_floor_refuses_no_hand_off(make: MakeStore, redis_addr: str, dsn: str)
     floors = list(itertools.product(("floor0", "floor1"), BEYOND))
     for id, (floor, version) in enumerate(floors):
         store.set(Note, id, Note(id, "mine"))
-        client(redis_addr).hset(home_of("note", str(id)).key(floor), str(id), text(version))
+        client(redis_addr).hset(place(id, floor), str(id), text(version))
     kept_and_written(store, redis_addr, dsn, range(len(floors)))
 
 
 def forged_entry(store: DataStore, addr: str, id: int, version: int) -> None:
     plan = store._wiring._schemas["note"].plan
     row = plan.pack_row(plan.to_row(Note(id, "forged"), None))  # type: ignore[arg-type]
-    shard = home_of("note", str(id))
-    client(addr).hset(shard.key("dirty"), str(id), Entry(version, Op.SET, 1, "nobody", row).encode())
-    client(addr).zadd(shard.key("due"), {str(id): 1})
+    client(addr).hset(place(id, "dirty"), str(id), Entry(version, Op.SET, 1, "nobody", row).encode())
+    client(addr).zadd(place(id, "due"), {str(id): 1})
 
 
 def test_a_pending_entry_gives_way_to_a_write(make: MakeStore, redis_addr: str, dsn: str) -> None:
