@@ -371,13 +371,14 @@ class L2Tier:
             return None
         head = raw[:3]
         try:
-            if head in (b"V1:", b"T1:") and not self._versions.believed(int(raw[3:22])):
-                return None
-            if head == b"V1:":
-                found = self._value(raw, left)
+            if head == b"V1:" or head == b"T1:":
+                version = int(raw[3:22])
+                if not self._versions.believed(version):
+                    return None
+                if head == b"T1:":
+                    return Found(State.TOMBSTONE, version, raw[23:24] == b"p")
+                found = self._value(version, raw, left)
                 return found if self._key_text is None or self._key_text(found.record) == key_text else None
-            if head == b"T1:":
-                return Found(State.TOMBSTONE, int(raw[3:22]), raw[23:24] == b"p")
         except Exception:  # noqa: BLE001 a codec of the user's may raise anything; the entry is a miss either way
             return None
         if head == b"I1:":
@@ -389,8 +390,8 @@ class L2Tier:
         latest = (self._versions.reference_ms() or self.server.clock.wall() * 1000) + LONGEST_MS
         return any(int(deadline) < latest for deadline in _DEADLINE.findall(raw, 5))
 
-    def _value(self, raw: bytes, left: int) -> Found:
-        found = Found(State.VALUE, int(raw[3:22]), raw[23:24] == b"p", self._decode(raw[HEADER:]))
+    def _value(self, version: int, raw: bytes, left: int) -> Found:
+        found = Found(State.VALUE, version, raw[23:24] == b"p", self._decode(raw[HEADER:]))
         if left < 0:
             return found
         if left <= self._stay_ms:

@@ -251,7 +251,16 @@ def test_two_thousand_keys_take_one_round_trip_and_one_more_for_those_that_are_l
 
 
 def test_an_absence_is_leased_only_to_one_that_has_seen_the_row(server: RedisServer) -> None:
-    tier = L2Tier(server, "things", 60.0, str.encode, bytes.decode, lambda entries: None, negative=30.0)
+    tier = L2Tier(
+        server,
+        "things",
+        60.0,
+        str.encode,
+        bytes.decode,
+        lambda entries: None,
+        VersionClock(SystemClock()),
+        negative=30.0,
+    )
 
     def forget(key: str) -> None:
         found = tier.read(key)
