@@ -22,7 +22,6 @@ from strata.coherence.outside import Outside
 from strata.coherence.ownership import Ownership
 from strata.coherence.pulse import Pulse
 from strata.coherence.repairs import Repairs
-from strata.coherence.versions import VersionClock
 from strata.config import Config, masked
 from strata.crypto import TableCipher, keys_from
 from strata.engine import readings
@@ -52,6 +51,7 @@ from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.policies import EvictionPolicy, MemPolicy, RedisPolicy, SearchExpiry, WriteMode
 from strata.schema import Schema
+from strata.versions import VersionClock
 from strata.writebehind import WriteBehind
 from strata.writebehind.broker import Broker, celery_app
 
@@ -90,7 +90,7 @@ class Wiring:
             lambda: self.context.announcer,
             self.log,
             self.clock,
-            lambda bound, versions: self.writebehind().raise_floor(bound, versions),
+            lambda bound, versions: self.writebehind().hear_floor(bound, versions),
         )
         self.outside = Outside(schemas, repairs, versions, lambda: self.context.writebehind)
         pool = config.l3_pool
@@ -98,7 +98,7 @@ class Wiring:
         self.context = Context(
             clock=self.clock,
             versions=versions,
-            identity=Identity(self.server, versions, self.instance, self.clock),
+            identity=Identity(self._references, versions, self.instance, self.clock),
             announcer=announcer,
             repairs=repairs,
             lasting=float(pool.statement_timeout) + float(pool.lock_timeout) + MARGIN,  # type: ignore[arg-type]
@@ -113,7 +113,7 @@ class Wiring:
 
             def beat(number: int) -> None:
                 repairs.look(pulse.beat(number, repairs.turns()))
-                identity.ensure()
+                identity.beat()
                 lineage.look()
 
             self.context.bus = Bus(
@@ -214,6 +214,10 @@ class Wiring:
             else:
                 self._ledger = self._nowhere
         return self._ledger
+
+    def _references(self) -> list[RedisServer]:
+        """Whose clock versions follow."""
+        return [server for server in dict.fromkeys((self.server, self._ledger)) if server is not None]
 
     def publish(self, task: str, args: tuple[Any, ...], task_id: str | None) -> None:
         """Hand a job over to the fleet. Raises `UnavailableError` where the broker does not answer."""
@@ -373,11 +377,11 @@ class Wiring:
                 )
 
     def _l1(self, schema: Schema[Any], hooks: Callbacks, *, alone: bool) -> Memory:
-        lock = threading.RLock()
+        lock, versions = threading.RLock(), self.context.versions
         guard = Guard(lock)
         certainty = ALWAYS if alone else self.certainty
         if schema.l1 is None:
-            return Memory(None, guard, certainty, self.clock, hooks.evicted)
+            return Memory(None, guard, certainty, self.clock, hooks.evicted, versions)
         policy, pool = schema.l1, self.config.l1_pool
         store = MemStore(
             capacity=SHARDS * (pool.max_entries if policy.max_entries is None else policy.max_entries),
@@ -388,7 +392,7 @@ class Wiring:
             aging=_aging(policy),
         )
         self.sweeper.register(store, hooks.evicted)
-        memory = Memory(store, guard, certainty, self.clock, hooks.evicted)
+        memory = Memory(store, guard, certainty, self.clock, hooks.evicted, versions)
         if policy.negative_ttl:
             # Of their own, so that asking for what is not there evicts nothing that is.
             memory.absences = MemStore(
@@ -417,6 +421,7 @@ class Wiring:
             plan.encoder(codec),
             plan.decoder(codec),
             corrupt,
+            self.context.versions,
             _aging(schema.l2),
             _seconds(schema.l2.negative_ttl, 0),
             lambda record: plan.key_text(plan.key_of(record)),

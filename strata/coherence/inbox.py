@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from strata.bound import Bound
 from strata.coherence.messages import Message, Op, parse
-from strata.coherence.versions import VersionClock
 from strata.errors import StrataError
+from strata.versions import VersionClock
 
 # No text inside JSON has quotes that are not escaped, so these are found where they are meant only.
 _SET, _DELETE, _INTENT = (f'"op":"{op}"'.encode() for op in (Op.SET, Op.DELETE, Op.INTENT))
@@ -77,6 +77,10 @@ class Inbox:
 
     def _apply(self, bound: Bound, key: Any, message: Message) -> None:
         version = message.version
+        if version is not None and not self._versions.believed(version):
+            # It may cost what is cached, as a message without a version does, and never a write.
+            self.unreadable += 1
+            version = None
         if version is not None:
             self._versions.observe(version)
         if message.op == Op.PURGE and version is not None:

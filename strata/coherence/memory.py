@@ -11,6 +11,7 @@ from strata.coherence.certainty import BUS_GRACE, Certainty
 from strata.coherence.guard import Claim, Guard
 from strata.l1.entry import Entry
 from strata.l1.store import Evicted, MemStore
+from strata.versions import VersionClock
 
 FILLED = 1000  # fills in one hold of the lock, which writers and other fills wait for
 
@@ -28,7 +29,8 @@ class Memory:
     """One schema's L1, or, with `store` None, only its guard.
 
     Thread-safe: the guard's lock is the store's, so that a claim is checked and used in one step. The hit path of
-    `get` reads `entries` without any lock.
+    `get` reads `entries` without any lock. What has a version of the far future does not enter: no message could take
+    it out again.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Memory:
         certainty: Certainty,
         clock: Clock,
         evicted: Callable[[Sequence[Evicted]], None],
+        versions: VersionClock,
     ) -> None:
         self.store = store
         self.absences: MemStore | None = None  # keys that no tier below has; set once, by the wiring
@@ -48,6 +51,7 @@ class Memory:
         self.own: Callable[[Hashable], Own | None] | None = None
         self._clock = clock
         self._evicted = evicted
+        self._versions = versions
 
     def lookup(self, key: Hashable, now: float) -> Entry | None:
         """The entry that may be served: any live one while sure, only one just read from below while unsure."""
@@ -139,7 +143,7 @@ class Memory:
             self.guard.void(key)
             self._present(key)
             entry = self.entries.get(key)
-            if self.store is not None and entry is not None and (below is None or entry.version < below):
+            if self.store is not None and entry is not None and (below is None or self._outdated(entry, below)):
                 self.store.drop(key)
 
     def forget_up_to(self, key: Hashable, version: int) -> None:
@@ -172,7 +176,8 @@ class Memory:
         # A write is in the buffer before it voids claims, so that either this sees it, or it removes this entry.
         own = None if self.own is None else self.own(claim.key)
         behind = own is not None and version < own.version
-        if behind or not claim.alive or self._newer(claim.key, version, pending):
+        wrong = behind or not self._versions.plausible(version)
+        if wrong or not claim.alive or self._newer(claim.key, version, pending):
             self._outdate(claim, version)
             return None
         self.guard.void_others(claim)
@@ -184,7 +189,7 @@ class Memory:
         if version is not None:
             self._present(claim.key)
         entry = self.entries.get(claim.key)
-        if self.store is not None and entry is not None and (version is None or entry.version < version):
+        if self.store is not None and entry is not None and (version is None or self._outdated(entry, version)):
             self.store.drop(claim.key)
 
     def _present(self, key: Hashable) -> None:
@@ -197,7 +202,13 @@ class Memory:
         if entry is None:
             return False
         # Settled beats pending at the same version: L3 may have added to it.
-        return entry.version > version or (entry.version == version and pending and not entry.pending)
+        if entry.version == version:
+            return pending and not entry.pending
+        return not self._outdated(entry, version)
+
+    def _outdated(self, entry: Entry, version: int) -> bool:
+        # An own write may have been stamped by a clock that has been put back since.
+        return entry.version < version or not self._versions.plausible(entry.version)
 
     def _report(self, evicted: Sequence[Evicted]) -> None:
         if evicted:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from strata.coherence.versions import text
+from strata.versions import VERSION_DIGITS, text
 
 
 class Op(enum.StrEnum):
@@ -39,7 +39,8 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def version(self) -> int | None:
         """The version as a number; None where the message has none that can be read."""
-        return int(self.v) if self.v is not None and self.v.isdigit() else None
+        v = self.v
+        return int(v) if v is not None and len(v) <= VERSION_DIGITS and v.isascii() and v.isdigit() else None
 
 
 _encode = msgspec.json.Encoder().encode

@@ -14,8 +14,8 @@ import msgspec
 from strata.bound import Bound
 from strata.coherence.inbox import Deferred
 from strata.coherence.repairs import Repairs
-from strata.coherence.versions import VersionClock
 from strata.errors import StrataError
+from strata.versions import VersionClock
 
 
 class Notice(msgspec.Struct, frozen=True):
@@ -75,12 +75,16 @@ class Outside:
         deferred = self._deferred() if bound.deferred else None
         for key_text, signed in keys.items():
             version = abs(signed)
-            self._versions.observe(version)
             try:
                 key = bound.plan.parse_key(key_text)
             except (StrataError, ValueError):
                 self.unreadable += 1
                 continue
+            if not self._versions.believed(version):
+                self.unreadable += 1
+                bound.l1.forget(key)
+                continue
+            self._versions.observe(version)
             bound.l1.forget(key, below=version)
             if deferred is not None:
                 # An own older write is not read any more; L3 judges it by its version when it arrives.

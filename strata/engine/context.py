@@ -14,13 +14,13 @@ from strata.coherence.identity import Identity
 from strata.coherence.messages import Announcer, Op
 from strata.coherence.ownership import Ownership
 from strata.coherence.repairs import Repairs
-from strata.coherence.versions import VersionClock
 from strata.engine.background import Background
 from strata.engine.unfinished import Unfinished
 from strata.errors import ClosedError, L2UnavailableError
 from strata.l2.client import RedisServer
 from strata.l3.listener import Listener
 from strata.observe.feed import Feed
+from strata.versions import VersionClock
 from strata.writebehind import Own, Pending, WriteBehind
 
 ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "ABSENT", "__slots__": ()})()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import itertools
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from msgspec.structs import replace
 from strata.aging import PLAIN, Aging
 from strata.l2.client import Call, RedisServer
 from strata.l2.script import Script, load
+from strata.versions import VersionClock
 
 CHUNK = 250  # keys a command: longer ones keep a single-threaded Redis from everybody else
 TOGETHER = 8  # commands in one round trip: more would only fill buffers
@@ -28,7 +30,10 @@ SCANNED = 1_000  # keys that a walk over all of them looks at in one step
 NEWEST = (1 << 63) - 1  # no version is above it
 LEASE_MS = 5_000
 TOMBSTONE_MS = 10_000
+LONGEST_MS = 86_400_000  # of an intent
 HEADER = 25  # bytes of `V1:<19 digits>:<s|p>:`
+
+_DEADLINE = re.compile(rb"[^=;]+=([0-9]{1,15});")  # of an intent's writer, in ms
 
 _scripts = {name: load("strata.l2.scripts", name) for name in (
     "read", "aged", "fill", "refresh", "intent", "put", "abandon", "own", "invalidate", "settle", "purge",
@@ -78,7 +83,8 @@ class L2Tier:
     """The keys of one schema. `ttl` in seconds, 0 = no expiry; `on_corrupt` is told how many entries could not be read.
 
     `negative`: seconds for which an absence is kept, as a tombstone of version 0, which every write replaces.
-    `key_text` gives a record's key: what stands under another one is not read.
+    `key_text` gives a record's key: what stands under another one is not read. Values of the far future are read as
+    entries that cannot be read, and never stored.
     """
 
     def __init__(
@@ -89,6 +95,7 @@ class L2Tier:
         encode: Callable[[Any], bytes],
         decode: Callable[[bytes], Any],
         on_corrupt: Callable[[int], None],
+        versions: VersionClock,
         aging: Aging = PLAIN,
         negative: float = 0.0,
         key_text: Callable[[Any], str] | None = None,
@@ -106,6 +113,7 @@ class L2Tier:
         self._decode = decode
         self._on_corrupt = on_corrupt
         self._key_text = key_text
+        self._versions = versions
         self.reset_tokens()
 
     def reset_tokens(self) -> None:
@@ -215,7 +223,7 @@ class L2Tier:
 
     def _loaded(self, put: Put) -> tuple[bytes, int]:
         """Content and px of what was loaded from below; empty for what nothing is to be said of."""
-        if put.record is not None:
+        if put.record is not None and self._versions.plausible(put.version):
             return self.content(put.version, put.record, pending=put.pending), self.px(put.record)
         if put.absent and self._negative_px:
             return self.content(0, None), self._negative_px
@@ -312,8 +320,15 @@ class L2Tier:
         self._told.extend([(now, key_text, version) for key_text, version in told])
 
     def _each_put(self, name: str, head: list[Any], puts: Sequence[Put]) -> Iterator[tuple[str, Any]]:
+        plausible = self._versions.plausible
         items = [
-            (put.key_text, put.version, self.content(put.version, put.record), self.px(put.record), put.message)
+            (
+                put.key_text,
+                put.version,
+                self.content(put.version, put.record) if plausible(put.version) else b"",
+                self.px(put.record),
+                put.message,
+            )
             for put in puts
         ]
         return iter(self._spread(name, head, items))
@@ -357,17 +372,27 @@ class L2Tier:
             return None
         head = raw[:3]
         try:
-            if head == b"V1:":
-                found = self._value(raw, left)
+            if head == b"V1:" or head == b"T1:":
+                version = int(raw[3:22])
+                if not self._versions.believed(version):
+                    return None
+                if head == b"T1:":
+                    return Found(State.TOMBSTONE, version, raw[23:24] == b"p")
+                found = self._value(version, raw, left)
                 return found if self._key_text is None or self._key_text(found.record) == key_text else None
-            if head == b"T1:":
-                return Found(State.TOMBSTONE, int(raw[3:22]), raw[23:24] == b"p")
         except Exception:  # noqa: BLE001 a codec of the user's may raise anything; the entry is a miss either way
             return None
-        return {b"L1:": Found(State.LOADING), b"I1:": Found(State.BUSY)}.get(head)
+        if head == b"I1:":
+            return Found(State.BUSY) if self._ends(raw) else None
+        return Found(State.LOADING) if head == b"L1:" else None
 
-    def _value(self, raw: bytes, left: int) -> Found:
-        found = Found(State.VALUE, int(raw[3:22]), raw[23:24] == b"p", self._decode(raw[HEADER:]))
+    def _ends(self, raw: bytes) -> bool:
+        """Whether an intent has writers; no commit takes a day, so that one which ends later is nobody's."""
+        latest = (self._versions.reference_ms() or self.server.clock.wall() * 1000) + LONGEST_MS
+        return any(int(deadline) < latest for deadline in _DEADLINE.findall(raw, 5))
+
+    def _value(self, version: int, raw: bytes, left: int) -> Found:
+        found = Found(State.VALUE, version, raw[23:24] == b"p", self._decode(raw[HEADER:]))
         if left < 0:
             return found
         if left <= self._stay_ms:

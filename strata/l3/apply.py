@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from strata.l3 import failures
 from strata.l3.connection import Connection
-from strata.l3.layout import HORIZONS, L3_NODE, TOMBSTONES, VERSION, Layout
+from strata.l3.layout import HORIZONS, TOMBSTONES, VERSION, Layout
 from strata.l3.outside import moving, own
 from strata.l3.partials import Late, Partials
 from strata.l3.stage import GROUP, NESTED, ORDER, Stage
@@ -27,6 +27,7 @@ from strata.l3.statement import INT4, Statement
 from strata.l3.writes import Writes
 from strata.model.markers import UNLOADED
 from strata.shards import shard_of
+from strata.versions import L3_NODE
 
 _WHOLE, _DELETED = 0, -1  # groups of the stage; those of partial changes are numbered from 1
 

@@ -33,13 +33,12 @@ from strata.l3.statement import (
 from strata.model.fields import Field, Kind, check_identifier
 from strata.model.markers import UNLOADED
 from strata.model.plan import ModelPlan
+from strata.versions import NODE_BITS
 
 VERSION = "_strata_version"
 TOMBSTONES, HORIZONS, REPAIRS = "_strata_tombstones", "_strata_horizons", "_strata_repairs"
 PARTIALS = "_strata_partials"
 RESERVED = "_strata_"
-NODE_BITS = 11  # of a version; above them are microseconds (design, "Versions")
-L3_NODE = (1 << NODE_BITS) - 1  # of versions given by PostgreSQL, or under a row's lock for it; no process leases it
 
 _OIDS = {
     Kind.TEXT: TEXT,

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 
 from strata.l3.connection import Connection
 from strata.l3.ddl import short
-from strata.l3.layout import HORIZONS, L3_NODE, NODE_BITS, PARTIALS, REPAIRS, TOMBSTONES, VERSION, Layout, quote
+from strata.l3.layout import HORIZONS, PARTIALS, REPAIRS, TOMBSTONES, VERSION, Layout, quote
 from strata.l3.partials import ON_TOP
+from strata.versions import L3_NODE, NODE_BITS
 
 CHANNEL = "strata_outside"
 PREFIX = "_strata_outside"

@@ -10,12 +10,12 @@ import msgspec
 
 from strata.bound import Bound
 from strata.clock import Clock
-from strata.coherence.versions import VersionClock
 from strata.errors import DecodeError, L2UnavailableError
 from strata.l3.failures import Diagnosis, Failure
 from strata.l3.table import Applied, Change, Status
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
+from strata.versions import VersionClock
 from strata.writebehind import changes
 from strata.writebehind.entry import Entry, Op, decode
 from strata.writebehind.isolate import CIRCLE, Outcome, isolate
@@ -27,6 +27,11 @@ from strata.writebehind.undertaker import Blame, Undertaker
 
 NO_ROW = "some columns were not loaded, and there is no row to keep them from"
 NOT_INSERTED = "it is older than the deletions that are remembered, or a trigger of the table keeps it out"
+FROM_FUTURE = "its version is of the far future: whoever wrote it had a clock gone wrong, or was somebody else"
+BEHIND_FUTURE = (
+    "PostgreSQL has a version of the far future for this key, which no deferred write can overtake; set "
+    "_strata_version of the row, or the version of its tombstone, to 0, then retry"
+)
 CRASHES_FREE = 2  # claims in company that may end in a crash before the record is claimed alone
 
 
@@ -120,7 +125,9 @@ class Applier:
             except (DecodeError, ValueError) as error:
                 self._park(batch, item, error)
                 continue
-            if item.crashes >= CRASHES_FREE + self._desk.max_retry:
+            if not self._desk.versions.believed(work.entry.version):
+                self._bury(batch, work, Blame(FROM_FUTURE))
+            elif item.crashes >= CRASHES_FREE + self._desk.max_retry:
                 self._bury(batch, work, Blame(f"it ended its worker {item.crashes} times", "", item.crashes))
             else:
                 batch.works.append(work)
@@ -194,11 +201,11 @@ class Applier:
         done: list[tuple[Work, Applied]] = []
         for place, applied in outcome.written.items():
             work = batch.works[place]
-            if applied.status in (Status.APPLIED, Status.SUPERSEDED):
-                done.append((work, applied))
-            else:
-                reason = NO_ROW if applied.status is Status.MISSING_ROW else NOT_INSERTED
+            reason = why_lost(applied, desk.versions)
+            if reason:
                 self._bury(batch, work, Blame(reason, "", work.claimed.attempts + 1))
+            else:
+                done.append((work, applied))
         if not done:
             return
         desk.versions.observe(max(applied.version for _, applied in done))
@@ -250,6 +257,16 @@ class Applier:
 
     def _bury(self, batch: Batch, work: Work, blame: Blame) -> None:
         self._desk.undertaker.bury(batch.bound, batch.shard, work.change.key_text, work.entry, blame)
+
+
+def why_lost(applied: Applied, versions: VersionClock) -> str:
+    """Why L3 took a write neither as it is nor has a newer one; empty where it did."""
+    if applied.status is Status.MISSING_ROW:
+        return NO_ROW
+    if applied.status is Status.BELOW_HORIZON:
+        return NOT_INSERTED
+    behind = applied.status is Status.SUPERSEDED and not applied.late
+    return BEHIND_FUTURE if behind and not versions.believed(applied.version) else ""
 
 
 def _work(bound: Bound, claimed: Claimed) -> Work:

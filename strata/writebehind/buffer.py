@@ -127,12 +127,21 @@ class DirtyBuffer:
         write here, or this one's stamp is above it.
         """
         with self._lock:
-            return self._put(schema, key, key_text, Buffered(self._stamp(), record, partial))
+            return self._put(schema, key, key_text, Buffered(self._stamp(), record, partial), newest=True)
 
     def put(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> Put:
         """Take a write that was stamped before."""
         with self._lock:
             return self._put(schema, key, key_text, item)
+
+    def restamp(self, slot: Slot, item: Buffered) -> Buffered | None:
+        """The write with a version of now, where a clock that has been put back since stamped it; None where it is not
+        the slot's any more."""
+        with self._lock:
+            if slot.item is not item or self._slots.get((slot.schema, slot.key)) is not slot:
+                return None
+            self._replace(slot, Buffered(self._stamp(), item.record, item.partial))
+            return slot.item
 
     def peek(self, schema: str, key: Hashable) -> Own | None:
         """This process's write of the key, unless it was given up."""
@@ -286,14 +295,11 @@ class DirtyBuffer:
 
     @property
     def unsent(self) -> int:
-        """How many writes the ledger does not have."""
-        return len(self._unsent)
+        """How many writes the ledger has neither as they are nor a newer one of: with the process they would be lost.
 
-    @property
-    def unsafe(self) -> int:
-        """How many writes neither the ledger has nor a newer version of them."""
-        with self._lock:
-            return sum(1 for slot in self._unsent if not slot.overtaken)
+        Those of which a newer version was only heard of are among them.
+        """
+        return len(self._unsent)
 
     @property
     def unconfirmed(self) -> int:
@@ -309,20 +315,23 @@ class DirtyBuffer:
         """How many writes L3 is not known to have."""
         return len(self._slots) + self._left_count
 
-    def _put(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> Put:
+    def _put(self, schema: str, key: Hashable, key_text: str, item: Buffered, *, newest: bool = False) -> Put:
         place = (schema, key)
         slot = self._slots.get(place)
         if slot is not None:
-            return self._coalesce(slot, item)
+            return self._coalesce(slot, item, newest=newest)
         if len(self._slots) >= self._most and not self._make_room():
             return Put(item.version, room=False)
         slot = self._slots[place] = Slot(schema, key, key_text, item, self._clock.monotonic())
         self._enqueue(slot)
         return Put(item.version)
 
-    def _coalesce(self, slot: Slot, item: Buffered) -> Put:
+    def _coalesce(self, slot: Slot, item: Buffered, *, newest: bool) -> Put:
+        """`newest`: it comes after what is here, even where a clock that has been put back since stamped that."""
         old = slot.item
-        if item.version <= old.version:
+        if item.version == old.version:
+            return Put(item.version)  # the same write, out of a journal that was read before
+        if item.version < old.version and not newest:
             self._overtaken(slot, item)
             return Put(item.version)
         if item.partial and slot.superseded < old.version:

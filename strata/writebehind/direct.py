@@ -11,7 +11,9 @@ from strata.coherence.repairs import Repairs
 from strata.errors import EncodeError, L2UnavailableError
 from strata.l3.failures import BatchError, unfit
 from strata.l3.table import Applied, Change, Status, adapting
+from strata.versions import VersionClock
 from strata.writebehind import changes
+from strata.writebehind.apply import BEHIND_FUTURE, why_lost
 from strata.writebehind.buffer import Buffered, Slot
 from strata.writebehind.isolate import Outcome, isolate
 from strata.writebehind.outcomes import Outcomes
@@ -21,12 +23,22 @@ Unannounced = Callable[[Bound, Sequence[str]], AbstractContextManager[None]]
 
 
 class Direct:
-    """Thread-safe: it keeps no state. `unannounced` surrounds writes of keys that L2 must not be asked for later."""
+    """Thread-safe: it keeps no state. `unannounced` surrounds writes of keys that L2 must not be asked for later;
+    `give_up` is called for a write that was overtaken and cannot reach L3."""
 
-    def __init__(self, settler: Settler, outcomes: Outcomes, unannounced: Unannounced) -> None:
+    def __init__(
+        self,
+        settler: Settler,
+        outcomes: Outcomes,
+        versions: VersionClock,
+        unannounced: Unannounced,
+        give_up: Callable[[Bound, Slot, Buffered, str], None],
+    ) -> None:
         self._settler = settler
         self._outcomes = outcomes
+        self._versions = versions
         self._unannounced = unannounced
+        self._give_up = give_up
 
     def one(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> None:
         """Write one record now.
@@ -44,16 +56,13 @@ class Direct:
                 f"a record of schema {bound.name!r} has UNLOADED fields and there is no row to keep them from; "
                 "read the whole record, or give every field a value"
             )
-        if applied.status is Status.BELOW_HORIZON:
-            raise EncodeError(
-                f"a write to schema {bound.name!r} is older than the deletions that are remembered, or a trigger of "
-                "the table keeps it out"
-            )
+        if reason := why_lost(applied, self._versions):
+            raise EncodeError(f"a write to schema {bound.name!r} is lost: {reason}")
 
     def many(self, bound: Bound, items: Sequence[tuple[Slot, Buffered]]) -> Outcome[Applied]:
         """Write what can be written, and let the buffer go of it; L2 is left to be repaired."""
         outcome = self._each(bound, items, l2_down=True)
-        done = [p for p, a in outcome.written.items() if a.status in (Status.APPLIED, Status.SUPERSEDED)]
+        done = [place for place, answer in outcome.written.items() if not why_lost(answer, self._versions)]
         self._let_go(bound, items, outcome, done)
         return outcome
 
@@ -61,7 +70,11 @@ class Direct:
         """Writes of which a newer version was met: L3 has that one, takes them, or refuses what does not matter any
         more. The newer version has seen to L2."""
         outcome = self._each(bound, items, l2_down=False, silent=True)
-        self._let_go(bound, items, outcome, (*outcome.written, *outcome.refused))
+        behind = {place for place, a in outcome.written.items() if why_lost(a, self._versions) is BEHIND_FUTURE}
+        for place in behind:
+            self._give_up(bound, *items[place], BEHIND_FUTURE)
+        ended = [place for place in (*outcome.written, *outcome.refused) if place not in behind]
+        self._let_go(bound, items, outcome, ended)
         return outcome
 
     def _let_go(

@@ -41,10 +41,16 @@ def version_of(raw: bytes) -> int:
     return int(raw[3:22] or 0)
 
 
+def is_newer(raw: bytes) -> bool:
+    """Whether the bytes are an entry of a later format, which a newer process has written."""
+    head, colon, _ = raw[:6].partition(b":")
+    return bool(colon) and head[:1] == b"E" and head[1:].isdigit() and head + colon != FORMAT
+
+
 def decode(raw: bytes) -> Entry:
     """The entry of its bytes. Raises `DecodeError` for what a newer process wrote, or nobody."""
     try:
-        if raw[:3] != FORMAT:
+        if raw[:3] != FORMAT or not raw[3:22].isdigit():
             raise ValueError("format")
         origin, _, row = raw[39:].partition(b":")
         return Entry(int(raw[3:22]), _OPS[raw[23]], int(raw[25:38]), origin.decode(), row)

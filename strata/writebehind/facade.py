@@ -7,13 +7,13 @@ import math
 import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from multiprocessing.util import Finalize
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from strata.bound import Bound
 from strata.clock import Clock
 from strata.coherence.messages import Announcer
 from strata.coherence.repairs import Repairs
-from strata.coherence.versions import VersionClock
 from strata.config import Config
 from strata.errors import (
     ConstraintError,
@@ -34,7 +34,8 @@ from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.policies import Durability
 from strata.shards import SHARDS
-from strata.writebehind import changes
+from strata.versions import VersionClock
+from strata.writebehind import changes, directory
 from strata.writebehind.apply import NO_ROW
 from strata.writebehind.buffer import Buffered, Own
 from strata.writebehind.deadletters import DeadLetters
@@ -101,6 +102,8 @@ class WriteBehind:
         repairs: Repairs | None = None,
         pace: Pace | None = None,
     ) -> None:
+        if config.write_behind_durability is Durability.JOURNAL and config.journal_dir is not None:
+            directory.check(Path(config.journal_dir))
         self._config = config
         self._schemas: dict[str, Bound] = {}  # written by `register`, under the store's lock
         self._log = logger
@@ -210,6 +213,14 @@ class WriteBehind:
             by_shard.setdefault(home_of(bound.name, key_text), []).append((key_text, version))
         self._ledger.done(list(by_shard.items()), partial)
 
+    def hear_floor(self, bound: Bound, versions: Mapping[str, int]) -> None:
+        """As `raise_floor`, of versions that were found noted; those of the far future say nothing of what L3 has.
+
+        Raises `L2UnavailableError`.
+        """
+        believed = self._shared.versions.believed
+        self.raise_floor(bound, {text: version for text, version in versions.items() if believed(version)})
+
     def pending_stats(self) -> dict[str, PendingStats]:
         """What the ledger holds, by schema. Raises `L2UnavailableError`."""
         return {name: self._stats(name) for name in list(self._schemas)}
@@ -272,7 +283,7 @@ class WriteBehind:
             parts.stop(CLOSE_GRACE)
             if self._finalizer:
                 self._finalizer.cancel()
-        unsafe = parts.buffer.unsafe
+        unsafe = parts.buffer.unsent
         if unsafe:
             raise FlushTimeoutError(
                 f"{unsafe} deferred writes reached neither PostgreSQL nor the ledger within {timeout:g} s and are lost "
@@ -361,6 +372,8 @@ class WriteBehind:
     def _pending(self, bound: Bound, raw: bytes) -> Pending | None:
         try:
             entry = decode(raw)
+            if not self._shared.versions.believed(entry.version):
+                return None  # whoever persists it makes it a dead letter
             if entry.op is Op.DELETE:
                 return Pending(entry.version, True, False, (), ())
             names, values = bound.plan.unpack_row(entry.row)
@@ -370,13 +383,19 @@ class WriteBehind:
         return Pending(entry.version, False, entry.op is Op.PARTIAL, names, values)
 
     def _rewrite(self, bound: Bound, key_text: str, entry: Entry) -> None:
-        """A dead letter becomes a pending write of this process, at its own version. Raises `L2UnavailableError`."""
+        """A dead letter becomes a pending write of this process, at its own version, unless that is one of the far
+        future, which nobody believes: then it is written as of now. Raises `L2UnavailableError`."""
         key = bound.plan.parse_key(key_text)
         item = restored(bound, entry)
-        self._parts.beat()
-        self._parts.buffer.drop(bound.name, key, entry.version)  # given up, and perhaps not told of yet
-        self._parts.buffer.put(bound.name, key, key_text, item)
-        self._parts.handoff.run_for(bound.name, key)
+        parts, versions = self._parts, self._shared.versions
+        parts.beat()
+        versions.reference.ensure()
+        parts.buffer.drop(bound.name, key, entry.version)  # given up, and perhaps not told of yet
+        if versions.believed(entry.version):
+            parts.buffer.put(bound.name, key, key_text, item)
+        else:
+            parts.buffer.write(bound.name, key, key_text, item.record, item.partial)
+        parts.handoff.run_for(bound.name, key)
 
     def _stats(self, name: str) -> PendingStats:
         shards = shards_of(name)

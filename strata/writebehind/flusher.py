@@ -131,8 +131,8 @@ class Flusher:
             self._look_at_journal()
         if len(self._buffer):
             self._beat()
-        if now >= self._handoff_at():
-            self._handoff.run()
+        if now >= self._handoff_at() and not self._handoff.run() and self._buffer.unsent >= self._threshold:
+            self._retry_at = self._clock.monotonic() + self._interval  # nobody takes them now
         if self._buffer.unconfirmed and now >= self._poll_at:
             self._poll_at = now + self._pace.poll
             self._outcomes.collect()

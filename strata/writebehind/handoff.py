@@ -15,11 +15,11 @@ from msgspec.structs import replace
 
 from strata.bound import Bound
 from strata.clock import Clock
-from strata.coherence.versions import VersionClock, text
 from strata.errors import DecodeError
 from strata.l2.client import RedisServer
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
+from strata.versions import VersionClock, text
 from strata.writebehind.buffer import Buffered, DirtyBuffer, Slot
 from strata.writebehind.entry import Entry, version_of
 from strata.writebehind.ledger import NEVER, Answer, Handing, Ledger, Verdict, script
@@ -114,7 +114,7 @@ class HandOff:
                         _leave_l1(parcel)
                     sent.append((parcel.slot, parcel.item.version))
                 elif answer.verdict is Verdict.UNEXPECTED:
-                    again += self._unexpected(parcel, answer.entry, sent)
+                    again += self._unexpected(parcel, answer.entry)
                 else:
                     self._refused(parcel, answer, sent)
             parcels = again
@@ -125,10 +125,11 @@ class HandOff:
         self._buffer.tried([parcel.slot for parcel in parcels], now)
         return len(sent)
 
-    def _unexpected(self, parcel: Parcel, raw: bytes, sent: list[tuple[Slot, int]]) -> list[Parcel]:
+    def _unexpected(self, parcel: Parcel, raw: bytes) -> list[Parcel]:
         """The ledger holds another entry than the one that the write was made for; returns what to try instead."""
         if parcel.handing.expected == NEVER and version_of(raw) < parcel.entry.version:
-            sent.append((parcel.slot, parcel.item.version))
+            # What is newer was only heard of: until L3 is seen to have it, this one is not safe anywhere.
+            self._buffer.tried([parcel.slot], self._clock.monotonic())
             self.overtaken(parcel.shard)
             return []
         merged = self._merge(parcel, raw)
@@ -202,8 +203,19 @@ class HandOff:
         else:
             self._epochs.pop(shard, None)
 
+    def drop(self, bound: Bound, slot: Slot, item: Buffered, reason: str) -> None:
+        """Give up a write. Raises `L2UnavailableError`."""
+        entry = self._packer.entry(bound, slot, item)
+        self._drop(bound, slot.shard, slot, entry, reason)
+
     def _pack(self, slot: Slot, item: Buffered) -> Parcel | None:
         bound = self._schemas[slot.schema]
+        if not self._versions.plausible(item.version):
+            again = self._buffer.restamp(slot, item)
+            if again is None:
+                return None  # a newer one waits
+            bound.l1.forget(slot.key)
+            item = again
         try:
             return self._packer.pack(bound, slot, item)
         except Exception as error:  # noqa: BLE001 a record that cannot be encoded must not hold up the others

@@ -3,15 +3,16 @@
 A directory holds segments `strata-<instance>-<number>.journal`, appended to without fsync, each locked (flock) by the
 process that writes it; one that can be locked belongs to a process that is gone, and whoever comes next replays it.
 A record is its length and CRC-32 (4 bytes each, little-endian) and a msgpack array: schema, key text, an entry as in
-the ledger, with ciphertext for Encrypted columns. A record that is torn, or damaged, ends its segment.
+the ledger, with ciphertext for Encrypted columns. A record that is torn, or damaged, ends its segment. A file that
+cannot be read to its end, or is none of ours, is set aside, so that it never holds up anything.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
-import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,14 +22,14 @@ from typing import Protocol
 import msgspec
 
 from strata.observe.log import SafeLogger
-from strata.writebehind.entry import Entry, decode
+from strata.observe.metrics import SafeMetrics
+from strata.writebehind import directory as directories
+from strata.writebehind.entry import Entry
+from strata.writebehind.orphan import HEAD, RECORD_BYTES, SEGMENT_BYTES, Orphan, StrangeFileError
 
-SEGMENT_BYTES = 8 << 20
 SEGMENTS = 64  # more are pinned by few records each, which are then appended once more
 
-_HEAD = struct.Struct("<II")
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(tuple[str, str, bytes]).decode
 
 
 class Segment:
@@ -39,7 +40,11 @@ class Segment:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
-        fcntl.flock(self.file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX)
+        except OSError:
+            os.close(self.file)
+            raise
         self.live = 0
         self.size = 0
 
@@ -62,10 +67,12 @@ class Journal:
     own. At exit the files stay unless `close` finds them empty.
     """
 
-    def __init__(self, directory: Path, instance: str, log: SafeLogger) -> None:
+    def __init__(self, directory: Path, instance: str, log: SafeLogger, metrics: SafeMetrics) -> None:
         self._directory = directory
         self._instance = instance
         self._log = log
+        self._metrics = metrics
+        self._fixed: set[str] = set()  # names of files that could not be set aside; the flusher's thread's alone
         self._lock = threading.Lock()
         self._segments: list[Segment] = []
         self._number = 0
@@ -79,10 +86,14 @@ class Journal:
         with self._lock:
             schema, key_text, entry = pack()
             body = _encode((schema, key_text, entry.encode()))
-            record = _HEAD.pack(len(body), zlib.crc32(body)) + body
+            if len(body) > RECORD_BYTES:
+                raise OSError(errno.EFBIG, "a record is too large for the journal")
+            record = HEAD.pack(len(body), zlib.crc32(body)) + body
             segment = self._current()
             if os.write(segment.file, record) != len(record):
                 # The disk is full: the torn record would end the segment for a reader, so nothing may follow it.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(segment.file, segment.size)
                 segment.size = SEGMENT_BYTES
                 raise OSError("a record of the journal could not be written whole")
             segment.size += len(record)
@@ -118,28 +129,51 @@ class Journal:
                 os.close(segment.file)
 
     def has_orphans(self) -> bool:
-        """Whether there are segments of other processes, gone or alive."""
-        return any(self._others())
+        """Whether there may be segments of other processes, gone or alive."""
+        try:
+            return any(self._others())
+        except OSError:
+            return True  # whoever looks for them will say what is wrong
 
     def orphans(self) -> Iterator[Orphan]:
-        """The segments that processes left which are gone, each locked until it is let go."""
+        """The segments that processes left which are gone, each locked until it is let go. Raises `OSError`."""
         for path in self._others():
             try:
-                orphan = Orphan(path, self._log)
-            except OSError:
+                orphan = Orphan(path)
+            except (BlockingIOError, FileNotFoundError):
+                continue
+            except StrangeFileError as error:
+                self.set_aside(path, str(error))
                 continue
             yield orphan
 
+    def set_aside(self, path: Path, reason: str) -> None:
+        """Leave a file for a person to look at; where it cannot be moved, it is not looked at any more."""
+        self._metrics.count("strata_write_behind_journal_unreadable")
+        told = {"file": path.name, "reason": reason}
+        try:
+            directories.set_aside(path)
+        except FileNotFoundError:
+            pass  # somebody else was faster
+        except OSError as error:
+            self._fixed.add(path.name)
+            told["error"] = type(error).__name__
+            self._log.error("a file among the journals cannot be read, nor be set aside", **told)
+        else:
+            self._log.error("a file among the journals cannot be read; it was set aside", **told)
+
     def _others(self) -> Iterator[Path]:
+        if wrong := directories.refusal(self._directory):
+            raise PermissionError(f"the directory of the journals {wrong}")
         own = f"strata-{self._instance}-"
         if self._directory.is_dir():
             paths = sorted(self._directory.glob("strata-*.journal"))
-            yield from (path for path in paths if not path.name.startswith(own))
+            yield from (path for path in paths if not path.name.startswith(own) and path.name not in self._fixed)
 
     def _current(self) -> Segment:
         if self._segments and self._segments[-1].size < SEGMENT_BYTES:
             return self._segments[-1]
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        directories.make(self._directory)
         segment = self._new()
         while os.fstat(segment.file).st_nlink == 0:
             # Between making and locking it somebody took it for an orphan, and removed it.
@@ -164,43 +198,3 @@ class Journal:
         for segment in [segment for segment in self._segments[:-1] if not segment.live]:
             self._segments.remove(segment)
             segment.remove()
-
-
-class Orphan:
-    """A segment of a process that is gone. Raises `OSError` where that process lives, or somebody else was faster."""
-
-    def __init__(self, path: Path, log: SafeLogger) -> None:
-        self.path = path
-        self._log = log
-        self._file = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(self._file).st_nlink == 0:
-                raise OSError("somebody else has replayed it")
-        except OSError:
-            os.close(self._file)
-            raise
-
-    def records(self) -> Iterator[tuple[str, str, Entry]]:
-        """Schema, key text and entry of each record, in the order in which they were written."""
-        data = self.path.read_bytes()
-        at = 0
-        while at + _HEAD.size <= len(data):
-            length, crc = _HEAD.unpack_from(data, at)
-            body = data[at + _HEAD.size : at + _HEAD.size + length]
-            if len(body) < length or zlib.crc32(body) != crc:
-                break
-            at += _HEAD.size + length
-            schema, key_text, raw = _decode(body)
-            yield schema, key_text, decode(raw)
-        if at != len(data):
-            self._log.warning("the end of a journal was not written whole", bytes=len(data) - at)
-
-    def done(self) -> None:
-        """Everything in it was taken over."""
-        self.path.unlink(missing_ok=True)
-        os.close(self._file)
-
-    def leave(self) -> None:
-        """It is for somebody else, or for later."""
-        os.close(self._file)

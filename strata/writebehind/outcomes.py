@@ -18,6 +18,7 @@ from strata.bound import Bound
 from strata.errors import WriteBehindMaxRetryError
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
+from strata.versions import VersionClock
 from strata.writebehind.buffer import DirtyBuffer
 from strata.writebehind.ledger import Ledger, script
 from strata.writebehind.shard import home_of
@@ -73,10 +74,12 @@ class Outcomes:
         buffer: DirtyBuffer,
         schemas: Mapping[str, Bound],
         source: Callable[[], str],
+        versions: VersionClock,
         log: SafeLogger,
         metrics: SafeMetrics,
     ) -> None:
         self._ledger = ledger
+        self._versions = versions
         self._server = ledger.server
         self._buffer = buffer
         self._schemas = schemas
@@ -132,19 +135,33 @@ class Outcomes:
         if bound is None:
             return
         parse = bound.plan.parse_key
-        changed = [(parse(item.key_text), item.version) for item in report.persisted if item.changed]
-        done = [(parse(item.key_text), item.version) for item in report.persisted]
+        persisted = [item for item in report.persisted if self._meant(bound, item)]
+        changed = [(parse(item.key_text), item.version) for item in persisted if item.changed]
+        done = [(parse(item.key_text), item.version) for item in persisted]
         self.persisted(bound, done, changed, outcome=True)
-        for item in report.persisted:
+        for item in persisted:
             if item.held > item.version:
                 bound.l1.forget(parse(item.key_text), below=item.held)
-        ended = [(parse(failure.key_text), failure.version) for failure in report.failed if failure.final]
+        ended = [
+            (parse(item.key_text), item.version) for item in report.failed if item.final and self._meant(bound, item)
+        ]
         for key, version in ended:
             self._buffer.give_up(bound.name, key, version)
             bound.l1.forget_up_to(key, version)
         self._tell_all(report)
         for key, version in ended:
             self._buffer.drop(bound.name, key, version)
+
+    def _meant(self, bound: Bound, item: Persisted | Failed) -> bool:
+        """Whether an outcome is to be believed. One of the far future would end every write of its key: it is about the
+        very write of that version, which a clock gone wrong may have stamped, or nobody's."""
+        if self._versions.believed(item.version):
+            return True
+        slot = self._buffer.slot(bound.name, bound.plan.parse_key(item.key_text))
+        if slot is not None and slot.item.version == item.version:
+            return True
+        self._log.warning("an outcome is about a version of the far future; it is left alone", schema=bound.name)
+        return False
 
     def persisted(
         self,

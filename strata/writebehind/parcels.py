@@ -11,7 +11,7 @@ from strata.bound import Bound
 from strata.clock import Clock
 from strata.coherence.messages import Announcer
 from strata.coherence.messages import Op as Said
-from strata.coherence.versions import NODE_BITS, text
+from strata.versions import NODE_BITS, text
 from strata.writebehind.buffer import Buffered, Slot
 from strata.writebehind.entry import Entry, Op, decode
 from strata.writebehind.ledger import ANY, NEVER, Handing
@@ -46,9 +46,8 @@ class Packer:
         entry = Entry(item.version, op, int(self._clock.wall() * 1000), self._announcer.source, row)
         return slot.shard, entry
 
-    def entry(self, bound: Bound, slot: Slot) -> Entry:
-        """The entry of the write that the slot holds now."""
-        item = slot.item
+    def entry(self, bound: Bound, slot: Slot, item: Buffered) -> Entry:
+        """The entry of a write."""
         return self.address(slot, item, b"" if item.record is None else _row(bound, item.record))[1]
 
     def pack(self, bound: Bound, slot: Slot, item: Buffered) -> Parcel:

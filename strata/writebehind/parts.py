@@ -12,13 +12,13 @@ from strata.bound import Bound
 from strata.clock import Clock
 from strata.coherence.messages import Announcer
 from strata.coherence.repairs import Repairs
-from strata.coherence.versions import VersionClock
 from strata.config import Config
 from strata.errors import L2UnavailableError
 from strata.l2.client import RedisServer
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.policies import Durability
+from strata.versions import VersionClock
 from strata.writebehind.apply import Applier, Desk
 from strata.writebehind.broker import Broker
 from strata.writebehind.buffer import DirtyBuffer
@@ -62,19 +62,21 @@ class Shared:
         config = self.config
         if config.write_behind_durability is not Durability.JOURNAL or config.journal_dir is None:
             return None
-        return Journal(Path(config.journal_dir), instance, self.log)
+        return Journal(Path(config.journal_dir), instance, self.log, self.metrics)
 
 
 class Parts:
     """One process's buffer, threads and helpers.
 
-    `_redrives` is written by the one thread that redrives; `_beat_at` by any, an extra beat being harmless.
+    `_redrives` is written by the one thread that redrives, `_complaint` (what was last said of the journal) by the
+    flusher's; `_beat_at` by any, an extra beat being harmless.
     """
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._redrives = 0
         self._beat_at = 0.0
+        self._complaint = ""
         config, ledger, clock = shared.config, shared.ledger, shared.clock
         log, metrics = shared.log, shared.metrics
         interval = float(config.write_behind_flush_interval)  # type: ignore[arg-type]
@@ -91,7 +93,7 @@ class Parts:
             gone=None if journal is None else journal.release,
         )
         self.journal = journal
-        self.outcomes = Outcomes(ledger, self.buffer, shared.schemas, self._source, log, metrics)
+        self.outcomes = Outcomes(ledger, self.buffer, shared.schemas, self._source, shared.versions, log, metrics)
         self.undertaker = Undertaker(
             ledger, self.outcomes, shared.schemas, shared.announcer, shared.publisher, clock, log, metrics
         )
@@ -108,14 +110,22 @@ class Parts:
             log=log,
             metrics=metrics,
         )
-        self.direct = Direct(settler, self.outcomes, self._unannounced)
+        self.direct = Direct(
+            settler,
+            self.outcomes,
+            shared.versions,
+            self._unannounced,
+            lambda bound, slot, item, reason: self.handoff.drop(bound, slot, item, reason),
+        )
         self.holder = Holder(ledger, log)
         self.persister = Persister(ledger, Applier(desk), self.holder, shared.schemas, clock)
         packer = Packer(shared.announcer, clock)
         self.handoff = HandOff(route, self.buffer, packer, shared.schemas, shared.versions, clock, log, metrics)
         self.replay = None
         if journal is not None:
-            self.replay = Replay(journal, self.buffer, packer, shared.schemas, log, metrics, self.handoff.run)
+            self.replay = Replay(
+                journal, self.buffer, packer, shared.schemas, shared.versions, log, metrics, self.handoff.run
+            )
         self.doorbell = Doorbell(Broker(config), log, metrics)
         self.drainer = Errands("strata-drainer", self.drain, log)
         self.watch = Watch(
@@ -140,7 +150,7 @@ class Parts:
             self.outcomes,
             self.watch,
             self.undertaker,
-            self.beat,
+            self._live,
             self._look_at_journal,
             clock,
             ledger.pace,
@@ -199,6 +209,11 @@ class Parts:
                 self.outcomes.beat()
                 self._beat_at = now + self._shared.ledger.pace.alive / 4
 
+    def _live(self) -> None:
+        """The flusher's, while something is pending: this instance reads its outcomes, and keeps its node id."""
+        self.beat()
+        self._shared.versions.reference.beat()
+
     def abandon(self) -> None:
         """In the child of a fork: the parent's files are its own."""
         if self.journal is not None:
@@ -222,8 +237,16 @@ class Parts:
             try:
                 self.replay.take_over()
                 self.replay.tidy()
-            except (OSError, L2UnavailableError) as error:
-                self._shared.log.error("the journal cannot be used", error=type(error).__name__)
+            except Exception as error:  # noqa: BLE001 whatever is wrong with it must not hold up a hand-off
+                self._complain(type(error).__name__)
+            else:
+                self._complaint = ""
+
+    def _complain(self, error: str) -> None:
+        """Once, since it is tried every second."""
+        if error != self._complaint:
+            self._complaint = error
+            self._shared.log.error("the journal cannot be used", error=error)
 
     def _source(self) -> str:
         return self._shared.announcer.source

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from strata.bound import Bound
-from strata.errors import DecodeError
+from strata.errors import DecodeError, L2UnavailableError, StrataError
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
+from strata.versions import VersionClock
 from strata.writebehind.buffer import Buffered, DirtyBuffer, Slot
 from strata.writebehind.entry import Entry, Op
-from strata.writebehind.journal import SEGMENTS, Journal, Orphan
+from strata.writebehind.journal import SEGMENTS, Journal
+from strata.writebehind.orphan import Contents, Orphan
 from strata.writebehind.parcels import Packer
 
 
+class Left(enum.Enum):
+    """What some writes of a segment lack: nothing, room in the buffer, or a process that can read them."""
+
+    NOTHING = enum.auto()
+    ROOM = enum.auto()
+    READER = enum.auto()
+
+
 class Replay:
-    """Thread-safe but for `take_over`, which the flusher's thread alone calls and for which `_later` is."""
+    """Thread-safe but for `take_over`, which the flusher's thread alone calls and for which `_later` is.
+
+    `_later` has the files in which something waits for another schema, another key of encryption, or a newer release,
+    with the number of schemas that there were then.
+    """
 
     def __init__(
         self,
@@ -24,6 +39,7 @@ class Replay:
         buffer: DirtyBuffer,
         packer: Packer,
         schemas: Mapping[str, Bound],
+        versions: VersionClock,
         log: SafeLogger,
         metrics: SafeMetrics,
         hand_off: Callable[[], object],
@@ -32,17 +48,18 @@ class Replay:
         self._buffer = buffer
         self._packer = packer
         self._schemas = schemas
+        self._versions = versions
         self._log = log
         self._metrics = metrics
         self._hand_off = hand_off
-        self._later: dict[str, int] = {}  # files that wait for another schema: how many there were then
+        self._later: dict[str, int] = {}
 
     def note(self, bound: Bound, key: Any) -> None:
         """Append the key's write, as the buffer has it now. Raises `OSError`."""
         slot = self._buffer.slot(bound.name, key)
         if slot is None:
             return  # L3 has it already
-        self._journal.append(slot, lambda: (bound.name, slot.key_text, self._packer.entry(bound, slot)))
+        self._journal.append(slot, lambda: (bound.name, slot.key_text, self._packer.entry(bound, slot, slot.item)))
         if self._buffer.slot(bound.name, key) is not slot:
             self._journal.release(slot)  # it went while it was appended
 
@@ -56,9 +73,12 @@ class Replay:
         for orphan in self._journal.orphans():
             try:
                 count += self._take_over(orphan)
-            except BaseException:
-                orphan.leave()  # locked by a process that lives, nobody would ever take it over
+            except (OSError, L2UnavailableError):
                 raise
+            except Exception as error:  # noqa: BLE001 a file that makes this process stumble must not hold up others
+                self._wait(orphan, type(error).__name__)
+            finally:
+                orphan.leave()  # locked by a process that lives, nobody would ever take it over
         if count:
             self._log.info("deferred writes of processes that are gone were taken over", count=count)
             self._metrics.count("strata_write_behind_replayed", count)
@@ -76,16 +96,23 @@ class Replay:
 
     def _take_over(self, orphan: Orphan) -> int:
         if self._later.get(orphan.path.name) == len(self._schemas):
-            orphan.leave()
             return 0
-        taken, whole = self._take(orphan)
-        if whole and self._safe(taken):
-            orphan.done()
+        self._versions.reference.ensure()  # the buffer may have to stamp what it merges
+        contents = orphan.read()
+        taken, left = self._take(contents)
+        if left is Left.ROOM or not self._safe(taken):
+            return len(taken)
+        if contents.newer or left is Left.READER:
+            self._wait(orphan, "a newer release wrote it" if contents.newer else "its schema, or key, is not here")
+        elif contents.damaged:
+            self._journal.set_aside(orphan.path, "damaged; what stands before was taken over")
         else:
-            if not whole:
-                self._later[orphan.path.name] = len(self._schemas)
-            orphan.leave()
+            orphan.remove()
         return len(taken)
+
+    def _wait(self, orphan: Orphan, reason: str) -> None:
+        self._later[orphan.path.name] = len(self._schemas)
+        self._log.warning("a journal waits for a process that can read it", file=orphan.path.name, reason=reason)
 
     def _safe(self, taken: Sequence[Slot]) -> bool:
         """Whether something other than the old segment has each write: where the disk is full, the ledger has to."""
@@ -95,39 +122,47 @@ class Replay:
             except OSError as error:
                 self._log.error("the journal takes nothing; the ledger gets what was in it", error=type(error).__name__)
                 self._hand_off()
-                return all(slot.sent >= slot.item.version or slot.overtaken or self._gone(slot) for slot in taken)
+                return all(slot.sent >= slot.item.version or self._gone(slot) for slot in taken)
         return True
 
     def _gone(self, slot: Slot) -> bool:
         return self._buffer.slot(slot.schema, slot.key) is not slot
 
-    def _take(self, orphan: Orphan) -> tuple[list[Slot], bool]:
-        """The places of the writes of a segment that were put, and whether these were all."""
+    def _take(self, contents: Contents) -> tuple[list[Slot], Left]:
+        """The places of the writes of a segment that were put, and what the others lack."""
         newest: dict[tuple[str, str], Entry] = {}
-        whole = True
-        try:
-            for schema, key_text, entry in orphan.records():
-                place = (schema, key_text)
-                if place not in newest or newest[place].version <= entry.version:
-                    newest[place] = entry
-        except DecodeError:
-            whole = False  # a newer process wrote it
+        for schema, key_text, entry in contents.records:
+            place = (schema, key_text)
+            if not self._versions.believed(entry.version):
+                contents.damaged = True
+            elif place not in newest or newest[place].version <= entry.version:
+                newest[place] = entry
         taken: list[Slot] = []
+        left = Left.NOTHING
         for (schema, key_text), entry in newest.items():
             bound = self._schemas.get(schema)
-            if bound is None or not self._put(bound, key_text, entry, taken):
-                whole = False
-        return taken, whole
+            try:
+                if bound is None:
+                    left = Left.READER
+                elif not self._put(bound, key_text, entry, taken):
+                    return taken, Left.ROOM
+            except L2UnavailableError:
+                raise
+            except DecodeError:
+                left = Left.READER
+            except (StrataError, ValueError):
+                contents.damaged = True
+        return taken, left
 
     def _put(self, bound: Bound, key_text: str, entry: Entry, taken: list[Slot]) -> bool:
-        try:
-            key = bound.plan.parse_key(key_text)
-            item = restored(bound, entry)
-        except (DecodeError, ValueError) as error:
-            self._log.warning("a write in a journal cannot be read", schema=bound.name, error=type(error).__name__)
-            return False
+        """Whether there was room for it. Raises `DecodeError` where this process cannot read it, `ValueError` or
+        another `StrataError` where none can; `L2UnavailableError`."""
+        key = bound.plan.parse_key(key_text)
+        item = restored(bound, entry)
         if not self._buffer.put(bound.name, key, key_text, item).room:
-            return False
+            self._hand_off()  # what the ledger has makes room
+            if not self._buffer.put(bound.name, key, key_text, item).room:
+                return False
         slot = self._buffer.slot(bound.name, key)
         if slot is not None:
             taken.append(slot)

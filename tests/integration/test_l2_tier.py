@@ -12,6 +12,7 @@ from strata.l2.address import adopt, connect
 from strata.l2.client import RedisServer
 from strata.l2.tier import Found, L2Tier, Put, State
 from strata.policies import L2PoolConfig
+from strata.versions import VersionClock
 
 CHANNEL = "test:bus"
 POOL = L2PoolConfig(read_timeout=1, write_timeout=1, dial_timeout=1)
@@ -31,7 +32,7 @@ def corrupt() -> list[int]:
 
 @pytest.fixture
 def tier(server: RedisServer, corrupt: list[int]) -> L2Tier:
-    return L2Tier(server, "things", 60.0, str.encode, bytes.decode, corrupt.append)
+    return L2Tier(server, "things", 60.0, str.encode, bytes.decode, corrupt.append, VersionClock(SystemClock()))
 
 
 def put(tier: L2Tier, key: str, version: int, record: str | None, token: str = "") -> bool:
@@ -146,7 +147,7 @@ def test_where_l2_is_the_lowest_tier_the_newest_version_wins(tier: L2Tier) -> No
 
 
 def test_versions_beyond_the_exact_range_of_doubles_compare_exactly(tier: L2Tier) -> None:
-    high = (1 << 62) + 1
+    high = (1 << 61) + 1
     tier.own(CHANNEL, [Put("a", high, "high")])
     assert tier.own(CHANNEL, [Put("a", high - 1, "low")]) == {"a": high}
     assert tier.own(CHANNEL, [Put("a", high + 1, "higher")]) == {}
@@ -250,7 +251,16 @@ def test_two_thousand_keys_take_one_round_trip_and_one_more_for_those_that_are_l
 
 
 def test_an_absence_is_leased_only_to_one_that_has_seen_the_row(server: RedisServer) -> None:
-    tier = L2Tier(server, "things", 60.0, str.encode, bytes.decode, lambda entries: None, negative=30.0)
+    tier = L2Tier(
+        server,
+        "things",
+        60.0,
+        str.encode,
+        bytes.decode,
+        lambda entries: None,
+        VersionClock(SystemClock()),
+        negative=30.0,
+    )
 
     def forget(key: str) -> None:
         found = tier.read(key)
@@ -292,14 +302,14 @@ def test_a_script_that_the_server_forgot_is_sent_again(tier: L2Tier, server: Red
 
 
 def test_values_expire_after_the_ttl_and_a_ttl_of_zero_never(server: RedisServer) -> None:
-    tier = L2Tier(server, "kept", 0, str.encode, bytes.decode, print)
+    tier = L2Tier(server, "kept", 0, str.encode, bytes.decode, print, VersionClock(SystemClock()))
     commit(tier, "a", 1, "one")
     assert server.execute("PTTL", tier.key("a")) == -1
 
 
 def test_a_server_that_is_not_there_raises_and_is_then_left_alone() -> None:
     server = RedisServer(lambda: connect("127.0.0.1:1", POOL), SystemClock())
-    tier = L2Tier(server, "things", 60.0, str.encode, bytes.decode, print)
+    tier = L2Tier(server, "things", 60.0, str.encode, bytes.decode, print, VersionClock(SystemClock()))
     for _ in range(3):
         with pytest.raises(L2UnavailableError):
             tier.read("a")

@@ -211,7 +211,7 @@ def test_unique_violations_raise_and_leave_every_tier_as_it_was(make: MakeStore)
     assert caught.value.sqlstate == "23505"
     with pytest.raises(strata.ConstraintError):
         players.set_many({"c": Player("c", "c"), "d": Player("d", "same")})
-    assert set(players.get_many("abcd")) == {"a"}
+    assert set(players.get_many(list("abcd"))) == {"a"}
 
 
 def test_hooks_run_where_the_contract_says(make: MakeStore) -> None:

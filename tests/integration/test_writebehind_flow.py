@@ -491,3 +491,25 @@ def test_pending_stats_tell_what_the_ledger_holds(store: DataStore) -> None:
     hand_off(store)
     stats = behind.pending_stats()["note"]
     assert stats.pending == 30 and stats.oldest_age >= 0 and stats.dead == 0
+
+
+def test_writes_that_nobody_takes_do_not_keep_the_flusher_busy(make: MakeStore) -> None:
+    store = make(write_behind_flush_interval=0.5, write_behind_flush_threshold=2)
+    behind = paced(store, most=0)  # a ledger without room
+    store.register(deferred())
+    store.migrate()
+    parts = behind._parts
+    rounds: list[int] = []
+    run = parts.handoff.run
+
+    def counted() -> int:
+        rounds.append(1)
+        return run()
+
+    parts.handoff.run = counted  # type: ignore[method-assign]
+    for id in range(5):
+        store.set(Note, id, Note(id, "waits"))
+    wait_until(lambda: parts.flusher._sweeps > 5)
+    assert 0 < len(rounds) <= parts.flusher._sweeps
+    with pytest.raises(FlushTimeoutError):
+        store.close(timeout=0.1)

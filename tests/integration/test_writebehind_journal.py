@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
-from strata import DataStore, Durability
+import msgspec
+import pytest
+
+from strata import DataStore, Durability, InvalidConfigError
+from strata.cli.doctor.finding import State
+from strata.cli.doctor.journal import journal
 from strata.embedded import EmbeddedValkey
+from strata.writebehind.directory import set_aside
+from strata.writebehind.orphan import HEAD
 from tests.behind import client, deferred, hand_off, idle, paced, persist, rows
 from tests.fleet import ROOT, environment
 from tests.models import Account, Note
@@ -132,3 +141,93 @@ def test_with_redis_away_a_killed_writer_s_records_survive_in_the_journal(
     with stores(dsn, addr) as factory:
         journalled(factory, tmp_path / "journal", deferred(), write_behind_flush_interval=0.05)
         wait_until(lambda: rows(dsn, "SELECT count(*) FROM note") == [(499,)], timeout=30)
+
+
+class Lines:
+    """A logger that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+
+    def _keep(self, msg: str, **fields: Any) -> None:
+        self.lines.append((msg, fields))
+
+    debug = info = warning = error = _keep
+
+    def about(self, words: str) -> list[dict[str, Any]]:
+        return [fields for msg, fields in self.lines if words in msg]
+
+
+def left_behind(make: MakeStore, directory: Path, *notes: Note, **config: Any) -> Path:
+    """A segment that a process with these pending writes would leave if it were killed."""
+    writer = journalled(make, directory.with_name("living"), deferred(), write_behind_flush_interval=HOUR, **config)
+    idle(writer)
+    for note in notes:
+        writer.set(Note, note.id, note)
+    journal = writer._wiring.writebehind()._parts.journal
+    assert journal is not None
+    directory.mkdir(mode=0o700, exist_ok=True)
+    copy = directory / f"strata-dead-{len(list(directory.iterdir())):08d}.journal"
+    copy.write_bytes(journal._segments[-1].path.read_bytes())
+    for slot, item in writer._wiring.writebehind()._parts.buffer.pending():  # it is gone
+        writer._wiring.writebehind()._parts.buffer.drop("note", slot.key, item.version)
+    return copy
+
+
+def test_damaged_files_hold_up_neither_a_hand_off_nor_a_good_journal(make: MakeStore, dsn: str, tmp_path: Path) -> None:
+    directory = tmp_path / "journal"
+    zeros = left_behind(make, directory, Note(1, "before the zeros"))
+    with zeros.open("ab") as file:
+        file.write(bytes(64))
+    torn = left_behind(make, directory, Note(2, "before the tear"), Note(3, "torn"))
+    torn.write_bytes(torn.read_bytes()[:-5])
+    (directory / "strata-odd-1.journal").write_bytes(b"\x93\x00\x01 anything")
+    os.mkfifo(directory / "strata-odd-2.journal")
+    newer = msgspec.msgpack.encode(["note", "4", b"E2:anything"])
+    ours = HEAD.pack(len(newer), zlib.crc32(newer)) + newer
+    (directory / "strata-newer-1.journal").write_bytes(ours)
+    log = Lines()
+    store = journalled(make, directory, deferred(), write_behind_flush_interval=0.05, logger=log)
+    store.set(Note, 9, Note(9, "new"))
+    wanted = [("before the zeros",), ("before the tear",), ("new",)]
+    wait_until(lambda: rows(dsn, "SELECT text FROM note ORDER BY id") == wanted)
+    wait_until(lambda: len(list(directory.glob("*.unreadable"))) == 3)
+    wait_until(lambda: not zeros.exists())
+    sweeps = store._wiring.writebehind()._parts.flusher._sweeps
+    wait_until(lambda: store._wiring.writebehind()._parts.flusher._sweeps > sweeps + 3)
+    assert len(log.about("it was set aside")) == 3
+    assert len(log.about("waits for a process that can read it")) == 1
+    assert (directory / "strata-newer-1.journal").read_bytes() == ours
+
+
+def test_a_journal_that_is_larger_than_the_buffer_is_taken_over_whole(
+    make: MakeStore, dsn: str, tmp_path: Path
+) -> None:
+    left_behind(make, tmp_path / "journal", *(Note(id, "old") for id in range(40)))
+    store = journalled(
+        make, tmp_path / "journal", deferred(), write_behind_flush_interval=0.05, write_behind_max_dirty=5
+    )
+    wait_until(lambda: rows(dsn, "SELECT count(*) FROM note") == [(40,)])
+    wait_until(lambda: not list((tmp_path / "journal").glob("strata-dead-*")))
+    assert store.dead_letters.list() == []
+
+
+def test_a_journal_directory_that_others_may_write_to_is_refused_at_register(make: MakeStore, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    store = make(write_behind_durability=Durability.JOURNAL, journal_dir=tmp_path)
+    with pytest.raises(InvalidConfigError, match="can be written by others"):
+        store.register(deferred())
+
+
+def test_the_doctor_shows_what_was_set_aside(make: MakeStore, tmp_path: Path) -> None:
+    directory = tmp_path / "journal"
+    store = journalled(make, directory, deferred(), write_behind_flush_interval=HOUR)
+    store.set(Note, 1, Note(1, "a"))
+    [finding] = journal(store)
+    assert finding.state is State.OK
+    set_aside(next(directory.glob("*.journal")))
+    [finding] = journal(store)
+    assert finding.state is State.WARN and ".unreadable" in finding.found
+    directory.chmod(0o777)
+    [finding] = journal(store)
+    assert finding.state is State.FAIL and "others" in finding.found

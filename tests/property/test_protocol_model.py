@@ -3,8 +3,8 @@ rules to do so.
 
 The model (tests/property/model) has one key, two writers, readers, an invalidator, the fleet, expiry and eviction, and
 at most one fault: a kill, a Redis that hangs, is away or starts again empty, a lost link or answer, a COMMIT of unknown
-outcome, a process that cannot reach Redis any more, or may not tell of anything, or nobody who may. A scenario too
-large for a test is searched up to a bound, nearest states first; all of it is searched by
+outcome, a version that is forged, a process that cannot reach Redis any more, or may not tell of anything, or nobody
+who may. A scenario too large for a test is searched up to a bound, nearest states first; all of it is searched by
 `python -m tests.property.model`, or with STRATA_MODEL=full.
 """
 
@@ -95,6 +95,11 @@ FOUND_BY = {
     Rule.DIRECT_LEAVES_REPAIR: "behind: around the ledger: set, get, Redis hangs",
     Rule.PURGE_REMOVES_LEASE: "behind: refused: set, get",
     Rule.PURGE_REMOVES_VALUE: "behind: refused: set and get",
+    Rule.FAR_MESSAGE_ENDS_NO_WRITE: "behind: set and get, a version is forged",
+    Rule.FAR_VALUE_GIVES_WAY: "set, set and get, a version is forged",
+    Rule.FAR_FLOOR_REFUSES_NOTHING: "behind: set and get, a version is forged",
+    Rule.FAR_ENTRY_GIVES_WAY: "behind: set and get, a version is forged",
+    Rule.FAR_OUTCOME_ENDS_NO_WRITE: "behind: set and get, a version is forged",
 }
 
 

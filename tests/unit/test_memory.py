@@ -14,6 +14,7 @@ from strata.coherence.certainty import ALWAYS
 from strata.coherence.guard import Claim, Guard
 from strata.coherence.memory import Memory
 from strata.l1.store import Evicted, MemStore
+from strata.versions import VersionClock
 
 Fill = tuple[Claim, Any, int, bool]
 
@@ -26,7 +27,7 @@ class Bench:
         self.evicted: list[Any] = []
         store = MemStore(capacity=capacity, ttl=60, eviction=EvictionPolicy.FIFO, clock=self.clock)
         self.guard = Guard(store.lock)
-        self.memory = Memory(store, self.guard, ALWAYS, self.clock, self._report)
+        self.memory = Memory(store, self.guard, ALWAYS, self.clock, self._report, VersionClock(self.clock))
 
     def fill(self, fills: Sequence[Fill]) -> None:
         """The fills at once, or one by one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from strata.coherence.versions import NODE_BITS, VersionClock
+from strata.versions import NODE_BITS, VersionClock
 
 
 class Still:
@@ -40,3 +40,26 @@ def test_a_reading_that_took_long_still_corrects_what_it_proves_wrong() -> None:
     clock = VersionClock(Still())
     clock.discipline(1060.0, 1000.0, 1003.0)
     assert 1057 <= seconds(clock) <= 1060
+
+
+def at(seconds: float) -> int:
+    return int(seconds * 1e6) << NODE_BITS
+
+
+def test_a_version_more_than_a_minute_ahead_is_nobody_s_and_moves_no_clock() -> None:
+    clock = VersionClock(Still())
+    clock.discipline(1000.0, 1000.0, 1000.0)
+    assert clock.believed(at(1059)) and not clock.believed(at(1061)) and not clock.believed((1 << 63) - 1)
+    clock.observe(at(1061))
+    assert seconds(clock) == 1000.0
+    clock.observe(at(1059))
+    assert seconds(clock) > 1059
+
+
+def test_a_clock_that_ran_ahead_stamps_right_again_once_it_is_corrected() -> None:
+    clock = VersionClock(Still())
+    clock.discipline(2000.0, 1000.0, 1000.0)
+    ahead = clock.stamp()
+    clock.discipline(1000.0, 1000.0, 1000.0)
+    assert seconds(clock) == pytest.approx(1000.0)
+    assert not clock.plausible(ahead)

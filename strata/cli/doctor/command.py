@@ -14,6 +14,7 @@ from strata.application import load_store
 from strata.cli.app import app_option, json_option
 from strata.cli.doctor.finding import Finding, State
 from strata.cli.doctor.fleet import fleet
+from strata.cli.doctor.journal import journal
 from strata.cli.doctor.postgres import postgres
 from strata.cli.doctor.redis import redis
 from strata.cli.progress import wide_console
@@ -27,7 +28,7 @@ COLOURS = {State.OK: "green", State.WARN: "yellow", State.FAIL: "red"}
 def doctor(target: str, as_json: bool) -> None:
     """Check servers, eviction policy, workers, clocks and pending work; exit status 1 if something fails."""
     with load_store(target) as store:
-        findings = [*postgres(store), *redis(store), *fleet(store)]
+        findings = [*postgres(store), *redis(store), *fleet(store), *journal(store)]
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:

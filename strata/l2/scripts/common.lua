@@ -30,6 +30,22 @@ local function older(a, b)
   return tonumber(string.sub(a, 11)) < tonumber(string.sub(b, 11))
 end
 
+-- Whether a version is nobody's: more than 60 s ahead of this server's clock (`strata/versions.py` has the same bound),
+-- or no number. A double is exact enough for that.
+local bound
+local function is_beyond(version)
+  if not bound then bound = (tonumber(redis.call('TIME')[1]) + 60) * 1000000 * 2048 end
+  return not string.find(version, '^%d+$') or tonumber(version) > bound
+end
+
+-- What a key holds, as far as it counts: a value or tombstone of the far future is removed where it is met, since no
+-- write could ever take its place.
+local function standing(key, raw)
+  if not holds_version(raw) or not is_beyond(version_of(raw)) then return raw end
+  redis.call('DEL', key)
+  return false
+end
+
 local function store(key, content, px)
   if px == '0' then redis.call('SET', key, content) else redis.call('SET', key, content, 'PX', px) end
 end
@@ -44,11 +60,12 @@ local function now_ms()
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 
--- The writers of an intent whose deadline has not passed: list of {token, deadline}.
+-- The writers of an intent whose deadline has not passed: list of {token, deadline}. No commit takes a day.
 local function writers(raw, now)
   local list = {}
   for token, deadline in string.gmatch(string.sub(raw, 6), '([^=;]+)=(%d+);') do
-    if tonumber(deadline) > now then list[#list + 1] = { token, tonumber(deadline) } end
+    local ends = tonumber(deadline)
+    if ends > now and ends < now + 86400000 then list[#list + 1] = { token, ends } end
   end
   return list
 end
@@ -73,6 +90,7 @@ end
 -- Creates the key; an intent that it meets is spoiled, not replaced. An empty content (a partial record) only removes
 -- what is older. Returns whether it met an intent.
 local function pend(key, raw, version, content, px)
+  raw = standing(key, raw)
   local k = kind(raw)
   if k == 'I' then spoil(key, raw) return true end
   if holds_version(raw) and not older(version_of(raw), version) then return false end

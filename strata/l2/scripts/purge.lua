@@ -6,7 +6,7 @@
 for i, key in ipairs(KEYS) do
   local version = ARGV[i * 2]
   say(ARGV[1], ARGV[i * 2 + 1])
-  local raw = get_even_if_full(key)
+  local raw = standing(key, get_even_if_full(key))
   local k = kind(raw)
   if k == 'L' then
     redis.call('DEL', key)

@@ -3,14 +3,14 @@
 -- the last writer to leave empties the key. A put that does not find its intent removes any lease and any older
 -- value, spoils other intents and stores nothing.
 -- KEYS  the records' keys
--- ARGV  1 writer's token; 2 channel; then for each key: version, content, px, message
+-- ARGV  1 writer's token; 2 channel; then for each key: version, content ('' = not to be kept), px, message
 local now = now_ms()
 local stored = {}
 for i, key in ipairs(KEYS) do
   local at = 2 + (i - 1) * 4
   local version, content, px = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   say(ARGV[2], ARGV[at + 4])
-  local raw = redis.call('GET', key)
+  local raw = standing(key, redis.call('GET', key))
   local k = kind(raw)
   local mine, rest = false, {}
   if k == 'I' then
@@ -19,7 +19,7 @@ for i, key in ipairs(KEYS) do
     end
   end
   stored[i] = 0
-  if mine and string.sub(raw, 4, 4) == 'c' then
+  if mine and string.sub(raw, 4, 4) == 'c' and content ~= '' then
     store(key, content, px)
     stored[i] = 1
   elseif mine and #rest == 0 then

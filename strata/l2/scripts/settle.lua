@@ -10,7 +10,7 @@ local held = call('MGET', unpack(KEYS))
 for i, key in ipairs(KEYS) do
   local at = 1 + (i - 1) * 5
   local version, content, px, message = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local raw = held[i]
+  local raw = standing(key, held[i])
   local k = kind(raw)
   if ARGV[at + 5] == '1' or not holds_version(raw) or version_of(raw) ~= version then say(ARGV[1], message) end
   if k == 'L' then

@@ -9,7 +9,7 @@ even_if_full(KEYS[2])
 local entry = redis.call('HGET', KEYS[1], key)
 local known = floors(KEYS[4], KEYS[5], { key })[1]
 if known ~= '' and not older(known, version) then return 0 end
-if entry and older(version, version_of(entry)) then return 0 end
+if entry and older(version, version_of(entry)) and not is_beyond(version_of(entry)) then return 0 end
 if entry and version_of(entry) == version then forget(KEYS[1], KEYS[2], KEYS[3], { key }) end
 if redis.call('HSET', KEYS[6], version, ARGV[3]) == 1 then
   redis.call('HSET', KEYS[8], key, (redis.call('HGET', KEYS[8], key) or '') .. version .. ' ')

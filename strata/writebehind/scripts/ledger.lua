@@ -31,12 +31,15 @@ end
 
 local function whole(number) return string.format('%.0f', number) end
 
--- For each of the keys the highest version that L3 is known to have, '' where none is known.
+-- For each of the keys the highest version that L3 is known to have, '' where none is known. One of the far future
+-- would refuse every write for ever.
 local function floors(even, odd, keys)
   local a, b = redis.call('HMGET', even, unpack(keys)), redis.call('HMGET', odd, unpack(keys))
   local found = {}
   for i = 1, #keys do
     local x, y = a[i] or '', b[i] or ''
+    if x ~= '' and is_beyond(x) then x = '' end
+    if y ~= '' and is_beyond(y) then y = '' end
     if x == '' then found[i] = y
     elseif y == '' then found[i] = x
     else found[i] = older(x, y) and y or x end

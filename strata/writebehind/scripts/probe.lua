@@ -9,7 +9,8 @@ local known = floors(KEYS[2], KEYS[3], ARGV)
 local entries = redis.call('HMGET', KEYS[1], unpack(ARGV))
 local graves = redis.call('HMGET', KEYS[4], unpack(ARGV))
 for i = 1, #ARGV do
-  found[#found + 1] = entries[i] and version_of(entries[i]) or ''
+  local pending = entries[i] and version_of(entries[i]) or ''
+  found[#found + 1] = pending ~= '' and not is_beyond(pending) and pending or ''
   found[#found + 1] = known[i]
   found[#found + 1] = graves[i] or ''
 end

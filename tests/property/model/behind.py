@@ -10,7 +10,7 @@ from tests.property.model.ledger import Answer, Fate, Verdict
 from tests.property.model.postgres import REFUSED
 from tests.property.model.promises import acknowledged
 from tests.property.model.rules import Rule
-from tests.property.model.state import Entry, Pending, Proc, Report, Slot, World
+from tests.property.model.state import FAR, Entry, Pending, Proc, Report, Slot, World
 from tests.property.model.step import UNKNOWN, DownError, Me, Outcomes, Program, Where, ask, step
 from tests.property.model.through import close_repair, note_repair
 
@@ -206,7 +206,9 @@ def _check_epoch(proc: Proc, me: Me, epoch: int) -> Proc:
 def after_hand_off(world: World, me: Me, version: int, answer: Answer) -> Outcomes:
     """What the ledger said, for buffer and L1."""
     proc, setup = _check_epoch(world.procs[me.proc], me, answer.epoch), me.setup
-    if answer.verdict <= Verdict.THERE or answer.verdict is Verdict.UNEXPECTED:
+    if answer.verdict is Verdict.UNEXPECTED:
+        return [(world.with_proc(me.proc, proc), None)]  # the newer one was only heard of: it stays unsent
+    if answer.verdict <= Verdict.THERE:
         return [(world.with_proc(me.proc, buffer.sent(proc, setup, version)), None)]
     proc = memory.forget(memory.observe(proc, answer.version), setup, answer.version)
     if answer.verdict is Verdict.PERSISTED:
@@ -233,7 +235,7 @@ def probe_now(world: World, me: Me) -> Outcomes:
 
 def _learn(me: Me, report: Report | None) -> Program:
     """An outcome."""
-    if report is None:
+    if report is None or (report.version >= FAR and me.setup.keeps(Rule.FAR_OUTCOME_ENDS_NO_WRITE)):
         return
     if report.failed:
         yield drop_write(me, report.version)
@@ -313,6 +315,10 @@ def undertaker(me: Me) -> Program:
 
 def persist(me: Me, entry: Pending) -> Program:
     """One claimed entry: L3, then L2 and the bus, then the ledger, then whoever wrote it."""
+    if entry.version >= FAR and me.setup.keeps(Rule.FAR_ENTRY_GIVES_WAY):
+        if (yield from ask(ledger.bury(me, entry))):
+            yield from _make_known(me, entry)
+        return
     version = yield from _apply(me, entry)
     if version is REFUSED:
         if (yield from ask(ledger.bury(me, entry))):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tests.property.model.redis import pended, say
 from tests.property.model.rules import Rule
-from tests.property.model.state import Op, Pending, Report, World
+from tests.property.model.state import FAR, Ledger, Op, Pending, Report, World
 from tests.property.model.step import Me, Outcomes, Where, step
 
 
@@ -38,10 +38,20 @@ class Fate(NamedTuple):
     dead: bool
 
 
+def believed(ledger: Ledger, me: Me) -> Ledger:
+    """The shard as hand-offs and reads take it: without a floor, or an entry, of the far future."""
+    keeps = me.setup.keeps
+    if ledger.floor >= FAR and keeps(Rule.FAR_FLOOR_REFUSES_NOTHING):
+        ledger = ledger._replace(floor=0)
+    if ledger.entry is not None and ledger.entry.version >= FAR and keeps(Rule.FAR_ENTRY_GIVES_WAY):
+        ledger = ledger._replace(entry=None)
+    return ledger
+
+
 @step(Where.REDIS, "ledger read")
 def read(world: World, me: Me) -> Outcomes:
     """HGET: what is pending."""
-    return [(world, world.ledger.entry)]
+    return [(world, believed(world.ledger, me).entry)]
 
 
 @step(Where.REDIS, "ledger hand-off")
@@ -50,7 +60,7 @@ def hand_off(world: World, me: Me, version: int, deleted: bool, overtaken: bool)
 
     What was `overtaken` is only asked after.
     """
-    ledger, keeps = world.ledger, me.setup.keeps
+    ledger, keeps = believed(world.ledger, me), me.setup.keeps
     entry, epoch = ledger.entry, ledger.epoch
     if ledger.floor >= version and keeps(Rule.FLOOR_REFUSES_OLD_HANDOFF):
         answer = Answer(Verdict.PERSISTED, ledger.floor, epoch)
@@ -68,7 +78,8 @@ def hand_off(world: World, me: Me, version: int, deleted: bool, overtaken: bool)
         world = pended(world, me, version, deleted)
         if answer.verdict is Verdict.TAKEN:
             world = say(world, me, Op.DELETE if deleted else Op.SET, version)
-    return [(_handed(world, me, version), answer)]
+    safe = answer.verdict is not Verdict.UNEXPECTED
+    return [(_handed(world, me, version) if safe else world, answer)]
 
 
 def _handed(world: World, me: Me, version: int) -> World:
@@ -87,6 +98,7 @@ def claim(world: World, me: Me) -> Outcomes:
 def done(world: World, me: Me, version: int) -> Outcomes:
     """done.lua: what is not newer leaves the ledger, the floor rises, older dead letters go."""
     ledger, keeps = world.ledger, me.setup.keeps
+    ledger = ledger._replace(floor=believed(ledger, me).floor)
     entry = ledger.entry
     if entry is not None and (entry.version <= version or not keeps(Rule.DONE_EXACT_VERSION)):
         entry = None
@@ -102,7 +114,8 @@ def done(world: World, me: Me, version: int) -> Outcomes:
 def bury(world: World, me: Me, letter: Pending) -> Outcomes:
     """bury.lua: a write that is given up becomes a dead letter, unless something newer has made it void."""
     ledger, version = world.ledger, letter.version
-    entry = ledger.entry
+    entry = ledger.entry if letter.version >= FAR else believed(ledger, me).entry
+    ledger = ledger._replace(floor=believed(ledger, me).floor)
     if ledger.floor >= version or (entry is not None and entry.version > version):
         return [(world, False)]
     if entry is not None and entry.version == version:
@@ -139,7 +152,7 @@ def send(world: World, me: Me, origin: int, report: Report) -> Outcomes:
 @step(Where.REDIS, "probe")
 def probe(world: World, me: Me) -> Outcomes:
     """probe.lua, for the write that was handed off; asked only where the answer is news."""
-    slot, ledger = world.procs[me.proc].slot, world.ledger
+    slot, ledger = world.procs[me.proc].slot, believed(world.ledger, me)
     if slot is None or slot.unsent:
         return []
     fate = Fate(

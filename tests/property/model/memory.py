@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tests.property.model import buffer
 from tests.property.model.rules import Rule, Setup
-from tests.property.model.state import NODES, Entry, Link, Message, Op, Proc, World
+from tests.property.model.state import FAR, NODES, Entry, Link, Message, Op, Proc, World
 
 
 class Seen(NamedTuple):
@@ -105,7 +105,9 @@ def deliver(world: World, number: int, setup: Setup) -> World:
     proc = world.procs[number]
     message, rest = proc.inbox[0], proc.inbox[1:]
     proc = proc._replace(inbox=rest)
-    if message.version:
+    if message.version >= FAR and setup.keeps(Rule.FAR_MESSAGE_ENDS_NO_WRITE):
+        message = Message(Op.INVALIDATE, 0, message.source)
+    if message.version and message.version < FAR:
         proc = observe(proc, message.version)
     return world.with_proc(number, _handle(proc, message, setup))
 

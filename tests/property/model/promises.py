@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.property.model.memory import Seen
-from tests.property.model.rules import Setup
-from tests.property.model.state import Link, Proc, Value, World
+from tests.property.model.rules import Rule, Setup
+from tests.property.model.state import FAR, Link, Proc, Value, World
 
 
 def rank(world: World, setup: Setup, version: int) -> int:
@@ -13,7 +13,7 @@ def rank(world: World, setup: Setup, version: int) -> int:
     Deletions that follow one another show the same, so they rank the same.
     """
     if setup.deferred:
-        return version
+        return version if version < FAR else -1
     history = world.history
     for place, (committed, deleted) in enumerate(history):
         if committed == version:
@@ -66,9 +66,10 @@ def at_rest(world: World, setup: Setup) -> str:
     ):
         return "L3 does not hold the newest write"
     held = world.l2
-    # Where nobody can tell, nobody asks it.
+    # Where nobody can tell, nobody asks it; and what is of the far future is not read.
     asked = not all(proc.mute for proc in world.procs if proc.alive)
-    if not isinstance(held, Value) or not asked:
+    unread = isinstance(held, Value) and held.version >= FAR and setup.keeps(Rule.FAR_VALUE_GIVES_WAY)
+    if not isinstance(held, Value) or not asked or unread:
         pass
     elif held.deleted != deleted or (not deleted and held.version != version) or held.raw:
         return "L2 holds something else than the lowest tier"

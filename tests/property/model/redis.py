@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.property.model.memory import forget
 from tests.property.model.rules import Rule
-from tests.property.model.state import Content, Intent, Lease, Link, Message, Op, Value, World
+from tests.property.model.state import FAR, Content, Intent, Lease, Link, Message, Op, Value, World
 from tests.property.model.step import Me, Outcomes, Where, step
 
 HEARS = (Link.FINE, Link.BACK)
@@ -38,13 +38,22 @@ def spoiled(intent: Intent) -> Intent:
     return intent._replace(spoiled=True)
 
 
+def standing(world: World, me: Me) -> World:
+    """common.lua's standing: a value of the far future goes where it is met."""
+    held = world.l2
+    if isinstance(held, Value) and held.version >= FAR and me.setup.keeps(Rule.FAR_VALUE_GIVES_WAY):
+        return world._replace(l2=None)
+    return world
+
+
 def _older(held: Content, version: int) -> bool:
     return isinstance(held, Value) and held.version < version
 
 
 @step(Where.REDIS, "L2 read")
 def read(world: World, me: Me, lease: bool) -> Outcomes:
-    """read.lua: what the key holds; where it holds nothing, a lease is left."""
+    """read.lua: what the key holds; where it holds nothing, or what nobody believes (discard.lua), a lease is left."""
+    world = standing(world, me)
     if world.l2 is None and lease:
         return [(world._replace(l2=Lease(me.token)), Lease(me.token))]
     return [(world, world.l2)]
@@ -79,6 +88,7 @@ def intent(world: World, me: Me) -> Outcomes:
 @step(Where.REDIS, "L2 put")
 def put(world: World, me: Me, version: int, deleted: bool) -> Outcomes:
     """put.lua: the committed value takes the place of the own intent, if that is there and not spoiled."""
+    world = standing(world, me)
     after, stored = _put(world.l2, me, Value(version, deleted, False, False))
     world = world._replace(l2=after, intending=world.intending - {me.token})
     if me.setup.keeps(Rule.PUT_IS_PUBLISHED):
@@ -121,6 +131,7 @@ def abandon(world: World, me: Me) -> Outcomes:
 @step(Where.REDIS, "L2 repair")
 def repair(world: World, me: Me, version: int) -> Outcomes:
     """put.lua with a token that nobody has: what is older goes, intents are spoiled, others are told."""
+    world = standing(world, me)
     after, _ = _put(world.l2, me._replace(thread=-1), Value(version, True, False, False))
     return [(say(world._replace(l2=after), me, Op.SET, version), True)]
 
@@ -128,6 +139,7 @@ def repair(world: World, me: Me, version: int) -> Outcomes:
 @step(Where.REDIS, "L2 own")
 def own(world: World, me: Me, version: int, deleted: bool) -> Outcomes:
     """own.lua: L2 is the lowest tier; stored if newer. Answers the version in the way, 0 where it was stored."""
+    world = standing(world, me)
     held = world.l2
     if isinstance(held, Value) and held.version >= version:
         return [(world, held.version)]
@@ -141,6 +153,7 @@ def own(world: World, me: Me, version: int, deleted: bool) -> Outcomes:
 @step(Where.REDIS, "L2 invalidate")
 def invalidate(world: World, me: Me) -> Outcomes:
     """invalidate.lua: the value goes, whatever its version; what is pending stays."""
+    world = standing(world, me)
     held = world.l2
     voids = isinstance(held, Lease) and me.setup.keeps(Rule.INVALIDATE_VOIDS_LEASE)
     if voids or (isinstance(held, Value) and not held.pending):
@@ -150,6 +163,7 @@ def invalidate(world: World, me: Me) -> Outcomes:
 
 def pended(world: World, me: Me, version: int, deleted: bool) -> World:
     """common.lua's pend: a pending value; an intent that it meets is spoiled, not replaced."""
+    world = standing(world, me)
     held = world.l2
     if isinstance(held, Intent):
         if me.setup.keeps(Rule.PEND_REFUSED_LEAVES_L1):
@@ -172,6 +186,7 @@ def pend(world: World, me: Me, version: int, deleted: bool) -> Outcomes:
 @step(Where.REDIS, "L2 settle")
 def settle(world: World, me: Me, version: int, deleted: bool, changed: bool, superseded: bool) -> Outcomes:
     """settle.lua: L3 holds `version`; `changed`: with other columns than were written, which L2 gets."""
+    world = standing(world, me)
     held = world.l2
     world = world._replace(l2=_settled(held, me, version, changed))
     removed = world.l2 is None and isinstance(held, Value) and me.setup.keeps(Rule.SETTLE_TELLS_WHAT_IT_REMOVES)
@@ -200,6 +215,7 @@ def _settled(held: Content, me: Me, version: int, changed: bool) -> Content:
 @step(Where.REDIS, "L2 purge")
 def purge(world: World, me: Me, version: int) -> Outcomes:
     """purge.lua: values and leases up to a version that was given up go, intents are spoiled."""
+    world = standing(world, me)
     held, keeps = world.l2, me.setup.keeps
     if isinstance(held, Lease) and keeps(Rule.PURGE_REMOVES_LEASE):
         held = None

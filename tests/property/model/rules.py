@@ -88,6 +88,12 @@ class Rule(enum.Enum):
     DIRECT_LEAVES_REPAIR = "a deferred write that goes around the ledger leaves a repair row"
     PURGE_REMOVES_LEASE = "a purge removes a lease"
     PURGE_REMOVES_VALUE = "a purge removes the value that was given up"
+    # What is forged, or damaged
+    FAR_MESSAGE_ENDS_NO_WRITE = "a message of the far future drops the entry, and touches no pending write"
+    FAR_VALUE_GIVES_WAY = "a value of the far future is not served, and goes where it is met"
+    FAR_FLOOR_REFUSES_NOTHING = "a floor of the far future refuses no hand-off"
+    FAR_ENTRY_GIVES_WAY = "a pending entry of the far future is neither read nor applied, and gives way to a hand-off"
+    FAR_OUTCOME_ENDS_NO_WRITE = "an outcome of the far future ends no pending write of another version"
 
 
 @dataclass(frozen=True, eq=False)

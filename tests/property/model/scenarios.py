@@ -166,6 +166,13 @@ THROUGH = [
         "set, get twice, a link breaks", calls("A", 0, SET), calls("B", 1, GET, GET), deaf=(0,), fault=Fault.LINK
     ),
     through_scenario(
+        "set, set and get, a version is forged",
+        calls("A", 0, SET),
+        calls("B", 1, SET, GET),
+        deaf=(0,),
+        fault=Fault.FORGED,
+    ),
+    through_scenario(
         "set, get, Redis hangs",
         calls("A", 0, SET),
         repairs(0),
@@ -576,6 +583,9 @@ BEHIND = [
         killable=(0,),
         fault=Fault.PARTITION,
         repairs=True,
+    ),
+    behind_scenario(
+        "set and get, a version is forged", calls("A", 0, LATER, GET), flusher(0), worker(1), fault=Fault.FORGED
     ),
     behind_scenario(
         "set and set, a link breaks",

@@ -12,6 +12,9 @@ from typing import Any, NamedTuple, TypeAlias
 NODES = 8
 """Versions are `counter * NODES + process`; process 0 wrote before the model began."""
 
+FAR = 1 << 40
+"""From here on versions are of the far future, which no process stamps."""
+
 UNDER_WAY = -1
 """The turn of a commit with a repair row that has not ended."""
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from tests.property.model import memory
 from tests.property.model.promises import acknowledged
 from tests.property.model.rules import Rule, Setup
-from tests.property.model.state import NODES, Intent, Lease, Ledger, Link, Op, Proc, Value, World
+from tests.property.model.state import FAR, NODES, Intent, Lease, Ledger, Link, Message, Op, Pending, Proc, Value, World
 from tests.property.model.step import DOWN, OVER, UNKNOWN, Step, Where
 
 
@@ -33,6 +33,7 @@ class Fault(enum.Enum):
     ALL_MUTE = "nobody may tell of anything any more"
     LATE = "an answer of Redis is lost; the script may be run later, or never"
     AMBIGUOUS = "the answer to a COMMIT is lost; it may happen later, or never"
+    FORGED = "somebody puts a version of the far future into a message, a value, a floor or an entry"
 
 
 class Change(NamedTuple):
@@ -71,6 +72,7 @@ class Surroundings:
             (Fault.SEVERED, self._sever),
             (Fault.MUTE, self._mute),
             (Fault.ALL_MUTE, _mute_all),
+            (Fault.FORGED, _forge),
         ]
         self._sources = [source for fault, source in possible if fault in faults]
 
@@ -267,6 +269,23 @@ def _break_link(world: World, setup: Setup) -> Iterator[Change]:
                 # What had arrived is still handled; what was on its way is lost.
                 cut = proc._replace(link=Link.CUT, inbox=proc.inbox[:kept])
                 yield Change(f"the link of process {number} breaks", spend(world.with_proc(number, cut)))
+
+
+def _forge(world: World, setup: Setup) -> Iterator[Change]:
+    for number, proc in enumerate(world.procs):
+        if proc.alive and number not in setup.deaf and proc.link is Link.FINE:
+            for op in (Op.SET, Op.PURGE):
+                heard = proc._replace(inbox=(*proc.inbox, Message(op, FAR, -1)))
+                yield Change(f"process {number} is sent a forged {op.name}", spend(world.with_proc(number, heard)))
+    if setup.l2:
+        for deleted in (False, True):
+            forged = world._replace(l2=Value(FAR, deleted, False, False))
+            yield Change("somebody forges the value", spend(forged))
+    if setup.deferred:
+        yield Change("somebody forges a floor", spend(world._replace(ledger=world.ledger._replace(floor=FAR))))
+        entry = world.ledger._replace(entry=Pending(FAR, False, 0))
+        if world.ledger.entry is None:
+            yield Change("somebody forges an entry", spend(world._replace(ledger=entry)))
 
 
 def _hiccup(world: World, setup: Setup) -> Iterator[Change]:

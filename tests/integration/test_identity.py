@@ -1,0 +1,175 @@
+"""Node id and Redis's time are there before a process's first stamp, in any thread, and cost later ones nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from strata.clock import ManualClock, SystemClock
+from strata.coherence.identity import LEASE_SECONDS, Identity
+from strata.l2.address import connect
+from strata.l2.client import RedisServer
+from strata.policies import L2PoolConfig
+from strata.testing import Proxy
+from strata.versions import NODE_BITS, VersionClock
+from tests.behind import client
+from tests.support import wait_until
+
+
+class Slow(SystemClock):
+    """The clock of a machine that is 5 s late."""
+
+    @staticmethod
+    def wall() -> float:
+        return time.time() - 5
+
+
+class Process:
+    """What a process has of its own. `made` counts the commands that it sent."""
+
+    def __init__(self, addr: str, name: str, clock: Any) -> None:
+        self.server = RedisServer(lambda: connect(addr, L2PoolConfig(), password=None, db=0), clock)
+        self.asked = 0
+        self.server.on_call = self._count
+        self.versions = VersionClock(clock)
+        self.identity = Identity(lambda: [self.server], self.versions, name, clock)
+
+    def write(self) -> int:
+        """The stamp of a write."""
+        self.identity.ensure()
+        return self.versions.stamp()
+
+    def _count(self, seconds: float) -> None:
+        self.asked += 1
+
+
+@pytest.fixture
+def far(redis_addr: str) -> Iterator[Proxy]:
+    with Proxy(redis_addr) as proxy:
+        yield proxy
+
+
+def seconds(version: int) -> float:
+    return (version >> NODE_BITS) / 1e6
+
+
+def leased(addr: str, node: int) -> Any:
+    return client(addr).get(f"strata:{{node}}:{node}")
+
+
+def test_a_second_thread_s_first_write_waits_for_the_time_and_the_node_id_too(far: Proxy, redis_addr: str) -> None:
+    process = Process(far.addr, "late", Slow())
+    stamps: list[int] = []
+    began = time.time()
+    threads = [threading.Thread(target=lambda: stamps.append(process.write())) for _ in range(8)]
+    far.delay(0.05)
+    threads[0].start()
+    wait_until(lambda: far.accepted)  # it is asking
+    for thread in threads[1:]:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(seconds(stamp) >= began - 0.01 for stamp in stamps)
+    assert {stamp & ((1 << NODE_BITS) - 1) for stamp in stamps} == {process.versions.node}
+    assert leased(redis_addr, process.versions.node) == b"late"
+
+
+def test_later_stamps_ask_nobody(redis_addr: str) -> None:
+    clock = ManualClock()
+    process = Process(redis_addr, "me", clock)
+    process.write()
+    asked = process.asked
+    for _ in range(40):  # the bus beats, and renews the lease
+        clock.advance(9.0)
+        process.identity.beat()
+        renewed = process.asked
+        process.write()
+        assert process.asked == renewed
+    assert asked < process.asked < asked + 40 * 4
+
+
+def test_without_anybody_who_renews_the_lease_a_stamp_does_before_it_ends(redis_addr: str) -> None:
+    clock = ManualClock()
+    process = Process(redis_addr, "alone", clock)
+    process.write()
+    node = process.versions.node
+    client(redis_addr).expire(f"strata:{{node}}:{node}", 1)
+    clock.advance(LEASE_SECONDS - 5)
+    process.write()
+    assert process.versions.node == node
+    assert client(redis_addr).ttl(f"strata:{{node}}:{node}") > LEASE_SECONDS - 5
+
+
+def test_a_process_that_was_frozen_for_longer_than_its_lease_takes_another_node_id_first(redis_addr: str) -> None:
+    clock = ManualClock()
+    process = Process(redis_addr, "frozen", clock)
+    process.write()
+    node = process.versions.node
+    client(redis_addr).set(f"strata:{{node}}:{node}", "another", ex=LEASE_SECONDS)  # the lease had ended meanwhile
+    clock.advance(LEASE_SECONDS + 60)
+    stamp = process.write()
+    assert process.versions.node != node and stamp & ((1 << NODE_BITS) - 1) == process.versions.node
+    assert leased(redis_addr, process.versions.node) == b"frozen"
+    assert leased(redis_addr, node) == b"another"
+
+
+def test_where_redis_is_away_the_first_stamp_waits_once_and_a_later_beat_makes_up_for_it(far: Proxy) -> None:
+    process = Process(far.addr, "me", Slow())
+    far.refuse()
+    began = time.time()
+    assert seconds(process.write()) < began - 4  # nobody could say that this clock is late
+    unleased, asked = process.versions.node, process.asked
+    for _ in range(100):
+        process.write()
+    assert process.asked == asked
+    far.resume()
+    wait_until(lambda: process.identity.beat() or process.versions.reference_ms())
+    began = time.time()
+    assert seconds(process.write()) >= began - 0.01
+    assert process.versions.node == unleased  # free, so it could be kept
+
+
+def test_after_a_fork_the_first_stamp_has_a_node_id_of_its_own(redis_addr: str) -> None:
+    process = Process(redis_addr, "parent", SystemClock())
+    process.write()
+    node = process.versions.node
+    process.versions.reset()
+    process.identity.reset("child")
+    process.write()
+    assert process.versions.node != node
+    assert leased(redis_addr, process.versions.node) == b"child" and leased(redis_addr, node) == b"parent"
+
+
+def test_before_a_version_is_called_one_of_the_far_future_a_clock_that_is_late_is_corrected(redis_addr: str) -> None:
+    class Later(SystemClock):
+        @staticmethod
+        def wall() -> float:
+            return time.time() - 300
+
+    process = Process(redis_addr, "reader", Later())
+    now = int(time.time() * 1e6) << NODE_BITS
+    assert process.versions.believed(now)
+    asked = process.asked
+    assert asked == 1
+    assert not process.versions.believed(int((time.time() + 120) * 1e6) << NODE_BITS)
+    assert process.asked == asked  # it was compared a moment ago
+
+
+def test_where_the_first_redis_is_away_the_time_is_that_of_another(far: Proxy, redis_addr: str) -> None:
+    process, other = Process(far.addr, "me", Slow()), Process(redis_addr, "me", Slow())
+    identity = Identity(lambda: [process.server, other.server], process.versions, "me", Slow())
+    far.refuse()
+    began = time.time()
+    identity.ensure()
+    assert seconds(process.versions.stamp()) >= began - 0.01
+
+
+def test_a_clock_that_was_never_compared_refuses_nothing(far: Proxy) -> None:
+    process = Process(far.addr, "me", Slow())
+    far.refuse()
+    assert process.versions.believed(int((time.time() + 3600) * 1e6) << NODE_BITS)
+    far.resume()
