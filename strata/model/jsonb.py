@@ -71,7 +71,8 @@ class Jsonb:
 
     def read(self, text: str | bytes) -> Any:
         """The value of JSON text. Raises `Unfit`, or what is in `UNREADABLE`."""
-        _check_depth(text.encode() if isinstance(text, str) else text)
+        if len(text) > 2 * DEEPEST:
+            _check_depth(text.encode() if isinstance(text, str) else text)
         return self.up(self._from_json(text))
 
     def pack(self, value: Any) -> bytes:
