@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+from redis.cluster import RedisCluster
+
 from strata.aging import Aging
 from strata.bound import Bound, Callbacks
 from strata.clock import Clock, SystemClock
@@ -81,7 +83,7 @@ class Wiring:
         self.server = self._redis()
         versions = VersionClock(self.clock)
         channel = self.keys.channel(config.invalidation_channel)
-        announcer = Announcer(channel, self.instance, config.redis_db)
+        announcer = Announcer(channel, self.instance, self._database())
         self.inbox = Inbox(schemas, self.instance, versions, lambda: self.context.writebehind)
         pulse = None if self.server is None else Pulse(self.server, announcer)
         repairs = Repairs(
@@ -311,6 +313,13 @@ class Wiring:
             check(config.redis_client)
             return self._watched(lambda: adopt(config.redis_client, config.l2_pool), "cache")
         return self._server(config.redis_addr, "cache") if config.redis_addr else None
+
+    def _database(self) -> int:
+        """The logical database that messages are about, as the client has it: a URL, or a client, may name another than
+        `redis_db`. A Cluster has one only, and is not to be asked for it yet."""
+        config = self.config
+        clustered = config.redis_addr.startswith("redis+cluster://") or isinstance(config.redis_client, RedisCluster)
+        return 0 if self.server is None or clustered else self.server.database
 
     def _server(self, addr: str, name: str) -> RedisServer:
         config = self.config

@@ -15,7 +15,7 @@ from redis.retry import Retry
 
 from strata import Config, DataStore, InvalidConfigError, Q
 from tests.models import Point
-from tests.stores import MakeStore, schema
+from tests.stores import MakeStore, schema, sure
 from tests.support import wait_until
 
 Client = Callable[[str], Any]
@@ -62,6 +62,18 @@ def test_a_client_of_redis_py_works_however_it_was_made(make: MakeStore, redis_a
     hits = two.stats().l2_hits
     wait_until(lambda: read.get("é", force_l2=True).x == 2 and two.stats().l2_hits > hits, what="L2")
     assert two.stats().corrupt == one.stats().corrupt == 0
+
+
+def test_stores_whose_address_names_the_database_hear_each_other(make: MakeStore, redis_addr: str) -> None:
+    one, two = (make(redis_addr=f"redis://{redis_addr}/2") for _ in range(2))
+    written, read = (each.register(schema(Point, name="points")) for each in (one, two))
+    one.migrate()
+    sure(one)
+    sure(two)
+    written.set("a", Point("a", 1))
+    assert read.get("a").x == 1
+    written.set("a", Point("a", 2))
+    wait_until(lambda: read.get("a").x == 2)
 
 
 class Prefixing(redis.Redis):
