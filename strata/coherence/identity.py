@@ -20,7 +20,7 @@ from strata.versions import L3_NODE, NODES, VersionClock
 LEASE_SECONDS = 60
 SURE_SECONDS = 50.0  # of a lease, counted from before it was asked for, in which nobody else can have the node id
 RENEW_SECONDS = 10.0
-DOUBT_SECONDS = 1.0  # between comparisons of the clock that versions from the far future ask for
+DOUBT_SECONDS = 1.0  # between comparisons of the clock that versions from the far future ask for, and tries that fail
 ATTEMPTS = 64
 
 
@@ -72,7 +72,8 @@ class Identity:
         """In the background, once in a while: renew what is due."""
         if self._clock.monotonic() >= self._due:
             with self._lock:
-                self._renew()
+                if not self._renew():
+                    self._due = self._clock.monotonic() + DOUBT_SECONDS
 
     def compare(self) -> None:
         """Read Redis's time once more, at most once a second, since a version seems to be from the far future."""

@@ -73,7 +73,7 @@ def test_a_second_thread_s_first_write_waits_for_the_time_and_the_node_id_too(fa
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(seconds(stamp) >= began - 0.01 for stamp in stamps)
+    assert all(seconds(stamp) >= began - 1 for stamp in stamps)
     assert {stamp & ((1 << NODE_BITS) - 1) for stamp in stamps} == {process.versions.node}
     assert leased(redis_addr, process.versions.node) == b"late"
 
@@ -129,7 +129,7 @@ def test_where_redis_is_away_the_first_stamp_waits_once_and_a_later_beat_makes_u
     far.resume()
     wait_until(lambda: process.identity.beat() or process.versions.reference_ms())
     began = time.time()
-    assert seconds(process.write()) >= began - 0.01
+    assert seconds(process.write()) >= began - 1
     assert process.versions.node == unleased  # free, so it could be kept
 
 
@@ -165,7 +165,7 @@ def test_where_the_first_redis_is_away_the_time_is_that_of_another(far: Proxy, r
     far.refuse()
     began = time.time()
     identity.ensure()
-    assert seconds(process.versions.stamp()) >= began - 0.01
+    assert seconds(process.versions.stamp()) >= began - 1
 
 
 def test_a_clock_that_was_never_compared_refuses_nothing(far: Proxy) -> None:
