@@ -21,7 +21,7 @@ import strata
 from strata import DataStore, InvalidConfigError, L3PoolConfig, PostgresPolicy, Q, WriteMode
 from strata.cli import main
 from strata.l3 import connection
-from tests.behind import paced
+from tests.behind import hand_off, idle, paced
 from tests.models import Account, Note
 from tests.stores import MakeStore, schema
 from tests.support import wait_until
@@ -236,18 +236,18 @@ def test_preparing_is_refused_at_first_use_where_sessions_are_shared(dsn: str, m
 
 
 def test_a_deferred_write_waits_where_the_pooler_is_refused(dsn: str, make: MakeStore) -> None:
-    registered(make()).migrate()
+    writer = make()
+    paced(writer)
+    registered(writer).migrate()
+    idle(writer)
+    writer.set("visits", "x", Visit("x", 7))
+    hand_off(writer)
     with pgbouncer(dsn, "transaction") as pooled:
-        refused = make(postgres_dsn=pooled)
-        paced(refused)
-        registered(refused).set("visits", "x", Visit("x", 7))
-        with pytest.raises((InvalidConfigError, strata.FlushTimeoutError)):
-            refused.flush_dirty(1)
-        assert refused.dead_letters.list() == []
-        refused.close(timeout=1)
-        right = make(postgres_dsn=pooled, l3_pool=UNPREPARED)
-        paced(right)
-        registered(right)
+        refused = registered(make(postgres_dsn=pooled))
+        with pytest.raises(InvalidConfigError, match=r"L3PoolConfig\.prepared=False"):
+            _drained(refused)
+        assert writer.dead_letters.list() == []
+        right = registered(make(postgres_dsn=pooled, l3_pool=UNPREPARED))
         wait_until(lambda: _drained(right))
         assert right.get("visits", "x", force_l3=True).count == 7
 
