@@ -193,9 +193,12 @@ class Wiring:
 
     def _listen(self) -> None:
         """The store's listener for changes made outside, built for the first schema that asks for it."""
+        direct = self.config.postgres_direct_dsn
         if self.context.listener is None:
+            if not direct:
+                self.database(self.config.postgres_dsn).listens()
             self.context.listener = Listener(
-                self.config.postgres_dsn,
+                direct or self.config.postgres_dsn,
                 self.config.l3_pool,
                 self.clock,
                 self.log,

@@ -32,7 +32,7 @@ from strata.policies import (
 _NAMED_SECRET = re.compile(r"(\w*password)\s*=\s*(?:'(?:[^'\\]|\\.)*+'?|\S+)", re.IGNORECASE)
 _SECRETS = frozenset({"redis_password", "encryption_key"})
 _FOREIGN = frozenset({"redis_client", "celery_app", "metrics", "logger"})  # whose repr may show anything
-_ADDRESSES = frozenset({"postgres_dsn", "redis_addr", "ledger_addr", "broker_url"})
+_ADDRESSES = frozenset({"postgres_dsn", "postgres_direct_dsn", "redis_addr", "ledger_addr", "broker_url"})
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -41,13 +41,16 @@ class Config:
 
     Durations are seconds or `timedelta`. An address is required by the first use of a schema that has its tier,
     not by `register`. `redis_addr` is `host:port` or a `redis://`, `rediss://`, `unix://`, `redis+cluster://a:1,b:2` or
-    `redis+sentinel://a:1,b:2/service/0` URL; `redis_client` is any redis-py client in its place.
+    `redis+sentinel://a:1,b:2/service/0` URL; `redis_client` is any redis-py client in its place. Where `postgres_dsn`
+    leads through a connection pooler, `postgres_direct_dsn` is PostgreSQL's own address, for watched tables and
+    migrations.
 
     >>> Config(postgres_dsn="postgres://me:secret@localhost/app")
     Config(postgres_dsn='postgres://me:***@localhost/app')
     """
 
     postgres_dsn: str = ""
+    postgres_direct_dsn: str = ""
     redis_addr: str = ""
     redis_password: str = ""
     redis_db: int = 0
@@ -75,7 +78,14 @@ class Config:
     namespace: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("postgres_dsn", "redis_addr", "redis_password", "ledger_addr", "broker_url"):
+        for name in (
+            "postgres_dsn",
+            "postgres_direct_dsn",
+            "redis_addr",
+            "redis_password",
+            "ledger_addr",
+            "broker_url",
+        ):
             if not isinstance(getattr(self, name), str):
                 raise InvalidConfigError(f"{name} is a {type(getattr(self, name)).__name__}; it must be a str")
         for name in ("default_l1_ttl", "default_l2_ttl", "write_behind_flush_interval"):
@@ -208,6 +218,8 @@ def _pool(kind: Any) -> Callable[[str], Any]:
 def _setting(name: str, text: str) -> Any:
     if name == "eviction":
         return _member(EvictionPolicy)(text)
+    if name == "prepared":
+        return {"true": True, "false": False}[text.lower()]
     return int(text) if text.isdigit() else float(text)
 
 
@@ -228,6 +240,7 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     **dict.fromkeys(
         (
             "postgres_dsn",
+            "postgres_direct_dsn",
             "redis_addr",
             "redis_password",
             "ledger_addr",

@@ -347,7 +347,7 @@ class DataStore:
     def _migrator(self) -> Migrator:
         if not self.config.postgres_dsn:
             raise InvalidConfigError("migrations need a database; set postgres_dsn (STRATA_POSTGRES_DSN)")
-        database = self._wiring.database(self.config.postgres_dsn)
+        database = self._wiring.database(self.config.postgres_direct_dsn or self.config.postgres_dsn)
         return Migrator(
             database, [(bound.table, bound.schema) for bound in self._schemas.values() if bound.table is not None]
         )

@@ -216,7 +216,12 @@ class L2PoolConfig:
 
 @dataclass(frozen=True, slots=True)
 class L3PoolConfig:
-    """Connections to PostgreSQL: how many, how long they live, and how long one statement may take (seconds)."""
+    """Connections to PostgreSQL: how many, how long they live, and how long one statement may take (seconds).
+
+    `prepared`: statements are prepared, under names that no other connection can have. False is for a connection
+    pooler in transaction mode that does not keep them apart (PgBouncer before 1.21): then nothing at all is left in a
+    session.
+    """
 
     max_conns: int = 10
     min_conns: int = 0
@@ -226,8 +231,11 @@ class L3PoolConfig:
     connect_timeout: Duration = 3.0
     statement_timeout: Duration = 15.0
     lock_timeout: Duration = 5.0
+    prepared: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.prepared, bool):
+            raise InvalidConfigError(f"L3PoolConfig.prepared is {self.prepared!r}; it must be True or False")
         count(self.max_conns, "L3PoolConfig.max_conns", 1)
         count(self.min_conns, "L3PoolConfig.min_conns")
         if self.min_conns > self.max_conns:

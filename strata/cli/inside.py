@@ -57,5 +57,11 @@ def instances(store: DataStore) -> int:
 
 def ask_postgres(store: DataStore, dsn: str, sql: str) -> Any:
     """The first row of the answer. Raises `L3UnavailableError`."""
-    with store._wiring.database(dsn).connection() as conn:
+    with store._wiring.database(dsn).session() as conn:
         return conn.execute(sql.encode()).fetchone()
+
+
+def pooled(store: DataStore, dsn: str) -> bool:
+    """Whether a connection pooler answers in place of the server. Raises `L3UnavailableError`."""
+    with store._wiring.database(dsn).connection() as conn:
+        return conn.pooled

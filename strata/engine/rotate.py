@@ -76,7 +76,7 @@ class Rotator:
         table, database = tables(bound)
         for tries_left in reversed(range(TRIES)):
             try:
-                with database.connection() as conn:
+                with database.session() as conn:
                     return table.replace_sealed(conn, rows)
             except L3UnavailableError as error:
                 # A circle of row locks, or a row that moved to another partition: nothing was done.

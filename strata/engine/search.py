@@ -49,7 +49,7 @@ class Searcher:
         table, database = tables(bound)
         query = query or Query()
         table.check(query)
-        with (bound.replica or database).connection() as conn:
+        with (bound.replica or database).session() as conn:
             return table.count(conn, query)
 
     def search_cached(self, bound: Bound, query: Query) -> list[Any]:
@@ -87,7 +87,7 @@ class Searcher:
 
     def _found(self, bound: Bound, query: Query, replica: Database | None) -> Found:
         table, primary = tables(bound)
-        with (replica or primary).connection() as conn:
+        with (replica or primary).session() as conn:
             names, rows = table.search(conn, query)
         return Found(bound.plan.column_names if names is None else names, rows, replica is None)
 

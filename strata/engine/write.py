@@ -265,7 +265,7 @@ class _Through:
     def _commit_alone(self, stamp: int) -> tuple[Any, int]:
         table, database = self._bound.table, self._bound.database
         assert database is not None and table is not None
-        with database.transaction() if table.locked else database.connection() as conn:
+        with database.transaction() if table.locked else database.session() as conn:
             return self._apply(conn, stamp)
 
     def _commit_with_repair(self, stamp: int) -> tuple[Any, int]:

@@ -22,7 +22,7 @@ from strata.l3.connection import Connection
 from strata.l3.layout import HORIZONS, TOMBSTONES, VERSION, Layout
 from strata.l3.outside import moving, own
 from strata.l3.partials import Late, Partials
-from strata.l3.stage import GROUP, NESTED, ORDER, Stage
+from strata.l3.stage import GROUP, NESTED, ORDER, STAGE, Stage
 from strata.l3.statement import INT4, Statement
 from strata.l3.writes import Writes
 from strata.model.markers import UNLOADED
@@ -83,7 +83,7 @@ class Applier:
         self._layout = layout
         self._writes = writes
         self._stage = stage
-        table, key, name = layout.table, layout.key, stage.name
+        table, key, name = layout.table, layout.key, STAGE
         tombstone = f"(SELECT d.version FROM {TOMBSTONES} d WHERE {layout.buried('d', f's.{key}::text')})"
         horizon = f"(SELECT h.version FROM {HORIZONS} h WHERE h.schema = {layout.schema})"
         # Scalar sub-selects: one index look-up a row, in the order of the stage, whatever its size.
@@ -109,21 +109,24 @@ class Applier:
                 f"{insert} {source} AND ({above} OR (SELECT true FROM {table} x WHERE x.{key} = s.{key}))"
                 f" {overwrite} {returning}"
             )
-        self._merge = Statement(merge, prepared=not layout.updates_first)
-        self._bury = Statement(
+        self._merge = stage.statement(merge, prepared=not layout.updates_first)
+        self._bury = stage.statement(
             f"INSERT INTO {TOMBSTONES} AS d (schema, id, version)"
             f" SELECT {layout.schema}, s.{key}::text, s.{VERSION} FROM {name} s WHERE s.{GROUP} = {_DELETED}"
             f" ON CONFLICT (schema, id) DO UPDATE SET version = EXCLUDED.version, deleted_at = now()"
-            f" WHERE d.version < EXCLUDED.version"
+            f" WHERE d.version < EXCLUDED.version",
+            of=(GROUP, VERSION, key),
         )
-        self._delete = Statement(
+        self._delete = stage.statement(
             f"DELETE FROM {table} r USING {name} s"
             f" WHERE s.{GROUP} = {_DELETED} AND r.{key} = s.{key} AND r.{VERSION} <= s.{VERSION}{own(layout.name)}",
+            of=(GROUP, VERSION, key),
             prepared=False,
         )
-        self._look = Statement(
+        self._look = stage.statement(
             f"SELECT s.{ORDER}, {tombstone}, {layout.returned(layout.kept)}"
             f" FROM {name} s LEFT JOIN {table} r ON r.{key} = s.{key}",
+            of=(ORDER, key),
             prepared=False,
         )
 
@@ -157,7 +160,8 @@ class Applier:
         self._writes.lock_shards(conn, batch.shards())
         # Deferred, so that a chain of renames is legal if it is so as a whole.
         nested = f"{NESTED}; " if self._layout.updates_first else ""
-        self._stage.fill(conn, batch.staged(), before=f"SET CONSTRAINTS ALL DEFERRED; {nested}")
+        conn.command(f"{nested}SET CONSTRAINTS ALL DEFERRED")
+        self._stage.fill(conn, batch.staged())
         merged, returned = self._merge_whole(conn) if batch.has(_WHOLE) else (0, [])
         late = self._lay_late(conn, batch) if merged < len(batch.changes) else set()
         for names, group in batch.groups.items():
@@ -182,9 +186,9 @@ class Applier:
 
     def _update(self, names: tuple[str, ...]) -> Statement:
         layout = self._layout
-        return Statement(
+        return self._stage.statement(
             f"UPDATE {layout.table} AS r SET {layout.assigned(names, 's')}{VERSION} = s.{VERSION}"
-            f" FROM {self._stage.name} s WHERE s.{GROUP} = $1 AND r.{layout.key} = s.{layout.key}"
+            f" FROM {STAGE} s WHERE s.{GROUP} = $1 AND r.{layout.key} = s.{layout.key}"
             f" AND r.{VERSION} < s.{VERSION}{moving(layout)}",
             (INT4,),
             prepared=False,

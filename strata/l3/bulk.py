@@ -1,7 +1,7 @@
 """`set_many`: many synchronous writes at once, by binary COPY.
 
 Rows of keys that are all new go straight into the table, which takes no more time than a text COPY of them; others go
-by way of the staging table, some thousand at a time, and an UPDATE or an upsert with the version rule of single
+by way of the stage, some thousand at a time, and an UPDATE or an upsert with the version rule of single
 writes. While the server merges one part, the client packs the next one and reads the answer of the one before. All in
 the order of the keys, which is that of the locks: so batches wait for each other, and never in a circle.
 """
@@ -18,13 +18,13 @@ from strata.l3 import failures
 from strata.l3.connection import Connection
 from strata.l3.layout import HORIZONS, TOMBSTONES, VERSION, Layout
 from strata.l3.outside import moving
-from strata.l3.stage import GROUP, NESTED, ORDER, Stage, copy_rows
+from strata.l3.stage import GROUP, NESTED, ORDER, STAGE, Stage, copy_rows
 from strata.l3.statement import ARRAYS, INT4, INT8, TEXT, Started, Statement
 from strata.l3.writes import Writes, Written
 from strata.model.markers import UNLOADED
 
 FEW = 16  # rows up to which single upserts take less time than a COPY (measured)
-PART = 20_000  # rows staged at a time; about 5 MB, which fit temp_buffers
+PART = 20_000  # rows staged at a time; about 5 MB
 _SAMPLE = 32  # keys looked up before all of them are
 _AS_BEFORE = "SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT"
 
@@ -194,10 +194,10 @@ class Bulk:
 
     def _update_statement(self, names: Sequence[str], returned: Sequence[str]) -> Statement:
         layout = self._layout
-        return Statement(
+        return self._stage.statement(
             f"UPDATE {layout.table} AS r SET {layout.assigned(names, 's')}"
             f"{VERSION} = GREATEST(s.{VERSION}, {layout.raised(f'r.{VERSION}', '$1')})"
-            f" FROM {self._stage.name} s WHERE s.{GROUP} = $2 AND r.{layout.key} = s.{layout.key}{moving(layout)}"
+            f" FROM {STAGE} s WHERE s.{GROUP} = $2 AND r.{layout.key} = s.{layout.key}{moving(layout)}"
             f" RETURNING s.{ORDER}, {layout.returned(returned)}",
             (INT8, INT4),
             prepared=False,
@@ -207,14 +207,14 @@ class Bulk:
         layout, stage = self._layout, self._stage
         version = layout.inserted(f"s.{VERSION}", "$1", f"s.{layout.key}::text")
         insert = f"{layout.insert} SELECT {layout.staged()}, {version}"
-        source = f"FROM {stage.name} s WHERE s.{GROUP} = 0"
+        source = f"FROM {STAGE} s WHERE s.{GROUP} = 0"
         returned = layout.returned(layout.kept)
         overwrite = "" if layout.monthly else layout.overwrite("$1")
         if not layout.updates_first:
-            return Statement(f"{insert} {source} {overwrite} RETURNING {returned}", (INT8,))
+            return stage.statement(f"{insert} {source} {overwrite} RETURNING {returned}", (INT8,))
         raised = f"GREATEST({version}, {layout.raised(f'r.{VERSION}', '$1')})"
         returning = f"RETURNING {layout.shown([layout.plan.key.name], 'r')}, {returned}"
-        return Statement(
+        return self._stage.statement(
             layout.upserting(
                 f"UPDATE {layout.table} AS r SET {layout.assigned(layout.settable, 's')}{VERSION} = {raised} {source}"
                 f" AND r.{layout.key} = s.{layout.key}{moving(layout)} {returning}",

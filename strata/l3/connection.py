@@ -1,19 +1,35 @@
-"""One connection to PostgreSQL: how it is opened, how long it waits, and what it holds prepared."""
+"""One connection to PostgreSQL: how it is opened, how long it waits, what it holds prepared, and what its settings are.
+
+A connection pooler may stand between. Then the session on its other side is shared with other clients, of other
+applications too, and may be another one in each transaction: nothing of ours may be left in it, and nothing that was
+left there may reach us. What each thing that we use belongs to:
+
+| what | belongs to |
+|---|---|
+| settings (`_settings`) | the session where it is ours alone, else each transaction (`Connection.begin`) |
+| advisory locks, notes of the triggers (`set_config(..., true)`), cursors, savepoints | the transaction |
+| prepared statements | the session, under names that no other connection can have; none with `prepared=False` |
+| LISTEN | the session: not through a pooler that shares it (`strata.l3.poolers`) |
+
+Statements that read by key are run as they are, outside a transaction: no setting changes their answer.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import random
+import secrets
 import select
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors, generators, pq
 from psycopg.abc import PQGen, Transformer
-from psycopg.adapt import AdaptersMap, Dumper
+from psycopg.adapt import AdaptersMap, Dumper, Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from strata.clock import Clock
@@ -22,10 +38,10 @@ from strata.policies import Duration, L3PoolConfig
 
 RV = TypeVar("RV")
 
-JSONB = 3802  # the type's OID, as in pg_type.dat
+JSONB, _TIMESTAMPTZ = 3802, 1184  # OIDs, as in pg_type.dat
 GRACE = 1.0  # seconds that the server may need, beyond its own time-out, to say that a statement was given up
 IDLE_IN_TRANSACTION = 10.0  # seconds; below the lease of the write-behind ledger
-PREPARED = 500  # statements kept prepared
+PREPARED = 500  # statements that a connection holds prepared before another one takes its place
 
 
 class JsonText(str):
@@ -42,15 +58,29 @@ class _JsonTextDumper(Dumper):
         return b"\x01" + obj.encode()
 
 
+class _UtcLoader:
+    """Makes psycopg's own loader, but without the session, so that times are in UTC whatever its TimeZone is."""
+
+    format = pq.Format.BINARY
+
+    def __new__(cls, oid: int, _context: object = None) -> Loader:  # type: ignore[misc]  # psycopg's own is final
+        loader: Loader = _READS_TIMES(oid, None)
+        return loader
+
+
 ADAPTERS = AdaptersMap(psycopg.adapters)
 ADAPTERS.register_dumper(JsonText, _JsonTextDumper)
+_READS_TIMES: Any = ADAPTERS.get_loader(_TIMESTAMPTZ, pq.Format.BINARY)
+ADAPTERS.register_loader(_TIMESTAMPTZ, _UtcLoader)  # type: ignore[arg-type]  # it is called, and asked for its format
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
     """A connection that never waits for ever, used by one thread at a time.
 
     `patience` is the seconds one wait for the server may take; None is without end. Past it the connection is of no
-    use any more, and the wait raises `failures.WaitTimeout`. `deadline` (monotonic) shortens it further.
+    use any more, and the wait raises `failures.WaitTimeout`. `deadline` (monotonic) shortens it further. `pooled`: a
+    pooler answered, not the server itself; `shared`: the session may be another client's in the next transaction.
+    `begin` opens a transaction with our settings.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -58,14 +88,21 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         self.patience: float | None = None
         self.deadline: float | None = None
         self.clock: Clock | None = None
-        self.settings = ""  # the statements that make the session what it is
+        self.pooled = False
+        self.shared = False
+        self.named = True  # whether statements may be prepared
+        self.begin = "BEGIN"
         self.owner = os.getpid()
         self.generation = 0
         self.expires_at = math.inf
         self.idle_since = 0.0
         self.wanted_at = 0.0  # perf_counter() when its borrower came
         self.prepared: dict[Any, tuple[bytes, Transformer]] = {}
-        self.staged: set[str] = set()  # staging tables that the transaction has filled
+        self.asked: dict[Any, int] = {}  # how often each query of a user's was, before it was prepared
+        self.staged: list[bytes] = []  # what the transaction has put on its stage (`strata.l3.stage`)
+        # Random, so that no other connection has it, of whatever process: two clients of a pooler that share a session
+        # would run each other's statements. Each connection draws its own; none is used on both sides of a fork.
+        self._token = secrets.token_hex(8)
         self._prepared_number = 0
         self._poller: Any = None
 
@@ -83,20 +120,52 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     def command(self, sql: str) -> str:
         """Run statements without parameters and results; returns the tag of the last."""
+        results = self.results(sql)
+        return (results[-1].command_status or b"").decode() if results else ""
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """What is run in it has our settings: where the session is shared, in a transaction."""
+        alone = self.shared and not self.in_transaction
+        if alone:
+            self.command(self.begin)
+        yield
+        if alone:
+            self.command("COMMIT")
+
+    def results(self, sql: str) -> list[pq.abc.PGresult]:
+        """Run statements without parameters; their results."""
         self.pgconn.send_query(sql.encode())
-        results = self.wait(generators.execute(self.pgconn))
+        results: list[pq.abc.PGresult] = self.wait(generators.execute(self.pgconn))
         for result in results:
             if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
                 raise errors.error_from_result(result, "utf-8")
-        return (results[-1].command_status or b"").decode() if results else ""
+        return results
 
-    def name_statement(self) -> bytes:
-        """A name that no prepared statement of this connection has had; the oldest statements make room."""
-        while len(self.prepared) >= PREPARED:
-            name, _ = self.prepared.pop(next(iter(self.prepared)))
-            self.command(f"DEALLOCATE {name.decode()}")
+    def prepare(self, name: str, sql: str, types: Sequence[int] = ()) -> None:
+        """Prepare a statement. Raises `psycopg.Error`; a name that the session has already is an error."""
+        self.pgconn.send_prepare(name.encode(), sql.encode(), types)
+        result = self.wait(generators.execute(self.pgconn))[-1]
+        if result.status != pq.ExecStatus.COMMAND_OK:
+            raise errors.error_from_result(result, "utf-8")
+
+    def backend(self) -> int:
+        """The process of the server that answers just now."""
+        return int(self.results("SELECT pg_backend_pid()")[-1].get_value(0, 0) or 0)
+
+    def name_statement(self) -> str:
+        """A name that no prepared statement has had, on this connection or any other; empty: not to be prepared."""
         self._prepared_number += 1
-        return b"strata_%d" % self._prepared_number
+        return f"strata_{self._token}_{self._prepared_number}" if self.named else ""
+
+    @property
+    def full(self) -> bool:
+        """Whether it holds enough prepared statements, and is to be closed rather than kept.
+
+        To close single statements takes a message of the protocol that libpq has from 17 on, or DEALLOCATE, which does
+        not know the names that a pooler gives.
+        """
+        return len(self.prepared) >= PREPARED
 
     @property
     def in_transaction(self) -> bool:
@@ -154,12 +223,15 @@ def parse_dsn(dsn: str, config: L3PoolConfig, application_name: str) -> str:
 
 def connect(conninfo: str, config: L3PoolConfig, clock: Clock) -> Connection:
     """Open a connection in autocommit mode. Raises `psycopg.Error`."""
-    conn = Connection.connect(conninfo, autocommit=True, context=_Context(), cursor_factory=psycopg.RawCursor)
+    # Unprepared: psycopg's own names are those of every other client, and it deallocates all that the session has.
+    conn = Connection.connect(
+        conninfo, autocommit=True, context=_Context(), cursor_factory=psycopg.RawCursor, prepare_threshold=None
+    )
     conn.clock = clock
     conn.patience = in_seconds(config.statement_timeout) + GRACE
-    conn.settings = _settings(config)
+    conn.named = config.prepared
     try:
-        conn.command(conn.settings)
+        _settle(conn, config)
     except BaseException:
         conn.close()
         raise
@@ -168,17 +240,45 @@ def connect(conninfo: str, config: L3PoolConfig, clock: Clock) -> Connection:
     return conn
 
 
-def _settings(config: L3PoolConfig) -> str:
-    # By SET and not as start-up options, which connection poolers refuse. The isolation level is part of the protocol
-    # of locks and versions: each statement must see what was committed before it.
-    return (
-        f"SET statement_timeout = {_milliseconds(config.statement_timeout)};"
-        f"SET lock_timeout = {_milliseconds(config.lock_timeout)};"
-        f"SET idle_in_transaction_session_timeout = {_milliseconds(IDLE_IN_TRANSACTION)};"
-        "SET default_transaction_isolation = 'read committed';"
-        "SET client_min_messages = warning;"
-        "SET TimeZone = 'UTC'"
-    )
+def _settle(conn: Connection, config: L3PoolConfig) -> None:
+    """Make the settings the session's where the server itself answers, else have each transaction begin with them.
+
+    Poolers give clients keys of their own to cancel by, with other process ids than those of the servers. Not by
+    start-up options, which poolers refuse.
+    """
+    settings = _settings(config, conn.pgconn.server_version)
+    ours = "false"
+    if config.prepared:
+        made = " AND ".join(f"set_config('{name}', '{value}', false) IS NOT NULL" for name, value in settings.items())
+        # "Read only" is how some mark what must not be written to by mistake; a standby says so by itself.
+        made += " AND set_config('default_transaction_read_only', 'off', false) IS NOT NULL"
+        made += " AND set_config('default_transaction_isolation', 'read committed', false) IS NOT NULL"
+        ours = f"CASE WHEN pg_backend_pid() = {conn.pgconn.backend_pid} THEN {made} ELSE false END"
+    read_only = "current_setting('default_transaction_read_only')::bool AND NOT pg_is_in_recovery()"
+    answer = conn.results(f"SELECT {ours}, {read_only}, pg_backend_pid() <> {conn.pgconn.backend_pid}")[-1]
+    own, writes, pooled = (answer.get_value(0, place) == b"t" for place in range(3))
+    conn.pooled, conn.shared = pooled, not own
+    if conn.shared:
+        mode = "ISOLATION LEVEL READ COMMITTED" + (", READ WRITE" if writes else "")
+        conn.begin = f"BEGIN {mode}" + "".join(f"; SET LOCAL {name} = '{value}'" for name, value in settings.items())
+
+
+def _settings(config: L3PoolConfig, version: int) -> dict[str, str]:
+    """What our statements rely on, whatever the role, the database or another client of a pooler have set."""
+    settings = {
+        "statement_timeout": str(_milliseconds(config.statement_timeout)),
+        "lock_timeout": str(_milliseconds(config.lock_timeout)),
+        "idle_in_transaction_session_timeout": str(_milliseconds(IDLE_IN_TRANSACTION)),
+        "client_min_messages": "warning",
+        "TimeZone": "UTC",
+        "DateStyle": "ISO, YMD",
+        "IntervalStyle": "postgres",
+        "standard_conforming_strings": "on",
+        "quote_all_identifiers": "off",  # by which definitions in the catalogue would read otherwise
+    }
+    if version >= 170_000:
+        settings["transaction_timeout"] = "0"
+    return settings
 
 
 def in_seconds(duration: Duration) -> float:

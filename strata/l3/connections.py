@@ -14,6 +14,7 @@ import psycopg
 
 from strata.clock import Clock
 from strata.errors import L3UnavailableError
+from strata.l3 import poolers
 from strata.l3.connection import Connection, connect, in_seconds
 from strata.policies import L3PoolConfig
 
@@ -29,7 +30,8 @@ class Pool:
     """Connections kept for reuse, the last one returned first. Thread-safe: `_changed` guards every field below it.
 
     A connection is opened by the caller that finds none idle, so that its failure reaches that caller. `_open` counts
-    the connections that there are, those being opened included.
+    the connections that there are, those being opened included. `_fit`, written by those who connect first and by
+    `listens`, is outside of the lock: to lose a race costs a second look at the pooler.
     """
 
     def __init__(self, conninfo: str, config: L3PoolConfig, clock: Clock) -> None:
@@ -39,6 +41,8 @@ class Pool:
         self._patience = in_seconds(config.acquire_timeout)
         self._longest_idle = in_seconds(config.max_conn_idle_time)
         self._generation = 0
+        self._listens = False
+        self._fit = False  # whether what a pooler can do was looked at
         self._abandoned: list[Connection] = []
         self._reset()
 
@@ -51,7 +55,8 @@ class Pool:
     def take(self) -> Connection:
         """A connection that was alive a moment ago.
 
-        Raises `psycopg.Error` where none can be opened, `L3UnavailableError` where all stay in use.
+        Raises `psycopg.Error` where none can be opened, `L3UnavailableError` where all stay in use,
+        `InvalidConfigError` for a pooler in between that cannot do what we need.
         """
         deadline: float | None = None
         while True:
@@ -72,10 +77,11 @@ class Pool:
     def give(self, conn: Connection) -> None:
         """Take a connection back; one that is broken, old, or in the middle of something is closed."""
         now = conn.idle_since = self._clock.monotonic()
-        if conn.in_transaction or conn.generation != self._generation or now >= conn.expires_at:
+        if conn.in_transaction or conn.generation != self._generation or now >= conn.expires_at or conn.full:
             self._discard(conn)
             return
         conn.deadline = None
+        conn.staged = []
         unused = None
         with self._changed:
             self._idle.append(conn)
@@ -99,6 +105,20 @@ class Pool:
         self._abandoned += self._idle
         self._generation += 1
         self._reset()
+
+    def listens(self) -> None:
+        """Somebody needs a session that is its alone, over the same way: from now on a pooler must give one."""
+        self._listens, self._fit = True, False
+
+    def apart(self) -> Connection:
+        """A connection that is not counted, and the caller's to close. Raises as `take` does."""
+        conn = connect(self._conninfo, self._config, self._clock)
+        try:
+            self._check(conn)
+        except BaseException:
+            conn.close()
+            raise
+        return conn
 
     def counts(self) -> Counts:
         """The connections there are now."""
@@ -142,12 +162,18 @@ class Pool:
     def _new(self) -> Connection:
         generation = self._generation
         try:
-            conn = connect(self._conninfo, self._config, self._clock)
+            conn = self.apart()
         except BaseException:
             self._release()
             raise
         conn.generation = generation
         return conn
+
+    def _check(self, conn: Connection) -> None:
+        if conn.pooled and not self._fit:
+            other = lambda: connect(self._conninfo, self._config, self._clock)  # noqa: E731
+            poolers.check(conn, other, listens=self._listens)
+        self._fit = True
 
     def _discard(self, conn: Connection) -> None:
         if not conn.own:

@@ -20,6 +20,7 @@ from strata.errors import (
     ConstraintError,
     DecodeError,
     EncodeError,
+    InvalidConfigError,
     L3UnavailableError,
     MigrationError,
     QueryError,
@@ -27,6 +28,12 @@ from strata.errors import (
     TxTimeoutError,
 )
 
+UNPREPARED = (
+    "the DSN leads through a connection pooler that shares sessions among clients and does not keep their prepared "
+    "statements apart (such as PgBouncer in transaction mode before 1.21, or with max_prepared_statements=0); set "
+    "L3PoolConfig.prepared=False, or let the pooler keep them apart (PgBouncer 1.21+: max_prepared_statements=200), or "
+    "use its session mode"
+)
 E = TypeVar("E", bound=BaseException)
 WaitTimeout = errors._WaitTimeout  # raised by Connection.wait; psycopg has no public name for it
 
@@ -208,6 +215,12 @@ def unavailable(error: psycopg.Error) -> StrataError:
     return _caused(
         L3UnavailableError(f"PostgreSQL cannot be reached: {found.message}; check the server and the address"), error
     )
+
+
+def moved(error: psycopg.Error) -> InvalidConfigError:
+    """The error of a prepared statement that is not there: this client was given another session."""
+    diagnose(error)
+    return _caused(InvalidConfigError(UNPREPARED), error)
 
 
 def deadline_error(timeout: float, cause: BaseException | None = None) -> TxTimeoutError:

@@ -133,7 +133,7 @@ class Layout:
         return f"{value}::{self._casts[name]}" if name in self._casts else value
 
     def staged(self) -> str:
-        """What the staging table `s` has for the columns of an INSERT."""
+        """What the stage `s` has for the columns of an INSERT."""
         return ", ".join(self.given(name, f"s.{quote(name)}") for name in self.carried)
 
     def raised(self, old: str, node: str) -> str:

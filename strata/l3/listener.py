@@ -16,6 +16,7 @@ import psycopg
 from psycopg import errors
 
 from strata.clock import Clock
+from strata.l3 import poolers
 from strata.l3.connection import Connection, connect, parse_dsn
 from strata.l3.layout import REPAIRS
 from strata.l3.outside import CHANNEL
@@ -65,6 +66,7 @@ class Listener:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
+        self._said = False  # written by the thread only: why nothing is heard is said once
         self._wake: tuple[int, int] | None = None
         self.connected = threading.Event()
         self.started = False
@@ -112,6 +114,11 @@ class Listener:
         conn = self._conn = connect(self._conninfo, self._config, self._clock)
         try:
             conn.patience = PATIENCE
+            if conn.pooled and poolers.shares_sessions(
+                conn, lambda: connect(self._conninfo, self._config, self._clock)
+            ):
+                self._say_deaf()
+                return
             # Those that come with the answer of a command; those that come while nothing is asked are read below.
             conn.add_notify_handler(lambda notice: self._on_change(notice.payload))
             conn.command(f"LISTEN {CHANNEL}")
@@ -136,9 +143,19 @@ class Listener:
                 self._on_change(notice.extra.decode(errors="replace"))
 
     def _beat(self, conn: Connection) -> None:
+        # Also whether this session is the one that listens: a pooler may have given another one.
+        here = f"SELECT EXISTS (SELECT FROM pg_listening_channels() c WHERE c = '{CHANNEL}')"
         try:
-            row = conn.execute(f"SELECT EXISTS (SELECT FROM {REPAIRS})").fetchone()
+            answer = conn.results(f"{here}; SELECT EXISTS (SELECT FROM {REPAIRS})")
         except errors.UndefinedTable:
             return  # not migrated yet
-        if row is not None and row[0]:
+        if answer[0].get_value(0, 0) != b"t":
+            self._say_deaf()
+            raise psycopg.OperationalError("another session")
+        if answer[1].get_value(0, 0) == b"t":
             self._on_waiting()
+
+    def _say_deaf(self) -> None:
+        if not self._said:
+            self._said = True
+            self._log.error(poolers.UNHEARD)

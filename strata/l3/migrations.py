@@ -31,7 +31,7 @@ from strata.schema import Schema
 
 __all__ = ["ManualChange", "MigrationRecord", "MigrationReport", "Migrator"]
 
-LOCK = 0x5354524154410001  # of pg_advisory_lock: "STRATA" and a number
+LOCK = 0x5354524154410001  # of pg_try_advisory_xact_lock: "STRATA" and a number
 LOCK_PATIENCE = 300.0  # seconds to wait for another process's migration
 LOCK_PAUSE = 0.05
 TABLE_PATIENCE = "2s"  # for a table's lock: whoever comes after us in its queue waits as well
@@ -74,12 +74,13 @@ class Migrator:
 
         Raises `MigrationError` where a statement fails, `InvalidModelError` for schemas that no database can have.
         """
-        with self._database.connection() as conn:
+        with self._database.session() as conn:
             plan = compare(conn, self._tables, self._now)
         if not plan:
             return MigrationReport((), tuple(plan.manual))
         with self._alone() as conn:
-            plan = compare(conn, self._tables, self._now)  # another process may have been first
+            with conn.settled():
+                plan = compare(conn, self._tables, self._now)  # another process may have been first
             applied = self._in_transaction(conn, plan)
             applied += self._months(conn, plan)
             for index in plan.late:
@@ -96,11 +97,12 @@ class Migrator:
         divided = [(table, schema) for table, schema in self._tables if table.monthly]
         if not divided:
             return MigrationReport()
-        with self._database.connection() as conn:
+        with self._database.session() as conn:
             if not compare(conn, divided, self._now).months:
                 return MigrationReport()
         with self._alone() as conn:
-            plan = compare(conn, divided, self._now)
+            with conn.settled():
+                plan = compare(conn, divided, self._now)
             plan.manual.clear()
             applied = self._months(conn, plan)
             if applied:
@@ -114,20 +116,21 @@ class Migrator:
         statement that fails; nothing of the failing file is applied then.
         """
         files = read_files(directory)
-        with self._database.connection() as conn:
+        with self._database.session() as conn:
             if exists(conn, ddl.MIGRATIONS) and not _pending(files, _records(conn)):
                 return []
         with self._alone() as conn:
-            for statement in ddl.system_table(ddl.MIGRATIONS):
-                conn.command(statement)
-            pending = _pending(files, _records(conn))
+            with conn.settled():
+                for statement in ddl.system_table(ddl.MIGRATIONS):
+                    conn.command(statement)
+                pending = _pending(files, _records(conn))
             for file in pending:
                 self._apply(conn, file)
         return [file.name for file in pending]
 
     def migration_status(self) -> list[MigrationRecord]:
         """What was applied, in order; nothing where nothing ever was."""
-        with self._database.connection() as conn:
+        with self._database.session() as conn:
             return _records(conn) if exists(conn, ddl.MIGRATIONS) else []
 
     # -- schemas ------------------------------------------------------------------------------------------------
@@ -139,7 +142,7 @@ class Migrator:
         for left in reversed(range(TABLE_TRIES)):
             statement = ""
             try:
-                conn.command("BEGIN")
+                conn.command(_patient(conn))
                 for statement in plan.statements:
                     conn.command(statement)
                 conn.command("COMMIT")
@@ -154,17 +157,18 @@ class Migrator:
     def _months(self, conn: Connection, plan: Plan) -> list[str]:
         applied, left = make_months(conn, plan.months)
         plan.manual += left
-        for statement in watch_new_partitions(conn, self._tables) if applied else ():
-            conn.command(statement)
-            applied.append(statement)
+        if applied:
+            conn.command(_patient(conn))
+            for statement in watch_new_partitions(conn, self._tables):
+                conn.command(statement)
+                applied.append(statement)
+            conn.command("COMMIT")
         return applied
 
     def _late(self, conn: Connection, index: LateIndex, plan: Plan) -> list[str]:
         """Make one index; what rows forbid is left to be done by hand."""
         steps = [step for step in (index.leftover, index.create, index.afterwards) if step]
         try:
-            # Not waited for long either, but CONCURRENTLY itself waits for transactions, not for locks.
-            conn.command("SET lock_timeout = 0")
             for step in steps:
                 conn.command(step)
         except psycopg.Error as error:
@@ -176,9 +180,6 @@ class Migrator:
                 raise failures.migration_error(error, f"migrate(), at {index.create!r},")  # noqa: B904
             plan.manual.append(index.manual)
             return []
-        finally:
-            if not conn.closed:
-                conn.command(f"SET lock_timeout = '{TABLE_PATIENCE}'")
         return steps
 
     def _note(self, conn: Connection, applied: Sequence[str]) -> None:
@@ -193,7 +194,7 @@ class Migrator:
             return
         for left in reversed(range(TABLE_TRIES)):
             try:
-                conn.command("BEGIN")
+                conn.command(_patient(conn))
                 conn.command(file.text)
                 _record(conn, file.name, file.checksum)
                 conn.command("COMMIT")
@@ -209,8 +210,6 @@ class Migrator:
     def _apply_alone(self, conn: Connection, file: MigrationFile) -> None:
         """Statement by statement: several in one message would be one transaction."""
         try:
-            # CREATE INDEX CONCURRENTLY waits for the transactions of others, and must not be ended in the middle.
-            conn.command("SET lock_timeout = 0")
             for statement in file.statements:
                 conn.command(statement)
             _record(conn, file.name, file.checksum)
@@ -219,41 +218,49 @@ class Migrator:
                 raise
             _roll_back(conn)
             raise failures.migration_error(error, file.name, whole=False)  # noqa: B904
-        finally:
-            if not conn.closed:
-                conn.command(f"SET lock_timeout = '{TABLE_PATIENCE}'")
 
     # -- alone --------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _alone(self) -> Iterator[Connection]:
-        """A connection that holds the lock, and lets statements take their time.
+        """A connection whose statements may take their time, while another one holds the lock.
 
-        The lock is asked for again and again, and not waited for: a session that waits in the server holds a
-        snapshot, for whose end CREATE INDEX CONCURRENTLY waits, of which the lock's holder may be in the middle.
+        The lock belongs to a transaction, which a pooler cannot leave behind in a session; one that is open and idle
+        holds no snapshot, for whose end CREATE INDEX CONCURRENTLY would wait. So it is asked for again and again, and
+        not waited for in the server. Neither connection is used for anything else afterwards.
         """
-        with self._database.connection() as conn:
-            patience, conn.patience = conn.patience, None
-            deadline = time.monotonic() + LOCK_PATIENCE
-            while not _try_lock(conn):
-                if time.monotonic() >= deadline:
-                    raise MigrationError(f"another process has been migrating for {LOCK_PATIENCE:g} s; try again later")
-                time.sleep(LOCK_PAUSE)
+        with self._database.apart() as holder, self._database.apart() as conn:
+            _take_lock(holder)
+            conn.command("SELECT")  # before it may take for ever: is there a session for it?
+            conn.patience = None
+            if not conn.shared:
+                # CREATE INDEX CONCURRENTLY waits for the transactions of others, and must not be ended in the middle.
+                conn.command("SET statement_timeout = 0; SET lock_timeout = 0")
             try:
-                conn.command(f"SET statement_timeout = 0; SET lock_timeout = '{TABLE_PATIENCE}'")
                 yield conn
             finally:
-                conn.patience = patience
                 for table, _ in self._tables:
                     table.changed()
-                if not conn.closed:
-                    _roll_back(conn)
-                    conn.command(f"SELECT pg_advisory_unlock({LOCK}); {conn.settings}")
+            holder.command("COMMIT")
 
 
-def _try_lock(conn: Connection) -> bool:
-    row = conn.execute("SELECT pg_try_advisory_lock($1)", (LOCK,)).fetchone()
-    return bool(row and row[0])
+def _take_lock(holder: Connection) -> None:
+    """Open the transaction that has the lock."""
+    deadline = time.monotonic() + LOCK_PATIENCE
+    while True:
+        holder.command(f"{holder.begin}; SET LOCAL idle_in_transaction_session_timeout = 0")
+        # By the simple protocol: the portal of the other one would keep its snapshot until the next statement.
+        if holder.results(f"SELECT pg_try_advisory_xact_lock({LOCK})")[-1].get_value(0, 0) == b"t":
+            return
+        holder.command("ROLLBACK")
+        if time.monotonic() >= deadline:
+            raise MigrationError(f"another process has been migrating for {LOCK_PATIENCE:g} s; try again later")
+        time.sleep(LOCK_PAUSE)
+
+
+def _patient(conn: Connection) -> str:
+    """Opens a transaction whose statements may take their time, but do not wait long for a table in use."""
+    return f"{conn.begin}; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{TABLE_PATIENCE}'"
 
 
 def _roll_back(conn: Connection) -> None:
@@ -262,7 +269,8 @@ def _roll_back(conn: Connection) -> None:
 
 
 def _record(conn: Connection, name: str, checksum: str) -> None:
-    conn.execute(f"INSERT INTO {ddl.MIGRATIONS} (file_name, checksum) VALUES ($1, $2)", (name, checksum))
+    with conn.settled():
+        conn.execute(f"INSERT INTO {ddl.MIGRATIONS} (file_name, checksum) VALUES ($1, $2)", (name, checksum))
 
 
 def _records(conn: Connection) -> list[MigrationRecord]:

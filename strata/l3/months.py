@@ -74,7 +74,7 @@ class _Making:
     def run(self) -> list[str] | ManualChange:
         """The statements that made it; none where somebody was faster."""
         conn = self._conn
-        conn.command(f"BEGIN; SET LOCAL lock_timeout = '{PATIENCE}'")
+        conn.command(f"{conn.begin}; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{PATIENCE}'")
         conn.command(f"LOCK TABLE ONLY {self._name} IN SHARE ROW EXCLUSIVE MODE")
         facts = table_facts(conn, self._name)
         if facts.rest is not None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from strata.l3.connection import JSONB as JSONB_OID
 from strata.l3.connection import Connection, JsonText
 from strata.l3.layout import PARTIALS, VERSION, Layout
-from strata.l3.stage import GROUP, ORDER, Stage
+from strata.l3.stage import GROUP, ORDER, STAGE, Stage
 from strata.l3.statement import ARRAYS, INT4, INT8, TEXT, Statement
 
 # A note goes on top of one that is good, or takes the place of one that is not.
@@ -41,7 +41,7 @@ class Partials:
     """The statements over the notes. Thread-safe: it keeps no state of its own. The caller has opened a transaction."""
 
     def __init__(self, layout: Layout, stage: Stage) -> None:
-        table, key, staged = layout.table, layout.key, stage.name
+        table, key, staged = layout.table, layout.key, STAGE
         insert = f"INSERT INTO {PARTIALS} AS p (schema, id, version, base, columns) SELECT {layout.schema}"
         given = "(SELECT COALESCE(jsonb_object_agg(n, {version}), '{{}}') FROM unnest({names}) n)"
         version = f"GREATEST($4, {layout.raised(f'r.{VERSION}', '$5')})"
@@ -51,19 +51,21 @@ class Partials:
             f"{ON_TOP}",
             (layout.key_oid, TEXT, ARRAYS[TEXT], INT8, INT8),
         )
-        self._staged = Statement(
+        self._staged = stage.statement(
             f"{insert}, s.{key}::text, s.{VERSION}, r.{VERSION}, {given.format(version=f's.{VERSION}', names='$2')}"
             f" FROM {staged} s JOIN {table} r ON r.{key} = s.{key} WHERE s.{GROUP} = $1 AND r.{VERSION} < s.{VERSION}"
             f" ORDER BY s.{ORDER} FOR UPDATE OF r{ON_TOP}",
             (INT4, ARRAYS[TEXT]),
+            of=(ORDER, GROUP, VERSION, key),
             prepared=False,
         )
-        self._late = Statement(
+        self._late = stage.statement(
             f"SELECT s.{ORDER}, r.{VERSION}, p.base, p.columns::text"
             f" FROM {staged} s JOIN {table} r ON r.{key} = s.{key}"
             f" JOIN {PARTIALS} p ON {layout.buried('p', f's.{key}::text')} AND p.version = r.{VERSION}"
             f" WHERE s.{GROUP} >= 0 AND s.{VERSION} < r.{VERSION} AND s.{VERSION} > p.base"
             f" ORDER BY s.{ORDER} FOR UPDATE OF r",
+            of=(ORDER, GROUP, VERSION, key),
             prepared=False,
         )
         self._noted = Statement(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from types import TracebackType
 from typing import Concatenate, NoReturn, ParamSpec, TypeVar
@@ -43,11 +44,18 @@ class Database:
         self._pool = Pool(parse_dsn(dsn, config, application_name) if dsn else "", config, clock)
 
     def connection(self) -> Borrowed:
-        """A connection in autocommit mode, for the length of a `with` block.
+        """A connection in autocommit mode, for the length of a `with` block: to read by key.
 
         The error of a connection lost in the block has `outcome_unknown` set, since a write may have happened.
         """
         return Borrowed(self)
+
+    def session(self) -> Borrowed:
+        """As `connection`, for statements that depend on settings, as those of users and those that write do.
+
+        Through a pooler it is a transaction, since our settings are good for no longer there.
+        """
+        return Borrowed(self, settled=True)
 
     def transaction(self, timeout: float | None = None) -> Transaction:
         """A connection with a transaction open, for the length of a `with` block; leaving it commits or rolls back.
@@ -67,6 +75,24 @@ class Database:
                 raise
         with self.connection() as conn:
             return ask(conn, *args, **kwargs)
+
+    @contextmanager
+    def apart(self) -> Iterator[Connection]:
+        """A connection of its own, beside those of the pool, and closed afterwards: for whoever holds a lock in it."""
+        try:
+            conn = self._pool.apart()
+        except psycopg.Error as error:
+            raise failures.unavailable(error)  # noqa: B904 the cause is set
+        try:
+            yield conn
+        except psycopg.Error as error:
+            raise failures.statement_error(error)  # noqa: B904 the cause is set
+        finally:
+            conn.close()
+
+    def listens(self) -> None:
+        """A session is needed that listens, on the way that this DSN leads. Refused at the first use where none can."""
+        self._pool.listens()
 
     def counts(self) -> Counts:
         """The connections there are now."""
@@ -118,24 +144,42 @@ class Database:
 
 
 class Borrowed:
-    """What `Database.connection` returns."""
+    """What `Database.connection` and `Database.session` return."""
 
-    __slots__ = ("_conn", "_database")
+    __slots__ = ("_conn", "_database", "_open", "_settled")
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, settled: bool = False) -> None:
         self._database = database
+        self._settled = settled
+        self._open = False  # a transaction
 
     def __enter__(self) -> Connection:
-        self._conn = self._database.take()
-        return self._conn
+        conn = self._conn = self._database.take()
+        if self._settled and conn.shared:
+            try:
+                conn.command(conn.begin)
+            except psycopg.Error as error:
+                self._fail(error)
+            self._open = True
+        return conn
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, psycopg.Error):
-            lost = self._database.give(self._conn, error)
-            raise failures.statement_error(error, outcome_unknown=lost)
+            self._fail(error)
+        if self._open:
+            try:
+                self._conn.command("COMMIT" if error is None else "ROLLBACK")
+            except psycopg.Error as lost:
+                self._fail(lost)
         self._database.give(self._conn)
+
+    def _fail(self, error: psycopg.Error) -> NoReturn:
+        if self._open:
+            roll_back(self._conn)
+        lost = self._database.give(self._conn, error)
+        raise failures.statement_error(error, outcome_unknown=lost)
 
 
 class Transaction:
@@ -149,9 +193,8 @@ class Transaction:
 
     def __enter__(self) -> Connection:
         conn = self._conn = self._database.take()
-        conn.staged.clear()
         try:
-            conn.command("BEGIN" if self._timeout is None else self._begin_with_deadline(conn, self._timeout))
+            conn.command(conn.begin if self._timeout is None else self._begin_with_deadline(conn, self._timeout))
         except psycopg.Error as error:
             self._fail(error, sent=False)
         return conn
@@ -162,7 +205,7 @@ class Transaction:
         if isinstance(error, psycopg.Error):
             self._fail(error, sent=False)
         elif error is not None:
-            self._roll_back()
+            roll_back(self._conn)
             self._database.give(self._conn)
         else:
             self._commit()
@@ -171,7 +214,7 @@ class Transaction:
         conn.deadline = self._database.clock.monotonic() + timeout
         limit = max(1, round(timeout * 1000))
         statement = min(limit, round(in_seconds(self._database.config.statement_timeout) * 1000))
-        begin = f"BEGIN; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {statement}"
+        begin = f"{conn.begin}; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {statement}"
         if conn.pgconn.server_version >= 170_000:
             # It ends the connection, so the gentler one shall fire first.
             begin += f"; SET LOCAL transaction_timeout = {limit + 100}"
@@ -179,7 +222,7 @@ class Transaction:
 
     def _commit(self) -> None:
         if self._late():
-            self._roll_back()
+            roll_back(self._conn)
             self._database.give(self._conn)
             raise failures.deadline_error(self._timeout or 0.0)
         try:
@@ -195,7 +238,7 @@ class Transaction:
         lost = self._conn.closed or failures.lost(error)
         late = self._late() and (lost or failures.classify(error.sqlstate or "") is failures.Failure.TIMEOUT)
         if not lost:
-            self._roll_back()
+            roll_back(self._conn)
         self._database.give(self._conn, error)
         if late and not (lost and sent):
             failures.diagnose(error)
@@ -205,9 +248,11 @@ class Transaction:
     def _late(self) -> bool:
         return self._conn.deadline is not None and self._database.clock.monotonic() >= self._conn.deadline
 
-    def _roll_back(self) -> None:
-        try:
-            if self._conn.in_transaction and not self._conn.closed:
-                self._conn.command("ROLLBACK")
-        except psycopg.Error:
-            self._conn.close()
+
+def roll_back(conn: Connection) -> None:
+    """End the transaction, if one is open; a connection where that fails is closed."""
+    try:
+        if conn.in_transaction and not conn.closed:
+            conn.command("ROLLBACK")
+    except psycopg.Error:
+        conn.close()

@@ -12,7 +12,7 @@ from strata.errors import QueryError
 from strata.l3 import failures
 from strata.l3.connection import Connection
 from strata.l3.layout import VERSION, Layout, quote
-from strata.l3.statement import ARRAYS, INT8
+from strata.l3.statement import ARRAYS, INT8, ask
 from strata.query import Order, Query, check_columns
 
 MOST_ARGUMENTS = 65_533  # the protocol counts parameters in 16 bits, and limit and offset are two of them
@@ -112,15 +112,15 @@ class Reads:
         order = self._order(query)
         sql = f"{self._select(names)}{_where(query)}{order} LIMIT ${place + 1} OFFSET ${place + 2}"
         with _Blame():
-            cursor = conn.execute(sql.encode(), [*_args(query), query.limit_rows, query.offset], binary=True)
-        return names, _fetch(cursor.fetchall)
+            found = ask(conn, sql, [*_args(query), query.limit_rows, query.offset])
+        return names, [Row(row[0], row[1:]) for row in found]
 
     def count(self, conn: Connection, query: Query) -> int:
         """How many rows fit the condition; order, limit and offset do not matter."""
         with _Blame():
             sql = f"SELECT count(*) FROM {self._layout.table}{_where(query)}"
-            row = conn.execute(sql.encode(), _args(query), binary=True).fetchone()
-        return int(row[0]) if row else 0
+            found = ask(conn, sql, _args(query))
+        return int(found[0][0])
 
     def stream(self, conn: Connection, query: Query, chunk: int = 1000) -> Iterator[tuple[tuple[str, ...] | None, Row]]:
         """As `search`, one row at a time through a server-side cursor, and without a limit unless one was asked for.

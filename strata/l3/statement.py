@@ -10,28 +10,35 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
 
+import psycopg
 from psycopg import adapt, errors, generators, pq
-from psycopg.abc import Transformer
+from psycopg.abc import Buffer, Transformer
 from psycopg.adapt import PyFormat
 
-from strata.l3.connection import Connection
-from strata.l3.failures import unreadable
+from strata.l3.connection import JSONB, Connection
+from strata.l3.failures import moved, unreadable
 
 T = TypeVar("T")
 
 BOOL, BYTEA, INT8, INT2, INT4, TEXT, JSON, VARCHAR = 16, 17, 20, 21, 23, 25, 114, 1043  # OIDs, as in pg_type.dat
 FLOAT8, DATE, TIME, TIMESTAMPTZ, INTERVAL, NUMERIC, UUID = 701, 1082, 1083, 1184, 1186, 1700, 2950
-ARRAYS = {BOOL: 1000, INT4: 1007, INT8: 1016, TEXT: 1009, UUID: 2951}
+ARRAYS = {
+    BOOL: 1000, BYTEA: 1001, INT4: 1007, TEXT: 1009, INT8: 1016, FLOAT8: 1022, DATE: 1182, TIME: 1183,
+    TIMESTAMPTZ: 1185, INTERVAL: 1187, NUMERIC: 1231, UUID: 2951, JSONB: 3807,
+}  # fmt: skip
 
 _BINARY = pq.Format.BINARY
 _GOOD = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
-_STALE = ("26000", "0A000")  # no such prepared statement (a pooler); its result would change its type
+_GONE = "26000"  # no such prepared statement
+_CHANGED = "0A000"  # its result would be of another type
+_OFTEN = 5  # times that a user's query is asked before it is prepared
+_MANY = 500  # of these queries that are counted
 
 
 class Statement:
     """SQL with `$1`, `$2`, ... of the `types` (OIDs) given. Immutable and shared; each connection prepares its own.
 
-    Not `prepared` are joins with the staging table, whose size the planner must look at each time.
+    Not `prepared` are joins with the stage, whose size the planner must look at each time.
     """
 
     __slots__ = ("_formats", "_prepared", "_py_formats", "sql", "types")
@@ -69,7 +76,7 @@ class Statement:
         """Send it, so that the server works while the caller does something else."""
         name, transformer = conn.prepared.get(self) or self._prepare(conn)
         self._send(conn, name, transformer, values)
-        conn.pgconn.flush()
+        conn.wait(generators.send(conn.pgconn))  # all of it, which may be much
         return Started(conn, transformer)
 
     def _run(self, conn: Connection, values: Sequence[Any]) -> tuple[pq.abc.PGresult, Transformer]:
@@ -80,31 +87,85 @@ class Statement:
         if result.status in _GOOD:
             return result, transformer
         error = errors.error_from_result(result, "utf-8")
-        if known is None or error.sqlstate not in _STALE or conn.in_transaction:
-            raise error
-        del conn.prepared[self]  # refused before it did anything: once more, prepared anew
-        return self._run(conn, values)
+        if _refuse(conn, self, name, transformer, error):
+            return self._run(conn, values)
+        raise error
 
     def _send(self, conn: Connection, name: bytes, transformer: Transformer, values: Sequence[Any]) -> None:
-        params = transformer.dump_sequence(values, self._py_formats) if self.types else None
-        if self._prepared:
+        params = self._dump(transformer, conn, values)
+        if name:
             conn.pgconn.send_query_prepared(name, params, self._formats, _BINARY)
         else:
             conn.pgconn.send_query_params(self.sql.encode(), params, self.types, self._formats, _BINARY)
 
+    def _dump(
+        self, transformer: Transformer, conn: Connection, values: Sequence[Any]
+    ) -> Sequence[Buffer | None] | None:
+        return transformer.dump_sequence(values, self._py_formats) if self.types else None
+
+    def _dumps(self) -> Sequence[int]:
+        """The types of the values."""
+        return self.types
+
     def _prepare(self, conn: Connection) -> tuple[bytes, Transformer]:
         transformer: Transformer = adapt.Transformer(conn)
-        if self.types:
-            transformer.set_dumper_types(self.types, _BINARY)
-        if not self._prepared:
-            return b"", transformer
-        name = conn.name_statement()
-        conn.pgconn.send_prepare(name, self.sql.encode(), self.types)
-        result = _result(conn)
-        if result.status not in _GOOD:
-            raise errors.error_from_result(result, "utf-8")
-        conn.prepared[self] = name, transformer
-        return name, transformer
+        if self._dumps():
+            transformer.set_dumper_types(self._dumps(), _BINARY)
+        return _prepared(conn, self, self.sql, self.types, transformer) if self._prepared else b"", transformer
+
+
+def ask(conn: Connection, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """The rows of a query whose parameters' types are those of the values; prepared where it is asked often.
+
+    Raises `psycopg.Error`.
+    """
+    transformer: Transformer = adapt.Transformer(conn)
+    params = transformer.dump_sequence(args, [PyFormat.AUTO] * len(args)) if args else None
+    key = sql, transformer.types
+    known = conn.prepared.get(key)
+    name = _name_often_asked(conn, key, transformer) if known is None else known[0]
+    if name:
+        conn.pgconn.send_query_prepared(name, params, transformer.formats, _BINARY)
+    else:
+        conn.pgconn.send_query_params(sql.encode(), params, transformer.types, transformer.formats, _BINARY)
+    result = _result(conn)
+    if result.status in _GOOD:
+        return _load(transformer, result, tuple)
+    error = errors.error_from_result(result, "utf-8")
+    if _refuse(conn, key, name, transformer, error):
+        return ask(conn, sql, args)
+    raise error
+
+
+def _refuse(conn: Connection, key: Any, name: bytes, transformer: Transformer, error: psycopg.Error) -> bool:
+    """Whether the statement was refused, before it did anything, for its having been prepared; it has no name then.
+
+    Raises `InvalidConfigError` where it is not there since a pooler gave this client another session.
+    """
+    if not name or error.sqlstate not in (_GONE, _CHANGED):
+        return False
+    if error.sqlstate == _GONE and (conn.shared or conn.in_transaction):
+        raise moved(error)
+    # Prepared anew it would be as before through a pooler, which knows a statement by its text.
+    conn.prepared[key] = b"", transformer
+    return not conn.in_transaction
+
+
+def _name_often_asked(conn: Connection, key: tuple[str, tuple[int, ...] | None], transformer: Transformer) -> bytes:
+    """The name of a query that is prepared now; empty where it was not asked often yet."""
+    if len(conn.asked) >= _MANY:
+        conn.asked.clear()
+    conn.asked[key] = times = conn.asked.get(key, 0) + 1
+    return _prepared(conn, key, key[0], key[1] or (), transformer) if times > _OFTEN else b""
+
+
+def _prepared(conn: Connection, key: Any, sql: str, types: Sequence[int], transformer: Transformer) -> bytes:
+    """The name of the statement that was prepared; empty where the connection prepares none."""
+    name = conn.name_statement()
+    if name:
+        conn.prepare(name, sql, types)
+        conn.prepared[key] = name.encode(), transformer
+    return name.encode()
 
 
 class Started:
@@ -118,7 +179,8 @@ class Started:
         """Wait for the answer. Raises `psycopg.Error`."""
         result = _result(self._conn)
         if result.status not in _GOOD:
-            raise errors.error_from_result(result, "utf-8")
+            error = errors.error_from_result(result, "utf-8")
+            raise moved(error) if error.sqlstate == _GONE else error
         return result
 
     def load(self, result: pq.abc.PGresult) -> list[tuple[Any, ...]]:

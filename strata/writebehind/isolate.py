@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import psycopg
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from strata.errors import StrataError
+from strata.errors import InvalidConfigError, StrataError
 from strata.l3.failures import BatchError, Diagnosis, Failure, classify
 
 T = TypeVar("T")
@@ -55,6 +55,8 @@ def diagnosis_of(error: Exception) -> Diagnosis:
         return error.diagnosis
     if isinstance(error, MemoryError):
         return Diagnosis(Failure.TIMEOUT, message="not enough memory for the batch")
+    if isinstance(error, InvalidConfigError):  # of the way to the server: no record is to blame, and all of them wait
+        return Diagnosis(Failure.NOT_READY, message=str(error))
     if not isinstance(error, StrataError):
         return Diagnosis(Failure.UNKNOWN, message=type(error).__name__)
     cause = error.__cause__

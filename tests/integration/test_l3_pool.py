@@ -16,9 +16,11 @@ import pytest
 from strata.clock import ManualClock, SystemClock
 from strata.embedded import EmbeddedPostgres
 from strata.errors import InvalidConfigError, L3UnavailableError, StrataError, TxFailedError, TxTimeoutError
+from strata.l3 import connection
 from strata.l3.connection import Connection
 from strata.l3.connections import Counts
 from strata.l3.pool import Database
+from strata.l3.statement import Statement, ask
 from strata.policies import L3PoolConfig
 from tests.l3 import VERSIONS, fresh
 from tests.support import wait_until
@@ -455,3 +457,60 @@ def test_a_fork_inside_a_block_gives_nothing_back_in_the_child(database: Databas
             return status == 0 and one(conn) == 1
 
     assert in_child(child) == 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_no_two_connections_name_a_statement_alike_also_after_a_fork(database: Database) -> None:
+    asked = Statement("SELECT 1")
+
+    def names() -> set[str]:
+        with database.connection() as conn, database.connection() as other:
+            found = []
+            for each in (conn, other):
+                asked.rows(each)
+                [row] = each.execute("SELECT name FROM pg_prepared_statements").fetchall()
+                found.append(row[0])
+        assert len(set(found)) == 2
+        return set(found)
+
+    reading, writing = os.pipe()
+    ours = names()
+
+    def child() -> bool:
+        database.after_fork()
+        return os.write(writing, " ".join(names()).encode()) > 0
+
+    assert in_child(child) == 0
+    assert ours.isdisjoint(os.read(reading, 1000).decode().split())
+
+
+def test_a_name_that_a_session_has_already_is_an_error(database: Database) -> None:
+    with database.connection() as conn:
+        conn.prepare("taken", "SELECT 1")
+        with pytest.raises(psycopg.errors.DuplicatePreparedStatement):
+            conn.prepare("taken", "SELECT 2")
+
+
+def test_a_user_s_query_is_prepared_when_it_is_asked_often_and_survives_a_changed_table(database: Database) -> None:
+    with database.connection() as conn:
+        conn.command("CREATE TABLE t (a int)")
+        conn.command("INSERT INTO t VALUES (1)")
+        for times in range(10):
+            assert ask(conn, "SELECT * FROM t WHERE a = $1", [1]) == [(1,)]
+            assert len(conn.prepared) == (times >= 5)
+        conn.command("ALTER TABLE t ADD b int")
+        assert ask(conn, "SELECT * FROM t WHERE a = $1", [1]) == [(1, None)]
+
+
+def test_a_connection_that_holds_many_statements_is_not_kept(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "PREPARED", 3)
+    statements = [Statement(f"SELECT {number}") for number in range(3)]
+    pids = []
+    for statement in [*statements, statements[0]]:
+        with database.connection() as conn:
+            statement.rows(conn)
+            pids.append(pid_of(conn))
+    assert pids[0] == pids[1] == pids[2] != pids[3]
+    assert database.counts() == Counts(1, 1)

@@ -34,12 +34,13 @@ ENCODED = {key: base64.b64encode(key).decode() for key in (K1, K2)}
 OBJECTS = {"redis_client", "celery_app", "metrics", "logger"}
 ENVIRONMENT: dict[str, tuple[str, Any]] = {
     "postgres_dsn": ("postgres://me@host/app", "postgres://me@host/app"),
+    "postgres_direct_dsn": ("postgres://me@server/app", "postgres://me@server/app"),
     "redis_addr": ("redis+cluster://a:1,b:2", "redis+cluster://a:1,b:2"),
     "redis_password": ("hunter2", "hunter2"),
     "redis_db": ("3", 3),
     "l1_pool": ("max_entries=200, eviction=lfu", L1PoolConfig(max_entries=200, eviction=EvictionPolicy.LFU)),
     "l2_pool": ("pool_size=7,dial_timeout=0.5", L2PoolConfig(pool_size=7, dial_timeout=0.5)),
-    "l3_pool": ("max_conns=3,statement_timeout=2.5", L3PoolConfig(max_conns=3, statement_timeout=2.5)),
+    "l3_pool": ("max_conns=3,prepared=false", L3PoolConfig(max_conns=3, prepared=False)),
     "default_l1_ttl": ("1.5", 1.5),
     "default_l2_ttl": ("0", 0.0),
     "default_write_mode": ("WRITE_BEHIND", WriteMode.WRITE_BEHIND),

@@ -9,9 +9,9 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strata.errors import L3UnavailableError
+from strata.errors import InvalidConfigError, L3UnavailableError
 from strata.l3.failures import BatchError, Diagnosis, Failure
-from strata.writebehind.isolate import CONTENDED, isolate
+from strata.writebehind.isolate import CONTENDED, diagnosis_of, isolate
 
 PERMANENT = Diagnosis(Failure.PERMANENT, "23514")
 UNIQUE = Diagnosis(Failure.ORDER, "23505")
@@ -144,3 +144,7 @@ def test_a_time_limit_of_the_task_is_nobody_s_fault() -> None:
 
     with pytest.raises(SoftTimeLimitExceeded):
         isolate(write, 4)
+
+
+def test_a_way_to_the_server_that_cannot_work_is_no_records_fault() -> None:
+    assert diagnosis_of(InvalidConfigError("a pooler in between")).failure is Failure.NOT_READY
