@@ -205,8 +205,8 @@ class RedisServer:
         """`error` in the words of the family; whoever looks after the set-up is told where it is wrong."""
         refusal = refusal_of(error)
         if refusal is None:
-            said = f"Redis at {self.address} did not answer ({type(error).__name__}); check that it runs and is reachable"
-            return L2UnavailableError(said)
+            said = f"did not answer ({type(error).__name__}); check that it runs and is reachable"
+            return L2UnavailableError(f"Redis at {self.address} {said}")
         refusal = refusal._replace(advice=refusal.advice.format(user=self._user, rights=self.rights))
         if self.on_refusal is not None:
             self.on_refusal(refusal)
@@ -229,7 +229,8 @@ class RedisServer:
             # It still answers reads, and takes what frees memory.
             self.breaker.succeeded()
             raise L2UnavailableError(
-                f"Redis at {self.address} took no write: it holds as much as its maxmemory allows; give it more, or let it forget"
+                f"Redis at {self.address} took no write: it holds as much as its maxmemory allows; give it more, or "
+                "let it forget"
             ) from error
         except FAILURES as error:
             refusal = refusal_of(error)
