@@ -52,6 +52,12 @@ class Fleet:
         self.lease = LEASE
         self._audit = audit
 
+    def admit(self) -> None:
+        """Before a worker works. Raises `InvalidConfigError` where a Redis of the store is another database's."""
+        ownership = self._wiring.context.ownership
+        if ownership is not None:
+            ownership.ensure()
+
     def persist(self, schema: str, shard: int) -> int:
         """Write what is due in one shard of the ledger to L3; returns how many records."""
         return self._wiring.writebehind().persist(schema, shard)

@@ -29,8 +29,10 @@ _decode = msgspec.json.Decoder(Fingerprint).decode
 
 
 class Ownership:
-    """One a store; thread-safe: `_sure` and `_refusal` are written by any thread, as what Redis said last. After
-    fork the child has the same database, and connections that ask anew."""
+    """One a store; thread-safe: `_sure`, `_refusal` and `waits` are written by any thread, as what Redis said last.
+
+    After fork the child has the same database, and connections that ask anew.
+    """
 
     def __init__(
         self, dsn: str, database: Database, servers: Callable[[], Iterable[RedisServer]], log: SafeLogger
@@ -38,6 +40,7 @@ class Ownership:
         self._log = log
         self._sure = False
         self._refusal = ""
+        self.waits = False  # Redis answered when it was asked last, and PostgreSQL had not told which database this is
         self._database = database
         self._address = address(dsn)
         self._servers = servers
@@ -95,8 +98,9 @@ class Ownership:
         text = b"" if own is None else _encode(own)
         # Who was refused once takes nothing that is nobody's: it was flushed, and its owner is about to say so.
         owner, found = ask(_belong, [_mark(server)], [b"" if self._refusal else text, self._address])
+        self.waits = own is None and (not owner or owner != found)
         if own is None:
-            if not owner or owner != found:
+            if self.waits:
                 raise L2UnavailableError(
                     "Redis is not used yet: PostgreSQL has not told which database this is, and so whether what is "
                     "kept there belongs to it"

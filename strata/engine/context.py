@@ -58,6 +58,11 @@ class Context:
         """The time that AutoNow and AutoNowAdd stamp."""
         return datetime.fromtimestamp(self.clock.wall(), UTC)
 
+    @property
+    def awaits_postgres(self) -> bool:
+        """Whether a Redis that answers is not used for the sole reason that PostgreSQL has not told whose it is."""
+        return self.ownership is not None and self.ownership.waits
+
     def ready(self) -> None:
         """Before a write is taken: whose the Redis is, who this process is, and what time it is."""
         if self.ownership is not None:

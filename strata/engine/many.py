@@ -135,7 +135,7 @@ class _Call:
         except L3UnavailableError as error:
             if self._from_stale(answers):
                 return
-            if answers is None and bound.l2 is not None:
+            if answers is None and bound.l2 is not None and not self._context.awaits_postgres:
                 raise UnavailableError(
                     f"neither Redis nor PostgreSQL answered for schema {bound.name!r}; check both"
                 ) from error

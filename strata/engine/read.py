@@ -258,7 +258,7 @@ class Reader:
         except L3UnavailableError as error:
             if pending is not None and not pending.partial:
                 return joined(bound, None, pending)
-            if l2_down:
+            if l2_down and not self._context.awaits_postgres:
                 raise UnavailableError(
                     f"neither Redis nor PostgreSQL answered for schema {bound.name!r}; check both"
                 ) from error

@@ -32,14 +32,14 @@ class RedisServer:
     """Commands and scripts, each sent once; thread-safe, and opened at the first command.
 
     `make` builds the redis-py client; it is called again after a fork, since sockets are not shared with a parent.
-    `keys` names what is kept there; `place` is shown where it does not answer.
+    `keys` names what is kept there; `place` is shown as long as it was not reached.
     Every method raises `L2UnavailableError` when the server does not answer, or at once while the breaker is open.
     """
 
     def __init__(self, make: Callable[[], Any], clock: Clock, keys: Keyspace = ALL, place: str = "") -> None:
         self._make = make
         self.keys = keys
-        self._name = f"Redis at {place}" if place else "Redis"
+        self._place = place
         self.clock = clock
         self.breaker = Breaker(clock)
         self.on_call: Callable[[float], None] | None = None  # is told how many seconds each call took; set once
@@ -93,7 +93,7 @@ class RedisServer:
     def address(self) -> str:
         """Where it is, to be shown: without any secret."""
         if self._client is None:
-            return "redis_addr"
+            return self._place or "redis_addr"
         options = self._options
         if "path" in options:
             return str(options["path"])
@@ -205,8 +205,8 @@ class RedisServer:
         """`error` in the words of the family; whoever looks after the set-up is told where it is wrong."""
         refusal = refusal_of(error)
         if refusal is None:
-            said = f"{self._name} did not answer ({type(error).__name__}); check that it runs and is reachable"
-            return L2UnavailableError(said)
+            said = f"did not answer ({type(error).__name__}); check that it runs and is reachable"
+            return L2UnavailableError(f"Redis at {self.address} {said}")
         refusal = refusal._replace(advice=refusal.advice.format(user=self._user, rights=self.rights))
         if self.on_refusal is not None:
             self.on_refusal(refusal)
@@ -215,12 +215,12 @@ class RedisServer:
     def _guarded(self, send: Callable[[], Any]) -> Any:
         if not self.breaker.allow():
             raise L2UnavailableError(
-                f"{self._name} was not asked: it did not answer a moment ago; it is tried again shortly"
+                f"Redis at {self.address} was not asked: it did not answer a moment ago; it is tried again shortly"
             )
         if self.on_call is not None:
             send = _timed(send, self.on_call)
         try:
-            if self._check is not None and self._is_due():
+            if self._check is not None and self.clock.monotonic() >= self._asked_until and self._connected:
                 self._ask_again()
             answer = send()
         except L2UnavailableError:
@@ -229,7 +229,8 @@ class RedisServer:
             # It still answers reads, and takes what frees memory.
             self.breaker.succeeded()
             raise L2UnavailableError(
-                f"{self._name} took no write: it holds as much as its maxmemory allows; give it more, or let it forget"
+                f"Redis at {self.address} took no write: it holds as much as its maxmemory allows; give it more, or "
+                "let it forget"
             ) from error
         except FAILURES as error:
             refusal = refusal_of(error)
@@ -243,9 +244,10 @@ class RedisServer:
         self.breaker.succeeded()
         return answer
 
-    def _is_due(self) -> bool:
-        # A first connection asks by itself; a Cluster's are redis-py's.
-        return self.clock.monotonic() >= self._asked_until and (self._wires is not None or self.clustered)
+    @property
+    def _connected(self) -> bool:
+        # A first connection asks by itself; those to a Cluster are redis-py's.
+        return self._wires is not None or self.clustered
 
     def _ask_again(self) -> None:
         assert self._check is not None

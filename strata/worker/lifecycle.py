@@ -14,10 +14,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from celery.signals import worker_process_shutdown, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import worker_init, worker_process_shutdown, worker_ready, worker_shutdown, worker_shutting_down
 from celery.utils.log import get_logger
 
-from strata.errors import StrataError
+from strata.errors import InvalidConfigError, StrataError
 from strata.worker.application import app, broker, store
 
 INTERVAL = 1.0  # seconds between looks at the oldest due times
@@ -27,6 +27,15 @@ JOBS = ("strata.warm", "strata.migrate")
 
 log = get_logger(__name__)
 _stopped = threading.Event()
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]
+def check_redis(**_: Any) -> None:
+    """A worker whose Redis is another database's does not start."""
+    try:
+        store().fleet.admit()
+    except InvalidConfigError as error:
+        raise SystemExit(f"InvalidConfigError: {error}") from None
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]

@@ -120,7 +120,7 @@ class _Straight:
 
 
 def _serializer(app: Any) -> str:
-    accepted = prepare_accept_content(app.conf.accept_content) or ()  # type: ignore[no-untyped-call]
+    accepted: Any = prepare_accept_content(app.conf.accept_content or ())  # type: ignore[no-untyped-call]
     for name in _SERIALIZERS:
         if registry.name_to_type.get(name) in accepted:
             return name

@@ -20,6 +20,7 @@ from strata.l3.fingerprint import fingerprint
 from strata.testing import Proxy
 from tests.behind import client
 from tests.conftest import QUICK
+from tests.fleet import Worker, environment
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores
 from tests.support import wait_until
@@ -233,6 +234,19 @@ def test_a_cluster_has_one_owner() -> None:
         for call in (lambda s: s.get("notes", 1), lambda s: s.set("notes", 1, Note(1, "x"))):
             with pytest.raises(InvalidConfigError, match="'first'"):
                 call(notes(make, postgres_dsn=second))
+
+
+def test_a_worker_of_another_database_does_not_start(
+    make: MakeStore, other: str, redis_addr: str, tmp_path: Path
+) -> None:
+    notes(make, WriteMode.WRITE_BEHIND).set("notes", 1, Note(1))
+    worker = Worker(environment(other, redis_addr), tmp_path / "worker.log")
+    try:
+        wait_until(lambda: worker.process.poll() is not None, timeout=60, what="the worker's end")
+        assert "holds what belongs to the database" in worker.log.read_text()
+        assert "hunter2" not in worker.log.read_text()
+    finally:
+        worker.stop()
 
 
 APP = """

@@ -9,8 +9,9 @@ from strata.cli.doctor.clocks import clock
 from strata.cli.doctor.finding import Finding, State, fail, good, warn
 from strata.cli.doctor.rights import lacking
 from strata.cli.inside import ownership, redis_servers
+from strata.coherence.ownership import refusal
 from strata.datastore import DataStore
-from strata.errors import InvalidConfigError, L3UnavailableError, StrataError
+from strata.errors import L3UnavailableError, StrataError
 from strata.l2.client import RedisServer
 
 OLDEST = (6, 2)
@@ -36,16 +37,18 @@ def redis(store: DataStore) -> Iterator[Finding]:
 
 def _owner(store: DataStore, what: str, server: RedisServer) -> Finding:
     name = f"namespace {server.keys.namespace!r}" if server.keys.namespace else "no namespace"
-    mine = ownership(store)
+    what, mine = f"owner of {what}", ownership(store)
     if mine is None:
-        return good(f"owner of {what}", f"{name}; nobody, since no schema has an L3")
+        return good(what, f"{name}; nobody, since no schema has an L3")
+    owner = mine.owner(server)
+    said = f"{name}; {owner or 'nobody yet'}"
     try:
-        server.look()
-        return good(f"owner of {what}", f"{name}; {mine.own()}")
-    except InvalidConfigError as error:
-        return fail(f"owner of {what}", str(error), "set namespace; or, where the data was moved, `strata adopt`")
+        own = mine.own()
     except L3UnavailableError:
-        return warn(f"owner of {what}", f"{name}; the database that was at this address before", "start PostgreSQL")
+        return warn(what, said, "start PostgreSQL, to know whether that is the store's database")
+    if owner is None or owner == own:
+        return good(what, said)
+    return fail(what, refusal(server, owner, own), "set namespace; or, where the data was moved, `strata adopt`")
 
 
 def _version(what: str, facts: Mapping[str, Any]) -> Finding:
