@@ -121,6 +121,11 @@ def test_a_wrong_dsn_is_refused_without_its_password(dsn: str) -> None:
     assert "hunter2" not in str(caught.value) + repr(caught.value.__cause__)
 
 
+def test_a_schema_needs_a_tier() -> None:
+    with DataStore(Config()) as store, pytest.raises(strata.InvalidConfigError, match="tier"):
+        store.register(Schema(Point))
+
+
 def test_write_behind_needs_a_database(redis_addr: str) -> None:
     with DataStore(Config(redis_addr=redis_addr)) as store:
         with pytest.raises(strata.InvalidConfigError, match="L3"):
