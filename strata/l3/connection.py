@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 import os
 import random
-import select
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg import errors, generators, pq
-from psycopg.abc import PQGen, Transformer
+from psycopg.abc import PQGen, PQGenConn, Transformer
 from psycopg.adapt import AdaptersMap, Dumper
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from strata.clock import Clock
 from strata.errors import InvalidConfigError
+from strata.l3 import greenlets
 from strata.policies import Duration, L3PoolConfig
+from strata.silence import Ear
 
 RV = TypeVar("RV")
 
@@ -67,7 +68,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         self.prepared: dict[Any, tuple[bytes, Transformer]] = {}
         self.staged: set[str] = set()  # staging tables that the transaction has filled
         self._prepared_number = 0
-        self._poller: Any = None
+        self._ear: Ear | None = None
 
     def __del__(self, *_: Any) -> None:
         """Nothing: psycopg warns here of an open connection, but those of a parent process are left so on purpose."""
@@ -79,7 +80,16 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             if self.deadline is not None and self.clock is not None:
                 left = max(self.deadline - self.clock.monotonic(), 0.0) + GRACE
                 timeout = left if timeout is None else min(timeout, left)
+        if greenlets.patched():
+            return greenlets.wait(gen, self.pgconn.socket, interval, timeout)
         return super().wait(gen, interval, timeout)
+
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
+        gen = super()._connect_gen(conninfo)
+        if greenlets.patched():
+            return greenlets.connecting(gen, float(conninfo_to_dict(conninfo).get("connect_timeout") or math.inf))
+        return gen
 
     def command(self, sql: str) -> str:
         """Run statements without parameters and results; returns the tag of the last."""
@@ -115,12 +125,9 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         """
         if self.closed or self.in_transaction:
             return False
-        if self._poller is None:
-            if not hasattr(select, "poll"):
-                return not select.select([self.pgconn.socket], [], [], 0)[0]
-            self._poller = select.poll()
-            self._poller.register(self.pgconn.socket, select.POLLIN)
-        return not self._poller.poll(0)
+        if self._ear is None:
+            self._ear = Ear(self.pgconn.socket)
+        return self._ear.silent()
 
 
 def parse_dsn(dsn: str, config: L3PoolConfig, application_name: str) -> str:
@@ -154,7 +161,11 @@ def parse_dsn(dsn: str, config: L3PoolConfig, application_name: str) -> str:
 
 def connect(conninfo: str, config: L3PoolConfig, clock: Clock) -> Connection:
     """Open a connection in autocommit mode. Raises `psycopg.Error`."""
-    conn = Connection.connect(conninfo, autocommit=True, context=_Context(), cursor_factory=psycopg.RawCursor)
+    try:
+        conn = Connection.connect(conninfo, autocommit=True, context=_Context(), cursor_factory=psycopg.RawCursor)
+    except psycopg.ProgrammingError as error:
+        # The DSN was read before. What psycopg takes for a bad value in it is an exception from outside.
+        raise error.__context__ or error  # noqa: B904
     conn.clock = clock
     conn.patience = in_seconds(config.statement_timeout) + GRACE
     conn.settings = _settings(config)

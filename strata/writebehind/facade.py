@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from multiprocessing.util import Finalize
@@ -48,6 +49,7 @@ from strata.writebehind.shard import Shard, home_of, shards_of
 from strata.writebehind.undertaker import Blame
 
 LAG_SECONDS = 1.0  # for which an answer of the ledger about its size will do
+ROOM = 0.05  # seconds between looks for room in a full buffer
 CLOSE_GRACE = 2.0  # seconds that each thread gets to end
 
 
@@ -257,6 +259,11 @@ class WriteBehind:
 
     # -- life ---------------------------------------------------------------------------------------------------
 
+    @property
+    def begun(self) -> bool:
+        """Whether this process has threads, or writes that L3 does not have."""
+        return self._parts.begun
+
     def dirty_count(self) -> int:
         """How many writes of this process L3 does not have, as far as it knows."""
         return len(self._parts.buffer)
@@ -352,8 +359,7 @@ class WriteBehind:
                         f"{parts.buffer.unsent} deferred writes wait for Redis, and PostgreSQL does not answer either; "
                         "the write was not taken"
                     ) from error
-                with parts.buffer.room:
-                    parts.buffer.room.wait(min(left, 0.2))
+                time.sleep(min(left, ROOM))
                 if parts.buffer.put(bound.name, key, key_text, item).room:
                     return
 
