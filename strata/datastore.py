@@ -46,6 +46,7 @@ from strata.policies import count, seconds
 from strata.query import Q, Query, as_query
 from strata.schema import Schema
 from strata.writebehind.deadletters import DeadLetters
+from strata.writebehind.endings import install_sigterm
 from strata.writebehind.facade import PendingStats
 
 T = TypeVar("T")
@@ -71,6 +72,8 @@ class DataStore:
         if not isinstance(config, Config):
             raise InvalidConfigError(f"DataStore takes a Config, not a {type(config).__name__}")
         self.config = config
+        if config.flush_on_sigterm:
+            install_sigterm()
         # `_schemas`, `_by_class` and `_hot` are written under `_lock` by `register` and `close`, and read without
         # it: each write is one dict store. After fork `_after_fork` gives the child a lock that nobody holds.
         self._lock = threading.RLock()
