@@ -41,7 +41,7 @@ class OwnThread:
         return not self._stopped and self._thread is threading.current_thread()
 
     def start(self) -> None:
-        """Start the thread, unless it runs or was stopped. Where the system has no thread to give, the next call may."""
+        """Start the thread, unless it runs or was stopped. Where no thread can be had, the next call may."""
         if self._thread is not None or self._stopped:
             return
         thread = threading.Thread(target=self._main, name=self._name, daemon=True)

@@ -18,7 +18,6 @@ from typing import Any
 from strata.errors import StrataError
 from strata.interrupts import LOOK, Nudge
 
-
 SWEPT = 256  # keys at least between two looks for claims whose calls were broken off
 
 

@@ -19,8 +19,8 @@ Job = Callable[[], None]
 class Background:
     """At most `threads` daemon threads, and a bounded queue.
 
-    `_queue`, `_keys`, `_threads` and `_idle` are collections of which each use is one call; `_lock` guards only how many
-    threads there are. After fork the child calls `reset`: the parent's jobs are the parent's.
+    `_queue`, `_keys`, `_threads` and `_idle` are collections of which each use is one call; `_lock` guards only how
+    many threads there are. After fork the child calls `reset`: the parent's jobs are the parent's.
     """
 
     def __init__(self, threads: int, log: SafeLogger) -> None:

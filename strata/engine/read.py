@@ -226,7 +226,7 @@ class Reader:
             mine, guard = Claim(id), bound.l1.guard
             try:
                 while (flight := guard.board(mine)) is not mine:
-                    # Most likely that is the read which found it due; but it may be one that waits for this very thread.
+                    # Most likely that is the read which found it due; or it is one that waits for this very thread.
                     if found is None or not flight.landed(REFRESH_PATIENCE):
                         return  # somebody loads it already
                 if found is None:

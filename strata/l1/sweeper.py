@@ -19,7 +19,8 @@ class Sweeper:
     """Sweeps any number of stores every `interval` seconds, in one daemon thread.
 
     The thread starts when a registered store first has something to expire, so that a process that forks before it has
-    used its stores forks without it. `_lock` guards `_stores`; nothing here calls a store with it held. After fork the child calls `after_fork`.
+    used its stores forks without it. `_lock` guards `_stores`; nothing here calls a store with it held. After fork the
+    child calls `after_fork`.
     """
 
     def __init__(self, interval: float = 30.0, logger: Logger | None = None) -> None:

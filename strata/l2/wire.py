@@ -42,7 +42,7 @@ class Wire:
 
     def call(self, command: Sequence[Any]) -> Any:
         """The answer to one command. Raises `redis.RedisError` or `OSError`."""
-        self.send(hiredis.pack_command(tuple(command)))
+        self.send(packed(command))
         return _raised(self.receive())
 
     def receive(self) -> Any:
@@ -85,8 +85,8 @@ class Wire:
 
 class Wires:
     """Connections kept for reuse, the last one returned first. Thread-safe: a deque's ends are atomic, and `_seats`
-    counts who uses one. One whose use was broken off anywhere is closed: its answer may still be on its way. `greet` has
-    the first word on each connection, and may raise to refuse it."""
+    counts who uses one. One whose use was broken off is closed: its answer may still be on its way. `greet` has the
+    first word on each connection, and may raise to refuse it."""
 
     def __init__(self, pool: Any, size: int, greet: Callable[[Wire], None] | None = None) -> None:
         self._pool = pool
@@ -178,7 +178,7 @@ def packed(command: Sequence[Any]) -> bytes:
 
     hiredis gets text and bytes only: where a signal's handler raises while it makes the text of a number, it crashes.
     """
-    texts = [part if part.__class__ is str or part.__class__ is bytes else _text(part) for part in command]
+    texts: list[Any] = [part if part.__class__ is str or part.__class__ is bytes else _text(part) for part in command]
     made: bytes = hiredis.pack_command(tuple(texts))
     return made
 

@@ -108,8 +108,8 @@ class Pool:
     def _thin_out(self, now: float) -> None:
         """Close the connection that was idle longest, where it was for too long: one a call."""
         try:
-            unused = now - self._idle[0].idle_since >= self._longest_idle and self.counts().open > self._config.min_conns
-            if unused:
+            unused = now - self._idle[0].idle_since >= self._longest_idle
+            if unused and self.counts().open > self._config.min_conns:
                 self._idle.popleft().close()
         except IndexError:
             pass  # others have taken them

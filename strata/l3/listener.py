@@ -34,8 +34,8 @@ class Listener:
 
     `on_change` gets the text of a notification. `on_return` is called when it begins to listen, at first and after
     each time in which notifications may have been missed; `on_waiting` when there are repairs to do. `_wake` is a pipe
-    that ends the thread's wait; `_abandoned` keeps a parent's connection, which is not the child's to close. After fork:
-    `reset`. At exit the daemon thread just ends.
+    that ends the thread's wait; `_abandoned` keeps a parent's connection, which is not the child's to close. After
+    fork: `reset`. At exit the daemon thread just ends.
     """
 
     def __init__(

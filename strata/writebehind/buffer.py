@@ -86,8 +86,8 @@ class DirtyBuffer:
 
     Writers of any thread, the flusher, the bus's thread and `flush` come here. Only `merge`, `stamp`, `uncover` and
     `gone`, which are quick, are called while the lock is held. `wake`, which may start a thread: the first write came,
-    or `threshold` of them wait; `gone`: a slot is not needed any more. `uncover`: reads of the key are about to go below
-    again; what was read there while the write covered it may be older than the write, and must reach nobody else.
+    or `threshold` of them wait; `gone`: a slot is not needed any more. `uncover`: reads of the key are about to go
+    below again; what was read there while the write covered it may be older than the write, and must reach nobody else.
 
     A change that a signal's handler breaks off midway leaves `_torn` set, and whoever comes next mends what it left.
     """
