@@ -6,9 +6,9 @@ a function written in C has returned; a wait in C, as for a lock, is broken off 
 nowhere else: not between two stores of attributes, nor between a `return` and its caller's next instruction. Hence:
 
 - `with lock:` on a lock made by `threading.Lock` or `RLock`, which are C, leaves no lock held. `lock.acquire()` and
-  then `try` does, and so do Condition, Event and Semaphore, whose `__enter__` is Python: the exception comes between their
-  lock's and their caller's block. Calls of the user's never use these, but `Nudge`; only threads of ours may, since
-  no signal's handler runs there.
+  then `try` does. So do Condition, Event and Semaphore, whose `__enter__` is Python: the exception comes between their
+  lock's and their caller's block. Calls of the user's never use these, but `Nudge`; only threads of ours may, since no
+  signal's handler runs there.
 - Whoever takes something announces it inside the `try` whose `finally` takes it back, by a name that it has before.
 - A cleaning up that is written in Python may not even begin. What has to be is the first thing in a `finally`: one
   store, or one call in C. Or it comes with the end of an object that only the interrupted call holds (`Seats`).
