@@ -153,7 +153,9 @@ def active(inspect: Any) -> list[Any]:
     return [task for tasks in (inspect.active() or {}).values() for task in tasks]
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet"])
+@pytest.mark.parametrize(
+    "pool", ["prefork", "gevent", *(pytest.param(pool, marks=pytest.mark.long) for pool in ("threads", "eventlet"))]
+)
 def test_an_application_in_a_celery_worker_of_its_own_flushes_at_a_warm_shutdown(
     environment: dict[str, str], dsn: str, pool: str
 ) -> None:
