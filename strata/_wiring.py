@@ -267,10 +267,22 @@ class Wiring:
             self.context.listener.stop()
         self.context.repairs.stop()
         self.sweeper.stop()
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Close the connections; whoever needs one opens it anew."""
         for database in self.databases.values():
             database.close()
         for server in self.redis_servers():
             server.close()
+
+    @property
+    def begun(self) -> bool:
+        """Whether this process has threads of the store's, or writes that are not in L3."""
+        context = self.context
+        parts = (context.bus, context.listener, context.background, context.writebehind)
+        started = self.sweeper.started or self.feed.started or context.repairs.started
+        return started or any(part is not None and part.begun for part in parts)
 
     def _counts(self) -> list[Reading]:
         return readings.counts(list(self._schemas.values()), readings.bus_numbers(self.context, self.inbox))

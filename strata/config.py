@@ -76,6 +76,7 @@ class Config:
     logger: Logger | None = None
     encryption_key: bytes | EncryptionKeys | None = None
     namespace: str = ""
+    flush_on_sigterm: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -118,6 +119,7 @@ class Config:
             "l3_pool": L3PoolConfig,
             "default_write_mode": WriteMode,
             "write_behind_durability": Durability,
+            "flush_on_sigterm": bool,
         }
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
@@ -232,6 +234,12 @@ def _key(text: str) -> bytes | EncryptionKeys:
     return EncryptionKeys(current=next(iter(keys)), keys=keys)
 
 
+def _flag(text: str) -> bool:
+    return {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}[
+        text.lower()
+    ]
+
+
 def _codec(text: str) -> Codec:
     return {"json": JSON, "msgpack": MsgPack}[text.lower()]()
 
@@ -262,4 +270,5 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "write_behind_durability": _member(Durability),
     "codec": _codec,
     "encryption_key": _key,
+    "flush_on_sigterm": _flag,
 }

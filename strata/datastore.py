@@ -46,6 +46,7 @@ from strata.policies import count, seconds
 from strata.query import Q, Query, as_query
 from strata.schema import Schema
 from strata.writebehind.deadletters import DeadLetters
+from strata.writebehind.endings import install_sigterm
 from strata.writebehind.facade import PendingStats
 
 T = TypeVar("T")
@@ -71,6 +72,8 @@ class DataStore:
         if not isinstance(config, Config):
             raise InvalidConfigError(f"DataStore takes a Config, not a {type(config).__name__}")
         self.config = config
+        if config.flush_on_sigterm:
+            install_sigterm()
         # `_schemas`, `_by_class` and `_hot` are written under `_lock` by `register` and `close`, and read without
         # it: each write is one dict store. After fork `_after_fork` gives the child a lock that nobody holds.
         self._lock = threading.RLock()
@@ -78,6 +81,7 @@ class DataStore:
         self._schemas: dict[str, Bound] = {}
         self._by_class: dict[type, Bound] = {}
         self._hot: dict[Any, Hot] = {}
+        self._made_with = threading.Lock  # what it was when the parts were made: see `_patched`
         self._wiring = Wiring(config, self._schemas)
         self._metrics = self._wiring.metrics if self._wiring.metrics.enabled else None
         self._context = context = self._wiring.context
@@ -473,8 +477,25 @@ class DataStore:
 
     def _open(self) -> None:
         self._context.check_open()
+        if threading.Lock is not self._made_with:
+            self._patched()
+
+    def _patched(self) -> None:
+        """gevent or eventlet has put locks and threads of its own in the place of the system's since the parts were
+        made, as in a worker of `gunicorn -k gevent --preload`. Who waits for one of the system's stops every greenlet.
+
+        So the parts are made anew, as after a fork, where nothing has begun in this process.
+        """
+        if self._wiring.begun:
+            raise InvalidConfigError(
+                "gevent or eventlet was patched in after this store was used in this process; patch first, before "
+                "anything else is imported, or use the store in the forked workers only"
+            )
+        self._wiring.disconnect()
+        self._after_fork()
 
     def _after_fork(self) -> None:
+        self._made_with = threading.Lock
         self._lock, self._closing = threading.RLock(), threading.RLock()
         self._wiring.after_fork()
 

@@ -19,9 +19,11 @@ from strata.clock import Clock
 from strata.coherence.certainty import Certainty
 from strata.coherence.inbox import Inbox
 from strata.errors import StrataError
+from strata.interrupts import Nudge
 from strata.l2.client import RedisServer
 from strata.l2.wire import Wire
 from strata.observe.log import SafeLogger
+from strata.threads import OwnThread
 
 HEARTBEAT = 0.5  # seconds between heartbeats
 TRUST = 1.5  # seconds after a heartbeat's sending for which its echo vouches
@@ -32,8 +34,8 @@ class Bus:
     """Starts at the first `start`; thread-safe. The callbacks are called in its thread, and must be quick: `beat` sends
     a heartbeat of a number to a channel, `on_return` follows a subscription, `on_loss` the end of one that was alive.
 
-    `_thread` is written under `_lock` by whoever starts or stops; `resets` by the thread only. After fork the child
-    calls `reset`: the parent's thread and subscription are not its own. At exit the daemon thread just ends.
+    `resets` is written by the thread only. After fork the child calls `reset`: the parent's thread and subscription are
+    not its own. At exit the daemon thread just ends.
     """
 
     def __init__(
@@ -62,35 +64,30 @@ class Bus:
 
     def reset(self) -> None:
         """As new: not started, sure of nothing."""
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
-        self.connected = threading.Event()  # set while heartbeats come back
-        self.started = False
+        self._own = OwnThread("strata-bus", self._run)
+        self._end = Nudge()
+        self.connected = threading.Event()  # set while heartbeats come back; waited for by no call of the user's
         self._certainty.until = -math.inf
 
+    @property
+    def begun(self) -> bool:
+        """Whether the thread was started."""
+        return self._own.started
+
     def start(self) -> None:
-        """Start the thread, once."""
-        if self.started:
-            return
-        with self._lock:
-            if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(target=self._run, name="strata-bus", daemon=True)
-                self._thread.start()
-                self.started = True
+        """Start the thread, once. To be called without any lock held."""
+        self._own.start()
 
     def stop(self, timeout: float = 2.0) -> None:
         """End the thread; L1 is not to be trusted afterwards."""
-        with self._lock:
-            self._stop.set()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
+        self._own.stop()
+        self._end.give()
+        self._own.join(timeout)
         self._certainty.until = -math.inf
 
     def _run(self) -> None:
         failures = 0
-        while not self._stop.is_set():
+        while self._own.goes_on:
             try:
                 self._session()
             except (RedisError, OSError, StrataError, ValueError) as error:
@@ -105,7 +102,7 @@ class Bus:
             self._certainty.until = -math.inf
             pause = PAUSES[min(failures, len(PAUSES) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311 jitter
             failures += 1
-            self._stop.wait(pause)
+            self._end.wait(pause)
 
     def _session(self) -> None:
         own = f"{self._channel}:{self._inbox.source}"
@@ -120,7 +117,7 @@ class Bus:
         beats = _Beats(self._clock)
         confirmed = 0
         own_channel = own.encode()
-        while not self._stop.is_set():
+        while self._own.goes_on:
             now = self._clock.monotonic()
             if now - beats.last_echo > 2 * TRUST:
                 raise OSError("the subscription went silent")

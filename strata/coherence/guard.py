@@ -8,9 +8,17 @@ come while it is good share the result (single-flight); those that come after it
 from __future__ import annotations
 
 import copy
+import math
 import threading
+import time
+import weakref
 from collections.abc import Hashable, Iterable
 from typing import Any
+
+from strata.errors import StrataError
+from strata.interrupts import LOOK, Nudge
+
+SWEPT = 256  # keys at least between two looks for claims whose calls were broken off
 
 
 class Left(Exception):
@@ -20,33 +28,52 @@ class Left(Exception):
 class Claim:
     """The right to put one key into L1, until something happens to the key.
 
-    `alive` goes from true to false once, under the guard's lock. `settle` is called once, by its owner; those who
-    wait for a flight then find its outcome. `stale` is what may be served instead, until the claim is voided.
-    `brief`, set by its owner: L2 could not be asked, so that what is filled may be older than what others were told;
-    `silent`: L2 was asked, and did not answer.
+    Made by the call that takes it before it is the guard's, which only refers to it: a call that is broken off anywhere
+    leaves nothing behind but a dead reference. `alive` goes from true to false once, under the guard's lock.
+
+    A flight is a claim that others may wait for: its owner sets `result` or `error`, and then, first of all in its
+    `finally`, `ended`. `stale` is what may be served instead, until the claim is voided. `brief`, set by its owner: L2
+    could not be asked, so that what is filled may be older than what others were told; `silent`: L2 was asked, and did
+    not answer. `passed_on`: another thread ends it.
     """
 
-    __slots__ = ("_done", "alive", "brief", "error", "key", "owner", "result", "silent", "stale")
+    __slots__ = (
+        "__weakref__", "_waiting", "alive", "brief", "ended", "error", "key", "owner", "passed_on", "result", "shared",
+        "silent", "stale",
+    )  # fmt: skip
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
         self.alive = True
-        self.brief = self.silent = False
+        self.brief = self.silent = self.passed_on = False
+        self.ended = False
+        self.shared = False  # whether somebody waits for the result; final once the claim was released
         self.owner = threading.get_ident()
         self.result: Any = None
         self.error: BaseException | None = None
         self.stale: Any = None
-        self._done: threading.Event | None = None
+        self._waiting: dict[Nudge, None] = {}  # each use is one call
 
-    @property
-    def shared(self) -> bool:
-        """Whether somebody waits for the result; final once the claim was released."""
-        return self._done is not None
+    def landed(self, seconds: float | None = None) -> bool:
+        """Wait for the end of the flight, for `seconds` at most; whether it has come."""
+        # By the system's clock, not the store's: it is a thread that waits here.
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
+        nudge = Nudge()
+        try:
+            self._waiting[nudge] = None
+            while not self.ended:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                nudge.wait(min(left, LOOK))
+            return True
+        finally:
+            self._waiting.pop(nudge, None)
 
-    def wait(self, event: threading.Event) -> Any:
+    def wait(self) -> Any:
         """The owner's result, or its error raised here as well; `Left` where the error was meant for its thread."""
-        event.wait()
-        if isinstance(self.error, Exception):
+        self.landed()
+        if isinstance(self.error, StrataError):
             raise _twin(self.error) from self.error.__cause__
         if self.error is not None:
             raise Left from None
@@ -56,6 +83,11 @@ class Claim:
         """Something happened to the key; called under the guard's lock."""
         self.alive = False
         self.stale = None
+
+    def wake(self) -> None:
+        """Those who wait look again."""
+        for nudge in list(self._waiting):
+            nudge.give()
 
 
 def _twin(error: Exception) -> Exception:
@@ -69,7 +101,8 @@ def _twin(error: Exception) -> Exception:
 class Guard:
     """The claims of one schema. `lock` guards `_claims`, `_flights` and every claim's `alive`; after fork: `reset`.
 
-    Bounded by the number of calls under way, since every claim is released by the call that took it.
+    Bounded by the number of calls under way: every claim is released by the call that took it, and what one leaves that
+    was broken off on the way there is swept away by and by.
     """
 
     def __init__(self, lock: threading.RLock) -> None:
@@ -78,34 +111,34 @@ class Guard:
 
     def reset(self) -> None:
         """Forget every claim, as a new process does."""
-        self._claims: dict[Hashable, list[Claim]] = {}
-        self._flights: dict[Hashable, Claim] = {}
+        self._claims: dict[Hashable, list[weakref.ref[Claim]]] = {}
+        self._flights: dict[Hashable, weakref.ref[Claim]] = {}
+        self._sweep_at = SWEPT
 
-    def claim(self, key: Hashable) -> Claim:
-        """A claim of one's own, for a writer."""
+    def enter(self, *claims: Claim) -> None:
+        """From now on these are the guard's."""
         with self.lock:
-            return self._claim(key)
+            for claim in claims:
+                self._enter(claim)
 
-    def claim_many(self, keys: Iterable[Hashable]) -> list[Claim]:
-        """As `claim`, of each key, in one hold of the lock."""
+    def board(self, mine: Claim) -> Claim:
+        """The flight of a reader: `mine`, which the caller is to end and release, or another's to wait for."""
         with self.lock:
-            return [self._claim(key) for key in keys]
-
-    def board(self, key: Hashable) -> tuple[Claim, threading.Event | None]:
-        """The flight of a reader: its own (None: the caller loads and then lands it), or one to wait for."""
-        with self.lock:
-            flight = self._flights.get(key)
+            known = self._flights.get(mine.key)
+            flight = None if known is None else known()
             # A loader that calls back into the store for its own key must not wait for itself.
-            if flight is not None and flight.owner != threading.get_ident():
-                return flight, self._attend(flight)
-            claim = self._flights[key] = self._claim(key)
-            return claim, None
+            if flight is not None and not flight.ended and flight.owner != threading.get_ident():
+                flight.shared = True
+                return flight
+            self._enter(mine)
+            self._flights[mine.key] = weakref.ref(mine)
+            return mine
 
-    def hand_over(self, flight: Claim) -> threading.Event:
+    def hand_over(self, flight: Claim) -> None:
         """Another thread will load and release the flight, and its caller waits for it like everybody else."""
         with self.lock:
             flight.owner = 0
-            return self._attend(flight)
+            flight.shared = True
 
     def offer(self, flight: Claim, stale: Any) -> None:
         """What may be served where the load fails, unless something has happened to the key."""
@@ -113,58 +146,57 @@ class Guard:
             if flight.alive:
                 flight.stale = stale
 
-    def _claim(self, key: Hashable) -> Claim:
-        claim = Claim(key)
-        self._claims.setdefault(key, []).append(claim)
-        return claim
-
-    def _attend(self, flight: Claim) -> threading.Event:
-        if flight._done is None:
-            flight._done = threading.Event()
-        return flight._done
-
-    def release(self, claim: Claim) -> None:
-        """The call that took the claim is over; whoever waits for it goes on."""
-        with self.lock:
-            claim.alive = False
-            mine = self._claims.get(claim.key)
-            if mine is not None and claim in mine:
-                mine.remove(claim)
-                if not mine:
-                    del self._claims[claim.key]
-            if self._flights.get(claim.key) is claim:
-                del self._flights[claim.key]
-            done = claim._done
-        if done is not None:
-            done.set()
-
-    def release_many(self, claims: Iterable[Claim]) -> None:
-        """As `release`, of claims that nobody waits for, in one hold of the lock."""
+    def release(self, *claims: Claim) -> None:
+        """The call that took the claims is over; whoever waits for one goes on."""
         with self.lock:
             for claim in claims:
-                self.release(claim)
+                claim.alive = False
+                mine = self._claims.get(claim.key)
+                if mine is not None:
+                    mine[:] = [known for known in mine if known() not in (claim, None)]
+                    if not mine:
+                        del self._claims[claim.key]
+                if (flight := self._flights.get(claim.key)) is not None and flight() in (claim, None):
+                    del self._flights[claim.key]
+        for claim in claims:
+            if claim.shared:
+                claim.wake()
 
     def void(self, key: Hashable) -> None:
         """Something happened to the key: no claim on it is good any more, and nobody boards its flight."""
         with self.lock:
-            for claim in self._claims.pop(key, ()):
+            for claim in _living(self._claims.pop(key, ())):
                 claim.void()
             self._flights.pop(key, None)
 
     def void_others(self, claim: Claim) -> None:
         """What other callers of the key have under way is not newer than what this one has found."""
         with self.lock:
-            for other in self._claims.get(claim.key, ()):
+            for other in _living(self._claims.get(claim.key, ())):
                 if other is not claim:
                     other.void()
-            if self._flights.get(claim.key) is not claim:
+            if (flight := self._flights.get(claim.key)) is not None and flight() is not claim:
                 self._flights.pop(claim.key, None)
 
     def void_all(self) -> None:
         """As `void`, for every key."""
         with self.lock:
             for claims in self._claims.values():
-                for claim in claims:
+                for claim in _living(claims):
                     claim.void()
             self._claims.clear()
             self._flights.clear()
+
+    def _enter(self, claim: Claim) -> None:
+        if len(self._claims) >= self._sweep_at:
+            self._sweep()
+        self._claims.setdefault(claim.key, []).append(weakref.ref(claim))
+
+    def _sweep(self) -> None:
+        self._claims = {key: claims for key, claims in self._claims.items() if any(known() for known in claims)}
+        self._flights = {key: known for key, known in self._flights.items() if known() is not None}
+        self._sweep_at = SWEPT + 2 * len(self._claims)
+
+
+def _living(claims: Iterable[weakref.ref[Claim]]) -> list[Claim]:
+    return [claim for known in claims if (claim := known()) is not None]

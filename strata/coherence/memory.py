@@ -83,6 +83,8 @@ class Memory:
             return False
         with self.guard.lock:
             evicted = self._fill(self.store, claim, value, version, pending, loaded)
+        if self.store.unattended:
+            self.store.attend()
         if evicted is None:
             return False
         self._report(evicted)
@@ -104,6 +106,8 @@ class Memory:
                     elif evicted:
                         gone += evicted
             self._report(gone)
+        if self.store.unattended:
+            self.store.attend()
         return refused
 
     def fill_absent(self, claim: Claim, version: int | None, loaded: float) -> None:
@@ -113,7 +117,8 @@ class Memory:
             if self.absences is None or not claim.alive or claim.key in self.entries:
                 return
             if self.own is None or self.own(claim.key) is None:
-                self.absences.put(claim.key, None, 0, loaded=loaded, ttl=_life(claim, self.absences))
+                self.absences.enter(claim.key, None, 0, False, loaded, _life(claim, self.absences))
+        self.absences.attend()
 
     def met(self, claim: Claim, version: int | None) -> None:
         """A read found this version (None: no record) but may not fill: what is older must not be served after it."""
@@ -134,7 +139,9 @@ class Memory:
             if self.own is not None and (own is None or not own.newest or own.version != version):
                 self.store.drop(key)
                 return
-            evicted = self.store.put(key, value, version, pending=True, loaded=self._clock.monotonic())
+            evicted = self.store.enter(key, value, version, True, self._clock.monotonic())
+        if self.store.unattended:
+            self.store.attend()
         self._report(evicted)
 
     def forget(self, key: Hashable, below: int | None = None) -> None:
@@ -182,7 +189,7 @@ class Memory:
             return None
         self.guard.void_others(claim)
         self._present(claim.key)
-        return store.put(claim.key, value, version, pending=pending, loaded=loaded, ttl=_life(claim, store))
+        return store.enter(claim.key, value, version, pending, loaded, _life(claim, store))
 
     def _outdate(self, claim: Claim, version: int | None) -> None:
         self.guard.void_others(claim)

@@ -26,25 +26,35 @@ from strata.clock import Clock
 from strata.coherence.messages import Announcer, Op
 from strata.coherence.pulse import Pulse
 from strata.errors import L2UnavailableError, MigrationError, StrataError
+from strata.interrupts import Nudge
 from strata.l2.tier import Put
 from strata.l3.marks import waiting_repairs
 from strata.l3.pool import Database
 from strata.l3.table import Repair, Table
 from strata.observe.log import SafeLogger
+from strata.threads import OwnThread
 
 LIMIT = 10_000  # keys remembered in the process; beyond it L2 is not asked at all until they are repaired
 BATCH = 500
-_UNDER_WAY = 0
 LAG = 60.0  # seconds by which a Redis that takes another's place may be behind it, or its loss be noticed late
 INTERVAL = 0.5  # seconds between attempts while something is left
+
+
+class _Write:
+    """A transaction whose writes reach L3 without L2. `ended` is set once, by its own thread."""
+
+    __slots__ = ("ended",)
+
+    def __init__(self) -> None:
+        self.ended = False
 
 
 class Repairs:
     """Keys that L2 must not be asked for, and the thread that repairs them. `pulse` is None without Redis.
 
-    `_lock` guards `_skipped`, `_thread` and the counts; `skips` reads without it, since the writer itself added its
-    keys before it returned. `_due` passes from the bus's thread to this one, `_busy` and `_blind` back; each is
-    replaced as a whole. After fork: `reset`; the rows are in L3, and the parent repairs its own.
+    `_lock` guards `_skipped` and the counts; `skips` reads without it, since the writer itself added its keys before it
+    returned. `_due` passes from the bus's thread to this one, `_busy` and `_blind` back; each is replaced as a whole.
+    After fork: `reset`; the rows are in L3, and the parent repairs its own.
     """
 
     def __init__(
@@ -67,11 +77,9 @@ class Repairs:
     def reset(self) -> None:
         """As new."""
         self._lock = threading.Lock()
-        self._skipped: dict[tuple[str, str], int] = {}  # the turn at which the write of a key ended
-        self._turn = 0
-        self._thread: threading.Thread | None = None
-        self._wake = threading.Event()
-        self._stopped = False
+        self._skipped: dict[tuple[str, str], _Write] = {}  # the newest write of each key
+        self._nudge = Nudge()
+        self._own = OwnThread("strata-repairs", self._run)
         self._due: tuple[str, ...] = ()  # schemas in whose repairs it is our turn to look
         self._wanted = False  # whether all rows are to be seen to, rather than looked for
         self._busy = False
@@ -113,9 +121,9 @@ class Repairs:
         answer it, to try whether that still is so."""
         if self._blind and not self._busy:
             names = list(self._schemas)
-        if names and self._start():
+        if names:
             self._due = tuple(names)
-            self._wake.set()
+            self._call()
 
     def distrust(self) -> None:
         """L2 did not answer a read, which went on to L3."""
@@ -162,16 +170,14 @@ class Repairs:
 
         Only a look at the rows that begins after its end is sure to find them.
         """
-        with self._lock:
-            for key_text in key_texts:
-                self._skipped[(bound.name, key_text)] = _UNDER_WAY
+        write = _Write()
         try:
+            with self._lock:
+                for key_text in key_texts:
+                    self._skipped[(bound.name, key_text)] = write
             yield
         finally:
-            with self._lock:
-                self._turn += 1
-                for key_text in key_texts:
-                    self._skipped[(bound.name, key_text)] = self._turn
+            write.ended = True
             self.wake()
 
     def leave(self, bound: Bound, versions: Mapping[str, int]) -> None:
@@ -184,46 +190,40 @@ class Repairs:
             for key_text, version in versions.items():
                 bound.table.record_repair(conn, key_text, self.bound_of(bound, version))
 
-    def wake(self) -> None:
-        """See to all rows there are: Redis may be back."""
-        if self._concerned() and self._start():
-            self._wanted = True
-            self._wake.set()
+    @property
+    def started(self) -> bool:
+        """Whether the thread was started."""
+        return self._own.started
 
-    def _start(self) -> bool:
-        """Whether the thread runs."""
-        with self._lock:
-            if self._stopped:
-                return False
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="strata-repairs", daemon=True)
-                self._thread.start()
-        return True
+    def wake(self) -> None:
+        """See to all rows there are: Redis may be back. To be called without any lock held."""
+        if self._concerned():
+            self._wanted = True
+            self._call()
+
+    def _call(self) -> None:
+        self._own.start()
+        self._nudge.give()
 
     def stop(self) -> None:
         """End the thread; rows that are left are repaired by others."""
-        with self._lock:
-            self._stopped = True
-            thread = self._thread
-        self._wake.set()
-        if thread is not None:
-            thread.join(2.0)
+        self._own.stop()
+        self._nudge.give()
+        self._own.join(2.0)
 
     def _run(self) -> None:
-        while not self._stopped:
-            self._wake.wait()
-            self._wake.clear()
+        while self._own.goes_on:
+            self._nudge.wait()
             self._busy = True
             due, self._due = self._due, ()
             try:
                 if due:
                     self._look(due)
-                while self._wanted and not self._stopped:
+                while self._wanted and self._own.goes_on:
                     self._wanted = False
                     if not self._attempt():
                         self._wanted = True
-                        self._wake.wait(INTERVAL)
-                        self._wake.clear()
+                        self._nudge.wait(INTERVAL)
             except Exception as error:  # noqa: BLE001 the thread must outlive a mistake in one round
                 self._log.error("repairs failed", error=type(error).__name__)
             finally:
@@ -301,13 +301,13 @@ class Repairs:
         table, database = bound.table, bound.database
         if table is None or database is None or self._pulse is None:
             return
-        before = {key: turn for key, turn in list(self._skipped.items()) if key[0] == bound.name and turn != _UNDER_WAY}
+        before = {key: write for key, write in list(self._skipped.items()) if key[0] == bound.name and write.ended}
         while self._repair_some(bound, table, database):
             pass
         self._repair_whole(bound, table, database)
         with self._lock:
-            for key, turn in before.items():
-                if self._skipped.get(key) == turn:
+            for key, write in before.items():
+                if self._skipped.get(key) is write:
                     del self._skipped[key]
 
     def _repair_some(self, bound: Bound, table: Table, database: Database) -> bool:

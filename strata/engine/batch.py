@@ -17,7 +17,7 @@ from strata.bound import Bound
 from strata.coherence.guard import Claim
 from strata.coherence.messages import Op
 from strata.engine.context import Context
-from strata.engine.write import as_written
+from strata.engine.write import as_written, outcome_unknown
 from strata.errors import L2UnavailableError, L3UnavailableError
 from strata.l2.tier import Put
 from strata.l3.failures import BatchError, unfit
@@ -47,6 +47,7 @@ class Part:
     rows: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     token: str = ""
     intended: bool = False
+    intending: bool = False  # whether the intent may stand in L2
     partial: set[str] = field(default_factory=set)  # keys of records that do not carry all columns
     beneath: dict[str, list[Pending]] = field(default_factory=dict)  # deferred writes under partial records, by key
 
@@ -72,6 +73,7 @@ class Batch:
     def __init__(self, context: Context) -> None:
         self._context = context
         self.parts: dict[str, Part] = {}
+        self._unsure = False  # whether a commit may be under way whose end is not known
 
     def add(self, bound: Bound, id: Any, key_text: str, record: Any) -> None:
         """A record that `Writer.prepare` gave, or None. Raises `EncodeError` before any tier is touched."""
@@ -91,20 +93,23 @@ class Batch:
             self._write(parts, timeout)
             for part in parts:
                 self._put(part)
-        except BaseException:
+        except BaseException as error:
             for part in parts:
                 for change in part.changes.values():
                     part.bound.l1.forget(change.id)
+            if not outcome_unknown(error, self._unsure):
+                self._abandon(parts)
             raise
         finally:
             for part in parts:
-                part.bound.l1.guard.release_many(part.claims)
+                part.bound.l1.guard.release(*part.claims)
 
     def _claim(self, part: Part) -> None:
         ids = [change.id for change in part.changes.values()]
         for id in ids:
             part.bound.l1.forget(id)
-        part.claims = part.bound.l1.guard.claim_many(ids)
+        part.claims = [Claim(id) for id in ids]
+        part.bound.l1.guard.enter(*part.claims)
 
     def _intend(self, part: Part) -> None:
         context, bound = self._context, part.bound
@@ -115,11 +120,12 @@ class Batch:
                 part.intended = True
             elif not any(context.repairs.skips(bound, text) for text in said):
                 part.token = bound.l2.token()
+                part.intending = True
                 bound.l2.intend(part.token, context.lasting, context.announcer.channel, said)
                 bound.searches.committing(part.token, context.lasting)
                 part.intended = True
         except L2UnavailableError:
-            pass  # the transaction leaves rows for the repair
+            part.intending = False  # the transaction leaves rows for the repair
 
     def _meet_ledger(self, part: Part) -> None:
         deferred = self._context.writebehind
@@ -143,19 +149,13 @@ class Batch:
                     part.beneath[text] = beneath
 
     def _write(self, parts: Sequence[Part], timeout: float | None) -> None:
-        try:
-            adapting(lambda: self._transact(parts, timeout))
-        except L3UnavailableError as error:
-            if not error.outcome_unknown:
-                self._abandon(parts)
-            raise
-        except Exception:
-            self._abandon(parts)
-            raise
+        adapting(lambda: self._transact(parts, timeout))
+        self._unsure = False
 
     def _transact(self, parts: Sequence[Part], timeout: float | None) -> None:
         database = parts[0].bound.database
         assert database is not None
+        self._unsure = False
         with ExitStack() as stack:
             for part in parts:
                 if self._context.tells and not part.intended:
@@ -165,6 +165,7 @@ class Batch:
                 self._lock(conn, part)
             for part in parts:
                 self._write_part(conn, part)
+            self._unsure = True
 
     def _lock(self, conn: Any, part: Part) -> None:
         if part.bound.table is not None and part.bound.table.locked:
@@ -209,7 +210,7 @@ class Batch:
 
     def _abandon(self, parts: Sequence[Part]) -> None:
         for part in parts:
-            if part.intended and part.bound.l2 is not None:
+            if part.intending and part.bound.l2 is not None:
                 try:
                     part.bound.l2.abandon(part.token, list(part.changes))
                     part.bound.searches.committed(part.token)

@@ -62,12 +62,13 @@ class _Call:
         bound.counters.gets += len(self._open)
         self._began = self._context.clock.monotonic()
         try:
-            self._claims = dict(zip(self._open, bound.l1.guard.claim_many(self._open), strict=True))
+            self._claims = {id: Claim(id) for id in self._open}
+            bound.l1.guard.enter(*self._claims.values())
             answers = self._from_l2()
             if self._open and bound.table is not None:
                 self._from_l3(answers)
         finally:
-            bound.l1.guard.release_many(self._claims.values())
+            bound.l1.guard.release(*self._claims.values())
         return self._found
 
     def _from_memory(self) -> None:

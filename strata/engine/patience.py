@@ -39,43 +39,43 @@ class Patience:
 
     def fly(self, bound: Bound, id: Any, key_text: str) -> Loaded:
         """What is below L1, or what is stale; not yet private to the caller."""
-        flight, landed = bound.l1.guard.board(id)
+        mine, guard = Claim(id), bound.l1.guard
+        flight = mine
         try:
-            if landed is not None:
-                return self._wait(bound, id, flight, landed)
-            return self._start(bound, id, key_text, flight)
-        except UnavailableError:
-            stale = self._stale(bound, id, flight)
+            flight = guard.board(mine)
+            if flight is not mine:
+                return self._wait(bound, id, flight)
+            return self._start(bound, id, key_text, mine)
+        except BaseException as error:
+            if not mine.passed_on:
+                mine.error = error
+            stale = self._stale(bound, id, flight) if isinstance(error, UnavailableError) else None
             if stale is None:
                 raise
             return stale
+        finally:
+            if not mine.passed_on:
+                mine.ended = True
+                guard.release(mine)
 
     def _start(self, bound: Bound, id: Any, key_text: str, flight: Claim) -> Loaded:
-        guard, handed_over = bound.l1.guard, False
-        try:
-            loaded, found = self._steps.above(bound, id, key_text, flight)
-            if loaded is None and found is not None and found.state is State.STALE:
-                guard.offer(flight, Loaded(found.record, found.version, found.pending))
-            if loaded is None and bound.freshness.timed and bound.table is not None:
-                landed = guard.hand_over(flight)
-                handed_over = self._context.background.submit(flight, self._rest(bound, id, key_text, flight, found))
-                if handed_over:
-                    return self._wait(bound, id, flight, landed)
-                if self._context.background.full:
-                    raise L3UnavailableError(
-                        f"too many loads wait for PostgreSQL; this one of schema {bound.name!r} was not begun"
-                    )
-            if loaded is None:
-                loaded = self._steps.below(bound, id, key_text, flight, found)
-            flight.result = loaded
-            return loaded
-        except BaseException as error:
-            if not handed_over:
-                flight.error = error
-            raise
-        finally:
-            if not handed_over:
-                guard.release(flight)
+        loaded, found = self._steps.above(bound, id, key_text, flight)
+        if loaded is None and found is not None and found.state is State.STALE:
+            bound.l1.guard.offer(flight, Loaded(found.record, found.version, found.pending))
+        if loaded is None and bound.freshness.timed and bound.table is not None:
+            bound.l1.guard.hand_over(flight)
+            rest = self._rest(bound, id, key_text, flight, found)
+            flight.passed_on = self._context.background.submit(flight, rest)
+            if flight.passed_on:
+                return self._wait(bound, id, flight)
+            if self._context.background.full:
+                raise L3UnavailableError(
+                    f"too many loads wait for PostgreSQL; this one of schema {bound.name!r} was not begun"
+                )
+        if loaded is None:
+            loaded = self._steps.below(bound, id, key_text, flight, found)
+        flight.result = loaded
+        return loaded
 
     def _rest(self, bound: Bound, id: Any, key_text: str, flight: Claim, found: Found | None) -> Callable[[], None]:
         def run() -> None:
@@ -85,25 +85,26 @@ class Patience:
             except BaseException as error:  # noqa: BLE001 it is raised in those who wait
                 flight.error = error
             finally:
+                flight.ended = True
                 bound.l1.guard.release(flight)
 
         return run
 
-    def _wait(self, bound: Bound, id: Any, flight: Claim, landed: threading.Event) -> Loaded:
+    def _wait(self, bound: Bound, id: Any, flight: Claim) -> Loaded:
         # By the system's clock, not the store's: it is a thread that waits here.
         freshness, began = bound.freshness, time.monotonic()
-        if freshness.soft and not landed.wait(freshness.soft):
+        if freshness.soft and not flight.landed(freshness.soft):
             stale = self._stale(bound, id, flight)
             if stale is not None:
                 bound.counters.soft_timeouts += 1
                 return stale
-        if freshness.hard and not landed.wait(max(0.0, began + freshness.hard - time.monotonic())):
+        if freshness.hard and not flight.landed(max(0.0, began + freshness.hard - time.monotonic())):
             bound.counters.hard_timeouts += 1
             raise L3UnavailableError(
                 f"PostgreSQL did not answer schema {bound.name!r} within its hard_timeout of {freshness.hard:g} s; "
                 "the load goes on in the background"
             )
-        loaded: Loaded = flight.wait(landed)
+        loaded: Loaded = flight.wait()
         return loaded
 
     def _stale(self, bound: Bound, id: Any, flight: Claim) -> Loaded | None:

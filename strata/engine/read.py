@@ -153,19 +153,21 @@ class Reader:
         """What is below L1, private to the caller."""
         if not bound.freshness.plain:
             return self._private(bound, self._patience.fly(bound, id, key_text))
-        flight, landed = bound.l1.guard.board(id)
-        if landed is not None:
-            return self._private(bound, flight.wait(landed))
+        mine, guard = Claim(id), bound.l1.guard
         try:
-            loaded = flight.result = self._load(bound, id, key_text, flight)
+            flight = guard.board(mine)
+            if flight is not mine:
+                return self._private(bound, flight.wait())
+            loaded = mine.result = self._load(bound, id, key_text, mine)
         except BaseException as error:
-            flight.error = error
+            mine.error = error
             raise
         finally:
-            bound.l1.guard.release(flight)
+            mine.ended = True
+            guard.release(mine)
         # Whoever waits copies the result itself, perhaps while this caller already changes its own: so that one
         # takes a copy too. Nobody boards a flight that was released.
-        return self._private(bound, loaded) if flight.shared else loaded
+        return self._private(bound, loaded) if mine.shared else loaded
 
     def _private(self, bound: Bound, loaded: Loaded) -> Loaded:
         return loaded if loaded.record is ABSENT else loaded._replace(record=bound.plan.copy(loaded.record))
@@ -221,24 +223,22 @@ class Reader:
         """Load in the background what is due: what stands in L1 anew from below, or what L2 `found` anew from L3."""
 
         def run() -> None:
-            flight, landed = bound.l1.guard.board(id)
-            while landed is not None:
-                if found is None:
-                    return  # somebody loads it already
-                # Most likely that is the read which found it due; but it may be one that waits for this very thread.
-                if not landed.wait(REFRESH_PATIENCE):
-                    return
-                flight, landed = bound.l1.guard.board(id)
+            mine, guard = Claim(id), bound.l1.guard
             try:
+                while (flight := guard.board(mine)) is not mine:
+                    # Most likely that is the read which found it due; or it is one that waits for this very thread.
+                    if found is None or not flight.landed(REFRESH_PATIENCE):
+                        return  # somebody loads it already
                 if found is None:
-                    flight.result = self._load(bound, id, key_text, flight)
+                    mine.result = self._load(bound, id, key_text, mine)
                 else:
-                    flight.result = self.below(bound, id, key_text, flight, found)
+                    mine.result = self.below(bound, id, key_text, mine, found)
             except BaseException as error:
-                flight.error = error
+                mine.error = error
                 raise
             finally:
-                bound.l1.guard.release(flight)
+                mine.ended = True
+                guard.release(mine)
 
         if self._context.background.submit((bound.name, key_text, found is None), run):
             bound.counters.eager_refreshes += 1

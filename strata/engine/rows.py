@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from strata.bound import Bound
+from strata.coherence.guard import Claim
 from strata.engine.context import Context
 from strata.errors import L2UnavailableError, L3UnavailableError
 from strata.l2.tier import Found, Put, State
@@ -38,8 +39,9 @@ class Filler:
         if not items or (bound.l1.store is None and bound.l2 is None):
             return 0
         began = self._context.clock.monotonic()
-        claims = {item.key_text: bound.l1.guard.claim(item.id) for item in items}
+        claims = {item.key_text: Claim(item.id) for item in items}
         try:
+            bound.l1.guard.enter(*claims.values())
             seen = None if bound.l2 is None else bound.l2.read_many([item.key_text for item in items], exist=True)
             sure = self._unchanged(bound, items)
             filled = self._fill_l2(bound, seen, items, {item.key_text for item in sure})
@@ -55,8 +57,7 @@ class Filler:
                 raise
             return 0
         finally:
-            for claim in claims.values():
-                bound.l1.guard.release(claim)
+            bound.l1.guard.release(*claims.values())
 
     def _unchanged(self, bound: Bound, items: Sequence[Item]) -> list[Item]:
         assert bound.table is not None and bound.database is not None

@@ -21,6 +21,7 @@ from strata.errors import (
     L2UnavailableError,
     L3UnavailableError,
     MissingPrimaryKeyError,
+    StrataError,
 )
 from strata.l2.tier import L2Tier, Put
 from strata.l3.table import adapting
@@ -139,9 +140,10 @@ class Writer:
     def _own(self, bound: Bound, l2: L2Tier, changes: Mapping[str, tuple[Any, Any]]) -> None:
         """A schema whose lowest tier is L2: the newest version wins there, and what it overtakes is tried once more."""
         announcer, guard = self._context.announcer, bound.l1.guard
-        claims = dict(zip(changes, guard.claim_many(id for id, _ in changes.values()), strict=True))
+        claims = {key_text: Claim(id) for key_text, (id, _) in changes.items()}
         left = dict(changes)
         try:
+            guard.enter(*claims.values())
             for _ in range(RETRIES):
                 puts = [self._put(bound, key_text, record) for key_text, (_, record) in left.items()]
                 in_the_way = l2.own(announcer.channel, puts)
@@ -161,7 +163,7 @@ class Writer:
                 bound.l1.forget(id)  # the outcome may be unknown
             raise
         finally:
-            guard.release_many(claims.values())
+            guard.release(*claims.values())
 
     def _put(self, bound: Bound, key_text: str, record: Any) -> Put:
         version = self._context.stamp()
@@ -202,6 +204,13 @@ def as_written(bound: Bound, record: Any, written: Any) -> Any:
     return plan.merge(record, bound.record(values, names))
 
 
+def outcome_unknown(error: BaseException, unsure: bool) -> bool:
+    """Whether a commit may be under way although the write failed; `unsure`: it was when an error from outside came."""
+    if isinstance(error, L3UnavailableError):
+        return error.outcome_unknown
+    return unsure and not isinstance(error, StrataError)
+
+
 class _Through:
     """One write-through write of one key, from intent to put."""
 
@@ -215,20 +224,25 @@ class _Through:
         # Before any tier is touched: an Encrypted field without a key raises here.
         self._values = None if record is None else bound.plan.to_row(record, bound.cipher)
         self._token = bound.l2.token() if bound.l2 is not None else ""
+        self._intending = False  # whether the intent may stand in L2
+        self._unsure = False  # whether a commit may be under way whose end is not known
 
     def run(self) -> Any:
         """The record as L3 has it."""
         bound, l1 = self._bound, self._bound.l1
         l1.forget(self._id)
-        claim = l1.guard.claim(self._id)
+        claim = Claim(self._id)
         try:
+            l1.guard.enter(claim)
             intended = self._intend()
             record, version = self._commit(intended)
             self._put(claim, record, version, intended)
             return record
-        except BaseException:
+        except BaseException as error:
             l1.forget(self._id)
-            raise
+            if not outcome_unknown(error, self._unsure):
+                self._abandon()
+            raise  # with the outcome unknown the intent is left to expire
         finally:
             bound.l1.guard.release(claim)
 
@@ -242,31 +256,32 @@ class _Through:
                 return True
             if context.repairs.skips(bound, self._key_text):
                 return False
+            self._intending = True
             bound.l2.intend(self._token, context.lasting, context.announcer.channel, {self._key_text: message})
             bound.searches.committing(self._token, context.lasting)
             return True
         except L2UnavailableError:
+            self._intending = False
             return False
 
     def _commit(self, intended: bool) -> tuple[Any, int]:
         stamp = self._context.stamp()
-        try:
-            if self._context.tells and not intended:
-                return adapting(lambda: self._commit_with_repair(stamp))
-            return adapting(lambda: self._commit_alone(stamp))
-        except L3UnavailableError as error:
-            if not error.outcome_unknown:
-                self._abandon(intended)
-            raise  # with the outcome unknown the intent is left to expire
-        except Exception:
-            self._abandon(intended)
-            raise
+        if self._context.tells and not intended:
+            written = adapting(lambda: self._commit_with_repair(stamp))
+        else:
+            written = adapting(lambda: self._commit_alone(stamp))
+        self._unsure = False
+        return written
 
     def _commit_alone(self, stamp: int) -> tuple[Any, int]:
         table, database = self._bound.table, self._bound.database
         assert database is not None and table is not None
+        self._unsure = False
         with database.transaction() if table.locked else database.session() as conn:
-            return self._apply(conn, stamp)
+            self._unsure = not table.locked  # a statement by itself is its own commit
+            written = self._apply(conn, stamp)
+            self._unsure = True
+        return written
 
     def _commit_with_repair(self, stamp: int) -> tuple[Any, int]:
         """Redis cannot be told: the same transaction leaves a row from which it is repaired."""
@@ -286,8 +301,8 @@ class _Through:
         written = bound.table.upsert(conn, self._values, stamp, node)
         return as_written(bound, self._record, written), written.version
 
-    def _abandon(self, intended: bool) -> None:
-        if intended and self._bound.l2 is not None:
+    def _abandon(self) -> None:
+        if self._intending and self._bound.l2 is not None:
             try:
                 self._bound.l2.abandon(self._token, [self._key_text])
                 self._bound.searches.committed(self._token)

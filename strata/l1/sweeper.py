@@ -19,8 +19,8 @@ class Sweeper:
     """Sweeps any number of stores every `interval` seconds, in one daemon thread.
 
     The thread starts when a registered store first has something to expire, so that a process that forks before it has
-    used its stores forks without it. `_lock` guards `_stores`; a store may call in with its own lock held, so nothing
-    here calls a store with `_lock` held. After fork the child calls `after_fork`.
+    used its stores forks without it. `_lock` guards `_stores`; nothing here calls a store with it held. After fork the
+    child calls `after_fork`.
     """
 
     def __init__(self, interval: float = 30.0, logger: Logger | None = None) -> None:
@@ -35,8 +35,13 @@ class Sweeper:
             self._stores.append((store, report))
         store.watch(self.start)
 
+    @property
+    def started(self) -> bool:
+        """Whether the thread was started."""
+        return self._ticker.started
+
     def start(self) -> None:
-        """Start the thread, unless it runs or was stopped for good. Never raises."""
+        """Start the thread, unless it runs or was stopped for good. To be called without any lock held."""
         self._ticker.start()
 
     def sweep(self) -> None:

@@ -8,7 +8,6 @@ from itertools import islice
 from time import perf_counter
 from typing import Any
 
-import hiredis
 from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterException, RedisError
 
@@ -18,7 +17,7 @@ from strata.errors import L2UnavailableError, StrataError
 from strata.keyspace import Keyspace
 from strata.l2.refusals import Refusal, refusal_of
 from strata.l2.script import Script
-from strata.l2.wire import Wire, Wires
+from strata.l2.wire import Wire, Wires, packed
 
 FAILURES = (RedisError, RedisClusterException, OSError)  # the second is no `RedisError`
 ALL = Keyspace()
@@ -179,7 +178,7 @@ class RedisServer:
 
         def send() -> Wire:
             wire = self._subscription()
-            wire.send(b"".join([_packed("SUBSCRIBE", channel) for channel in channels]))
+            wire.send(b"".join([packed(("SUBSCRIBE", channel)) for channel in channels]))
             return wire
 
         return self._guarded(send)  # type: ignore[no-any-return]
@@ -323,11 +322,6 @@ def _timed(send: Callable[[], Any], tell: Callable[[float], None]) -> Callable[[
             tell(perf_counter() - began)
 
     return timed
-
-
-def _packed(*command: Any) -> bytes:
-    packed: bytes = hiredis.pack_command(command)
-    return packed
 
 
 def _raised(answers: list[Any]) -> list[Any]:

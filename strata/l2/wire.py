@@ -8,7 +8,6 @@ once, and what fails is decided above.
 from __future__ import annotations
 
 import contextlib
-import select
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,13 +17,16 @@ import hiredis
 from redis.exceptions import AuthenticationError, NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import ConnectionError as LostError
 
+from strata.interrupts import Seats
+from strata.silence import Ear
+
 RECEIVE = 65_536  # bytes asked for at once
 
 
 class Wire:
     """One connection; used by one thread at a time."""
 
-    __slots__ = ("_connection", "_poller", "_reader", "_sock")
+    __slots__ = ("_connection", "_ear", "_reader", "_sock")
 
     def __init__(self, connection: Any, timeout: float | None) -> None:
         connection.connect()
@@ -32,8 +34,7 @@ class Wire:
         self._sock = connection._sock
         self._sock.settimeout(timeout)
         self._reader = hiredis.Reader(protocolError=LostError, replyError=_reply_error)
-        self._poller = select.poll()
-        self._poller.register(self._sock, select.POLLIN)
+        self._ear = Ear(self._sock)
 
     def send(self, packed: bytes) -> None:
         """Send packed commands."""
@@ -41,7 +42,7 @@ class Wire:
 
     def call(self, command: Sequence[Any]) -> Any:
         """The answer to one command. Raises `redis.RedisError` or `OSError`."""
-        self.send(hiredis.pack_command(tuple(command)))
+        self.send(packed(command))
         return _raised(self.receive())
 
     def receive(self) -> Any:
@@ -74,7 +75,7 @@ class Wire:
 
     def silent(self) -> bool:
         """Whether nothing came unasked: a server that went away leaves the end of the stream to be read."""
-        return not self._poller.poll(0)
+        return self._ear.silent()
 
     def close(self) -> None:
         """Close it, without a word where the server is gone."""
@@ -83,25 +84,26 @@ class Wire:
 
 
 class Wires:
-    """Connections kept for reuse, the last one returned first. Thread-safe: a deque's ends are atomic, and `_slots`
-    counts how many more may be in use. `greet` has the first word on each connection, and may raise to refuse it."""
+    """Connections kept for reuse, the last one returned first. Thread-safe: a deque's ends are atomic, and `_seats`
+    counts who uses one. One whose use was broken off is closed: its answer may still be on its way. `greet` has the
+    first word on each connection, and may raise to refuse it."""
 
     def __init__(self, pool: Any, size: int, greet: Callable[[Wire], None] | None = None) -> None:
         self._pool = pool
         self._greet = greet
         kwargs = pool.connection_kwargs
         self._timeout = kwargs.get("socket_timeout")
+        self._patience = threading.TIMEOUT_MAX if self._timeout is None else float(self._timeout)
         self._idle: deque[Wire] = deque()
-        self._slots = threading.BoundedSemaphore(size)
+        self._seats = Seats(size)
 
     def call(self, command: Sequence[Any]) -> Any:
         """The answer to one command. Raises `redis.RedisError` or `OSError`; `LostError` if the connection broke."""
-        return _raised(self._exchange(hiredis.pack_command(tuple(command)), 1)[0])
+        return _raised(self._exchange(packed(command), 1)[0])
 
     def call_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """The answers to many commands in one round trip; error answers are among them, as exceptions."""
-        packed = b"".join([hiredis.pack_command(tuple(command)) for command in commands])
-        return self._exchange(packed, len(commands))
+        return self._exchange(b"".join([packed(command) for command in commands]), len(commands))
 
     def open(self) -> Wire:
         """A connection outside the pool, as for a subscription."""
@@ -121,26 +123,29 @@ class Wires:
                 self._idle.pop().close()
 
     def _exchange(self, packed: bytes, count: int) -> list[Any]:
-        if not self._slots.acquire(timeout=self._timeout):
-            raise LostError("all connections are in use; raise L2PoolConfig.pool_size")
+        user = _User()
+        wire = None
         try:
+            if not self._seats.take(user, self._patience):
+                raise LostError("all connections are in use; raise L2PoolConfig.pool_size")
             wire = self._take()
-            try:
-                wire.send(packed)
-                answers = [wire.receive() for _ in range(count)]
-            except BaseException:
-                wire.close()  # an answer may still be on its way
-                raise
+            wire.send(packed)
+            answers = [wire.receive() for _ in range(count)]
             if any(isinstance(answer, _ELSEWHERE) for answer in answers):
                 # The master became a replica: whoever took its place is found by new connections. And a connection
                 # whose login has run out logs in anew.
                 wire.close()
                 self.close()
             else:
-                self._idle.append(wire)
+                whole, wire = wire, None
+                self._idle.append(whole)
             return answers
+        except BaseException:
+            if wire is not None:
+                wire.close()
+            raise
         finally:
-            self._slots.release()
+            self._seats.leave(user)
 
     def _take(self) -> Wire:
         while True:
@@ -160,6 +165,26 @@ def _raised(answer: Any) -> Any:
     if isinstance(answer, Exception):
         raise answer
     return answer
+
+
+class _User:
+    """Who holds a seat: the frame of one exchange."""
+
+    __slots__ = ("__weakref__",)
+
+
+def packed(command: Sequence[Any]) -> bytes:
+    """A command as it is sent.
+
+    hiredis gets text and bytes only: where a signal's handler raises while it makes the text of a number, it crashes.
+    """
+    texts: list[Any] = [part if part.__class__ is str or part.__class__ is bytes else _text(part) for part in command]
+    made: bytes = hiredis.pack_command(tuple(texts))
+    return made
+
+
+def _text(part: Any) -> Any:
+    return str(part) if isinstance(part, int | float) else part
 
 
 def _reply_error(text: str) -> Exception:

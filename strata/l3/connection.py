@@ -20,21 +20,22 @@ import math
 import os
 import random
 import secrets
-import select
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg import errors, generators, pq
-from psycopg.abc import PQGen, Transformer
+from psycopg.abc import PQGen, PQGenConn, Transformer
 from psycopg.adapt import AdaptersMap, Dumper, Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from strata.clock import Clock
 from strata.errors import InvalidConfigError
+from strata.l3 import greenlets
 from strata.policies import Duration, L3PoolConfig
+from strata.silence import Ear
 
 RV = TypeVar("RV")
 
@@ -104,7 +105,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         # would run each other's statements. Each connection draws its own; none is used on both sides of a fork.
         self._token = secrets.token_hex(8)
         self._prepared_number = 0
-        self._poller: Any = None
+        self._ear: Ear | None = None
 
     def __del__(self, *_: Any) -> None:
         """Nothing: psycopg warns here of an open connection, but those of a parent process are left so on purpose."""
@@ -116,7 +117,16 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             if self.deadline is not None and self.clock is not None:
                 left = max(self.deadline - self.clock.monotonic(), 0.0) + GRACE
                 timeout = left if timeout is None else min(timeout, left)
+        if greenlets.patched():
+            return greenlets.wait(gen, self.pgconn.socket, interval, timeout)
         return super().wait(gen, interval, timeout)
+
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
+        gen = super()._connect_gen(conninfo)
+        if greenlets.patched():
+            return greenlets.connecting(gen, float(conninfo_to_dict(conninfo).get("connect_timeout") or math.inf))
+        return gen
 
     def command(self, sql: str) -> str:
         """Run statements without parameters and results; returns the tag of the last."""
@@ -184,12 +194,9 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         """
         if self.closed or self.in_transaction:
             return False
-        if self._poller is None:
-            if not hasattr(select, "poll"):
-                return not select.select([self.pgconn.socket], [], [], 0)[0]
-            self._poller = select.poll()
-            self._poller.register(self.pgconn.socket, select.POLLIN)
-        return not self._poller.poll(0)
+        if self._ear is None:
+            self._ear = Ear(self.pgconn.socket)
+        return self._ear.silent()
 
 
 def parse_dsn(dsn: str, config: L3PoolConfig, application_name: str) -> str:
@@ -223,10 +230,14 @@ def parse_dsn(dsn: str, config: L3PoolConfig, application_name: str) -> str:
 
 def connect(conninfo: str, config: L3PoolConfig, clock: Clock) -> Connection:
     """Open a connection in autocommit mode. Raises `psycopg.Error`."""
-    # Unprepared: psycopg's own names are those of every other client, and it deallocates all that the session has.
-    conn = Connection.connect(
-        conninfo, autocommit=True, context=_Context(), cursor_factory=psycopg.RawCursor, prepare_threshold=None
-    )
+    try:
+        # Unprepared: psycopg's own names are those of every other client, and it deallocates all that the session has.
+        conn = Connection.connect(
+            conninfo, autocommit=True, context=_Context(), cursor_factory=psycopg.RawCursor, prepare_threshold=None
+        )
+    except psycopg.ProgrammingError as error:
+        # The DSN was read before. What psycopg takes for a bad value in it is an exception from outside.
+        raise error.__context__ or error  # noqa: B904
     conn.clock = clock
     conn.patience = in_seconds(config.statement_timeout) + GRACE
     conn.named = config.prepared

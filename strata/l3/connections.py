@@ -6,14 +6,14 @@ whole time-out although the refusal is known at once; its threads neither surviv
 
 from __future__ import annotations
 
-import threading
-import time
+from collections import deque
 from typing import NamedTuple
 
 import psycopg
 
 from strata.clock import Clock
 from strata.errors import L3UnavailableError
+from strata.interrupts import Seats
 from strata.l3 import poolers
 from strata.l3.connection import Connection, connect, in_seconds
 from strata.policies import L3PoolConfig
@@ -27,11 +27,12 @@ class Counts(NamedTuple):
 
 
 class Pool:
-    """Connections kept for reuse, the last one returned first. Thread-safe: `_changed` guards every field below it.
+    """Connections kept for reuse, the last one returned first.
 
-    A connection is opened by the caller that finds none idle, so that its failure reaches that caller. `_open` counts
-    the connections that there are, those being opened included. `_fit`, written by those who connect first and by
-    `listens`, is outside of the lock: to lose a race costs a second look at the pooler.
+    A connection is opened by the caller that finds none idle, so that its failure reaches that caller. Thread-safe:
+    `_idle` is a deque, whose ends are atomic; `_seats` counts those that are in use or being opened, each by whoever
+    uses it, so that none is counted of which the use was broken off. `_fit` is written by those who connect first and
+    by `listens`: to lose a race costs a second look at the pooler.
     """
 
     def __init__(self, conninfo: str, config: L3PoolConfig, clock: Clock) -> None:
@@ -47,58 +48,51 @@ class Pool:
         self._reset()
 
     def _reset(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
-        self._idle: list[Connection] = []
-        self._open = 0
-        self._waiting = 0
+        self._seats = Seats(self._config.max_conns)
+        self._idle: deque[Connection] = deque()
 
-    def take(self) -> Connection:
-        """A connection that was alive a moment ago.
+    def take(self, user: object) -> Connection:
+        """A connection that was alive a moment ago, for `user`, an object that lives for as long as its use.
 
         Raises `psycopg.Error` where none can be opened, `L3UnavailableError` where all stay in use,
         `InvalidConfigError` for a pooler in between that cannot do what we need.
         """
-        deadline: float | None = None
-        while True:
-            with self._changed:
-                if self._idle:
-                    conn = self._idle.pop()
-                elif self._open < self._config.max_conns:
-                    self._open += 1
-                    break
-                else:
-                    deadline = self._wait(deadline)
-                    continue
-            if self._clock.monotonic() < conn.expires_at and conn.silent():
-                return conn
-            self._discard(conn)
-        return self._connect()
+        try:
+            if not self._seats.take(user, self._patience):
+                raise L3UnavailableError(
+                    f"none of {self._config.max_conns} connections became free within {self._patience:g} s; raise "
+                    "L3PoolConfig.max_conns, or shorten what holds them"
+                )
+            while (conn := self._last()) is not None:
+                if self._clock.monotonic() < conn.expires_at and conn.silent():
+                    return conn
+                conn.close()
+            return self._connect()
+        except BaseException:
+            self._seats.leave(user)
+            raise
 
-    def give(self, conn: Connection) -> None:
+    def give(self, user: object, conn: Connection) -> None:
         """Take a connection back; one that is broken, old, or in the middle of something is closed."""
-        now = conn.idle_since = self._clock.monotonic()
-        if conn.in_transaction or conn.generation != self._generation or now >= conn.expires_at or conn.full:
-            self._discard(conn)
-            return
-        conn.deadline = None
-        conn.staged = []
-        unused = None
-        with self._changed:
-            self._idle.append(conn)
-            if self._waiting:
-                self._changed.notify()
-            elif now - self._idle[0].idle_since >= self._longest_idle and self._open > self._config.min_conns:
-                unused = self._idle.pop(0)  # one a call, the one that was idle longest
-        if unused is not None:
-            self._discard(unused)
+        try:
+            now = conn.idle_since = self._clock.monotonic()
+            if not conn.own:
+                self._abandoned.append(conn)  # taken before a fork, given back in the child, which never counted it
+            elif conn.in_transaction or conn.generation != self._generation or now >= conn.expires_at or conn.full:
+                conn.close()
+            else:
+                conn.deadline = None
+                conn.staged = []
+                self._idle.append(conn)
+                self._thin_out(now)
+        finally:
+            self._seats.leave(user)
 
     def drop_idle(self) -> None:
         """Close what is idle, and what is in use when it is given back: the server is another one now."""
-        with self._changed:
-            self._generation += 1
-            idle, self._idle = self._idle, []
-        for conn in idle:
-            self._discard(conn)
+        self._generation += 1
+        while (conn := self._last()) is not None:
+            conn.close()
 
     def abandon(self) -> None:
         """In the child of a fork: forget the parent's connections, without a word on their sockets."""
@@ -122,50 +116,48 @@ class Pool:
 
     def counts(self) -> Counts:
         """The connections there are now."""
-        with self._changed:
-            return Counts(self._open, len(self._idle))
+        idle = len(self._idle)
+        return Counts(self._seats.used + idle, idle)
 
-    def _wait(self, deadline: float | None) -> float:
-        # Under the lock. By the system's clock, not the store's: it is a thread that waits here.
-        now = time.monotonic()
-        deadline = now + self._patience if deadline is None else deadline
-        self._waiting += 1
+    def _last(self) -> Connection | None:
         try:
-            if now >= deadline or not self._changed.wait(deadline - now):
-                raise L3UnavailableError(
-                    f"none of {self._config.max_conns} connections became free within {self._patience:g} s; raise "
-                    "L3PoolConfig.max_conns, or shorten what holds them"
-                )
-        finally:
-            self._waiting -= 1
-        return deadline
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    def _thin_out(self, now: float) -> None:
+        """Close the connection that was idle longest, where it was for too long: one a call."""
+        try:
+            unused = now - self._idle[0].idle_since >= self._longest_idle
+            if unused and self.counts().open > self._config.min_conns:
+                self._idle.popleft().close()
+        except IndexError:
+            pass  # others have taken them
 
     def _connect(self) -> Connection:
-        """Open the connection that was counted already, and those that are to be there at least."""
+        """Open the caller's connection, and those that are to be there at least."""
         conn = self._new()
-        while self._reserve_spare():
-            try:
-                spare = self._new()
-            except psycopg.Error:
-                break  # the caller has one
-            spare.idle_since = self._clock.monotonic()
-            with self._changed:
-                self._idle.append(spare)
+        while self.counts().open < self._config.min_conns and self._open_spare():
+            pass
         return conn
 
-    def _reserve_spare(self) -> bool:
-        with self._changed:
-            wanted = self._open < self._config.min_conns
-            self._open += wanted
-            return wanted
+    def _open_spare(self) -> bool:
+        user = _Opening()
+        try:
+            if not self._seats.sit(user):
+                return False
+            spare = self._new()
+            spare.idle_since = self._clock.monotonic()
+            self._idle.append(spare)
+        except psycopg.Error:
+            return False  # the caller has one
+        finally:
+            self._seats.leave(user)
+        return True
 
     def _new(self) -> Connection:
         generation = self._generation
-        try:
-            conn = self.apart()
-        except BaseException:
-            self._release()
-            raise
+        conn = self.apart()
         conn.generation = generation
         return conn
 
@@ -175,14 +167,8 @@ class Pool:
             poolers.check(conn, other, listens=self._listens)
         self._fit = True
 
-    def _discard(self, conn: Connection) -> None:
-        if not conn.own:
-            self._abandoned.append(conn)  # taken before a fork, given back in the child, which never counted it
-            return
-        conn.close()
-        self._release()
 
-    def _release(self) -> None:
-        with self._changed:
-            self._open -= 1
-            self._changed.notify()
+class _Opening:
+    """Whose seat a connection has that is opened to be idle."""
+
+    __slots__ = ("__weakref__",)

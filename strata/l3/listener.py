@@ -16,12 +16,14 @@ import psycopg
 from psycopg import errors
 
 from strata.clock import Clock
+from strata.interrupts import Nudge
 from strata.l3 import poolers
 from strata.l3.connection import Connection, connect, parse_dsn
 from strata.l3.layout import REPAIRS
 from strata.l3.outside import CHANNEL
 from strata.observe.log import SafeLogger
 from strata.policies import L3PoolConfig
+from strata.threads import OwnThread
 
 BEAT = 1.0  # seconds between signs of life
 PATIENCE = 2.0  # seconds for one of them
@@ -32,9 +34,9 @@ class Listener:
     """Starts at the first `start`; thread-safe. The callbacks are called in its thread, and must be quick.
 
     `on_change` gets the text of a notification. `on_return` is called when it begins to listen, at first and after
-    each time in which notifications may have been missed; `on_waiting` when there are repairs to do. `_thread` is
-    written under `_lock`; `_abandoned` keeps a parent's connection, which is not the child's to close. After fork:
-    `reset`. At exit the daemon thread just ends.
+    each time in which notifications may have been missed; `on_waiting` when there are repairs to do. `_wake` is a pipe
+    that ends the thread's wait; `_abandoned` keeps a parent's connection, which is not the child's to close. After
+    fork: `reset`. At exit the daemon thread just ends.
     """
 
     def __init__(
@@ -63,42 +65,37 @@ class Listener:
         if self._conn is not None:
             self._abandoned.append(self._conn)
         self._conn = None
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
+        self._own = OwnThread("strata-listener", self._run)
+        self._end = Nudge()
         self._said = False  # written by the thread only: why nothing is heard is said once
         self._wake: tuple[int, int] | None = None
-        self.connected = threading.Event()
-        self.started = False
+        self.connected = threading.Event()  # written by the thread, and waited for by no call of the user's
+
+    @property
+    def begun(self) -> bool:
+        """Whether the thread was started."""
+        return self._own.started
 
     def start(self) -> None:
-        """Start the thread, once."""
-        if self.started:
-            return
-        with self._lock:
-            if self._thread is None and not self._stop.is_set():
-                self._wake = os.pipe()
-                self._thread = threading.Thread(target=self._run, name="strata-listener", daemon=True)
-                self._thread.start()
-                self.started = True
+        """Start the thread, once. To be called without any lock held."""
+        self._own.start()
 
     def stop(self, timeout: float = 2.0) -> None:
         """End the thread."""
-        with self._lock:
-            self._stop.set()
-            thread, wake = self._thread, self._wake
-            if wake is not None:
-                os.write(wake[1], b"x")
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
-            if wake is not None and not thread.is_alive():
-                self._wake = None
-                for end in wake:
-                    os.close(end)
+        self._own.stop()
+        self._end.give()
+        wake = self._wake
+        if wake is not None:
+            os.write(wake[1], b"x")
+        if self._own.join(timeout) and wake is not None:
+            self._wake = None
+            for end in wake:
+                os.close(end)
 
     def _run(self) -> None:
         failures = 0
-        while not self._stop.is_set():
+        self._wake = os.pipe()
+        while self._own.goes_on:
             try:
                 self._session()
             except (psycopg.Error, OSError) as error:
@@ -108,7 +105,7 @@ class Listener:
             failures = 0 if self.connected.is_set() else failures + 1
             self.connected.clear()
             pause = PAUSES[min(failures, len(PAUSES) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311 jitter
-            self._stop.wait(pause)
+            self._end.wait(pause)
 
     def _session(self) -> None:
         conn = self._conn = connect(self._conninfo, self._config, self._clock)
@@ -132,7 +129,7 @@ class Listener:
     def _listen(self, conn: Connection) -> None:
         assert self._wake is not None
         due = self._clock.monotonic()
-        while not self._stop.is_set():
+        while self._own.goes_on:
             now = self._clock.monotonic()
             if now >= due:
                 self._beat(conn)

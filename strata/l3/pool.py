@@ -13,7 +13,7 @@ import psycopg
 
 from strata.breaker import Breaker
 from strata.clock import Clock
-from strata.errors import InvalidConfigError, L3UnavailableError, TxFailedError
+from strata.errors import InvalidConfigError, L3UnavailableError, StrataError, TxFailedError
 from strata.l3 import failures
 from strata.l3.connection import Connection, in_seconds, parse_dsn
 from strata.l3.connections import Counts, Pool
@@ -22,6 +22,10 @@ from strata.policies import L3PoolConfig
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+# What is raised in a block by our own code, never in the midst of an exchange with the server.
+_OURS = (StrataError, GeneratorExit)
 
 
 class Database:
@@ -107,8 +111,8 @@ class Database:
         self._pool.abandon()
         self.breaker.reset()
 
-    def take(self) -> Connection:
-        """A connection, to be given back with `give`."""
+    def take(self, user: object) -> Connection:
+        """A connection for `user`, to be given back with `give`, or else with the end of the life of `user`."""
         if not self._there:
             raise InvalidConfigError("there is no database; set postgres_dsn (STRATA_POSTGRES_DSN)")
         if not self.breaker.allow():
@@ -117,7 +121,7 @@ class Database:
             )
         began = perf_counter()
         try:
-            conn = self._pool.take()
+            conn = self._pool.take(user)
             conn.wanted_at = began
         except psycopg.Error as error:
             self.breaker.failed()
@@ -127,7 +131,7 @@ class Database:
                 self.fingerprint = fingerprint(conn)
         return conn
 
-    def give(self, conn: Connection, error: psycopg.Error | None = None) -> bool:
+    def give(self, user: object, conn: Connection, error: psycopg.Error | None = None) -> bool:
         """Take a connection back; whether the server was lost, going by `error`."""
         if self.on_call is not None:
             self.on_call(perf_counter() - conn.wanted_at)
@@ -139,14 +143,20 @@ class Database:
             self.breaker.succeeded()
             if error is not None and error.sqlstate == "25006":
                 self._pool.drop_idle()  # a standby now: connect anew, perhaps to the one that took its place
-        self._pool.give(conn)
+        self._pool.give(user, conn)
         return lost
+
+    def discard(self, user: object, conn: Connection) -> None:
+        """Take back a connection whose use was broken off, by whatever came from outside: what was asked last may be
+        answered only now, and the next one must not read it. It says nothing about the server."""
+        conn.close()
+        self._pool.give(user, conn)
 
 
 class Borrowed:
     """What `Database.connection` and `Database.session` return."""
 
-    __slots__ = ("_conn", "_database", "_open", "_settled")
+    __slots__ = ("__weakref__", "_conn", "_database", "_open", "_settled")
 
     def __init__(self, database: Database, *, settled: bool = False) -> None:
         self._database = database
@@ -154,12 +164,9 @@ class Borrowed:
         self._open = False  # a transaction
 
     def __enter__(self) -> Connection:
-        conn = self._conn = self._database.take()
+        conn = self._conn = self._database.take(self)
         if self._settled and conn.shared:
-            try:
-                conn.command(conn.begin)
-            except psycopg.Error as error:
-                self._fail(error)
+            self._ask(conn.begin)
             self._open = True
         return conn
 
@@ -168,35 +175,47 @@ class Borrowed:
     ) -> None:
         if isinstance(error, psycopg.Error):
             self._fail(error)
-        if self._open:
-            try:
-                self._conn.command("COMMIT" if error is None else "ROLLBACK")
-            except psycopg.Error as lost:
-                self._fail(lost)
-        self._database.give(self._conn)
+        elif error is None or isinstance(error, _OURS):
+            if self._open:
+                self._ask("COMMIT" if error is None else "ROLLBACK")
+            self._database.give(self, self._conn)
+        else:
+            self._database.discard(self, self._conn)
+
+    def _ask(self, command: str) -> None:
+        try:
+            self._conn.command(command)
+        except psycopg.Error as error:
+            self._fail(error)
+        except BaseException:
+            self._database.discard(self, self._conn)
+            raise
 
     def _fail(self, error: psycopg.Error) -> NoReturn:
         if self._open:
             roll_back(self._conn)
-        lost = self._database.give(self._conn, error)
+        lost = self._database.give(self, self._conn, error)
         raise failures.statement_error(error, outcome_unknown=lost)
 
 
 class Transaction:
     """What `Database.transaction` returns."""
 
-    __slots__ = ("_conn", "_database", "_timeout")
+    __slots__ = ("__weakref__", "_conn", "_database", "_timeout")
 
     def __init__(self, database: Database, timeout: float | None) -> None:
         self._database = database
         self._timeout = timeout
 
     def __enter__(self) -> Connection:
-        conn = self._conn = self._database.take()
+        conn = self._conn = self._database.take(self)
         try:
             conn.command(conn.begin if self._timeout is None else self._begin_with_deadline(conn, self._timeout))
         except psycopg.Error as error:
             self._fail(error, sent=False)
+        except BaseException:
+            self._database.discard(self, conn)
+            raise
         return conn
 
     def __exit__(
@@ -204,11 +223,13 @@ class Transaction:
     ) -> None:
         if isinstance(error, psycopg.Error):
             self._fail(error, sent=False)
-        elif error is not None:
-            roll_back(self._conn)
-            self._database.give(self._conn)
-        else:
+        elif error is None:
             self._commit()
+        elif isinstance(error, _OURS):
+            roll_back(self._conn)
+            self._database.give(self, self._conn)
+        else:
+            self._database.discard(self, self._conn)
 
     def _begin_with_deadline(self, conn: Connection, timeout: float) -> str:
         conn.deadline = self._database.clock.monotonic() + timeout
@@ -223,13 +244,16 @@ class Transaction:
     def _commit(self) -> None:
         if self._late():
             roll_back(self._conn)
-            self._database.give(self._conn)
+            self._database.give(self, self._conn)
             raise failures.deadline_error(self._timeout or 0.0)
         try:
             tag = self._conn.command("COMMIT")
         except psycopg.Error as error:
             self._fail(error, sent=True)
-        self._database.give(self._conn)
+        except BaseException:
+            self._database.discard(self, self._conn)
+            raise
+        self._database.give(self, self._conn)
         if tag == "ROLLBACK":
             raise TxFailedError("the transaction was rolled back, since one of its statements had failed")
 
@@ -239,7 +263,7 @@ class Transaction:
         late = self._late() and (lost or failures.classify(error.sqlstate or "") is failures.Failure.TIMEOUT)
         if not lost:
             roll_back(self._conn)
-        self._database.give(self._conn, error)
+        self._database.give(self, self._conn, error)
         if late and not (lost and sent):
             failures.diagnose(error)
             raise failures.deadline_error(self._timeout or 0.0, error)

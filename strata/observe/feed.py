@@ -45,6 +45,11 @@ class Feed:
         self._lock = threading.Lock()
         self._ticker = Ticker("strata-metrics", interval, self.publish)
 
+    @property
+    def started(self) -> bool:
+        """Whether the thread was started."""
+        return self._ticker.started
+
     def start(self) -> None:
         """Start the thread, unless it runs, was stopped for good, or has nobody to tell. Never raises."""
         if self._metrics.enabled:

@@ -82,12 +82,14 @@ class Put(msgspec.Struct, frozen=True, gc=False):
 
 
 class DirtyBuffer:
-    """Thread-safe: `_lock` guards every field; `room` is its condition. After fork the child makes another one.
+    """Thread-safe: `_lock` guards every field. After fork the child makes another one.
 
-    Writers of any thread, the flusher, the bus's thread and `flush` come here. Only `merge`, `stamp`, `wake`,
-    `uncover` and `gone`, which are quick, are called while the lock is held. `wake`: the first write came, or
-    `threshold` of them wait; `gone`: a slot is not needed any more. `uncover`: reads of the key are about to go below
-    again; what was read there while the write covered it may be older than the write, and must reach nobody else.
+    Writers of any thread, the flusher, the bus's thread and `flush` come here. Only `merge`, `stamp`, `uncover` and
+    `gone`, which are quick, are called while the lock is held. `wake`, which may start a thread: the first write came,
+    or `threshold` of them wait; `gone`: a slot is not needed any more. `uncover`: reads of the key are about to go
+    below again; what was read there while the write covered it may be older than the write, and must reach nobody else.
+
+    A change that a signal's handler breaks off midway leaves `_torn` set, and whoever comes next mends what it left.
     """
 
     def __init__(
@@ -111,7 +113,8 @@ class DirtyBuffer:
         self._uncover = uncover
         self._gone = gone
         self._lock = threading.Lock()
-        self.room = threading.Condition(self._lock)
+        self._torn = False  # whether a change is under way, or was broken off
+        self._due = False  # whether `wake` is to be called
         self._slots: dict[tuple[str, Hashable], Slot] = {}
         self._unsent: dict[Slot, None] = {}
         self._kept: dict[Slot, None] = {}
@@ -127,12 +130,20 @@ class DirtyBuffer:
         write here, or this one's stamp is above it.
         """
         with self._lock:
-            return self._put(schema, key, key_text, Buffered(self._stamp(), record, partial), newest=True)
+            self._begin()
+            put = self._put(schema, key, key_text, Buffered(self._stamp(), record, partial), newest=True)
+            self._torn = False
+        self._tell()
+        return put
 
     def put(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> Put:
         """Take a write that was stamped before."""
         with self._lock:
-            return self._put(schema, key, key_text, item)
+            self._begin()
+            put = self._put(schema, key, key_text, item)
+            self._torn = False
+        self._tell()
+        return put
 
     def restamp(self, slot: Slot, item: Buffered) -> Buffered | None:
         """The write with a version of now, where a clock that has been put back since stamped it; None where it is not
@@ -140,8 +151,12 @@ class DirtyBuffer:
         with self._lock:
             if slot.item is not item or self._slots.get((slot.schema, slot.key)) is not slot:
                 return None
+            self._begin()
             self._replace(slot, Buffered(self._stamp(), item.record, item.partial))
-            return slot.item
+            self._torn = False
+            fresh = slot.item
+        self._tell()
+        return fresh
 
     def peek(self, schema: str, key: Hashable) -> Own | None:
         """This process's write of the key, unless it was given up."""
@@ -171,6 +186,7 @@ class DirtyBuffer:
     def sent(self, versions: Iterable[tuple[Slot, int]], now: float) -> None:
         """The ledger has these versions."""
         with self._lock:
+            self._begin()
             for slot, version in versions:
                 slot.sent = max(slot.sent, version)
                 slot.sent_at = now
@@ -178,10 +194,12 @@ class DirtyBuffer:
                     del self._unsent[slot]
                     self._keep(slot)
             self.since = now
+            self._torn = False
 
     def tried(self, slots: Iterable[Slot], now: float) -> None:
         """These could not be handed off, or were asked after: others go first the next time."""
         with self._lock:
+            self._begin()
             for slot in slots:
                 slot.sent_at = now
                 for queue in (self._unsent, self._kept):
@@ -189,6 +207,7 @@ class DirtyBuffer:
                         del queue[slot]
                         queue[slot] = None
             self.since = now
+            self._torn = False
 
     def confirm(
         self, schema: str, versions: Iterable[tuple[Hashable, int]], *, outcome: bool = False
@@ -199,6 +218,7 @@ class DirtyBuffer:
         """
         overtook = []
         with self._lock:
+            self._begin()
             for key, version in versions:
                 slot = self._slots.get((schema, key))
                 if slot is None:
@@ -210,7 +230,7 @@ class DirtyBuffer:
                 else:
                     slot.persisted = max(slot.persisted, version)
                     slot.born = self._clock.monotonic()  # what it lacks now came while that was under way
-            self.room.notify_all()
+            self._torn = False
         return overtook
 
     def give_up(self, schema: str, key: Hashable, version: int) -> None:
@@ -224,10 +244,11 @@ class DirtyBuffer:
     def drop(self, schema: str, key: Hashable, version: int) -> None:
         """The write, up to this version, was given up, and whoever wrote it was told."""
         with self._lock:
+            self._begin()
             slot = self._slots.get((schema, key))
             if slot is not None and slot.item.version <= version:
                 self._remove(slot)
-                self.room.notify_all()
+            self._torn = False
 
     def supersede(self, schema: str, key: Hashable, version: int) -> None:
         """A newer version was met: reads get it where they can, and this one otherwise, until L3 has the newer one."""
@@ -241,20 +262,26 @@ class DirtyBuffer:
     def lost(self, shard: Shard) -> int:
         """The ledger of the shard was lost: everything kept is unsent again. Returns how many."""
         with self._lock:
+            self._begin()
             again = [slot for slot in self._kept if slot.shard == shard]
             for slot in again:
                 slot.sent = 0
                 self._unkeep(slot)
                 self._enqueue(slot)
-            return len(again)
+            self._torn = False
+        self._tell()
+        return len(again)
 
     def again(self, slot: Slot, version: int) -> None:
         """The ledger does not have this version after all."""
         with self._lock:
+            self._begin()
             if slot in self._kept and slot.item.version == version:
                 slot.sent = 0
                 self._unkeep(slot)
                 self._enqueue(slot)
+            self._torn = False
+        self._tell()
 
     def kept(self, before: float, most: int) -> list[tuple[Slot, Buffered]]:
         """Writes handed off before a monotonic time and not confirmed, oldest first."""
@@ -315,6 +342,30 @@ class DirtyBuffer:
         """How many writes L3 is not known to have."""
         return len(self._slots) + self._left_count
 
+    def _begin(self) -> None:
+        if self._torn:
+            self._mend()
+        self._torn = True
+
+    def _tell(self) -> None:
+        if self._due:
+            self._due = False
+            self._wake()
+
+    def _mend(self) -> None:
+        """Every slot, and nothing else, is in one of the queues; what may be in neither goes to the ledger again."""
+        for queue in (self._unsent, self._kept):
+            for slot in [slot for slot in queue if self._slots.get((slot.schema, slot.key)) is not slot]:
+                del queue[slot]
+        for slot in self._slots.values():
+            if slot not in self._kept or slot.sent < slot.item.version:
+                self._kept.pop(slot, None)
+                self._unsent[slot] = None
+            else:
+                self._unsent.pop(slot, None)
+        self._kept_in = Counter(slot.shard for slot in self._kept)
+        self._due = bool(self._unsent)
+
     def _put(self, schema: str, key: Hashable, key_text: str, item: Buffered, *, newest: bool = False) -> Put:
         place = (schema, key)
         slot = self._slots.get(place)
@@ -360,9 +411,9 @@ class DirtyBuffer:
         count = len(self._unsent)
         if count == 1:
             self.since = self._clock.monotonic()
-            self._wake()
+            self._due = True
         elif count == self._threshold:
-            self._wake()
+            self._due = True
 
     def _keep(self, slot: Slot) -> None:
         self._kept[slot] = None

@@ -34,6 +34,11 @@ class Doorbell:
         """Ask the fleet to drain the shard; returns at once."""
         self._errands.add(shard)
 
+    @property
+    def started(self) -> bool:
+        """Whether the thread was started."""
+        return self._errands.started
+
     def stop(self, timeout: float) -> None:
         """End the thread."""
         self._errands.stop(timeout)

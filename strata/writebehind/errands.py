@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 from strata.errors import StrataError
+from strata.interrupts import Nudge
 from strata.observe.log import SafeLogger
+from strata.threads import OwnThread
 from strata.writebehind.shard import Shard
 
 
 class Errands:
-    """Started by the first errand; thread-safe. `_lock` (a condition) guards every field.
+    """Started by the first errand; thread-safe: `_waiting` is a dict of which each use is one call.
 
     After fork the child makes another one. At exit the daemon thread just ends: nothing depends on its errands.
     """
@@ -20,48 +21,45 @@ class Errands:
         self._name = name
         self._run = run
         self._log = log
-        self._lock = threading.Condition()
+        self._nudge = Nudge()
         self._waiting: dict[Shard, None] = {}
-        self._thread: threading.Thread | None = None
-        self._stopped = False
+        self._own = OwnThread(name, self._loop)
 
     def add(self, shard: Shard) -> None:
         """Send it to a shard; one that waits already is not sent twice."""
-        with self._lock:
-            if self._stopped:
-                return
-            self._waiting[shard] = None
-            if self._thread is None:
-                thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError:
-                    return  # the interpreter is ending and starts no thread
-                self._thread = thread
-            self._lock.notify()
+        if self._own.stopped:
+            return
+        self._waiting[shard] = None
+        self._own.start()
+        self._nudge.give()
+
+    @property
+    def started(self) -> bool:
+        """Whether the thread was started."""
+        return self._own.started
 
     def stop(self, timeout: float) -> None:
         """No more errands; wait for the one under way."""
-        with self._lock:
-            self._stopped = True
-            self._waiting.clear()
-            self._lock.notify()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
+        self._own.stop()
+        self._waiting.clear()
+        self._nudge.give()
+        self._own.join(timeout)
 
     def _loop(self) -> None:
-        while True:
-            with self._lock:
-                while not self._waiting and not self._stopped:
-                    self._lock.wait()
-                if self._stopped:
+        while self._own.goes_on:
+            if not self._waiting:
+                self._nudge.wait()
+                continue
+            for shard in list(self._waiting):
+                self._waiting.pop(shard, None)  # from now on it can be sent there again
+                self._go(shard)
+                if not self._own.goes_on:
                     return
-                shard = next(iter(self._waiting))
-                del self._waiting[shard]
-            try:
-                self._run(shard)
-            except StrataError as error:
-                self._log.debug("an errand failed", errand=self._name, error=type(error).__name__)
-            except Exception as error:  # noqa: BLE001 the thread must outlive a mistake in one errand
-                self._log.error("an errand failed", errand=self._name, error=type(error).__name__)
+
+    def _go(self, shard: Shard) -> None:
+        try:
+            self._run(shard)
+        except StrataError as error:
+            self._log.debug("an errand failed", errand=self._name, error=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 the thread must outlive a mistake in one errand
+            self._log.error("an errand failed", errand=self._name, error=type(error).__name__)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import weakref
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +23,6 @@ from strata.errors import (
     L2UnavailableError,
     L3UnavailableError,
     MigrationError,
-    StrataError,
     WriteBehindFullError,
     WriteBehindMaxRetryError,
 )
@@ -35,7 +33,7 @@ from strata.observe.metrics import SafeMetrics
 from strata.policies import Durability
 from strata.shards import SHARDS
 from strata.versions import VersionClock
-from strata.writebehind import changes, directory
+from strata.writebehind import changes, directory, endings
 from strata.writebehind.apply import NO_ROW
 from strata.writebehind.buffer import Buffered, Own
 from strata.writebehind.deadletters import DeadLetters
@@ -48,6 +46,7 @@ from strata.writebehind.shard import Shard, home_of, shards_of
 from strata.writebehind.undertaker import Blame
 
 LAG_SECONDS = 1.0  # for which an answer of the ledger about its size will do
+ROOM = 0.05  # seconds between looks for room in a full buffer
 CLOSE_GRACE = 2.0  # seconds that each thread gets to end
 
 
@@ -146,7 +145,7 @@ class WriteBehind:
         """
         partial = record is not None and bool(bound.plan.unloaded(record))
         if self._finalizer is None:
-            self._flush_at_exit()
+            self._finalizer = endings.watch(self)
         put = self._parts.buffer.write(bound.name, key, key_text, record, partial)
         if put.orphan:
             self._refuse(bound, key, key_text, Buffered(put.version, record, partial))
@@ -257,6 +256,11 @@ class WriteBehind:
 
     # -- life ---------------------------------------------------------------------------------------------------
 
+    @property
+    def begun(self) -> bool:
+        """Whether this process has threads, or writes that L3 does not have."""
+        return self._parts.begun
+
     def dirty_count(self) -> int:
         """How many writes of this process L3 does not have, as far as it knows."""
         return len(self._parts.buffer)
@@ -290,6 +294,20 @@ class WriteBehind:
                 "with this process; check both servers",
                 remaining=unsafe,
             )
+
+    @property
+    def flushes_on_sigterm(self) -> bool:
+        """Whether the user has asked for it."""
+        return self._config.flush_on_sigterm
+
+    def flush_at_exit(self, *, last: bool) -> None:
+        """The process is about to end: what is pending goes to L3, or at least to the ledger. `last`: nothing more is
+        written. Raises nothing."""
+        timeout = self._ledger.pace.exit
+        if last:
+            endings.quietly(lambda: self.close(timeout))
+        elif len(self._parts.buffer):
+            endings.quietly(lambda: self._parts.flush().run(timeout, settle_for_ledger=True))
 
     def after_fork(self) -> None:
         """In the child: an empty buffer, since the parent keeps its own, and no threads yet."""
@@ -352,8 +370,7 @@ class WriteBehind:
                         f"{parts.buffer.unsent} deferred writes wait for Redis, and PostgreSQL does not answer either; "
                         "the write was not taken"
                     ) from error
-                with parts.buffer.room:
-                    parts.buffer.room.wait(min(left, 0.2))
+                time.sleep(min(left, ROOM))
                 if parts.buffer.put(bound.name, key, key_text, item).room:
                     return
 
@@ -409,15 +426,3 @@ class WriteBehind:
         since = [decode(raw).since for [raw] in self._ledger.read(asked) if raw is not None]
         age = max(0.0, self._clock.wall() - min(since) / 1000) if since else 0.0
         return PendingStats(sum(counts[::2]), age, sum(counts[1::2]))
-
-    def _flush_at_exit(self) -> None:
-        # A Finalize runs at the end of the process that made it, of multiprocessing's children too, which skip atexit.
-        reference = weakref.ref(self)
-
-        def flush() -> None:
-            behind = reference()
-            if behind is not None:
-                with contextlib.suppress(StrataError):
-                    behind.close(behind._ledger.pace.exit)
-
-        self._finalizer = Finalize(None, flush, exitpriority=10)

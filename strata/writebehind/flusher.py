@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 
 from strata.clock import Clock
 from strata.errors import StrataError
+from strata.interrupts import Nudge
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
+from strata.threads import OwnThread
 from strata.writebehind.buffer import DirtyBuffer
 from strata.writebehind.handoff import HandOff
 from strata.writebehind.outcomes import Outcomes
@@ -23,8 +24,7 @@ CHORES = 5  # sweeps between looks for what dead processes left
 
 
 class Flusher:
-    """Started by the first use of a write-behind schema. `_lock` guards `_thread` and `_stopped`; the times belong to
-    the thread.
+    """Started by the first use of a write-behind schema. The times belong to the thread.
 
     After fork the child makes another one. At exit the daemon thread just ends; what it left is flushed by the thread
     that ends the process.
@@ -59,10 +59,8 @@ class Flusher:
         self._threshold = threshold
         self._log = log
         self._metrics = metrics
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._stopped = False
-        self._event = threading.Event()
+        self._nudge = Nudge()
+        self._own = OwnThread("strata-flusher", self._run)
         self._retry_at = 0.0
         self._poll_at = 0.0
         self._sweep_at = 0.0
@@ -72,38 +70,22 @@ class Flusher:
     @property
     def started(self) -> bool:
         """Whether the thread runs, or is not to run any more."""
-        return self._thread is not None or self._stopped
+        return self._own.started or self._own.stopped
 
     def wake(self) -> None:
-        """There is something to do."""
-        if self._thread is None:
-            self._start()
-        self._event.set()
+        """There is something to do. To be called without any lock held."""
+        self._own.start()  # at exit no thread starts any more; what is left is flushed there
+        self._nudge.give()
 
     def stop(self, timeout: float) -> None:
         """End the thread."""
-        with self._lock:
-            self._stopped = True
-            thread = self._thread
-        self._event.set()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
-
-    def _start(self) -> None:
-        with self._lock:
-            if self._thread is not None or self._stopped:
-                return
-            thread = threading.Thread(target=self._run, name="strata-flusher", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:
-                return  # the interpreter is ending and starts no thread; what is left is flushed at exit
-            self._thread = thread
+        self._own.stop()
+        self._nudge.give()
+        self._own.join(timeout)
 
     def _run(self) -> None:
-        while not self._stopped:
-            self._event.wait(max(0.0, self._next() - self._clock.monotonic()))
-            self._event.clear()
+        while self._own.goes_on:
+            self._nudge.wait(self._next() - self._clock.monotonic())
             try:
                 self._step(self._clock.monotonic())
             except StrataError as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from strata.errors import L2UnavailableError
+from strata.interrupts import Nudge
 from strata.observe.log import SafeLogger
+from strata.threads import OwnThread
 from strata.writebehind.ledger import Ledger
 from strata.writebehind.shard import Shard
 
@@ -17,7 +18,7 @@ RENEWALS = 4  # looks at what is held in the time of one lease
 class Holder:
     """A thread, started by the first claim, that renews what is held for longer than a part of the lease.
 
-    `_lock` guards `_held` and `_thread`; entries of `_held` are marked by the thread alone. A holder that hangs, is
+    `_held` is a dict of which each use is one call; its entries are marked by the thread alone. A holder that hangs, is
     frozen or gone renews nothing: the next one claims what it held, and that counts as a crash. After fork the child
     makes another one.
     """
@@ -25,41 +26,35 @@ class Holder:
     def __init__(self, ledger: Ledger, log: SafeLogger) -> None:
         self._ledger = ledger
         self._log = log
-        self._lock = threading.Lock()
         self._held: dict[str, tuple[Shard, Sequence[str]]] = {}
-        self._thread: threading.Thread | None = None
-        self._stopped = threading.Event()
+        self._end = Nudge()
+        self._own = OwnThread("strata-holder", self._run)
 
     @contextmanager
     def holding(self, shard: Shard, token: str, keys: Sequence[str]) -> Iterator[None]:
         """For the length of a `with` block the claims of this token do not end."""
-        with self._lock:
-            self._held[token] = shard, keys
-            if self._thread is None and not self._stopped.is_set():
-                thread = threading.Thread(target=self._run, name="strata-holder", daemon=True)
-                try:
-                    thread.start()
-                    self._thread = thread
-                except RuntimeError:
-                    pass  # the interpreter is ending and starts no thread: the lease must do
         try:
+            self._held[token] = shard, keys
+            self._own.start()  # at exit no thread starts any more: the lease must do
             yield
         finally:
-            with self._lock:
-                del self._held[token]
+            self._held.pop(token, None)
+
+    @property
+    def started(self) -> bool:
+        """Whether the thread was started."""
+        return self._own.started
 
     def stop(self, timeout: float) -> None:
         """End the thread."""
-        self._stopped.set()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
+        self._own.stop()
+        self._end.give()
+        self._own.join(timeout)
 
     def _run(self) -> None:
         seen: set[str] = set()
-        while not self._stopped.wait(self._ledger.pace.lease / RENEWALS):
-            with self._lock:
-                held = dict(self._held)
+        while not self._end.wait(self._ledger.pace.lease / RENEWALS) and self._own.goes_on:
+            held = dict(self._held)
             for token in seen & held.keys():  # what was held at the last look already
                 shard, keys = held[token]
                 try:

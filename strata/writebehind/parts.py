@@ -214,6 +214,12 @@ class Parts:
         self.beat()
         self._shared.versions.reference.beat()
 
+    @property
+    def begun(self) -> bool:
+        """Whether there are threads, or writes that L3 does not have."""
+        threads = (self.flusher, self.doorbell, self.drainer, self.holder)
+        return bool(len(self.buffer)) or any(part.started for part in threads)
+
     def abandon(self) -> None:
         """In the child of a fork: the parent's files are its own."""
         if self.journal is not None:

@@ -335,7 +335,7 @@ def test_what_was_offered_while_a_load_is_under_way_goes_with_the_first_message(
         thread = threading.Thread(target=lambda: text(store))
         thread.start()
         wait_until(lambda: table.waiting() == 1)
-        flight = guard._flights[1]
+        flight = guard._flights[1]()
         assert flight.stale.record.text == "old"
         other.invalidate("notes", 1)
         wait_until(lambda: flight.stale is None)

@@ -130,7 +130,7 @@ def test_the_last_numbers_are_told_at_close_and_without_a_word_of_the_store_s_us
     store.register(schema(Player))
     store.migrate()
     use(store)
-    assert store._wiring.feed._ticker._thread is not None
+    assert store._wiring.feed._ticker.started
     store.close()
     assert recorder.counts["strata_sets", "player"] == 1
 

@@ -162,7 +162,7 @@ def test_a_load_goes_on_for_the_others_when_its_caller_is_interrupted(store: Dat
     crowd = Crowd(store, 20)
     assert held.arrived.wait(15)
     guard = store._wiring._schemas["notes"].l1.guard
-    wait_until(lambda: guard._flights[1].shared)
+    wait_until(lambda: guard._flights[1]().shared)
     held.go()
     crowd.join()
     assert [type(error) for error in crowd.raised] == [KeyboardInterrupt]

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 # From the ground up: a room may import its own and lower floors' modules, never a higher floor's.
 FLOORS: list[set[str]] = [
-    {"errors", "clock", "contracts", "shards", "aging", "ticker", "versions"},
+    {"errors", "clock", "contracts", "shards", "aging", "ticker", "versions", "interrupts", "threads", "silence"},
     {"keyspace", "policies", "hooks", "query", "breaker"},
     {"model", "schema"},
     {"freshness"},

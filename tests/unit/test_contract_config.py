@@ -54,6 +54,7 @@ ENVIRONMENT: dict[str, tuple[str, Any]] = {
     "broker_url": ("amqp://host//", "amqp://host//"),
     "invalidation_channel": ("my:channel", "my:channel"),
     "namespace": ("shop", "shop"),
+    "flush_on_sigterm": ("true", True),
     "codec": ("msgpack", MsgPack()),
     "encryption_key": (f"k2:{ENCODED[K2]},k1:{ENCODED[K1]}", EncryptionKeys("k2", {"k1": K1, "k2": K2})),
 }

@@ -65,7 +65,7 @@ def sweeper() -> Iterator[Sweeper]:
 
 
 def thread_of(sweeper: Sweeper) -> threading.Thread | None:
-    return sweeper._ticker._thread
+    return sweeper._ticker._own._thread
 
 
 def test_what_expired_is_removed_and_reported(sweeper: Sweeper, clock: ManualClock) -> None:

@@ -33,6 +33,12 @@ class Bench:
         """The fills at once, or one by one."""
         self.memory.fill_many(fills, self.clock.monotonic())
 
+    def claims(self, keys: str) -> list[Claim]:
+        """A claim of each key."""
+        claims = [Claim(key) for key in keys]
+        self.guard.enter(*claims)
+        return claims
+
     @property
     def held(self) -> dict[Any, tuple[Any, int]]:
         return {key: (entry.value, entry.version) for key, entry in self.memory.entries.items()}
@@ -56,40 +62,40 @@ def bench(request: pytest.FixtureRequest) -> Bench:
 
 
 def test_what_was_read_enters_where_nothing_happened_meanwhile(bench: Bench) -> None:
-    a, b = bench.guard.claim_many("ab")
+    a, b = bench.claims("ab")
     bench.fill([(a, "one", 1, False), (b, "two", 2, False)])
     assert bench.held == {"a": ("one", 1), "b": ("two", 2)}
 
 
 def test_a_key_of_which_something_was_heard_stays_out_and_the_others_enter(bench: Bench) -> None:
-    a, b = bench.guard.claim_many("ab")
+    a, b = bench.claims("ab")
     bench.memory.forget("a")
     bench.fill([(a, "old", 1, False), (b, "two", 2, False)])
     assert bench.held == {"b": ("two", 2)}
 
 
 def test_nothing_older_takes_the_place_of_what_is_newer(bench: Bench) -> None:
-    a, b = bench.guard.claim_many("ab")
+    a, b = bench.claims("ab")
     bench.fill([(a, "new", 5, False)])
-    again = bench.guard.claim("a")
+    [again] = bench.claims("a")
     bench.fill([(again, "old", 4, False), (b, "two", 2, False)])
     assert bench.held == {"a": ("new", 5), "b": ("two", 2)}
 
 
 def test_what_is_settled_beats_what_is_pending_at_the_same_version(bench: Bench) -> None:
-    first, second, third = (bench.guard.claim("a") for _ in range(3))
+    first, second, third = bench.claims("aaa")
     bench.fill([(first, "pending", 5, True)])
-    fresh = bench.guard.claim("a")
+    [fresh] = bench.claims("a")
     bench.fill([(fresh, "settled", 5, False)])
-    last = bench.guard.claim("a")
+    [last] = bench.claims("a")
     bench.fill([(last, "pending", 5, True)])
     assert bench.held == {"a": ("settled", 5)}
     assert not second.alive and not third.alive  # what others have under way is not newer than what was found
 
 
 def test_a_claim_that_was_released_fills_nothing(bench: Bench) -> None:
-    claims = bench.guard.claim_many("ab")
-    bench.guard.release_many(claims)
+    claims = bench.claims("ab")
+    bench.guard.release(*claims)
     bench.fill([(claim, "late", 1, False) for claim in claims])
     assert bench.held == {}
 
@@ -98,6 +104,6 @@ def test_a_claim_that_was_released_fills_nothing(bench: Bench) -> None:
 def test_everything_that_had_to_leave_is_reported(make: type[Bench], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "FILLED", 2)  # more than one hold of the lock
     bench = make(capacity=3)
-    bench.fill([(claim, claim.key, 1, False) for claim in bench.guard.claim_many("abcde")])
+    bench.fill([(claim, claim.key, 1, False) for claim in bench.claims("abcde")])
     assert bench.evicted == ["a", "b"]
     assert list(bench.held) == ["c", "d", "e"]
