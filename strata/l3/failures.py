@@ -271,6 +271,8 @@ def _words(error: psycopg.Error, sqlstate: str) -> str:
     for what, name in (("constraint", diag.constraint_name), ("table", diag.table_name), ("column", diag.column_name)):
         if name:
             words.append(f"{what} {name!r}")
+    if sqlstate == "23502":
+        words.append("(where the model has no such column: it must be NULL-able, or have a DEFAULT)")
     return " ".join(words)
 
 
