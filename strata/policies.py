@@ -150,6 +150,8 @@ class PostgresPolicy:
 
     `watch`: `migrate` gives the table a trigger, and every instance listens to it, so that rows changed outside of
     Strata are seen too.
+
+    `managed=False`: the table is another tool's, which makes and changes it; `migrate` only says what it lacks.
     """
 
     table_name: str | None = None
@@ -159,6 +161,7 @@ class PostgresPolicy:
     soft_timeout: Duration | None = None
     hard_timeout: Duration | None = None
     watch: bool = False
+    managed: bool = True
 
     def __post_init__(self) -> None:
         for name in ("soft_timeout", "hard_timeout"):
@@ -169,8 +172,9 @@ class PostgresPolicy:
             raise InvalidConfigError(
                 f"PostgresPolicy.soft_timeout is {soft!r}, hard_timeout {hard!r}; the soft one must be the shorter"
             )
-        if not isinstance(self.watch, bool):
-            raise InvalidConfigError(f"PostgresPolicy.watch is {self.watch!r}; it must be True or False")
+        for name in ("watch", "managed"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidConfigError(f"PostgresPolicy.{name} is {getattr(self, name)!r}; it must be True or False")
 
 
 @dataclass(frozen=True, slots=True)

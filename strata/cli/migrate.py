@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import click
 
 from strata.application import load_store
@@ -14,7 +16,10 @@ from strata.l3.migrations import MigrationReport
 @click.option("--from", "directory", type=click.Path(exists=True, file_okay=False), help="Apply the SQL files in here.")
 @click.option("--status", is_flag=True, help="Only show what was applied, and when.")
 def migrate(target: str, directory: str | None, status: bool) -> None:
-    """Bring PostgreSQL to the registered schemas, or apply a directory of SQL files."""
+    """Bring PostgreSQL to the registered schemas, or apply a directory of SQL files.
+
+    Ends with status 1 where something is left to you without which records cannot be written.
+    """
     with load_store(target) as store:
         if status:
             for record in store.migration_status():
@@ -23,13 +28,20 @@ def migrate(target: str, directory: str | None, status: bool) -> None:
             applied = store.migrate_from(directory)
             click.echo("\n".join(f"applied {name}" for name in applied) or "Nothing to apply.")
         else:
-            _show(store.migrate())
+            report = store.migrate()
+            _show(report)
+            if report.blocking:
+                raise SystemExit(1)
 
 
 def _show(report: MigrationReport) -> None:
     for statement in report.applied:
         click.echo(f"{statement};")
-    click.echo(f"{len(report.applied)} statements applied." if report.applied else "Nothing to do.")
+    nothing = "Nothing was applied." if report.manual else "Nothing to do."
+    click.echo(f"{len(report.applied)} statements applied." if report.applied else nothing)
     for change in report.manual:
         click.secho(f"\nLeft to you: {change.text}", fg="yellow")
-        click.echo(f"  {change.sql}")
+        if change.sql:
+            click.echo(textwrap.indent(change.sql, "  "))
+    if report.blocking:
+        click.secho(f"\n{len(report.blocking)} of these keep records from being written.", fg="red", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -35,13 +36,23 @@ SELECT EXISTS (SELECT FROM pg_trigger t LEFT JOIN pg_constraint c ON c.oid = t.t
                WHERE t.tgrelid = to_regclass($1) AND t.tgenabled <> 'D' AND t.tgtype::int & 8 <> 0
                  AND COALESCE(c.contype::text, '') NOT IN ('p', 'u', 'x') AND t.tgname NOT LIKE $2)
 """
+# Under a column's type, which may be a domain over others, lies the one that decides what it takes.
 _COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid),
-       a.attgenerated <> '' OR a.attidentity = 'a'
+       a.attgenerated::text, a.attidentity::text, b.type, b.typtype = 'e', COALESCE(NOT l.collisdeterministic, false)
 FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+LEFT JOIN pg_collation l ON l.oid = a.attcollation
+CROSS JOIN LATERAL (
+    WITH RECURSIVE under AS (
+        SELECT t.oid, t.typtype, t.typbasetype, t.typtypmod, a.atttypmod AS own FROM pg_type t WHERE t.oid = a.atttypid
+        UNION ALL SELECT t.oid, t.typtype, t.typbasetype, t.typtypmod, u.typtypmod
+        FROM under u JOIN pg_type t ON t.oid = u.typbasetype WHERE u.typtype = 'd'
+    ) SELECT format_type(u.oid, u.own) AS type, u.typtype FROM under u WHERE u.typtype <> 'd'
+) b
 WHERE a.attrelid = $1::int8::oid AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
 """
+_KIND = "SELECT c.oid::int8, c.relkind::text FROM pg_class c WHERE c.oid = to_regclass($1)"
 _INDEXES = """
 SELECT c.relname, i.indisunique, i.indisvalid, i.indimmediate,
        i.indpred IS NULL AND NOT 0 = ANY(i.indkey) AND m.amname = 'btree',
@@ -51,19 +62,75 @@ SELECT c.relname, i.indisunique, i.indisvalid, i.indimmediate,
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
 WHERE i.indrelid = $1::int8::oid
 """
+# What an ALTER TYPE of a column meets. The first kinds are in its way whatever the types; the others only where the
+# operators of the old type are none of the new one.
+_DEPENDENTS = """
+WITH d AS (
+    SELECT d.classid, d.objid FROM pg_depend d
+    WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1::int8::oid AND d.refobjsubid = $2::int4
+), c AS (SELECT $1::int8::oid AS oid, $2::int4::int2 AS attnum)
+SELECT DISTINCT 'view ' || r.ev_class::regclass::text, '' FROM d JOIN pg_rewrite r ON r.oid = d.objid
+WHERE d.classid = 'pg_rewrite'::regclass
+UNION ALL SELECT 'trigger ' || quote_ident(t.tgname), '' FROM d JOIN pg_trigger t ON t.oid = d.objid
+WHERE d.classid = 'pg_trigger'::regclass AND NOT t.tgisinternal
+UNION ALL SELECT 'policy ' || quote_ident(p.polname), '' FROM d JOIN pg_policy p ON p.oid = d.objid
+WHERE d.classid = 'pg_policy'::regclass
+UNION ALL SELECT 'generated column ' || quote_ident(a.attname), '' FROM c, d JOIN pg_attrdef f ON f.oid = d.objid
+JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
+WHERE d.classid = 'pg_attrdef'::regclass AND a.attgenerated <> '' AND (f.adrelid <> c.oid OR f.adnum <> c.attnum)
+UNION ALL SELECT 'the partitioning by it', '' FROM c JOIN pg_partitioned_table p ON p.partrelid = c.oid
+WHERE c.attnum = ANY (p.partattrs::int2[])
+UNION ALL SELECT quote_ident(n.conname) || ' ' || pg_get_constraintdef(n.oid),
+    format('ALTER TABLE %s DROP CONSTRAINT %I', n.conrelid::regclass, n.conname)
+FROM c JOIN pg_constraint n ON (n.conrelid = c.oid AND c.attnum = ANY (n.conkey))
+                            OR (n.confrelid = c.oid AND c.attnum = ANY (n.confkey))
+WHERE n.contype IN ('c', 'f', 'x') AND n.conparentid = 0
+UNION ALL SELECT 'index ' || pg_get_indexdef(x.indexrelid), format('DROP INDEX %s', x.indexrelid::regclass)
+FROM c JOIN pg_index x ON x.indrelid = c.oid
+WHERE NOT EXISTS (SELECT FROM pg_constraint n WHERE n.conindid = x.indexrelid AND n.contype IN ('p', 'u', 'x'))
+  AND ((x.indpred IS NOT NULL OR x.indexprs IS NOT NULL)
+       AND EXISTS (SELECT FROM d WHERE d.classid = 'pg_class'::regclass AND d.objid = x.indexrelid)
+       OR c.attnum = ANY (x.indkey::int2[])
+          AND EXISTS (SELECT FROM pg_opclass o WHERE o.oid = ANY (x.indclass::oid[]) AND NOT o.opcdefault))
+"""
 _BROKEN = "SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass($1) AND NOT indisvalid)"
 _CONFLICTING = "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass($1))"
+_LENGTH = re.compile(r"\([\d, -]*\)")
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnFacts:
-    """A column as it is. `default` is PostgreSQL's text of the expression; `computed` ones take no value of ours."""
+    """A column as it is. `default` is PostgreSQL's text of the expression.
+
+    `generated` is "s" (stored), "v" (virtual) or empty, `identity` is "a" (always), "d" (by default) or empty, as in
+    `pg_attribute`. `base` is the type under a domain, else `sql_type` itself; `enum` says that it is one. `folds`: its
+    collation takes different texts for equal.
+    """
 
     name: str
     sql_type: str
     not_null: bool
     default: str | None
-    computed: bool
+    generated: str
+    identity: str
+    base: str
+    enum: bool
+    folds: bool
+
+    @property
+    def computed(self) -> bool:
+        """Whether it takes no value of ours."""
+        return bool(self.generated) or self.identity == "a"
+
+    @property
+    def bare(self) -> str:
+        """The `base` without length, precision and schema: `numeric` of `numeric(10,2)`."""
+        return _LENGTH.sub("", self.base).rpartition(".")[2]
+
+    @property
+    def demanding(self) -> bool:
+        """Whether a row cannot be inserted without a value for it."""
+        return self.not_null and self.default is None and not self.generated and not self.identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +143,15 @@ class IndexFacts:
     immediate: bool
     plain: bool
     columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dependents:
+    """What hangs on a column: `blocking` is in the way of every change of its type; `dropped`, with the SQL that takes
+    it away, of those to a type with other operators. Both as words that name and define it."""
+
+    blocking: tuple[str, ...] = ()
+    dropped: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +185,30 @@ def table_facts(conn: Connection, quoted: str) -> TableFacts:
     if found is None:
         return TableFacts()
     oid, kind, strategy, rest, divided_by = found
-    columns = {row[0]: ColumnFacts(*row) for row in conn.execute(_COLUMNS, (oid,)).fetchall()}
+    columns = _columns(conn, oid)
     rows = conn.execute(_INDEXES, (oid,)).fetchall()
     indexes = [IndexFacts(row[0], row[1], row[2], row[3], row[4], tuple(row[5])) for row in rows]
     return TableFacts(kind, strategy, tuple(divided_by), None if rest == "-" else rest, columns, tuple(indexes))
+
+
+def table_columns(conn: Connection, quoted: str) -> tuple[str, dict[str, ColumnFacts]]:
+    """The kind of a table, as in `TableFacts`, and its columns: as much of the catalog as its use needs."""
+    found = conn.execute(_KIND, (quoted,)).fetchone()
+    return ("", {}) if found is None else (found[1], _columns(conn, found[0]))
+
+
+def _columns(conn: Connection, oid: int) -> dict[str, ColumnFacts]:
+    rows = conn.execute(_COLUMNS, (oid,)).fetchall()
+    return {row[0]: ColumnFacts(*row) for row in rows}
+
+
+def dependents(conn: Connection, quoted: str, column: str) -> Dependents:
+    """What hangs on a column of a table."""
+    place = "SELECT attrelid::int8, attnum::int4 FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = $2"
+    found = conn.execute(place.encode(), (quoted, column)).fetchone()
+    rows = [] if found is None else conn.execute(_DEPENDENTS.encode(), found).fetchall()
+    blocking = tuple(told for told, sql in rows if not sql)
+    return Dependents(blocking, tuple((told, sql) for told, sql in rows if sql))
 
 
 def free_months(conn: Connection, quoted: str, months: Sequence[Month]) -> list[Month]:

@@ -12,7 +12,8 @@ from typing import Any
 from strata.errors import InvalidModelError
 from strata.l3.layout import HORIZONS, PARTIALS, REPAIRS, TOMBSTONES, VERSION, quote
 from strata.l3.partition import Month, Partition
-from strata.model.fields import Field
+from strata.model.columns import Column
+from strata.model.defaults import default_of
 from strata.policies import Index
 
 MIGRATIONS = "_strata_migrations"
@@ -62,13 +63,17 @@ def literal(value: Any) -> str:
         return "NULL"
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int | float | decimal.Decimal):
+    if isinstance(value, float):
+        text = repr(value)
+        return text if text[:1].isdigit() else f"'{text}'"  # not so NaN and Infinity, nor -0.0, which - would make 0
+    if isinstance(value, int | decimal.Decimal):
         text = str(value)
-        return text if text.lstrip("-")[:1].isdigit() else f"'{text}'"  # not so NaN and Infinity
+        return text if text.lstrip("-")[:1].isdigit() else f"'{text}'"
     if isinstance(value, bytes):
         return f"'\\x{value.hex()}'::bytea"
     if isinstance(value, datetime.timedelta):
-        return f"'{value.days} days {value.seconds}.{value.microseconds:06} seconds'::interval"
+        # A sign of its own for each part: one in front would be that of all of them where IntervalStyle says so.
+        return f"'{value.days:+} days +{value.seconds}.{value.microseconds:06} seconds'::interval"
     if isinstance(value, datetime.date | datetime.time):
         return f"'{value.isoformat()}'"
     if isinstance(value, str | uuid.UUID):
@@ -76,29 +81,30 @@ def literal(value: Any) -> str:
     raise InvalidModelError(f"Default({type(value).__name__}) has no SQL literal; give it as Default(sql=...)")
 
 
-def default(field: Field) -> str | None:
+def default(column: Column) -> str | None:
     """The expression of the column's DEFAULT, or None."""
-    if field.default is None:
+    found = default_of(column)
+    if found is None:
         return None
-    return field.default.sql if field.default.sql is not None else literal(field.default.value)
+    return found.sql if found.sql is not None else literal(found.value)
 
 
-def column(field: Field) -> str:
+def column(item: Column) -> str:
     """The column as CREATE TABLE and ADD COLUMN want it."""
-    words = [quote(field.name), field.sql_type]
-    if not field.nullable:
+    words = [quote(item.field.name), item.field.sql_type]
+    if not item.field.nullable:
         words.append("NOT NULL")
-    expression = default(field)
+    expression = default(item)
     if expression is not None:
         words.append(f"DEFAULT {expression}")
     return " ".join(words)
 
 
 def create_table(
-    table: str, columns: Sequence[Field], key: str, partition: Partition | None = None, months: Sequence[Month] = ()
+    table: str, columns: Sequence[Column], key: str, partition: Partition | None = None, months: Sequence[Month] = ()
 ) -> list[str]:
     """The statements that make a table with its partitions: by the hash of its key, or these `months` and a default."""
-    lines = [column(field) for field in columns]
+    lines = [column(item) for item in columns]
     lines.append(f"{VERSION} BIGINT NOT NULL DEFAULT 0")
     lines.append(f"{_key_constraint(columns, key, partition)}")
     made = f"CREATE TABLE {quote(table)} ({', '.join(lines)})"
@@ -115,11 +121,11 @@ def create_table(
     return [f"{made} PARTITION BY RANGE ({quote(partition.column)})", *parts, default_partition(table)]
 
 
-def _key_constraint(columns: Sequence[Field], key: str, partition: Partition | None) -> str:
+def _key_constraint(columns: Sequence[Column], key: str, partition: Partition | None) -> str:
     if partition is None or not partition.monthly:
         return f"PRIMARY KEY ({quote(key)})"
     # The partition's column must be in it; where that may be NULL, it cannot be the primary key.
-    nullable = any(field.nullable for field in columns if field.name == partition.column)
+    nullable = any(item.field.nullable for item in columns if item.field.name == partition.column)
     return f"{'UNIQUE' if nullable else 'PRIMARY KEY'} ({_list([key, partition.column])})"
 
 
@@ -152,12 +158,14 @@ def repartition(table: str, create: Sequence[str], copied: Sequence[str], month_
     return ";\n".join([*steps, f"DROP TABLE {old}", "COMMIT"]) + "; -- then migrate() makes the indexes"
 
 
-def add_column(table: str, field: Field, old_rows: str | None) -> list[str]:
-    """The statements that add a column; `old_rows` is the expression that rows get which are there already."""
-    add = f"ALTER TABLE {quote(table)} ADD COLUMN {column(field)}"
+def add_column(table: str, item: Column, old_rows: str | None) -> list[str]:
+    """The statements that add a column; `old_rows` is the expression that rows get which are there already, where the
+    column's DEFAULT does not say it."""
+    add = f"ALTER TABLE {quote(table)} ADD COLUMN {column(item)}"
     if old_rows is None:
         return [add]
-    return [f"{add} DEFAULT {old_rows}", f"ALTER TABLE {quote(table)} ALTER COLUMN {quote(field.name)} DROP DEFAULT"]
+    name = quote(item.field.name)
+    return [f"{add} DEFAULT {old_rows}", f"ALTER TABLE {quote(table)} ALTER COLUMN {name} DROP DEFAULT"]
 
 
 def unique(table: str, item: Index, *, deferrable: bool, using_index: bool = False) -> str:

@@ -84,6 +84,8 @@ _BY_CLASS = {
     "3D": Failure.OUTAGE,  # invalid catalog name
     "22": Failure.PERMANENT,  # data exception
 }
+# Of a table that was changed while it was in use: another type, a computed column, no unique key, no table any more.
+_MISFIT = frozenset({"42804", "42846", "42883", "428C9", "42P10", "42809"})
 _NAMES_ONLY = frozenset({"08", "0A", "23", "25", "26", "28", "3D", "3F", "40", "42", "53", "54", "55", "57"})  # classes
 _REFUSED_ROW = frozenset({"09", "23", "27", "44", "P0"})  # the last: RAISE in a trigger
 _OF_COLUMN = frozenset({"23502", "428C9"})  # not_null_violation, generated_always
@@ -242,8 +244,10 @@ def _statement_error(found: Diagnosis, outcome_unknown: bool) -> StrataError:
         return L3UnavailableError(f"PostgreSQL gave the statement up: {said}; see L3PoolConfig's timeouts")
     if found.sqlstate == "42501":
         return L3UnavailableError(f"the role may not do this: {said}; grant it the right")
-    if found.failure is Failure.NOT_READY:
-        return MigrationError(f"the database does not fit the registered schemas: {said}; run migrate()")
+    if found.failure is Failure.NOT_READY or found.sqlstate in _MISFIT:
+        return MigrationError(
+            f"the database does not fit the registered schemas: {said}; run migrate(), whose report says what it leaves"
+        )
     if found.failure is Failure.OUTAGE:
         return L3UnavailableError(f"PostgreSQL did not answer: {said}", outcome_unknown=outcome_unknown)
     return L3UnavailableError(f"PostgreSQL refused the statement: {said}")

@@ -20,7 +20,8 @@ import psycopg
 from strata.errors import MigrationError
 from strata.l3 import ddl, failures
 from strata.l3.catalog import exists, is_broken
-from strata.l3.compare import LateIndex, ManualChange, Plan, compare, watch_new_partitions
+from strata.l3.changes import BlockingChange, LateIndex, ManualChange, Plan
+from strata.l3.compare import compare, watch_new_partitions
 from strata.l3.connection import Connection
 from strata.l3.files import MigrationFile, read_files
 from strata.l3.layout import quote
@@ -44,6 +45,11 @@ class MigrationReport:
 
     applied: tuple[str, ...] = ()
     manual: tuple[ManualChange, ...] = ()
+
+    @property
+    def blocking(self) -> tuple[ManualChange, ...]:
+        """Those of `manual` without which records of the schemas, or some of them, cannot be written."""
+        return tuple(change for change in self.manual if isinstance(change, BlockingChange))
 
 
 class MigrationRecord(NamedTuple):
@@ -137,16 +143,17 @@ class Migrator:
 
     def _in_transaction(self, conn: Connection, plan: Plan) -> list[str]:
         """Run the statements. A table in use is not waited for long, but tried again."""
-        if not plan.statements:
+        statements = [*plan.statements, *plan.defaults]
+        if not statements:
             return []
         for left in reversed(range(TABLE_TRIES)):
             statement = ""
             try:
                 conn.command(_patient(conn))
-                for statement in plan.statements:
+                for statement in statements:
                     conn.command(statement)
                 conn.command("COMMIT")
-                return list(plan.statements)
+                return statements
             except psycopg.Error as error:
                 _roll_back(conn)
                 if error.sqlstate != "55P03" or not left:
@@ -167,7 +174,7 @@ class Migrator:
 
     def _late(self, conn: Connection, index: LateIndex, plan: Plan) -> list[str]:
         """Make one index; what rows forbid is left to be done by hand."""
-        steps = [step for step in (index.leftover, index.create, index.afterwards) if step]
+        steps = index.statements
         try:
             for step in steps:
                 conn.command(step)

@@ -14,7 +14,7 @@ import psycopg
 
 from strata.l3 import ddl, failures, outside
 from strata.l3.catalog import TableFacts, fires_on_delete, free_months, table_facts
-from strata.l3.compare import ManualChange, TableMonth
+from strata.l3.changes import ManualChange, TableMonth
 from strata.l3.connection import Connection
 from strata.l3.layout import quote
 

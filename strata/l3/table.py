@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from strata.errors import StrataError
 from strata.l3 import failures
 from strata.l3.apply import Applied, Applier, Change, Status
 from strata.l3.bulk import Bulk
+from strata.l3.catalog import table_columns
 from strata.l3.connection import Connection
-from strata.l3.layout import Layout
+from strata.l3.fit import check
+from strata.l3.layout import Layout, quote
 from strata.l3.look import Look
 from strata.l3.marks import Marks, Repair
 from strata.l3.partials import Partials
@@ -23,6 +25,7 @@ from strata.l3.stage import Stage
 from strata.l3.writes import Writes, Written
 from strata.model.plan import ModelPlan
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 LOOK_EVERY = 5.0  # seconds after which a table that is written to is looked at again
@@ -55,18 +58,19 @@ class Table:
         self.deferred = deferred
         self.locked = layout.locked
         self.monthly = layout.monthly
+        self._fits = False  # whoever finds that the table fits sets it, once; after fork it is as true
 
         reads = Reads(layout)
-        self.get = reads.get
-        self.get_many = reads.get_many
-        self.exists = reads.exists
-        self.read_versions = reads.read_versions
-        self.page = reads.page
-        self.key_bounds = reads.key_bounds
+        self.get = self._door(reads.get)
+        self.get_many = self._door(reads.get_many)
+        self.exists = self._door(reads.exists)
+        self.read_versions = self._door(reads.read_versions)
+        self.page = self._door(reads.page)
+        self.key_bounds = self._door(reads.key_bounds)
         self.check = reads.check
-        self.search = reads.search
-        self.count = reads.count
-        self.stream = reads.stream
+        self.search = self._door(reads.search)
+        self.count = self._door(reads.count)
+        self.stream = self._door(reads.stream)
 
         spans = Spans(layout)
         self.count_up_to = spans.count_up_to
@@ -83,7 +87,7 @@ class Table:
         writes = self._writing.writes
         self.noted = self._partials.noted
         self.lock_shards = writes.lock_shards
-        self.delete = writes.delete
+        self.delete = self._door(writes.delete)
 
         secrets = Secrets(layout)
         self.sealed_names = secrets.names
@@ -100,6 +104,7 @@ class Table:
 
     def upsert(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written:
         """See `Writes.upsert`."""
+        self._fit(conn)
         with self._doubted():
             return self._now(conn).writes.upsert(conn, values, version, node)
 
@@ -107,13 +112,34 @@ class Table:
         self, conn: Connection, rows: Sequence[tuple[Any, ...]], versions: Sequence[int], node: int
     ) -> list[Written]:
         """See `Bulk.set_many`."""
+        self._fit(conn)
         with self._doubted():
             return self._now(conn).bulk.set_many(conn, rows, versions, node)
 
     def apply(self, conn: Connection, changes: Sequence[Change]) -> list[Applied]:
         """See `Applier.apply`."""
+        self._fit(conn)
         with self._doubted():
             return self._now(conn).applier.apply(conn, changes)
+
+    def _door(self, method: Callable[Concatenate[Connection, P], T]) -> Callable[Concatenate[Connection, P], T]:
+        """The method, in a table that was found to fit."""
+
+        def checked(conn: Connection, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            self._fit(conn)
+            return method(conn, *args, **kwargs)
+
+        return checked
+
+    def _fit(self, conn: Connection) -> None:
+        """Raise `MigrationError` where the table cannot hold the model's records. What it lacks is the statements' to
+        say; the first look that finds nothing missing is the last one."""
+        if self._fits:
+            return
+        kind, columns = table_columns(conn, quote(self.name))
+        if kind:
+            check(self.plan, self.name, kind, columns)
+            self._fits = all(name in columns for name in self.plan.column_names)
 
     def changed(self) -> None:
         """It may not be as it was seen: it is looked at again before the next write."""

@@ -30,6 +30,16 @@ class Declared:
 
 
 @dataclass(frozen=True, slots=True)
+class Constant:
+    """The factory of a plain default: the same value each time."""
+
+    value: Any
+
+    def __call__(self) -> Any:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
 class Stripped:
     """A type hint taken apart: the bare type, the metadata of every `Annotated` around it, whether None is allowed."""
 
@@ -129,7 +139,7 @@ def _of_dataclass(model: Any) -> list[tuple[str, Callable[[], Any] | None]]:
 def _factory(default: Any, factory: Any, missing: Any) -> Callable[[], Any] | None:
     if factory is not None and factory is not missing:
         return factory  # type: ignore[no-any-return]
-    return None if default is missing else lambda: default
+    return None if default is missing else Constant(default)
 
 
 def _resolved(model: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import psycopg
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from strata.errors import InvalidConfigError, StrataError
+from strata.errors import InvalidConfigError, MigrationError, StrataError
 from strata.l3.failures import BatchError, Diagnosis, Failure, classify
 
 T = TypeVar("T")
@@ -60,6 +60,8 @@ def diagnosis_of(error: Exception) -> Diagnosis:
     if not isinstance(error, StrataError):
         return Diagnosis(Failure.UNKNOWN, message=type(error).__name__)
     cause = error.__cause__
+    if isinstance(error, MigrationError) and cause is None:
+        return Diagnosis(Failure.NOT_READY, message=str(error))
     sqlstate = getattr(error, "sqlstate", "") or getattr(cause, "sqlstate", None) or ""
     if sqlstate or isinstance(cause, psycopg.Error | None):
         return Diagnosis(classify(sqlstate), sqlstate, getattr(error, "constraint", None), str(error))

@@ -101,6 +101,21 @@ def test_migrate_leaves_to_people_what_is_not_additive(strata: Strata, dsn: str)
     assert 'ALTER TABLE "players" DROP COLUMN "colour";' in output
 
 
+def test_migrate_ends_with_an_error_where_records_cannot_be_written(strata: Strata, dsn: str) -> None:
+    assert strata("migrate").exit_code == 0
+    with psycopg.connect(dsn) as conn:
+        conn.execute("ALTER TABLE notes ADD COLUMN gone bigint")
+    harmless = strata("migrate")
+    assert (
+        harmless.exit_code == 0 and "Nothing was applied." in harmless.output and "Nothing to do" not in harmless.output
+    )
+    with psycopg.connect(dsn) as conn:
+        conn.execute("ALTER TABLE notes ALTER COLUMN gone SET NOT NULL")
+    result = strata("migrate")
+    assert result.exit_code == 1 and "1 of these keep records from being written" in result.output
+    assert 'ALTER TABLE "notes" ALTER COLUMN "gone" DROP NOT NULL;' in result.output
+
+
 def test_migrate_from_applies_files_once(strata: Strata, tmp_path: Path) -> None:
     (tmp_path / "sql").mkdir()
     (tmp_path / "sql" / "001_make_it.sql").write_text("CREATE TABLE made (id int)")

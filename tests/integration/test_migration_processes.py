@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import make_dataclass
-from datetime import datetime
+from dataclasses import field, make_dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,19 +97,20 @@ def model(*fields: Any) -> Any:
     return make_dataclass("Thing", [("id", Key), *fields], kw_only=True)
 
 
-NAME: Any = ("name", str)
+NAME: Any = ("name", str, "")
 STEPS: list[tuple[Any, Sequence[Index]]] = [
     (model(), ()),
     (model(NAME), ()),
-    (model(("name", Annotated[str, strata.Unique])), ()),
-    (model(("name", Annotated[str, strata.Unique]), ("level", Annotated[int, strata.Default(1)])), ()),
+    (model(("name", Annotated[str, strata.Unique], "")), ()),
+    (model(("name", Annotated[str, strata.Unique], ""), ("level", Annotated[int, strata.Default(1)])), ()),
     (
         model(
-            ("name", Annotated[str, strata.Unique]),
+            ("name", Annotated[str, strata.Unique], ""),
             ("level", Annotated[int, strata.Default(1), strata.Indexed]),
             ("note", str | None, None),
             ("made", Annotated[datetime | None, strata.AutoNowAdd], None),
-            ("tags", list[str]),
+            ("tags", list[str], field(default_factory=list)),
+            ("since", datetime, datetime(2024, 1, 1, tzinfo=UTC)),
         ),
         [Index(["level", "note"]), Index(["made", "level"], name="recent", unique=True)],
     ),

@@ -22,7 +22,8 @@ from strata.policies import Index
         (Decimal("-1.10"), "-1.10"), (Decimal("NaN"), "'NaN'"), ("it's", "'it''s'"), ("\\", "'\\'"), ("", "''"),
         (b"\x00'", "'\\x0027'::bytea"), (date(2020, 1, 2), "'2020-01-02'"), (time(1, 2, 3), "'01:02:03'"),
         (datetime(2020, 1, 2, tzinfo=UTC), "'2020-01-02T00:00:00+00:00'"),
-        (timedelta(days=-1, microseconds=5), "'-1 days 0.000005 seconds'::interval"),
+        (timedelta(days=-1, microseconds=5), "'-1 days +0.000005 seconds'::interval"),
+        (-0.0, "'-0.0'"), (-1.5, "'-1.5'"),
         (uuid.UUID(int=1), "'00000000-0000-0000-0000-000000000001'"),
     ],
 )  # fmt: skip
