@@ -75,7 +75,8 @@ class Others:
 
     def __init__(self, dsn: str, redis_addr: str, mode: WriteMode) -> None:
         self.dsn = dsn
-        self.store = DataStore(Config(postgres_dsn=dsn, redis_addr=redis_addr))
+        name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+        self.store = DataStore(Config(postgres_dsn=dsn, redis_addr=redis_addr, namespace=str(name)))
         self.deferred = mode is WriteMode.WRITE_BEHIND
         self.models: dict[str, Any] = {}
         with psycopg.connect(dsn, autocommit=True) as conn:
@@ -111,7 +112,7 @@ class Others:
 
 @pytest.fixture(scope="module", params=MODES, ids=["through", "behind"])
 def others(request: pytest.FixtureRequest, postgres_dsn: str, redis_server: str) -> Iterator[Others]:
-    database = f"others_{request.param_index}_{uuid.uuid4().hex[:8]}"
+    database = f"others_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(postgres_dsn, autocommit=True) as conn:
         conn.execute(f"CREATE DATABASE {database} TEMPLATE template0".encode())
         found = Others(psycopg.conninfo.make_conninfo(postgres_dsn, dbname=database), redis_server, request.param)
