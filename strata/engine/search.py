@@ -56,9 +56,9 @@ class Searcher:
         """As `search`, but from L2 where the same query was asked before, until the result's time is up."""
         table, _ = tables(bound)
         table.check(query)
+        self._context.listen()  # before L2 is judged: the first use proves whether it can be trusted
         if query.force_l3 or self._context.repairs.concern(bound):
             return self.search(bound, query)
-        self._context.listen()
         bound.counters.searches += 1
         fingerprint = query.fingerprint(bound.plan.outline)
         kept, generation = self._kept(bound, query, fingerprint)

@@ -162,6 +162,7 @@ def test_an_outage_is_waited_for_and_a_missing_table_is_not(
         own_postgres.restart()
         wait_until(lambda: [store.fleet.warm(job.id, "note", 0), job.state is JobState.DONE][1], what="the job")
         assert job.wait(5) == ROWS
+    client(redis_addr).flushall()  # another database's from here on
     other = make()
     other.register(schema(Note))  # nothing is migrated
     job = other.warm_cache(Note, background=True)

@@ -56,7 +56,7 @@ def terminate(database: Database, pid: int) -> None:
 @pytest.mark.parametrize(
     "dsn",
     [
-        "", "nonsense", "postgres://u:hush-hush@host:port/x", "host=a password=hush-hush nope",
+        " ", "nonsense", "postgres://u:hush-hush@host:port/x", "host=a password=hush-hush nope",
         "postgres://u:hush hush@h/x", "host=a port=99999 password=hush-hush", "postgres://u@h/x?foo=hush",
     ],
 )  # fmt: skip

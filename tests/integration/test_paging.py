@@ -12,6 +12,8 @@ import pytest
 
 import strata
 from strata import Collection, Index, PostgresPolicy, Q, Schema
+from strata.l3.layout import Layout
+from strata.l3.reads import Reads
 from tests.behind import rows, run
 from tests.stores import MakeStore
 
@@ -160,7 +162,7 @@ def test_an_index_on_the_columns_and_the_key_gives_the_rows_as_they_come(make: M
     assert len(told) == 1 and "(score, id)" in told[0][0]
     bound = entries._store._schemas["entries"]
     assert bound.table is not None and bound.database is not None
-    reads: Any = bound.table.search.__self__  # type: ignore[attr-defined]
+    reads = Reads(Layout(bound.plan, "entries", "entries", deferred=False))
     with bound.database.transaction() as conn:
         conn.command("SET LOCAL enable_seqscan = off")
         for query in (Q().order_by("score"), Q().order_by("score").desc(), Q().order_by("id")):
@@ -198,7 +200,7 @@ def test_an_enum_is_compared_and_sorted_by_its_value_of_whatever_type(make: Make
     assert rows(dsn, "SELECT rank, colour FROM entries ORDER BY id LIMIT 1") == [(10, "red")]
 
 
-@pytest.mark.parametrize("column", ["TEXT", "SMALLINT", "INTEGER", "NUMERIC"])
+@pytest.mark.parametrize("column", ["TEXT", "SMALLINT", "INTEGER", "NUMERIC(9)"])
 def test_an_enum_of_ints_is_kept_in_a_column_that_others_made(make: MakeStore, dsn: str, column: str) -> None:
     run(
         dsn,
