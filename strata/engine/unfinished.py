@@ -8,8 +8,10 @@ delayed second delete; here it is not a guess how long to wait.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
+from multiprocessing.util import Finalize
 from typing import NamedTuple
 
 from strata.bound import Bound
@@ -17,6 +19,7 @@ from strata.engine.background import Background
 from strata.errors import StrataError
 from strata.l3.transactions import under_way
 from strata.observe.log import SafeLogger
+from strata.writebehind import endings
 
 SOONEST, LATEST = 0.02, 0.5  # seconds between looks: short at first, longer while nothing ends
 LIMIT = 10_000  # keys remembered; beyond them all of a schema is invalidated
@@ -37,10 +40,14 @@ class Unfinished:
     """What was invalidated while transactions were under way, and a job in the background that looks for their ends.
 
     `_lock` guards `_waiting`, by schema and key, and `_working`: any thread adds, the job takes away. After fork the
-    child calls `reset`: the parent repeats what it was told.
+    child calls `reset`: the parent repeats what it was told. When the process ends, what waits is repeated at once:
+    a transaction that has just ended may not have been looked for.
     """
 
-    def __init__(self, background: Background, clear: Callable[[Bound], None], log: SafeLogger) -> None:
+    def __init__(
+        self, background: Background, clear: Callable[[Bound], None], log: SafeLogger, *, flushes_on_sigterm: bool
+    ) -> None:
+        self.flushes_on_sigterm = flushes_on_sigterm
         self._background = background
         self._clear = clear
         self._log = log
@@ -52,6 +59,7 @@ class Unfinished:
         self._waiting: dict[tuple[str, str], Noted] = {}
         self._working = False
         self._stopped = threading.Event()
+        self._finalizer: Finalize | None = None
 
     def __len__(self) -> int:
         """How many invalidations are to be repeated."""
@@ -62,6 +70,8 @@ class Unfinished:
         now = self._under_way(bound)
         if now is not None and not now:
             return
+        if self._finalizer is None:
+            self._finalizer = endings.watch(self)
         with self._lock:
             if len(self._waiting) >= LIMIT and (bound.name, key_text) not in self._waiting:
                 key_text, again = "", lambda: self._clear(bound)
@@ -69,26 +79,49 @@ class Unfinished:
             if known is not None:
                 now = None if known.awaited is None or now is None else known.awaited | now
             self._waiting[bound.name, key_text] = Noted(bound, now, again)
-            if self._working:
-                return
-            self._working = True
-        if not self._background.submit(object(), self._work):
-            self._working = False  # too busy: the next one starts it
+        self._start()
 
     def stop(self) -> None:
-        """Repeat nothing more."""
+        """Repeat what waits, now, and nothing more."""
         self._stopped.set()
+        if self._finalizer is not None:
+            self._finalizer.cancel()
+        self.flush_at_exit(last=True)
+
+    def flush_at_exit(self, *, last: bool) -> None:
+        """The process is about to end: repeat what waits. Raises nothing."""
+        for noted in list(self._waiting.values()):
+            with contextlib.suppress(StrataError):
+                noted.again()
+        if last:
+            self._waiting.clear()
+
+    def _start(self) -> None:
+        begun = True
+        try:
+            with self._lock:
+                if not self._working:
+                    begun, self._working = False, True
+            if not begun:
+                begun = self._background.submit(object(), self._work)
+        finally:
+            if not begun:
+                self._working = False  # too busy, or broken off: the next one starts it; two jobs do no harm
 
     def _work(self) -> None:
         pause = SOONEST
-        while not self._stopped.wait(pause):
-            with self._lock:
-                waiting = list(self._waiting.items())
-                if not waiting:
-                    self._working = False
-                    return
-            ended = self._look(waiting)
-            pause = SOONEST if ended else min(2 * pause, LATEST)
+        try:
+            while not self._stopped.wait(pause):
+                with self._lock:
+                    waiting = list(self._waiting.items())
+                    if not waiting:
+                        self._working = False
+                        return
+                ended = self._look(waiting)
+                pause = SOONEST if ended else min(2 * pause, LATEST)
+        except BaseException:
+            self._working = False
+            raise
 
     def _look(self, waiting: list[tuple[tuple[str, str], Noted]]) -> bool:
         """Repeat what is to be repeated; whether anything was."""

@@ -17,10 +17,12 @@ _SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
 _PLACE = "SELECT current_database()::text, coalesce(current_schema(), '')::text"
 # In the place of the system identifier, for a role that may not ask for it.
 _ID = "SELECT id FROM _strata_database"
-_MAKE_ID = (
-    "CREATE TABLE IF NOT EXISTS _strata_database (one boolean PRIMARY KEY DEFAULT true CHECK (one), id text NOT NULL)",
-    "INSERT INTO _strata_database (id) VALUES ('made-' || gen_random_uuid()) ON CONFLICT DO NOTHING",
-)
+# One after another: PostgreSQL lets two make the same table at once, and fails the slower one, IF NOT EXISTS or not.
+_MAKE_ID = """
+SELECT pg_advisory_xact_lock(hashtextextended('_strata_database', 0));
+CREATE TABLE IF NOT EXISTS _strata_database (one boolean PRIMARY KEY DEFAULT true CHECK (one), id text NOT NULL);
+INSERT INTO _strata_database (id) VALUES ('made-' || gen_random_uuid()) ON CONFLICT DO NOTHING
+"""
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
@@ -62,14 +64,17 @@ def _made(conn: Connection) -> str:
     except (errors.UndefinedTable, TypeError):  # no table, or no row
         pass
     try:
-        for statement in _MAKE_ID:
-            conn.command(statement)
-        return str(_row(conn, _ID)[0])
+        conn.command(f"{conn.begin}; {_MAKE_ID}; COMMIT")
     except psycopg.Error as error:
+        if not conn.closed:
+            conn.command("ROLLBACK")
+        if not isinstance(error, errors.InsufficientPrivilege):
+            raise
         raise InvalidConfigError(
             "this role can neither ask PostgreSQL for its system identifier nor keep an id in a table of Strata's; "
             "GRANT EXECUTE ON FUNCTION pg_control_system() to it"
         ) from error
+    return str(_row(conn, _ID)[0])
 
 
 def _row(conn: Connection, sql: str) -> tuple[str, ...]:

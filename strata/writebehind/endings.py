@@ -1,4 +1,4 @@
-"""How a process ends, and that what it wrote behind is flushed then, in some seconds at most.
+"""How a process ends, and that what it wrote behind, or had still to tell, is flushed then, in some seconds at most.
 
 - An interpreter that ends by itself (the last line, `sys.exit`, an exception nobody caught) runs atexit, by which
   multiprocessing's finalizers run; its own children run those only (`multiprocessing.util.Finalize`).
@@ -27,7 +27,7 @@ from strata.errors import InvalidConfigError
 
 
 class Behind(Protocol):
-    """Deferred writes of one store. `flush_at_exit` raises nothing, and takes some seconds at most."""
+    """What one store has not done yet. `flush_at_exit` raises nothing, and takes some seconds at most."""
 
     @property
     def flushes_on_sigterm(self) -> bool: ...
@@ -40,7 +40,7 @@ _watched: weakref.WeakSet[Behind] = weakref.WeakSet()
 
 
 def watch(behind: Behind) -> Finalize:
-    """From the first write in a process on: flush at its end. `cancel` of what is returned ends that."""
+    """From the first thing left to do in a process on: flush at its end. `cancel` of what is returned ends that."""
     reference = weakref.ref(behind)
     _watched.add(behind)
 

@@ -281,6 +281,8 @@ class WriteBehind:
         """Flush, and end the threads. Raises `FlushTimeoutError` for what is neither in L3 nor safe in the ledger."""
         parts = self._parts
         try:
+            if parts.replay is not None:
+                parts.replay.end(CLOSE_GRACE)
             if len(parts.buffer):
                 parts.flush().run(timeout, settle_for_ledger=True)
         finally:

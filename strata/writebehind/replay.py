@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from strata.writebehind.parcels import Packer
 
 
 class Left(enum.Enum):
-    """What some writes of a segment lack: nothing, room in the buffer, or a process that can read them."""
+    """What some writes of a segment lack: nothing, room in the buffer (or the time), or a process that can read them."""
 
     NOTHING = enum.auto()
     ROOM = enum.auto()
@@ -28,6 +29,8 @@ class Left(enum.Enum):
 
 class Replay:
     """Thread-safe but for `take_over`, which the flusher's thread alone calls and for which `_later` is.
+
+    `_busy` is held while it runs; `_ended` is written by whoever closes, once.
 
     `_later` has the files in which something waits for another schema, another key of encryption, or a newer release,
     with the number of schemas that there were then.
@@ -53,6 +56,8 @@ class Replay:
         self._metrics = metrics
         self._hand_off = hand_off
         self._later: dict[str, int] = {}
+        self._busy = threading.Lock()
+        self._ended = False
 
     def note(self, bound: Bound, key: Any) -> None:
         """Append the key's write, as the buffer has it now. Raises `OSError`."""
@@ -69,6 +74,17 @@ class Replay:
         Raises `OSError`, and `L2UnavailableError` where neither the own journal nor the ledger takes them; the
         files stay then.
         """
+        with self._busy:
+            return self._take_all_over()
+
+    def end(self, timeout: float) -> None:
+        """Put nothing more into the buffer, since nobody would flush it; the files stay. Returns once that holds, or
+        after `timeout` seconds."""
+        self._ended = True
+        if self._busy.acquire(timeout=timeout):
+            self._busy.release()
+
+    def _take_all_over(self) -> int:
         count = 0
         for orphan in self._journal.orphans():
             try:
@@ -95,7 +111,7 @@ class Replay:
                     self.note(self._schemas[slot.schema], slot.key)
 
     def _take_over(self, orphan: Orphan) -> int:
-        if self._later.get(orphan.path.name) == len(self._schemas):
+        if self._ended or self._later.get(orphan.path.name) == len(self._schemas):
             return 0
         self._versions.reference.ensure()  # the buffer may have to stamp what it merges
         contents = orphan.read()
@@ -157,6 +173,8 @@ class Replay:
     def _put(self, bound: Bound, key_text: str, entry: Entry, taken: list[Slot]) -> bool:
         """Whether there was room for it. Raises `DecodeError` where this process cannot read it, `ValueError` or
         another `StrataError` where none can; `L2UnavailableError`."""
+        if self._ended:
+            return False
         key = bound.plan.parse_key(key_text)
         item = restored(bound, entry)
         if not self._buffer.put(bound.name, key, key_text, item).room:

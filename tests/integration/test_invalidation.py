@@ -125,6 +125,64 @@ def test_beyond_a_limit_the_whole_schema_is_invalidated(
         comes(other, id)
 
 
+def test_a_store_that_is_closed_right_after_the_commit_has_repeated_it(
+    make: MakeStore, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unfinished, "SOONEST", 60.0)  # no look comes before the end
+    store, other = ready(make), ready(make)
+    for id in range(1, 20):
+        store.set(Note, id, Note(id, "old"))
+    with changing(dsn, *range(1, 20)):
+        for id in range(1, 20):
+            store.invalidate(Note, id)
+            assert other.get(Note, id) == Note(id, "old")
+    store.close()
+    for id in range(1, 20):
+        wait_until(lambda id=id: other.get(Note, id).text == "new")  # type: ignore[misc]
+
+
+def test_a_process_that_ends_right_after_the_commit_has_repeated_it(make: MakeStore, dsn: str) -> None:
+    store, other = ready(make), ready(make)
+    store.set(Note, 1, Note(1, "old"))
+
+    def child() -> None:
+        with changing(dsn, 1):
+            store.invalidate(Note, 1)
+            invalidated.set()
+            assert read.wait(20)
+
+    context = multiprocessing.get_context("fork")
+    invalidated, read = context.Event(), context.Event()
+    process = context.Process(target=child)
+    process.start()
+    assert invalidated.wait(20)
+    assert other.get(Note, 1) == Note(1, "old")
+    read.set()
+    process.join(20)
+    assert process.exitcode == 0
+    wait_until(lambda: other.get(Note, 1).text == "new")
+
+
+def test_one_that_is_broken_off_keeps_no_later_one_from_being_repeated(
+    make: MakeStore, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Alarm(BaseException):
+        """What a signal's handler raises."""
+
+    def broken_off(*_: Any) -> bool:
+        raise Alarm
+
+    store = ready(make)
+    store.set(Note, 1, Note(1, "old"))
+    with changing(dsn, 1):
+        with monkeypatch.context() as patched, pytest.raises(Alarm):
+            patched.setattr(store._wiring.context.background, "submit", broken_off)
+            store.invalidate(Note, 1)
+        store.invalidate(Note, 1)
+        assert store.get(Note, 1) == Note(1, "old")
+    comes(store)
+
+
 def test_a_child_of_a_fork_has_invalidations_of_its_own(make: MakeStore, dsn: str) -> None:
     store = ready(make)
     store.set(Note, 1, Note(1, "old"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,11 @@ from strata import DataStore, Durability, InvalidConfigError
 from strata.cli.doctor.finding import State
 from strata.cli.doctor.journal import journal
 from strata.embedded import EmbeddedValkey
+from strata.writebehind import facade
 from strata.writebehind.directory import set_aside
+from strata.writebehind.flush import Flush
 from strata.writebehind.orphan import HEAD
+from strata.writebehind.replay import Replay
 from tests.behind import client, deferred, hand_off, idle, paced, persist, rows
 from tests.fleet import ROOT, environment
 from tests.models import Account, Note
@@ -68,6 +73,42 @@ def test_a_killed_writer_s_records_are_in_l3_after_the_next_start(
     assert rows(dsn, "SELECT * FROM note WHERE id = 7") == []
     store.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_is_closed_while_it_takes_over_flushes_what_it_took_and_leaves_the_rest(
+    make: MakeStore, dsn: str, redis_addr: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = journalled(make, tmp_path / "journal")
+    journalled(make, tmp_path / "other", deferred())
+    assert write(dsn, redis_addr, tmp_path / "journal", "os.kill(os.getpid(), 9)") == -9
+    put, run, flushed, some = Replay._put, Flush.run, threading.Event(), threading.Event()
+
+    def put_with_a_pause(self: Replay, bound: Any, key_text: str, entry: Any, taken: list[Any]) -> bool:
+        if len(taken) == 100 and not some.is_set():
+            some.set()
+            flushed.wait(0.3)
+        elif some.is_set():
+            time.sleep(0.004)  # a large journal, on a slow machine
+        return put(self, bound, key_text, entry, taken)
+
+    def run_and_tell(self: Flush, timeout: float, **how: bool) -> int:
+        try:
+            return run(self, timeout, **how)
+        finally:
+            flushed.set()
+
+    monkeypatch.setattr(facade, "CLOSE_GRACE", 0.8)
+    monkeypatch.setattr(Replay, "_put", put_with_a_pause)
+    monkeypatch.setattr(Flush, "run", run_and_tell)
+    store.register(deferred())
+    assert some.wait(20)
+    store.close()
+    (found,) = rows(dsn, "SELECT count(*) FROM note")
+    assert 90 < found[0] < 499
+    later = journalled(make, tmp_path / "journal", deferred())
+    wait_until(lambda: rows(dsn, "SELECT count(*) FROM note") == [(499,)], timeout=30)
+    later.close()
+    assert list((tmp_path / "journal").iterdir()) == []
 
 
 def test_an_orderly_end_leaves_no_journal(make: MakeStore, dsn: str, redis_addr: str, tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,12 +50,43 @@ def preparing() -> Release:
     )
 
 
+class Bouncer:
+    """A running PgBouncer, which can be killed and started again."""
+
+    def __init__(self, command: Sequence[str], log: Path, port: int, dsn: str) -> None:
+        self.dsn = dsn
+        self._command, self._log, self._port = command, log, port
+        self._stack = ExitStack()
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        self._process = self._stack.enter_context(running(self._command, self._log, lambda: listens(self._port)))
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+
+    def stop(self) -> None:
+        """End it, in order."""
+        self._stack.close()
+
+
 @contextmanager
 def pgbouncer(dsn: str, mode: str, *, release: Release | None = None, size: int = 3, **settings: str) -> Iterator[str]:
     """The DSN that leads to `dsn` through a PgBouncer of `size` server connections a database.
 
     Protocol-level prepared statements are off where the release has them, unless `max_prepared_statements` says more.
     """
+    with bouncer(dsn, mode, release=release, size=size, **settings) as server:
+        yield server.dsn
+
+
+@contextmanager
+def bouncer(
+    dsn: str, mode: str, *, release: Release | None = None, size: int = 3, **settings: str
+) -> Iterator[Bouncer]:
+    """As `pgbouncer`, for tests that kill it."""
     release = release or releases()[0]
     to = conninfo_to_dict(dsn)
     port = free_port()
@@ -75,8 +106,12 @@ def pgbouncer(dsn: str, mode: str, *, release: Release | None = None, size: int 
         file = place / "pgbouncer.ini"
         text = [f"[databases]\n* = {server}\n[pgbouncer]", *(f"{name} = {value}" for name, value in lines.items())]
         file.write_text("\n".join(text) + "\n")
-        with running([str(release.program), str(file)], place / "log", lambda: listens(port)):
-            yield make_conninfo(dsn, host="127.0.0.1", port=port, sslmode="disable")
+        through = make_conninfo(dsn, host="127.0.0.1", port=port, sslmode="disable")
+        server = Bouncer([str(release.program), str(file)], place / "log", port, through)
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 def sessions(dsn: str) -> list[tuple[int, str]]:

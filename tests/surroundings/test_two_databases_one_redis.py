@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import psycopg
@@ -15,8 +16,11 @@ from click.testing import CliRunner
 import strata
 from strata import Config, DataStore, InvalidConfigError, L2UnavailableError, RedisPolicy, Schema, WriteMode
 from strata.cli.main import main
+from strata.clock import SystemClock
 from strata.embedded import EmbeddedCluster, EmbeddedPostgres, EmbeddedStandby, EmbeddedValkey
+from strata.l3.connection import connect
 from strata.l3.fingerprint import fingerprint
+from strata.policies import L3PoolConfig
 from strata.testing import Proxy
 from tests.behind import client
 from tests.conftest import QUICK
@@ -24,6 +28,7 @@ from tests.fleet import Worker, environment
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores
 from tests.support import wait_until
+from tests.surroundings.pgbouncer import pgbouncer
 
 OWNER = "strata:{database}:owner"
 
@@ -214,6 +219,26 @@ def test_a_role_that_may_not_ask_for_the_system_identifier_has_an_id_of_its_own(
     assert again.get("notes", 1, force_l2=True) == Note(1)
     with pytest.raises(InvalidConfigError, match="made-"):
         notes(make, postgres_dsn=theirs).get("notes", 1)
+
+
+@pytest.mark.parametrize("through", ["itself", "a pooler"])
+def test_connections_that_make_the_id_at_the_same_time_find_one(own_postgres: EmbeddedPostgres, through: str) -> None:
+    with ExitStack() as stack:
+        owner = stack.enter_context(psycopg.connect(own_postgres.dsn, autocommit=True))
+        owner.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM public")
+        owner.execute("CREATE ROLE plain LOGIN")
+        owner.execute("GRANT ALL ON SCHEMA public TO plain")
+        owner.execute("ALTER ROLE plain SET default_transaction_isolation = 'serializable'")
+        owner.execute("ALTER ROLE plain SET default_transaction_read_only = on")
+        dsn = psycopg.conninfo.make_conninfo(own_postgres.dsn, user="plain")
+        if through == "a pooler":
+            dsn = stack.enter_context(pgbouncer(dsn, "transaction", size=8))
+        config = L3PoolConfig(prepared=through == "itself")
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(5):
+                conns = [stack.enter_context(closing(connect(dsn, config, SystemClock()))) for _ in range(8)]
+                assert len(set(pool.map(fingerprint, conns))) == 1
+                owner.execute("DROP TABLE _strata_database")
 
 
 def test_the_child_of_a_fork_is_the_same_application(make: MakeStore) -> None:

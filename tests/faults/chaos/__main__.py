@@ -21,6 +21,8 @@ from tests.faults.chaos.run import Plan, run
 @click.option("--keys", default=3_000, show_default=True, help="Keys of each writer.")
 @click.option("--apart", is_flag=True, help="Cache and ledger on Redis servers of their own.")
 @click.option("--lose-ledger", is_flag=True, help="Empty Redis too; kill no writer then, since it has the only copy.")
+@click.option("--pooler", is_flag=True, help="PostgreSQL through a PgBouncer in transaction mode, killed as well.")
+@click.option("--namespace", default="", help="Everything in Redis under this namespace.")
 @click.option("--keep", type=click.Path(path_type=Path), help="A new directory for diaries and logs, which stays.")
 def main(
     minutes: float,
@@ -30,6 +32,8 @@ def main(
     keys: int,
     apart: bool,
     lose_ledger: bool,
+    pooler: bool,
+    namespace: str,
     keep: Path | None,
 ) -> None:
     """Write behind while workers, writers, Redis and PostgreSQL are killed, frozen and restarted at random."""
@@ -42,6 +46,8 @@ def main(
         keys=keys,
         apart=apart,
         losing=lose_ledger,
+        pooler=pooler,
+        namespace=namespace,
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = keep or Path(scratch)

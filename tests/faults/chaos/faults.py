@@ -16,6 +16,7 @@ import redis
 
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.faults.chaos.processes import Workers, Writers, send
+from tests.surroundings.pgbouncer import Bouncer
 
 Fault = Callable[[random.Random], None]
 
@@ -23,15 +24,24 @@ Fault = Callable[[random.Random], None]
 class ServerFaults:
     """Faults of PostgreSQL, of the Redis servers, and of the connections to them."""
 
-    def __init__(self, postgres: EmbeddedPostgres, valkeys: Sequence[EmbeddedValkey], *, losing: bool = False) -> None:
+    def __init__(
+        self,
+        postgres: EmbeddedPostgres,
+        valkeys: Sequence[EmbeddedValkey],
+        pooler: Bouncer | None = None,
+        *,
+        losing: bool = False,
+    ) -> None:
         self._postgres = postgres
+        self._pooler = pooler
         self._valkeys = valkeys
         self._losing = losing
 
     def all(self) -> list[Fault]:
         losses: list[Fault] = [self.ledger_lost] * 3 if self._losing else []
+        poolers: list[Fault] = [self.pooler_restarted] * 2 if self._pooler else []
         return [
-            *losses,
+            *losses, *poolers,
             self.connections_cut, self.connections_cut, self.subscriptions_cut, self.doorbells_lost,
             self.redis_frozen, self.redis_restarted, self.postgres_frozen, self.postgres_restarted,
             self.backends_ended,
@@ -48,7 +58,7 @@ class ServerFaults:
     def doorbells_lost(self, rng: random.Random) -> None:
         """Every Celery message is gone."""
         for client in self._clients():
-            keys = client.keys("strata:{celery}:*")
+            keys = client.keys("*strata:{celery}:*")
             if keys:
                 client.delete(*keys)
 
@@ -77,6 +87,12 @@ class ServerFaults:
         self._postgres.kill()
         time.sleep(rng.uniform(0, 2.0))
         self._postgres.restart()
+
+    def pooler_restarted(self, rng: random.Random) -> None:
+        assert self._pooler is not None
+        self._pooler.kill()
+        time.sleep(rng.uniform(0, 1.5))
+        self._pooler.start()
 
     def backends_ended(self, rng: random.Random) -> None:
         with psycopg.connect(self._postgres.dsn, autocommit=True, connect_timeout=2) as conn:

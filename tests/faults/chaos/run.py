@@ -24,6 +24,7 @@ from tests.faults.chaos.verdict import Found, Page, Verdict, judge
 from tests.faults.chaos.writer import POISON, STRIDE
 from tests.fleet import environment
 from tests.support import wait_until
+from tests.surroundings.pgbouncer import Bouncer, bouncer
 
 # What Redis has answered to survives SIGKILL of it: written to the file before the answer, and synced by nobody.
 AOF = {"appendonly": "yes", "appendfsync": "no", "maxmemory-policy": "noeviction"}
@@ -40,6 +41,8 @@ class Plan:
     workers: int = 2
     keys: int = 3_000
     apart: bool = False  # cache and ledger on servers of their own
+    pooler: bool = False  # PostgreSQL through a PgBouncer in transaction mode, which is killed as well
+    namespace: str = ""
     losing: bool = False  # Redis is emptied time and again; no writer is killed then, and none writes what L3 refuses
     pause: tuple[float, float] = (0.2, 1.5)
 
@@ -55,14 +58,16 @@ class Outcome:
 
 def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda text: None) -> Outcome:
     """Make a run in an empty folder."""
-    with servers(plan) as (postgres, valkeys):
+    with servers(plan) as (postgres, valkeys, pooler):
         env = environment(
-            postgres.dsn,
+            pooler.dsn if pooler else postgres.dsn,
             valkeys[0].addr,
             STRATA_LEDGER_ADDR=valkeys[-1].addr,
             STRATA_APP="tests.faults.chaos.app:store",
             CHAOS_JOURNAL=str(folder / "journal"),
             CHAOS_REPORTS=str(folder / "reports"),
+            STRATA_NAMESPACE=plan.namespace,
+            CHAOS_POOLED="yes" if pooler else "",
             CHAOS_POISON="0" if plan.losing else "0.005",
         )
         with surroundings(env), app.make_store() as store:
@@ -77,7 +82,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda text: None
             say(f"faults for {plan.seconds:g} s, seed {plan.seed}")
             faults = inject(
                 plan,
-                ServerFaults(postgres, valkeys, losing=plan.losing),
+                ServerFaults(postgres, valkeys, pooler, losing=plan.losing),
                 ProcessFaults(writers, workers, losing=plan.losing),
             )
             wrong = writers.ended_by_themselves()
@@ -121,7 +126,7 @@ def settle(folder: Path, dsn: str, valkey: EmbeddedValkey, keys: Iterable[int]) 
 
         def pending() -> dict[str, int]:
             """What is still under way, by kind: orphaned journals are taken over by this very store."""
-            names: list[bytes] = client.keys("strata:{item:*}:dirty")
+            names: list[bytes] = client.keys("*strata:{item:*}:dirty")
             orphans = list((folder / "journal").glob("*.journal"))
             return {
                 "ledger": sum(client.hlen(name) for name in names),
@@ -161,13 +166,14 @@ def told(folder: Path) -> list[int]:
 
 
 @contextmanager
-def servers(plan: Plan) -> Iterator[tuple[EmbeddedPostgres, list[EmbeddedValkey]]]:
-    """PostgreSQL, and one Redis or two."""
+def servers(plan: Plan) -> Iterator[tuple[EmbeddedPostgres, list[EmbeddedValkey], Bouncer | None]]:
+    """PostgreSQL, one Redis or two, and a pooler where there is to be one."""
     with ExitStack() as stack:
         postgres = stack.enter_context(EmbeddedPostgres(settings={**THROWAWAY, "max_connections": "200"}))
         ledger = stack.enter_context(EmbeddedValkey(AOF))
         cache = stack.enter_context(EmbeddedValkey()) if plan.apart else ledger
-        yield postgres, [cache, ledger] if plan.apart else [ledger]
+        pooler = stack.enter_context(bouncer(postgres.dsn, "transaction", size=10)) if plan.pooler else None
+        yield postgres, [cache, ledger] if plan.apart else [ledger], pooler
 
 
 @contextmanager
