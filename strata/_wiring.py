@@ -436,7 +436,7 @@ class Wiring:
         def corrupt(entries: int) -> None:
             counters.corrupt += entries
             said = "L2 entries could not be read, being damaged or another release's; they are loaded anew"
-            self.log.warning(said, schema=schema.name, entries=entries)
+            self._complaints.say(said, f"schema {schema.name!r}", so_far=counters.corrupt)
 
         codec = self.config.codec
         ttl = _seconds(schema.l2.ttl, self.config.default_l2_ttl)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from strata.bound import Bound
 from strata.clock import Clock
-from strata.errors import L2UnavailableError, StrataError
+from strata.errors import InvalidConfigError, L2UnavailableError, StrataError
 from strata.l3.failures import Diagnosis
 from strata.writebehind.apply import Applier, Result
 from strata.writebehind.buffer import Buffered, DirtyBuffer, Slot
@@ -133,7 +133,7 @@ class Flush:
             self._overtaken()
             self._others()
             self._outcomes.collect()
-        except L2UnavailableError:
+        except (L2UnavailableError, InvalidConfigError):  # away; or it has come to be another database's
             self._around()
 
     def _own(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from strata.clock import Clock
 from strata.errors import StrataError
 from strata.interrupts import Nudge
+from strata.observe.complaints import Complaints
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.threads import OwnThread
@@ -59,6 +60,7 @@ class Flusher:
         self._threshold = threshold
         self._log = log
         self._metrics = metrics
+        self._complaints = Complaints(log, clock)
         self._nudge = Nudge()
         self._own = OwnThread("strata-flusher", self._run)
         self._retry_at = 0.0
@@ -90,7 +92,7 @@ class Flusher:
                 self._step(self._clock.monotonic())
             except StrataError as error:
                 self._retry_at = self._clock.monotonic() + RETRY
-                self._log.warning("deferred writes wait for Redis", error=type(error).__name__, count=len(self._buffer))
+                self._complaints.say("deferred writes wait for Redis", str(error), count=len(self._buffer))
             except Exception as error:  # noqa: BLE001 the thread must outlive a mistake in one round
                 self._retry_at = self._clock.monotonic() + RETRY
                 self._log.error("the flusher failed", error=type(error).__name__)

@@ -13,7 +13,7 @@ from strata.clock import Clock
 from strata.coherence.messages import Announcer
 from strata.coherence.repairs import Repairs
 from strata.config import Config
-from strata.errors import L2UnavailableError
+from strata.errors import InvalidConfigError, L2UnavailableError
 from strata.l2.client import RedisServer
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
@@ -205,7 +205,7 @@ class Parts:
         """This instance reads its outcomes from now on, as far as Redis can be told."""
         now = self._shared.clock.monotonic()
         if now >= self._beat_at:
-            with contextlib.suppress(L2UnavailableError):
+            with contextlib.suppress(L2UnavailableError, InvalidConfigError):
                 self.outcomes.beat()
                 self._beat_at = now + self._shared.ledger.pace.alive / 4
 
@@ -231,7 +231,7 @@ class Parts:
         self.doorbell.stop(timeout)
         self.drainer.stop(timeout)
         self.holder.stop(timeout)
-        with contextlib.suppress(L2UnavailableError):
+        with contextlib.suppress(L2UnavailableError, InvalidConfigError):
             if self._beat_at:
                 self.outcomes.stop()
         if self.journal is not None:

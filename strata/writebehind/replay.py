@@ -20,7 +20,7 @@ from strata.writebehind.parcels import Packer
 
 
 class Left(enum.Enum):
-    """What some writes of a segment lack: nothing, room in the buffer (or the time), or a process that can read them."""
+    """What some writes of a segment lack: nothing, room in the buffer (or time), or a process that can read them."""
 
     NOTHING = enum.auto()
     ROOM = enum.auto()

@@ -93,6 +93,26 @@ def test_a_store_of_another_database_is_refused_at_its_first_use(
     assert first.get("notes", 1, force_l2=True) == Note(1, "of the first")
 
 
+def test_what_was_deferred_reaches_its_own_database_where_the_redis_is_taken_away(
+    make: MakeStore, dsn: str, other: str, redis_addr: str
+) -> None:
+    first = make(write_behind_flush_interval=3600, write_behind_flush_threshold=10**9)
+    first.register(schema(Note, name="notes", write_mode=WriteMode.WRITE_BEHIND))
+    first.migrate()
+    for id in range(20):
+        first.set("notes", id, Note(id, "of the first"))
+    second = notes(make, WriteMode.WRITE_BEHIND, postgres_dsn=other)
+    wiring = second._wiring
+    assert wiring.context.ownership is not None and wiring.server is not None
+    wiring.context.ownership.adopt(wiring.server, ["strata:notes:"])
+    wait_until(lambda: refused(lambda: first.get("notes", 99, default=None)), what="the refusal")
+    first.close()
+    with closing(psycopg.connect(dsn)) as conn:
+        assert conn.execute("SELECT count(*), min(text) FROM notes").fetchone() == (20, "of the first")
+    second.flush_dirty()
+    assert second.count("notes") == 0
+
+
 def test_a_namespace_keeps_them_apart(make: MakeStore, other: str) -> None:
     shop = notes(make, WriteMode.WRITE_BEHIND, namespace="shop")
     blog = notes(make, WriteMode.WRITE_BEHIND, namespace="blog", postgres_dsn=other)

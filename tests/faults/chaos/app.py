@@ -55,7 +55,11 @@ def make_store(durability: Durability = Durability.MEMORY) -> DataStore:
             write_behind_max_retry=5,
             l2_pool=L2PoolConfig(dial_timeout=0.5, read_timeout=0.5, write_timeout=0.5),
             l3_pool=L3PoolConfig(
-                connect_timeout=1, acquire_timeout=2, statement_timeout=3, lock_timeout=2, prepared=not os.environ["CHAOS_POOLED"]
+                connect_timeout=1,
+                acquire_timeout=2,
+                statement_timeout=3,
+                lock_timeout=2,
+                prepared=not os.environ["CHAOS_POOLED"],
             ),
         )
     )
