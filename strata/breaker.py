@@ -14,7 +14,7 @@ from strata.clock import Clock
 class Breaker:
     """Opens at `threshold` failures in a row; then lets one caller through each `pause` seconds as a probe.
 
-    The pause doubles up to `longest` while probes fail. Thread-safe: `_lock` guards every field below it; `closed`
+    `said` is what the last failure was, for those who are not let through. The pause doubles up to `longest` while probes fail. Thread-safe: `_lock` guards every field below it; `closed`
     is read without it, since a stale answer costs at most one more time-out. After fork the child calls `reset`.
     """
 
@@ -31,6 +31,7 @@ class Breaker:
         self._failures = 0
         self._pause = self._first_pause
         self._retry_at = 0.0
+        self.said = ""
         self.closed = True
 
     def allow(self) -> bool:
@@ -53,10 +54,11 @@ class Breaker:
             self._pause = self._first_pause
             self.closed = True
 
-    def failed(self) -> None:
-        """The server did not answer."""
+    def failed(self, said: object) -> None:
+        """The server did not answer, or cannot be used; `said` is why, in words that may be shown."""
         with self._lock:
             self._failures += 1
+            self.said = str(said)
             if self._failures < self._threshold:
                 return
             if not self.closed:
