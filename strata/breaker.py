@@ -14,8 +14,9 @@ from strata.clock import Clock
 class Breaker:
     """Opens at `threshold` failures in a row; then lets one caller through each `pause` seconds as a probe.
 
-    `said` is what the last failure was, for those who are not let through. The pause doubles up to `longest` while probes fail. Thread-safe: `_lock` guards every field below it; `closed`
-    is read without it, since a stale answer costs at most one more time-out. After fork the child calls `reset`.
+    `said` is what the last failure was, for those who are not let through. The pause doubles up to `longest` while
+    probes fail. Thread-safe: `_lock` guards every field below it; `closed` and `said` are read without it, since a
+    stale answer costs at most one more time-out. After fork the child calls `reset`.
     """
 
     def __init__(self, clock: Clock, *, threshold: int = 2, pause: float = 0.25, longest: float = 1.0) -> None:

@@ -36,8 +36,8 @@ UNPREPARED = (
 )
 _UNSUPPORTED = "unsupported startup parameter"  # PgBouncer's words, in which no SQLSTATE comes along
 _OPTIONS = (
-    "the DSN has start-up parameters (options=...) that the connection pooler to which it leads does not take; set them "
-    "for the role instead, ALTER ROLE ... SET ..., and leave them out of the DSN"
+    "the DSN has start-up parameters (options=...) that the connection pooler to which it leads does not take; set "
+    "them for the role instead, ALTER ROLE ... SET ..., and leave them out of the DSN"
 )
 E = TypeVar("E", bound=BaseException)
 WaitTimeout = errors._WaitTimeout  # raised by Connection.wait; psycopg has no public name for it

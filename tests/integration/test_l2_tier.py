@@ -314,7 +314,7 @@ def test_a_server_that_is_not_there_raises_and_is_then_left_alone() -> None:
         with pytest.raises(L2UnavailableError):
             tier.read("a")
     assert not server.breaker.closed
-    with pytest.raises(L2UnavailableError, match="was not asked.* did not answer .ConnectionError"):
+    with pytest.raises(L2UnavailableError, match=r"was not asked.* did not answer .ConnectionError"):
         tier.read("a")
 
 

@@ -287,7 +287,7 @@ def test_a_start_up_parameter_that_the_pooler_refuses_is_no_outage(dsn: str, mak
     with pgbouncer(dsn, "session") as pooled:
         store = registered(make(postgres_dsn=make_conninfo(pooled, options="-c geqo=off")))
         for _ in range(4):  # as often as opens a breaker, and more
-            with pytest.raises(InvalidConfigError, match="start-up parameters .*ALTER ROLE"):
+            with pytest.raises(InvalidConfigError, match=r"start-up parameters .*ALTER ROLE"):
                 store.get("pages", "x")
 
 
