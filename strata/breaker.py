@@ -14,8 +14,9 @@ from strata.clock import Clock
 class Breaker:
     """Opens at `threshold` failures in a row; then lets one caller through each `pause` seconds as a probe.
 
-    The pause doubles up to `longest` while probes fail. Thread-safe: `_lock` guards every field below it; `closed`
-    is read without it, since a stale answer costs at most one more time-out. After fork the child calls `reset`.
+    `said` is what the last failure was, for those who are not let through. The pause doubles up to `longest` while
+    probes fail. Thread-safe: `_lock` guards every field below it; `closed` and `said` are read without it, since a
+    stale answer costs at most one more time-out. After fork the child calls `reset`.
     """
 
     def __init__(self, clock: Clock, *, threshold: int = 2, pause: float = 0.25, longest: float = 1.0) -> None:
@@ -31,6 +32,7 @@ class Breaker:
         self._failures = 0
         self._pause = self._first_pause
         self._retry_at = 0.0
+        self.said = ""
         self.closed = True
 
     def allow(self) -> bool:
@@ -53,10 +55,11 @@ class Breaker:
             self._pause = self._first_pause
             self.closed = True
 
-    def failed(self) -> None:
-        """The server did not answer."""
+    def failed(self, said: object) -> None:
+        """The server did not answer, or cannot be used; `said` is why, in words that may be shown."""
         with self._lock:
             self._failures += 1
+            self.said = str(said)
             if self._failures < self._threshold:
                 return
             if not self.closed:

@@ -72,8 +72,9 @@ class RedisServer:
             try:
                 self._client = self._make()
             except FAILURES as error:  # a Cluster is asked for its slots as soon as it is made
-                self.breaker.failed()
-                raise self.unavailable(error) from error
+                unavailable = self.unavailable(error)
+                self.breaker.failed(unavailable)
+                raise unavailable from error
         return self._client
 
     @property
@@ -214,7 +215,7 @@ class RedisServer:
     def _guarded(self, send: Callable[[], Any]) -> Any:
         if not self.breaker.allow():
             raise L2UnavailableError(
-                f"Redis at {self.address} was not asked: it did not answer a moment ago; it is tried again shortly"
+                f"Redis at {self.address} was not asked, and is tried again shortly; a moment ago: {self.breaker.said}"
             )
         if self.on_call is not None:
             send = _timed(send, self.on_call)
@@ -232,14 +233,14 @@ class RedisServer:
                 "let it forget"
             ) from error
         except FAILURES as error:
-            refusal = refusal_of(error)
+            refusal, unavailable = refusal_of(error), self.unavailable(error)
             if refusal is not None and refusal.answered:
                 self.breaker.succeeded()
             else:
                 # An error answer (read-only, loading) is an answer, but this server cannot be used.
-                self.breaker.failed()
+                self.breaker.failed(unavailable)
                 self._asked_until = 0.0  # another one may have taken its place
-            raise self.unavailable(error) from error
+            raise unavailable from error
         self.breaker.succeeded()
         return answer
 

@@ -9,8 +9,12 @@ from dataclasses import dataclass, field
 from strata.l3.connection import Connection
 from strata.l3.partition import Month
 
-_TABLE = """
-SELECT c.oid::int8, c.relkind::text, p.partstrat::text, p.partdefid::regclass::text,
+# A rule would do something else than what is asked, and says nothing of it; those of SELECT (1) make views.
+_RELATION = """CASE WHEN c.relkind IN ('r', 'p')
+    AND EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type <> '1' AND w.ev_enabled <> 'D')
+    THEN 'rules' ELSE c.relkind::text END"""
+_TABLE = f"""
+SELECT c.oid::int8, {_RELATION}, p.partstrat::text, p.partdefid::regclass::text,
        ARRAY(SELECT COALESCE(a.attname::text, '') FROM unnest(p.partattrs::int2[]) WITH ORDINALITY AS k(attnum, place)
              LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum ORDER BY k.place)
 FROM pg_class c LEFT JOIN pg_partitioned_table p ON p.partrelid = c.oid
@@ -52,7 +56,7 @@ CROSS JOIN LATERAL (
 WHERE a.attrelid = $1::int8::oid AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
 """
-_KIND = "SELECT c.oid::int8, c.relkind::text FROM pg_class c WHERE c.oid = to_regclass($1)"
+_KIND = f"SELECT c.oid::int8, {_RELATION} FROM pg_class c WHERE c.oid = to_regclass($1)"
 _INDEXES = """
 SELECT c.relname, i.indisunique, i.indisvalid, i.indimmediate,
        i.indpred IS NULL AND NOT 0 = ANY(i.indkey) AND m.amname = 'btree',
@@ -156,7 +160,8 @@ class Dependents:
 
 @dataclass(frozen=True, slots=True)
 class TableFacts:
-    """A table as it is; `kind` is that of `pg_class`, "r" or "p" (partitioned), and empty where there is none.
+    """A table as it is; `kind` is that of `pg_class`, "r" or "p" (partitioned), but "rules" where it has some for
+    writes, and empty where there is none.
 
     `divided_by` are the columns of a partitioned one, an expression being the empty string; `strategy` is "r" (range),
     "h" (hash) or "l" (list); `rest` is its default partition's quoted name.

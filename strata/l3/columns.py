@@ -7,13 +7,15 @@ import decimal
 import uuid
 from typing import Any
 
+import psycopg
+
 from strata.errors import DecodeError
 from strata.l3 import ddl
 from strata.l3.catalog import ColumnFacts, dependents
 from strata.l3.changes import BlockingChange, ManualChange, Plan
 from strata.l3.connection import Connection
 from strata.l3.convert import retype
-from strata.l3.fit import misfit, same_type, takes
+from strata.l3.fit import misfit, same_type, shown, takes
 from strata.l3.layout import quote
 from strata.l3.table import Table
 from strata.model.columns import Column
@@ -131,7 +133,7 @@ class Columns:
             self._by_hand(f"{where} may be NULL, the model wants a value", f"{alter} SET NOT NULL;")
         if facts.generated and field.primary_key:
             self._blocked(f"{where} {misfit(field, facts)}", "")
-        if fits and not facts.computed and not field.primary_key:
+        if fits and not facts.generated and not facts.identity and not field.primary_key:
             self._default(column, facts, where, alter)
 
     def _default(self, column: Column, facts: ColumnFacts, where: str, alter: str) -> None:
@@ -139,10 +141,30 @@ class Columns:
         if wanted is None:
             if facts.default is not None and not facts.default.startswith("nextval(") and not varies(column):
                 self._by_hand(f"{where} has a DEFAULT, the model has none", f"{alter} DROP DEFAULT;")
-        elif facts.default is None:
+        elif facts.default is None and self._takes(column, facts, wanted):
             self._plan.defaults.append(f"{alter} SET DEFAULT {wanted}")
+        elif facts.default is None:
+            self._by_hand(f"{where} is {shown(facts)}, which does not take the DEFAULT of the model, {wanted}", "")
         elif not self._same(column, facts.default, wanted):
             self._by_hand(f"{where} has another DEFAULT than the model", f"{alter} SET DEFAULT {wanted};")
+
+    def _takes(self, column: Column, facts: ColumnFacts, wanted: str) -> bool:
+        """Whether the column can hold the value: an enum may lack it, a domain forbid it, and no integer is a NaN."""
+        default = default_of(column)
+        if same_type(column.field, facts) or default is None or default.sql is not None:
+            return True
+        conn, inside = self._conn, self._conn.in_transaction
+        if inside:
+            conn.command("SAVEPOINT takes")
+        try:
+            conn.results(f"SELECT ({wanted})::{facts.sql_type}")
+        except psycopg.Error as error:
+            if (error.sqlstate or "")[:2] not in ("22", "23"):  # data exception, integrity constraint violation
+                raise
+            if inside:
+                conn.command("ROLLBACK TO SAVEPOINT takes")
+            return False
+        return True
 
     def _same(self, column: Column, found: str, wanted: str) -> bool:
         default = default_of(column)

@@ -12,7 +12,7 @@ from strata.l3.catalog import exists, free_months, has_rows, table_facts
 from strata.l3.changes import BlockingChange, LateIndex, ManualChange, Plan, TableMonth
 from strata.l3.columns import Columns
 from strata.l3.connection import Connection
-from strata.l3.fit import NEEDED, RELATIONS
+from strata.l3.fit import no_table
 from strata.l3.indexes import wanted_indexes
 from strata.l3.layout import VERSION, quote
 from strata.l3.partition import Month, check_unique, months_from
@@ -157,9 +157,8 @@ class _Comparison:
             self._plan.statements += ddl.create_table(
                 table.name, table.plan.forms, table.plan.key.name, table.partition, self._months
             )
-        elif facts.kind not in ("r", "p"):
-            what = RELATIONS.get(facts.kind, "something else")
-            raise InvalidModelError(f"{table.name!r} is there already and is no table, but {what}; {NEEDED}")
+        elif why := no_table(facts.kind):
+            raise InvalidModelError(f"{table.name!r} is there already and {why}")
         else:
             self._extend()
         needed = bool(self._plan.statements or self._plan.late)

@@ -30,6 +30,7 @@ from psycopg import errors, generators, pq
 from psycopg.abc import PQGen, PQGenConn, Transformer
 from psycopg.adapt import AdaptersMap, Dumper, Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.types.datetime import IntervalBinaryLoader
 
 from strata.clock import Clock
 from strata.errors import InvalidConfigError
@@ -69,7 +70,12 @@ class _UtcLoader:
         return loader
 
 
+class _IntervalLoader(IntervalBinaryLoader):
+    """Psycopg's own, in Python: what it has in C counts days in 32 bits, so that 178,000,000 years come as others."""
+
+
 ADAPTERS = AdaptersMap(psycopg.adapters)
+ADAPTERS.register_loader("interval", _IntervalLoader)
 ADAPTERS.register_dumper(JsonText, _JsonTextDumper)
 _READS_TIMES: Any = ADAPTERS.get_loader(_TIMESTAMPTZ, pq.Format.BINARY)
 ADAPTERS.register_loader(_TIMESTAMPTZ, _UtcLoader)  # type: ignore[arg-type]  # it is called, and asked for its format

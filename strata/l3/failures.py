@@ -34,6 +34,11 @@ UNPREPARED = (
     "L3PoolConfig.prepared=False, or let the pooler keep them apart (PgBouncer 1.21+: max_prepared_statements=200), or "
     "use its session mode"
 )
+_UNSUPPORTED = "unsupported startup parameter"  # PgBouncer's words, in which no SQLSTATE comes along
+_OPTIONS = (
+    "the DSN has start-up parameters (options=...) that the connection pooler to which it leads does not take; set "
+    "them for the role instead, ALTER ROLE ... SET ..., and leave them out of the DSN"
+)
 E = TypeVar("E", bound=BaseException)
 WaitTimeout = errors._WaitTimeout  # raised by Connection.wait; psycopg has no public name for it
 
@@ -140,6 +145,13 @@ def diagnose(error: psycopg.Error) -> Diagnosis:
     return found
 
 
+def loss(error: psycopg.Error | None) -> str:
+    """How a connection was lost, in safe words; asked before `diagnose`, as `lost` is."""
+    if error is None:
+        return "a connection to PostgreSQL was lost"
+    return f"PostgreSQL did not answer: {_words(error, error.sqlstate or '')}"
+
+
 def lost(error: psycopg.Error) -> bool:
     """Whether the server, or the way to it, is gone; asked before `diagnose`."""
     return not error.sqlstate and isinstance(error, errors.OperationalError | errors.InterfaceError)
@@ -212,8 +224,10 @@ def suppressed(table: str) -> ConstraintError:
 
 
 def unavailable(error: psycopg.Error) -> StrataError:
-    """The error of a connection that could not be made."""
+    """The error of a connection that could not be made: an outage, but for what a pooler will never take."""
     found = diagnose(error)
+    if _UNSUPPORTED in found.message:
+        return _caused(InvalidConfigError(_OPTIONS), error)
     return _caused(
         L3UnavailableError(f"PostgreSQL cannot be reached: {found.message}; check the server and the address"), error
     )

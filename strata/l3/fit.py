@@ -42,8 +42,17 @@ _CATALOG_NAMES = {"TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE", "TIME": "TIME WITHO
 _WHOLE = re.compile(r"numeric\((\d+)(?:,0)?\)\Z")
 _WHOLE_DIGITS = 18  # that BIGINT always has
 
-RELATIONS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index"}
-NEEDED = "a schema needs a table of its own rows: give it the one behind, by PostgresPolicy.table_name"
+_RELATIONS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index"}
+_NEEDED = "a schema needs a table of its own rows: give it the one behind, by PostgresPolicy.table_name"
+_RULES = "has rules (CREATE RULE) that make something else of a write; have triggers instead"
+
+
+def no_table(kind: str) -> str:
+    """Why a relation of this kind (`TableFacts`) cannot have a schema's rows, in words that go on from its name; empty
+    where it can."""
+    if kind in ("r", "p"):
+        return ""
+    return _RULES if kind == "rules" else f"is no table, but {_RELATIONS.get(kind, 'something else')}; {_NEEDED}"
 
 
 def takes(field: Field, facts: ColumnFacts) -> bool:
@@ -82,8 +91,8 @@ def shown(facts: ColumnFacts) -> str:
 
 def check(plan: ModelPlan[object], table: str, kind: str, columns: Mapping[str, ColumnFacts]) -> None:
     """Raise `MigrationError` for a table that is there and cannot hold the model's records."""
-    if kind not in ("r", "p"):
-        raise MigrationError(f"{table!r} is no table, but {RELATIONS.get(kind, 'something else')}; {NEEDED}")
+    if why := no_table(kind):
+        raise MigrationError(f"{table!r} {why}")
     for field in plan.columns:
         facts = columns.get(field.name)
         reason = "" if facts is None else misfit(field, facts)

@@ -117,15 +117,17 @@ class Database:
             raise InvalidConfigError("there is no database; set postgres_dsn (STRATA_POSTGRES_DSN)")
         if not self.breaker.allow():
             raise L3UnavailableError(
-                "PostgreSQL was not asked: it did not answer a moment ago; it is tried again shortly"
+                f"PostgreSQL was not asked, and is tried again shortly; a moment ago: {self.breaker.said}"
             )
         began = perf_counter()
         try:
             conn = self._pool.take(user)
             conn.wanted_at = began
         except psycopg.Error as error:
-            self.breaker.failed()
-            raise failures.unavailable(error)  # noqa: B904 the cause is set, and says no more than it may
+            refused = failures.unavailable(error)
+            if isinstance(refused, L3UnavailableError):
+                self.breaker.failed(refused)
+            raise refused  # noqa: B904 the cause is set, and says no more than it may
         if self.telling and self.fingerprint is None:
             with contextlib.suppress(psycopg.Error, InvalidConfigError):  # whoever needs it asks again
                 self.fingerprint = fingerprint(conn)
@@ -137,7 +139,7 @@ class Database:
             self.on_call(perf_counter() - conn.wanted_at)
         lost = conn.closed or (error is not None and failures.lost(error))
         if lost:
-            self.breaker.failed()
+            self.breaker.failed(failures.loss(error))
             conn.close()
         else:
             self.breaker.succeeded()

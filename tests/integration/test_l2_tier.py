@@ -314,6 +314,8 @@ def test_a_server_that_is_not_there_raises_and_is_then_left_alone() -> None:
         with pytest.raises(L2UnavailableError):
             tier.read("a")
     assert not server.breaker.closed
+    with pytest.raises(L2UnavailableError, match=r"was not asked.* did not answer .ConnectionError"):
+        tier.read("a")
 
 
 def test_a_client_of_the_users_is_copied_without_its_retries_and_keeps_its_address(redis_addr: str) -> None:

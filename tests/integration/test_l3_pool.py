@@ -190,7 +190,7 @@ def test_a_server_that_refuses_is_told_of_at_once_then_not_asked_until_a_probe()
         assert isinstance(caught.value.__cause__, psycopg.OperationalError)
         assert "hush" not in f"{caught.value}{caught.value.__cause__}"
     for _ in range(100):
-        with pytest.raises(L3UnavailableError, match="not asked"), database.connection():
+        with pytest.raises(L3UnavailableError, match=r"not asked.* cannot be reached: "), database.connection():
             pass
     clock.advance(1)
     with pytest.raises(L3UnavailableError, match="cannot be reached"), database.transaction():
@@ -240,7 +240,7 @@ def test_a_frozen_server_costs_one_time_out_and_heals(own_postgres: EmbeddedPost
         with pytest.raises(L3UnavailableError), database.connection():
             pass
         began = time.monotonic()
-        with pytest.raises(L3UnavailableError, match="not asked"), database.connection():
+        with pytest.raises(L3UnavailableError, match=r"not asked.* a moment ago: PostgreSQL"), database.connection():
             pass
         assert time.monotonic() - began < 0.5
     finally:

@@ -110,6 +110,37 @@ def test_numbers_that_others_left_in_jsonb_come_back_as_they_are(make: MakeStore
     assert other.get(Free, 1) == other.get(Free, 1, force_l3=True) == Free(1, big, {"n": 1})
 
 
+@dataclasses.dataclass
+class Span:
+    id: Annotated[int, strata.PrimaryKey]
+    length: timedelta = timedelta(0)
+
+
+def test_an_interval_that_others_left_is_right_or_refused(make: MakeStore, dsn: str) -> None:
+    one, other = make(), make()
+    for store in (one, other):
+        store.register(schema(Span))
+    one.migrate()
+    left = {
+        "1 month": timedelta(30),
+        "-1 year -1 month": timedelta(-395),
+        "1 month -1 day 2.5 seconds": timedelta(29, 2.5),
+        "2700000 years": timedelta(2_700_000 * 365),
+        "178000000 years": None,  # more days than 32 bits count
+        "-178000000 years": None,
+        "2147483647 days": None,
+    }
+    for key, (text, value) in enumerate(left.items()):
+        run(dsn, f"INSERT INTO span (id, length) VALUES ({key}, '{text}')")
+        for store in (one, other):
+            if value is not None:
+                assert store.get(Span, key).length == store.get(Span, key, force_l3=True).length == value
+                assert store.search(Span, strata.Q().where("id = $1", key)) == [Span(key, value)]
+            else:
+                with pytest.raises(DecodeError):
+                    store.get(Span, key)
+
+
 def test_what_no_field_can_hold_is_refused_when_it_is_read_and_when_it_is_set(make: MakeStore, dsn: str) -> None:
     store = make()
     store.register(schema(Free))

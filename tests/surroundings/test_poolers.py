@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import psycopg
 import pytest
 from click.testing import CliRunner
+from psycopg.conninfo import make_conninfo
 
 import strata
 from strata import DataStore, InvalidConfigError, L3PoolConfig, PostgresPolicy, Q, WriteMode
@@ -280,6 +281,14 @@ def _read_from_both_sessions(store: DataStore, pooled: str) -> None:
 def test_a_pooler_that_lets_no_transaction_stay_open_is_refused(dsn: str, make: MakeStore) -> None:
     with pgbouncer(dsn, "statement") as pooled, pytest.raises(InvalidConfigError, match="statement mode"):
         registered(make(postgres_dsn=pooled, l3_pool=UNPREPARED)).get("pages", "x")
+
+
+def test_a_start_up_parameter_that_the_pooler_refuses_is_no_outage(dsn: str, make: MakeStore) -> None:
+    with pgbouncer(dsn, "session") as pooled:
+        store = registered(make(postgres_dsn=make_conninfo(pooled, options="-c geqo=off")))
+        for _ in range(4):  # as often as opens a breaker, and more
+            with pytest.raises(InvalidConfigError, match=r"start-up parameters .*ALTER ROLE"):
+                store.get("pages", "x")
 
 
 def test_a_watched_table_is_refused_through_shared_sessions_but_for_a_direct_address(dsn: str, make: MakeStore) -> None:

@@ -290,6 +290,9 @@ def test_a_login_that_is_refused_is_said_and_works_once_it_is_mended(
     assert text(notes) == "in PostgreSQL"
     assert log.says(word) and log.says(server.addr)
     assert not log.says("wrong@") and not log.says("pw@")
+    for _ in range(4):  # as often as opens a breaker, and more
+        with pytest.raises(L2UnavailableError, match=word):
+            notes.invalidate(1)
     server.grant("app", mend)
     sure(store)
 
