@@ -105,9 +105,7 @@ class Wiring:
             repairs=repairs,
             lasting=float(pool.statement_timeout) + float(pool.lock_timeout) + MARGIN,  # type: ignore[arg-type]
             background=background,
-            unfinished=Unfinished(
-                background, repairs.clear, self.log, flushes_on_sigterm=config.flush_on_sigterm
-            ),
+            unfinished=Unfinished(background, repairs.clear, self.log, flushes_on_sigterm=config.flush_on_sigterm),
             server=self.server,
         )
         self.feed = self.context.feed = Feed(self.metrics, self._counts, self._gauges, self.log)
