@@ -238,6 +238,97 @@ def test_the_doctor_warns_of_a_ledger_that_could_be_evicted(strata: Strata, monk
     assert "set noeviction" in findings["eviction of Redis of the ledger"]["advice"]
 
 
+def findings(strata: Strata, state: str = "fail") -> list[tuple[str, str, str]]:
+    found = json.loads(strata("doctor", "--json").output)
+    return [(item["what"], item["found"], item["advice"]) for item in found if item["state"] == state]
+
+
+@pytest.mark.parametrize(
+    ("settings", "login", "cause"),
+    [
+        ({"requirepass": "right"}, "", "NOAUTH: it wants a password"),
+        ({"requirepass": "right"}, "redis://:very-secret@", "WRONGPASS: the user or the password is wrong"),
+        ({}, "redis://app:very-secret@", "WRONGPASS: the user or the password is wrong"),
+    ],
+)
+def test_the_doctor_tells_why_a_redis_lets_nobody_in(
+    strata: Strata, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], login: str, cause: str
+) -> None:
+    strata("migrate")
+    with EmbeddedValkey(settings) as server:
+        monkeypatch.setenv("STRATA_REDIS_ADDR", login + server.addr)
+        found = findings(strata)
+    told = f"Redis at {server.addr} refused. {cause}"
+    advice = "set the user and password of redis_addr (or redis_password) to those of the server"
+    assert found == [
+        ("Redis", told, advice),
+        ("workers", f"the broker refused. {cause}", "correct broker_url, or what it is made of"),
+        ("pending writes", told, advice),
+    ]
+
+
+def test_the_doctor_tells_that_a_redis_does_not_answer(strata: Strata, monkeypatch: pytest.MonkeyPatch) -> None:
+    strata("migrate")
+    monkeypatch.setenv("STRATA_REDIS_ADDR", "127.0.0.1:1")
+    told = "Redis at 127.0.0.1:1 did not answer (ConnectionError)", "check that it runs and is reachable"
+    assert [found for found in findings(strata) if found[0] != "workers"] == [
+        ("Redis", *told),
+        ("pending writes", *told),
+    ]
+
+
+NO_DATABASE = ("PostgreSQL", "there is no database", "set postgres_dsn (STRATA_POSTGRES_DSN)")
+NO_REDIS = (
+    "Redis",
+    "no Redis is named",
+    "set redis_addr (STRATA_REDIS_ADDR), or redis_client; for write-behind alone ledger_addr (STRATA_LEDGER_ADDR) will "
+    "do",
+)
+
+
+@pytest.mark.parametrize(
+    ("unset", "told"),
+    [(("POSTGRES_DSN", "REDIS_ADDR"), [NO_DATABASE, NO_REDIS]), (("POSTGRES_DSN",), [NO_DATABASE]),
+     (("REDIS_ADDR",), [NO_REDIS])],
+)  # fmt: skip
+def test_each_address_that_is_missing_is_one_line_of_the_doctors(
+    strata: Strata, monkeypatch: pytest.MonkeyPatch, unset: tuple[str, ...], told: list[tuple[str, str, str]]
+) -> None:
+    strata("migrate")
+    for name in unset:
+        monkeypatch.delenv(f"STRATA_{name}")
+    assert findings(strata) == told
+
+
+MISFITS = {
+    "a column is gone": ("DROP COLUMN text", "notes lacks text"),
+    "the version is gone": ("DROP COLUMN _strata_version", "notes lacks _strata_version"),
+    "another release wanted a column": ("ADD COLUMN old BIGINT NOT NULL", "notes.old is not in the model and is NOT NULL"),
+    "a column has another type": ("ALTER COLUMN text DROP DEFAULT, ALTER COLUMN text TYPE BIGINT USING 1", "notes.text is BIGINT"),
+    "the key is not unique": ("DROP CONSTRAINT notes_pkey", "1 changes are not made yet, such as: "),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_the_doctor_tells_of_a_table_that_takes_no_records(strata: Strata, dsn: str, misfit: str) -> None:
+    change, told = MISFITS[misfit]
+    strata("migrate")
+    with psycopg.connect(dsn) as conn:
+        conn.execute(f"ALTER TABLE notes {change}".encode())
+    found = [found for found in findings(strata) if found[0] != "workers"]
+    assert [what for what, _, _ in found] == ["tables"]
+    assert found[0][1].startswith(told) and found[0][2].startswith("run `strata migrate`")
+
+
+def test_a_default_that_a_table_lacks_is_a_warning_of_the_doctors(strata: Strata, dsn: str) -> None:
+    strata("migrate")
+    with psycopg.connect(dsn) as conn:
+        conn.execute("ALTER TABLE notes ALTER COLUMN text DROP DEFAULT")
+    assert [found for found in findings(strata, "warn") if found[0] == "tables"]
+    strata("migrate")
+    assert [found for found in findings(strata, "ok") if found[0] == "tables"]
+
+
 def test_without_a_server_a_command_is_one_line_without_secrets(
     strata: Strata, monkeypatch: pytest.MonkeyPatch
 ) -> None:
