@@ -499,7 +499,7 @@ class Wiring:
 def _no_redis() -> NoReturn:
     raise InvalidConfigError(
         "no Redis is named; set redis_addr (STRATA_REDIS_ADDR), or redis_client; for write-behind alone ledger_addr "
-        "(STRATA_LEDGER_ADDR) will do"
+        "(STRATA_LEDGER_ADDR) does"
     )
 
 

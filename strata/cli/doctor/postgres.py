@@ -69,7 +69,11 @@ def _surroundings(store: DataStore, dsn: str) -> Iterator[Finding]:
 
 def _tables(store: DataStore) -> Iterator[Finding]:
     """What keeps records from being written, else what else `strata migrate` has to do."""
-    facts, plan = compared(store)
+    try:
+        facts, plan = compared(store)
+    except StrataError as error:
+        yield refused("tables", error)
+        return
     found = [*_lacking(store, facts), *_blocking(plan)] or list(_pending(plan))
     if found:
         yield from found
@@ -100,4 +104,4 @@ def _pending(plan: Plan) -> Iterator[Finding]:
     later += [f"partitions of {month.table.name}" for month in plan.months]
     for said, tell in ((needed, fail), (later, warn)):
         if said:
-            yield tell("tables", f"{len(said)} changes are not made yet, such as: {' '.join(said[0].split())}", MIGRATE)
+            yield tell("tables", f"{len(said)} change(s) not made yet, such as {' '.join(said[0].split())}", MIGRATE)
