@@ -497,7 +497,10 @@ class Wiring:
 
 
 def _no_redis() -> NoReturn:
-    raise InvalidConfigError("no Redis is named; set redis_addr or ledger_addr (STRATA_REDIS_ADDR, STRATA_LEDGER_ADDR)")
+    raise InvalidConfigError(
+        "no Redis is named; set redis_addr (STRATA_REDIS_ADDR), or redis_client; for write-behind alone ledger_addr "
+        "(STRATA_LEDGER_ADDR) does"
+    )
 
 
 def _aging(policy: MemPolicy | RedisPolicy) -> Aging:

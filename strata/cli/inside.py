@@ -9,6 +9,13 @@ from strata.coherence.ownership import Ownership
 from strata.datastore import DataStore
 from strata.errors import InvalidConfigError
 from strata.l2.client import RedisServer
+from strata.l3 import poolers
+from strata.l3.catalog import TableFacts, table_facts
+from strata.l3.changes import Plan
+from strata.l3.compare import compare
+from strata.l3.connection import connect, parse_dsn
+from strata.l3.layout import quote
+from strata.l3.table import Table
 from strata.writebehind.facade import PendingStats
 
 
@@ -32,11 +39,16 @@ def pending(store: DataStore) -> dict[str, PendingStats]:
 
 
 def redis_servers(store: DataStore) -> dict[str, tuple[RedisServer, bool]]:
-    """The Redis servers of a store by what they are for, and whether each holds the ledger."""
+    """The Redis servers of a store by what they are for, and whether each holds the ledger.
+
+    Where one is needed and has no address, it is there, and its methods raise `InvalidConfigError`.
+    """
     wiring = store._wiring
     ledger = wiring.ledger() if defers(store) else None
-    servers = {} if wiring.server is None else {"Redis": (wiring.server, wiring.server is ledger)}
-    if ledger is not None and ledger is not wiring.server:
+    cached = [bound.l2.server for bound in schemas(store).values() if bound.l2 is not None]
+    server = next(iter(cached), wiring.server)
+    servers = {} if server is None else {"Redis": (server, server is ledger)}
+    if ledger is not None and ledger is not server:
         servers["Redis of the ledger"] = (ledger, True)
     return servers
 
@@ -61,7 +73,29 @@ def ask_postgres(store: DataStore, dsn: str, sql: str) -> Any:
         return conn.execute(sql.encode()).fetchone()
 
 
-def pooled(store: DataStore, dsn: str) -> bool:
-    """Whether a connection pooler answers in place of the server. Raises `L3UnavailableError`."""
-    with store._wiring.database(dsn).connection() as conn:
-        return conn.pooled
+def addressed(store: DataStore) -> bool:
+    """Whether database and ledger have addresses, without which nothing can be written behind."""
+    return bool(store.config.postgres_dsn) and store._wiring.ledger() is not store._wiring._nowhere
+
+
+def pooled(store: DataStore, dsn: str) -> tuple[bool, bool]:
+    """Whether a connection pooler answers in place of the server, and whether it was seen to share sessions among
+    clients. Raises `L3UnavailableError`."""
+    database = store._wiring.database(dsn)
+    with database.connection() as conn:
+        if not conn.pooled:
+            return False, False
+        other = lambda: connect(parse_dsn(dsn, database.config, "strata"), database.config, database.clock)  # noqa: E731
+        return True, poolers.shares_sessions(conn, other)
+
+
+def tables(store: DataStore) -> dict[str, Table]:
+    """The tables of the registered schemas, by name."""
+    return {bound.table.name: bound.table for bound in schemas(store).values() if bound.table is not None}
+
+
+def compared(store: DataStore) -> tuple[dict[str, TableFacts], Plan]:
+    """How each table is, and what `strata migrate` would do. Raises `L3UnavailableError`, or `InvalidModelError`."""
+    over = [(bound.table, bound.schema) for bound in schemas(store).values() if bound.table is not None]
+    with store._wiring.database(store.config.postgres_dsn).session() as conn:
+        return {name: table_facts(conn, quote(name)) for name in tables(store)}, compare(conn, over)

@@ -103,7 +103,7 @@ class Ownership:
             if self.waits:
                 raise L2UnavailableError(
                     "Redis is not used yet: PostgreSQL has not told which database this is, and so whether what is "
-                    "kept there belongs to it"
+                    "kept there belongs to it; see to PostgreSQL first"
                 ) from why
         elif owner == text:
             self._refusal = ""

@@ -38,6 +38,8 @@ _MASTER = "let redis_addr lead to the master"
 # Pieces of what servers say, the first that fits; redis-py cuts the code off what is said while it connects.
 _SAYS: tuple[tuple[str, Refusal], ...] = (
     ("NOAUTH", Refusal("NOAUTH: it wants a password", _LOGIN, False)),
+    ("client already authenticated", Refusal("NOAUTH: it wants a password", _LOGIN, False)),
+    ("Authentication required", Refusal("NOAUTH: it wants a password", _LOGIN, False)),
     ("WRONGPASS", Refusal("WRONGPASS: the user or the password is wrong", _LOGIN, False)),
     ("invalid username-password", Refusal("WRONGPASS: the user or the password is wrong", _LOGIN, False)),
     ("invalid password", Refusal("WRONGPASS: the user or the password is wrong", _LOGIN, False)),
@@ -51,6 +53,7 @@ _SAYS: tuple[tuple[str, Refusal], ...] = (
     ("access at least one of the keys", Refusal("NOPERM: the user may not use Strata's keys", _GRANT)),
     ("can't run this command", Refusal("NOPERM: the user may not run a command that Strata's scripts run", _GRANT)),
     ("NOPERM", Refusal("NOPERM: the user may not run a command that Strata needs", _GRANT)),
+    ("no permissions to run", Refusal("NOPERM: the user may not run a command that Strata needs", _GRANT)),
     ("unknown command", Refusal("it lacks a command that Strata needs", "rename no command that Strata needs")),
     ("Unknown Redis command", Refusal("it lacks a command that Strata needs", "rename no command that Strata needs")),
     ("running in protected mode", Refusal("DENIED: it is in protected mode", "give it a password or a bind", False)),

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from strata import DataStore
 from strata.application import load_store
+from strata.cli.doctor import fleet as doctor_fleet
 from strata.cli.fleet import LocalFleet
 from strata.cli.main import main
 from strata.cli.servers import Servers
@@ -61,6 +62,13 @@ def fleet(strata: Strata, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     with Servers() as servers, LocalFleet(servers.inherited()) as fleet:
         yield fleet
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for workers, of which there are none."""
+    monkeypatch.setenv("STRATA_BROKER_URL", "memory://")
+    monkeypatch.setattr(doctor_fleet, "PATIENCE", 0.05)
 
 
 def shop() -> DataStore:
@@ -217,6 +225,15 @@ def test_the_doctor_names_missing_workers_and_tables(strata: Strata) -> None:
     assert "celery -A strata.worker worker" in failing["workers"]
 
 
+@pytest.mark.usefixtures("hasty")
+def test_the_doctor_leaves_a_redis_to_whoever_uses_it_first(strata: Strata, redis_addr: str) -> None:
+    strata("migrate")
+    strata("doctor")
+    host, port = redis_addr.split(":")
+    with redis.Redis(host, int(port)) as client:
+        assert not [key for key in client.scan_iter() if b"{database}" in key or b"doctor" in key]
+
+
 def test_the_doctor_goes_on_where_a_server_is_away(strata: Strata, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRATA_POSTGRES_DSN", "postgresql://me:very-secret@127.0.0.1:1/app")
     result = strata("doctor", "--json")
@@ -236,6 +253,112 @@ def test_the_doctor_warns_of_a_ledger_that_could_be_evicted(strata: Strata, monk
     assert findings["eviction of Redis"]["state"] == "ok"
     assert findings["eviction of Redis of the ledger"]["state"] == "fail"
     assert "set noeviction" in findings["eviction of Redis of the ledger"]["advice"]
+
+
+def findings(strata: Strata, state: str = "fail") -> list[tuple[str, str, str]]:
+    found = json.loads(strata("doctor", "--json").output)
+    return [(item["what"], item["found"], item["advice"]) for item in found if item["state"] == state]
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize(
+    ("settings", "login", "cause"),
+    [
+        ({"requirepass": "right"}, "", "NOAUTH: it wants a password"),
+        ({"requirepass": "right"}, "redis://:very-secret@", "WRONGPASS: the user or the password is wrong"),
+        ({}, "redis://app:very-secret@", "WRONGPASS: the user or the password is wrong"),
+    ],
+)
+def test_the_doctor_tells_why_a_redis_lets_nobody_in(
+    strata: Strata, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], login: str, cause: str
+) -> None:
+    strata("migrate")
+    with EmbeddedValkey(settings) as server:
+        monkeypatch.setenv("STRATA_REDIS_ADDR", login + server.addr)
+        found = findings(strata)
+    told = f"Redis at {server.addr} refused. {cause}"
+    advice = "set the user and password of redis_addr (or redis_password) to those of the server"
+    assert [line for line in found if line[0] != "workers"] == [
+        ("Redis", told, advice),
+        ("pending writes", told, advice),
+    ]
+
+
+@pytest.mark.long  # Celery asks again and again
+def test_the_doctor_tells_why_a_broker_lets_nobody_in(strata: Strata, monkeypatch: pytest.MonkeyPatch) -> None:
+    with EmbeddedValkey({"requirepass": "right"}) as server:
+        monkeypatch.setenv("STRATA_BROKER_URL", f"redis://:very-secret@{server.addr}")
+        told = "the broker refused. WRONGPASS: the user or the password is wrong"
+        assert ("workers", told, "correct broker_url, or what it is made of") in findings(strata)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_the_doctor_tells_that_a_redis_does_not_answer(strata: Strata, monkeypatch: pytest.MonkeyPatch) -> None:
+    strata("migrate")
+    monkeypatch.setenv("STRATA_REDIS_ADDR", "127.0.0.1:1")
+    told = "Redis at 127.0.0.1:1 did not answer (ConnectionError)", "check that it runs and is reachable"
+    assert [found for found in findings(strata) if found[0] != "workers"] == [
+        ("Redis", *told),
+        ("pending writes", *told),
+    ]
+
+
+NO_DATABASE = ("PostgreSQL", "there is no database", "set postgres_dsn (STRATA_POSTGRES_DSN)")
+NO_REDIS = (
+    "Redis",
+    "no Redis is named",
+    "set redis_addr (STRATA_REDIS_ADDR), or redis_client; for write-behind alone ledger_addr (STRATA_LEDGER_ADDR) does",
+)
+
+
+@pytest.mark.parametrize(
+    ("unset", "told"),
+    [(("POSTGRES_DSN", "REDIS_ADDR"), [NO_DATABASE, NO_REDIS]), (("POSTGRES_DSN",), [NO_DATABASE]),
+     (("REDIS_ADDR",), [NO_REDIS])],
+)  # fmt: skip
+def test_each_address_that_is_missing_is_one_line_of_the_doctors(
+    strata: Strata, monkeypatch: pytest.MonkeyPatch, unset: tuple[str, ...], told: list[tuple[str, str, str]]
+) -> None:
+    strata("migrate")
+    for name in unset:
+        monkeypatch.delenv(f"STRATA_{name}")
+    assert findings(strata) == told
+
+
+MISFITS = {
+    "a column is gone": ("DROP COLUMN text", "notes lacks text"),
+    "the version is gone": ("DROP COLUMN _strata_version", "notes lacks _strata_version"),
+    "another release wanted a column": ("ADD COLUMN old BIGINT NOT NULL", "notes.old is not in the model"),
+    "a column has another type": ("DROP COLUMN text, ADD COLUMN text BIGINT", "notes.text is BIGINT"),
+    "it is a view": (
+        "RENAME TO elsewhere; CREATE VIEW notes AS SELECT 1 AS id",
+        "'notes' is there already and is no t",
+    ),
+    "the key is not unique": ("DROP CONSTRAINT notes_pkey", "1 change(s) not made yet, such as ALTER TABLE"),
+}
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_the_doctor_tells_of_a_table_that_takes_no_records(strata: Strata, dsn: str, misfit: str) -> None:
+    change, told = MISFITS[misfit]
+    strata("migrate")
+    with psycopg.connect(dsn) as conn:
+        conn.execute(f"ALTER TABLE notes {change}".encode())
+    found = [found for found in findings(strata) if found[0] != "workers"]
+    assert [what for what, _, _ in found] == ["tables"]
+    assert found[0][1].startswith(told)
+    assert found[0][2].startswith("a schema needs a table" if "view" in misfit else "run `strata migrate`")
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_default_that_a_table_lacks_is_a_warning_of_the_doctors(strata: Strata, dsn: str) -> None:
+    strata("migrate")
+    with psycopg.connect(dsn) as conn:
+        conn.execute("ALTER TABLE notes ALTER COLUMN text DROP DEFAULT")
+    assert [found for found in findings(strata, "warn") if found[0] == "tables"]
+    strata("migrate")
+    assert [found for found in findings(strata, "ok") if found[0] == "tables"]
 
 
 def test_without_a_server_a_command_is_one_line_without_secrets(

@@ -21,6 +21,9 @@ from psycopg.conninfo import make_conninfo
 import strata
 from strata import DataStore, InvalidConfigError, L3PoolConfig, PostgresPolicy, Q, WriteMode
 from strata.cli import main
+from strata.cli.doctor.finding import State
+from strata.cli.doctor.postgres import postgres
+from strata.cli.doctor.redis import redis
 from strata.l3 import connection
 from tests.behind import hand_off, idle, paced
 from tests.models import Account, Note
@@ -332,6 +335,26 @@ def test_more_statements_than_a_connection_keeps(dsn: str, make: MakeStore, monk
                 store.set("visits", "x", Visit("x"))
                 store.flush_dirty(20)
             store.close()
+
+
+def test_the_doctor_tells_what_a_pooler_cannot_do_and_blames_nobody_else(dsn: str, make: MakeStore) -> None:
+    registered(make()).migrate()
+    with pgbouncer(dsn, "transaction") as pooled:
+        watching = make(postgres_dsn=pooled, l3_pool=UNPREPARED)
+        watching.register(schema(Page, name="pages", l3=PostgresPolicy(watch=True)))
+        for store, advice in (
+            (registered(make(postgres_dsn=pooled)), "set L3PoolConfig.prepared=False"),
+            (watching, "set postgres_direct_dsn to the address of PostgreSQL itself"),
+        ):
+            [failing] = [line for line in (*postgres(store), *redis(store)) if line.state is State.FAIL]
+            assert failing.what == "PostgreSQL" and failing.advice.startswith(advice)
+
+
+def test_the_doctor_wants_nothing_where_a_pooler_gives_each_client_a_session(dsn: str, make: MakeStore) -> None:
+    registered(make()).migrate()
+    with pgbouncer(dsn, "session", size=40) as pooled:
+        lines = {line.what: line.state for line in postgres(registered(make(postgres_dsn=pooled)))}
+    assert lines["pooler"] is State.OK and set(lines.values()) == {State.OK}
 
 
 def test_the_doctor_tells_of_the_pooler(

@@ -13,6 +13,7 @@ import pytest
 
 from strata import Collection, DataStore, L2PoolConfig, L2UnavailableError, WriteMode
 from strata.cli.doctor.finding import State
+from strata.cli.doctor.fleet import fleet as fleet_findings
 from strata.cli.doctor.redis import redis as redis_findings
 from strata.keyspace import Keyspace
 from strata.l2 import refusals
@@ -262,6 +263,14 @@ def test_the_doctor_names_the_rights_that_are_missing(make: MakeStore, server: S
     registered(store)
     failed = [finding for finding in redis_findings(store) if finding.state is State.FAIL]
     assert any("NOPERM" in finding.found and "ACL SETUSER app" in finding.advice for finding in failed)
+
+
+def test_the_doctor_tells_that_the_user_of_the_broker_lacks_rights(make: MakeStore, server: Server) -> None:
+    server.grant("app", "on >pw", rights())
+    store = make()
+    registered(store, write_mode=WriteMode.WRITE_BEHIND)
+    [workers] = [finding for finding in fleet_findings(store) if finding.what == "workers"]
+    assert "NOPERM" in workers.found and f"ACL SETUSER app {rights(broker=True)}" in workers.advice
 
 
 # -- logins -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -327,6 +328,9 @@ def test_data_that_was_moved_takes_its_redis_along_when_it_is_told_so(
     run("migrate")
     code, said = run("doctor", "--json")
     assert code == 1 and "strata adopt" in said and "'other_" in said and "hunter2" not in said
+    failing = {line["what"]: line for line in json.loads(said) if line["state"] == "fail" and line["what"] != "workers"}
+    assert failing.keys() == {"owner of Redis", "pending writes"}  # which are another application's
+    assert failing["pending writes"]["found"].startswith("this Redis, without a namespace, holds what belongs to")
     code, said = run("adopt")
     assert code == 1 and "belongs to the database" in said  # it asked, and was told no
     assert run("adopt", "--yes")[0] == 0

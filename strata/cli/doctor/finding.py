@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from strata.errors import StrataError
+
 
 class State(enum.StrEnum):
     """How bad it is: `WARN` works but may not last, `FAIL` does not work."""
@@ -37,3 +39,9 @@ def warn(what: str, found: str, advice: str) -> Finding:
 def fail(what: str, found: str, advice: str) -> Finding:
     """It does not work."""
     return Finding(what, State.FAIL, found, advice)
+
+
+def refused(what: str, error: StrataError) -> Finding:
+    """It does not work, in the error's own words: what is wrong, then what would be right."""
+    found, _, advice = str(error).partition("; ")
+    return fail(what, found, advice or "see to that first")

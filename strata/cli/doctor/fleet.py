@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from strata.cli.doctor.finding import Finding, fail, good, warn
-from strata.cli.inside import defers, pending
+from strata.cli.doctor.finding import Finding, fail, good, refused, warn
+from strata.cli.inside import addressed, defers, pending
 from strata.datastore import DataStore
-from strata.errors import StrataError
+from strata.errors import InvalidConfigError, StrataError
+from strata.l2 import refusals
 from strata.writebehind.broker import celery_app
 
 PATIENCE = 2.0  # seconds for workers to answer
@@ -15,28 +17,45 @@ OLD = 10.0  # seconds that a deferred write may wait
 
 
 def fleet(store: DataStore) -> Iterator[Finding]:
-    """The findings about workers and pending writes; none where no schema is written behind."""
-    if not defers(store):
+    """The findings about workers and pending writes; none where no schema is written behind, or none can be, since an
+    address is missing."""
+    if not defers(store) or not addressed(store):
         return
-    yield _workers(store)
+    try:
+        app = celery_app(store.config)
+    except InvalidConfigError as error:
+        yield refused("workers", error)
+        return
+    yield _workers(store, app)
     try:
         yield from _pending(store)
     except StrataError as error:
-        yield fail("pending writes", str(error), "start the ledger's Redis, or correct its address")
+        yield refused("pending writes", error)
 
 
-def _workers(store: DataStore) -> Finding:
+def _workers(store: DataStore, app: Any) -> Finding:
     try:
-        replies = celery_app(store.config).control.ping(timeout=PATIENCE)
+        replies = app.control.ping(timeout=PATIENCE)
     except Exception as error:  # noqa: BLE001 each broker's driver has errors of its own
-        said = f"the broker does not answer ({type(error).__name__})"
-        return fail("workers", said, "start it, or correct broker_url")
+        return _broker(store, app, error)
     if not replies:
         return fail(
             "workers", "none answers", "start one: STRATA_APP=package.module:store celery -A strata.worker worker"
         )
     names = ", ".join(sorted(name for reply in replies for name in reply))
     return good("workers", f"{len(replies)}: {names}")
+
+
+def _broker(store: DataStore, app: Any, error: Exception) -> Finding:
+    refusal = refusals.refusal_of(error.__cause__ or error)  # kombu puts its own around some
+    if refusal is None:
+        said = f"the broker does not answer ({type(error).__name__})"
+        return fail("workers", said, "start it, or correct broker_url")
+    if not refusal.answered:
+        return fail("workers", f"the broker refused. {refusal.found}", "correct broker_url, or what it is made of")
+    rights = refusals.rights(store.config.keyspace, store.config.invalidation_channel, broker=True)
+    advice = refusal.advice.format(user=app.connection_for_write().userid or "default", rights=rights)
+    return fail("workers", f"the broker refused. {refusal.found}", advice)
 
 
 def _pending(store: DataStore) -> Iterator[Finding]:

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from strata.cli.doctor.clocks import clock
-from strata.cli.doctor.finding import Finding, State, fail, good, warn
+from strata.cli.doctor.finding import Finding, State, fail, good, refused, warn
 from strata.cli.doctor.rights import lacking
 from strata.cli.inside import ownership, redis_servers
 from strata.coherence.ownership import refusal
 from strata.datastore import DataStore
-from strata.errors import L3UnavailableError, StrataError
+from strata.errors import StrataError
 from strata.l2.client import RedisServer
 
 OLDEST = (6, 2)
@@ -21,6 +21,8 @@ KEEPS = ("noeviction", "volatile-lru")  # policies that evict neither ledger nor
 def redis(store: DataStore) -> Iterator[Finding]:
     """The findings about each Redis of the store."""
     for what, (server, ledger) in redis_servers(store).items():
+        server.guard(None)  # it is looked at whosever it is, and not claimed
+        server.breaker.reset()  # the cause is told, not that there was one a moment ago
         try:
             yield from lacking(what, server, server.keys.channel(store.config.invalidation_channel))
             yield (owned := _owner(store, what, server))
@@ -31,8 +33,7 @@ def redis(store: DataStore) -> Iterator[Finding]:
             yield clock(what, lambda server=server: server.time_ms() / 1000)  # type: ignore[misc]
             yield from _forgetting(what, facts, ledger=ledger)
         except StrataError as error:
-            found, _, advice = str(error).partition("; ")
-            yield fail(what, found, advice if "refused" in found else "start it, or correct its address and password")
+            yield refused(what, error)
 
 
 def _owner(store: DataStore, what: str, server: RedisServer) -> Finding:
@@ -44,10 +45,11 @@ def _owner(store: DataStore, what: str, server: RedisServer) -> Finding:
     said = f"{name}; {owner or 'nobody yet'}"
     try:
         own = mine.own()
-    except L3UnavailableError:
-        return warn(what, said, "start PostgreSQL, to know whether that is the store's database")
+    except StrataError:
+        return warn(what, said, "see to PostgreSQL first, to know whether that is the store's database")
     if owner is None or owner == own:
         return good(what, said)
+    mine.guard(server)  # what is another's is not to be reported as the store's
     return fail(what, refusal(server, owner, own), "set namespace; or, where the data was moved, `strata adopt`")
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from redis.exceptions import NoScriptError, OutOfMemoryError
+
 from strata.cli.doctor.finding import Finding, fail
 from strata.errors import L2UnavailableError
 from strata.l2.client import RedisServer
@@ -30,7 +32,10 @@ TRIES: tuple[tuple[str | int, ...], ...] = (
 
 
 def lacking(what: str, server: RedisServer, channel: str) -> Iterator[Finding]:
-    """The findings about rights that are missing; none where none is."""
+    """The findings about rights that are missing; none where none is.
+
+    Raises `L2UnavailableError` where it does not answer, or refuses for another reason.
+    """
     missing: dict[str, list[str]] = {}
     advice = ""
     tries = (*TRIES, ("PUBLISH", f"{channel}:doctor", ""), ("SUBSCRIBE", channel))
@@ -44,9 +49,11 @@ def lacking(what: str, server: RedisServer, channel: str) -> Iterator[Finding]:
                 if refused:
                     raise server.unavailable(refused[0]) from refused[0]
         except L2UnavailableError as error:
+            if isinstance(error.__cause__, NoScriptError | OutOfMemoryError):
+                continue  # it might have been run
             refusal = None if error.__cause__ is None else refusal_of(error.__cause__)
             if refusal is None or not refusal.answered:
-                continue  # not a question of rights
+                raise
             advice = str(error).partition("; ")[2]
             missing.setdefault(refusal.found, []).append(str(command[0]))
     for found, commands in missing.items():
