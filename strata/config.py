@@ -32,7 +32,7 @@ from strata.policies import (
 _NAMED_SECRET = re.compile(r"(\w*password)\s*=\s*(?:'(?:[^'\\]|\\.)*+'?|\S+)", re.IGNORECASE)
 _SECRETS = frozenset({"redis_password", "encryption_key"})
 _FOREIGN = frozenset({"redis_client", "celery_app", "metrics", "logger"})  # whose repr may show anything
-_ADDRESSES = frozenset({"postgres_dsn", "postgres_direct_dsn", "redis_addr", "ledger_addr", "broker_url"})
+_ADDRESSES = ("postgres_dsn", "postgres_direct_dsn", "redis_addr", "ledger_addr", "broker_url")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -79,14 +79,7 @@ class Config:
     flush_on_sigterm: bool = False
 
     def __post_init__(self) -> None:
-        for name in (
-            "postgres_dsn",
-            "postgres_direct_dsn",
-            "redis_addr",
-            "redis_password",
-            "ledger_addr",
-            "broker_url",
-        ):
+        for name in (*_ADDRESSES, "redis_password"):
             if not isinstance(getattr(self, name), str):
                 raise InvalidConfigError(f"{name} is a {type(getattr(self, name)).__name__}; it must be a str")
         for name in ("default_l1_ttl", "default_l2_ttl", "write_behind_flush_interval"):
@@ -246,17 +239,7 @@ def _codec(text: str) -> Codec:
 
 _READERS: Mapping[str, Callable[[str], Any]] = {
     **dict.fromkeys(
-        (
-            "postgres_dsn",
-            "postgres_direct_dsn",
-            "redis_addr",
-            "redis_password",
-            "ledger_addr",
-            "broker_url",
-            "journal_dir",
-            "invalidation_channel",
-            "namespace",
-        ),
+        (*_ADDRESSES, "redis_password", "journal_dir", "invalidation_channel", "namespace"),
         str,
     ),
     **dict.fromkeys(("default_l1_ttl", "default_l2_ttl", "write_behind_flush_interval"), float),
