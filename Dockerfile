@@ -1,5 +1,5 @@
 # The worker fleet, and Flower. Your application goes on top: COPY it in, and set STRATA_APP=package.module:store.
-FROM python:3.13-slim
+FROM python:3.13.9-slim-trixie
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY strata ./strata

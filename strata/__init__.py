@@ -4,11 +4,8 @@ from strata.codec import JSON, MsgPack
 from strata.collection import Collection
 from strata.config import Config
 from strata.contracts import Codec, Logger, MetricsRecorder
-from strata.crypto import EncryptionKeys
 from strata.datastore import DataStore
-from strata.engine.audit import AuditReport, SchemaAudit, StaleKey
-from strata.engine.jobs import Job, JobState, Progress
-from strata.engine.rotate import KeyRotation, Undecrypted
+from strata.encryption_keys import EncryptionKeys
 from strata.engine.tx import Tx
 from strata.errors import (
     ClosedError,
@@ -19,14 +16,20 @@ from strata.errors import (
     HookError,
     InvalidConfigError,
     InvalidModelError,
+    JobFailedError,
+    JobTimeoutError,
     L1UnavailableError,
+    L2RefusedError,
     L2UnavailableError,
+    L3RefusedError,
+    L3TimeoutError,
     L3UnavailableError,
     MigrationError,
     MissingPrimaryKeyError,
     NoPrimaryKeyError,
     NotFoundError,
     QueryError,
+    RefusedError,
     SchemaDuplicateError,
     SchemaNotFoundError,
     StrataError,
@@ -36,8 +39,12 @@ from strata.errors import (
     WriteBehindFullError,
     WriteBehindMaxRetryError,
 )
+from strata.exports import export
 from strata.hooks import SchemaHooks
-from strata.l3.migrations import ManualChange, MigrationRecord, MigrationReport
+from strata.jobs.job import Job, JobState, Progress
+from strata.l3.report import ManualChange, MigrationRecord, MigrationReport
+from strata.maintenance.audit import AuditReport, SchemaAudit, StaleKey
+from strata.maintenance.rotate_keys import KeyRotation, Undecrypted
 from strata.model import (
     UNLOADED,
     AutoNow,
@@ -53,6 +60,7 @@ from strata.model import (
 )
 from strata.observe import StandardLogger
 from strata.observe.counters import Stats
+from strata.observe.health import Health, TierHealth, TierState
 from strata.policies import (
     Durability,
     EvictionPolicy,
@@ -63,12 +71,13 @@ from strata.policies import (
     MemPolicy,
     PostgresPolicy,
     RedisPolicy,
+    Retention,
     SearchExpiry,
     WriteMode,
 )
 from strata.query import Q, Query
-from strata.schema import Schema
-from strata.writebehind.deadletters import DeadLetter, DeadLetters
+from strata.schema import Key, Record, Schema, SchemaRef
+from strata.writebehind.persist.dead_letters import DeadLetter, DeadLetters
 
 __version__ = "0.1.0"
 
@@ -94,6 +103,7 @@ __all__ = [
     "EncryptionKeys",
     "EvictionPolicy",
     "FlushTimeoutError",
+    "Health",
     "HookError",
     "Ignore",
     "Index",
@@ -101,13 +111,19 @@ __all__ = [
     "InvalidConfigError",
     "InvalidModelError",
     "Job",
+    "JobFailedError",
     "JobState",
+    "JobTimeoutError",
+    "Key",
     "KeyRotation",
     "L1PoolConfig",
     "L1UnavailableError",
     "L2PoolConfig",
+    "L2RefusedError",
     "L2UnavailableError",
     "L3PoolConfig",
+    "L3RefusedError",
+    "L3TimeoutError",
     "L3UnavailableError",
     "Logger",
     "ManualChange",
@@ -128,17 +144,23 @@ __all__ = [
     "Q",
     "Query",
     "QueryError",
+    "Record",
     "RedisPolicy",
+    "RefusedError",
+    "Retention",
     "Schema",
     "SchemaAudit",
     "SchemaDuplicateError",
     "SchemaHooks",
     "SchemaNotFoundError",
+    "SchemaRef",
     "SearchExpiry",
     "StaleKey",
     "StandardLogger",
     "Stats",
     "StrataError",
+    "TierHealth",
+    "TierState",
     "Tx",
     "TxFailedError",
     "TxTimeoutError",
@@ -148,4 +170,7 @@ __all__ = [
     "WriteBehindFullError",
     "WriteBehindMaxRetryError",
     "WriteMode",
+    "__version__",
 ]
+
+__dir__ = export(globals())

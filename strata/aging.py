@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
+
+from strata import waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Aging:
 
     def draw(self, ttl: float) -> float:
         """The life of one entry, in the unit of `ttl`; the jitter never adds to it."""
-        return ttl * (1 - self.jitter * random.random()) if self.jitter else ttl  # noqa: S311 to spread load
+        return ttl * waits.uniform(1 - self.jitter, 1) if self.jitter else ttl
 
 
 PLAIN = Aging()

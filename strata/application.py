@@ -23,13 +23,19 @@ def load_store(target: str) -> DataStore:
     """
     if not target:
         raise InvalidConfigError(f"no app is named; set STRATA_APP (or give --app) to {_FORM}")
-    module_name, colon, path = target.partition(":")
-    if not colon or not module_name or not path:
+    if not is_named(target):
         raise InvalidConfigError(f"the app is {target!r}; it must be {_FORM}")
+    module_name, _, path = target.partition(":")
     found = _made(_found(_module(module_name, target), path, target), target)
     if not isinstance(found, DataStore):
         raise InvalidConfigError(f"the app is {target!r}, which is a {type(found).__name__}, not a DataStore")
     return found
+
+
+def is_named(target: str) -> bool:
+    """Whether it has the form that `load_store` takes."""
+    module_name, _, path = target.partition(":")
+    return bool(module_name and path)
 
 
 def _module(name: str, target: str) -> Any:

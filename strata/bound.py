@@ -4,23 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from strata.clock import Clock
-from strata.coherence.memory import Memory
-from strata.errors import DecodeError, HookError, StrataError
+from strata import waits
+from strata.errors import DecodeError, HookError, WriteBehindMaxRetryError, where_of
 from strata.freshness import Freshness
 from strata.hooks import SchemaHooks
 from strata.l1.store import Evicted
-from strata.l2.searches import Searches
-from strata.l2.tier import L2Tier
-from strata.l3.pool import Database
-from strata.l3.table import Table
+from strata.l1.tier import L1Tier
 from strata.model.plan import ModelPlan
 from strata.observe.counters import Counters
 from strata.observe.log import SafeLogger
 from strata.policies import WriteMode
 from strata.schema import Schema
+from strata.waits.clock import Clock
+
+if TYPE_CHECKING:
+    from strata.l2.kept import Searches
+    from strata.l2.tier import L2Tier
+    from strata.l3.pool import Database
+    from strata.l3.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where a schema's rows are: their table, the primary, and the replica for queries where one is set."""
+
+    table: Table
+    primary: Database
+    replica: Database | None
 
 
 @dataclass(slots=True, eq=False)
@@ -32,16 +44,15 @@ class Bound:
     plan: ModelPlan[Any]
     mode: WriteMode
     hooks: Callbacks
-    l1: Memory
+    l1: L1Tier
     l2: L2Tier | None
     searches: Searches
-    table: Table | None
-    database: Database | None
-    replica: Database | None
+    l3: Rows | None
     cipher: Any
     counters: Counters
     clock: Clock
     freshness: Freshness
+    log: SafeLogger
     lacking: str = ""  # what its first use is refused with, where a tier has no address
 
     @property
@@ -49,29 +60,48 @@ class Bound:
         """Whether `set` and `delete` are written behind."""
         return self.mode is WriteMode.WRITE_BEHIND
 
+    @property
+    def rows(self) -> Rows:
+        """Those of a schema that has L3; nobody asks of another one."""
+        assert self.l3 is not None
+        return self.l3
+
     def record(self, values: Sequence[Any], names: Sequence[str] | None = None) -> Any:
-        """The record of a row, or of these columns of one. Raises `DecodeError`."""
+        """The record of a row, or of these columns of one. Raises `DecodeError`, which is counted."""
         try:
             return self.plan.from_row(values, self.cipher, names)
         except DecodeError as error:
             held = dict(zip(names or self.plan.column_names, values, strict=False))
             error.schema, error.key = self.name, held.get(self.plan.key.name)
+            self.counters.unreadable += 1
             raise
+
+    def leave_out(self, error: DecodeError) -> None:
+        """A row that cannot be read was left out of what goes over many of them: that is said, and no more."""
+        self.log.warning(
+            "rows that cannot be read are left out",
+            schema=self.name,
+            column=error.column,
+            reason=error.args[0],
+            count=1,
+        )
 
 
 class Callbacks:
-    """The user's hooks, run so that the right ones abort and the others hide nothing."""
+    """The user's hooks, run so that the right ones abort and the others hide nothing. Immutable, but for the counters,
+    which are as `Counters` has it, and `_evicting`."""
 
-    __slots__ = ("_counters", "_hooks", "_log", "_plan", "_schema", "before_set_given", "get_given")
+    __slots__ = ("_counters", "_evicting", "_hooks", "_log", "_plan", "_schema", "before_set_given", "get_given")
 
     def __init__(
-        self, schema: str, hooks: SchemaHooks, plan: ModelPlan[Any], counters: Counters, log: SafeLogger
+        self, schema: str, hooks: SchemaHooks[Any], plan: ModelPlan[Any], counters: Counters, log: SafeLogger
     ) -> None:
         self._schema = schema
         self._hooks = hooks
         self._plan = plan
         self._counters = counters
         self._log = log
+        self._evicting: set[int] = set()  # the threads that are in `on_evict`; each use is one call
         self.before_set_given = hooks.before_set is not None
         self.get_given = hooks.before_get is not None or hooks.after_get is not None
 
@@ -98,11 +128,16 @@ class Callbacks:
         return record if replaced is None else replaced
 
     def evicted(self, gone: Sequence[Evicted]) -> None:
-        if self._hooks.on_evict is not None:
+        if self._hooks.on_evict is None or (me := waits.ident()) in self._evicting:
+            return  # what leaves for a call of the hook's own: to tell of it might never end
+        try:
+            self._evicting.add(me)
             for item in gone:
                 self._tell("on_evict", self._hooks.on_evict, item.key, self._plan.thaw(item.value))
+        finally:
+            self._evicting.discard(me)
 
-    def write_error(self, key: Any, error: StrataError) -> None:
+    def write_error(self, key: Any, error: WriteBehindMaxRetryError) -> None:
         self._tell("on_write_error", self._hooks.on_write_error, key, error)
 
     def _abort(self, name: str, hook: Callable[..., Any], *args: Any) -> Any:
@@ -121,5 +156,6 @@ class Callbacks:
             return hook(*args)
         except Exception as error:  # noqa: BLE001 a notification never hides the result of the call
             self._counters.hook_errors += 1
-            self._log.error("hook raised", schema=self._schema, hook=name, error=type(error).__name__)
+            where = where_of(error, 1)  # the line of the hook itself
+            self._log.error("hook raised", schema=self._schema, hook=name, error=type(error).__name__, where=where)
             return None

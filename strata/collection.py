@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from strata.engine.hot import Hot
-from strata.engine.jobs import Job
+from strata.jobs.job import Job
+from strata.model.keys import KEYS
 from strata.query import Q, Query
+from strata.schema import Key, Record
 
-if TYPE_CHECKING:  # the store makes collections; only its type is needed here
-    from strata.datastore import DataStore
-
-T = TypeVar("T")
+T = TypeVar("T", bound=Record)
 D = TypeVar("D")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as WithDefault  # of `typing` from Python 3.13 on
+
+    from strata.datastore import DataStore  # which makes collections; only its type is needed here
+
+    K = WithDefault("K", bound=Key, default=Any)
+else:
+    K = TypeVar("K", bound=Key)
 
 RAISE: Any = type("Raise", (), {"__repr__": lambda self: "<raise NotFoundError>", "__slots__": ()})()
 """The default of `default`: a missing record raises."""
 
 
-class Collection(Generic[T]):
-    """The handle that `DataStore.register` returns; thread-safe, and as long-lived as its store."""
+class Collection(Generic[T, K]):
+    """One schema of a store: its calls, without `schema`. `DataStore.register` returns it.
+
+    Thread-safe, and as long-lived as its store. `Collection[Player, str]` says that the ids are texts;
+    `Collection[Player]` leaves open what they are.
+
+    Whatever a call says of itself, it also raises `ClosedError` once the store is closed, `InvalidConfigError` where an
+    address that it needs is not set, `L2RefusedError` or `L3RefusedError` where a server refuses what it must do, and
+    `StrataError` in a signal handler that has interrupted the store in the midst of a change.
+
+    >>> players: Collection[Player, str] = DataStore(Config()).register(Schema(Player, l1=MemPolicy(ttl=60)))
+    >>> players.set("p1", Player("p1", "andrew"))
+    Player(id='p1', name='andrew')
+
+    Attributes:
+        name: The schema's name.
+        model: The class of its records.
+    """
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, parts: Any) -> Any:
+            return super().__class_getitem__(parts if isinstance(parts, tuple) else (parts, Any))
 
     __slots__ = ("_hot", "_store", "model", "name")
 
@@ -32,78 +60,147 @@ class Collection(Generic[T]):
         self.model = model
 
     @overload
-    def get(self, id: Any, *, force_l2: bool = ..., force_l3: bool = ...) -> T: ...
+    def get(self, id: K, *, force_l2: bool = ..., force_l3: bool = ...) -> T: ...
     @overload
-    def get(self, id: Any, *, default: D, force_l2: bool = ..., force_l3: bool = ...) -> T | D: ...
-    def get(self, id: Any, *, default: Any = RAISE, force_l2: bool = False, force_l3: bool = False) -> Any:
-        """See `DataStore.get`."""
+    def get(self, id: K, *, default: D, force_l2: bool = ..., force_l3: bool = ...) -> T | D: ...
+    def get(self, id: K, *, default: Any = RAISE, force_l2: bool = False, force_l3: bool = False) -> Any:
+        """The record, from L1, L2 or L3, filling upward; private to the caller.
+
+        `force_l2` does not look into L1; `force_l3` returns L3's row and fills nothing. Nothing is locked: by the time
+        a change of it is `set`, another process may have written the key.
+
+        Raises `NotFoundError` where no tier has it and no `default` was given, `EncodeError` or
+        `MissingPrimaryKeyError` for an id that can be no key, `DecodeError` for a row that cannot be read, `HookError`
+        where `before_get` raised, and `UnavailableError` where no tier could answer, whatever the `default`.
+        """
         hot = self._hot  # the hit path once more, for the sake of its one frame
         try:
             entry = hot.lookup(id)
-        except TypeError:
+        except Exception:
+            if type(id) in KEYS:
+                raise  # from outside, and the caller's: a key of these has a hash
             entry = None
         if entry is not None and not (force_l2 or force_l3) and (hot.exact is None or type(id) is hot.exact):
             now = monotonic()
-            if now < entry.expires and now < hot.certainty.until:
+            if now < entry.expires and now < hot.trust.until:
                 entry.used = now
                 entry.hits += 1
                 thaw = hot.thaw
                 return entry.value if thaw is None else thaw(entry.value)
-        return self._store.get_slowly(self.name, id, default, force_l2, force_l3)
+        return self._store._get_slowly(self.name, id, default, force_l2, force_l3)
 
-    def get_many(self, ids: Iterable[Any]) -> dict[Any, T]:
-        """See `DataStore.get_many`."""
+    def get_many(self, ids: Iterable[K]) -> dict[K, T]:
+        """Those of the records that exist, by id, with one round trip a tier.
+
+        Raises `EncodeError`, `MissingPrimaryKeyError`, `DecodeError`, `HookError` and `UnavailableError` as `get` does.
+        """
         return self._store.get_many(self.name, ids)
 
-    def set(self, id: Any, value: T) -> T:
-        """See `DataStore.set`."""
+    def set(self, id: K, value: T) -> T:
+        """Store a record by the schema's write mode; returns it as stored. The caller's object is not changed.
+
+        The last write of a key wins, whole, in every mode: what depends on a record that was read, such as a count, is
+        safe only where nobody else writes the key (see docs/write-modes.md).
+
+        Raises `EncodeError` or `MissingPrimaryKeyError` for a record or id that cannot be stored, and `HookError` where
+        `before_set` raised, before anything is written; `ConstraintError` where the database refuses the row;
+        `L3UnavailableError`, or in a schema without L3 `L2UnavailableError`, whose `outcome_unknown` says if it may
+        have been written; `WriteBehindFullError` where a deferred write finds room nowhere.
+        """
         return self._store.set(self.name, id, value)
 
-    def set_many(self, values: Mapping[Any, T]) -> dict[Any, T]:
-        """See `DataStore.set_many`."""
+    def set_many(self, values: Mapping[K, T]) -> dict[K, T]:
+        """Store records by id, synchronously in every mode and all or nothing in L3; returns them as stored.
+
+        Raises `EncodeError`, `MissingPrimaryKeyError`, `HookError`, `ConstraintError`, `L3UnavailableError` and
+        `L2UnavailableError` as `set` does.
+        """
         return self._store.set_many(self.name, values)
 
-    def delete(self, id: Any) -> None:
-        """See `DataStore.delete`."""
+    def delete(self, id: K) -> None:
+        """Remove the record from all tiers, by the schema's write mode; deleting what is not there is no error.
+
+        Raises `EncodeError` or `MissingPrimaryKeyError` for an id that can be no key, `ConstraintError`,
+        `L3UnavailableError`, `L2UnavailableError` and `WriteBehindFullError` as `set` does.
+        """
         self._store.delete(self.name, id)
 
-    def delete_many(self, ids: Iterable[Any]) -> None:
-        """See `DataStore.delete_many`."""
+    def delete_many(self, ids: Iterable[K]) -> None:
+        """Remove records; write-through schemas in one transaction. Those that are not there are no error.
+
+        Raises `EncodeError`, `MissingPrimaryKeyError`, `ConstraintError`, `L3UnavailableError`, `L2UnavailableError`
+        and `WriteBehindFullError` as `delete` does.
+        """
         self._store.delete_many(self.name, ids)
 
     def search(self, query: Q | Query | None = None) -> list[T]:
-        """See `DataStore.search`."""
+        """The records that L3 (the replica where one is set) finds, at most 100 unless the query says otherwise.
+
+        Whole records also fill L1 and L2. Raises `QueryError`, mostly before any tier is asked, `DecodeError` for a row
+        that cannot be read, `HookError` where `before_get` raised, and `L3UnavailableError`.
+        """
         return self._store.search(self.name, query)
 
     def search_cached(self, query: Q | Query | None = None) -> list[T]:
-        """See `DataStore.search_cached`."""
+        """As `search`; the whole result is kept in L2 under a key made from the query, until the L2 TTL.
+
+        Raises `QueryError`, `DecodeError`, `HookError` and `L3UnavailableError` as `search` does.
+        """
         return self._store.search_cached(self.name, query)
 
     def search_iter(self, query: Q | Query | None = None, *, chunk: int = 1000) -> Iterator[T]:
-        """See `DataStore.search_iter`."""
+        """As `search`, for results too large for a list: all rows, `chunk` at a time; nothing is filled.
+
+        Raises `QueryError` at once, also for a `chunk` that is no whole number of 1 or more; then, as it goes on,
+        `DecodeError`, `HookError` and `L3UnavailableError` as `search` does.
+        """
         return self._store.search_iter(self.name, query, chunk=chunk)
 
-    def exists(self, id: Any) -> bool:
-        """See `DataStore.exists`."""
+    def exists(self, id: K) -> bool:
+        """Whether any tier has the record; nothing is filled.
+
+        Raises `EncodeError` or `MissingPrimaryKeyError` for an id that can be no key, and `UnavailableError` where no
+        tier could answer.
+        """
         return self._store.exists(self.name, id)
 
     def count(self, query: Q | Query | None = None) -> int:
-        """See `DataStore.count`."""
+        """How many rows L3 (the replica where one is set) has; order, limit and offset of the query do not matter.
+
+        Raises `QueryError`, mostly before any tier is asked, and `L3UnavailableError`.
+        """
         return self._store.count(self.name, query)
 
-    def invalidate(self, id: Any) -> None:
-        """See `DataStore.invalidate`."""
+    def invalidate(self, id: K) -> None:
+        """Drop the record from L1 and L2 of every instance; L3 and pending writes stay.
+
+        Call it after the statement that changed the row, or after its commit: where transactions are under way in L3,
+        the record is dropped once more as each of them ends.
+
+        Raises `EncodeError` or `MissingPrimaryKeyError` for an id that can be no key, and `L2UnavailableError` where
+        Redis cannot be told.
+        """
         self._store.invalidate(self.name, id)
 
     @overload
-    def warm_cache(self, limit: int = ..., *, background: Literal[False] = ...) -> int: ...
+    def warm_cache(
+        self, limit: int = ..., *, background: Literal[False] = ..., progress: Callable[[int], object] | None = ...
+    ) -> int: ...
     @overload
     def warm_cache(self, limit: int = ..., *, background: Literal[True]) -> Job: ...
-    def warm_cache(self, limit: int = 0, *, background: bool = False) -> int | Job:
-        """See `DataStore.warm_cache`."""
-        if background:
-            return self._store.warm_cache(self.name, limit, background=True)
-        return self._store.warm_cache(self.name, limit)
+    def warm_cache(
+        self, limit: int = 0, *, background: bool = False, progress: Callable[[int], object] | None = None
+    ) -> int | Job:
+        """Load up to `limit` records (0 = all) into L1 and L2; returns how many, or a job of the fleet.
+
+        `progress` is told the number so far, after each chunk. Rows that cannot be read are left out and told of.
+
+        Raises `InvalidConfigError` for a limit or a `progress` that is none, and for a schema without L3, and
+        `L3UnavailableError`; with `background` `L2UnavailableError` where the job cannot be handed over.
+        """
+        warm: Any = self._store.warm_cache  # its overloads know True and False, not what may be either
+        warmed: int | Job = warm(self.name, limit, background=background, progress=progress)
+        return warmed
 
     def __repr__(self) -> str:
         return f"Collection({self.name!r}, {self.model.__name__})"

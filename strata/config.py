@@ -3,47 +3,85 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
-from strata.codec import JSON, MsgPack
-from strata.contracts import Codec, Logger, MetricsRecorder
-from strata.crypto import EncryptionKeys, keys_from, parse_base64_key
-from strata.errors import InvalidConfigError, StrataError
-from strata.keyspace import Keyspace
+from strata.addresses import masked
+from strata.codec import JSON
+from strata.contracts import Codec, Logger, MetricsRecorder, fulfils
+from strata.durations import Seconds, duration
+from strata.encryption_keys import EncryptionKeys, keys_from
+from strata.endpoints import check_app, check_broker, check_client, read_dsn, read_redis
+from strata.environment import check_names, settings
+from strata.errors import InvalidConfigError, shown
 from strata.policies import (
     Durability,
-    Duration,
-    EvictionPolicy,
     L1PoolConfig,
     L2PoolConfig,
     L3PoolConfig,
+    Retention,
     WriteMode,
     count,
-    seconds,
+    flag,
+    member,
 )
+from strata.protocol.keyspace import Keyspace
 
-# libpq's `password = 'it''s'`: blanks around the sign, quotes with escapes in them, and sslpassword.
-_NAMED_SECRET = re.compile(r"(\w*password)\s*=\s*(?:'(?:[^'\\]|\\.)*+'?|\S+)", re.IGNORECASE)
 _SECRETS = frozenset({"redis_password", "encryption_key"})
 _FOREIGN = frozenset({"redis_client", "celery_app", "metrics", "logger"})  # whose repr may show anything
-_ADDRESSES = ("postgres_dsn", "postgres_direct_dsn", "redis_addr", "ledger_addr", "broker_url")
+_OF_REDIS = ("redis_addr", "ledger_addr")
+_ADDRESSES = ("postgres_dsn", "postgres_direct_dsn", *_OF_REDIS, "broker_url")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Config:
-    """The settings of a `DataStore`; frozen. Raises `InvalidConfigError` for one that cannot work.
+    """The settings of a `DataStore`; frozen. Raises `InvalidConfigError` for what cannot work.
 
-    Durations are seconds or `timedelta`. An address is required by the first use of a schema that has its tier,
-    not by `register`. `redis_addr` is `host:port` or a `redis://`, `rediss://`, `unix://`, `redis+cluster://a:1,b:2` or
-    `redis+sentinel://a:1,b:2/service/0` URL; `redis_client` is any redis-py client in its place. Where `postgres_dsn`
-    leads through a connection pooler, `postgres_direct_dsn` is PostgreSQL's own address, for watched tables and
-    migrations.
+    Durations are seconds or a `timedelta`, and are read back as seconds. An address is needed at the first use of a
+    schema that has its tier, not by `register`.
+
+    Attributes:
+        postgres_dsn: The address of PostgreSQL, L3: `postgresql://user:password@host:5432/database`, or libpq's
+            `host=... dbname=...`. Default: none.
+        postgres_direct_dsn: PostgreSQL's own address, for watched tables and migrations, where `postgres_dsn` leads
+            through a connection pooler. Default: that of `postgres_dsn`.
+        redis_addr: The address of Redis, L2: `host:port`, or a URL: `redis://`, `rediss://`, `unix://`,
+            `redis+cluster://a:1,b:2` or `redis+sentinel://a:1,b:2/service/0`. Default: none.
+        redis_password: The password of `redis_addr` and `ledger_addr`, where these name none. Default: none.
+        redis_db: The number of the database, where the addresses name none. Default: 0.
+        redis_client: A redis-py client (standalone, Sentinel, Cluster) in the place of `redis_addr`; it is copied.
+            Default: none.
+        l1_pool: What holds for every schema's L1. Default: `L1PoolConfig()`.
+        l2_pool: Connections to Redis, and their time-outs. Default: `L2PoolConfig()`.
+        l3_pool: Connections to PostgreSQL, and their time-outs. Default: `L3PoolConfig()`.
+        default_l1_ttl: Seconds that an entry of L1 lives where its policy does not say; 0 never expires. Default: 300.
+        default_l2_ttl: Seconds that an entry of L2 lives where its policy does not say; 0 never expires. Default: 1800.
+        default_write_mode: How schemas are written that do not say. Default: `WriteMode.WRITE_THROUGH`.
+        write_behind_flush_interval: Seconds after which what is written behind is handed on, at the latest; more than
+            0. Default: 0.5.
+        write_behind_flush_threshold: Pending writes of a process at which they are handed on at once. Default: 100.
+        write_behind_max_retry: Times that a deferred write which failed is tried again. Default: 5.
+        write_behind_durability: What a deferred `set` has done when it returns. Default: `Durability.MEMORY`.
+        write_behind_max_dirty: Pending writes that a process keeps; beyond it `set` goes to Redis or PostgreSQL itself.
+            Default: 100,000.
+        retention: How long tombstones and dead letters are kept. Default: `Retention()`.
+        journal_dir: The directory of the journal, for `Durability.JOURNAL`. Default: none.
+        ledger_addr: The address of the Redis that deferred writes go through, as in `redis_addr`. Default: that of
+            `redis_addr`.
+        broker_url: The address of Celery's broker. Default: the ledger's Redis; with a Cluster or a `redis_client`
+            write-behind needs one.
+        celery_app: A Celery app of yours, by which workers are called. Default: one of Strata's own.
+        invalidation_channel: The Redis channel on which processes tell each other of changes. Default:
+            "strata:invalidate".
+        codec: How records are encoded in L2. Default: `JSON()`.
+        metrics: What is told of counters, durations and gauges. Default: none.
+        logger: What is told of mistakes and outages. Default: `StandardLogger()`, the standard library's `logging`.
+        encryption_key: The key of `Encrypted` fields, exactly 32 bytes; or `EncryptionKeys`, several by id. Default:
+            none.
+        namespace: What stands in front of everything that is kept in a Redis or a broker, so that applications can
+            share one: letters, digits, `_`, `.` and `-`, at most 63. Default: "", nothing.
+        flush_on_sigterm: Whether SIGTERM has pending writes flushed before the process ends. Default: False.
 
     >>> Config(postgres_dsn="postgres://me:secret@localhost/app")
     Config(postgres_dsn='postgres://me:***@localhost/app')
@@ -58,14 +96,15 @@ class Config:
     l1_pool: L1PoolConfig = field(default_factory=L1PoolConfig)
     l2_pool: L2PoolConfig = field(default_factory=L2PoolConfig)
     l3_pool: L3PoolConfig = field(default_factory=L3PoolConfig)
-    default_l1_ttl: Duration = 300.0
-    default_l2_ttl: Duration = 1800.0
+    default_l1_ttl: Seconds[float] = duration(300.0)
+    default_l2_ttl: Seconds[float] = duration(1800.0)
     default_write_mode: WriteMode = WriteMode.WRITE_THROUGH
-    write_behind_flush_interval: Duration = 0.5
+    write_behind_flush_interval: Seconds[float] = duration(0.5, positive=True)
     write_behind_flush_threshold: int = 100
     write_behind_max_retry: int = 5
     write_behind_durability: Durability = Durability.MEMORY
     write_behind_max_dirty: int = 100_000
+    retention: Retention = field(default_factory=Retention)
     journal_dir: str | Path | None = None
     ledger_addr: str = ""
     broker_url: str = ""
@@ -79,23 +118,22 @@ class Config:
     flush_on_sigterm: bool = False
 
     def __post_init__(self) -> None:
-        for name in (*_ADDRESSES, "redis_password"):
-            if not isinstance(getattr(self, name), str):
-                raise InvalidConfigError(f"{name} is a {type(getattr(self, name)).__name__}; it must be a str")
-        for name in ("default_l1_ttl", "default_l2_ttl", "write_behind_flush_interval"):
-            number = seconds(getattr(self, name), name)
-            if number is None:
-                raise InvalidConfigError(f"{name} is None; it must be seconds or a timedelta")
-            object.__setattr__(self, name, number)
-        if not self.write_behind_flush_interval:
-            raise InvalidConfigError("write_behind_flush_interval is 0; it must be more than 0 seconds")
+        for name in (*_ADDRESSES, "redis_password", "invalidation_channel"):
+            text = getattr(self, name)
+            if not isinstance(text, str):
+                raise InvalidConfigError(f"{name} is a {type(text).__name__}; it must be a str")
+            if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+                raise InvalidConfigError(f"{name} holds a NUL, or half of a surrogate pair; it must be text")
+        if self.journal_dir is not None and not isinstance(self.journal_dir, str | Path):
+            raise InvalidConfigError(f"journal_dir is a {type(self.journal_dir).__name__}; it must be a str or a Path")
         count(self.redis_db, "redis_db")
         for name in ("write_behind_flush_threshold", "write_behind_max_retry", "write_behind_max_dirty"):
             count(getattr(self, name), name, 1)
         self._check_kinds()
+        self._check_servers()
         if self.write_behind_durability is Durability.JOURNAL and self.journal_dir is None:
             raise InvalidConfigError("write_behind_durability is JOURNAL but journal_dir is not set; name a directory")
-        if not self.invalidation_channel or not isinstance(self.invalidation_channel, str):
+        if not self.invalidation_channel:
             raise InvalidConfigError("invalidation_channel is empty; it must be the name of a Redis channel")
         keys_from(self.encryption_key)
         Keyspace(self.namespace)
@@ -106,30 +144,48 @@ class Config:
         return Keyspace(self.namespace)
 
     def _check_kinds(self) -> None:
-        kinds: dict[str, type] = {
-            "l1_pool": L1PoolConfig,
-            "l2_pool": L2PoolConfig,
-            "l3_pool": L3PoolConfig,
-            "default_write_mode": WriteMode,
-            "write_behind_durability": Durability,
-            "flush_on_sigterm": bool,
-        }
+        member(self.default_write_mode, WriteMode, "default_write_mode")
+        member(self.write_behind_durability, Durability, "write_behind_durability")
+        flag(self.flush_on_sigterm, "flush_on_sigterm")
+        kinds = {"l1_pool": L1PoolConfig, "l2_pool": L2PoolConfig, "l3_pool": L3PoolConfig, "retention": Retention}
         for name, kind in kinds.items():
-            if not isinstance(getattr(self, name), kind):
-                raise InvalidConfigError(
-                    f"{name} is a {type(getattr(self, name)).__name__}; it must be a {kind.__name__}"
-                )
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise InvalidConfigError(f"{name} is {shown(value)}; it must be a {kind.__name__}(...)")
         for name, protocol in (("codec", Codec), ("metrics", MetricsRecorder), ("logger", Logger)):
             value = getattr(self, name)
-            if isinstance(value, type) or ((value is not None or name == "codec") and not isinstance(value, protocol)):
+            if (value is not None or name == "codec") and not fulfils(value, protocol):
                 raise InvalidConfigError(
                     f"{name} does not have the methods of strata.{protocol.__name__}; give an object that does"
                 )
 
+    def _check_servers(self) -> None:
+        for name in ("postgres_dsn", "postgres_direct_dsn"):
+            if getattr(self, name):
+                read_dsn(getattr(self, name), name)
+        redis = {name: read_redis(getattr(self, name), name) for name in _OF_REDIS if getattr(self, name)}
+        for name, given in list(redis.items())[:1]:  # another one may be of another server, with a login of its own
+            if self.redis_db and given.database not in (None, self.redis_db):
+                both = f"redis_db is {self.redis_db}, but the database in {name} is {given.database}"
+                raise InvalidConfigError(f"{both}; give one of them, or the same")
+            if self.redis_password and given.password not in (None, self.redis_password):
+                both = f"redis_password is another password than the one in {name}"
+                raise InvalidConfigError(f"{both}; give one of them, or the same")
+        if self.broker_url:
+            check_broker(self.broker_url, "broker_url")
+        if self.redis_client is not None:
+            check_client(self.redis_client)
+        if self.celery_app is not None:
+            check_app(self.celery_app)
+
     def __repr__(self) -> str:
-        shown = []
+        parts = []
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
+            if item.name in _FOREIGN:
+                if value is not None:
+                    parts.append(f"{item.name}=<{type(value).__name__}>")
+                continue
             default = item.default if item.default is not dataclasses.MISSING else None
             if value == default or (
                 item.default_factory is not dataclasses.MISSING and value == item.default_factory()
@@ -139,119 +195,18 @@ class Config:
                 value = "***"
             elif item.name in _ADDRESSES:
                 value = masked(value)
-            elif item.name in _FOREIGN:
-                shown.append(f"{item.name}=<{type(value).__name__}>")
-                continue
-            shown.append(f"{item.name}={value!r}")
-        return f"Config({', '.join(shown)})"
+            parts.append(f"{item.name}={value!r}")
+        return f"Config({', '.join(parts)})"
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
         """The settings found in the environment as `STRATA_` + the field's name in capitals; `overrides` win.
 
         Enums are given by name or value, pools as `max_conns=5,statement_timeout=2` (`max_entries=200,eviction=lfu`),
-        keys in base64 (several as `k2:...,k1:...`, the first being the current one); objects cannot be given so.
-        Raises `InvalidConfigError` naming the variable.
+        and `retention` likewise; keys in base64 (several as `k2:...,k1:...`, the first being the current one); objects
+        cannot be given so. An empty variable counts as unset.
+        Raises `InvalidConfigError` naming the variable, also for one that is a misspelt name of a setting.
         """
-        known = {item.name for item in dataclasses.fields(cls)}
-        found: dict[str, Any] = {}
-        for name in known - set(overrides):
-            text = os.environ.get(f"STRATA_{name.upper()}")
-            if text is not None and name in _READERS:
-                found[name] = _read(name, text)
-        return cls(**found, **overrides)
-
-
-def masked(address: str) -> str:
-    """An address, or several with `;` between, without what follows a user's name and without passwords among the
-    parameters. What is no URL keeps nothing in front of an `@`."""
-    if "://" not in address:
-        return re.sub(r"^\S*@", "***@", _NAMED_SECRET.sub(r"\1=***", address))
-    return ";".join(_masked_url(part) for part in address.split(";"))
-
-
-def _masked_url(address: str) -> str:
-    try:
-        url = urlsplit(address)
-    except ValueError:
-        return "***"
-    if "@" in address.removeprefix(f"{url.scheme}://{url.netloc}"):
-        return f"{url.scheme}://***"  # a password with a /, ? or # in it: what stands where cannot be told
-    login, at, place = url.netloc.rpartition("@")
-    if at:
-        place = f"{login.partition(':')[0]}:***@{place}" if ":" in login else f"{login}@{place}"
-    query = "&".join(_without_secret(part) for part in url.query.split("&"))
-    return f"{url.scheme}://{place}{url.path}{'?' if query else ''}{query}"
-
-
-def _without_secret(part: str) -> str:
-    name, _, _ = part.partition("=")
-    return f"{name}=***" if "password" in name.lower() else part
-
-
-def _read(name: str, text: str) -> Any:
-    try:
-        return _READERS[name](text)
-    except StrataError:
-        raise
-    except (ValueError, KeyError, TypeError):
-        raise InvalidConfigError(f"STRATA_{name.upper()} cannot be read as {name}; see Config.from_env") from None
-
-
-def _member(kind: Any) -> Callable[[str], Any]:
-    return lambda text: kind[text.upper()] if text.upper() in kind.__members__ else kind(text.lower())
-
-
-def _pool(kind: Any) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
-        pairs = dict(part.strip().split("=", 1) for part in text.split(",") if part.strip())
-        return kind(**{key.strip(): _setting(key.strip(), value.strip()) for key, value in pairs.items()})
-
-    return read
-
-
-def _setting(name: str, text: str) -> Any:
-    if name == "eviction":
-        return _member(EvictionPolicy)(text)
-    if name == "prepared":
-        return {"true": True, "false": False}[text.lower()]
-    return int(text) if text.isdigit() else float(text)
-
-
-def _key(text: str) -> bytes | EncryptionKeys:
-    if ":" not in text:
-        return parse_base64_key(text)
-    keys = {
-        name.strip(): parse_base64_key(value) for name, _, value in (part.partition(":") for part in text.split(","))
-    }
-    return EncryptionKeys(current=next(iter(keys)), keys=keys)
-
-
-def _flag(text: str) -> bool:
-    return {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}[
-        text.lower()
-    ]
-
-
-def _codec(text: str) -> Codec:
-    return {"json": JSON, "msgpack": MsgPack}[text.lower()]()
-
-
-_READERS: Mapping[str, Callable[[str], Any]] = {
-    **dict.fromkeys(
-        (*_ADDRESSES, "redis_password", "journal_dir", "invalidation_channel", "namespace"),
-        str,
-    ),
-    **dict.fromkeys(("default_l1_ttl", "default_l2_ttl", "write_behind_flush_interval"), float),
-    **dict.fromkeys(
-        ("redis_db", "write_behind_flush_threshold", "write_behind_max_retry", "write_behind_max_dirty"), int
-    ),
-    "l1_pool": _pool(L1PoolConfig),
-    "l2_pool": _pool(L2PoolConfig),
-    "l3_pool": _pool(L3PoolConfig),
-    "default_write_mode": _member(WriteMode),
-    "write_behind_durability": _member(Durability),
-    "codec": _codec,
-    "encryption_key": _key,
-    "flush_on_sigterm": _flag,
-}
+        names = {item.name for item in dataclasses.fields(cls)}
+        check_names(names)
+        return cls(**settings(names - set(overrides)), **overrides)

@@ -12,33 +12,58 @@ class Codec(Protocol):
     """Turns a record into the bytes kept in L2, and back. Must be thread-safe.
 
     Fields holding `strata.UNLOADED` are not part of the bytes; `decode` gives them back as UNLOADED.
-    `decode` raises any exception for bytes it cannot read: the entry is then a miss.
     """
 
-    def encode(self, record: Any, model: type[Any]) -> bytes: ...
+    def encode(self, record: Any, model: type[Any]) -> bytes:
+        """The record of that class as bytes. Raises `EncodeError` for what it cannot encode; it reaches the caller."""
+        ...
 
-    def decode(self, data: bytes, model: type[T]) -> T: ...
+    def decode(self, data: bytes, model: type[T]) -> T:
+        """The record of the bytes. It raises whatever it likes for those that it cannot read: the entry is a miss."""
+        ...
 
 
 @runtime_checkable
 class Logger(Protocol):
-    """A structured logger. What it raises is ignored."""
+    """A structured logger: `msg` is one of few texts, and `fields` say what it is about. Must be thread-safe. What it
+    raises is ignored."""
 
-    def debug(self, msg: str, **fields: Any) -> None: ...
+    def debug(self, msg: str, **fields: Any) -> None:
+        """What only who looks for a fault wants to read."""
+        ...
 
-    def info(self, msg: str, **fields: Any) -> None: ...
+    def info(self, msg: str, **fields: Any) -> None:
+        """What is as it should be."""
+        ...
 
-    def warning(self, msg: str, **fields: Any) -> None: ...
+    def warning(self, msg: str, **fields: Any) -> None:
+        """What somebody should look at."""
+        ...
 
-    def error(self, msg: str, **fields: Any) -> None: ...
+    def error(self, msg: str, **fields: Any) -> None:
+        """What was lost, or a mistake in a hook or in Strata."""
+        ...
 
 
 @runtime_checkable
 class MetricsRecorder(Protocol):
-    """Receives counters, durations (seconds) and gauges. What it raises is ignored."""
+    """Receives counters, durations and gauges. Must be thread-safe. What it raises is ignored."""
 
-    def count(self, name: str, value: int = 1, **labels: str) -> None: ...
+    def count(self, name: str, value: int = 1, **labels: str) -> None:
+        """Add to a counter."""
+        ...
 
-    def observe(self, name: str, seconds: float, **labels: str) -> None: ...
+    def observe(self, name: str, seconds: float, **labels: str) -> None:
+        """Add a duration, in seconds, to a histogram."""
+        ...
 
-    def gauge(self, name: str, value: float, **labels: str) -> None: ...
+    def gauge(self, name: str, value: float, **labels: str) -> None:
+        """Set a gauge."""
+        ...
+
+
+def fulfils(value: object, protocol: type) -> bool:
+    """Whether an object has the methods of a protocol, be it by `__getattr__`, as the proxies of logging libraries do,
+    which `isinstance` does not see from Python 3.12 on."""
+    wanted = [name for name, item in vars(protocol).items() if callable(item) and not name.startswith("_")]
+    return not isinstance(value, type) and all(callable(getattr(value, name, None)) for name in wanted)

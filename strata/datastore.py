@@ -4,56 +4,69 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from time import monotonic, perf_counter
+from time import monotonic
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
+from strata import waits
 from strata._wiring import Wiring
 from strata.bound import Bound
 from strata.collection import RAISE, Collection
 from strata.config import Config
-from strata.engine.audit import Auditor, AuditReport
+from strata.durations import Duration, seconds
 from strata.engine.context import ABSENT
 from strata.engine.hot import Hot
-from strata.engine.jobs import Job
 from strata.engine.many import ManyReader
 from strata.engine.read import Reader
-from strata.engine.readings import bus_numbers, numbers_of
-from strata.engine.rotate import KeyRotation, Rotator
+from strata.engine.readings import numbers_of
 from strata.engine.rows import Filler
 from strata.engine.search import Searcher
 from strata.engine.tx import Tx
-from strata.engine.warm import Warmer
 from strata.engine.write import Writer
 from strata.engine.write_many import ManyWriter
 from strata.errors import (
+    DecodeError,
     InvalidConfigError,
     InvalidModelError,
+    MigrationError,
     NotFoundError,
     SchemaDuplicateError,
     SchemaNotFoundError,
+    shown,
 )
-from strata.fleet import Fleet
-from strata.l3.migrations import MigrationRecord, MigrationReport, Migrator
+from strata.forks.living import Living
+from strata.jobs.fleet import Fleet
+from strata.maintenance.audit import Auditor, AuditReport
+from strata.maintenance.rotate_keys import KeyRotation, Rotator
+from strata.maintenance.warm import Warmer
+from strata.model.fields import check_identifier
+from strata.model.keys import KEYS
+from strata.observe import labels
 from strata.observe.counters import Stats
+from strata.observe.health import Health
 from strata.observe.metrics import SafeMetrics
-from strata.policies import count, seconds
+from strata.policies import count, flag
 from strata.query import Q, Query, as_query
-from strata.schema import Schema
-from strata.writebehind.deadletters import DeadLetters
+from strata.schema import Key, Record, Schema, SchemaRef
+from strata.waits.locks import memory_lock
+from strata.waits.seats import Turn, Turns
 from strata.writebehind.endings import install_sigterm
-from strata.writebehind.facade import PendingStats
+from strata.writebehind.ledger.lag import together
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from strata.jobs.job import Job
+    from strata.l3.report import MigrationRecord, MigrationReport
+    from strata.writebehind.persist.dead_letters import DeadLetters
+
+T = TypeVar("T", bound=Record)
 D = TypeVar("D")
-Timeout = float | timedelta | None
+K = TypeVar("K", bound=Key)
 
-_stores: weakref.WeakSet[DataStore] = weakref.WeakSet()
+# Added to by whoever makes a store; read in the child of a fork, where nobody else is left.
+_stores: Living[DataStore] = Living()
 
 
 class DataStore:
@@ -63,9 +76,15 @@ class DataStore:
     with connections and threads of its own. `schema` is a schema's name or its model class; by class the result is
     statically typed.
 
-    >>> with DataStore(Config()) as ds:                            # doctest: +SKIP
+    Whatever a call says of itself, it also raises `ClosedError` once the store is closed (but for `close` and `stats`),
+    `SchemaNotFoundError` for a schema that is not registered, `InvalidConfigError` where an address that it needs is
+    not set, `L2RefusedError` or `L3RefusedError` where a server refuses what it must do, and `StrataError` in a signal
+    handler that has interrupted the store in the midst of a change. Each of them is a `StrataError`.
+
+    >>> with DataStore(Config()) as ds:
     ...     players = ds.register(Schema(Player, l1=MemPolicy(ttl=60)))
     ...     players.set("p1", Player("p1", "andrew"))
+    Player(id='p1', name='andrew')
     """
 
     def __init__(self, config: Config) -> None:
@@ -75,9 +94,10 @@ class DataStore:
         if config.flush_on_sigterm:
             install_sigterm()
         # `_schemas`, `_by_class` and `_hot` are written under `_lock` by `register` and `close`, and read without
-        # it: each write is one dict store. After fork `_after_fork` gives the child a lock that nobody holds.
-        self._lock = threading.RLock()
-        self._closing = threading.RLock()  # held while one thread closes, which others that close wait for
+        # it: each write is one dict store, and whoever goes through them makes a list first, in one call
+        # (`Wiring.schemas`). After fork `_after_fork` gives the child a lock that nobody holds.
+        self._lock = memory_lock()
+        self._closing = Turns()  # of those who close, one after the other
         self._schemas: dict[str, Bound] = {}
         self._by_class: dict[type, Bound] = {}
         self._hot: dict[Any, Hot] = {}
@@ -95,11 +115,11 @@ class DataStore:
         self._auditor = Auditor(context, self._wiring.metrics)
         self._rotator = Rotator()
         self.fleet = Fleet(
-            self._bound, self._wiring, self._warmer, self._migrator, lambda sample: self.audit(sample=sample)
+            self._bound, self._wiring, self._warmer, self._wiring.migrator, lambda sample: self.audit(sample=sample)
         )
         _stores.add(self)
 
-    def register(self, schema: Schema[T]) -> Collection[T]:
+    def register(self, schema: Schema[T]) -> Collection[T, Any]:
         """Bind a schema to this store, once per name; the handle returned has the calls below without `schema`.
 
         Raises `SchemaDuplicateError`, `InvalidModelError`, `NoPrimaryKeyError`, or `InvalidConfigError` for a schema
@@ -109,7 +129,7 @@ class DataStore:
             raise InvalidModelError(f"register takes a Schema, not a {type(schema).__name__}; wrap the model in one")
         with self._lock:
             self._open()
-            if schema.name in self._schemas:
+            if check_identifier(schema.name, "schema name") in self._schemas:
                 raise SchemaDuplicateError(
                     f"a schema {schema.name!r} is registered already; give this one another name"
                 )
@@ -123,15 +143,15 @@ class DataStore:
     # -- reading ------------------------------------------------------------------------------------------------
 
     @overload
-    def get(self, schema: type[T], id: Any, *, force_l2: bool = ..., force_l3: bool = ...) -> T: ...
+    def get(self, schema: type[T], id: Key, *, force_l2: bool = ..., force_l3: bool = ...) -> T: ...
     @overload
-    def get(self, schema: type[T], id: Any, *, default: D, force_l2: bool = ..., force_l3: bool = ...) -> T | D: ...
+    def get(self, schema: type[T], id: Key, *, default: D, force_l2: bool = ..., force_l3: bool = ...) -> T | D: ...
     @overload
-    def get(self, schema: str, id: Any, *, default: Any = ..., force_l2: bool = ..., force_l3: bool = ...) -> Any: ...
+    def get(self, schema: str, id: Key, *, default: Any = ..., force_l2: bool = ..., force_l3: bool = ...) -> Any: ...
     def get(
         self,
-        schema: Any,
-        id: Any,
+        schema: SchemaRef[Any],
+        id: Key,
         *,
         default: Any = RAISE,
         force_l2: bool = False,
@@ -140,26 +160,32 @@ class DataStore:
         """The record, from L1, L2 or L3, filling upward; private to the caller.
 
         `force_l2` does not look into L1; `force_l3` returns L3's row and fills nothing. Nothing is locked: by the time
-        a change of it is `set`, another process may have written the key. Raises `NotFoundError` where no tier has it
-        and no `default` was given; an outage of the tiers that could answer always raises.
+        a change of it is `set`, another process may have written the key.
+
+        Raises `NotFoundError` where no tier has it and no `default` was given, `EncodeError` or
+        `MissingPrimaryKeyError` for an id that can be no key, `DecodeError` for a row that cannot be read, `HookError`
+        where `before_get` raised, and `UnavailableError` where no tier could answer, whatever the `default`.
         """
-        # The hit path, in this one frame (see `Hot`); everything else is behind `get_slowly`.
+        # The hit path, in this one frame (see `Hot`); everything else is behind `_get_slowly`.
         try:
             hot = self._hot[schema]
             entry = hot.lookup(id)
-        except (KeyError, TypeError):
-            pass
+        except (TypeError, KeyError):
+            pass  # a schema that is not there, or that has no hash
+        except Exception:
+            if type(id) in KEYS:
+                raise  # from outside, and the caller's: a key of these has a hash
         else:
             if entry is not None and not (force_l2 or force_l3) and (hot.exact is None or type(id) is hot.exact):
                 now = monotonic()
-                if now < entry.expires and now < hot.certainty.until:
+                if now < entry.expires and now < hot.trust.until:
                     entry.used = now
                     entry.hits += 1
                     thaw = hot.thaw
                     return entry.value if thaw is None else thaw(entry.value)
-        return self.get_slowly(schema, id, default, force_l2, force_l3)
+        return self._get_slowly(schema, id, default, force_l2, force_l3)
 
-    def get_slowly(self, schema: Any, id: Any, default: Any, force_l2: bool, force_l3: bool) -> Any:
+    def _get_slowly(self, schema: Any, id: Any, default: Any, force_l2: bool, force_l3: bool) -> Any:
         """`get` without a look at the hit path."""
         bound = self._bound(schema)
         with _Counted(bound, self._metrics, "strata_get_seconds"):
@@ -175,17 +201,24 @@ class DataStore:
         return default
 
     @overload
-    def get_many(self, schema: type[T], ids: Iterable[Any]) -> dict[Any, T]: ...
+    def get_many(self, schema: type[T], ids: Iterable[K]) -> dict[K, T]: ...
     @overload
-    def get_many(self, schema: str, ids: Iterable[Any]) -> dict[Any, Any]: ...
-    def get_many(self, schema: Any, ids: Iterable[Any]) -> dict[Any, Any]:
-        """Those of the records that exist, by id, with one round trip a tier."""
+    def get_many(self, schema: str, ids: Iterable[K]) -> dict[K, Any]: ...
+    def get_many(self, schema: SchemaRef[Any], ids: Iterable[Any]) -> dict[Any, Any]:
+        """Those of the records that exist, by id, with one round trip a tier.
+
+        Raises `EncodeError`, `MissingPrimaryKeyError`, `DecodeError`, `HookError` and `UnavailableError` as `get` does.
+        """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
             return self._many.get_many(bound, ids)
 
-    def exists(self, schema: Any, id: Any) -> bool:
-        """Whether any tier has the record. Nothing is filled."""
+    def exists(self, schema: SchemaRef[Any], id: Key) -> bool:
+        """Whether any tier has the record; nothing is filled.
+
+        Raises `EncodeError` or `MissingPrimaryKeyError` for an id that can be no key, and `UnavailableError` where no
+        tier could answer.
+        """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
             return self._reader.exists(bound, id)
@@ -194,10 +227,11 @@ class DataStore:
     def search(self, schema: type[T], query: Q | Query | None = ...) -> list[T]: ...
     @overload
     def search(self, schema: str, query: Q | Query | None = ...) -> list[Any]: ...
-    def search(self, schema: Any, query: Q | Query | None = None) -> list[Any]:
+    def search(self, schema: SchemaRef[Any], query: Q | Query | None = None) -> list[Any]:
         """The records that L3 (the replica where one is set) finds, at most 100 unless the query says otherwise.
 
-        Whole records also fill L1 and L2. Raises `QueryError` before any tier is asked.
+        Whole records also fill L1 and L2. Raises `QueryError`, mostly before any tier is asked, `DecodeError` for a row
+        that cannot be read, `HookError` where `before_get` raised, and `L3UnavailableError`.
         """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
@@ -207,8 +241,11 @@ class DataStore:
     def search_cached(self, schema: type[T], query: Q | Query | None = ...) -> list[T]: ...
     @overload
     def search_cached(self, schema: str, query: Q | Query | None = ...) -> list[Any]: ...
-    def search_cached(self, schema: Any, query: Q | Query | None = None) -> list[Any]:
-        """As `search`; the whole result is kept in L2 under a key made from the query, until the L2 TTL."""
+    def search_cached(self, schema: SchemaRef[Any], query: Q | Query | None = None) -> list[Any]:
+        """As `search`; the whole result is kept in L2 under a key made from the query, until the L2 TTL.
+
+        Raises `QueryError`, `DecodeError`, `HookError` and `L3UnavailableError` as `search` does.
+        """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
             return self._searcher.search_cached(bound, as_query(query))
@@ -217,13 +254,22 @@ class DataStore:
     def search_iter(self, schema: type[T], query: Q | Query | None = ..., *, chunk: int = ...) -> Iterator[T]: ...
     @overload
     def search_iter(self, schema: str, query: Q | Query | None = ..., *, chunk: int = ...) -> Iterator[Any]: ...
-    def search_iter(self, schema: Any, query: Q | Query | None = None, *, chunk: int = 1000) -> Iterator[Any]:
-        """As `search`, for results too large for a list: all rows, `chunk` at a time; nothing is filled."""
+    def search_iter(
+        self, schema: SchemaRef[Any], query: Q | Query | None = None, *, chunk: int = 1000
+    ) -> Iterator[Any]:
+        """As `search`, for results too large for a list: all rows, `chunk` at a time; nothing is filled.
+
+        Raises `QueryError` at once, also for a `chunk` that is no whole number of 1 or more; then, as it goes on,
+        `DecodeError`, `HookError` and `L3UnavailableError` as `search` does.
+        """
         bound = self._bound(schema)
         return self._searcher.iterate(bound, as_query(query), chunk)
 
-    def count(self, schema: Any, query: Q | Query | None = None) -> int:
-        """How many rows L3 has; order, limit and offset of the query do not matter."""
+    def count(self, schema: SchemaRef[Any], query: Q | Query | None = None) -> int:
+        """How many rows L3 (the replica where one is set) has; order, limit and offset of the query do not matter.
+
+        Raises `QueryError`, mostly before any tier is asked, and `L3UnavailableError`.
+        """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
             return self._searcher.count(bound, as_query(query))
@@ -231,49 +277,76 @@ class DataStore:
     # -- writing ------------------------------------------------------------------------------------------------
 
     @overload
-    def set(self, schema: type[T], id: Any, value: T) -> T: ...
+    def set(self, schema: type[T], id: Key, value: T) -> T: ...
     @overload
-    def set(self, schema: str, id: Any, value: T) -> T: ...
-    def set(self, schema: Any, id: Any, value: Any) -> Any:
+    def set(self, schema: str, id: Key, value: T) -> T: ...
+    def set(self, schema: SchemaRef[Any], id: Key, value: Any) -> Any:
         """Store a record by the schema's write mode; returns it as stored. The caller's object is not changed.
 
         The last write of a key wins, whole, in every mode: what depends on a record that was read, such as a count, is
         safe only where nobody else writes the key (see docs/write-modes.md).
+
+        Raises `EncodeError` or `MissingPrimaryKeyError` for a record or id that cannot be stored, and `HookError` where
+        `before_set` raised, before anything is written; `ConstraintError` where the database refuses the row;
+        `L3UnavailableError`, or in a schema without L3 `L2UnavailableError`, whose `outcome_unknown` says if it may
+        have been written; `WriteBehindFullError` where a deferred write finds room nowhere.
         """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics, "strata_set_seconds"):
             return self._writer.set(bound, id, value)
 
-    def set_many(self, schema: Any, values: Mapping[Any, Any]) -> dict[Any, Any]:
-        """Store records by id, synchronously in every mode and all or nothing in L3; returns them as stored."""
+    @overload
+    def set_many(self, schema: type[T], values: Mapping[K, T]) -> dict[K, T]: ...
+    @overload
+    def set_many(self, schema: str, values: Mapping[K, T]) -> dict[K, T]: ...
+    def set_many(self, schema: SchemaRef[Any], values: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Store records by id, synchronously in every mode and all or nothing in L3; returns them as stored.
+
+        Raises `EncodeError`, `MissingPrimaryKeyError`, `HookError`, `ConstraintError`, `L3UnavailableError` and
+        `L2UnavailableError` as `set` does.
+        """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
             return self._many_writer.set_many(bound, values)
 
-    def delete(self, schema: Any, id: Any) -> None:
-        """Remove the record from all tiers; deleting what is not there is no error."""
+    def delete(self, schema: SchemaRef[Any], id: Key) -> None:
+        """Remove the record from all tiers, by the schema's write mode; deleting what is not there is no error.
+
+        Raises `EncodeError` or `MissingPrimaryKeyError` for an id that can be no key, `ConstraintError`,
+        `L3UnavailableError`, `L2UnavailableError` and `WriteBehindFullError` as `set` does.
+        """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
             self._writer.delete(bound, id)
 
-    def delete_many(self, schema: Any, ids: Iterable[Any]) -> None:
-        """Remove records; write-through schemas in one transaction."""
+    def delete_many(self, schema: SchemaRef[Any], ids: Iterable[Key]) -> None:
+        """Remove records; write-through schemas in one transaction. Those that are not there are no error.
+
+        Raises `EncodeError`, `MissingPrimaryKeyError`, `ConstraintError`, `L3UnavailableError`, `L2UnavailableError`
+        and `WriteBehindFullError` as `delete` does.
+        """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
             self._many_writer.delete_many(bound, ids)
 
-    def tx(self, timeout: Timeout = None) -> Tx:
-        """A transaction over several schemas; `timeout` in seconds is enforced by the database."""
+    def tx(self, timeout: Duration | None = None) -> Tx:
+        """A transaction over several schemas; `timeout`, in seconds or a `timedelta`, is enforced by the database.
+
+        Raises `InvalidConfigError` for a `timeout` that is none.
+        """
         self._open()
         return Tx(self._bound, self._context, self._writer, seconds(timeout, "timeout"))
 
     # -- caches and write-behind --------------------------------------------------------------------------------
 
-    def invalidate(self, schema: Any, id: Any) -> None:
+    def invalidate(self, schema: SchemaRef[Any], id: Key) -> None:
         """Drop the record from L1 and L2 of every instance; L3 and pending writes stay.
 
         Call it after the statement that changed the row, or after its commit: where transactions are under way in L3,
         the record is dropped once more as each of them ends.
+
+        Raises `EncodeError` or `MissingPrimaryKeyError` for an id that can be no key, and `L2UnavailableError` where
+        Redis cannot be told.
         """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
@@ -282,47 +355,57 @@ class DataStore:
     @overload
     def warm_cache(
         self,
-        schema: Any,
+        schema: SchemaRef[Any],
         limit: int = ...,
         *,
         background: Literal[False] = ...,
-        progress: Callable[[int], None] | None = ...,
+        progress: Callable[[int], object] | None = ...,
     ) -> int: ...
     @overload
-    def warm_cache(self, schema: Any, limit: int = ..., *, background: Literal[True]) -> Job: ...
+    def warm_cache(self, schema: SchemaRef[Any], limit: int = ..., *, background: Literal[True]) -> Job: ...
     def warm_cache(
         self,
-        schema: Any,
+        schema: SchemaRef[Any],
         limit: int = 0,
         *,
         background: bool = False,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> int | Job:
         """Load up to `limit` records (0 = all) into L1 and L2; returns how many, or a job of the fleet.
 
-        `progress` is told the number so far, after each chunk.
+        `progress` is told the number so far, after each chunk. Rows that cannot be read are left out and told of.
+
+        Raises `InvalidConfigError` for a limit or a `progress` that is none, and for a schema without L3, and
+        `L3UnavailableError`; with `background` `L2UnavailableError` where the job cannot be handed over.
         """
         bound = self._bound(schema)
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
-            raise InvalidConfigError(f"limit is {limit!r}; it must be a whole number, 0 or more (0 = all)")
-        if background:
+            raise InvalidConfigError(f"limit is {shown(limit)}; it must be a whole number, 0 or more (0 = all)")
+        if progress is not None and not callable(progress):
+            raise InvalidConfigError(f"progress is {shown(progress)}; it must be a function, or None")
+        if flag(background, "background"):
             return self.fleet.start_warm(bound, limit)
         with _Counted(bound, self._metrics):
             return self._warmer.warm(bound, limit, progress)
 
-    def flush_dirty(self, timeout: Timeout = None) -> None:
+    def flush_dirty(self, timeout: Duration | None = None) -> None:
         """Return when L3 has every pending write of this process; works without any worker.
 
-        Raises `FlushTimeoutError` with the number left after `timeout` seconds (default 30).
+        Raises `FlushTimeoutError` with the number left after `timeout` seconds (default 30), and `InvalidConfigError`
+        for a `timeout` that is none.
         """
         self._open()
+        self._context.check_whole(*self._wiring.schemas)
         deferred, limit = self._context.writebehind, seconds(timeout, "timeout")
         if deferred is not None:
             deferred.flush(30.0 if limit is None else limit)
 
     @property
     def dead_letters(self) -> DeadLetters:
-        """What could not be written behind: `list`, `show`, `retry`, `discard`."""
+        """What could not be written behind: `list`, `show`, `retry`, `discard`.
+
+        Raises `InvalidConfigError` where no Redis is set that could hold them.
+        """
         self._open()
         with self._lock:
             return self._wiring.writebehind().dead_letters
@@ -334,45 +417,51 @@ class DataStore:
     @overload
     def migrate(self, *, background: Literal[True]) -> Job: ...
     def migrate(self, *, background: bool = False) -> MigrationReport | Job:
-        """Bring PostgreSQL to the registered schemas, by additions only; the rest is in the report, in words."""
+        """Bring PostgreSQL to the registered schemas, by additions only; the rest is in the report, in words.
+
+        Any number of processes may call it at once. Raises `MigrationError` where a statement fails or another process
+        holds it up too long, `InvalidModelError` for schemas that no database can have, and `L3UnavailableError`; with
+        `background` `L2UnavailableError` where the job cannot be handed over.
+        """
         self._open()
-        return self.fleet.start_migrate() if background else self._migrator().migrate()
+        return self.fleet.start_migrate() if flag(background, "background") else self._wiring.migrator().migrate()
 
     def migrate_from(self, directory: str | Path) -> list[str]:
-        """Apply the `NNN_description.sql` files that were not applied yet; returns their names."""
+        """Apply the `NNN_description.sql` files that were not applied yet, by number; returns their names.
+
+        Raises `MigrationError` for a bad name, a number used twice, a file that changed after it was applied, or a
+        statement that fails, of whose file nothing is applied then; and `L3UnavailableError`.
+        """
         self._open()
-        return list(self._migrator().migrate_from(Path(directory)))
+        if not isinstance(directory, str | Path):
+            raise MigrationError(f"migrate_from takes the path of a directory, not a {type(directory).__name__}")
+        return list(self._wiring.migrator().migrate_from(Path(directory)))
 
     def migration_status(self) -> list[MigrationRecord]:
-        """What was applied, in order."""
+        """What was applied, in order; nothing where nothing ever was. Raises `L3UnavailableError`."""
         self._open()
-        return list(self._migrator().migration_status())
-
-    def _migrator(self) -> Migrator:
-        if not self.config.postgres_dsn:
-            raise InvalidConfigError("migrations need a database; set postgres_dsn (STRATA_POSTGRES_DSN)")
-        database = self._wiring.database(self.config.postgres_direct_dsn or self.config.postgres_dsn)
-        return Migrator(
-            database, [(bound.table, bound.schema) for bound in self._schemas.values() if bound.table is not None]
-        )
+        return list(self._wiring.migrator().migration_status())
 
     # -- encryption ---------------------------------------------------------------------------------------------
 
     def rotate_keys(
-        self, schema: Any = None, *, progress: Callable[[str, int], None] | None = None
+        self, schema: SchemaRef[Any] | None = None, *, progress: Callable[[str, int], object] | None = None
     ) -> list[KeyRotation]:
         """Encrypt anew, under the current key, what is under another one: in one schema, or in all that have L3.
 
         In short transactions, while others read and write: no value and no version changes, and no newer write is
         touched. Interrupted, it goes on where it was when called again. `progress` is told the schema and the number
         of rows looked at so far. What no key opens is left as it is and told in the result, by column and key id.
-        Raises `InvalidConfigError` where there is no key.
 
-        >>> store.rotate_keys()                                    # doctest: +SKIP
-        [KeyRotation(schema='accounts', rows=812, left=())]
+        Raises `InvalidConfigError` where there is no key, or for a `progress` that is none, and `L3UnavailableError`.
+
+        >>> store.rotate_keys()
+        [KeyRotation(schema='accounts', rows=2, left=())]
         """
         self._open()
-        every = [bound for bound in self._schemas.values() if bound.plan.has_encrypted and bound.table is not None]
+        if progress is not None and not callable(progress):
+            raise InvalidConfigError(f"progress is {shown(progress)}; it must be a function, or None")
+        every = [bound for bound in self._wiring.schemas if bound.plan.has_encrypted and bound.l3 is not None]
         chosen = every if schema is None else [self._bound(schema)]
         rotations = []
         for bound in chosen:
@@ -381,61 +470,82 @@ class DataStore:
                 rotations.append(self._rotator.rotate(bound, told))
         return rotations
 
-    def audit(self, schema: Any = None, *, sample: int = 1000, pause: Timeout = 1.0) -> AuditReport:
+    def audit(
+        self, schema: SchemaRef[Any] | None = None, *, sample: int = 1000, pause: Duration | None = 1.0
+    ) -> AuditReport:
         """How many of the copies in L1 (of this process) and in L2 agree with L3, and which do not.
 
         Looks at up to `sample` keys of each cache, in one schema or in all. What differs is looked at again after
         `pause` seconds, since a write under way is no staleness; nor are writes that are pending. Nothing is changed:
-        `invalidate` drops a stale key. Raises `L2UnavailableError` or `L3UnavailableError`.
+        `invalidate` drops a stale key. Rows that cannot be read are left out and told of.
 
-        >>> store.audit(sample=500).nines                          # doctest: +SKIP
-        2.7
+        Raises `InvalidConfigError` for a `sample` or a `pause` that is none, and `L2UnavailableError` or
+        `L3UnavailableError`, since nothing can be said without them.
+
+        >>> store.audit(sample=500).stale
+        ()
         """
         self._open()
         count(sample, "sample", 1)
         wait = seconds(pause, "pause") or 0.0
-        chosen = list(self._schemas.values()) if schema is None else [self._bound(schema)]
-        audits = [self._auditor.audit(bound, sample, wait) for bound in chosen if bound.table is not None]
+        chosen = self._wiring.schemas if schema is None else [self._bound(schema)]
+        audits = [self._auditor.audit(bound, sample, wait) for bound in chosen if bound.l3 is not None]
         return AuditReport(tuple(audits))
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     def stats(self) -> Stats:
-        """A snapshot of the counters; works on a closed store as well.
+        """A snapshot of the counters; nothing is asked for it. Works on a closed store as well, and raises nothing.
 
-        With write-behind schemas it asks the ledger what is pending, at most once a second; where the ledger does not
-        answer, the numbers are the last known ones.
+        What the ledger holds was seen by a thread, `ledger_age` seconds ago, which looks once a second while somebody
+        wants to know; None is unknown: nobody has looked yet. Thread-safe.
         """
-        by_schema: dict[str, dict[str, Any]] = {name: numbers_of(b) for name, b in list(self._schemas.items())}
+        by_schema: dict[str, dict[str, Any]] = {bound.name: numbers_of(bound) for bound in self._wiring.schemas}
         totals: dict[str, Any] = {}
         for numbers in by_schema.values():
             for name, value in numbers.items():
                 totals[name] = totals.get(name, 0) + value
         deferred = self._context.writebehind
         if deferred is not None:
-            lag = deferred.lag(ask=not self._context.closed)
-            for name, waiting in lag.items():
-                by_schema[name] |= waiting.fields()
-            totals |= PendingStats.together(lag.values()).fields()
+            waiting = {name: deferred.lag.fields(name) for name in by_schema if self._schemas[name].deferred}
+            for name, fields in waiting.items():
+                by_schema[name] |= fields
+            totals |= together(list(waiting.values()))
             totals["dirty_count"] = deferred.dirty_count()
             totals["dirty_age"] = deferred.dirty_age()
         return Stats(
             **totals,
-            **bus_numbers(self._context, self._wiring.inbox),
+            **self._wiring.numbers(),
             by_schema=MappingProxyType({name: MappingProxyType(numbers) for name, numbers in by_schema.items()}),
         )
 
-    def close(self, timeout: float | timedelta = 30) -> None:
+    def health(self) -> Health:
+        """What is known, without asking anybody, of tiers, bus, fleet and what waits; in well under a millisecond.
+
+        A tier is `down` once calls of this process have found it so, and `up` once it answered; where nothing was asked
+        of it, its state is None. Thread-safe. Raises `ClosedError`, and nothing else.
+
+        >>> store.health().l3.state
+        <TierState.UP: 'up'>
+        """
+        self._open()
+        return self._wiring.health()
+
+    def close(self, timeout: Duration = 30) -> None:
         """Flush what is written behind, stop the threads, close the pools; idempotent.
 
         Where another thread is at it, this waits for that one, for `timeout` seconds at most. Raises
         `FlushTimeoutError` where something is neither in L3 nor safe in the ledger after `timeout` seconds; the store
-        is closed all the same.
+        is closed all the same. It is not where a signal's handler calls this that has interrupted the store in the
+        midst of a change: that raises `StrataError`, and does nothing. Nor where the `timeout` is none:
+        `InvalidConfigError`.
         """
         patience = seconds(timeout, "timeout") or 0.0
-        if not self._closing.acquire(timeout=patience):
-            return
+        self._context.check_whole(*self._wiring.schemas)
+        turn = Turn()
         try:
+            if not self._closing.take(turn, patience):
+                return
             with self._lock:
                 if self._context.closed:
                     return
@@ -448,7 +558,7 @@ class DataStore:
             finally:
                 self._wiring.close()
         finally:
-            self._closing.release()
+            self._closing.leave(turn)
 
     def __enter__(self) -> Self:
         return self
@@ -462,17 +572,27 @@ class DataStore:
         return f"DataStore(schemas={list(self._schemas)!r}{', closed' if self._context.closed else ''})"
 
     def _bound(self, schema: Any) -> Bound:
-        self._open()
-        try:
-            bound = self._schemas.get(schema) if isinstance(schema, str) else self._by_class.get(schema)
-        except TypeError:
-            bound = None
+        self._context.check_not_closed()
+        if threading.Lock is not self._made_with:
+            self._patched()
+        bound: Bound | None = None
+        if isinstance(schema, str | type):
+            try:
+                bound = self._schemas.get(schema) if isinstance(schema, str) else self._by_class.get(schema)
+            except TypeError:
+                pass  # a class that cannot be hashed
         if bound is None:
-            name = repr(schema) if isinstance(schema, str) else getattr(schema, "__name__", type(schema).__name__)
-            known = ", ".join(map(repr, self._schemas)) or "none"
-            raise SchemaNotFoundError(f"no schema {name} is registered with this store; registered: {known}")
+            known = f"registered: {', '.join(map(repr, list(self._schemas))) or 'none'}"
+            if not isinstance(schema, str | type):
+                kind = type(schema).__name__
+                raise SchemaNotFoundError(
+                    f"a schema is told by its name or its class, not by a value of {kind}; {known}"
+                )
+            name = shown(schema) if isinstance(schema, str) else schema.__name__
+            raise SchemaNotFoundError(f"no schema {name} is registered with this store; {known}")
         if bound.lacking:
             raise InvalidConfigError(bound.lacking)
+        self._context.check_whole(bound)
         return bound
 
     def _open(self) -> None:
@@ -496,7 +616,7 @@ class DataStore:
 
     def _after_fork(self) -> None:
         self._made_with = threading.Lock
-        self._lock, self._closing = threading.RLock(), threading.RLock()
+        self._lock, self._closing = memory_lock(), Turns()
         self._wiring.after_fork()
 
 
@@ -512,20 +632,22 @@ class _Counted:
 
     def __enter__(self) -> None:
         if self._metrics is not None:
-            self._began = perf_counter()
+            self._began = waits.monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         if kind is not None:
             self._bound.counters.errors += 1
+        if isinstance(error, DecodeError) and not error.schema:
+            error.schema = self._bound.name
         if self._metrics is not None:
             if self._timed:
-                self._metrics.observe(self._timed, perf_counter() - self._began, schema=self._bound.name)
+                self._metrics.observe(self._timed, waits.monotonic() - self._began, schema=self._bound.name)
             if kind is not None:
-                self._metrics.count("strata_errors", schema=self._bound.name, error=kind.__name__)
+                self._metrics.count("strata_errors", schema=self._bound.name, error=labels.of_error(kind))
 
 
 def _after_fork_in_child() -> None:
-    for store in list(_stores):
+    for store in _stores.all():
         store._after_fork()
 
 

@@ -39,8 +39,8 @@ def freshness_of(schema: Schema[Any]) -> Freshness:
             f"schema {schema.name!r} has a soft_timeout, but keeps no stale value that a read could return then; "
             "give its MemPolicy or RedisPolicy a fail_safe"
         )
-    soft, hard = _float(l3.soft_timeout), _float(l3.hard_timeout)
-    return Freshness(soft, hard, _float(l2.lease_wait), fail_safe, plain=not (soft or hard or fail_safe))
+    soft, hard = l3.soft_timeout or 0.0, l3.hard_timeout or 0.0
+    return Freshness(soft, hard, l2.lease_wait, fail_safe, plain=not (soft or hard or fail_safe))
 
 
 def _needs(schema: Schema[Any], kind: str, policy: Any, below: bool, names: tuple[str, ...]) -> None:
@@ -49,7 +49,3 @@ def _needs(schema: Schema[Any], kind: str, policy: Any, below: bool, names: tupl
             raise InvalidConfigError(
                 f"schema {schema.name!r} has {kind}.{name}, but no tier below it to load from; leave it out"
             )
-
-
-def _float(value: Any) -> float:
-    return float(value or 0)

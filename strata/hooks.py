@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from strata.errors import InvalidConfigError, WriteBehindMaxRetryError, shown
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as WithDefault  # of `typing` from Python 3.13 on
+
+    T = WithDefault("T", default=Any)
+else:
+    T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class SchemaHooks:
-    """Callbacks, each optional, called in the thread that does the work.
+@dataclass(frozen=True)  # with slots, `SchemaHooks[Player](...)` would be a TypeError (CPython 3.11)
+class SchemaHooks(Generic[T]):
+    """Callbacks, each optional, called in the thread that does the work; `on_write_error` in one of its own.
 
-    `before_set(value)` may return a replacement, or raise to abort; `before_get(id)` may raise to abort: the
-    caller gets `HookError` with the original as its `__cause__`, and nothing was written. `after_get(value)` may
-    return a replacement, which is not cached. `on_evict(key, value)` runs when L1 drops an entry for want of room
-    or for its age. `on_write_error(key, error)` runs once for a deferred write that was given up. What the other
-    hooks raise is logged and counted, and never hides a result.
+    What a `before_*` hook raises reaches the caller as `HookError`, with the original as its `__cause__`, and nothing
+    was written. What the others raise is logged and counted, and never hides a result. Raises `InvalidConfigError` for
+    what cannot be called.
+
+    Attributes:
+        before_set: Called with a record before it is written; returns a replacement, or None, or raises to abort.
+        after_set: Called with a record after it was written.
+        before_get: Called with an id before it is read; raises to abort.
+        after_get: Called with a record that was read; returns a replacement, which is not cached, or None.
+        on_evict: Called with key and record when L1 drops an entry for want of room or for its age; not for what leaves
+            while it runs, by its own calls, which might never end.
+        on_write_error: Called with key and error: once for a deferred write that was given up (`error.final`), and once
+            for all those of the schema that wait out a long outage.
     """
 
-    before_set: Callable[[Any], Any] | None = None
-    after_set: Callable[[Any], None] | None = None
-    before_get: Callable[[Any], None] | None = None
-    after_get: Callable[[Any], Any] | None = None
-    on_evict: Callable[[Any, Any], None] | None = None
-    on_write_error: Callable[[Any, Exception], None] | None = None
+    before_set: Callable[[T], T | None] | None = None
+    after_set: Callable[[T], object] | None = None
+    before_get: Callable[[Any], object] | None = None
+    after_get: Callable[[T], T | None] | None = None
+    on_evict: Callable[[Any, T], object] | None = None
+    on_write_error: Callable[[Any, WriteBehindMaxRetryError], object] | None = None
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            hook = getattr(self, item.name)
+            if hook is not None and not callable(hook):
+                raise InvalidConfigError(f"SchemaHooks.{item.name} is {shown(hook)}; it must be a function, or None")

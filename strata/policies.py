@@ -1,20 +1,15 @@
-"""What a schema may ask of each tier: small frozen values, checked when they are made.
-
-Durations are seconds or `timedelta`; after construction they are `float` seconds, or None for the default
-that `Config` holds. 0 means: never expires.
-"""
+"""What a schema may ask of each tier: small frozen values, checked when they are made."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from datetime import timedelta
 from typing import Any
 
-from strata.errors import InvalidConfigError
-
-Duration = float | timedelta
+from strata.durations import Seconds, duration
+from strata.endpoints import read_dsn
+from strata.errors import InvalidConfigError, shown
 
 
 class WriteMode(enum.Enum):
@@ -56,218 +51,292 @@ class Durability(enum.Enum):
     LEDGER = "ledger"
 
 
-LONGEST = timedelta.max.total_seconds()
-
-
-def seconds(value: Duration | None, what: str) -> float | None:
-    """`value` as seconds. Raises `InvalidConfigError` for what is negative, no number, or beyond `timedelta.max`."""
-    if value is None:
-        return None
-    number = value.total_seconds() if isinstance(value, timedelta) else value
-    # Beyond it, milliseconds since 1970 do not fit Redis's 64 bits. (A NaN is not within either.)
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= LONGEST:
-        shown = "too large" if isinstance(number, int) and number > LONGEST else repr(value)
-        wanted = "seconds (0 or more) or a timedelta, at most timedelta.max"
-        raise InvalidConfigError(f"{what} is {shown}; it must be {wanted}")
-    return float(number)
-
-
 def count(value: int, what: str, least: int = 0) -> int:
-    """`value`, a whole number of at least `least`. Raises `InvalidConfigError` otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidConfigError(f"{what} is {value!r}; it must be a whole number, {least} or more")
+    """`value`, a whole number of at least `least` and of 63 bits. Raises `InvalidConfigError` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 63:
+        raise InvalidConfigError(f"{what} is {shown(value)}; it must be a whole number, {least} or more")
     return value
+
+
+def flag(value: bool, what: str) -> bool:
+    """`value`, True or False. Raises `InvalidConfigError` for what only counts as one of them."""
+    if not isinstance(value, bool):
+        raise InvalidConfigError(f"{what} is {shown(value)}; it must be True or False")
+    return value
+
+
+def member(value: object, kind: type[enum.Enum], what: str) -> None:
+    """Raise `InvalidConfigError`, which names its members, for what is none of the enum."""
+    if not isinstance(value, kind):
+        members = ", ".join(f"{kind.__name__}.{name}" for name in kind.__members__)
+        raise InvalidConfigError(f"{what} is {shown(value)}; it must be one of {members}")
 
 
 def fraction(value: float, what: str) -> float:
     """`value`, a part of the TTL below all of it; 0 is off. Raises `InvalidConfigError` otherwise."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise InvalidConfigError(f"{what} is {value!r}; it must be a fraction of the TTL, from 0 (off) to below 1")
+        raise InvalidConfigError(f"{what} is {shown(value)}; it must be a fraction of the TTL, from 0 (off) to below 1")
     return float(value)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MemPolicy:
-    """L1. `max_entries` counts per shard of 256, so the schema holds 256 times as many; 0 is unlimited.
+    """What L1, the memory of a process, keeps of a schema. Raises `InvalidConfigError` for what cannot work.
 
-    Freshness, all off by default. `jitter`: by up to this fraction an entry's TTL is shortened, at random.
-    `negative_ttl`: seconds for which "no such record" is remembered. `eager_refresh`: after this fraction of the TTL
-    the first hit reloads the entry in the background. `fail_safe`: seconds beyond the TTL for which an entry may still
-    be served while the tiers below are down.
+    Attributes:
+        ttl: Seconds that an entry lives; 0 never expires. Default: `Config.default_l1_ttl`.
+        max_entries: Entries a shard, of which a schema has 256, so that it holds 256 times as many; 0 is unlimited.
+            Default: `L1PoolConfig.max_entries`.
+        eviction: Which entry leaves when there is no more room. Default: `L1PoolConfig.eviction`.
+        jitter: The fraction of its TTL, 0 to below 1, by up to which a life is shortened, at random. Default: 0, off.
+        negative_ttl: Seconds for which "no such record" is remembered. Default: 0, off.
+        eager_refresh: The fraction of its TTL, 0 to below 1, after which the first hit reloads an entry in the
+            background. Default: 0, off.
+        fail_safe: Seconds beyond its TTL for which an entry may be served while the tiers below are down. Default: 0,
+            off.
     """
 
-    ttl: Duration | None = None
+    ttl: Seconds[float | None] = duration(None)
     max_entries: int | None = None
     eviction: EvictionPolicy | None = None
     _: KW_ONLY
     jitter: float = 0.0
-    negative_ttl: Duration = 0.0
+    negative_ttl: Seconds[float] = duration(0.0)
     eager_refresh: float = 0.0
-    fail_safe: Duration = 0.0
+    fail_safe: Seconds[float] = duration(0.0)
 
     def __post_init__(self) -> None:
         _fresh(self)
         if self.max_entries is not None:
             count(self.max_entries, "MemPolicy.max_entries")
-        if self.eviction is not None and not isinstance(self.eviction, EvictionPolicy):
-            raise InvalidConfigError(f"MemPolicy.eviction is {self.eviction!r}; it must be an EvictionPolicy")
+        if self.eviction is not None:
+            member(self.eviction, EvictionPolicy, "MemPolicy.eviction")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RedisPolicy:
-    """L2. `key_prefix` stands in keys in place of the schema's name.
+    """What L2, Redis, keeps of a schema. Raises `InvalidConfigError` for what cannot work.
 
-    `jitter`, `negative_ttl`, `eager_refresh` and `fail_safe` are as in `MemPolicy`, for entries of L2. `lease_wait`:
-    seconds for which a `get` waits while another process loads the same record; 0 (the default) loads it as well.
-    `search_expiry` is for `search_cached`; every process that writes the schema must give the same.
+    Attributes:
+        ttl: Seconds that an entry lives; 0 never expires. Default: `Config.default_l2_ttl`.
+        key_prefix: What stands in keys in the place of the schema's name: an identifier, of one schema of the store
+            only. Default: the schema's name.
+        jitter: The fraction of its TTL, 0 to below 1, by up to which a life is shortened, at random. Default: 0, off.
+        negative_ttl: Seconds for which "no such record" is remembered. Default: 0, off.
+        eager_refresh: The fraction of its TTL, 0 to below 1, after which the first hit reloads an entry in the
+            background. Default: 0, off.
+        fail_safe: Seconds beyond its TTL for which an entry may be served while L3 is down. Default: 0, off.
+        lease_wait: Seconds for which a `get` waits while another process loads the same record. Default: 0, which loads
+            it as well.
+        search_expiry: When results of `search_cached` end; every process that writes the schema must give the same.
+            Default: `SearchExpiry.TTL`.
+        max_searches: Results of `search_cached` that are kept at once; one more takes the place of another. Default:
+            16,384.
     """
 
-    ttl: Duration | None = None
+    ttl: Seconds[float | None] = duration(None)
     key_prefix: str | None = None
     _: KW_ONLY
     jitter: float = 0.0
-    negative_ttl: Duration = 0.0
+    negative_ttl: Seconds[float] = duration(0.0)
     eager_refresh: float = 0.0
-    fail_safe: Duration = 0.0
-    lease_wait: Duration = 0.0
+    fail_safe: Seconds[float] = duration(0.0)
+    lease_wait: Seconds[float] = duration(0.0)
     search_expiry: SearchExpiry = SearchExpiry.TTL
+    max_searches: int = 16_384
 
     def __post_init__(self) -> None:
         _fresh(self)
-        object.__setattr__(self, "lease_wait", seconds(self.lease_wait, "RedisPolicy.lease_wait") or 0.0)
-        if not isinstance(self.search_expiry, SearchExpiry):
-            raise InvalidConfigError(f"RedisPolicy.search_expiry is {self.search_expiry!r}; it must be a SearchExpiry")
+        count(self.max_searches, "RedisPolicy.max_searches", 1)
+        _texts(self, "key_prefix")
+        member(self.search_expiry, SearchExpiry, "RedisPolicy.search_expiry")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PostgresPolicy:
-    """L3. `read_replica` is a DSN asked by `search` and `count`; `partition_by` names the key, by
-    whose hash the table is divided, or a `datetime` column, by whose months it is.
+    """The table of a schema in L3, PostgreSQL. Raises `InvalidConfigError` for what cannot work.
 
-    `soft_timeout`: seconds after which a `get` that waits for L3 returns a stale value, where `fail_safe` has kept
-    one. `hard_timeout`: seconds after which it raises `L3UnavailableError`. Either way the load goes on in the
-    background. None (the default) waits as long as L3's own time-outs allow.
-
-    `watch`: `migrate` gives the table a trigger, and every instance listens to it, so that rows changed outside of
-    Strata are seen too.
-
-    `managed=False`: the table is another tool's, which makes and changes it; `migrate` only says what it lacks.
+    Attributes:
+        table_name: The table, an SQL identifier. Default: the schema's name.
+        read_replica: The DSN of a replica, which `search` and `count` ask. Default: none, the primary is asked.
+        partition_by: The key, by whose hash the table is divided, or a `datetime` column, by whose months it is.
+            Default: none, one table.
+        soft_timeout: Seconds after which a `get` that waits for L3 returns a stale value, where a `fail_safe` has kept
+            one; the load goes on in the background. Default: none, it waits as long as L3's own time-outs allow.
+        hard_timeout: Seconds, more than `soft_timeout`, after which it raises `L3UnavailableError`; the load goes on in
+            the background. Default: none.
+        watch: Whether `migrate` gives the table a trigger, to which every instance listens, so that rows changed
+            outside of Strata are seen too. Default: False.
+        managed: Whether Strata makes and alters the table. False: it is another tool's, and `migrate` only says what it
+            lacks. Default: True.
     """
 
     table_name: str | None = None
     read_replica: str | None = field(default=None, repr=False)
     partition_by: str | None = None
     _: KW_ONLY
-    soft_timeout: Duration | None = None
-    hard_timeout: Duration | None = None
+    soft_timeout: Seconds[float | None] = duration(None, positive=True)
+    hard_timeout: Seconds[float | None] = duration(None, positive=True)
     watch: bool = False
     managed: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("soft_timeout", "hard_timeout"):
-            if getattr(self, name) is not None:
-                _positive(self, name)
         soft, hard = self.soft_timeout, self.hard_timeout
-        if soft is not None and hard is not None and soft >= hard:  # type: ignore[operator]
+        if soft is not None and hard is not None and soft >= hard:
             raise InvalidConfigError(
                 f"PostgresPolicy.soft_timeout is {soft!r}, hard_timeout {hard!r}; the soft one must be the shorter"
             )
+        _texts(self, "table_name", "read_replica", "partition_by")
+        if self.read_replica:
+            read_dsn(self.read_replica, "PostgresPolicy.read_replica")
         for name in ("watch", "managed"):
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidConfigError(f"PostgresPolicy.{name} is {getattr(self, name)!r}; it must be True or False")
+            flag(getattr(self, name), f"PostgresPolicy.{name}")
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """An index over one or more columns; without `name` one is made from table and columns."""
+    """An index of a table. Raises `InvalidConfigError` for what cannot work.
+
+    Attributes:
+        fields: The names of its columns, one or more, the first one first.
+        name: Its name, an SQL identifier. Default: one made from table and columns.
+        unique: Whether no two rows may be equal in these columns. Default: False.
+    """
 
     fields: Sequence[str]
     name: str | None = None
     unique: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.fields, str) or not all(isinstance(name, str) for name in self.fields) or not self.fields:
-            raise InvalidConfigError(f"Index.fields is {self.fields!r}; it must be a list of one or more column names")
-        object.__setattr__(self, "fields", tuple(self.fields))
+        named = () if isinstance(self.fields, str) or not isinstance(self.fields, Iterable) else tuple(self.fields)
+        if not named or not all(isinstance(name, str) for name in named):
+            said = f"Index.fields is {shown(self.fields)}"
+            raise InvalidConfigError(f"{said}; it must be a list of one or more column names")
+        flag(self.unique, "Index.unique")
+        _texts(self, "name")
+        object.__setattr__(self, "fields", named)
 
 
 @dataclass(frozen=True, slots=True)
 class L1PoolConfig:
-    """Defaults for every `MemPolicy` that does not say. `max_entries` counts per shard of 256."""
+    """What holds for every `MemPolicy` that does not say. Raises `InvalidConfigError` for what cannot work.
 
-    max_entries: int = 0
+    Attributes:
+        max_entries: Entries a shard, of which a schema has 256; 0 is unlimited. Default: 400, which is 102,400 records.
+        eviction: Which entry leaves when there is no more room. Default: `EvictionPolicy.LRU`.
+    """
+
+    max_entries: int = 400
     eviction: EvictionPolicy = EvictionPolicy.LRU
 
     def __post_init__(self) -> None:
         count(self.max_entries, "L1PoolConfig.max_entries")
-        if not isinstance(self.eviction, EvictionPolicy):
-            raise InvalidConfigError(f"L1PoolConfig.eviction is {self.eviction!r}; it must be an EvictionPolicy")
+        member(self.eviction, EvictionPolicy, "L1PoolConfig.eviction")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class L2PoolConfig:
-    """Connections to Redis: how many at most, and how long each step may take (seconds)."""
+    """Connections to Redis: how many at most, and how long each step may take. Raises `InvalidConfigError` for what
+    cannot work.
+
+    Attributes:
+        pool_size: Connections at most, of one process to one Redis. Default: 50.
+        dial_timeout: Seconds in which a connection is made. Default: 1.
+        read_timeout: Seconds of each wait: for an answer, for more of one that has begun to come, and for one of
+            `pool_size` connections to be free. Default: 1.
+        write_timeout: Seconds in which a call's commands are sent. To the nodes of a Cluster, where redis-py sends and
+            receives, the longer of this and `read_timeout` bounds both. Default: 1.
+    """
 
     pool_size: int = 50
-    dial_timeout: Duration = 1.0
-    read_timeout: Duration = 1.0
-    write_timeout: Duration = 1.0
+    dial_timeout: Seconds[float] = duration(1.0, positive=True)
+    read_timeout: Seconds[float] = duration(1.0, positive=True)
+    write_timeout: Seconds[float] = duration(1.0, positive=True)
 
     def __post_init__(self) -> None:
         count(self.pool_size, "L2PoolConfig.pool_size", 1)
-        _positive(self, "dial_timeout", "read_timeout", "write_timeout")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class L3PoolConfig:
-    """Connections to PostgreSQL: how many, how long they live, and how long one statement may take (seconds).
+    """Connections to PostgreSQL: how many, how long they live, and how long one statement may take. Raises
+    `InvalidConfigError` for what cannot work.
 
-    `prepared`: statements are prepared, under names that no other connection can have. False is for a connection
-    pooler in transaction mode that does not keep them apart (PgBouncer before 1.21): then nothing at all is left in a
-    session.
+    Attributes:
+        max_conns: Connections at most, of one process to one server. Default: 10.
+        min_conns: Connections that are opened with the first, and stay beyond `max_conn_idle_time`. Default: 0.
+        max_conn_lifetime: Seconds after which a connection is not used again. Default: 3600.
+        max_conn_idle_time: Seconds after which an idle connection is closed. Default: 600.
+        acquire_timeout: Seconds until one of `max_conns` is free. Default: 5.
+        connect_timeout: Seconds until a new connection is open, for each host that the DSN names; whole ones, and two
+            at least, as libpq counts. Default: 3.
+        statement_timeout: Seconds that one statement may take. It is PostgreSQL's own; a server that does not even say
+            that they are over is given up soon after. Default: 15.
+        lock_timeout: Seconds that one statement may wait for a lock, likewise. Default: 5.
+        prepared: Whether statements are prepared, under names that no other connection can have. False is for a pooler
+            in transaction mode that does not keep them apart (PgBouncer before 1.21): nothing at all is then left in a
+            session. Default: True.
     """
 
     max_conns: int = 10
     min_conns: int = 0
-    max_conn_lifetime: Duration = 3600.0
-    max_conn_idle_time: Duration = 600.0
-    acquire_timeout: Duration = 5.0
-    connect_timeout: Duration = 3.0
-    statement_timeout: Duration = 15.0
-    lock_timeout: Duration = 5.0
+    max_conn_lifetime: Seconds[float] = duration(3600.0, positive=True)
+    max_conn_idle_time: Seconds[float] = duration(600.0, positive=True)
+    acquire_timeout: Seconds[float] = duration(5.0, positive=True)
+    connect_timeout: Seconds[float] = duration(3.0, positive=True)
+    statement_timeout: Seconds[float] = duration(15.0, positive=True)
+    lock_timeout: Seconds[float] = duration(5.0, positive=True)
     prepared: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.prepared, bool):
-            raise InvalidConfigError(f"L3PoolConfig.prepared is {self.prepared!r}; it must be True or False")
+        flag(self.prepared, "L3PoolConfig.prepared")
         count(self.max_conns, "L3PoolConfig.max_conns", 1)
         count(self.min_conns, "L3PoolConfig.min_conns")
         if self.min_conns > self.max_conns:
             raise InvalidConfigError(
                 f"L3PoolConfig.min_conns is {self.min_conns}, max_conns only {self.max_conns}; make it at most that"
             )
-        _positive(self, "max_conn_lifetime", "max_conn_idle_time", "acquire_timeout", "connect_timeout")
-        _positive(self, "statement_timeout", "lock_timeout")
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How long, and how many of, what is kept on behalf of deferred writes (see docs/retention.md). Raises
+    `InvalidConfigError` for what cannot work.
+
+    Tombstones say of deleted records that they were; dead letters are the writes that were given up.
+
+    Attributes:
+        tombstone_ttl: Seconds that a tombstone is kept: what is written behind, and held up for longer, may not be a
+            new row any more; 0 is without end. Default: 604,800, which is 7 days.
+        max_tombstones: Tombstones of a schema; of more the oldest go, but none within the hour; 0 is without end.
+            Default: 1,000,000.
+        dead_letter_ttl: Seconds that a dead letter is kept; 0 is without end. Default: 2,592,000, which is 30 days.
+        max_dead_letters: Dead letters of a schema; of more the oldest go; 0 is without end. Default: 10,000.
+    """
+
+    tombstone_ttl: Seconds[float] = duration(7 * 86_400.0)
+    max_tombstones: int = 1_000_000
+    dead_letter_ttl: Seconds[float] = duration(30 * 86_400.0)
+    max_dead_letters: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in ("max_tombstones", "max_dead_letters"):
+            count(getattr(self, name), f"Retention.{name}")
 
 
 def _fresh(policy: MemPolicy | RedisPolicy) -> None:
-    """Check and convert what the policies of L1 and L2 share."""
+    """Check what the policies of L1 and L2 share."""
     kind = type(policy).__name__
-    for name in ("ttl", "negative_ttl", "fail_safe"):
-        object.__setattr__(policy, name, seconds(getattr(policy, name), f"{kind}.{name}"))
-    for name in ("negative_ttl", "fail_safe"):
-        if getattr(policy, name) is None:
-            raise InvalidConfigError(f"{kind}.{name} is None; it must be seconds (0 is off) or a timedelta")
     for name in ("jitter", "eager_refresh"):
         object.__setattr__(policy, name, fraction(getattr(policy, name), f"{kind}.{name}"))
     if policy.ttl == 0 and (policy.eager_refresh or policy.fail_safe):
         raise InvalidConfigError(f"{kind}.ttl is 0, so that nothing expires; eager_refresh and fail_safe need a TTL")
 
 
-def _positive(owner: Any, *names: str) -> None:
+def _texts(owner: Any, *names: str) -> None:
+    """Raise `InvalidConfigError` for what is neither a str nor None, without showing it: a DSN holds a password."""
     for name in names:
-        what = f"{type(owner).__name__}.{name}"
-        number = seconds(getattr(owner, name), what)
-        if not number:
-            raise InvalidConfigError(f"{what} is {getattr(owner, name)!r}; it must be more than 0 seconds")
-        object.__setattr__(owner, name, number)
+        value = getattr(owner, name)
+        if value is not None and not isinstance(value, str):
+            what = f"{type(owner).__name__}.{name}"
+            raise InvalidConfigError(f"{what} is a {type(value).__name__}; it must be a str, or None")

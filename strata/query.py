@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import datetime
 import enum
+import functools
 import hashlib
 import re
+import sys
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set, ValuesView
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from strata.errors import QueryError
+from strata.errors import QueryError, shown
 
 DEFAULT_LIMIT = 100
 _MAX_BIGINT = (1 << 63) - 1
@@ -28,23 +30,27 @@ _FIRST = r"A-Za-z_\u0080-\U0010ffff"  # what a name may begin with, and the tag 
 _TAG = rf"[{_FIRST}][{_FIRST}0-9]*+"
 # A string goes on in the next quote, if there is nothing but space, with a line's end in it, and comments between.
 _GOES_ON = r"(?:[ \t\f\v]|--[^\r\n]*+)*+[\r\n](?:[ \t\f\v\r\n]|--[^\r\n]*+[\r\n])*+'"
-_LEXEME = re.compile(
-    rf"""
-      (?P<escaped>[eE]'(?:[^'\\]|''|\\.|'{_GOES_ON})*+')    # E'...', where a backslash escapes
-    | (?P<word>(?![eE]')[{_FIRST}][{_FIRST}0-9$]*+)         # a `$` in one is no placeholder
-    | (?P<string>'(?:[^']|'')*+')
-    | (?P<name>"(?:[^"]|"")*+")
-    | (?P<dollar>\$(?P<tag>(?:{_TAG})?)\$.*?\$(?P=tag)\$)
-    | (?P<line>--[^\r\n]*)
-    | (?P<block>/\*)
-    | \$(?P<placeholder>[0-9]+)
-    | (?P<broken>[eE]'|['"]|\$(?:{_TAG})?\$)    # opened, never closed
-    | (?P<mark>[;()])
-    | [^{_FIRST}'"$/;()\-]+    # nothing of interest, passed over at once
-    """,
-    re.VERBOSE | re.DOTALL,
-)
 _BLOCK = re.compile(r"/\*|\*/")
+
+
+@functools.cache  # made at the first query: it takes longer than all else that an import of this module does
+def _lexeme() -> re.Pattern[str]:
+    return re.compile(
+        rf"""
+          (?P<escaped>[eE]'(?:[^'\\]|''|\\.|'{_GOES_ON})*+')    # E'...', where a backslash escapes
+        | (?P<word>(?![eE]')[{_FIRST}][{_FIRST}0-9$]*+)         # a `$` in one is no placeholder
+        | (?P<string>'(?:[^']|'')*+')
+        | (?P<name>"(?:[^"]|"")*+")
+        | (?P<dollar>\$(?P<tag>(?:{_TAG})?)\$.*?\$(?P=tag)\$)
+        | (?P<line>--[^\r\n]*)
+        | (?P<block>/\*)
+        | \$(?P<placeholder>[0-9]+)
+        | (?P<broken>[eE]'|['"]|\$(?:{_TAG})?\$)    # opened, never closed
+        | (?P<mark>[;()])
+        | [^{_FIRST}'"$/;()\-]+    # nothing of interest, passed over at once
+        """,
+        re.VERBOSE | re.DOTALL,
+    )
 
 
 class Order(NamedTuple):
@@ -56,11 +62,18 @@ class Order(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What to look for. Raises `QueryError` when made, if it could not be run as it stands.
+    """What to look for; frozen. Raises `QueryError` when made, if it could not be run as it stands.
 
-    `where` is SQL with `$1`, `$2`, ... bound to `args`; `limit` 0 means 100; empty `fields` means all of them.
-    `order_by` is a column, or a sequence of them with a `desc` for each. `force_l2` and `force_l3` concern
-    `search_cached` only.
+    Attributes:
+        where: A condition in SQL, with `$1`, `$2`, ... for `args`. Default: "", every row.
+        args: The values of the placeholders. Default: none.
+        order_by: The column to sort by, or a sequence of them, the first one first. Default: "", none.
+        desc: Whether it is sorted descending, or a sequence of that for each column. Default: False.
+        limit: Rows at most; 0 means 100. Default: 0.
+        offset: Rows that are skipped. Default: 0.
+        fields: The columns to load; the other fields hold `UNLOADED`. Default: all of them.
+        force_l2: "Not from L1"; it changes nothing, since whole results are kept in L2 and never in L1. Default: False.
+        force_l3: Whether `search_cached` asks L3 and no cache. Default: False.
 
     >>> Query(where="level > $1", args=(10,), order_by="level").limit_rows
     100
@@ -82,12 +95,16 @@ class Query:
         for what, value in (("fields", self.fields), ("args", self.args)):
             if isinstance(value, str | bytes) or not isinstance(value, Sequence):
                 raise QueryError(f"{what} is a {type(value).__name__}; it must be a sequence, such as a tuple")
-        object.__setattr__(self, "args", tuple(_plain(value, place) for place, value in enumerate(self.args, 1)))
+        object.__setattr__(self, "args", tuple(_argument(value, place) for place, value in enumerate(self.args, 1)))
         object.__setattr__(self, "fields", tuple(self.fields))
         _check_count(self.limit, "limit")
         _check_count(self.offset, "offset")
-        if not all(isinstance(text, str) for text in (self.where, *self.fields)):
-            raise QueryError("where and fields must be strings")
+        if not isinstance(self.where, str):
+            raise QueryError(f"where is a {type(self.where).__name__}; it must be a str, such as 'level > $1'")
+        for name in self.fields:
+            if not isinstance(name, str):
+                kind = type(name).__name__
+                raise QueryError(f"fields has a {kind} in it; give the names of columns: fields('id', 'score')")
         for name, value in _order(self.order_by, self.desc).items():
             object.__setattr__(self, name, value)
         _check_where(self.where, len(self.args))
@@ -126,15 +143,20 @@ class Q:
     _query: Query = field(default_factory=lambda: Query())
 
     def where(self, sql: str, *args: Any) -> Q:
-        """The condition, with `$1`, `$2`, ... for `args`. Raises `QueryError` if there is one already."""
+        """The condition, with `$1`, `$2`, ... for `args`.
+
+        Raises `QueryError` if there is one already, if it is empty, or could not be run as it stands.
+        """
         if self._query.where:
             raise QueryError("where was given twice; join the conditions with AND in one where")
-        if not isinstance(sql, str) or not sql.strip():
+        if isinstance(sql, str) and not sql.strip():
             raise QueryError("where is empty; leave it out to find every row")
         return Q(replace(self._query, where=sql, args=args))
 
     def order_by(self, column: str) -> Q:
         """Sort by this column, ascending unless `desc` follows, and where rows are equal by the next `order_by`.
+
+        Raises `QueryError` for what is no name, and for a column that was named before.
 
         >>> Q().order_by("score").desc().order_by("name").build().order
         (Order(column='score', desc=True), Order(column='name', desc=False))
@@ -155,19 +177,20 @@ class Q:
         return Q(replace(self._query, order_by=columns, desc=directions))
 
     def limit(self, rows: int) -> Q:
-        """At most so many rows; 0 means 100."""
+        """At most so many rows; 0 means 100. Raises `QueryError` for what is no whole number of 0 or more."""
         return Q(replace(self._query, limit=rows))
 
     def offset(self, rows: int) -> Q:
-        """Skip so many rows."""
+        """Skip so many rows. Raises `QueryError` for what is no whole number of 0 or more."""
         return Q(replace(self._query, offset=rows))
 
     def fields(self, *names: str) -> Q:
-        """Load these columns only; the other fields hold `UNLOADED`."""
+        """Load these columns only; the other fields hold `UNLOADED`. Raises `QueryError` for what is no name."""
         return Q(replace(self._query, fields=names))
 
     def force_l2(self) -> Q:
-        """`search_cached`: do not answer from L1."""
+        """`search_cached`: do not answer from L1. It never does, so that this changes nothing; it is there for queries
+        that come from the Go library. `get` has a `force_l2` that does something."""
         return Q(replace(self._query, force_l2=True))
 
     def force_l3(self) -> Q:
@@ -201,7 +224,7 @@ def check_columns(query: Query, column_names: Collection[str], schema_name: str)
 
 def _check_count(value: Any, what: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_BIGINT:
-        raise QueryError(f"{what} is {value!r}; it must be a whole number, 0 or more")
+        raise QueryError(f"{what} is {shown(value)}; it must be a whole number, 0 or more")
 
 
 def _order(order_by: Any, desc: Any) -> dict[str, Any]:
@@ -248,7 +271,10 @@ def _check_where(where: str, args: int) -> None:
     if highest == _MAX_BIGINT:
         raise QueryError("where has a placeholder with more than nine digits; number them from $1")
     if highest != args:
-        raise QueryError(f"where has {highest} placeholders but {args} arguments were given; give one for each")
+        raise QueryError(
+            f"where has {highest} placeholders, which are $1, $2 and so on, but {args} arguments were given; give one "
+            "for each"
+        )
     if len(used) != args:
         missing = min(set(range(1, args + 1)) - used)
         raise QueryError(f"where uses ${highest} but not ${missing}; number the placeholders without a gap")
@@ -262,7 +288,7 @@ def scan(sql: str, what: str = "where") -> Iterator[tuple[str, str, int]]:
     """
     _check_text(sql, what)
     at = 0
-    while found := _LEXEME.search(sql, at):
+    while found := _lexeme().search(sql, at):
         start, at = found.span()
         kind = found.lastgroup or ""
         if kind == "broken":
@@ -293,6 +319,13 @@ def _check_text(text: str, what: str) -> None:
         raise QueryError(f"{what} holds half of a surrogate pair, which is no character; PostgreSQL cannot take it")
 
 
+def _argument(value: Any, place: int) -> Any:
+    try:
+        return _plain(value, place)
+    except RecursionError:
+        raise QueryError(f"the argument of ${place} is nested too deeply, or holds itself") from None
+
+
 def _plain(value: Any, place: int) -> Any:
     """What a column holds for what Python users write; a collection becomes a tuple, so that a query stays frozen."""
     if isinstance(value, enum.Enum):
@@ -305,7 +338,7 @@ def _plain(value: Any, place: int) -> Any:
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
     if isinstance(value, Set):
-        return tuple(sorted((_plain(item, place) for item in value), key=repr))
+        return tuple(sorted((_plain(item, place) for item in value), key=lambda item: shown(item, sys.maxsize)))
     if isinstance(value, Sequence | ValuesView):
         return tuple([_plain(item, place) for item in value])
     if isinstance(value, Mapping | Iterator):
@@ -321,6 +354,8 @@ def _spelled(value: Any) -> str:
         return f"({','.join(_spelled(item) for item in value)})"
     if isinstance(value, datetime.datetime) and value.tzinfo is not None:
         value = value.astimezone(datetime.UTC)
+    if isinstance(value, int) and not -_MAX_BIGINT <= value <= _MAX_BIGINT:
+        return f"{type(value).__name__}:{value:x}"  # Python has no decimal digits for what is very large
     if value is None or isinstance(value, _SPELLED):
         return f"{type(value).__name__}:{value!r}"
     raise QueryError(f"an argument is a {type(value).__name__}, which cannot be part of a cached query's key")

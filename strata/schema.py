@@ -3,22 +3,59 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field
-from typing import Generic, TypeVar
+from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY, Field, dataclass, field
+from types import NoneType
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from uuid import UUID
 
+import msgspec
+
+from strata.errors import InvalidConfigError, shown
 from strata.hooks import SchemaHooks
-from strata.policies import Index, MemPolicy, PostgresPolicy, RedisPolicy, WriteMode
+from strata.policies import Index, MemPolicy, PostgresPolicy, RedisPolicy, WriteMode, member
 
-T = TypeVar("T")
+
+class _Dataclass(Protocol):
+    """What type checkers know every instance of a dataclass by."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+Record = _Dataclass | msgspec.Struct
+"""A record of any schema: an instance of a dataclass, or of a Struct."""
+
+Key = str | int | UUID
+"""The id of a record."""
+
+T = TypeVar("T", bound=Record)
+
+SchemaRef = str | type[T]
+"""How a call names a schema: by its name, or by its model class."""
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "l1": (MemPolicy, NoneType),
+    "l2": (RedisPolicy, NoneType),
+    "l3": (PostgresPolicy, NoneType),
+    "hooks": (SchemaHooks,),
+}
 
 
 @dataclass(frozen=True)
 class Schema(Generic[T]):
-    """Binds `model` to its tiers; a tier exists where its policy is given, and at least one must be.
+    """Binds a model class to its tiers; a tier exists where its policy is given, and at least one must be.
 
-    `name` defaults to the class name in snake_case, `write_mode` to `Config.default_write_mode`. Names are checked
-    by `DataStore.register`.
+    Raises `InvalidConfigError` for a part of another kind; `DataStore.register` checks the rest.
+
+    Attributes:
+        model: The class of the records: a dataclass, or a `msgspec.Struct`.
+        name: The schema's name, an SQL identifier. Default: the class name in snake_case.
+        l1: What the memory of each process keeps. Default: none, there is no L1.
+        l2: What Redis keeps. Default: none, there is no L2.
+        l3: The table in PostgreSQL. Default: none, there is no L3.
+        write_mode: When `set` returns. Default: `Config.default_write_mode`.
+        indexes: Indexes of the table, beside those of the fields that are marked. Default: none.
+        hooks: What is called when records are read, written and dropped. Default: nothing.
 
     >>> from dataclasses import dataclass
     >>> @dataclass
@@ -36,12 +73,25 @@ class Schema(Generic[T]):
     l3: PostgresPolicy | None = None
     write_mode: WriteMode | None = None
     indexes: Sequence[Index] = ()
-    hooks: SchemaHooks = field(default_factory=SchemaHooks)
+    hooks: SchemaHooks[T] = field(default_factory=SchemaHooks[T])
 
     def __post_init__(self) -> None:
-        if not self.name:
-            object.__setattr__(self, "name", snake_case(getattr(self.model, "__name__", "")))
+        if isinstance(self.name, str) and not self.name:
+            object.__setattr__(self, "name", snake_case(str(getattr(self.model, "__name__", ""))))
+        for part, kind in _KINDS.items():
+            value = getattr(self, part)
+            if not isinstance(value, kind):
+                none = ", or None" if NoneType in kind else ""
+                wanted = f"{kind[0].__name__}(...){none}"
+                raise InvalidConfigError(f"{part} of a Schema is {shown(value)}; it must be a {wanted}")
+        if self.write_mode is not None:
+            member(self.write_mode, WriteMode, "write_mode of a Schema")
+        if isinstance(self.indexes, str) or not isinstance(self.indexes, Iterable):
+            raise InvalidConfigError(f"indexes of a Schema is {shown(self.indexes)}; it must be a list of Index")
         object.__setattr__(self, "indexes", tuple(self.indexes))
+        for item in self.indexes:
+            if not isinstance(item, Index):
+                raise InvalidConfigError(f"indexes of a Schema has {shown(item)}; each must be an Index")
 
 
 def snake_case(name: str) -> str:

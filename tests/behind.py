@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import redis
 
-from strata import Config, DataStore, SchemaHooks, WriteMode
-from strata.writebehind import WriteBehind
-from strata.writebehind.pace import Pace
+from strata import Config, DataStore, L2RefusedError, SchemaHooks, WriteMode
+from strata.testing import inspect
+from strata.writebehind.ledger.timing import Timing
 from tests.models import Note
 from tests.stores import schema
 
+T = TypeVar("T")
 QUICK = {"lease": 2.0, "bell": 0.5, "poll": 0.02, "sweep": 0.1, "overdue": 0.1, "dead": 0.3, "fleet": 0.5, "probe": 0.2}
 RETRIES = {"outage_first": 0.02, "outage_longest": 0.1, "order_first": 0.02, "order_longest": 0.1, "permanent": 0.01}
 
 
-def paced(store: DataStore, **pace: Any) -> WriteBehind:
+def paced(store: DataStore, **timing: Any) -> None:
     """Give the store, before its first write-behind schema, a pace of its own."""
-    wiring = store._wiring
-    server = wiring.ledger()
-    wiring.context.writebehind = behind = WriteBehind(
-        store.config,
-        server,
-        same_server_as_l2=server is wiring.server,
-        clock=wiring.clock,
-        versions=wiring.context.versions,
-        announcer=wiring.context.announcer,
-        logger=wiring.log,
-        metrics=wiring.metrics,
-        publisher=wiring.server,
-        repairs=wiring.context.repairs,
-        pace=Pace(**(QUICK | RETRIES | pace)),
-    )
-    return behind
+    store._wiring._make_writebehind(Timing(**(QUICK | RETRIES | timing)))
 
 
 @dataclass
@@ -59,26 +45,40 @@ def deferred(model: type = Note, **options: Any) -> Any:
 
 def idle(store: DataStore) -> None:
     """Stop what would hand off, drain and look after by itself, so that a test does it by hand."""
-    parts = store._wiring.writebehind()._parts
+    parts = inspect(store)
     parts.flusher.stop(2.0)
     parts.doorbell.stop(2.0)
     parts.drainer.stop(2.0)
 
 
+def deferring_to_the_fleet(store: DataStore, **timing: Any) -> None:
+    """Notes are deferred, their table is there, and the fleet alone persists them."""
+    paced(store, **timing)
+    store.register(deferred())
+    store.migrate()
+    inspect(store).drainer.stop(1.0)
+
+
 def comes_after(later: DataStore, earlier: DataStore) -> None:
     """What `later` writes next is newer than what `earlier` wrote, whatever their clocks' errors."""
-    later._wiring.context.versions.observe(earlier._wiring.context.stamp())
+    inspect(later).versions.observe(inspect(earlier).stamp())
 
 
 def hand_off(store: DataStore) -> int:
     """Hand off what waits, now and in this thread."""
-    return store._wiring.writebehind()._parts.handoff.run()
+    return inspect(store).handoff.run()
 
 
 def persist(store: DataStore, name: str) -> int:
     """What a worker does for every shard of a schema, now and in this thread."""
-    behind = store._wiring.writebehind()
+    behind = inspect(store).writebehind
     return sum(behind.persist(name, shard) for shard in range(16))
+
+
+def sound(answer: T | L2RefusedError) -> T:
+    """An answer that is no refusal."""
+    assert not isinstance(answer, L2RefusedError)
+    return answer
 
 
 def client(redis_addr: str) -> Any:

@@ -1,22 +1,27 @@
-"""Servers for the tests: from the wheels, or those that the environment names."""
+"""Servers for the tests: from the wheels, or those that the environment names.
+
+The Redis has no password, since tests reach it in every way that there is, also by its port alone.
+"""
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 import redis
-from psycopg import sql
+from hypothesis import settings
 
-from strata.embedded import THROWAWAY, EmbeddedPostgres, EmbeddedValkey
+from strata.embedded import EmbeddedPostgres, EmbeddedValkey
+from strata.waits import hub
+from tests import databases
+from tests.databases import QUICK
+from tests.hubs import OneThread
 from tests.stores import MakeStore, stores
 
-QUICK = {**THROWAWAY, "max_connections": "200"}
-_numbers = itertools.count()
+settings.register_profile("tests", deadline=None)  # on a machine however busy
+settings.load_profile("tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,26 +33,22 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first, so that at the end of a parallel run all have something to do."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
-def postgres_dsn() -> Iterator[str]:
+def postgres_dsn() -> str:
     """A server that all tests of this process share."""
-    given = os.environ.get("STRATA_POSTGRES_DSN")
-    if given:
-        yield given
-        return
-    with EmbeddedPostgres(settings=QUICK) as server:
-        yield server.dsn
+    return databases.server()
 
 
 @pytest.fixture
-def dsn(postgres_dsn: str) -> Iterator[str]:
-    """A fresh database."""
-    name = f"test_{os.getpid()}_{next(_numbers)}"
-    with psycopg.connect(postgres_dsn, autocommit=True) as conn:
-        conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
-    yield psycopg.conninfo.make_conninfo(postgres_dsn, dbname=name)
-    with psycopg.connect(postgres_dsn, autocommit=True) as conn:
-        conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+def dsn() -> Iterator[str]:
+    """An empty database."""
+    with databases.fresh() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +56,7 @@ def redis_server() -> Iterator[str]:
     """A server that all tests of this process share. One that is given must be empty, since each test flushes it."""
     given = os.environ.get("STRATA_REDIS_ADDR")
     if not given:
-        with EmbeddedValkey() as server:
+        with EmbeddedValkey(password="") as server:
             yield server.addr
         return
     with _client(given) as client:
@@ -88,7 +89,7 @@ def own_postgres() -> Iterator[EmbeddedPostgres]:
 @pytest.fixture
 def own_valkey() -> Iterator[EmbeddedValkey]:
     """A server of the test's own, to be killed or frozen."""
-    with EmbeddedValkey() as server:
+    with EmbeddedValkey(password="") as server:
         yield server
 
 
@@ -97,3 +98,12 @@ def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
     """A factory of stores on the servers that the tests share; they are closed afterwards."""
     with stores(dsn, redis_addr) as factory:
         yield factory
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> OneThread:
+    """A hub by which operations that it runs share a thread."""
+    monkeypatch.setattr(hub, "current", hub.current)  # put back at the end
+    made = OneThread()
+    hub.find_by(made.found)
+    return made

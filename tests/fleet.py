@@ -9,7 +9,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from tests import nonsense
 from tests.behind import client
 from tests.support import wait_until
 
@@ -23,9 +25,34 @@ def environment(dsn: str, redis_addr: str, **more: str) -> dict[str, str]:
         "STRATA_POSTGRES_DSN": dsn,
         "STRATA_REDIS_ADDR": redis_addr,
         "PYTHONPATH": str(ROOT),
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
     return {**os.environ, **fixed, **more}
+
+
+@contextmanager
+def surroundings(env: Mapping[str, str]) -> Iterator[None]:
+    """This process as one of the application, for a while."""
+    before = dict(os.environ)
+    os.environ.update(env)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def send_nonsense(app: Any, queue: str) -> None:
+    """Messages to a queue of the fleet that are none, or none of a task."""
+    with app.connection_for_write() as connection, connection.Producer() as producer:
+        for number, (body, kind) in enumerate(nonsense.BODIES):
+            producer.publish(
+                body, routing_key=queue, content_type=kind, content_encoding="binary",
+                headers={"task": queue, "id": f"odd-{number}"},
+            )  # fmt: skip
+        for number, odd in enumerate(nonsense.HEADERS):
+            headers = {"task": queue, "id": f"header-{number}"} | odd
+            producer.publish([["note", 0], {}, {}], routing_key=queue, serializer="msgpack", headers=headers)
+        connection.default_channel.client.lpush(queue, *nonsense.ENVELOPES)
 
 
 class Worker:

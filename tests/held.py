@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 
 from strata import DataStore
+from strata.testing import inspect
 
 
 class Held:
@@ -17,9 +18,8 @@ class Held:
 
     def __init__(self, store: DataStore, name: str = "notes") -> None:
         self.count = 0
-        self._table: Any = store._wiring._schemas[name].table
-        self._get = self._table.get
-        self._table.get = self._read
+        table: Any = inspect(store).schemas[name].rows.table
+        table.get, table.get_many = self._holding(table.get), self._holding(table.get_many)
         self._gate: threading.Event | None = None
         self.arrived = threading.Event()
 
@@ -34,14 +34,17 @@ class Held:
         assert gate is not None
         gate.set()
 
-    def _read(self, conn: Any, id: Any) -> Any:
-        self.count += 1
-        gate = self._gate
-        row = self._get(conn, id)
-        if gate is not None and not self.arrived.is_set():
-            self.arrived.set()
-            assert gate.wait(30)
-        return row
+    def _holding(self, read: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        def held(conn: Any, asked: Any) -> Any:
+            self.count += 1
+            gate = self._gate
+            found = read(conn, asked)
+            if gate is not None and not self.arrived.is_set():
+                self.arrived.set()
+                assert gate.wait(30)
+            return found
+
+        return held
 
 
 class Locked:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
-import itertools
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,23 +10,20 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 
-import psycopg
-import pytest
-
 import strata
 from strata import PostgresPolicy, Schema
-from strata.clock import SystemClock
-from strata.embedded import EmbeddedPostgres
 from strata.l3.migrations import Migrator
 from strata.l3.pool import Database
-from strata.l3.table import Change, Table
+from strata.l3.table import Table
+from strata.l3.values import Change
 from strata.model import compile_model
 from strata.policies import L3PoolConfig
+from strata.waits.clock import SystemClock
+from tests import databases
+from tests.databases import VERSIONS
 
-VERSIONS = (18, 16)
 NODE = 3
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
-_names = itertools.count()
 
 
 @dataclass
@@ -65,31 +58,13 @@ class Everything:
     CamelCase: str = ""
 
 
-@functools.cache
-def _server(version: int) -> str:
-    given = os.environ.get("STRATA_POSTGRES_DSN")
-    if given:
-        if version != VERSIONS[0]:
-            pytest.skip("the tests run on the server of STRATA_POSTGRES_DSN only")
-        return given
-    server = EmbeddedPostgres(version, settings={"fsync": "off", "max_connections": "200"}).start()
-    atexit.register(server.stop)
-    return server.dsn
-
-
 @contextmanager
 def fresh(version: int = VERSIONS[0], *, collation: str = "C", **config: Any) -> Iterator[Database]:
     """An empty database on a server of this version."""
-    name = f"l3_{os.getpid()}_{next(_names)}"
-    with psycopg.connect(_server(version), autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE template0 LC_COLLATE '{collation}' LC_CTYPE '{collation}'")
-        try:
-            dsn = psycopg.conninfo.make_conninfo(_server(version), dbname=name)
-            database = Database(dsn, L3PoolConfig(**config), clock=SystemClock())
-            yield database
-            database.close()
-        finally:
-            conn.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    with databases.fresh(version, collation=collation) as dsn:
+        database = Database(dsn, L3PoolConfig(**config), clock=SystemClock())
+        yield database
+        database.close()
 
 
 def unmade(

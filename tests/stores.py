@@ -8,9 +8,10 @@ from typing import Any
 
 import strata
 from strata import Config, DataStore, MemPolicy, PostgresPolicy, RedisPolicy, Schema
+from strata.testing import inspect
 from tests.support import wait_until
 
-ALL = {"l1": MemPolicy(ttl=60), "l2": RedisPolicy(ttl=600), "l3": PostgresPolicy()}
+ALL: dict[str, Any] = {"l1": MemPolicy(ttl=60), "l2": RedisPolicy(ttl=600), "l3": PostgresPolicy()}
 MakeStore = Callable[..., DataStore]
 
 
@@ -35,8 +36,8 @@ def schema(model: type, **options: Any) -> Schema[Any]:
 
 def sure(store: DataStore) -> None:
     """Wait until the store's bus listens and vouches for its L1."""
-    store._wiring.context.listen()
-    wait_until(lambda: store._wiring.certainty.sure(store._wiring.clock.monotonic()))
+    inspect(store).listen()
+    wait_until(lambda: inspect(store).sure)
 
 
 def _close(store: DataStore) -> None:

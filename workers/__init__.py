@@ -6,7 +6,7 @@ For who works in a checkout; it is not installed, and an application may have a 
 
 import celeryconfig
 from strata.worker import app
-from strata.writebehind import settings
+from strata.writebehind.fleet import settings
 
 _given = vars(settings)
 app.conf.update(

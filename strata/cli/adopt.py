@@ -45,7 +45,7 @@ def _caches(store: DataStore) -> list[str]:
     found = []
     keys = store.config.keyspace
     for bound in schemas(store).values():
-        if bound.schema.l2 is not None and bound.table is not None:
+        if bound.schema.l2 is not None and bound.l3 is not None:
             prefix = bound.schema.l2.key_prefix or bound.name
             found += [keys.records(prefix), keys.results(prefix)]
     return found

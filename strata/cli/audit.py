@@ -12,7 +12,7 @@ from rich.table import Table
 from strata.application import load_store
 from strata.cli.app import app_option, json_option
 from strata.cli.progress import wide_console
-from strata.engine.audit import AuditReport
+from strata.maintenance.audit import AuditReport
 
 
 @click.command()

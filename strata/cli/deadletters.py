@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -14,9 +15,12 @@ from rich.text import Text
 from strata.application import load_store
 from strata.cli.app import app_option, json_option
 from strata.cli.progress import wide_console
-from strata.writebehind.deadletters import DeadLetter
+from strata.datastore import DataStore
+from strata.errors import FlushTimeoutError, NotFoundError
+from strata.writebehind.persist.dead_letters import DeadLetter
 
 COLUMNS = ("id", "schema", "key", "op", "sqlstate", "attempts", "last_at", "error")
+SOON = 5.0  # seconds for letters that are retried to arrive, or die again
 
 
 @click.group("dead-letters")
@@ -27,20 +31,22 @@ def dead_letters() -> None:
 @dead_letters.command("list")
 @click.option("--schema", help="Of this schema only.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option("--waiting", is_flag=True, help="Those instead that wait for a newer release; `discard` takes their ids.")
 @json_option
 @app_option
-def list_(schema: str | None, limit: int, as_json: bool, target: str) -> None:
+def list_(schema: str | None, limit: int, waiting: bool, as_json: bool, target: str) -> None:
     """List them, newest first."""
     with load_store(target) as store:
-        letters = [_plain(letter) for letter in store.dead_letters.list(schema, limit)]
-        total = store.dead_letters.count(schema)
+        found = store.dead_letters.waiting if waiting else store.dead_letters.list
+        letters = [_plain(letter) for letter in found(schema, limit)]
+        total = len(letters) if waiting else store.dead_letters.count(schema)
     if as_json:
         click.echo(_json(letters))
     elif letters:
         wide_console().print(_table(letters))
         click.echo(f"{len(letters)} of {total}")
     else:
-        click.echo("No dead letters.")
+        click.echo("Nothing waits." if waiting else "No dead letters.")
 
 
 @dead_letters.command()
@@ -70,7 +76,11 @@ def retry(ids: tuple[str, ...], every: bool, target: str) -> None:
     _one_way(ids, every)
     with load_store(target) as store:
         count = store.dead_letters.retry(*ids, all=every)
-    click.echo(f"{count} put back")
+        with contextlib.suppress(FlushTimeoutError):  # what is not known by then the workers' log tells
+            store.flush_dirty(SOON)
+        left = store.dead_letters.count() if every else sum(_is_there(store, id) for id in ids)
+    said = f", {left} left, which died again, cannot be read or do not fit the schema: see `strata dead-letters list`"
+    click.echo(f"{count} put back" + (said if left else ""))
 
 
 @dead_letters.command()
@@ -83,6 +93,14 @@ def discard(ids: tuple[str, ...], every: bool, target: str) -> None:
     with load_store(target) as store:
         count = store.dead_letters.discard(*ids, all=every)
     click.echo(f"{count} discarded")
+
+
+def _is_there(store: DataStore, id: str) -> bool:
+    try:
+        store.dead_letters.show(id)
+    except NotFoundError:
+        return False
+    return True
 
 
 def _table(letters: list[dict[str, Any]]) -> Table:

@@ -36,7 +36,7 @@ def dev(target: str, command: tuple[str, ...]) -> None:
             lines = _lines(servers, fleet, flower)
             # A command's output stays its own.
             click.echo("\n".join(lines), err=bool(command))
-            status = _run(command, servers) if command else _watch(fleet)
+            status = _run(command, servers, fleet) if command else _watch(fleet)
     sys.exit(status)
 
 
@@ -52,11 +52,14 @@ def _lines(servers: Servers, fleet: LocalFleet, flower: str) -> list[str]:
     ]
 
 
-def _run(command: Sequence[str], servers: Servers) -> int:
+def _run(command: Sequence[str], servers: Servers, fleet: LocalFleet) -> int:
     try:
-        return subprocess.run(command, env=servers.inherited(), check=False).returncode
+        status = subprocess.run(command, env=servers.inherited(), check=False).returncode
     except OSError as error:
         raise StrataError(f"{command[0]} cannot be run: {error.strerror}") from error
+    for words in fleet.ended():  # whose logs go with the directory that they are in
+        click.echo(f"# {words}", err=True)
+    return status
 
 
 def _watch(fleet: LocalFleet) -> int:

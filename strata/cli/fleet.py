@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,8 @@ from types import TracebackType
 from typing import Self
 
 from strata.cli.signals import undisturbed
+from strata.embedded.account import Account
+from strata.embedded.directories import Scratch
 from strata.embedded.process import ServerProcess, free_port
 from strata.errors import StrataError
 
@@ -33,6 +34,7 @@ class LocalFleet:
             **environment,
             "PYTHONPATH": os.pathsep.join(filter(None, path)),
             "PYTHONUNBUFFERED": "1",
+            "STRATA_WORKER_WAIT": "0",  # whoever started it by hand mends what is wrong and starts it again
         }
         self._stack = contextlib.ExitStack()
         self._processes: dict[str, ServerProcess] = {}
@@ -40,7 +42,9 @@ class LocalFleet:
         self.logs = Path()
 
     def __enter__(self) -> Self:
-        self.logs = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="strata-fleet-")))
+        self._scratch = Scratch("fleet", Account())
+        self._stack.callback(self._scratch.remove)
+        self.logs = self._scratch.path
         self._environment["TMPDIR"] = str(self.logs)  # a killed worker leaves files behind
         return self
 
@@ -84,7 +88,9 @@ class LocalFleet:
 
     def _start(self, name: str, log: Path, *arguments: str) -> ServerProcess:
         command = [sys.executable, "-m", "celery", "-A", "strata.worker", *arguments]
-        process = ServerProcess(command, log, end=signal.SIGTERM, quick="kill", env=self._environment)
+        process = ServerProcess(
+            command, log, end=signal.SIGTERM, quick="kill", scratch=self._scratch, env=self._environment
+        )
         self._stack.callback(process.stop, GRACE)
         self._processes[name] = process
         return process

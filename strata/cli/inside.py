@@ -16,7 +16,7 @@ from strata.l3.compare import compare
 from strata.l3.connection import connect, parse_dsn
 from strata.l3.layout import quote
 from strata.l3.table import Table
-from strata.writebehind.facade import PendingStats
+from strata.writebehind.ledger.lag import PendingStats
 
 
 def schemas(store: DataStore) -> dict[str, Bound]:
@@ -75,7 +75,7 @@ def ask_postgres(store: DataStore, dsn: str, sql: str) -> Any:
 
 def addressed(store: DataStore) -> bool:
     """Whether database and ledger have addresses, without which nothing can be written behind."""
-    return bool(store.config.postgres_dsn) and store._wiring.ledger() is not store._wiring._nowhere
+    return bool(store.config.postgres_dsn) and store._wiring.ledger() is not store._wiring._servers.nowhere
 
 
 def pooled(store: DataStore, dsn: str) -> tuple[bool, bool]:
@@ -91,11 +91,11 @@ def pooled(store: DataStore, dsn: str) -> tuple[bool, bool]:
 
 def tables(store: DataStore) -> dict[str, Table]:
     """The tables of the registered schemas, by name."""
-    return {bound.table.name: bound.table for bound in schemas(store).values() if bound.table is not None}
+    return {bound.rows.table.name: bound.rows.table for bound in schemas(store).values() if bound.l3 is not None}
 
 
 def compared(store: DataStore) -> tuple[dict[str, TableFacts], Plan]:
     """How each table is, and what `strata migrate` would do. Raises `L3UnavailableError`, or `InvalidModelError`."""
-    over = [(bound.table, bound.schema) for bound in schemas(store).values() if bound.table is not None]
+    over = [(bound.rows.table, bound.schema) for bound in schemas(store).values() if bound.l3 is not None]
     with store._wiring.database(store.config.postgres_dsn).session() as conn:
         return {name: table_facts(conn, quote(name)) for name in tables(store)}, compare(conn, over)

@@ -13,7 +13,7 @@ from strata.application import load_store
 from strata.cli.app import app_option, json_option
 from strata.cli.progress import progress_bars, wide_console
 from strata.datastore import DataStore
-from strata.engine.rotate import KeyRotation
+from strata.maintenance.rotate_keys import KeyRotation
 
 
 @click.group()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import signal
 import sys
 from typing import Any
@@ -43,6 +44,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without µ shows ? and does not end the command
+    # What a command finds it says itself; the log is for applications that set one up.
+    logging.getLogger("strata").addHandler(logging.NullHandler())
 
 
 for command in (dev, demo, migrate, warm, stats, audit, doctor, dead_letters, keys, adopt):

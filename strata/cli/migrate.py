@@ -8,7 +8,7 @@ import click
 
 from strata.application import load_store
 from strata.cli.app import app_option
-from strata.l3.migrations import MigrationReport
+from strata.l3.report import MigrationReport
 
 
 @click.command()

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import redis
@@ -21,7 +22,7 @@ from strata.l2.address import connect
 from strata.policies import L2PoolConfig
 
 DSN, ADDR, DB, PASSWORD = "STRATA_POSTGRES_DSN", "STRATA_REDIS_ADDR", "STRATA_REDIS_DB", "STRATA_REDIS_PASSWORD"
-# What goes with an address, and would lead elsewhere beside another one.
+# What goes with an address, and must not be combined with another one.
 OF_REDIS = (PASSWORD, DB, "STRATA_LEDGER_ADDR", "STRATA_BROKER_URL")
 DATABASES = range(15, 0, -1)  # logical databases of a given Redis, in the order they are tried
 
@@ -71,9 +72,12 @@ class Servers:
     def _redis(self) -> dict[str, str]:
         addr = os.environ.get(ADDR, "")
         if not addr:
-            return {ADDR: self._stack.enter_context(EmbeddedValkey({"appendonly": "yes"})).addr}
+            return {ADDR: self._stack.enter_context(EmbeddedValkey({"appendonly": "yes"})).url}
         self.given.append(ADDR)
-        return {ADDR: addr, DB: self._stack.enter_context(_logical(addr))} if self._private else {ADDR: addr}
+        if not self._private:
+            return {ADDR: addr}
+        bare = _without_database(addr)
+        return {ADDR: bare, DB: self._stack.enter_context(_logical(bare))}
 
 
 @contextlib.contextmanager
@@ -91,6 +95,11 @@ def _database(dsn: str) -> Iterator[str]:
     finally:
         with psycopg.connect(dsn, autocommit=True) as conn:
             conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+
+
+def _without_database(addr: str) -> str:
+    url = urlsplit(addr)
+    return urlunsplit(url._replace(path="")) if url.scheme in ("redis", "rediss") and "://" in addr else addr
 
 
 @contextlib.contextmanager

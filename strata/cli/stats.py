@@ -15,9 +15,9 @@ from strata.cli.inside import ask_postgres, defers, instances, pending, schemas
 from strata.cli.progress import wide_console
 from strata.datastore import DataStore
 from strata.errors import L3UnavailableError
-from strata.writebehind.facade import PendingStats
+from strata.writebehind.ledger.lag import PendingStats
 
-NOTHING = PendingStats(0, 0.0, 0)
+NOTHING = PendingStats()
 # The planner's estimate: counting a large table would take long. -1 where it was never analysed, NULL where it is not.
 # A partitioned table has no estimate of its own: those of its partitions are added up.
 _ROWS = """
@@ -51,7 +51,7 @@ def stats(target: str, as_json: bool) -> None:
 
 
 def _of(store: DataStore, bound: Bound) -> dict[str, Any]:
-    tiers = [tier for tier, there in (("L1", bound.schema.l1), ("L2", bound.l2), ("L3", bound.table)) if there]
+    tiers = [tier for tier, there in (("L1", bound.schema.l1), ("L2", bound.l2), ("L3", bound.l3)) if there]
     return {
         "tiers": "+".join(tiers),
         "writes": bound.mode.value,
@@ -65,10 +65,10 @@ def _waiting(item: PendingStats) -> dict[str, Any]:
 
 
 def _rows(store: DataStore, bound: Bound) -> int | None:
-    if bound.table is None or not store.config.postgres_dsn:
+    if bound.l3 is None or not store.config.postgres_dsn:
         return None
     try:
-        row = ask_postgres(store, store.config.postgres_dsn, _ROWS.format(bound.table.name))
+        row = ask_postgres(store, store.config.postgres_dsn, _ROWS.format(bound.rows.table.name))
     except L3UnavailableError:
         return None
     return None if row is None or row[0] is None or row[0] < 0 else int(row[0])

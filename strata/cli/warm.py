@@ -11,7 +11,7 @@ from strata.application import load_store
 from strata.cli.app import app_option
 from strata.cli.progress import progress_bars, wide_console
 from strata.datastore import DataStore
-from strata.engine.jobs import Job, JobState
+from strata.jobs.job import Job, JobState
 
 ENDED = (JobState.DONE, JobState.FAILED)
 NO_WORKER = 5.0  # seconds after which a job that nobody took up is worth a word

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,7 +12,11 @@ from strata.model.wide import decoder
 
 T = TypeVar("T")
 
-_functions = functools.cache(codec_functions)
+
+def _functions(plan: ModelPlan[Any], form: Format) -> tuple[Encode, Decode]:
+    """Those of a model, compiled once."""
+    found: tuple[Encode, Decode] | None = plan.compiled.get(form)
+    return plan.compiled.setdefault(form, codec_functions(plan, form)) if found is None else found
 
 
 class _Builtin:

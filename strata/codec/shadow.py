@@ -112,4 +112,9 @@ def _decoder(plan: ModelPlan[Any], columns: Sequence[Column], form: Format, shad
         if step is not None:
             source.line(f"v{place} = plain.f{place}")
             values[column.field.name] = source.apply(step, f"v{place}")
+        if form.finite and column.field.kind is Kind.JSONB:
+            # JSON has numbers of any length; where the type is int, L1 could not keep what has more than 64 bits.
+            source.line(f"w{place} = {values[column.field.name]}")
+            source.line(source.apply(column.form.freeze, f"w{place}"))
+            values[column.field.name] = f"w{place}"
     return plan.compiler.make(source, values)

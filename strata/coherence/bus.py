@@ -9,33 +9,48 @@ after the new one is confirmed. It is never renewed behind our back, since nothi
 from __future__ import annotations
 
 import math
-import random
-import threading
-from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from redis.exceptions import RedisError
 
-from strata.clock import Clock
-from strata.coherence.certainty import Certainty
 from strata.coherence.inbox import Inbox
 from strata.errors import StrataError
-from strata.interrupts import Nudge
-from strata.l2.client import RedisServer
-from strata.l2.wire import Wire
+from strata.l1.trust import Trust
+from strata.l2.causes import cause_of
 from strata.observe.log import SafeLogger
-from strata.threads import OwnThread
+from strata.observe.outages import Outage
+from strata.runtime.daemon import Daemon, Pause
+from strata.waits.clock import Clock
+
+if TYPE_CHECKING:
+    from strata.l2.client import RedisServer
+    from strata.l2.wire import Wire
 
 HEARTBEAT = 0.5  # seconds between heartbeats
 TRUST = 1.5  # seconds after a heartbeat's sending for which its echo vouches
-PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds before trying to subscribe again
+
+# What ends a subscription; ValueError: redis-py reading from a socket that was closed under it.
+_LOSSES = (RedisError, ValueError)
+
+
+class Rhythm(Protocol):
+    """What goes with the bus's thread, and is quick."""
+
+    def beat(self, number: int) -> None:
+        """Send the heartbeat of this number."""
+
+    def returned(self) -> None:
+        """There is a new subscription."""
+
+    def lost(self) -> None:
+        """A subscription that was alive has ended."""
 
 
 class Bus:
-    """Starts at the first `start`; thread-safe. The callbacks are called in its thread, and must be quick: `beat` sends
-    a heartbeat of a number to a channel, `on_return` follows a subscription, `on_loss` the end of one that was alive.
+    """Starts at the first `start`; thread-safe.
 
-    `resets` is written by the thread only. After fork the child calls `reset`: the parent's thread and subscription are
-    not its own. At exit the daemon thread just ends.
+    All state is written by the thread only; who stops it reads `_subscription`, to hang up, and makes L1 untrusted once
+    more. After fork the child calls `reset`: the parent's thread and subscription are not its own.
     """
 
     def __init__(
@@ -43,108 +58,112 @@ class Bus:
         server: RedisServer,
         channel: str,
         inbox: Inbox,
-        certainty: Certainty,
-        clock: Clock,
+        trust: Trust,
         log: SafeLogger,
-        beat: Callable[[int], None],
-        on_return: Callable[[], None],
-        on_loss: Callable[[], None],
+        outage: Outage,
+        rhythm: Rhythm,
     ) -> None:
         self._server = server
         self._channel = channel
         self._inbox = inbox
-        self._certainty = certainty
-        self._clock = clock
-        self._log = log
-        self._beat = beat
-        self._on_return = on_return
-        self._on_loss = on_loss
+        self._trust = trust
+        self._clock = server.clock
+        self.outage = outage
+        self._rhythm = rhythm
         self.resets = 0
+        self.daemon = Daemon("strata-bus", self._step, log, expected=_LOSSES, at_end=self._hang_up)
+        self.start = self.daemon.start  # to be called without any lock held
         self.reset()
 
     def reset(self) -> None:
         """As new: not started, sure of nothing."""
-        self._own = OwnThread("strata-bus", self._run)
-        self._end = Nudge()
-        self.connected = threading.Event()  # set while heartbeats come back; waited for by no call of the user's
-        self._certainty.until = -math.inf
-
-    @property
-    def begun(self) -> bool:
-        """Whether the thread was started."""
-        return self._own.started
-
-    def start(self) -> None:
-        """Start the thread, once. To be called without any lock held."""
-        self._own.start()
+        self.daemon.reset()
+        self._subscription: Wire | None = None
+        self._beats = _Beats(self._clock)
+        self._confirmed = 0  # of the two channels
+        self.connected = False  # whether heartbeats come back
+        self._trust.until = -math.inf
 
     def stop(self, timeout: float = 2.0) -> None:
         """End the thread; L1 is not to be trusted afterwards."""
-        self._own.stop()
-        self._end.give()
-        self._own.join(timeout)
-        self._certainty.until = -math.inf
+        self.daemon.stop()
+        subscription = self._subscription
+        if subscription is not None:
+            subscription.hang_up()
+        self.daemon.join(timeout)
+        self._trust.until = -math.inf
 
-    def _run(self) -> None:
-        failures = 0
-        while self._own.goes_on:
-            try:
-                self._session()
-            except (RedisError, OSError, StrataError, ValueError) as error:
-                # ValueError: redis-py reading from a socket that was closed under it
-                self._log.debug("bus lost its subscription", error=type(error).__name__)
-            except Exception as error:  # noqa: BLE001 the thread must outlive a mistake in one message
-                self._log.error("the bus failed", error=type(error).__name__)
-            if self.connected.is_set():
-                failures = 0
-                self._on_loss()
-            self.connected.clear()
-            self._certainty.until = -math.inf
-            pause = PAUSES[min(failures, len(PAUSES) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311 jitter
-            failures += 1
-            self._end.wait(pause)
-
-    def _session(self) -> None:
-        own = f"{self._channel}:{self._inbox.source}"
-        subscription = self._server.subscribe(self._channel, own)
+    def _step(self) -> Pause:
+        """Subscribe, or handle what came; then beat where it is time to. The wait for more is the daemon's."""
         try:
-            self._inbox.database = self._server.database
-            self._listen(subscription, own)
-        finally:
-            subscription.close()
+            if self._subscription is None:
+                self._subscribe()
+            wire = self._subscription
+            assert wire is not None
+            for answer in wire.heard():
+                self._handle(answer)
+            seconds = self._beat_in_time() if self._confirmed == 2 else HEARTBEAT
+            return Pause(seconds, wire.hear, well=self.connected)
+        except BaseException as error:
+            self._lose(error)
+            raise
 
-    def _listen(self, subscription: Wire, own: str) -> None:
-        beats = _Beats(self._clock)
-        confirmed = 0
-        own_channel = own.encode()
-        while self._own.goes_on:
-            now = self._clock.monotonic()
-            if now - beats.last_echo > 2 * TRUST:
-                raise OSError("the subscription went silent")
-            if confirmed >= 2 and now >= beats.due:
-                self._beat(beats.send())
-            pause = beats.due - self._clock.monotonic() if confirmed >= 2 else HEARTBEAT
-            for answer in subscription.wait(pause):
-                if isinstance(answer, Exception):
-                    raise self._server.unavailable(answer) from answer
-                kind, channel, data = answer
-                if kind == b"message" and channel == own_channel:
-                    sent = beats.heard(data)
-                    if sent is not None:
-                        self._certainty.until = sent + TRUST
-                        self.connected.set()
-                elif kind == b"message":
-                    self._inbox.handle(data)
-                elif kind == b"subscribe":
-                    confirmed += 1
-                    if confirmed == 2:
-                        self._returned()
+    def _subscribe(self) -> None:
+        self._beats, self._confirmed = _Beats(self._clock), 0
+        self._subscription = self._server.subscribe(self._channel, self._own_channel)
+        self._inbox.database = self._server.database
+
+    def _beat_in_time(self) -> float:
+        """Send a heartbeat if it is time to; seconds until the next."""
+        now, beats = self._clock.monotonic(), self._beats
+        if now - beats.last_echo > 2 * TRUST:
+            raise OSError("the subscription went silent")
+        if now >= beats.due:
+            self._rhythm.beat(beats.send())
+        return beats.due - self._clock.monotonic()
+
+    def _handle(self, answer: Any) -> None:
+        if isinstance(answer, Exception):
+            raise self._server.unavailable(answer) from answer
+        kind, channel, data = answer
+        if kind == b"message" and channel == self._own_channel.encode():
+            sent = self._beats.heard(data)
+            if sent is not None:
+                self._trust.until = sent + TRUST
+                self.connected = True
+                self.outage.back()
+        elif kind == b"message":
+            self._inbox.handle(data)
+        elif kind == b"subscribe":
+            self._confirmed += 1
+            if self._confirmed == 2:
+                self._returned()
+
+    @property
+    def _own_channel(self) -> str:
+        return f"{self._channel}:{self._inbox.source}"
 
     def _returned(self) -> None:
-        self._certainty.until = -math.inf
+        self._trust.until = -math.inf
         self._inbox.clear()
         self.resets += 1
-        self._on_return()
+        self._rhythm.returned()
+
+    def _lose(self, error: BaseException) -> None:
+        connected = self.connected
+        self._hang_up()
+        if not self.daemon.stopped:
+            if isinstance(error, StrataError | OSError | RedisError):
+                self.outage.gone(cause_of(error.__cause__ or error), calls=0)
+            if connected:
+                self._rhythm.lost()
+
+    def _hang_up(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        self.connected = False
+        self._trust.until = -math.inf
+        if subscription is not None:
+            subscription.close()
 
 
 class _Beats:

@@ -2,24 +2,28 @@
 
 The lease of a node id is `SET strata:{node}:<id> <instance> NX EX`. The first stamp of a process waits until node id
 and time were asked for, whichever thread it is; afterwards the bus renews both in the background. Only where nobody
-has renewed the lease for as long as it lasts (the process was frozen, or may start no thread) does a stamp wait once
-more: another process may have the node id by then.
+has renewed the lease for as long as it lasts (the process was frozen, or may start no thread), or where the machine's
+clock was set, does a stamp wait once more: another process may have the node id by then, or time be another one.
 """
 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from strata.clock import Clock
-from strata.errors import L2UnavailableError
-from strata.l2.client import RedisServer
-from strata.versions import L3_NODE, NODES, VersionClock
+from strata.errors import WITHOUT_L2
+from strata.protocol.versions import L3_NODE, NODES, VersionClock
+from strata.waits.clock import Clock
+from strata.waits.seats import Turn, Turns
+
+if TYPE_CHECKING:
+    from strata.l2.client import RedisServer
 
 LEASE_SECONDS = 60
 SURE_SECONDS = 50.0  # of a lease, counted from before it was asked for, in which nobody else can have the node id
 RENEW_SECONDS = 10.0
+STEP_SECONDS = 1.0  # by which wall and monotonic time may part; more, and the clock was set, or the machine slept
 DOUBT_SECONDS = 1.0  # between comparisons of the clock that versions from the far future ask for, and tries that fail
 ATTEMPTS = 64
 
@@ -28,9 +32,9 @@ class Identity:
     """Leases the node id and disciplines the version clock. Thread-safe.
 
     `servers` are those of Redis that there are, that of the caches first: the time is that of the first one that
-    answers, and node ids are leased at the first. `_lock` is held by the one thread that asks them, while those that
-    need the answer wait; `_leased` belongs to whoever holds it. `_until` (a monotonic and a wall time, since the former
-    stands still while a machine is suspended), `_due` and `_compared` are written under it and read without.
+    answers, and node ids are leased at the first. Whoever has the turn of `_turns` asks them, while those that need the
+    answer wait; `_leased` belongs to it. `_sure` (the monotonic time up to which, and how far
+    the wall clock was ahead of it then), `_due` and `_compared` are written in a turn and read without.
 
     Where Redis does not answer, the node id is drawn at random and the clock is left as it is: versions then stay
     unique with high probability, by 11 random bits and a microsecond. After fork: `reset`.
@@ -47,60 +51,75 @@ class Identity:
 
     def reset(self, instance: str) -> None:
         """In the child of a fork: another instance, with nothing leased yet."""
-        self._lock = threading.Lock()
+        self._turns = Turns()
         self.instance = instance
         self._leased: int | None = None
-        self._until = (-math.inf, -math.inf)
+        self._sure = (-math.inf, 0.0)
         self._due = -math.inf
         self._compared = -math.inf
 
     def ensure(self) -> None:
         """Before a stamp: have a node id and Redis's time, as far as they can be had without waiting twice."""
-        monotonic, wall = self._until
-        if self._clock.monotonic() < monotonic and self._clock.wall() < wall:
+        sure = until, ahead = self._sure
+        now = self._clock.monotonic()
+        if now < until and abs(self._clock.wall() - now - ahead) < STEP_SECONDS:
             return
-        with self._lock:
-            if self._until != (monotonic, wall):
-                return  # another thread was here meanwhile
+        turn = Turn()
+        try:
+            self._turns.take(turn)
+            if self._sure != sure:
+                return  # another one was here meanwhile
             if not self._renew():
                 # Somebody else may hold what was leased; this one tries again in the background.
                 self._leased = None
                 self._versions.draw_node()
-                self._until = self._after(SURE_SECONDS)
+                self._sure = self._from_now()
+        finally:
+            self._turns.leave(turn)
 
     def beat(self) -> None:
         """In the background, once in a while: renew what is due."""
-        if self._clock.monotonic() >= self._due:
-            with self._lock:
-                if not self._renew():
-                    self._due = self._clock.monotonic() + DOUBT_SECONDS
+        if self._clock.monotonic() < self._due:
+            return
+        turn = Turn()
+        try:
+            self._turns.take(turn)
+            if not self._renew():
+                self._due = self._clock.monotonic() + DOUBT_SECONDS
+        finally:
+            self._turns.leave(turn)
 
     def compare(self) -> None:
         """Read Redis's time once more, at most once a second, since a version seems to be from the far future."""
         if self._clock.monotonic() < self._compared + DOUBT_SECONDS:
             return
-        with self._lock:
+        turn = Turn()
+        try:
+            self._turns.take(turn)
             if self._clock.monotonic() < self._compared + DOUBT_SECONDS:
                 return
             self._compared = self._clock.monotonic()
             self._discipline(self._servers())
+        finally:
+            self._turns.leave(turn)
 
-    def _after(self, seconds: float) -> tuple[float, float]:
-        return self._clock.monotonic() + seconds, self._clock.wall() + seconds
+    def _from_now(self) -> tuple[float, float]:
+        now = self._clock.monotonic()
+        return now + SURE_SECONDS, self._clock.wall() - now
 
     def _renew(self) -> bool:
         """Whether time and node id could be had, or there is nobody to ask."""
-        until, due = self._after(SURE_SECONDS), self._clock.monotonic() + RENEW_SECONDS
+        sure, due = self._from_now(), self._clock.monotonic() + RENEW_SECONDS
         servers = self._servers()
         if servers:
             try:
                 disciplined = self._discipline(servers)
                 self._lease(servers[0])
-            except L2UnavailableError:
+            except WITHOUT_L2:
                 return False
             if not disciplined:
                 return False
-        self._until, self._due = until, due
+        self._sure, self._due = sure, due
         return True
 
     def _discipline(self, servers: Sequence[RedisServer]) -> bool:
@@ -109,7 +128,7 @@ class Identity:
             asked = self._clock.wall()
             try:
                 now = server.time_ms() / 1000
-            except L2UnavailableError:
+            except WITHOUT_L2:
                 continue
             self._versions.discipline(now, asked, self._clock.wall())
             return True

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from strata.bound import Bound
-from strata.coherence.messages import Message, Op, parse
 from strata.errors import StrataError
-from strata.versions import VersionClock
+from strata.protocol.messages import Message, MessageOp, parse
+from strata.protocol.versions import VersionClock
 
 # No text inside JSON has quotes that are not escaped, so these are found where they are meant only.
-_SET, _DELETE, _INTENT = (f'"op":"{op}"'.encode() for op in (Op.SET, Op.DELETE, Op.INTENT))
+_SET, _DELETE, _INTENT = (f'"op":"{op}"'.encode() for op in (MessageOp.SET, MessageOp.DELETE, MessageOp.INTENT))
 
 
 class Deferred(Protocol):
@@ -23,7 +23,8 @@ class Deferred(Protocol):
 
 
 class Inbox:
-    """Applies messages to L1 and the dirty buffer. Called by the bus's thread only, which alone writes the counters."""
+    """Applies messages to L1 and the dirty buffer. Called by the bus's thread only, which alone writes the counters and
+    `database`; the child of a fork renames it before that thread starts."""
 
     def __init__(
         self,
@@ -57,9 +58,9 @@ class Inbox:
         if message.db != self.database and message.src is not None:
             return
         bound = self._schemas.get(message.schema)
-        if bound is None or (bound.l2 is None and bound.table is None):
+        if bound is None or (bound.l2 is None and bound.l3 is None):
             return  # L1 is that schema's lowest tier: nobody else can know better
-        if message.op == Op.CLEAR:
+        if message.op == MessageOp.CLEAR:
             bound.l1.clear()
             return
         try:
@@ -72,7 +73,7 @@ class Inbox:
     def clear(self) -> None:
         """Messages may have been missed: nothing in L1 can be trusted."""
         for bound in list(self._schemas.values()):
-            if bound.l2 is not None or bound.table is not None:
+            if bound.l2 is not None or bound.l3 is not None:
                 bound.l1.clear()
 
     def _apply(self, bound: Bound, key: Any, message: Message) -> None:
@@ -83,11 +84,11 @@ class Inbox:
             version = None
         if version is not None:
             self._versions.observe(version)
-        if message.op == Op.PURGE and version is not None:
+        if message.op == MessageOp.PURGE and version is not None:
             bound.l1.forget_up_to(key, version)
             if (deferred := self._deferred()) is not None and bound.deferred:
                 deferred.purged(bound, key, version)
-        elif version is None or message.op not in (Op.SET, Op.DELETE):
+        elif version is None or message.op not in (MessageOp.SET, MessageOp.DELETE):
             bound.l1.forget(key)
         else:
             # In this order: a write of this process then finds itself overtaken, or its L1 entry goes.

@@ -10,10 +10,12 @@ it is held by any one node, and does not care for the others. But each failover 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from strata.clock import Clock
-from strata.l2.client import RedisServer
+from strata.waits.clock import Clock
+
+if TYPE_CHECKING:
+    from strata.l2.client import RedisServer
 
 INTERVAL = 1.0  # seconds between looks
 

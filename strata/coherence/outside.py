@@ -15,7 +15,8 @@ from strata.bound import Bound
 from strata.coherence.inbox import Deferred
 from strata.coherence.repairs import Repairs
 from strata.errors import StrataError
-from strata.versions import VersionClock
+from strata.model.jsonb import UNREADABLE
+from strata.protocol.versions import VersionClock
 
 
 class Notice(msgspec.Struct, frozen=True):
@@ -50,12 +51,12 @@ class Outside:
         self.notices += 1
         try:
             notice = _decode(text)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             self.unreadable += 1
             self.returned()
             return
         for bound in self._watching():
-            if bound.table is not None and bound.table.name == notice.table:
+            if bound.l3 is not None and bound.rows.table.name == notice.table:
                 self._apply(bound, notice.keys)
         self._repairs.wake()
 
@@ -63,6 +64,14 @@ class Outside:
         """Notifications may have been missed: L1 cannot be trusted; repairs that were left meanwhile are due."""
         for bound in self._watching():
             bound.l1.clear()
+        self._repairs.wake()
+
+    def marks(self) -> list[str]:
+        """Of the schemas that have rows, and so may have repairs."""
+        return [bound.rows.table.mark for bound in list(self._schemas.values()) if bound.l3 is not None]
+
+    def waiting(self) -> None:
+        """There are repairs to do."""
         self._repairs.wake()
 
     def _watching(self) -> list[Bound]:

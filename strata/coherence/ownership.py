@@ -11,21 +11,25 @@ Where none is known, L2 is down until PostgreSQL has told.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
-from strata.errors import InvalidConfigError, L2UnavailableError, StrataError
-from strata.l2.client import Ask, RedisServer
+from strata.errors import WITHOUT_L2, InvalidConfigError, L2UnavailableError, StrataError
 from strata.l2.script import load
 from strata.l3.fingerprint import Fingerprint, address, fingerprint
-from strata.l3.pool import Database
+from strata.model.jsonb import UNREADABLE
 from strata.observe.log import SafeLogger
+
+if TYPE_CHECKING:
+    from strata.l2.client import Ask, RedisServer
+    from strata.l3.pool import Database
 
 SCANNED = 1_000  # keys that are looked at in one step
 _belong = load("strata.l2.scripts", "belong")
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Fingerprint).decode
+UNKNOWN = Fingerprint("unknown, its mark being damaged", "?", "?")
 
 
 class Ownership:
@@ -62,7 +66,7 @@ class Ownership:
         for server in self._servers():
             try:
                 server.look()
-            except L2UnavailableError:
+            except WITHOUT_L2:
                 answered = False  # its next connection asks
         self._sure = answered
 
@@ -79,8 +83,8 @@ class Ownership:
     def owner(self, server: RedisServer) -> Fingerprint | None:
         """Whose the server is, where it is anybody's; nothing is claimed, and nobody is refused from now on."""
         server.guard(None)
-        owner, _ = server.run(_belong, [_mark(server)], ["", self._address])
-        return _decode(owner) if owner else None
+        owner, *_ = server.run(_belong, [_mark(server)], ["", self._address])
+        return _read(owner) if owner else None
 
     def adopt(self, server: RedisServer, caches: Iterable[str]) -> None:
         """What the server holds is this database's from now on, whosever it was, but for the `caches`, the beginnings
@@ -97,7 +101,12 @@ class Ownership:
         own, why = self._own_if_known()
         text = b"" if own is None else _encode(own)
         # Who was refused once takes nothing that is nobody's: it was flushed, and its owner is about to say so.
-        owner, found = ask(_belong, [_mark(server)], [b"" if self._refusal else text, self._address])
+        owner, found, kind = ask(_belong, [_mark(server)], [b"" if self._refusal else text, self._address])
+        if kind and owner:
+            said = kind.decode()
+            self._log.error(
+                "a key of Strata's was of another type than it has; it was renamed", key=_mark(server), type=said
+            )
         self.waits = own is None and (not owner or owner != found)
         if own is None:
             if self.waits:
@@ -108,7 +117,7 @@ class Ownership:
         elif owner == text:
             self._refusal = ""
         else:
-            self._refuse(refusal(server, _decode(owner), own) if owner else self._refusal)
+            self._refuse(refusal(server, _read(owner), own) if owner else self._refusal)
 
     def _refuse(self, reason: str) -> NoReturn:
         if self._sure:
@@ -126,10 +135,24 @@ class Ownership:
             return None, error
 
 
+def _read(owner: bytes) -> Fingerprint:
+    """The fingerprint that stands in a mark; what cannot be read is nobody's that is known."""
+    try:
+        return _decode(owner)
+    except UNREADABLE:
+        return UNKNOWN
+
+
 def refusal(server: RedisServer, owner: Fingerprint, own: Fingerprint) -> str:
     """Why a Redis may not be used, and what to do about it."""
     name = server.keys.namespace
     where = f"the namespace {name!r} of this Redis" if name else "this Redis, without a namespace,"
+    if owner == UNKNOWN:
+        return (
+            f"{where} does not tell whose it is: somebody else wrote its key {_mark(server)}; postgres_dsn leads to "
+            f"the {own}. See who writes to that Redis; if what it holds is this database's, stop the application and "
+            "run `strata adopt`"
+        )
     return (
         f"{where} holds what belongs to the {owner}; postgres_dsn leads to the {own}. Give each application a "
         "Config.namespace of its own (STRATA_NAMESPACE). If it is the same data, moved, stop the application and run "

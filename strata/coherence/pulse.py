@@ -8,11 +8,14 @@ likely that others cannot either.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from strata.coherence.messages import Announcer
-from strata.errors import L2UnavailableError
-from strata.l2.client import RedisServer
+from strata.errors import WITHOUT_L2
 from strata.l2.script import load
+from strata.protocol.messages import Announcer
+
+if TYPE_CHECKING:
+    from strata.l2.client import RedisServer
 
 INTERVAL_MS = 900  # from one look for repairs to the next, of whichever instance; beats come each half second
 
@@ -46,7 +49,7 @@ class Pulse:
         self.server.execute("PUBLISH", self.channel, number)
         try:
             return self._run(0, schemas)
-        except L2UnavailableError:
+        except WITHOUT_L2:
             return list(schemas)
 
     def _run(self, number: int, schemas: Sequence[str]) -> list[str]:

@@ -1,7 +1,8 @@
 """Writes that reached L3 and of which Redis could not be told: remembered in L3 by the write's own transaction.
 
-The row (schema, id, version) in `_strata_repairs` is written with the record. Whoever reaches Redis first removes what
-is older in L2, tells everybody, and deletes the row. Until then the process that wrote does not ask L2 for the key. And
+The row (schema, id, version) in `_strata_repairs` is written with the record, and takes the place of the key's older
+one, so that there is about one a key, however long nobody can look. Whoever reaches Redis first removes what is older
+in L2, tells everybody, and deletes the row. Until then the process that wrote does not ask L2 for the key. And
 a process that has read past an L2 that did not answer trusts it again only after it has seen to the repairs itself: it
 may have been shown what another wrote meanwhile, and L2 may still hold what was before.
 
@@ -11,28 +12,32 @@ the turns). Where nobody can tell, no instance's beats succeed, and all are unsu
 proof on that it could tell.
 
 Rows changed outside of Strata come the same way: the trigger (`strata.l3.outside`) leaves the rows, one without a key
-where anything of the schema may have changed. The rows are locked while they are worked on, so that of many processes
-that are woken one does the work; the others wait for it, since they may trust L2 only afterwards.
+where anything of the schema may have changed. One process at a time works on a schema's rows, so that of many that are
+woken one does the work; the others wait for it, since they may trust L2 only afterwards. The rows themselves are not
+locked meanwhile: no writer waits for Redis, and a long transaction of another program holds up nobody.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from strata.bound import Bound
-from strata.clock import Clock
-from strata.coherence.messages import Announcer, Op
 from strata.coherence.pulse import Pulse
-from strata.errors import L2UnavailableError, MigrationError, StrataError
-from strata.interrupts import Nudge
-from strata.l2.tier import Put
-from strata.l3.marks import waiting_repairs
-from strata.l3.pool import Database
-from strata.l3.table import Repair, Table
+from strata.errors import WITHOUT_L2, DecodeError, MigrationError, StrataError
+from strata.l2.values import Put
+from strata.l3.values import FIRST
 from strata.observe.log import SafeLogger
-from strata.threads import OwnThread
+from strata.protocol.messages import Announcer, MessageOp
+from strata.runtime.daemon import Daemon
+from strata.waits.clock import Clock
+from strata.waits.locks import memory_lock
+
+if TYPE_CHECKING:
+    from strata.l3.pool import Database
+    from strata.l3.table import Table
+    from strata.l3.values import Repair
 
 LIMIT = 10_000  # keys remembered in the process; beyond it L2 is not asked at all until they are repaired
 BATCH = 500
@@ -52,8 +57,10 @@ class _Write:
 class Repairs:
     """Keys that L2 must not be asked for, and the thread that repairs them. `pulse` is None without Redis.
 
-    `_lock` guards `_skipped` and the counts; `skips` reads without it, since the writer itself added its keys before it
-    returned. `_due` passes from the bus's thread to this one, `_busy` and `_blind` back; each is replaced as a whole.
+    `_lock` guards `_skipped`, the counts and `_unsure_since`; `skips` reads without it, since the writer itself added
+    its keys before it returned. `_due` passes from the bus's thread to this one, `_busy` and `_blind` back; each is
+    replaced as a whole. `_wanted` is set by any thread, and cleared by this one before it looks, so that what comes
+    meanwhile is looked for again; `begun` is set by any, twice being harmless.
     After fork: `reset`; the rows are in L3, and the parent repairs its own.
     """
 
@@ -61,7 +68,7 @@ class Repairs:
         self,
         schemas: Mapping[str, Bound],
         pulse: Pulse | None,
-        announcer: Callable[[], Announcer],
+        announcer: Announcer,
         log: SafeLogger,
         clock: Clock,
         raise_floor: Callable[[Bound, Mapping[str, int]], None],
@@ -72,25 +79,25 @@ class Repairs:
         self._raise_floor = raise_floor
         self._announcer = announcer
         self._log = log
+        self.daemon = Daemon("strata-repairs", self._step, log)
         self.reset()
 
     def reset(self) -> None:
         """As new."""
-        self._lock = threading.Lock()
+        self._lock = memory_lock()
         self._skipped: dict[tuple[str, str], _Write] = {}  # the newest write of each key
-        self._nudge = Nudge()
-        self._own = OwnThread("strata-repairs", self._run)
+        self.daemon.reset()
         self._due: tuple[str, ...] = ()  # schemas in whose repairs it is our turn to look
         self._wanted = False  # whether all rows are to be seen to, rather than looked for
         self._busy = False
         self._blind = False  # L3 did not answer the last look: others should have the turns
         self.begun = False
         self._distrusted = 0  # how often L2 did not answer
-        self._trusted = 0  # up to which of these times the repairs were seen to since
+        self._trusted = 0  # the last failure that a finished pass of repairs covers
         # How often another Redis may have taken the place of L2; the first one is such a one.
         self._replaced = 0 if self._pulse is None else 1
-        self._told = 0  # up to which of these times L2 was told again since
-        self._unsure_since = self._clock.monotonic()  # when the first of all those times was that were not seen to
+        self._told = 0  # the last failover after which L2 was told again
+        self._unsure_since = self._clock.monotonic()  # time of the oldest unhandled failure
 
     @property
     def _sure(self) -> bool:
@@ -104,7 +111,7 @@ class Repairs:
         replaced = self._replaced
         try:
             self._pulse.prove()
-        except L2UnavailableError:
+        except WITHOUT_L2:
             self.wake()
             return
         with self._lock:
@@ -114,7 +121,7 @@ class Repairs:
         """The schemas in whose repairs this instance could look now."""
         if self._busy or self._blind or self._due:
             return ()
-        return tuple(bound.name for bound in list(self._schemas.values()) if bound.table is not None)
+        return tuple(bound.name for bound in list(self._schemas.values()) if bound.l3 is not None)
 
     def look(self, names: Sequence[str]) -> None:
         """It is this instance's turn to look in the repairs of these schemas; and every now and then, while L3 does not
@@ -123,7 +130,7 @@ class Repairs:
             names = list(self._schemas)
         if names:
             self._due = tuple(names)
-            self._call()
+            self.daemon.wake()
 
     def distrust(self) -> None:
         """L2 did not answer a read, which went on to L3."""
@@ -144,19 +151,19 @@ class Repairs:
         self.wake()
 
     def _concerned(self) -> bool:
-        return self._pulse is not None and any(bound.table for bound in list(self._schemas.values()))
+        return self._pulse is not None and any(bound.l3 for bound in list(self._schemas.values()))
 
-    def skips(self, bound: Bound, key_text: str) -> bool:
-        """Whether L2 may hold something older for this key than what this process wrote to L3."""
+    def skips(self, bound: Bound, key_texts: Iterable[str] = ()) -> bool:
+        """Whether L2 may hold something older for any of these keys than what this process wrote to L3."""
         if not self._sure:
             return True
         if not self._skipped:
             return False
-        return (bound.name, key_text) in self._skipped or len(self._skipped) >= LIMIT
+        return len(self._skipped) >= LIMIT or any((bound.name, text) in self._skipped for text in key_texts)
 
     def concern(self, bound: Bound) -> bool:
         """Whether L2 may hold something older of this schema than what this process wrote to L3."""
-        return self.skips(bound, "") or any(name == bound.name for name, _ in list(self._skipped))
+        return self.skips(bound) or any(name == bound.name for name, _ in list(self._skipped))
 
     @staticmethod
     def bound_of(bound: Bound, version: int) -> int:
@@ -185,62 +192,52 @@ class Repairs:
 
         Raises `L3UnavailableError`.
         """
-        assert bound.database is not None and bound.table is not None
-        with self.unannounced(bound, versions), bound.database.transaction() as conn:
+        with self.unannounced(bound, versions), bound.rows.primary.transaction() as conn:
             for key_text, version in versions.items():
-                bound.table.record_repair(conn, key_text, self.bound_of(bound, version))
-
-    @property
-    def started(self) -> bool:
-        """Whether the thread was started."""
-        return self._own.started
+                bound.rows.table.record_repair(conn, key_text, self.bound_of(bound, version))
 
     def wake(self) -> None:
         """See to all rows there are: Redis may be back. To be called without any lock held."""
         if self._concerned():
             self._wanted = True
-            self._call()
-
-    def _call(self) -> None:
-        self._own.start()
-        self._nudge.give()
+            self.daemon.wake()
 
     def stop(self) -> None:
         """End the thread; rows that are left are repaired by others."""
-        self._own.stop()
-        self._nudge.give()
-        self._own.join(2.0)
+        self.daemon.stop()
+        self.daemon.join(2.0)
 
-    def _run(self) -> None:
-        while self._own.goes_on:
-            self._nudge.wait()
-            self._busy = True
+    def _step(self) -> float | None:
+        """Look where it is our turn, and see to all rows where that is wanted; again soon where some are left."""
+        self._busy = True
+        try:
             due, self._due = self._due, ()
-            try:
-                if due:
-                    self._look(due)
-                while self._wanted and self._own.goes_on:
-                    self._wanted = False
-                    if not self._attempt():
-                        self._wanted = True
-                        self._nudge.wait(INTERVAL)
-            except Exception as error:  # noqa: BLE001 the thread must outlive a mistake in one round
-                self._log.error("repairs failed", error=type(error).__name__)
-            finally:
-                self._busy = False
+            if due:
+                self._look(due)
+            if self._wanted:
+                self._wanted = False
+                if not self._attempt():
+                    self._wanted = True
+            return INTERVAL if self._wanted else None
+        except BaseException:
+            self._wanted = True
+            raise
+        finally:
+            self._busy = self._wanted
 
     def _look(self, names: Sequence[str]) -> None:
         """Whether there are rows of these schemas, and if there are, repair them."""
-        bounds = [bound for name in names if (bound := self._schemas.get(name)) is not None and bound.table is not None]
-        by_database: dict[Database, list[str]] = {}
-        for bound in bounds:
-            if bound.database is not None:
-                by_database.setdefault(bound.database, []).append(bound.name)
-        waiting: set[str] = set()
+        by_database: dict[Database, dict[str, Bound]] = {}
+        for name in names:
+            bound = self._schemas.get(name)
+            if bound is not None and bound.l3 is not None:
+                by_database.setdefault(bound.rows.primary, {})[bound.rows.table.mark] = bound
+        waiting: list[Bound] = []
         try:
-            for database, some in by_database.items():
+            for database, bounds in by_database.items():
+                table = next(iter(bounds.values())).rows.table  # whichever: it asks for all of them
                 with database.connection() as conn:
-                    waiting |= waiting_repairs(conn, some)
+                    waiting += [bounds[mark] for mark in table.waiting_repairs(conn, list(bounds))]
             self._blind = False
         except MigrationError:
             return  # without the table nobody can have left a row
@@ -248,17 +245,16 @@ class Repairs:
             self._blind = True
             self._log.debug("repairs could not be looked for", error=type(error).__name__)
             return
-        for bound in bounds:
-            if bound.name in waiting:
-                try:
-                    self._repair(bound)
-                except StrataError as error:
-                    self._log.debug("repairs wait", schema=bound.name, error=type(error).__name__)
+        for bound in waiting:
+            try:
+                self._repair(bound)
+            except StrataError as error:
+                self._log.debug("repairs wait", schema=bound.name, error=type(error).__name__)
 
     def _attempt(self) -> bool:
         """Tell L2 again, and repair all rows there are; whether nothing is left to do."""
         distrusted, replaced = self._distrusted, self._replaced
-        bounds = [bound for bound in list(self._schemas.values()) if bound.table is not None]
+        bounds = [bound for bound in list(self._schemas.values()) if bound.l3 is not None]
         try:
             if self._pulse is not None:
                 self._pulse.prove()
@@ -268,7 +264,9 @@ class Repairs:
                 with self._lock:
                     self._told = max(self._told, replaced)
         except StrataError as error:
-            self._log.debug("what L2 was told waits", error=type(error).__name__)
+            self._log.debug(
+                "sending recent invalidations again failed; it is tried once more", error=type(error).__name__
+            )
             return False
         for bound in bounds:
             try:
@@ -287,52 +285,57 @@ class Repairs:
         l2 = bound.l2
         if l2 is None:
             return
-        announcer = self._announcer()
+        announcer = self._announcer
 
         def message(key_text: str, version: int | None) -> bytes:
-            return announcer.message(bound.name, key_text, Op.INVALIDATE if version is None else Op.SET, version)
+            return announcer.message(
+                bound.name, key_text, MessageOp.INVALIDATE if version is None else MessageOp.SET, version
+            )
 
         told = l2.tell_again(self._unsure_since - LAG, announcer.channel, message)
         bound.searches.drop()
         for key_text, version in told.items():
-            bound.l1.forget(bound.plan.parse_key(key_text), below=version)
+            bound.l1.forget(bound.plan.parse_key(key_text), below=version)  # what this process itself has told
 
     def _repair(self, bound: Bound) -> None:
-        table, database = bound.table, bound.database
-        if table is None or database is None or self._pulse is None:
+        if bound.l3 is None or self._pulse is None:
             return
+        table, database = bound.l3.table, bound.l3.primary
         before = {key: write for key, write in list(self._skipped.items()) if key[0] == bound.name and write.ended}
-        while self._repair_some(bound, table, database):
-            pass
+        last: Repair | None = FIRST
+        while last is not None:
+            last = self._repair_some(bound, table, database, last)
         self._repair_whole(bound, table, database)
         with self._lock:
             for key, write in before.items():
                 if self._skipped.get(key) is write:
                     del self._skipped[key]
 
-    def _repair_some(self, bound: Bound, table: Table, database: Database) -> bool:
+    def _repair_some(self, bound: Bound, table: Table, database: Database, after: Repair) -> Repair | None:
+        """A page of the keys' rows; returns the last one, None where no other follows."""
         with database.transaction() as conn:
-            rows = table.take_repairs(conn, BATCH)
+            rows = table.take_repairs(conn, BATCH, after)
             if rows:
                 noted = table.noted(conn, [row.key_text for row in rows]) if bound.deferred else ()
                 self._repair_keys(bound, rows, noted)
                 table.repairs_done(conn, rows)
-        return bool(rows)
+        return rows[-1] if len(rows) == BATCH else None
 
     def _repair_keys(self, bound: Bound, rows: Sequence[Repair], noted: Collection[str]) -> None:
         """`noted`: keys that may have been written in part, so that an older write still has a word on the others."""
+        rows = [row for row in rows if _is_key(bound, row.key_text)]
         whole = {row.key_text: row.version - 1 for row in rows if row.key_text not in noted}
-        ledger_is_away: L2UnavailableError | None = None
+        ledger_is_away: StrataError | None = None
         if bound.deferred and whole:
             # First: else an older write of this key is handed off after the repair, and stands in L2 as the newest.
             try:
                 self._raise_floor(bound, whole)
-            except L2UnavailableError as error:
+            except WITHOUT_L2 as error:
                 ledger_is_away = error  # nothing is handed off meanwhile; the rows stay, and are repaired once more
-        announcer = self._announcer()
+        announcer = self._announcer
         puts = {
             row.key_text: Put(
-                row.key_text, row.version, None, announcer.message(bound.name, row.key_text, Op.SET, row.version)
+                row.key_text, row.version, None, announcer.message(bound.name, row.key_text, MessageOp.SET, row.version)
             )
             for row in sorted(rows, key=lambda row: row.version)
         }
@@ -352,7 +355,7 @@ class Repairs:
         try:
             # A put without an intent stores nothing and removes what is older: just what a repair is.
             l2.put(l2.token(), announcer.channel, puts)
-        except L2UnavailableError:
+        except WITHOUT_L2:
             if l2.server.clustered:
                 self._publish(announcer.channel, puts)  # the node of one key is away, and every L1 can be told
             raise
@@ -364,7 +367,7 @@ class Repairs:
     def _repair_whole(self, bound: Bound, table: Table, database: Database) -> None:
         """Empty the schema's part of L2, and everybody's L1, where anything may have changed."""
         with database.transaction() as conn:
-            rows = table.take_repairs(conn, BATCH, whole=True)
+            rows = table.take_whole_repairs(conn, BATCH)
             if rows:
                 conn.command("SET LOCAL idle_in_transaction_session_timeout = 0")  # L2 may have many keys
                 self.clear(bound)
@@ -372,7 +375,7 @@ class Repairs:
 
     def clear(self, bound: Bound) -> None:
         """Empty the schema's part of L2, and everybody's L1. Raises `L2UnavailableError`."""
-        announcer = self._announcer()
+        announcer = self._announcer
         bound.l1.clear()
         if self._pulse is None:
             return
@@ -380,4 +383,14 @@ class Repairs:
             bound.l2.purge_all(announcer.channel)
             bound.searches.drop()
             bound.l1.clear()
-        self._pulse.server.execute("PUBLISH", announcer.channel, announcer.message(bound.name, "", Op.CLEAR))
+        self._pulse.server.execute("PUBLISH", announcer.channel, announcer.message(bound.name, "", MessageOp.CLEAR))
+
+
+def _is_key(bound: Bound, key_text: str) -> bool:
+    """Whether a row is about a key of the schema: another tool may have left any text, which concerns nobody."""
+    try:
+        bound.plan.parse_key(key_text)
+    except DecodeError:
+        bound.counters.unreadable += 1
+        return False
+    return True

@@ -6,6 +6,7 @@ from strata.embedded.sentinel import EmbeddedSentinel
 from strata.embedded.servers import EmbeddedServers
 from strata.embedded.standby import EmbeddedStandby
 from strata.embedded.valkey import EmbeddedValkey
+from strata.exports import export
 
 __all__ = [
     "THROWAWAY",
@@ -16,3 +17,5 @@ __all__ = [
     "EmbeddedStandby",
     "EmbeddedValkey",
 ]
+
+__dir__ = export(globals())

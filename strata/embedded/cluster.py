@@ -11,7 +11,9 @@ from urllib.parse import quote
 import redis
 from redis.crc import key_slot
 
+from strata.embedded.given import number_of, password_of, texts_of
 from strata.embedded.lifetime import Lifetime
+from strata.embedded.password import drawn
 from strata.embedded.valkey import EmbeddedValkey
 from strata.errors import StrataError
 
@@ -21,11 +23,8 @@ NODE_TIMEOUT = 1_000  # milliseconds after which a silent master is failed over
 
 
 class EmbeddedCluster(Lifetime):
-    """`masters` servers that share the slots, each with `replicas` copies. A context manager; not thread-safe.
-
-    >>> with EmbeddedCluster() as cluster:                         # doctest: +SKIP
-    ...     Config(redis_addr=cluster.url)
-    """
+    """`masters` servers that share the slots, each with `replicas` copies; `password` as in `EmbeddedValkey`. A
+    context manager, whose `url` is one for `Config.redis_addr`; not thread-safe."""
 
     def __init__(
         self,
@@ -35,13 +34,15 @@ class EmbeddedCluster(Lifetime):
         password: str | None = None,
         options: Mapping[str, str] | None = None,
     ) -> None:
-        self._masters = masters
-        self._password = password
+        self._masters = number_of(masters, "masters", 1)
+        replicas = number_of(replicas, "replicas")
+        password = password_of(password)
+        self._password = password = drawn() if password is None else password
         settings = {
             "cluster-enabled": "yes",
             "cluster-node-timeout": str(NODE_TIMEOUT),
             "cluster-allow-replica-migration": "no",
-            **(options or {}),
+            **texts_of(options, "options"),
         }
         if password:
             settings["masterauth"] = f'"{password}"'
@@ -136,9 +137,9 @@ class EmbeddedCluster(Lifetime):
             return None if port is None else int(port)
         return None
 
-    def _slots(self, node: EmbeddedValkey, teller: EmbeddedValkey) -> list[tuple[int, int]]:
+    def _slots(self, node: EmbeddedValkey, notifier: EmbeddedValkey) -> list[tuple[int, int]]:
         """What a node serves, by what another tells."""
-        for line in self._text(teller, "CLUSTER", "NODES").splitlines():
+        for line in self._text(notifier, "CLUSTER", "NODES").splitlines():
             words = line.split()
             if f":{node.port}@" in words[1]:
                 pairs = [word.partition("-") for word in words[8:] if not word.startswith("[")]

@@ -12,6 +12,7 @@ user loses it.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ import sys
 import time
 from pathlib import Path
 
+IPC_RMID = 0
 PATIENCE = 5.0  # seconds for a server to end, before SIGKILL and after it
 
 
@@ -71,6 +73,40 @@ def end(pid: int, born: str, number: int) -> None:
         pass  # it ended meanwhile
 
 
+def remove_segment(pidfile: Path) -> None:
+    """Remove the System V shared memory of a PostgreSQL that was killed, which would stay until the machine restarts,
+    and its `postmaster.pid`, whose seventh line names it by key and id. One that ended in order left neither.
+
+    Call it only where the server is gone. What others are attached to is not its own.
+    """
+    try:
+        key, id = (int(word) for word in pidfile.read_text().splitlines()[6].split())
+        deadline = time.monotonic() + PATIENCE
+        while _attached(key, id) and time.monotonic() < deadline:
+            time.sleep(0.01)  # its children notice that it is gone
+        if not _attached(key, id):
+            ctypes.CDLL(None).shmctl(id, IPC_RMID, None)
+            pidfile.unlink()
+    except (OSError, IndexError, ValueError):
+        pass  # there is none
+
+
+def _attached(key: int, id: int) -> bool:
+    """Whether the segment is in use, or is another one: in another container there are other segments by that id."""
+    if sys.platform != "linux":
+        return False
+    for words in map(str.split, Path("/proc/sysvipc/shm").read_text().splitlines()[1:]):
+        if int(words[1]) == id:
+            return (int(words[0]) - key) % 2**32 != 0 or words[6] != "0"
+    return False
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory whose server is gone, and what that left outside of it."""
+    remove_segment(directory / "data" / "postmaster.pid")
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 def main(number: int, directory: str) -> None:
     """Wait for the end of the pipe, and do what is then to do."""
     with os.fdopen(0, "rb", buffering=0) as pipe:
@@ -81,7 +117,7 @@ def main(number: int, directory: str) -> None:
             return
     end(pid, born, number)
     if directory:
-        shutil.rmtree(directory, ignore_errors=True)
+        remove(Path(directory))
 
 
 if __name__ == "__main__":

@@ -10,26 +10,28 @@ import socket
 import subprocess
 import sys
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from strata.embedded import guard
+from strata.embedded.directories import Scratch, private
 from strata.errors import StrataError
+from strata.forks.living import Living
 
 QUICK = {"quit": signal.SIGQUIT, "kill": signal.SIGKILL}
 PATIENCE = 10.0  # seconds for what was killed to be gone
 # The server tells the guard its id before it is the server, so that a parent killed at any moment leaves nothing.
 ANNOUNCE = 'echo $$ >&0; exec "$@" </dev/null'
-_live: weakref.WeakSet[ServerProcess] = weakref.WeakSet()
+# Written by who starts and ends servers, in any thread; read at exit, and in the child of a fork.
+_live: Living[ServerProcess] = Living()
 
 
 class ServerProcess:
     """Starts, waits for, freezes and ends one server. Not thread-safe.
 
     `end` is the signal that ends it in order; `quick` how the guard ends it when this process died: "quit" is
-    SIGQUIT, "kill" SIGKILL. `scratch`, a directory, goes with it then, and at the exit of this process. A forked child
+    SIGQUIT, "kill" SIGKILL. `scratch` goes with it then, and at the exit of this process. A forked child
     of this process has no say over the server. `options` are those of `subprocess.Popen`.
     """
 
@@ -40,7 +42,7 @@ class ServerProcess:
         *,
         end: signal.Signals,
         quick: Literal["quit", "kill"],
-        scratch: Path | None = None,
+        scratch: Scratch | None = None,
         **options: Any,
     ) -> None:
         self._log = log
@@ -52,7 +54,14 @@ class ServerProcess:
         # Sessions of their own: Ctrl-C at the terminal reaches us, and we end the server in order.
         try:
             self._guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", guard.__file__, str(int(QUICK[quick])), str(scratch or "")],
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    guard.__file__,
+                    str(int(QUICK[quick])),
+                    str(scratch.path if scratch else ""),
+                ],
                 stdin=reading,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -61,7 +70,7 @@ class ServerProcess:
         finally:
             os.close(reading)
         try:
-            with log.open("ab") as out:
+            with open(log, "ab", opener=private) as out:
                 self._process = subprocess.Popen(
                     ["/bin/sh", "-c", ANNOUNCE, "sh", *command],
                     stdin=self._line,
@@ -74,6 +83,8 @@ class ServerProcess:
             self._release()
             raise
         self.pid = self._process.pid
+        if scratch is not None:
+            scratch.note(self.pid)
 
     def wait_ready(self, ready: Callable[[], bool], timeout: float = 60.0) -> None:
         """Wait until `ready`. Raises `StrataError` with the end of the log where the server ends or takes too long."""
@@ -192,12 +203,12 @@ def _wait_stopped(pid: int) -> None:
 
 
 def _abandon_all() -> None:
-    for process in list(_live):
+    for process in _live.all():
         process.abandon()
 
 
 def _disown_all() -> None:
-    for process in list(_live):
+    for process in _live.all():
         process.disown()
     _live.clear()
 

@@ -9,7 +9,9 @@ from urllib.parse import quote
 
 import redis
 
+from strata.embedded.given import number_of, password_of
 from strata.embedded.lifetime import Lifetime
+from strata.embedded.password import drawn
 from strata.embedded.valkey import EmbeddedValkey
 from strata.errors import StrataError
 
@@ -19,20 +21,20 @@ DOWN_AFTER = 500  # milliseconds of silence
 
 
 class EmbeddedSentinel(Lifetime):
-    """Two servers, of which `sentinels` Sentinels keep one the master. A context manager; not thread-safe.
+    """Two servers, of which `sentinels` Sentinels keep one the master. A context manager, whose `url` is one for
+    `Config.redis_addr`; not thread-safe.
 
-    `password` is the servers', `sentinel_password` the Sentinels'.
-
-    >>> with EmbeddedSentinel() as sentinel:                       # doctest: +SKIP
-    ...     Config(redis_addr=sentinel.url)
+    `password` is the servers', `sentinel_password` the Sentinels', both as in `EmbeddedValkey`.
     """
 
     def __init__(
         self, sentinels: int = 3, *, password: str | None = None, sentinel_password: str | None = None
     ) -> None:
-        self._count = sentinels
-        self._password = password
-        self._sentinel_password = sentinel_password
+        self._count = number_of(sentinels, "sentinels", 1)
+        password = password_of(password)
+        self._password = password = drawn() if password is None else password
+        given = password_of(sentinel_password, "sentinel_password")
+        self._sentinel_password = drawn() if given is None else given
         self._login = {"masterauth": f'"{password}"'} if password else {}
         self.servers = [EmbeddedValkey(self._login, password=password)]
         self.sentinels: list[EmbeddedValkey] = []

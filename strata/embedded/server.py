@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from abc import abstractmethod
 from collections.abc import Callable
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Self
 
 from strata.embedded.account import Account
-from strata.embedded.directories import temporary
+from strata.embedded.directories import Scratch
+from strata.embedded.given import folder_of, port_of
 from strata.embedded.lifetime import Lifetime
 from strata.embedded.process import ServerProcess, free_port
 from strata.errors import StrataError
@@ -31,9 +31,9 @@ class EmbeddedServer(Lifetime):
     def __init__(self, kind: str, account: Account, port: int | None, directory: Path | str | None) -> None:
         self._kind = kind
         self._account = account
-        self._chosen = port
-        self._given = None if directory is None else Path(directory).absolute()
-        self._scratch: Path | None = None
+        self._chosen = port_of(port)
+        self._given = folder_of(directory)
+        self._scratch: Scratch | None = None
         self._process: ServerProcess | None = None
         self._owner = 0
         self.port = port or 0
@@ -45,13 +45,13 @@ class EmbeddedServer(Lifetime):
 
     @property
     def pid(self) -> int:
-        """The server's process id."""
+        """The server's process id. Raises `StrataError` where it was not started."""
         return self._running().pid
 
     @property
     def directory(self) -> Path:
-        """Where its files are; gone after `stop`, where it was not given."""
-        return self._given or self._temporary()
+        """Where its files are; gone after `stop`, where it was not given. Raises `StrataError` while there is none."""
+        return self._given or self._temporary().path
 
     def start(self) -> Self:
         """Start it and wait until it answers.
@@ -62,10 +62,10 @@ class EmbeddedServer(Lifetime):
         if self._process is not None:
             raise StrataError(f"this {self._kind} was started before; use restart()")
         self._owner = os.getpid()
-        self._scratch = temporary(f"strata-{self._kind}-", self._account)
+        self._scratch = Scratch(self._kind, self._account)
         try:
             if self._given is not None:
-                self._given.mkdir(parents=True, exist_ok=True)
+                self._given.mkdir(0o711 if self._account.switch else 0o700, parents=True, exist_ok=True)
             self._prepare()
             self._launch(self._port_for_start)
         except BaseException:
@@ -82,25 +82,32 @@ class EmbeddedServer(Lifetime):
             self._clean()
             self._process = None
         if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch.remove()
             self._scratch = None
 
     def kill(self) -> None:
-        """SIGKILL, to it and all its children; `restart` starts it again on its port and files."""
+        """SIGKILL, to it and all its children; `restart` starts it again on its port and files.
+
+        Raises `StrataError` where it was not started.
+        """
         self._running().kill()
 
     def restart(self) -> None:
-        """Stop it if it runs, and start it again on its port and files."""
+        """Stop it if it runs, and start it again on its port and files.
+
+        Raises `StrataError` where it was not started, or does not start.
+        """
         self._running().stop()
         self._clean()
         self._launch(self._port_for_restart)
 
     def freeze(self) -> None:
-        """SIGSTOP, to it and all its children: connections stay, nothing is answered."""
+        """SIGSTOP, to it and all its children: connections stay, nothing is answered. Raises `StrataError` where it was
+        not started."""
         self._running().freeze()
 
     def thaw(self) -> None:
-        """SIGCONT."""
+        """SIGCONT: it goes on. Raises `StrataError` where it was not started."""
         self._running().thaw()
 
     def wait_ready(self, timeout: float = 30.0) -> None:
@@ -128,7 +135,7 @@ class EmbeddedServer(Lifetime):
             raise StrataError(f"this {self._kind} was not started; call start() first")
         return self._process
 
-    def _temporary(self) -> Path:
+    def _temporary(self) -> Scratch:
         if self._scratch is None:
             raise StrataError(f"this {self._kind} was not started; call start() first")
         return self._scratch
@@ -137,7 +144,7 @@ class EmbeddedServer(Lifetime):
         for attempt in range(ATTEMPTS):
             choose_port(attempt)
             try:
-                self._process = self._process_on(self._temporary() / "server.log")
+                self._process = self._process_on(self._temporary().path / "server.log")
                 self._process.wait_ready(self._answers)
                 return
             except StrataError as error:

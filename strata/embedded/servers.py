@@ -5,21 +5,19 @@ from __future__ import annotations
 import contextlib
 from typing import Self
 
+from strata.embedded.given import made_of
 from strata.embedded.lifetime import Lifetime
 from strata.embedded.postgres import EmbeddedPostgres
 from strata.embedded.valkey import EmbeddedValkey
 
 
 class EmbeddedServers(Lifetime):
-    """Both servers as one context manager. Not thread-safe.
-
-    >>> with EmbeddedServers() as servers:                         # doctest: +SKIP
-    ...     Config(postgres_dsn=servers.postgres.dsn, redis_addr=servers.valkey.addr)
-    """
+    """Both servers as one context manager: `postgres.dsn` and `valkey.url` are what a `Config` takes. Not
+    thread-safe."""
 
     def __init__(self, postgres: EmbeddedPostgres | None = None, valkey: EmbeddedValkey | None = None) -> None:
-        self.postgres = postgres or EmbeddedPostgres()
-        self.valkey = valkey or EmbeddedValkey()
+        self.postgres = EmbeddedPostgres() if postgres is None else made_of(postgres, EmbeddedPostgres, "postgres")
+        self.valkey = EmbeddedValkey() if valkey is None else made_of(valkey, EmbeddedValkey, "valkey")
 
     def start(self) -> Self:
         """Start both, or none. Raises what their `start` raises."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,18 +9,16 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from strata.durations import seconds
+from strata.embedded.given import made_of, texts_of
 from strata.embedded.postgres import EmbeddedPostgres
-from strata.errors import StrataError
 
 HELD_UP = "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'startup' AND wait_event = 'RecoveryApplyDelay'"
 
 
 class EmbeddedStandby(EmbeddedPostgres):
-    """Follows `primary`, which runs, by streaming; it applies what it gets `delay` seconds late.
-
-    >>> with EmbeddedStandby(primary, delay=5) as standby:         # doctest: +SKIP
-    ...     PostgresPolicy(read_replica=standby.dsn)
-    """
+    """Follows `primary`, which runs, by streaming; it applies what it gets `delay` seconds late. Its `dsn` is one for
+    `PostgresPolicy.read_replica`."""
 
     def __init__(
         self,
@@ -32,11 +29,14 @@ class EmbeddedStandby(EmbeddedPostgres):
         directory: Path | str | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> None:
+        made_of(primary, EmbeddedPostgres, "primary")
         # A standby refuses to start with fewer connections than its primary.
         same = {"max_connections": primary.settings["max_connections"]} if "max_connections" in primary.settings else {}
-        super().__init__(primary.version, port=port, directory=directory, settings={**same, **(settings or {})})
+        super().__init__(
+            primary.version, port=port, directory=directory, settings={**same, **texts_of(settings, "settings")}
+        )
         self._primary = primary
-        self._delay = delay
+        self._delay = seconds(delay, "delay") or 0.0
 
     def lag(self, delay: float) -> None:
         """Apply from now on `delay` seconds late, 0 for at once. Raises `psycopg.Error`, and `TimeoutError` if it takes
@@ -57,11 +57,16 @@ class EmbeddedStandby(EmbeddedPostgres):
                 primary.execute("SELECT pg_current_xact_id()")
                 time.sleep(0.02)
 
+    def _prepare(self) -> None:
+        self._password = self._primary.password
+        super()._prepare()
+
     def _initdb(self) -> None:
-        command = [str(self._bin / "pg_basebackup"), "-D", str(self._data), "-d", self._primary.dsn, "-R", "-c", "fast"]
-        made = subprocess.run([*command, "--no-sync"], capture_output=True, text=True, check=False, **self._environment)
-        if made.returncode:
-            raise StrataError(f"pg_basebackup failed: {(made.stderr or made.stdout)[-800:].strip()}")
+        # The password is in the environment, which no other user can see.
+        primary = f"host=127.0.0.1 port={self._primary.port} user=postgres"
+        command = [str(self._bin / "pg_basebackup"), "-D", str(self._data), "-d", primary, "-R", "-c", "fast"]
+        environment = self._environment["env"] | {"PGPASSWORD": self._password}
+        self._run([*command, "--no-sync"], env=environment)
         with (self._data / "postgresql.auto.conf").open("a") as file:
             file.write(f"recovery_min_apply_delay = {_milliseconds(self._delay)}\n")
 

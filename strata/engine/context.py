@@ -5,23 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from strata.bound import Bound
-from strata.clock import Clock
-from strata.coherence.bus import Bus
 from strata.coherence.identity import Identity
-from strata.coherence.messages import Announcer, Op
-from strata.coherence.ownership import Ownership
 from strata.coherence.repairs import Repairs
 from strata.engine.background import Background
 from strata.engine.unfinished import Unfinished
-from strata.errors import ClosedError, L2UnavailableError
-from strata.l2.client import RedisServer
-from strata.l3.listener import Listener
+from strata.errors import WITHOUT_L2, ClosedError, StrataError
 from strata.observe.feed import Feed
-from strata.versions import VersionClock
-from strata.writebehind import Own, Pending, WriteBehind
+from strata.protocol.messages import Announcer, MessageOp
+from strata.protocol.versions import VersionClock
+from strata.waits.clock import Clock
+from strata.waits.locks import is_inside
+
+if TYPE_CHECKING:
+    from strata.coherence.bus import Bus
+    from strata.coherence.ownership import Ownership
+    from strata.l2.client import RedisServer
+    from strata.l3.listener import Listener
+    from strata.writebehind.dirty.slot import OwnWrite
+    from strata.writebehind.pending import Pending
+    from strata.writebehind.service import WriteBehind
 
 ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "ABSENT", "__slots__": ()})()
 """What a read returns where no tier has the record: never a value, so that a stored None cannot be mistaken for it."""
@@ -51,8 +56,25 @@ class Context:
 
     def check_open(self) -> None:
         """Raise `ClosedError` once the store was closed: for what was begun before, and goes on after it."""
+        self.check_not_closed()
+        self.check_whole()
+
+    def check_not_closed(self) -> None:
+        """Raise `ClosedError` once the store was closed."""
         if self.closed:
             raise ClosedError("the store was closed; make another DataStore")
+
+    def check_whole(self, *bounds: Bound) -> None:
+        """Raise `StrataError` where a signal's handler calls that has interrupted a change which the call would have to
+        wait for: of what is written behind, or of what L1 has of these schemas. Nothing was done then."""
+        inside = self.writebehind is not None and self.writebehind.interrupted
+        for bound in bounds:
+            inside = inside or is_inside(bound.l1.claims.lock)
+        if inside:
+            raise StrataError(
+                "this call comes from a signal's handler, which has interrupted the store in the midst of a change; "
+                "have the handler raise (sys.exit), or note what is to be done, and call the store when it has returned"
+            )
 
     def now(self) -> datetime:
         """The time that AutoNow and AutoNowAdd stamp."""
@@ -74,7 +96,7 @@ class Context:
         self.ready()
         return self.versions.stamp()
 
-    def pending(self, bound: Bound, id: Any) -> Own | None:
+    def pending(self, bound: Bound, id: Any) -> OwnWrite | None:
         """This process's own write of the key, which nobody below has yet.
 
         The write may be in the buffer and not yet in L1: once one read has seen it, no other may find what is older.
@@ -93,8 +115,8 @@ class Context:
             return {}
         try:
             return self.writebehind.ledger_read(bound, key_texts)
-        except L2UnavailableError:
-            return {}  # what others hand off cannot be seen now; what this process wrote is in its buffer
+        except WITHOUT_L2:
+            return {}  # the ledger is unreachable: only the own pending writes are visible
 
     def listen(self) -> None:
         """From now on this instance hears of other instances' writes, and tells the recorder of its own doings.
@@ -105,14 +127,14 @@ class Context:
             self.ownership.ensure()  # nothing is read past a Redis that is another database's
         if self.feed is not None:
             self.feed.start()
+        if not self.repairs.begun:
+            self.repairs.begin()  # before the bus wakes them, who would take L2 for one that was replaced
         if self.bus is not None:
             self.bus.start()
-        if not self.repairs.begun:
-            self.repairs.begin()
         if self.listener is not None:
             self.listener.start()
 
-    def message(self, bound: Bound, key_text: str, op: Op, version: int | None = None) -> bytes:
+    def message(self, bound: Bound, key_text: str, op: MessageOp, version: int | None = None) -> bytes:
         """A message about one key of a schema."""
         return self.announcer.message(bound.name, key_text, op, version)
 

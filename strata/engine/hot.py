@@ -1,5 +1,6 @@
 """What an L1 hit reads. The hit path itself is written out in `DataStore.get` and `Collection.get`: speed outranks
-layering there, and a call costs as much as the rest of it."""
+layering there, and a call costs as much as the rest of it. For the same reason these two have their clock by a name of
+their modules, `monotonic`, which a simulator may replace."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from strata.bound import Bound
-from strata.coherence.certainty import Certainty
-from strata.l1.entry import Entry
+from strata.l1.entry import L1Entry
+from strata.l1.trust import Trust
 
 
 class Hot:
@@ -18,16 +19,16 @@ class Hot:
     where a record may be handed out as it is. `exact` is the class an id must have where others compare equal to it.
     """
 
-    __slots__ = ("certainty", "exact", "lookup", "thaw")
+    __slots__ = ("exact", "lookup", "thaw", "trust")
 
     def __init__(self, bound: Bound) -> None:
-        entries: dict[Any, Entry] = {} if bound.hooks.get_given else bound.l1.entries
-        self.lookup: Callable[[Any], Entry | None] = entries.get
-        self.certainty: Certainty = bound.l1.certainty
+        entries: dict[Any, L1Entry] = {} if bound.hooks.get_given else bound.l1.entries
+        self.lookup: Callable[[Any], L1Entry | None] = entries.get
+        self.trust: Trust = bound.l1.trust
         self.thaw: Callable[[Any], Any] | None = None if bound.plan.immutable else bound.plan.thaw
         self.exact = int if bound.plan.key.annotation is int else None
 
     def close(self) -> None:
         """No more hits: every call takes the way on which a closed store refuses it."""
-        empty: dict[Any, Entry] = {}
+        empty: dict[Any, L1Entry] = {}
         self.lookup = empty.get

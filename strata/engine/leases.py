@@ -5,10 +5,10 @@ The lease is the one that every read leaves where it misses L2, so a writer or a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
-from strata.l2.tier import Found, State
+from strata import waits
+from strata.l2.content import Found, State
 
 FIRST, LONGEST = 0.002, 0.05  # seconds between two looks
 
@@ -18,10 +18,10 @@ def await_loader(found: Found | None, patience: float, ask: Callable[[], Found |
 
     A loader that died leaves its lease for some seconds: those who wait go on without it when their patience ends.
     """
-    # By the system's clock, not the store's: it is a thread that waits here.
-    deadline, pause = time.monotonic() + patience, FIRST
-    while found is not None and found.state is State.LOADING and (left := deadline - time.monotonic()) > 0:
-        time.sleep(min(pause, left))
+    # By the clock that waits go by, not the store's.
+    deadline, pause = waits.monotonic() + patience, FIRST
+    while found is not None and found.state is State.LOADING and (left := deadline - waits.monotonic()) > 0:
+        waits.sleep(min(pause, left))
         pause = min(pause * 1.5, LONGEST)
         found = ask()
     return found

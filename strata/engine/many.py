@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from strata.bound import Bound
-from strata.coherence.guard import Claim
 from strata.engine.context import ABSENT, Context
-from strata.engine.patience import Loaded
-from strata.engine.read import buried, buried_under, joined, laid_over, put_of
-from strata.errors import EncodeError, L2UnavailableError, L3UnavailableError, UnavailableError
-from strata.l2.tier import Found, Put, State
-from strata.writebehind import Own
+from strata.engine.load import FAILED, Load, Loaded, answered, askable, fill_l1, nowhere, stale_of, unanswered
+from strata.engine.own import instead, known_here, shown
+from strata.errors import WITHOUT_L2, EncodeError
+from strata.l1.claims import Claim
+from strata.l2.content import Found
+
+if TYPE_CHECKING:
+    from strata.writebehind.dirty.slot import OwnWrite
 
 
 class ManyReader:
@@ -23,17 +25,111 @@ class ManyReader:
 
     def get_many(self, bound: Bound, ids: Iterable[Any]) -> dict[Any, Any]:
         """The records found, by id, in the order asked for."""
-        wanted = {id: bound.plan.key_text(id) for id in listed(ids)}
+        wanted = dict(bound.plan.key_and_text(id) for id in listed(ids))
         self._context.listen()
         hooks = bound.hooks
         if hooks.get_given:
             for id in wanted:
                 hooks.before_get(id)
-        found = _Call(self._context, bound, wanted).run()
+        found = self._found(bound, wanted)
         bound.counters.misses += len(wanted) - len(found)
         if hooks.get_given:
             return {id: hooks.after_get(found[id]) for id in wanted if id in found}
         return {id: found[id] for id in wanted if id in found}
+
+    def _found(self, bound: Bound, wanted: Mapping[Any, str]) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        own: dict[Any, OwnWrite] = {}
+        left: Mapping[Any, str] = wanted
+        if bound.l1.entries or bound.l1.absences or bound.deferred:
+            left = self._from_memory(bound, wanted, found, own)
+        else:
+            bound.counters.gets += len(left)
+        if left:
+            found |= self._from_below(bound, left, own)
+        return found
+
+    def _from_below(self, bound: Bound, left: Mapping[Any, str], own: Mapping[Any, OwnWrite]) -> dict[Any, Any]:
+        try:
+            loaded = self._load(bound, {key_text: Claim(id) for id, key_text in left.items()})
+            records = {
+                id: shown(bound, key_text, own[id], loaded[key_text]) if id in own else loaded[key_text].record
+                for id, key_text in left.items()
+            }
+        except FAILED:
+            known = {id: instead(bound, own.get(id)) for id in left}
+            if None in known.values():
+                raise
+            records = {id: item.record for id, item in known.items() if item is not None}
+        return {id: record for id, record in records.items() if record is not ABSENT}
+
+    def _from_memory(
+        self, bound: Bound, wanted: Mapping[Any, str], found: dict[Any, Any], own: dict[Any, OwnWrite]
+    ) -> dict[Any, str]:
+        """Note what this process knows by itself, and its own writes; returns what must be loaded."""
+        left: dict[Any, str] = {}
+        now = self._context.clock.monotonic()
+        for id, key_text in wanted.items():
+            entry = bound.l1.lookup(id, now)
+            if entry is not None:
+                entry.hits += 1
+                found[id] = bound.plan.thaw(entry.value)
+                continue
+            known, mine = known_here(self._context, bound, id, now)
+            if known is None:
+                left[id] = key_text
+                if mine is not None:
+                    own[id] = mine
+            elif known.record is not ABSENT:
+                found[id] = known.record
+        return left
+
+    def _load(self, bound: Bound, claims: dict[str, Claim]) -> Mapping[str, Loaded]:
+        context, left = self._context, dict(claims)
+        loaded: dict[str, Loaded] = {}
+        try:
+            bound.l1.claims.enter(*claims.values())
+            found = self._from_l2(bound, claims, left, loaded)
+            if left:
+                loaded |= Load(context, bound, left, found).run()
+        except FAILED:
+            stale = {key_text: stale_of(context, bound, claim) for key_text, claim in left.items()}
+            if None in stale.values():
+                raise
+            bound.counters.stale_served += len(stale)
+            loaded |= stale  # type: ignore[arg-type]  # as was just seen
+        finally:
+            bound.l1.claims.release(*claims.values())
+        return loaded
+
+    def _from_l2(
+        self, bound: Bound, claims: Mapping[str, Claim], left: dict[str, Claim], loaded: dict[str, Loaded]
+    ) -> dict[str, Found] | None:
+        """What L2 said of each key, None where it was not asked or did not answer; what it answers is not `left`."""
+        context = self._context
+        began, found = context.clock.monotonic(), None
+        try:
+            if (l2 := askable(context, bound, claims)) is not None:
+                found = l2.read_many(list(claims), lease=bound.l3 is not None)
+        except WITHOUT_L2:
+            if bound.l3 is None:
+                raise
+            unanswered(context, bound, claims.values())
+        fills = []
+        for key_text, answer in (found or {}).items():
+            claim = claims[key_text]
+            if (known := answered(context, bound, claim, answer, began)) is None:
+                continue
+            loaded[key_text] = known
+            del left[key_text]
+            if known.record is not ABSENT:
+                fills.append((claim, bound.plan.freeze(known.record), known.version, known.pending))
+        bound.counters.l2_hits += len(fills)
+        fill_l1(bound, fills, began)
+        if bound.l3 is None:
+            loaded |= {key_text: nowhere(bound, claim, began) for key_text, claim in left.items()}
+            left.clear()
+        return found
 
 
 def listed(ids: Iterable[Any]) -> list[Any]:
@@ -41,173 +137,3 @@ def listed(ids: Iterable[Any]) -> list[Any]:
     if not isinstance(ids, Iterable) or isinstance(ids, str | bytes | bytearray):
         raise EncodeError(f"ids is a {type(ids).__name__}; it must be an iterable of ids, such as a list")
     return list(ids)
-
-
-class _Call:
-    """One `get_many` on its way down."""
-
-    def __init__(self, context: Context, bound: Bound, wanted: dict[Any, str]) -> None:
-        self._context = context
-        self._bound = bound
-        self._open = dict(wanted)  # what no tier has answered yet
-        self._found: dict[Any, Any] = {}
-        self._over: dict[Any, Own] = {}  # own writes, to be laid over what is below and not newer
-        self._claims: dict[Any, Claim] = {}
-        self._began = 0.0
-        self._silent = False  # L2 was asked, and did not answer
-
-    def run(self) -> dict[Any, Any]:
-        bound = self._bound
-        self._from_memory()
-        bound.counters.gets += len(self._open)
-        self._began = self._context.clock.monotonic()
-        try:
-            self._claims = {id: Claim(id) for id in self._open}
-            bound.l1.guard.enter(*self._claims.values())
-            answers = self._from_l2()
-            if self._open and bound.table is not None:
-                self._from_l3(answers)
-        finally:
-            bound.l1.guard.release(*self._claims.values())
-        return self._found
-
-    def _from_memory(self) -> None:
-        bound = self._bound
-        if not (bound.l1.entries or bound.l1.absences or bound.deferred):
-            return
-        now = self._context.clock.monotonic()
-        for id in list(self._open):
-            entry = bound.l1.lookup(id, now)
-            if entry is not None:
-                entry.hits += 1
-                self._settle(id, bound.plan.thaw(entry.value))
-                continue
-            own = self._context.pending(bound, id)
-            if own is None:
-                if bound.l1.absent(id, now):
-                    bound.counters.negative_hits += 1
-                    del self._open[id]
-                continue
-            self._over[id] = own
-            if own.newest and not own.partial:
-                self._settle(id, ABSENT)
-
-    def _from_l2(self) -> dict[str, Found] | None:
-        """What L2 said of each key; None where there is none, or it cannot be asked and L3 can."""
-        bound = self._bound
-        if bound.l2 is None or not self._open:
-            return None
-        try:
-            if any(self._context.repairs.skips(bound, text) for text in self._open.values()):
-                return None
-            answers = bound.l2.read_many(list(self._open.values()), lease=bound.table is not None)
-        except L2UnavailableError:
-            if bound.table is None:
-                raise
-            bound.counters.l2_skips += 1
-            self._context.repairs.distrust()
-            self._silent = True
-            return None
-        hits = []
-        for id, key_text in list(self._open.items()):
-            found = answers[key_text]
-            if found.state is State.VALUE:
-                hits.append((id, found.record, found.version, found.pending))
-                self._settle(id, found.record, found.version)
-            elif found.state is State.TOMBSTONE or bound.table is None:
-                bound.counters.negative_hits += found.state is State.TOMBSTONE and not found.version
-                bound.l1.fill_absent(self._claims[id], found.version or None, self._began)
-                self._settle(id, ABSENT, found.version)
-        bound.counters.l2_hits += len(hits)
-        self._fill_l1(hits)
-        return answers
-
-    def _from_l3(self, answers: dict[str, Found] | None) -> None:
-        bound = self._bound
-        assert bound.table is not None and bound.database is not None
-        pending = self._context.handed_off(bound, list(self._open.values()))
-        below: dict[Any, Loaded] = {}
-        try:
-            with bound.database.connection() as conn:
-                rows = bound.table.get_many(conn, list(self._open))
-                for id, text in self._open.items():
-                    row, entry = rows.get(id), pending.get(text)
-                    below[id] = joined(bound, row, entry, buried_under(bound, conn, text, row, entry))
-        except L3UnavailableError as error:
-            if self._from_stale(answers):
-                return
-            if answers is None and bound.l2 is not None and not self._context.awaits_postgres:
-                raise UnavailableError(
-                    f"neither Redis nor PostgreSQL answered for schema {bound.name!r}; check both"
-                ) from error
-            raise
-        if self._silent:
-            self._context.repairs.distrust()  # once more, as `Reader.below` does
-        self._fill(answers, below)
-        for id, loaded in below.items():
-            self._context.versions.observe(loaded.version)
-            version = loaded.version
-            if loaded.record is ABSENT and not version and id in self._over and not self._over[id].newest:
-                version = buried(bound, self._open[id])
-            self._settle(id, loaded.record, version)
-
-    def _from_stale(self, answers: dict[str, Found] | None) -> bool:
-        """Serve what is stale, if that is allowed and there is something of everything that is still wanted."""
-        bound, now = self._bound, self._context.clock.monotonic()
-        if not bound.freshness.fail_safe:
-            return False
-        stale: dict[Any, tuple[Any, int]] = {}
-        for id, key_text in self._open.items():
-            entry, found = bound.l1.stale(id, now), None if answers is None else answers[key_text]
-            if found is not None and found.state is State.STALE and self._claims[id].alive:
-                stale[id] = found.record, found.version
-            if entry is not None and entry.version >= stale.get(id, (None, 0))[1]:
-                stale[id] = bound.plan.thaw(entry.value), entry.version
-        if len(stale) < len(self._open):
-            return False
-        bound.counters.stale_served += len(stale)
-        for id, (record, version) in stale.items():
-            self._settle(id, record, version)
-        return True
-
-    def _fill(self, answers: dict[str, Found] | None, below: dict[Any, Loaded]) -> None:
-        bound = self._bound
-        for claim in self._claims.values():
-            claim.brief = answers is None and bound.l2 is not None
-        allowed = set(self._open.values())
-        if bound.l2 is not None and answers is not None:
-            by_token: dict[str, list[Put]] = {}
-            for id, loaded in below.items():
-                found = answers[self._open[id]]
-                if found.state is State.LEASED or found.raw:
-                    by_token.setdefault(found.token, []).append(put_of(bound, self._open[id], loaded))
-            allowed = set()
-            for token, group in by_token.items():
-                try:
-                    allowed |= bound.l2.fill(token, group) if token else bound.l2.refresh(answers, group)
-                except L2UnavailableError:
-                    break
-        fills = []
-        for id, loaded in below.items():
-            absent = loaded.record is ABSENT
-            if self._open[id] not in allowed:
-                bound.l1.met(self._claims[id], None if absent else loaded.version)
-            elif absent:
-                bound.l1.fill_absent(self._claims[id], None, self._began)
-            else:
-                fills.append((id, loaded.record, loaded.version, loaded.pending))
-        self._fill_l1(fills)
-
-    def _fill_l1(self, fills: Sequence[tuple[Any, Any, int, bool]]) -> None:
-        """Put what was found, as (id, record, version, pending), into L1 where the claims are still good."""
-        freeze, claims = self._bound.plan.freeze, self._claims
-        frozen = [(claims[id], freeze(record), version, pending) for id, record, version, pending in fills]
-        self._bound.l1.fill_many(frozen, self._began)
-
-    def _settle(self, id: Any, record: Any, version: int = 0) -> None:
-        del self._open[id]
-        own = self._over.get(id)
-        if own is not None:
-            record = laid_over(self._bound, own, Loaded(record, version))
-        if record is not ABSENT:
-            self._found[id] = record

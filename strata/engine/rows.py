@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from strata.bound import Bound
-from strata.coherence.guard import Claim
 from strata.engine.context import Context
-from strata.errors import L2UnavailableError, L3UnavailableError
-from strata.l2.tier import Found, Put, State
+from strata.errors import WITHOUT_L2, WITHOUT_L3, DecodeError, EncodeError, MissingPrimaryKeyError
+from strata.l1.claims import Claim
+from strata.l2.content import Found, State
+from strata.l2.values import Put
 
 
 class Item(NamedTuple):
-    """A whole record that L3 holds at this version."""
+    """A whole record that L3 holds at this version. `key_text` is empty where another program has given it a key that
+    is none to Strata, such as one that is too long: it can be found, and is not cached."""
 
     id: Any
     key_text: str
@@ -31,18 +33,23 @@ class Filler:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def fill(self, bound: Bound, items: Sequence[Item], *, strict: bool = False) -> int:
+    def fill(self, bound: Bound, items: Sequence[Item], *, strict: bool = False, take_over: bool = False) -> int:
         """Fill where nothing newer is known; returns how many entered a cache.
 
-        An outage fills nothing, or, where it is `strict`, raises `L2UnavailableError` or `L3UnavailableError`.
+        An outage fills nothing, or, where it is `strict`, raises `L2UnavailableError` or `L3UnavailableError`. What
+        another reader is loading is left to it, or, to `take_over`, filled in its place: two that did so all the time
+        would take each other's leases for ever.
         """
+        items = [item for item in items if item.key_text]
         if not items or (bound.l1.store is None and bound.l2 is None):
             return 0
         began = self._context.clock.monotonic()
         claims = {item.key_text: Claim(item.id) for item in items}
         try:
-            bound.l1.guard.enter(*claims.values())
-            seen = None if bound.l2 is None else bound.l2.read_many([item.key_text for item in items], exist=True)
+            bound.l1.claims.enter(*claims.values())
+            seen = None
+            if bound.l2 is not None:
+                seen = bound.l2.read_many([item.key_text for item in items], exist=True, take_over=take_over)
             sure = self._unchanged(bound, items)
             filled = self._fill_l2(bound, seen, items, {item.key_text for item in sure})
             for item in sure:
@@ -52,17 +59,16 @@ class Filler:
                 else:
                     bound.l1.met(claim, item.version)
             return len(filled)
-        except (L2UnavailableError, L3UnavailableError):
+        except (*WITHOUT_L2, *WITHOUT_L3):
             if strict:
                 raise
             return 0
         finally:
-            bound.l1.guard.release(*claims.values())
+            bound.l1.claims.release(*claims.values())
 
     def _unchanged(self, bound: Bound, items: Sequence[Item]) -> list[Item]:
-        assert bound.table is not None and bound.database is not None
-        with bound.database.connection() as conn:
-            versions = bound.table.read_versions(conn, [item.id for item in items])
+        with bound.rows.primary.connection() as conn:
+            versions = bound.rows.table.read_versions(conn, [item.id for item in items])
         return [item for item in items if versions.get(item.id) == item.version]
 
     def _fill_l2(self, bound: Bound, seen: dict[str, Found] | None, items: Sequence[Item], sure: set[str]) -> set[str]:
@@ -95,10 +101,29 @@ class Filler:
 
 
 def items_of(bound: Bound, rows: Sequence[Any]) -> list[Item]:
-    """Whole rows as records."""
+    """Whole rows as records. Raises `DecodeError`."""
+    return [_item(bound, row) for row in rows]
+
+
+def readable(bound: Bound, rows: Sequence[Any]) -> list[Item]:
+    """Those whole rows that can be read, as records; the others are counted and told of."""
     items = []
     for row in rows:
-        record = bound.record(row.values)
-        key = bound.plan.key_of(record)
-        items.append(Item(key, bound.plan.key_text(key), row.version, record))
+        try:
+            items.append(_item(bound, row))
+        except DecodeError as error:
+            bound.leave_out(error)
     return items
+
+
+def _item(bound: Bound, row: Any) -> Item:
+    record = bound.record(row.values)
+    key = bound.plan.key_of(record)
+    return Item(key, _key_text(bound, key), row.version, record)
+
+
+def _key_text(bound: Bound, key: Any) -> str:
+    try:
+        return bound.plan.key_text(key)
+    except (EncodeError, MissingPrimaryKeyError):
+        return ""

@@ -2,30 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from strata.bound import Bound
+from strata.bound import Bound, Rows
 from strata.engine.context import Context
 from strata.engine.rows import Filler, items_of
-from strata.errors import DecodeError, L2UnavailableError, L3UnavailableError, QueryError
-from strata.l3.pool import Database
-from strata.l3.table import Table
+from strata.errors import WITHOUT_L2, ClosedError, DecodeError, L3UnavailableError, QueryError, shown
 from strata.model import UNLOADED
 from strata.query import Query
+from strata.waits.seats import Turn, Turns
+
+if TYPE_CHECKING:
+    from strata.l3.pool import Database
+    from strata.l3.table import Table
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
-class Found(NamedTuple):
+class FoundRows(NamedTuple):
     """Rows with the names of their columns, and whether they are the primary's."""
 
     names: tuple[str, ...]
     rows: Sequence[Any]
     primary: bool
+
+
+class Records:
+    """The records of one `search_iter`. Thread-safe: each goes to one of the threads that ask, which take `_turns`. It
+    ends with its store, by `ClosedError`, and lets go of its connection then. After fork it is of no use:
+    its transaction is the parent's."""
+
+    def __init__(self, records: Generator[Any, None, None], check_open: Callable[[], None]) -> None:
+        self._records = records
+        self._check_open = check_open
+        self._turns = Turns()
+        self._busy = False  # written in a turn
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        turn = Turn()
+        try:
+            self._turns.take(turn)
+            return self._next()
+        finally:
+            self._turns.leave(turn)
+
+    def _next(self) -> Any:
+        if self._busy:
+            raise QueryError("a hook, or a handler, asks for the next record of the call that it is in; it cannot")
+        try:
+            self._busy = True
+            self._check_open()
+            return next(self._records)
+        except ClosedError:
+            self._records.close()
+            raise
+        finally:
+            self._busy = False
+
+    def close(self) -> None:
+        """No more records; the connection is free."""
+        turn = Turn()
+        try:
+            self._turns.take(turn)
+            self._records.close()
+        finally:
+            self._turns.leave(turn)
 
 
 class Searcher:
@@ -37,25 +85,25 @@ class Searcher:
 
     def search(self, bound: Bound, query: Query) -> list[Any]:
         """The records found, in order; whole ones of the primary also fill L1 and L2."""
-        table, _ = tables(bound)
-        table.check(query)
+        rows = rows_of(bound)
+        rows.table.check(query)
         self._context.listen()
         bound.counters.searches += 1
-        found = self._found(bound, query, bound.replica)
+        found = self._found(bound, query, rows.replica)
         return [_given(bound, record) for record in self._filled(bound, query, found)]
 
     def count(self, bound: Bound, query: Query | None) -> int:
         """How many rows there are; order, limit and offset do not matter."""
-        table, database = tables(bound)
+        rows = rows_of(bound)
         query = query or Query()
-        table.check(query)
-        with (bound.replica or database).session() as conn:
-            return table.count(conn, query)
+        rows.table.check(query)
+        with (rows.replica or rows.primary).session() as conn:
+            return rows.table.count(conn, query)
 
     def search_cached(self, bound: Bound, query: Query) -> list[Any]:
         """As `search`, but from L2 where the same query was asked before, until the result's time is up."""
-        table, _ = tables(bound)
-        table.check(query)
+        rows = rows_of(bound)
+        rows.table.check(query)
         self._context.listen()  # before L2 is judged: the first use proves whether it can be trusted
         if query.force_l3 or self._context.repairs.concern(bound):
             return self.search(bound, query)
@@ -66,32 +114,34 @@ class Searcher:
             bound.counters.l2_hits += 1
             return [_given(bound, record) for record in kept]
         # A replica that lags would give a result that is older than the write which dropped the last one.
-        found = self._found(bound, query, None if bound.searches.drops else bound.replica)
+        found = self._found(bound, query, None if bound.searches.drops else rows.replica)
+        records = self._filled(bound, query, found)  # first: what cannot be read is not kept
         if generation is not None:
             self._keep(bound, fingerprint, generation, found)
-        return [_given(bound, record) for record in self._filled(bound, query, found)]
+        return [_given(bound, record) for record in records]
 
     def iterate(self, bound: Bound, query: Query, chunk: int) -> Iterator[Any]:
         """The records of a query without a limit, through a server-side cursor; nothing is filled."""
-        table, database = tables(bound)
-        table.check(query)
+        rows = rows_of(bound)
+        rows.table.check(query)
         if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
-            raise QueryError(f"chunk is {chunk!r}; it must be a whole number, 1 or more")
-        return self._iterate(bound, table, bound.replica or database, query, chunk)
+            raise QueryError(f"chunk is {shown(chunk)}; it must be a whole number, 1 or more")
+        database = rows.replica or rows.primary
+        return Records(self._iterate(bound, rows.table, database, query, chunk), self._context.check_open)
 
-    def _iterate(self, bound: Bound, table: Table, database: Database, query: Query, chunk: int) -> Iterator[Any]:
-        self._context.check_open()
+    def _iterate(
+        self, bound: Bound, table: Table, database: Database, query: Query, chunk: int
+    ) -> Generator[Any, None, None]:
         with database.transaction() as conn:
             for names, row in table.stream(conn, query, chunk):
                 yield _given(bound, bound.record(row.values, names))
 
-    def _found(self, bound: Bound, query: Query, replica: Database | None) -> Found:
-        table, primary = tables(bound)
-        with (replica or primary).session() as conn:
-            names, rows = table.search(conn, query)
-        return Found(bound.plan.column_names if names is None else names, rows, replica is None)
+    def _found(self, bound: Bound, query: Query, replica: Database | None) -> FoundRows:
+        with (replica or bound.rows.primary).session() as conn:
+            names, rows = bound.rows.table.search(conn, query)
+        return FoundRows(bound.plan.column_names if names is None else names, rows, replica is None)
 
-    def _filled(self, bound: Bound, query: Query, found: Found) -> list[Any]:
+    def _filled(self, bound: Bound, query: Query, found: FoundRows) -> list[Any]:
         # A projection lacks columns, and a replica may lag behind: neither may fill a cache.
         if query.fields or not found.primary:
             return [bound.record(row.values, found.names) for row in found.rows]
@@ -99,14 +149,14 @@ class Searcher:
         self._filler.fill(bound, items)
         return [item.record for item in items]
 
-    def _kept(self, bound: Bound, query: Query, fingerprint: str) -> tuple[list[Any] | None, str | None]:
+    def _kept(self, bound: Bound, query: Query, fingerprint: str) -> tuple[list[Any] | None, bytes | None]:
         """The records that were kept, and the generation under which others may be kept in their place.
 
         Releases whose models differ keep their results side by side: the model is part of the fingerprint.
         """
         try:
             data, generation = bound.searches.find(fingerprint)
-        except L2UnavailableError:
+        except WITHOUT_L2:
             bound.counters.l2_skips += 1
             return None, None
         if data is None:
@@ -121,14 +171,14 @@ class Searcher:
             bound.counters.corrupt += 1
             return None, generation
 
-    def _keep(self, bound: Bound, fingerprint: str, generation: str, found: Found) -> None:
+    def _keep(self, bound: Bound, fingerprint: str, generation: bytes, found: FoundRows) -> None:
         """Rows as the ledger keeps them: ciphertext stays ciphertext, and OmitCache columns stay away."""
         names = _shown(bound, found.names)
         places = [found.names.index(name) for name in names]
         packed = [bound.plan.pack_row(tuple(row.values[place] for place in places), names) for row in found.rows]
         try:
             bound.searches.keep(fingerprint, generation, _pack(packed))
-        except L2UnavailableError:
+        except WITHOUT_L2:
             bound.counters.l2_skips += 1
 
 
@@ -148,8 +198,8 @@ def _given(bound: Bound, record: Any) -> Any:
     return bound.hooks.after_get(record)
 
 
-def tables(bound: Bound) -> tuple[Table, Database]:
+def rows_of(bound: Bound) -> Rows:
     """The schema's L3. Raises `L3UnavailableError` where it has none."""
-    if bound.table is None or bound.database is None:
+    if bound.l3 is None:
         raise L3UnavailableError(f"schema {bound.name!r} has no L3, which this call asks; give it a PostgresPolicy")
-    return bound.table, bound.database
+    return bound.l3

@@ -9,7 +9,6 @@ delayed second delete; here it is not a guess how long to wait.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable
 from multiprocessing.util import Finalize
 from typing import NamedTuple
@@ -17,8 +16,9 @@ from typing import NamedTuple
 from strata.bound import Bound
 from strata.engine.background import Background
 from strata.errors import StrataError
-from strata.l3.transactions import under_way
 from strata.observe.log import SafeLogger
+from strata.waits.locks import memory_lock
+from strata.waits.nudge import Nudge
 from strata.writebehind import endings
 
 SOONEST, LATEST = 0.02, 0.5  # seconds between looks: short at first, longer while nothing ends
@@ -39,9 +39,11 @@ class Noted(NamedTuple):
 class Unfinished:
     """What was invalidated while transactions were under way, and a job in the background that looks for their ends.
 
-    `_lock` guards `_waiting`, by schema and key, and `_working`: any thread adds, the job takes away. After fork the
-    child calls `reset`: the parent repeats what it was told. When the process ends, what waits is repeated at once:
-    a transaction that has just ended may not have been looked for.
+    `_lock` guards `_waiting`, by schema and key: any thread adds, the job takes away. `_working` is set under it by
+    who starts the job, and cleared by the job, under it where nothing waits any more; otherwise two jobs do no
+    harm. `_stopped` is given once; a second job finds nothing that waits. `_finalizer` is set by any thread, twice
+    being harmless. After fork the child calls `reset`: the parent repeats what it was told. When the process ends,
+    what waits is repeated at once: a transaction that has just ended may not have been looked for.
     """
 
     def __init__(
@@ -55,10 +57,10 @@ class Unfinished:
 
     def reset(self) -> None:
         """As new."""
-        self._lock = threading.Lock()
+        self._lock = memory_lock()
         self._waiting: dict[tuple[str, str], Noted] = {}
         self._working = False
-        self._stopped = threading.Event()
+        self._stopped = Nudge()
         self._finalizer: Finalize | None = None
 
     def __len__(self) -> int:
@@ -83,7 +85,7 @@ class Unfinished:
 
     def stop(self) -> None:
         """Repeat what waits, now, and nothing more."""
-        self._stopped.set()
+        self._stopped.give()
         if self._finalizer is not None:
             self._finalizer.cancel()
         self.flush_at_exit(last=True)
@@ -95,6 +97,9 @@ class Unfinished:
                 noted.again()
         if last:
             self._waiting.clear()
+
+    def go_on(self) -> None:
+        """The process does not end after all: nothing was stopped."""
 
     def _start(self) -> None:
         begun = True
@@ -151,7 +156,6 @@ class Unfinished:
     def _under_way(self, bound: Bound) -> Transactions | None:
         """The transactions that are under way in L3; None where it cannot be asked."""
         try:
-            assert bound.database is not None
-            return bound.database.read(under_way)
+            return bound.rows.primary.read(bound.rows.table.under_way)
         except StrataError:
             return None

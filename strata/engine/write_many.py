@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from strata.bound import Bound
-from strata.engine.batch import Batch
+from strata.engine.commit import Commit
 from strata.engine.context import Context
 from strata.engine.many import listed
 from strata.engine.write import Writer
@@ -24,10 +24,11 @@ class ManyWriter:
         """Store the records, all or nothing in L3; returns them as stored, by id."""
         if not isinstance(values, Mapping):
             raise EncodeError(f"set_many takes a mapping of ids to records, not a {type(values).__name__}")
-        prepare, key_text = self._writer.prepare, bound.plan.key_text
-        prepared = {key_text(id): (id, prepare(bound, id, value)) for id, value in values.items()}
+        prepare, named = self._writer.prepare, bound.plan.key_and_text
+        keyed = [(*named(id), value) for id, value in values.items()]
+        prepared = {key_text: (id, prepare(bound, id, value)) for id, key_text, value in keyed}
         self._context.listen()
-        if bound.table is None:
+        if bound.l3 is None:
             self._writer.keep(bound, prepared)
             stored = dict(prepared.values())
         else:
@@ -39,20 +40,21 @@ class ManyWriter:
 
     def delete_many(self, bound: Bound, ids: Iterable[Any]) -> None:
         """Remove the records; those of write-through schemas in one transaction."""
-        gone = {bound.plan.key_text(id): (id, None) for id in listed(ids)}
+        named = map(bound.plan.key_and_text, listed(ids))
+        gone = {key_text: (id, None) for id, key_text in named}
         self._context.listen()
         if bound.deferred:
             for key_text, (id, _) in gone.items():
                 self._writer.write(bound, id, key_text, None)
-        elif bound.table is None:
+        elif bound.l3 is None:
             self._writer.keep(bound, gone)
         else:
             self._commit(bound, gone)
         bound.counters.deletes += len(gone)
 
     def _commit(self, bound: Bound, changes: Mapping[str, tuple[Any, Any]]) -> Iterable[Any]:
-        batch = Batch(self._context)
+        commit = Commit(self._context)
         for key_text, (id, record) in changes.items():
-            batch.add(bound, id, key_text, record)
-        batch.commit()
-        return batch.parts[bound.name].changes.values() if changes else ()
+            commit.add(bound, id, key_text, record)
+        commit.run()
+        return commit.parts[bound.name].changes.values() if changes else ()

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import os
-import threading
+import re
 import weakref
 from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from strata.errors import InvalidConfigError, shown
+from strata.exports import export
+from strata.waits.locks import once_lock
+
+__all__ = ["PrometheusRecorder"]
+
 BUCKETS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SUMMED = {"strata_l1_entries", "strata_write_behind_dirty"}  # of several processes; of other gauges the largest counts
 
-# The metrics of each registry, which takes a name once: all recorders of a registry share them. Written under `_lock`.
-_lock = threading.Lock()
+# The metrics of each registry, which takes a name once: all recorders of a registry share them. Written under `_lock`;
+# the child of a fork, where nobody else is left, has one of its own.
+_lock = once_lock()
 _known: weakref.WeakKeyDictionary[CollectorRegistry, dict[str, Any]] = weakref.WeakKeyDictionary()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = once_lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class PrometheusRecorder:
@@ -26,6 +42,11 @@ class PrometheusRecorder:
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY, prefix: str = "strata") -> None:
+        """Raises `InvalidConfigError` for what is no registry, or cannot begin a metric's name."""
+        if not isinstance(registry, CollectorRegistry):
+            raise InvalidConfigError(f"registry is {shown(registry)}; it must be a CollectorRegistry")
+        if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
+            raise InvalidConfigError(f"prefix is {shown(prefix)}; it must be letters, digits and underscores")
         self._registry = registry
         self._prefix = prefix
         with _lock:
@@ -78,3 +99,6 @@ def ended() -> None:
     """This process ends: its gauges are not to be summed up with those of the living any more."""
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+
+
+__dir__ = export(globals())

@@ -11,7 +11,7 @@ FOREVER = math.inf
 GONE = -math.inf
 
 
-class Entry(msgspec.Struct, gc=False, eq=False):
+class L1Entry(msgspec.Struct, gc=False, eq=False):
     """A frozen record and its stamps; times are monotonic seconds.
 
     Written by the store under its lock, but for `used` and `hits`, which a hit stamps without any lock. Under the
@@ -42,5 +42,5 @@ class Entry(msgspec.Struct, gc=False, eq=False):
 
 # A Struct's own setter sees to the collector's tracking, which these do without, and keeps the interpreter from
 # specializing the stores: two of them cost a hit 36 of its 190 ns.
-Entry.__setattr__ = object.__setattr__  # type: ignore[method-assign]
-Entry.__delattr__ = object.__delattr__  # type: ignore[method-assign]
+L1Entry.__setattr__ = object.__setattr__  # type: ignore[method-assign]
+L1Entry.__delattr__ = object.__delattr__  # type: ignore[method-assign]

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import enum
 import math
-import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import msgspec
 
 from strata.aging import PLAIN, Aging
-from strata.clock import Clock
-from strata.l1.entry import FOREVER, GONE, Entry
+from strata.l1.entry import FOREVER, GONE, L1Entry
 from strata.l1.eviction import policy_for
 from strata.policies import EvictionPolicy
+from strata.waits.clock import Clock
+from strata.waits.hub import MemoryLock
+from strata.waits.locks import memory_lock
 
 
-class Reason(enum.Enum):
+class EvictionReason(enum.Enum):
     """Why a record left L1 unasked."""
 
     CAPACITY = "capacity"
     EXPIRED = "expired"
 
 
-CAPACITY, EXPIRED = Reason  # an enum's member costs 40 ns by its name
+CAPACITY, EXPIRED = EvictionReason  # an enum's member costs 40 ns by its name
 
 
 class Evicted(msgspec.Struct, frozen=True, gc=False):
@@ -32,13 +33,14 @@ class Evicted(msgspec.Struct, frozen=True, gc=False):
 
     key: Any
     value: Any
-    reason: Reason
+    reason: EvictionReason
 
 
 class MemStore:
     """Entries by key, at most `capacity` of them (0: any number), each for `ttl` seconds (0: for ever).
 
-    `lock` guards every write, to the policy and the counters too, and may be taken by the caller around several calls.
+    `lock` guards every write, to the policy and the counters too, and may be taken by the caller around several calls;
+    only `unattended` is also written without it, by who has called the watcher, which is whoever sees it set.
     `entries` may be read without it at any time, also on a free-threaded build: it is one dict for the life of the
     store, and each change to it is a single store or deletion. After fork the child gives the store a new `lock` and
     calls `clear`, since a thread of the parent's may have held the one, and been inside the other.
@@ -54,11 +56,11 @@ class MemStore:
         ttl: float,
         eviction: EvictionPolicy,
         clock: Clock,
-        lock: threading.RLock | None = None,
+        lock: MemoryLock | None = None,
         aging: Aging = PLAIN,
     ) -> None:
-        self.entries: dict[Any, Entry] = {}
-        self.lock = threading.RLock() if lock is None else lock
+        self.entries: dict[Any, L1Entry] = {}
+        self.lock = memory_lock() if lock is None else lock
         self.clock = clock
         self.evictions = 0
         self.expirations = 0
@@ -70,7 +72,7 @@ class MemStore:
         self._swap = self._policy.swap
         self._now = clock.monotonic
         self._departed = 0
-        self._watch: Callable[[], None] | None = None
+        self._watch: Callable[[], bool] | None = None
         self._watched = True
         self.unattended = False  # whether the watcher is to be called
 
@@ -127,24 +129,24 @@ class MemStore:
             _renew(entry, value, version, pending, expires, loaded, now)
             entry.ends = ends
         else:
-            entry = Entry(value, version, pending, expires, loaded, now, 0, key, now, ends)
+            entry = L1Entry(value, version, pending, expires, loaded, now, 0, key, now, ends)
             gone = self._insert(entry) if len(entries) < self._capacity else self._replace(entry, now)
             entries[key] = entry
         if not self._watched and expires != FOREVER:
             self._watched = self.unattended = True
         return gone
 
-    def live(self, key: Hashable, now: float) -> Entry | None:
+    def live(self, key: Hashable, now: float) -> L1Entry | None:
         """The entry, unless its time is up. Needs no lock."""
         entry = self.entries.get(key)
         return entry if entry is not None and now < entry.ends and entry.expires != GONE else None
 
-    def stale(self, key: Hashable, now: float) -> Entry | None:
+    def stale(self, key: Hashable, now: float) -> L1Entry | None:
         """The entry, fresh or not, unless it is older than the TTL and what it may stay beyond. Needs no lock."""
         entry = self.entries.get(key)
         return entry if entry is not None and now < entry.ends + self._stay and entry.expires != GONE else None
 
-    def claim_refresh(self, entry: Entry) -> bool:
+    def claim_refresh(self, entry: L1Entry) -> bool:
         """Whether the caller is to refresh the entry, which is due; from now on it is served until it ends."""
         with self.lock:
             if entry.expires == GONE or entry.expires == entry.ends:
@@ -192,10 +194,11 @@ class MemStore:
                         self._policy.left(entry)
         return gone
 
-    def watch(self, call: Callable[[], None]) -> None:
+    def watch(self, call: Callable[[], bool]) -> None:
         """Have `call` called when the store has something to sweep: now, or after the first put that expires.
 
-        Again after each `clear`. Never under the lock: it may start a thread.
+        Again after each `clear`, and with the next put where it returns that nobody could come. Never under the lock:
+        it may start a thread.
         """
         with self.lock:
             self._watch, self._watched = call, False
@@ -206,8 +209,7 @@ class MemStore:
     def attend(self) -> None:
         """Call the watcher, where there is something to sweep and it does not know. To be called without any lock."""
         if self.unattended and self._watch is not None:
-            self._watch()
-            self.unattended = False
+            self.unattended = not self._watch()
 
     @property
     def hits(self) -> int:
@@ -221,11 +223,11 @@ class MemStore:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def _insert(self, entry: Entry) -> list[Evicted]:
+    def _insert(self, entry: L1Entry) -> list[Evicted]:
         self._policy.add(entry)
         return []
 
-    def _replace(self, entry: Entry, now: float) -> list[Evicted]:
+    def _replace(self, entry: L1Entry, now: float) -> list[Evicted]:
         """Remove the entry that the policy would have this one replace."""
         victim = self._swap(entry, now)
         if victim is None or self.entries.get(victim.key) is not victim:
@@ -238,7 +240,7 @@ class MemStore:
         self.evictions += 1
         return [Evicted(victim.key, victim.value, CAPACITY)]
 
-    def _repair(self, entry: Entry, now: float) -> Entry:
+    def _repair(self, entry: L1Entry, now: float) -> L1Entry:
         """The victim, where an exception from outside in the midst of a put has parted policy and entries."""
         self._policy.clear()
         for known in sorted(self.entries.values(), key=lambda known: known.used):
@@ -248,18 +250,18 @@ class MemStore:
         assert victim is not None  # a full store is not empty
         return victim
 
-    def _expired(self, entry: Entry) -> list[Evicted]:
+    def _expired(self, entry: L1Entry) -> list[Evicted]:
         self.expirations += 1
         return [Evicted(entry.key, entry.value, EXPIRED)]
 
-    def _remove(self, entry: Entry) -> None:
+    def _remove(self, entry: L1Entry) -> None:
         del self.entries[entry.key]
         self._departed += entry.hits
         entry.expires = GONE
 
 
-def _renew(entry: Entry, value: Any, version: int, pending: bool, expires: float, loaded: float, now: float) -> None:
-    """Overwrite in place, which counts as a use; see `Entry` for the order."""
+def _renew(entry: L1Entry, value: Any, version: int, pending: bool, expires: float, loaded: float, now: float) -> None:
+    """Overwrite in place, which counts as a use; see `L1Entry` for the order."""
     entry.value = value
     entry.version = version
     entry.pending = pending

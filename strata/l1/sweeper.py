@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 
-from strata.contracts import Logger
 from strata.l1.store import Evicted, MemStore
 from strata.observe.log import SafeLogger
-from strata.ticker import Ticker
+from strata.runtime.daemon import Daemon
+from strata.waits.locks import memory_lock
 
 Report = Callable[[Sequence[Evicted]], None]
 
@@ -23,26 +22,18 @@ class Sweeper:
     child calls `after_fork`.
     """
 
-    def __init__(self, interval: float = 30.0, logger: Logger | None = None) -> None:
-        self._log = SafeLogger(logger)
+    def __init__(self, interval: float = 30.0, log: SafeLogger | None = None) -> None:
+        self._log = log or SafeLogger(None)
         self._stores: list[tuple[MemStore, Report]] = []
-        self._lock = threading.Lock()
-        self._ticker = Ticker("strata-sweeper", interval, self.sweep)
+        self._lock = memory_lock()
+        self._interval = interval
+        self.daemon = Daemon("strata-sweeper", self._step, self._log, delay=interval)
 
     def register(self, store: MemStore, report: Report) -> None:
         """Sweep this store too, and pass on what was removed, if anything; `report` holds no lock when called."""
         with self._lock:
             self._stores.append((store, report))
-        store.watch(self.start)
-
-    @property
-    def started(self) -> bool:
-        """Whether the thread was started."""
-        return self._ticker.started
-
-    def start(self) -> None:
-        """Start the thread, unless it runs or was stopped for good. To be called without any lock held."""
-        self._ticker.start()
+        store.watch(self.daemon.start)
 
     def sweep(self) -> None:
         """Sweep every store once, in the calling thread."""
@@ -53,12 +44,17 @@ class Sweeper:
 
     def stop(self) -> None:
         """End the thread; it does not come back. Idempotent."""
-        self._ticker.stop(STOP_TIMEOUT)
+        self.daemon.stop()
+        self.daemon.join(STOP_TIMEOUT)
 
     def after_fork(self) -> None:
         """In the child: no thread, until a store that was cleared has something to expire again."""
-        self._lock = threading.Lock()
-        self._ticker.after_fork()
+        self._lock = memory_lock()
+        self.daemon.reset()
+
+    def _step(self) -> float:
+        self.sweep()
+        return self._interval
 
     def _sweep(self, store: MemStore, report: Report) -> None:
         try:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from time import perf_counter
 from typing import Any
 
 from redis.cluster import RedisCluster
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
-from strata.breaker import Breaker
-from strata.clock import Clock
-from strata.errors import L2UnavailableError, StrataError
-from strata.keyspace import Keyspace
-from strata.l2.refusals import Refusal, refusal_of
+from strata import waits
+from strata.errors import L2RefusedError, L2UnavailableError, StrataError
+from strata.l2.causes import cause_of
+from strata.l2.refusals import Effect, Refusal, refusal_of
 from strata.l2.script import Script
-from strata.l2.wire import Wire, Wires, packed
+from strata.l2.wire import Wire, Wires, WireTimeouts, abandon, packed
+from strata.protocol.keyspace import Keyspace
+from strata.runtime.breaker import NOBODY, Breaker, Grumbler
+from strata.waits.clock import Clock
 
 FAILURES = (RedisError, RedisClusterException, OSError)  # the second is no `RedisError`
 ALL = Keyspace()
@@ -25,31 +25,41 @@ Command = Sequence[Any]
 Call = tuple[Sequence[Any], Sequence[Any]]  # keys and arguments of a script
 Ask = Callable[[Script, Sequence[Any], Sequence[Any]], Any]  # a script with its keys and arguments, to its answer
 ASKED_AGAIN = 3.0  # seconds after which a guarded server is asked again
+QUIET = 10.0  # seconds without a refusal after which it is thought to refuse nothing any more
 
 
 class RedisServer:
     """Commands and scripts, each sent once; thread-safe, and opened at the first command.
 
     `make` builds the redis-py client; it is called again after a fork, since sockets are not shared with a parent.
-    `keys` names what is kept there; `place` is shown as long as it was not reached.
-    Every method raises `L2UnavailableError` when the server does not answer, or at once while the breaker is open.
+    `keys` names what is kept there; `place` is shown as long as it was not reached. `write_timeout` are the seconds
+    that sending may take (None: as many as an answer), except to a Cluster, where redis-py sends.
+    Every method raises `L2UnavailableError` when the server does not answer, or at once while the breaker is open, and
+    `L2RefusedError` where it will not have a command, which opens no breaker.
     """
 
-    def __init__(self, make: Callable[[], Any], clock: Clock, keys: Keyspace = ALL, place: str = "") -> None:
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        clock: Clock,
+        keys: Keyspace = ALL,
+        place: str = "",
+        write_timeout: float | None = None,
+    ) -> None:
         self._make = make
+        self._write_timeout = write_timeout
         self.keys = keys
         self._place = place
         self.clock = clock
         self.breaker = Breaker(clock)
         self.on_call: Callable[[float], None] | None = None  # is told how many seconds each call took; set once
-        # Is told of what is a mistake in the set-up, each time; set once.
-        self.on_refusal: Callable[[Refusal], None] | None = None
+        self.refusing: Grumbler = NOBODY  # is told of calls that a server which is there refused; set once
         self.rights = ""  # that its user needs; set once
-        # Written once by whoever comes first: two racing callers build two, and one is dropped unopened.
+        # Written by whoever finds None, and by `close`; each read once a use, so that nobody meets the other's None. Of
+        # two racing callers each uses what it built; what is not kept ends with its use.
         self._client: Any = None
         self._wires: Wires | None = None
         self._clustered: bool | None = None  # isinstance of redis-py's classes takes 2 us
-        self._abandoned: list[Any] = []
         # Set once, before or while the server is used; `_asked_until` by any thread, asking twice being harmless.
         self._check: Callable[[Ask], None] | None = None
         self._asked_until = 0.0
@@ -68,14 +78,14 @@ class RedisServer:
     @property
     def client(self) -> Any:
         """The redis-py client."""
-        if self._client is None:
+        client = self._client
+        if client is None:
+            asked = self.clock.monotonic()
             try:
-                self._client = self._make()
+                client = self._client = waits.call(self._make)
             except FAILURES as error:  # a Cluster is asked for its slots as soon as it is made
-                unavailable = self.unavailable(error)
-                self.breaker.failed(unavailable)
-                raise unavailable from error
-        return self._client
+                raise self._failed(error, asked) from error
+        return client
 
     @property
     def clustered(self) -> bool:
@@ -115,6 +125,11 @@ class RedisServer:
         """Seconds that a caller waits for an answer."""
         return float(self._options.get("socket_timeout") or 0.0)
 
+    @property
+    def _patience(self) -> WireTimeouts:
+        read = self._options.get("socket_timeout")
+        return WireTimeouts(read, read if self._write_timeout is None else self._write_timeout)
+
     def execute(self, *command: Any) -> Any:
         """One command, sent once."""
         return self._guarded(lambda: self._call(command))
@@ -129,6 +144,19 @@ class RedisServer:
             return []
         return self._guarded(lambda: self._run_many(script, calls))  # type: ignore[no-any-return]
 
+    def run_each(self, script: Script, calls: Sequence[Call]) -> list[Any]:
+        """As `run_many`; what the server refused of them is among the answers, as an `L2RefusedError`, so that one bad
+        key does not cost the others."""
+        if not calls:
+            return []
+        return self._guarded(lambda: self._each(self._answers(script, calls)))  # type: ignore[no-any-return]
+
+    def each(self, commands: Sequence[Command]) -> list[Any]:
+        """As `pipeline`; what the server refused of them is among the answers, as an `L2RefusedError`."""
+        if not commands:
+            return []
+        return self._guarded(lambda: self._each(self._call_many(commands)))  # type: ignore[no-any-return]
+
     def time_ms(self) -> float:
         """The server's clock, in ms. Raises `L2UnavailableError`."""
         seconds, micros = self.execute("TIME")
@@ -142,10 +170,9 @@ class RedisServer:
 
     def values(self, keys: Sequence[str], step: int) -> list[bytes | None]:
         """What plain keys hold, in one round trip to each server; `step` is how many keys one command may name."""
-        if len(keys) == 1:
-            return [self.execute("GET", keys[0])]
+        # MGET, of one key too: to it a key of another type is empty.
         if self.clustered:
-            return self.pipeline([("GET", key) for key in keys])
+            step = 1
         parts = [keys[start : start + step] for start in range(0, len(keys), step)]
         return [value for part in self.pipeline([("MGET", *part) for part in parts]) for value in part]
 
@@ -156,13 +183,13 @@ class RedisServer:
         """
         if self.clustered:
             keys = self.client.scan_iter(match=pattern, count=step)
-            while some := self._guarded(lambda: list(islice(keys, step))):
+            while some := self._guarded(lambda: waits.call(lambda: list(islice(keys, step)))):
                 yield some
             return
         cursor: Any = 0
         if anywhere:
             # A cursor is a number of a bucket with its bits reversed; the server masks those that it does not have.
-            cursor = secrets.randbits(48)
+            cursor = waits.chance().getrandbits(48)
             while int(cursor) != 0:
                 cursor, found = self.execute("SCAN", cursor, "MATCH", pattern, "COUNT", step)
                 if found:
@@ -185,9 +212,10 @@ class RedisServer:
         return self._guarded(send)  # type: ignore[no-any-return]
 
     def after_fork(self) -> None:
-        """In the child: forget the parent's connections without closing them."""
-        # Kept, so that no destructor writes to the parent's sockets.
-        self._abandoned += [item for item in (self._client, self._wires) if item is not None]
+        """In the child: forget the parent's connections. Those of our own were closed (`strata.forks.inherited`)."""
+        if self._client is not None:
+            for pool in _pools(self._client):
+                abandon([*pool._available_connections, *pool._in_use_connections])
         self._client = self._wires = None
         self.breaker.reset()
         self._asked_until = 0.0
@@ -201,16 +229,34 @@ class RedisServer:
         if client is not None:
             client.close()
 
-    def unavailable(self, error: Exception) -> L2UnavailableError:
-        """`error` in the words of the family; whoever looks after the set-up is told where it is wrong."""
-        refusal = refusal_of(error)
+    def unavailable(self, error: Exception) -> L2UnavailableError | L2RefusedError:
+        """`error` in the words of the family; whoever looks after the set-up is told of what others are refused too."""
+        return self._in_words(error, refusal_of(error))
+
+    def _in_words(self, error: Exception, refusal: Refusal | None) -> L2UnavailableError | L2RefusedError:
         if refusal is None:
             said = f"did not answer ({type(error).__name__}); check that it runs and is reachable"
             return L2UnavailableError(f"Redis at {self.address} {said}")
-        refusal = refusal._replace(advice=refusal.advice.format(user=self._user, rights=self.rights))
-        if self.on_refusal is not None:
-            self.on_refusal(refusal)
-        return L2UnavailableError(f"Redis at {self.address} refused. {refusal.found}; {refusal.advice}")
+        advice = self._advice(refusal)
+        if refusal.effect in (Effect.FULL, Effect.REFUSED):
+            self.refusing.gone(refusal.found, advice)
+        kind = L2RefusedError if refusal.effect in (Effect.REFUSED, Effect.ALONE) else L2UnavailableError
+        return kind(f"Redis at {self.address} refused. {refusal.found}; {advice}")
+
+    def _advice(self, refusal: Refusal | None) -> str:
+        return "" if refusal is None else refusal.advice.format(user=self._user, rights=self.rights)
+
+    def _failed(self, error: Exception, asked: float) -> L2UnavailableError | L2RefusedError:
+        """As `unavailable`, of what came instead of an answer to what was asked then; the breaker learns of it."""
+        refusal = refusal_of(error)
+        made = self._in_words(error, refusal)
+        if refusal is not None and refusal.answered:
+            self.breaker.succeeded(asked)
+        else:
+            # A server that says it can serve nobody (read-only, loading) is as good as away.
+            self.breaker.failed(made, cause_of(error), self._advice(refusal))
+            self._asked_until = 0.0  # another one may have taken its place
+        return made
 
     def _guarded(self, send: Callable[[], Any]) -> Any:
         if not self.breaker.allow():
@@ -219,29 +265,18 @@ class RedisServer:
             )
         if self.on_call is not None:
             send = _timed(send, self.on_call)
+        asked = self.clock.monotonic()
         try:
-            if self._check is not None and self.clock.monotonic() >= self._asked_until and self._connected:
+            if self._check is not None and asked >= self._asked_until and self._connected:
                 self._ask_again()
             answer = send()
-        except L2UnavailableError:
+        except StrataError:
             raise
-        except OutOfMemoryError as error:
-            # It still answers reads, and takes what frees memory.
-            self.breaker.succeeded()
-            raise L2UnavailableError(
-                f"Redis at {self.address} took no write: it holds as much as its maxmemory allows; give it more, or "
-                "let it forget"
-            ) from error
         except FAILURES as error:
-            refusal, unavailable = refusal_of(error), self.unavailable(error)
-            if refusal is not None and refusal.answered:
-                self.breaker.succeeded()
-            else:
-                # An error answer (read-only, loading) is an answer, but this server cannot be used.
-                self.breaker.failed(unavailable)
-                self._asked_until = 0.0  # another one may have taken its place
-            raise unavailable from error
-        self.breaker.succeeded()
+            raise self._failed(error, asked) from error
+        self.breaker.succeeded(asked)
+        if self.refusing.away is not None:
+            self.refusing.fades(QUIET)
         return answer
 
     @property
@@ -271,13 +306,16 @@ class RedisServer:
             wires.close()
 
     def _single(self) -> Wires:
-        if self._wires is None:
+        wires = self._wires
+        if wires is None:
             pool = self.client.connection_pool
-            self._wires = Wires(pool, pool.max_connections, self._greet)
-        return self._wires
+            wires = self._wires = Wires(pool, pool.max_connections, self._patience, self._greet)
+        return wires
 
     def _call(self, command: Command) -> Any:
-        return self.client.execute_command(*command) if self.clustered else self._single().call(command)
+        if not self.clustered:
+            return self._single().call(command)
+        return waits.call(lambda: self.client.execute_command(*command))
 
     def _call_many(self, commands: Sequence[Command]) -> list[Any]:
         if not self.clustered:
@@ -285,26 +323,41 @@ class RedisServer:
         pipe = self.client.pipeline()
         for command in commands:
             pipe.execute_command(*command)
-        return list(pipe.execute(raise_on_error=False))
+        return waits.call(lambda: list(pipe.execute(raise_on_error=False)))
 
     def _run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         return _run_on(self._call, script, keys, args)
 
     def _run_many(self, script: Script, calls: Sequence[Call]) -> list[Any]:
+        return _raised(self._answers(script, calls))
+
+    def _answers(self, script: Script, calls: Sequence[Call]) -> list[Any]:
+        """What the script said to each call; error answers are among them, as exceptions."""
         if self.clustered or len(calls) == 1:
-            return [self._run(script, keys, args) for keys, args in calls]
+            return [_answer(lambda: self._run(script, *call)) for call in calls]  # noqa: B023 called at once
         answers = self._single().call_many([("EVALSHA", script.sha, len(keys), *keys, *args) for keys, args in calls])
         for place, answer in enumerate(answers):
             if isinstance(answer, NoScriptError):  # refused before it did anything, so it may be sent again
-                answers[place] = self._run(script, *calls[place])
-        return _raised(answers)
+                answers[place] = _answer(lambda: self._run(script, *calls[place]))  # noqa: B023 called at once
+        return answers
+
+    def _each(self, answers: list[Any]) -> list[Any]:
+        """The answers, with what was refused in the family's words. Raises what concerns the server as a whole."""
+        for place, answer in enumerate(answers):
+            if isinstance(answer, Exception):
+                refusal = refusal_of(answer)
+                if refusal is None or refusal.effect is not Effect.ALONE:
+                    raise answer
+                answers[place] = self.unavailable(answer)
+        return answers
 
     def _subscription(self) -> Wire:
         if not self.clustered:
             return self._single().open()
         # Every node of a Cluster passes on what is published on any of them.
-        pool = self.client.get_redis_connection(self.client.get_random_node()).connection_pool
-        return Wires(pool, 1).open()
+        node = waits.call(self.client.get_random_node)
+        pool = self.client.get_redis_connection(node).connection_pool
+        return Wires(pool, 1, self._patience).open()
 
 
 def _run_on(call: Callable[[Command], Any], script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
@@ -314,13 +367,30 @@ def _run_on(call: Callable[[Command], Any], script: Script, keys: Sequence[Any],
         return call(("EVAL", script.text, len(keys), *keys, *args))
 
 
+def _answer(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except ResponseError as error:
+        return error
+
+
+def _pools(client: Any) -> list[Any]:
+    """redis-py's own pools that a client's connections are in: of a Cluster's nodes, or of the Sentinels."""
+    if isinstance(client, RedisCluster):
+        clients = [node.redis_connection for node in client.nodes_manager.nodes_cache.values()]
+    else:
+        manager = getattr(client.connection_pool, "sentinel_manager", None)
+        clients = [client, *(() if manager is None else manager.sentinels)]
+    return [item.connection_pool for item in clients if item is not None]
+
+
 def _timed(send: Callable[[], Any], tell: Callable[[float], None]) -> Callable[[], Any]:
     def timed() -> Any:
-        began = perf_counter()
+        began = waits.monotonic()
         try:
             return send()
         finally:
-            tell(perf_counter() - began)
+            tell(waits.monotonic() - began)
 
     return timed
 

@@ -1,27 +1,26 @@
 """One schema's part of L2: from keys and records to scripts, and back.
 
 Every change is conditional and atomic (the headers of `scripts/*.lua` say on what). Thread-safe; methods raise
-`L2UnavailableError`. The caller makes the messages, since only it knows what they mean.
+`L2UnavailableError` or `L2RefusedError`. The caller makes the messages, since only it knows what they mean.
 """
 
 from __future__ import annotations
 
-import enum
+import contextlib
 import itertools
-import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-from msgspec.structs import replace
-
-from strata.aging import PLAIN, Aging
-from strata.l2.client import Call, RedisServer
+from strata import waits
+from strata.l2.content import Contents, Found, State
+from strata.l2.lifetimes import Lifetimes
 from strata.l2.script import Script, load
-from strata.versions import VersionClock
+from strata.l2.values import Put
+from strata.protocol.versions import VersionClock
+
+if TYPE_CHECKING:
+    from strata.l2.client import Call, RedisServer
 
 CHUNK = 250  # keys a command: longer ones keep a single-threaded Redis from everybody else
 TOGETHER = 8  # commands in one round trip: more would only fill buffers
@@ -29,96 +28,38 @@ TOLD = 10_000  # changes remembered to be told again
 SCANNED = 1_000  # keys that a walk over all of them looks at in one step
 NEWEST = (1 << 63) - 1  # no version is above it
 LEASE_MS = 5_000
-TOMBSTONE_MS = 10_000
-LONGEST_MS = 86_400_000  # of an intent
-HEADER = 25  # bytes of `V1:<19 digits>:<s|p>:`
-
-_DEADLINE = re.compile(rb"[^=;]+=([0-9]{1,15});")  # of an intent's writer, in ms
 
 _scripts = {name: load("strata.l2.scripts", name) for name in (
     "read", "aged", "fill", "refresh", "intent", "put", "abandon", "own", "invalidate", "settle", "purge",
 )}  # fmt: skip
 
 
-class State(enum.Enum):
-    """What a read found: a value, a stale one, a tombstone, nothing (and left a lease), somebody's lease, or an intent.
-
-    STALE: its TTL is over, and it is kept in case the tiers below are down. LOADING: another reader's lease.
-    """
-
-    VALUE = enum.auto()
-    STALE = enum.auto()
-    TOMBSTONE = enum.auto()
-    LEASED = enum.auto()
-    LOADING = enum.auto()
-    BUSY = enum.auto()
-
-
-class Found(msgspec.Struct, frozen=True, gc=False):
-    """The answer of a read. `token` is the lease where the state is LEASED; `raw` is the content of what is stale, or
-    `due` for a refresh, with which it may be replaced."""
-
-    state: State
-    version: int = 0
-    pending: bool = False
-    record: Any = None
-    token: str = ""
-    raw: bytes = b""
-    due: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """A record, or with None its deletion, on its way into L2. `absent`: L3 was asked, and has no such record."""
-
-    key_text: str
-    version: int
-    record: Any
-    message: bytes = b""
-    pending: bool = False
-    absent: bool = False
-
-
 class L2Tier:
-    """The keys of one schema. `ttl` in seconds, 0 = no expiry; `on_corrupt` is told how many entries could not be read.
-
-    `negative`: seconds for which an absence is kept, as a tombstone of version 0, which every write replaces.
-    `key_text` gives a record's key: what stands under another one is not read. Values of the far future are read as
-    entries that cannot be read, and never stored.
+    """The keys of one schema. `on_corrupt` is told how many entries could not be read. Values of the far future are
+    never stored; an absence is kept as a tombstone of version 0, which every write replaces. Thread-safe: all that
+    changes are the tokens' numbers and `_told`, each use of which is one call. After fork: `reset_tokens`.
     """
 
     def __init__(
         self,
         server: RedisServer,
         prefix: str,
-        ttl: float,
-        encode: Callable[[Any], bytes],
-        decode: Callable[[bytes], Any],
-        on_corrupt: Callable[[int], None],
+        contents: Contents,
+        lifetimes: Lifetimes,
         versions: VersionClock,
-        aging: Aging = PLAIN,
-        negative: float = 0.0,
-        key_text: Callable[[Any], str] | None = None,
+        on_corrupt: Callable[[int], None],
     ) -> None:
         self.server = server
         self._prefix = server.keys.records(prefix)
-        self._ttl_ms = ttl * 1000
-        self._aging = aging
-        self._stay_ms = round(aging.stay * 1000)
-        # The least that a value has left when it becomes due: all lives that the jitter may draw come to it late.
-        self._due_ms = self._stay_ms + self._ttl_ms * (1 - aging.jitter) * (1 - aging.eager) if aging.eager else -1.0
-        self._ages = bool(aging.stay or aging.eager)
-        self._negative_px = round(negative * 1000)
-        self._encode = encode
-        self._decode = decode
-        self._on_corrupt = on_corrupt
-        self._key_text = key_text
+        self._contents = contents
+        self._lifetimes = lifetimes
         self._versions = versions
+        self._on_corrupt = on_corrupt
         self.reset_tokens()
 
     def reset_tokens(self) -> None:
         """Start a new series of tokens, which no other process or thread can repeat."""
-        self._series = f"{os.getpid():x}.{os.urandom(6).hex()}."
+        self._series = f"{waits.token(8)}."
         self._numbers = itertools.count()  # next() is atomic under the GIL and on free-threaded builds
         # What this process told L2: (monotonic time, key text, version, or None for an invalidation), oldest first.
         # Appended to by any thread, which is atomic; copied by the one that tells it again.
@@ -134,44 +75,45 @@ class L2Tier:
 
     def content(self, version: int, record: Any, *, pending: bool = False) -> bytes:
         """What a key is to hold: the value, or for None a tombstone."""
-        flag = "p" if pending else "s"
-        if record is None:
-            return f"T1:{version:019d}:{flag}:".encode()
-        return f"V1:{version:019d}:{flag}:".encode() + self._encode(record)
+        return self._contents.write(version, record, pending=pending)
 
     def px(self, record: Any) -> int:
         """Milliseconds that a value, or for None a tombstone, is kept; 0 = no expiry."""
-        if record is None:
-            return TOMBSTONE_MS
-        fresh = self.fresh_px()
-        return fresh and fresh + self._stay_ms
-
-    def fresh_px(self) -> int:
-        """Milliseconds that something is fresh; 0 = for ever."""
-        return max(1, round(self._aging.draw(self._ttl_ms))) if self._ttl_ms else 0
+        return self._lifetimes.px(record)
 
     def read(self, key_text: str, *, lease: bool = True) -> Found:
         """What the key holds; where it is empty and `lease`, a lease is left that allows one fill."""
-        if self._ages:
+        if self._lifetimes.ages:
             return self.read_many([key_text], lease=lease)[key_text]
-        raw = self.server.execute("GET", self.key(key_text))
-        found = self._found(key_text, raw, -1)
+        [raw] = self.server.values([self.key(key_text)], CHUNK)
+        found = self._contents.read(key_text, raw, -1)
         return found or self._instead({key_text: raw}, raw is not None, self.token(), lease)[key_text]
 
-    def read_many(self, key_texts: Sequence[str], *, lease: bool = True, exist: bool = False) -> dict[str, Found]:
+    def read_many(
+        self,
+        key_texts: Sequence[str],
+        *,
+        lease: bool = True,
+        exist: bool = False,
+        take_over: bool = False,
+        count: bool = True,
+    ) -> dict[str, Found]:
         """As `read`, for 2,000 keys in one round trip, and in one more for those of them that are to be leased.
 
         All leases left bear the same token. One is left, too, in the place of what cannot be read, such as the values
-        of another release; and, where L3 was seen to have the records (`exist`), of an absence that is remembered.
+        of another release; where L3 was seen to have the records (`exist`), of an absence that is remembered; and, to
+        `take_over`, of the lease of another reader, whose fill is then refused. Who does not `count` what cannot be
+        read loads nothing in its place.
         """
         found: dict[str, Found] = {}
         token, useless, unreadable = self.token(), dict[str, bytes | None](), 0
         for key_text, raw, left in self._look(key_texts, token, lease):
-            answer = self._found(key_text, raw, left)
-            unreadable += answer is None and raw is not None
-            if raw is None and lease and self._ages:
+            answer = self._contents.read(key_text, raw, left)
+            unreadable += count and answer is None and raw is not None
+            if raw is None and lease and self._lifetimes.ages:
                 answer = Found(State.LEASED, token=token)  # by the script that looked
-            if answer is None or (exist and answer.state is State.TOMBSTONE and not answer.version):
+            absent = exist and answer is not None and answer.state is State.TOMBSTONE and not answer.version
+            if answer is None or absent or (take_over and answer.state is State.LOADING):
                 useless[key_text] = raw
             else:
                 found[key_text] = answer
@@ -191,11 +133,11 @@ class L2Tier:
     def _leased(self, key_text: str, raw: bytes | None, token: str) -> Found:
         if raw is None:
             return Found(State.LEASED, token=token)
-        return self._found(key_text, raw, -1) or Found(State.BUSY)
+        return self._contents.read(key_text, raw, -1) or Found(State.BUSY)
 
     def _look(self, key_texts: Sequence[str], token: str, lease: bool) -> Iterator[tuple[str, bytes | None, int]]:
         """What each key holds, and the ms that it has left, as far as these matter (-1: for ever)."""
-        if not self._ages:
+        if not self._lifetimes.ages:
             for start in range(0, len(key_texts), CHUNK * TOGETHER):
                 some = key_texts[start : start + CHUNK * TOGETHER]
                 yield from zip(some, self.server.values([self.key(text) for text in some], CHUNK), itertools.repeat(-1))
@@ -225,8 +167,8 @@ class L2Tier:
         """Content and px of what was loaded from below; empty for what nothing is to be said of."""
         if put.record is not None and self._versions.plausible(put.version):
             return self.content(put.version, put.record, pending=put.pending), self.px(put.record)
-        if put.absent and self._negative_px:
-            return self.content(0, None), self._negative_px
+        if put.absent and self._lifetimes.negative_px:
+            return self.content(0, None), self._lifetimes.negative_px
         return b"", 0
 
     def lease(self, key_texts: Sequence[str]) -> str:
@@ -281,13 +223,20 @@ class L2Tier:
             found.update(dict.fromkeys(keys))
             if len(found) >= most:
                 break
-        return [key.decode().removeprefix(self._prefix) for key in list(found)[:most]]
+        return self._texts(list(found)[:most])
 
     def purge_all(self, channel: str) -> None:
         """As `purge`, for every key of the schema, whatever its version. Walks all keys of the Redis."""
         for keys in self.server.scan(f"{self._prefix}*", SCANNED):
-            key_texts = [key.decode().removeprefix(self._prefix) for key in keys]
-            self.purge(channel, [(key_text, NEWEST, b"") for key_text in key_texts])
+            self.purge(channel, [(key_text, NEWEST, b"") for key_text in self._texts(keys)])
+
+    def _texts(self, keys: Iterable[bytes]) -> list[str]:
+        """The key texts of keys; those that are no text are none of ours."""
+        texts = []
+        for key in keys:
+            with contextlib.suppress(UnicodeDecodeError):
+                texts.append(key.decode().removeprefix(self._prefix))
+        return texts
 
     def tell_again(
         self, since: float, channel: str, message: Callable[[str, int | None], bytes]
@@ -365,40 +314,6 @@ class L2Tier:
 
     def _run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         return self.server.run(_script(name), keys, args)
-
-    def _found(self, key_text: str, raw: bytes | None, left: int) -> Found | None:
-        """What a content with so many ms left means; None where there is none, or it cannot be read."""
-        if raw is None:
-            return None
-        head = raw[:3]
-        try:
-            if head == b"V1:" or head == b"T1:":
-                version = int(raw[3:22])
-                if not self._versions.believed(version):
-                    return None
-                if head == b"T1:":
-                    return Found(State.TOMBSTONE, version, raw[23:24] == b"p")
-                found = self._value(version, raw, left)
-                return found if self._key_text is None or self._key_text(found.record) == key_text else None
-        except Exception:  # noqa: BLE001 a codec of the user's may raise anything; the entry is a miss either way
-            return None
-        if head == b"I1:":
-            return Found(State.BUSY) if self._ends(raw) else None
-        return Found(State.LOADING) if head == b"L1:" else None
-
-    def _ends(self, raw: bytes) -> bool:
-        """Whether an intent has writers; no commit takes a day, so that one which ends later is nobody's."""
-        latest = (self._versions.reference_ms() or self.server.clock.wall() * 1000) + LONGEST_MS
-        return any(int(deadline) < latest for deadline in _DEADLINE.findall(raw, 5))
-
-    def _value(self, version: int, raw: bytes, left: int) -> Found:
-        found = Found(State.VALUE, version, raw[23:24] == b"p", self._decode(raw[HEADER:]))
-        if left < 0:
-            return found
-        if left <= self._stay_ms:
-            return replace(found, state=State.STALE, raw=raw)
-        # What L3 does not have yet cannot be had fresher from there.
-        return replace(found, raw=raw, due=True) if left <= self._due_ms and not found.pending else found
 
 
 def _script(name: str) -> Script:

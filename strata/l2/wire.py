@@ -8,37 +8,44 @@ once, and what fails is decided above.
 from __future__ import annotations
 
 import contextlib
-import threading
+import math
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import hiredis
 from redis.exceptions import AuthenticationError, NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import ConnectionError as LostError
 
-from strata.interrupts import Seats
-from strata.silence import Ear
+from strata.forks.inherited import abandon_in_child
+from strata.waits import hub
+from strata.waits.seats import Seats
 
-RECEIVE = 65_536  # bytes asked for at once
+
+class WireTimeouts(NamedTuple):
+    """Seconds: for a command to be sent whole (`write`), and for anything of its answer to come (`read`). None: no
+    end."""
+
+    read: float | None
+    write: float | None
 
 
 class Wire:
-    """One connection; used by one thread at a time."""
+    """One connection; used by one thread at a time, which names its time-out each time."""
 
-    __slots__ = ("_connection", "_ear", "_reader", "_sock")
+    __slots__ = ("__weakref__", "_connection", "_failure", "_patience", "_reader", "_stream")
 
-    def __init__(self, connection: Any, timeout: float | None) -> None:
-        connection.connect()
+    def __init__(self, connection: Any, patience: WireTimeouts) -> None:
         self._connection = connection
-        self._sock = connection._sock
-        self._sock.settimeout(timeout)
+        self._patience = patience
+        abandon_in_child(self)
+        self._stream = hub.current().stream(connection)
         self._reader = hiredis.Reader(protocolError=LostError, replyError=_reply_error)
-        self._ear = Ear(self._sock)
+        self._failure: Exception | None = None
 
     def send(self, packed: bytes) -> None:
         """Send packed commands."""
-        self._sock.sendall(packed)
+        self._stream.send(packed, self._patience.write)
 
     def call(self, command: Sequence[Any]) -> Any:
         """The answer to one command. Raises `redis.RedisError` or `OSError`."""
@@ -48,66 +55,85 @@ class Wire:
     def receive(self) -> Any:
         """The next answer; an error answer is returned as an exception, not raised."""
         while (answer := self._reader.gets()) is False:
-            data = self._sock.recv(RECEIVE)
-            if not data:
-                raise LostError("the server closed the connection")
-            self._reader.feed(data)
+            self._feed(self._patience.read)
         return answer
 
-    def wait(self, seconds: float) -> list[Any]:
-        """All answers that come within `seconds`, at once when there are any."""
-        answers: list[Any] = []
-        while (answer := self._reader.gets()) is not False:
-            answers.append(answer)
-        if answers:
-            return answers
-        self._sock.settimeout(max(seconds, 0.001))
+    def hear(self, seconds: float) -> None:
+        """Wait until something comes, for `seconds` at most. What goes wrong is for `heard` to raise."""
         try:
-            data = self._sock.recv(RECEIVE)
+            self._feed(max(seconds, 0.001))
         except TimeoutError:
-            return answers
+            pass
+        except Exception as error:  # noqa: BLE001 redis-py and hiredis raise any, and so does a socket that was closed
+            self._failure = error
+
+    def _feed(self, seconds: float | None) -> None:
+        data = self._stream.receive(seconds)
         if not data:
             raise LostError("the server closed the connection")
         self._reader.feed(data)
+
+    def heard(self) -> list[Any]:
+        """The answers that have come. Raises what `hear` met."""
+        answers: list[Any] = []
         while (answer := self._reader.gets()) is not False:
             answers.append(answer)
+        if self._failure is not None and not answers:
+            raise self._failure
         return answers
 
     def silent(self) -> bool:
         """Whether nothing came unasked: a server that went away leaves the end of the stream to be read."""
-        return self._ear.silent()
+        return self._stream.silent()
+
+    def hang_up(self) -> None:
+        """From another thread: who waits for an answer is told at once that the connection is closed."""
+        self._stream.hang_up()
+
+    def abandon(self) -> None:
+        """In the child of a fork: close the parent's socket, without a word on it."""
+        abandon([self._connection])
 
     def close(self) -> None:
         """Close it, without a word where the server is gone."""
         with contextlib.suppress(Exception):
+            self._stream.hang_up()
             self._connection.disconnect()
+
+
+def abandon(connections: Iterable[Any]) -> None:
+    """In the child of a fork: close the sockets of redis-py's connections. Its own way may wait for locks."""
+    for connection in connections:
+        if (sock := connection._sock) is not None:
+            sock.close()
 
 
 class Wires:
     """Connections kept for reuse, the last one returned first. Thread-safe: a deque's ends are atomic, and `_seats`
     counts who uses one. One whose use was broken off is closed: its answer may still be on its way. `greet` has the
-    first word on each connection, and may raise to refuse it."""
+    first word on each connection, and may raise to refuse it. Who finds all in use waits as long as for an answer."""
 
-    def __init__(self, pool: Any, size: int, greet: Callable[[Wire], None] | None = None) -> None:
+    def __init__(
+        self, pool: Any, size: int, patience: WireTimeouts, greet: Callable[[Wire], None] | None = None
+    ) -> None:
         self._pool = pool
         self._greet = greet
-        kwargs = pool.connection_kwargs
-        self._timeout = kwargs.get("socket_timeout")
-        self._patience = threading.TIMEOUT_MAX if self._timeout is None else float(self._timeout)
+        self._patience = patience
+        self._longest = math.inf if patience.read is None else patience.read
         self._idle: deque[Wire] = deque()
         self._seats = Seats(size)
 
     def call(self, command: Sequence[Any]) -> Any:
         """The answer to one command. Raises `redis.RedisError` or `OSError`; `LostError` if the connection broke."""
-        return _raised(self._exchange(packed(command), 1)[0])
+        return _raised(hub.current().exchange(self, packed(command), 1)[0])
 
     def call_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """The answers to many commands in one round trip; error answers are among them, as exceptions."""
-        return self._exchange(b"".join([packed(command) for command in commands]), len(commands))
+        return hub.current().exchange(self, b"".join([packed(command) for command in commands]), len(commands))
 
     def open(self) -> Wire:
         """A connection outside the pool, as for a subscription."""
-        wire = Wire(self._pool.connection_class(**self._pool.connection_kwargs), self._timeout)
+        wire = Wire(self._pool.connection_class(**self._pool.connection_kwargs), self._patience)
         if self._greet is not None:
             try:
                 self._greet(wire)
@@ -122,11 +148,12 @@ class Wires:
             with contextlib.suppress(IndexError):
                 self._idle.pop().close()
 
-    def _exchange(self, packed: bytes, count: int) -> list[Any]:
+    def block(self, packed: bytes, count: int) -> list[Any]:
+        """Send commands, and take their answers, in a thread of the system, which stands still meanwhile."""
         user = _User()
         wire = None
         try:
-            if not self._seats.take(user, self._patience):
+            if not self._seats.take(user, self._longest):
                 raise LostError("all connections are in use; raise L2PoolConfig.pool_size")
             wire = self._take()
             wire.send(packed)

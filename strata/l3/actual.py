@@ -18,7 +18,8 @@ class Actual:
     `inexact` columns may hold another value than was written, `generated` ones take none; `fixed` ones (GENERATED
     ALWAYS AS IDENTITY) take one at the insert only. `restless` says that a write may change columns that it does not
     carry. `insert_refused` says that PostgreSQL may refuse a row for an INSERT, or do more than insert it, even where
-    it exists. `casts` are the types to which a value must be cast.
+    it exists. `casts` are the types to which a value must be cast. `narrower` columns are of another type than the
+    model's, or of a limited one, so that PostgreSQL may refuse them a value that the model allows.
     """
 
     inexact: frozenset[str] = frozenset()
@@ -27,6 +28,12 @@ class Actual:
     restless: bool = False
     insert_refused: bool = False
     casts: tuple[tuple[str, str], ...] = ()
+    narrower: frozenset[str] = frozenset()
+
+    @property
+    def computed(self) -> frozenset[str]:
+        """Columns of which a value is left out: of all writes, or of all but the first."""
+        return self.generated | self.fixed
 
 
 AS_MADE = Actual()

@@ -9,74 +9,34 @@ deleted row, since its snapshot is older than the wait. The batch is merged in t
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import msgspec
 import psycopg
 from msgspec.structs import replace
 
-from strata.l3 import failures
+from strata.l3 import diagnosis, doubt, failures
 from strata.l3.connection import Connection
 from strata.l3.layout import HORIZONS, TOMBSTONES, VERSION, Layout
 from strata.l3.outside import moving, own
 from strata.l3.partials import Late, Partials
+from strata.l3.sqlstates import Failure, classify
 from strata.l3.stage import GROUP, NESTED, ORDER, STAGE, Stage
 from strata.l3.statement import INT4, Statement
+from strata.l3.values import Applied, Change, Status
 from strata.l3.writes import Writes
 from strata.model.markers import UNLOADED
-from strata.shards import shard_of
-from strata.versions import L3_NODE
+from strata.protocol.shards import shard_of
+from strata.protocol.versions import L3_NODE
 
 _WHOLE, _DELETED = 0, -1  # groups of the stage; those of partial changes are numbered from 1
-
-
-class Status(enum.Enum):
-    """What became of a change.
-
-    APPLIED: L3 has just this version, now or from an earlier try. SUPERSEDED: L3 has a newer one. MISSING_ROW: a
-    partial change has no row. BELOW_HORIZON: it may have been deleted so long ago that nobody knows.
-    """
-
-    APPLIED = "applied"
-    SUPERSEDED = "superseded"
-    MISSING_ROW = "missing_row"
-    BELOW_HORIZON = "below_horizon"
 
 
 _APPLIED = Status.APPLIED  # an enum's member costs more by its name
 
 
-class Change(msgspec.Struct, frozen=True, gc=False):
-    """One key's pending change. `names` are the columns it carries, None all of them; `values` are theirs, in order."""
-
-    key: Any
-    key_text: str
-    version: int
-    delete: bool = False
-    names: tuple[str, ...] | None = None
-    values: tuple[Any, ...] | None = None
-
-
-class Applied(msgspec.Struct, frozen=True, gc=False):
-    """The answer to a change.
-
-    `version` is the one that L3 holds now, as a row or as a tombstone; 0 is none. Where the row holds other values
-    than were sent, or may do so in columns that were not, `kept` are those of all columns, `kept_names`, of which that
-    can be. `late`: the row is newer, but got the columns that newer writes had not carried.
-    """
-
-    key: Any
-    status: Status
-    version: int
-    kept: tuple[Any, ...] | None = None
-    kept_names: tuple[str, ...] = ()
-    late: bool = False
-
-
 class Applier:
-    """The statements of `apply`. Thread-safe: it keeps no state of its own."""
+    """The statements of `apply`. Thread-safe: it keeps no state but whether `_merge` is prepared."""
 
     def __init__(self, layout: Layout, writes: Writes, stage: Stage, partials: Partials) -> None:
         self._partials = partials
@@ -112,7 +72,8 @@ class Applier:
         self._merge = stage.statement(merge, prepared=not layout.updates_first)
         self._bury = stage.statement(
             f"INSERT INTO {TOMBSTONES} AS d (schema, id, version)"
-            f" SELECT {layout.schema}, s.{key}::text, s.{VERSION} FROM {name} s WHERE s.{GROUP} = {_DELETED}"
+            f" SELECT {layout.schema}, s.{key}::text, s.{VERSION} FROM {name} s WHERE s.{GROUP} = {_DELETED} AND"
+            f" (SELECT true FROM {table} r WHERE r.{key} = s.{key} AND r.{VERSION} <= s.{VERSION} LIMIT 1) IS NULL"
             f" ON CONFLICT (schema, id) DO UPDATE SET version = EXCLUDED.version, deleted_at = now()"
             f" WHERE d.version < EXCLUDED.version",
             of=(GROUP, VERSION, key),
@@ -124,7 +85,7 @@ class Applier:
             prepared=False,
         )
         self._look = stage.statement(
-            f"SELECT s.{ORDER}, {tombstone}, {layout.returned(layout.kept)}"
+            f"SELECT s.{ORDER}, {tombstone}, {horizon}, {layout.returned(layout.kept)}"
             f" FROM {name} s LEFT JOIN {table} r ON r.{key} = s.{key}",
             of=(ORDER, key),
             prepared=False,
@@ -133,7 +94,7 @@ class Applier:
     def apply(self, conn: Connection, changes: Sequence[Change]) -> list[Applied]:
         """Bring each change to L3 if it is newer, no key twice; the answers are in the order of `changes`.
 
-        The caller has opened a transaction. Raises `failures.BatchError` for a batch that is refused: its
+        The caller has opened a transaction. Raises `diagnosis.BatchError` for a batch that is refused: its
         `diagnosis` says why, its `index` which change is to blame where that is known. An outage passes as it is.
         """
         if not changes:
@@ -143,10 +104,10 @@ class Applier:
         try:
             found = self._apply(conn, batch)
         except psycopg.Error as error:
-            if conn.closed or failures.classify(error.sqlstate or "") is failures.Failure.OUTAGE:
+            if conn.closed or classify(error.sqlstate or "") is Failure.OUTAGE:
                 raise
             raise failures.batch_error(error).at(order)  # noqa: B904 the cause is set
-        except failures.BatchError as error:
+        except diagnosis.BatchError as error:
             error.at(order)
             raise
         answers: list[Applied | None] = [None] * len(changes)
@@ -162,17 +123,18 @@ class Applier:
         nested = f"{NESTED}; " if self._layout.updates_first else ""
         conn.command(f"{nested}SET CONSTRAINTS ALL DEFERRED")
         self._stage.fill(conn, batch.staged())
+        known = self._merge.prepared_on(conn)
         merged, returned = self._merge_whole(conn) if batch.has(_WHOLE) else (0, [])
         late = self._lay_late(conn, batch) if merged < len(batch.changes) else set()
         for names, group in batch.groups.items():
             self._partials.note_staged(conn, group, names)
             self._update(names).execute(conn, (group,))
         if batch.has(_DELETED):
-            self._bury.execute(conn)
             self._delete.execute(conn)
+            self._bury.execute(conn)  # but for rows that a trigger keeps
         conn.command("SET CONSTRAINTS ALL IMMEDIATE")
         if batch.mixed or self._layout.updates_first or merged < len(batch.changes):
-            return self._look_up(conn, batch, late)
+            return self._look_up(conn, batch, late, known)
         if self._counts:
             return [Applied(change.key, _APPLIED, change.version) for change in batch.changes]
         return [self._applied(change, row[1:]) for change, row in zip(batch.changes, returned, strict=True)]
@@ -220,26 +182,33 @@ class Applier:
             found.add(late.place)
         return found
 
-    def _look_up(self, conn: Connection, batch: _Sorted, late: set[int]) -> list[Applied]:
-        """Ask what L3 has for every key: not all changes were newer, or some were deletions."""
+    def _look_up(self, conn: Connection, batch: _Sorted, late: set[int], known: bool) -> list[Applied]:
+        """Ask what L3 has for every key: not all changes were newer, or some were deletions. `known`: the merge had
+        been prepared before."""
         answers: list[Applied | None] = [None] * len(batch.changes)
         rows = self._look.rows(conn)
-        for place, buried, version, *kept in rows:
-            answer = self._judge(batch.changes[place], buried or 0, version, kept)
+        for place, buried, horizon, version, *kept in rows:
+            answer = self._judge(batch.changes[place], buried or 0, horizon or 0, version, kept)
+            if answer.status is Status.SWALLOWED and known:
+                # A rule may have made nothing of the merge when it was prepared. Such a plan outlives the rule: it
+                # depends on no table, so that no change of one makes it void.
+                self._merge.unprepare()
+                raise doubt.OutdatedError(self._layout.name)
             answers[place] = replace(answer, late=place in late)
         return [answer for answer in answers if answer is not None]
 
-    def _judge(self, change: Change, buried: int, version: int | None, kept: Sequence[Any]) -> Applied:
-        if version is not None:
-            if version == change.version and not change.delete:
-                return self._applied(change, kept)
-            return Applied(change.key, Status.SUPERSEDED, version)
-        if change.delete and buried == change.version:
-            return Applied(change.key, Status.APPLIED, buried)
-        if buried >= change.version:
-            return Applied(change.key, Status.SUPERSEDED, buried)
-        status = Status.BELOW_HORIZON if _is_whole(change, self._layout) else Status.MISSING_ROW
-        return Applied(change.key, status, buried)
+    def _judge(self, change: Change, buried: int, horizon: int, version: int | None, kept: Sequence[Any]) -> Applied:
+        key, held = change.key, 0 if version is None else version
+        if version == change.version and not change.delete:
+            return self._applied(change, kept)
+        if held > change.version or buried > change.version or (buried == change.version and not change.delete):
+            return Applied(key, Status.SUPERSEDED, max(held, buried))
+        if version is None and buried == change.version:
+            return Applied(key, Status.APPLIED, buried)
+        if version is None and not _is_whole(change, self._layout) and not change.delete:
+            return Applied(key, Status.MISSING_ROW, buried)
+        below = version is None and change.version <= horizon
+        return Applied(key, Status.BELOW_HORIZON if below else Status.SWALLOWED, max(held, buried))
 
     def _applied(self, change: Change, kept: Sequence[Any]) -> Applied:
         layout, values = self._layout, change.values or ()

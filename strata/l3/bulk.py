@@ -14,10 +14,11 @@ from typing import Any
 import psycopg
 from psycopg.pq.abc import PGresult
 
-from strata.l3 import failures
+from strata.l3 import diagnosis, failures
 from strata.l3.connection import Connection
 from strata.l3.layout import HORIZONS, TOMBSTONES, VERSION, Layout
 from strata.l3.outside import moving
+from strata.l3.sqlstates import PASSING, classify
 from strata.l3.stage import GROUP, NESTED, ORDER, STAGE, Stage, copy_rows
 from strata.l3.statement import ARRAYS, INT4, INT8, TEXT, Started, Statement
 from strata.l3.writes import Writes, Written
@@ -76,8 +77,8 @@ class Bulk:
             ]
         try:
             return self._write_many(conn, batch)
-        except failures.BatchError as error:
-            raise failures.unfit(error)  # noqa: B904 the cause is set
+        except diagnosis.BatchError as error:
+            raise diagnosis.unfit(error)  # noqa: B904 the cause is set
 
     def _write_many(self, conn: Connection, batch: _Batch) -> list[Written]:
         if batch.groups:
@@ -104,7 +105,7 @@ class Bulk:
             types = (*self._layout.oids, INT8)
             copy_rows(conn, self._copy, types, ((*row, v) for row, v in zip(batch.rows, batch.versions, strict=True)))
         except psycopg.Error as error:
-            if conn.closed or failures.lost(error) or failures.classify(error.sqlstate or "") in failures.PASSING:
+            if conn.closed or failures.lost(error) or classify(error.sqlstate or "") in PASSING:
                 raise
             # Somebody was faster with one of the keys, a constraint refuses a row (then the merge will say so), or the
             # table's types, policies or rules do not allow it.
@@ -151,7 +152,7 @@ class Bulk:
         part, rows = finished.part, finished.rows()
         if not finished.updating and not self._layout.updates_first:
             if len(rows) != len(part.rows):
-                raise failures.suppressed(self._layout.name)
+                raise diagnosis.suppressed(self._layout.name)
             return [self._written(values, row) for values, row in zip(part.rows, rows, strict=True)]
         answers: list[Any] = [None] * len(part.rows)
         # Each row comes after its place, or, where some were updated and then others inserted, after its key.
@@ -189,7 +190,8 @@ class Bulk:
             for row in self._update_statement(names, unset).rows(conn, (batch.node, number)):
                 answers[row[0]] = self._writes.written(batch.rows[row[0]], unset, row[1:])
         if None in answers:
-            raise self._writes.missing()
+            left = [row[layout.key_place] for row, answer in zip(batch.rows, answers, strict=True) if answer is None]
+            raise self._writes.unwritten(conn, left)
         return answers
 
     def _update_statement(self, names: Sequence[str], returned: Sequence[str]) -> Statement:

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from strata.l3.partition import Month
-from strata.l3.table import Table
-
-
-class ManualChange(NamedTuple):
-    """A difference that `migrate` leaves alone: in words, and as the SQL to write, empty where there is none."""
-
-    text: str
-    sql: str
-
-
-class BlockingChange(ManualChange):
-    """One without which records of the schemas, or some of them, cannot be written."""
-
-    __slots__ = ()
+if TYPE_CHECKING:
+    from strata.l3.partition import Month
+    from strata.l3.report import ManualChange
+    from strata.l3.table import Table
 
 
 @dataclass(frozen=True, slots=True)

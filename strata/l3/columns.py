@@ -12,11 +12,12 @@ import psycopg
 from strata.errors import DecodeError
 from strata.l3 import ddl
 from strata.l3.catalog import ColumnFacts, dependents
-from strata.l3.changes import BlockingChange, ManualChange, Plan
+from strata.l3.changes import Plan
 from strata.l3.connection import Connection
 from strata.l3.convert import retype
 from strata.l3.fit import misfit, same_type, shown, takes
 from strata.l3.layout import quote
+from strata.l3.report import BlockingChange, ManualChange
 from strata.l3.table import Table
 from strata.model.columns import Column
 from strata.model.defaults import default_of, varies

@@ -9,13 +9,14 @@ from typing import Any
 from strata.errors import InvalidModelError
 from strata.l3 import ddl, outside
 from strata.l3.catalog import exists, free_months, has_rows, table_facts
-from strata.l3.changes import BlockingChange, LateIndex, ManualChange, Plan, TableMonth
+from strata.l3.changes import LateIndex, Plan, TableMonth
 from strata.l3.columns import Columns
 from strata.l3.connection import Connection
 from strata.l3.fit import no_table
 from strata.l3.indexes import wanted_indexes
 from strata.l3.layout import VERSION, quote
 from strata.l3.partition import Month, check_unique, months_from
+from strata.l3.report import BlockingChange, ManualChange
 from strata.l3.table import Table
 from strata.policies import Index
 from strata.schema import Schema
@@ -93,7 +94,9 @@ def _watch(conn: Connection, plan: Plan, tables: Sequence[tuple[Table, Schema[An
         elif additions:
             text = f"{item.table} is managed by other means (managed=False), and does not tell of changes made outside"
             plan.manual.append(ManualChange(text, ";\n".join(additions) + ";"))
-    for name, sql in outside.leftovers(conn, [item.table for item in watched]):
+    # Other tables may be another application's.
+    unwatched = {table.name for table, _ in tables} - {item.table for item in watched}
+    for name, sql in outside.leftovers(conn, unwatched):
         text = f"{name} tells of changes made outside, but no schema registered here has PostgresPolicy(watch=True)"
         plan.manual.append(ManualChange(text, sql))
 
@@ -109,8 +112,8 @@ def _watched(tables: Sequence[tuple[Table, Schema[Any]]]) -> list[outside.Watche
     found = []
     for name, table in watched.items():
         over = [(other, schema) for other, schema in tables if other.name == name]
-        cached = tuple(schema.name for _, schema in over if schema.l2 is not None)
-        deferred = tuple(schema.name for other, schema in over if other.deferred)
+        cached = tuple(other.mark for other, schema in over if schema.l2 is not None)
+        deferred = tuple(other.mark for other, _ in over if other.deferred)
         found.append(outside.Watched(name, table.plan.key.name, cached, deferred))
     return found
 
@@ -195,7 +198,8 @@ class _Comparison:
                 )
             else:
                 self._by_hand(
-                    f"{where} is not in the model; its values stay", f"{self._alter} DROP COLUMN {quote(column.name)};"
+                    f"{where} is not in the model; its values stay. Drop it when no release that has it runs any more",
+                    f"{self._alter} DROP COLUMN {quote(column.name)};",
                 )
 
     def _index(self, item: Index) -> None:

@@ -18,11 +18,8 @@ from __future__ import annotations
 
 import math
 import os
-import random
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -32,17 +29,21 @@ from psycopg.adapt import AdaptersMap, Dumper, Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.datetime import IntervalBinaryLoader
 
-from strata.clock import Clock
-from strata.errors import InvalidConfigError
+from strata import waits
+from strata.endpoints.postgres import read_dsn
+from strata.forks.inherited import abandon_in_child
 from strata.l3 import greenlets
-from strata.policies import Duration, L3PoolConfig
-from strata.silence import Ear
+from strata.policies import L3PoolConfig
+from strata.waits import hub
+from strata.waits.clock import Clock
+from strata.waits.sockets import Ear, patched
 
 RV = TypeVar("RV")
 
 JSONB, _TIMESTAMPTZ = 3802, 1184  # OIDs, as in pg_type.dat
 GRACE = 1.0  # seconds that the server may need, beyond its own time-out, to say that a statement was given up
 IDLE_IN_TRANSACTION = 10.0  # seconds; below the lease of the write-behind ledger
+INTERVAL = 0.1  # seconds after which psycopg, waiting in C, looks for signals; its own default
 PREPARED = 500  # statements that a connection holds prepared before another one takes its place
 
 
@@ -99,22 +100,42 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         self.shared = False
         self.named = True  # whether statements may be prepared
         self.begin = "BEGIN"
-        self.owner = os.getpid()
         self.generation = 0
         self.expires_at = math.inf
         self.idle_since = 0.0
-        self.wanted_at = 0.0  # perf_counter() when its borrower came
+        self.wanted_at = 0.0  # by the monotonic clock, when its borrower came
         self.prepared: dict[Any, tuple[bytes, Transformer]] = {}
         self.asked: dict[Any, int] = {}  # how often each query of a user's was, before it was prepared
         self.staged: list[bytes] = []  # what the transaction has put on its stage (`strata.l3.stage`)
         # Random, so that no other connection has it, of whatever process: two clients of a pooler that share a session
         # would run each other's statements. Each connection draws its own; none is used on both sides of a fork.
-        self._token = secrets.token_hex(8)
+        self._token = waits.token(8)
         self._prepared_number = 0
         self._ear: Ear | None = None
+        self.user: int | None = waits.thread_ident()  # the thread that uses it; None while it is idle
+        abandon_in_child(self)
 
     def __del__(self, *_: Any) -> None:
-        """Nothing: psycopg warns here of an open connection, but those of a parent process are left so on purpose."""
+        """Nothing: psycopg warns here of an open connection, but those of a dropped store, or a parent, are left so."""
+
+    def abandon(self) -> None:
+        """In the child of a fork: let go of the parent's socket without a word.
+
+        /dev/null takes the descriptor's place, so that whoever still uses the connection only fails, and closing it
+        frees the descriptor. Where that would be a thread that the child does not have, it is closed at once; not by
+        libpq, which that thread may have been in the midst of. psycopg's destructor leaves it to the parent.
+        """
+        try:
+            fileno = self.pgconn.socket
+        except psycopg.Error:
+            return  # closed, or lost
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(null, fileno, inheritable=False)
+        os.close(null)
+        if self.user is None:
+            self.close()
+        elif self.user != waits.thread_ident() and not patched():
+            os.close(fileno)
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """As in psycopg, but with an end."""
@@ -123,14 +144,19 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             if self.deadline is not None and self.clock is not None:
                 left = max(self.deadline - self.clock.monotonic(), 0.0) + GRACE
                 timeout = left if timeout is None else min(timeout, left)
-        if greenlets.patched():
-            return greenlets.wait(gen, self.pgconn.socket, interval, timeout)
-        return super().wait(gen, interval, timeout)
+        result: RV = hub.current().query(self, gen, timeout)
+        return result
+
+    def block(self, gen: PQGen[RV], timeout: float | None) -> RV:
+        """As `wait`, in a thread of the system, which stands still meanwhile."""
+        if patched():
+            return greenlets.wait(gen, self.pgconn.socket, INTERVAL, timeout)
+        return super().wait(gen, INTERVAL, timeout)
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
         gen = super()._connect_gen(conninfo)
-        if greenlets.patched():
+        if patched():
             return greenlets.connecting(gen, float(conninfo_to_dict(conninfo).get("connect_timeout") or math.inf))
         return gen
 
@@ -152,6 +178,14 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     def results(self, sql: str) -> list[pq.abc.PGresult]:
         """Run statements without parameters; their results."""
         self.pgconn.send_query(sql.encode())
+        return self._ended()
+
+    def single(self, sql: str) -> None:
+        """Run one statement without parameters; several are refused by the server, whatever we took for their ends."""
+        self.pgconn.send_query_params(sql.encode(), None)
+        self._ended()
+
+    def _ended(self) -> list[pq.abc.PGresult]:
         results: list[pq.abc.PGresult] = self.wait(generators.execute(self.pgconn))
         for result in results:
             if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
@@ -188,11 +222,6 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         """Whether a transaction is open, failed or not."""
         return self.pgconn.transaction_status != pq.TransactionStatus.IDLE
 
-    @property
-    def own(self) -> bool:
-        """Whether this process opened it."""
-        return self.owner == os.getpid()
-
     def silent(self) -> bool:
         """Whether the idle connection can be used, for all that is known without a round trip.
 
@@ -210,21 +239,10 @@ def parse_dsn(dsn: str, config: L3PoolConfig, application_name: str) -> str:
 
     Raises `InvalidConfigError` for one that libpq could not use, without repeating any of it: it holds a password.
     """
-    given: Mapping[str, Any] = {}
-    try:
-        given = conninfo_to_dict(dsn)
-        ports = str(given.get("port", "")).split(",")
-        usable = bool(dsn.strip()) and all(not port or 0 < int(port) < 65_536 for port in ports)
-    except (psycopg.Error, ValueError):
-        usable = False
-    if not usable:
-        raise InvalidConfigError(
-            "postgres_dsn (or read_replica) cannot be read; write postgres://user:password@host:5432/database, with "
-            "special characters percent-encoded, or host=... dbname=... user=... password=..."
-        )
+    given = read_dsn(dsn, "postgres_dsn")
     defaults: dict[str, str | int] = {
         "application_name": application_name,
-        "connect_timeout": math.ceil(in_seconds(config.connect_timeout)),
+        "connect_timeout": math.ceil(config.connect_timeout),
         "client_encoding": "utf8",
         "keepalives_idle": 30,
         "keepalives_interval": 10,
@@ -238,22 +256,24 @@ def connect(conninfo: str, config: L3PoolConfig, clock: Clock) -> Connection:
     """Open a connection in autocommit mode. Raises `psycopg.Error`."""
     try:
         # Unprepared: psycopg's own names are those of every other client, and it deallocates all that the session has.
-        conn = Connection.connect(
-            conninfo, autocommit=True, context=_Context(), cursor_factory=psycopg.RawCursor, prepare_threshold=None
+        conn = waits.call(
+            lambda: Connection.connect(
+                conninfo, autocommit=True, context=_Context(), cursor_factory=psycopg.RawCursor, prepare_threshold=None
+            )
         )
     except psycopg.ProgrammingError as error:
         # The DSN was read before. What psycopg takes for a bad value in it is an exception from outside.
         raise error.__context__ or error  # noqa: B904
     conn.clock = clock
-    conn.patience = in_seconds(config.statement_timeout) + GRACE
+    conn.patience = config.statement_timeout + GRACE
     conn.named = config.prepared
     try:
         _settle(conn, config)
     except BaseException:
         conn.close()
         raise
-    lifetime = in_seconds(config.max_conn_lifetime)
-    conn.expires_at = clock.monotonic() + lifetime * random.uniform(0.9, 1.0)  # noqa: S311 jitter
+    lifetime = config.max_conn_lifetime
+    conn.expires_at = clock.monotonic() + lifetime * waits.uniform(0.9, 1.0)
     return conn
 
 
@@ -298,13 +318,8 @@ def _settings(config: L3PoolConfig, version: int) -> dict[str, str]:
     return settings
 
 
-def in_seconds(duration: Duration) -> float:
-    """A duration of the settings, which are seconds after construction, as far as the type checker knows."""
-    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
-
-
-def _milliseconds(duration: Duration) -> int:
-    return max(1, round(in_seconds(duration) * 1000))
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
 
 
 class _Context:

@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 import psycopg
 
-from strata.clock import Clock
+from strata import waits
 from strata.errors import L3UnavailableError
-from strata.interrupts import Seats
 from strata.l3 import poolers
-from strata.l3.connection import Connection, connect, in_seconds
+from strata.l3.connection import Connection, connect
 from strata.policies import L3PoolConfig
+from strata.waits.clock import Clock
+from strata.waits.seats import Seats
 
 
 class Counts(NamedTuple):
@@ -32,19 +33,20 @@ class Pool:
     A connection is opened by the caller that finds none idle, so that its failure reaches that caller. Thread-safe:
     `_idle` is a deque, whose ends are atomic; `_seats` counts those that are in use or being opened, each by whoever
     uses it, so that none is counted of which the use was broken off. `_fit` is written by those who connect first and
-    by `listens`: to lose a race costs a second look at the pooler.
+    by `listens`, which sets `_listens`: to lose a race costs a second look at the pooler. `_generation` is raised by
+    any thread; where two do so at once, what was opened in between may stay, and is found out at its next use. After
+    fork: `abandon`.
     """
 
     def __init__(self, conninfo: str, config: L3PoolConfig, clock: Clock) -> None:
         self._conninfo = conninfo
         self._config = config
         self._clock = clock
-        self._patience = in_seconds(config.acquire_timeout)
-        self._longest_idle = in_seconds(config.max_conn_idle_time)
+        self._patience = config.acquire_timeout
+        self._longest_idle = config.max_conn_idle_time
         self._generation = 0
         self._listens = False
         self._fit = False  # whether what a pooler can do was looked at
-        self._abandoned: list[Connection] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -65,6 +67,7 @@ class Pool:
                 )
             while (conn := self._last()) is not None:
                 if self._clock.monotonic() < conn.expires_at and conn.silent():
+                    conn.user = waits.thread_ident()
                     return conn
                 conn.close()
             return self._connect()
@@ -76,14 +79,12 @@ class Pool:
         """Take a connection back; one that is broken, old, or in the middle of something is closed."""
         try:
             now = conn.idle_since = self._clock.monotonic()
-            if not conn.own:
-                self._abandoned.append(conn)  # taken before a fork, given back in the child, which never counted it
-            elif conn.in_transaction or conn.generation != self._generation or now >= conn.expires_at or conn.full:
+            if conn.in_transaction or conn.generation != self._generation or now >= conn.expires_at or conn.full:
                 conn.close()
             else:
                 conn.deadline = None
                 conn.staged = []
-                self._idle.append(conn)
+                self._keep(conn)
                 self._thin_out(now)
         finally:
             self._seats.leave(user)
@@ -95,8 +96,7 @@ class Pool:
             conn.close()
 
     def abandon(self) -> None:
-        """In the child of a fork: forget the parent's connections, without a word on their sockets."""
-        self._abandoned += self._idle
+        """In the child of a fork: forget the parent's connections. One that is given back yet is closed."""
         self._generation += 1
         self._reset()
 
@@ -125,6 +125,10 @@ class Pool:
         except IndexError:
             return None
 
+    def _keep(self, conn: Connection) -> None:
+        conn.user = None
+        self._idle.append(conn)
+
     def _thin_out(self, now: float) -> None:
         """Close the connection that was idle longest, where it was for too long: one a call."""
         try:
@@ -148,7 +152,7 @@ class Pool:
                 return False
             spare = self._new()
             spare.idle_since = self._clock.monotonic()
-            self._idle.append(spare)
+            self._keep(spare)
         except psycopg.Error:
             return False  # the caller has one
         finally:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from strata.l3 import ddl
 from strata.l3.catalog import ColumnFacts, Dependents
-from strata.l3.changes import ManualChange
 from strata.l3.fit import shown
 from strata.l3.layout import quote
+from strata.l3.report import ManualChange
 from strata.model.columns import Column
 from strata.model.fields import Field, Kind
 

@@ -1,4 +1,4 @@
-"""What PostgreSQL's errors mean: the one place that turns those of the driver into Strata's.
+"""The driver's errors: the one place that turns them into Strata's, by what `strata.l3.sqlstates` says.
 
 A driver's message can carry a whole row (DETAIL, CONTEXT, the value in a "invalid input syntax"). What leaves this
 module keeps SQLSTATE, condition, constraint, table and column, and the primary message only for conditions whose
@@ -7,19 +7,14 @@ message PostgreSQL makes of names; the driver's error, which becomes the `__caus
 
 from __future__ import annotations
 
-import enum
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping
+from dataclasses import replace
 
 import psycopg
 from psycopg import errors
 
 from strata.errors import (
-    ConstraintError,
-    DecodeError,
-    EncodeError,
     InvalidConfigError,
     L3UnavailableError,
     MigrationError,
@@ -27,6 +22,10 @@ from strata.errors import (
     StrataError,
     TxTimeoutError,
 )
+from strata.l3.diagnosis import BatchError, Diagnosis, caused, error_of
+from strata.l3.sqlstates import Failure, classify
+from strata.model.fields import Kind
+from strata.observe.labels import OTHER
 
 UNPREPARED = (
     "the DSN leads through a connection pooler that shares sessions among clients and does not keep their prepared "
@@ -39,95 +38,18 @@ _OPTIONS = (
     "the DSN has start-up parameters (options=...) that the connection pooler to which it leads does not take; set "
     "them for the role instead, ALTER ROLE ... SET ..., and leave them out of the DSN"
 )
-E = TypeVar("E", bound=BaseException)
 WaitTimeout = errors._WaitTimeout  # raised by Connection.wait; psycopg has no public name for it
-
-
-class Failure(enum.Enum):
-    """What a failed statement asks of whoever sent it.
-
-    OUTAGE: nobody is to blame, come back later. CONTENTION: send it again. TIMEOUT: send less at once. ORDER: what
-    it needs may be one batch behind. PERMANENT: the record is wrong. NOT_READY: the table is not there yet.
-    """
-
-    OUTAGE = "outage"
-    CONTENTION = "contention"
-    TIMEOUT = "timeout"
-    ORDER = "order"
-    PERMANENT = "permanent"
-    NOT_READY = "not_ready"
-    UNKNOWN = "unknown"
-
-
-PASSING = frozenset({Failure.OUTAGE, Failure.CONTENTION, Failure.TIMEOUT})
-"""Failures that say nothing about the statement."""
-
-# PostgreSQL manual, appendix "PostgreSQL Error Codes".
-_BY_STATE = {
-    "40001": Failure.CONTENTION,  # serialization_failure
-    "40P01": Failure.CONTENTION,  # deadlock_detected
-    "55P03": Failure.TIMEOUT,  # lock_not_available
-    "57014": Failure.TIMEOUT,  # query_canceled
-    "25P04": Failure.TIMEOUT,  # transaction_timeout
-    "25P03": Failure.OUTAGE,  # idle_in_transaction_session_timeout
-    "25006": Failure.OUTAGE,  # read_only_sql_transaction: a standby
-    "23502": Failure.PERMANENT,  # not_null_violation
-    "23514": Failure.PERMANENT,  # check_violation
-    "23503": Failure.ORDER,  # foreign_key_violation
-    "23505": Failure.ORDER,  # unique_violation
-    "23P01": Failure.ORDER,  # exclusion_violation
-    "42P01": Failure.NOT_READY,  # undefined_table
-    "42703": Failure.NOT_READY,  # undefined_column
-    "42501": Failure.NOT_READY,  # insufficient_privilege
-    "3F000": Failure.NOT_READY,  # invalid_schema_name
-}
-_BY_CLASS = {
-    "08": Failure.OUTAGE,  # connection exception
-    "53": Failure.OUTAGE,  # insufficient resources
-    "57": Failure.OUTAGE,  # operator intervention
-    "28": Failure.OUTAGE,  # invalid authorization
-    "3D": Failure.OUTAGE,  # invalid catalog name
-    "22": Failure.PERMANENT,  # data exception
-}
-# Of a table that was changed while it was in use: another type, a computed column, no unique key, no table any more.
-_MISFIT = frozenset({"42804", "42846", "42883", "428C9", "42P10", "42809"})
 _NAMES_ONLY = frozenset({"08", "0A", "23", "25", "26", "28", "3D", "3F", "40", "42", "53", "54", "55", "57"})  # classes
-_REFUSED_ROW = frozenset({"09", "23", "27", "44", "P0"})  # the last: RAISE in a trigger
-_OF_COLUMN = frozenset({"23502", "428C9"})  # not_null_violation, generated_always
-_COPY_LINE = re.compile(r"COPY [^,]+, \D*(\d+)")  # "COPY t, line 3, column c: ...", in any language
-_QUERY_CLASSES = frozenset({"0A", "20", "21", "22", "42", "54"})
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """A failure without anything of a row. `line` is the row of a COPY that was refused, counted from 0."""
-
-    failure: Failure
-    sqlstate: str = ""
-    constraint: str | None = None
-    message: str = ""
-    line: int | None = None
-
-
-class BatchError(StrataError):
-    """A batch was refused as a whole; `index` is the change to blame, where PostgreSQL told."""
-
-    def __init__(self, diagnosis: Diagnosis, index: int | None = None) -> None:
-        super().__init__(f"PostgreSQL refused a batch: {diagnosis.message}")
-        self.diagnosis = diagnosis
-        self.index = index
-
-    def at(self, order: Sequence[int]) -> BatchError:
-        """Itself, with the `index` of the sorted batch turned into that of the one that was given."""
-        self.index = None if self.index is None else order[self.index]
-        return self
-
-
-def classify(sqlstate: str) -> Failure:
-    """The class of an SQLSTATE; the empty one is that of an error which did not come from the server."""
-    if not sqlstate:
-        return Failure.OUTAGE
-    return _BY_STATE.get(sqlstate) or _BY_CLASS.get(sqlstate[:2]) or Failure.UNKNOWN
+# "COPY t, line 3, column c: ...", in any language
+_COPY_LINE = re.compile(r"COPY [^,]+, \D*(\d+)(?:, \S+ ([A-Za-z_][A-Za-z0-9_]*)(?=:|$))?", re.MULTILINE)
+# "unnamed portal parameter $1 = '...'", in any language, and nothing of a function's, which may have a $1 of its own.
+_ARGUMENT = re.compile(r"[^\n\"$]*\$(\d+)(?= = '|\Z)")
+# The kinds of columns that refuse a value so: string_data_right_truncation, numeric_value_out_of_range.
+_REFUSING = {
+    "22001": frozenset({Kind.TEXT, Kind.BYTEA}),
+    "22003": frozenset({Kind.BIGINT, Kind.DOUBLE, Kind.NUMERIC}),
+}
+_QUERY_CLASSES = frozenset({"0A", "20", "21", "22", "2F", "38", "39", "42", "54", "P0"})
 
 
 def diagnose(error: psycopg.Error) -> Diagnosis:
@@ -138,11 +60,22 @@ def diagnose(error: psycopg.Error) -> Diagnosis:
     if not sqlstate and _value_error(error):
         failure = Failure.PERMANENT
     line = _COPY_LINE.search(diag.context or "")
-    message = _words(error, sqlstate)
+    message = _words(error, sqlstate, line[2] if line else None)
     found = Diagnosis(failure, sqlstate, diag.constraint_name, message, int(line[1]) - 1 if line else None)
     error.args = (message,)
     error._info = None
     return found
+
+
+def label_of(sqlstate: str) -> str:
+    """The label of metrics for a SQLSTATE that PostgreSQL itself has; empty where there was none."""
+    if not sqlstate:
+        return ""
+    try:
+        errors.lookup(sqlstate)
+    except KeyError:
+        return OTHER
+    return sqlstate
 
 
 def loss(error: psycopg.Error | None) -> str:
@@ -157,15 +90,26 @@ def lost(error: psycopg.Error) -> bool:
     return not error.sqlstate and isinstance(error, errors.OperationalError | errors.InterfaceError)
 
 
-def doubtful(error: BaseException) -> bool:
-    """Whether PostgreSQL refused a value, or the want of one, in a column that may not be as it was seen."""
-    cause = error if isinstance(error, psycopg.Error) else error.__cause__
-    return isinstance(cause, psycopg.Error) and cause.sqlstate in _OF_COLUMN
+def narrow(error: BaseException, columns: Mapping[str, Kind | None]) -> None:
+    """Have the error of a value that was refused say where that may have been, of the `columns` that refuse some; where
+    PostgreSQL says it by itself, or it is no such error, nothing is done."""
+    diagnosis = error.diagnosis if isinstance(error, BatchError) else None
+    sqlstate = diagnosis.sqlstate if diagnosis else getattr(error, "sqlstate", None) or ""
+    said = diagnosis.message if diagnosis else ""
+    if sqlstate[:2] != "22" or " column " in said or not columns:
+        return
+    kinds = _REFUSING.get(sqlstate, frozenset(Kind))
+    names = [name for name, kind in columns.items() if kind in kinds] or list(columns)
+    words = " or ".join(f"column {name!r}" for name in names)
+    if isinstance(error, BatchError):
+        error.diagnosis = replace(error.diagnosis, message=f"{said} {words}")
+    elif isinstance(error, psycopg.Error):
+        error.__dict__["narrowed"] = words
 
 
 def statement_error(error: psycopg.Error, *, outcome_unknown: bool = False) -> StrataError:
     """The error of a synchronous statement. `outcome_unknown`: the connection was lost after it was sent."""
-    return _caused(_statement_error(diagnose(error), outcome_unknown), error)
+    return caused(error_of(diagnose(error), outcome_unknown), error)
 
 
 def blames_query(error: psycopg.Error) -> bool:
@@ -173,17 +117,21 @@ def blames_query(error: psycopg.Error) -> bool:
     sqlstate = error.sqlstate or ""
     if not sqlstate:
         return _value_error(error)
-    return sqlstate[:2] in _QUERY_CLASSES and sqlstate not in ("42501", "42P01")
+    return sqlstate == "53400" or (sqlstate[:2] in _QUERY_CLASSES and sqlstate not in ("42501", "42P01"))
 
 
-def query_error(error: psycopg.Error) -> QueryError:
-    """The error of a query that is to blame."""
+def query_error(error: psycopg.Error, unsendable: int = 0) -> QueryError:
+    """The error of a query that is to blame. `unsendable`: the number of the argument that the driver cannot send."""
+    argument = _ARGUMENT.match(error.diag.context or "")
     found = diagnose(error)
     if not found.sqlstate:
-        words = "an argument has a type, or a list mixed types, that no column has"
-        return _caused(QueryError(f"the query was not sent ({found.message}): {words}"), error)
+        which = f"the argument of ${unsendable}" if unsendable else "an argument"
+        words = f"{which} has a type, or is a list of mixed types, that no column has"
+        return caused(QueryError(f"the query was not sent ({found.message}): {words}"), error)
     hint = "; if it is a field of the model, run migrate()" if found.sqlstate == "42703" else ""
-    return _caused(QueryError(f"PostgreSQL cannot run the query: {found.message}{hint}"), error)
+    if argument is not None:
+        hint = f"; it cannot read the argument of ${argument[1]} as the type that is wanted there"
+    return caused(QueryError(f"PostgreSQL cannot run the query: {found.message}{hint}"), error)
 
 
 def migration_error(error: psycopg.Error, what: str, *, whole: bool = True) -> StrataError:
@@ -193,42 +141,28 @@ def migration_error(error: psycopg.Error, what: str, *, whole: bool = True) -> S
     found = diagnose(error)
     said = f"{found.sqlstate} {primary}" if primary and found.sqlstate[:2] != "22" else found.message
     left = "nothing of it was applied" if whole else "what came before the statement was applied"
-    return _caused(MigrationError(f"{what} failed: {said}; {left}"), error)
+    return caused(MigrationError(f"{what} failed: {said}; {left}"), error)
 
 
 def batch_error(error: psycopg.Error) -> BatchError:
     """The error of a write-behind batch."""
     found = diagnose(error)
-    return _caused(BatchError(found, found.line), error)
+    return caused(BatchError(found, found.line), error)
 
 
 def row_error(error: psycopg.Error, index: int) -> BatchError:
     """The error of a row that the driver could not send."""
-    return _caused(BatchError(diagnose(error), index), error)
-
-
-def unfit(error: BatchError) -> StrataError:
-    """The error of a synchronous write for a row that the driver could not send."""
-    return _caused(_statement_error(error.diagnosis, False), error.__cause__)
-
-
-def unreadable(error: psycopg.Error) -> DecodeError:
-    """The error of a value that PostgreSQL has and Python has not: a date beyond the year 9999, say."""
-    diagnose(error)
-    return _caused(DecodeError("a row has a value that Python cannot hold, such as a date beyond the year 9999"), error)
-
-
-def suppressed(table: str) -> ConstraintError:
-    """The error of rows that a trigger or rule of the table made vanish."""
-    return ConstraintError(f"a trigger or rule of table {table!r} kept rows from being written; nothing was written")
+    return caused(BatchError(diagnose(error), index), error)
 
 
 def unavailable(error: psycopg.Error) -> StrataError:
     """The error of a connection that could not be made: an outage, but for what a pooler will never take."""
     found = diagnose(error)
     if _UNSUPPORTED in found.message:
-        return _caused(InvalidConfigError(_OPTIONS), error)
-    return _caused(
+        return caused(InvalidConfigError(_OPTIONS), error)
+    if found.failure is not Failure.OUTAGE:  # it let us in, and refused the first statement
+        return caused(error_of(found, False), error)
+    return caused(
         L3UnavailableError(f"PostgreSQL cannot be reached: {found.message}; check the server and the address"), error
     )
 
@@ -236,35 +170,12 @@ def unavailable(error: psycopg.Error) -> StrataError:
 def moved(error: psycopg.Error) -> InvalidConfigError:
     """The error of a prepared statement that is not there: this client was given another session."""
     diagnose(error)
-    return _caused(InvalidConfigError(UNPREPARED), error)
+    return caused(InvalidConfigError(UNPREPARED), error)
 
 
 def deadline_error(timeout: float, cause: BaseException | None = None) -> TxTimeoutError:
     """The error of a transaction that did not end in time."""
-    return _caused(TxTimeoutError(f"the transaction did not end within {timeout:g} s and was rolled back"), cause)
-
-
-def _statement_error(found: Diagnosis, outcome_unknown: bool) -> StrataError:
-    said, group = found.message, found.sqlstate[:2]
-    if group in _REFUSED_ROW:
-        return ConstraintError(
-            f"PostgreSQL refused the row: {said}", sqlstate=found.sqlstate, constraint=found.constraint
-        )
-    if found.failure is Failure.PERMANENT:
-        return EncodeError(f"a value does not fit its column: {said}")
-    if found.failure is Failure.CONTENTION:
-        return L3UnavailableError(f"the statement met others and was rolled back: {said}; try it again")
-    if found.failure is Failure.TIMEOUT:
-        return L3UnavailableError(f"PostgreSQL gave the statement up: {said}; see L3PoolConfig's timeouts")
-    if found.sqlstate == "42501":
-        return L3UnavailableError(f"the role may not do this: {said}; grant it the right")
-    if found.failure is Failure.NOT_READY or found.sqlstate in _MISFIT:
-        return MigrationError(
-            f"the database does not fit the registered schemas: {said}; run migrate(), whose report says what it leaves"
-        )
-    if found.failure is Failure.OUTAGE:
-        return L3UnavailableError(f"PostgreSQL did not answer: {said}", outcome_unknown=outcome_unknown)
-    return L3UnavailableError(f"PostgreSQL refused the statement: {said}")
+    return caused(TxTimeoutError(f"the transaction did not end within {timeout:g} s and was rolled back"), cause)
 
 
 def _value_error(error: psycopg.Error) -> bool:
@@ -272,7 +183,7 @@ def _value_error(error: psycopg.Error) -> bool:
     return isinstance(error, errors.DataError | errors.ProgrammingError | errors.NotSupportedError)
 
 
-def _words(error: psycopg.Error, sqlstate: str) -> str:
+def _words(error: psycopg.Error, sqlstate: str, column: str | None = None) -> str:
     if not sqlstate:
         # libpq's own words: addresses and reasons, no values. A value's dumper is another matter.
         kind = type(error).__name__.lstrip("_")
@@ -282,14 +193,16 @@ def _words(error: psycopg.Error, sqlstate: str) -> str:
     raised = diag.source_function == "exec_stmt_raise"  # PL/pgSQL's RAISE, whose text may be made of a row
     if sqlstate[:2] in _NAMES_ONLY and diag.message_primary and not raised:
         words.append(f"({diag.message_primary})")
-    for what, name in (("constraint", diag.constraint_name), ("table", diag.table_name), ("column", diag.column_name)):
+    for what, name in (
+        ("constraint", diag.constraint_name),
+        ("table", diag.table_name),
+        ("column", diag.column_name or column),
+    ):
         if name:
             words.append(f"{what} {name!r}")
+    narrowed = error.__dict__.get("narrowed")
+    if narrowed and not column:
+        words.append(narrowed)
     if sqlstate == "23502":
         words.append("(where the model has no such column: it must be NULL-able, or have a DEFAULT)")
     return " ".join(words)
-
-
-def _caused(made: E, cause: BaseException | None) -> E:
-    made.__cause__ = cause
-    return made

@@ -7,12 +7,21 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from strata.errors import MigrationError, QueryError
+from strata.errors import MigrationError, QueryError, shown
 from strata.query import scan
 
 _NAME = re.compile(r"(\d{3,})_[A-Za-z0-9][A-Za-z0-9_.-]*\.sql\Z", re.ASCII)
 _ALONE = "-- strata: no-transaction"
-_CONTROL = re.compile(r"(BEGIN|START\s+TRANSACTION|COMMIT|END|ROLLBACK(?!\s+TO\b)|ABORT|PREPARE\s+TRANSACTION)\b", re.I)
+_BLANK = " \t\n\r\f\v"  # PostgreSQL's
+_CONTROL = re.compile(
+    r"(BEGIN|START\s+TRANSACTION|COMMIT|END|ROLLBACK(?!(\s+(WORK|TRANSACTION))?\s+TO\b)|ABORT|PREPARE\s+TRANSACTION)\b",
+    re.IGNORECASE,
+)
+# A routine's body may be statements of its own, each with its semicolon, of which the last thing is END.
+_ATOMIC = re.compile(
+    r"CREATE\s+(OR\s+REPLACE\s+)?(FUNCTION|PROCEDURE)\b.*\bBEGIN\s+ATOMIC\b", re.IGNORECASE | re.DOTALL
+)
+_END = re.compile(r"(.*\bATOMIC\s+)?END\Z", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +40,15 @@ def read_files(directory: Path) -> list[MigrationFile]:
 
     Raises `MigrationError` for a bad name, a number used twice, or a text that cannot be run as one migration.
     """
-    if not directory.is_dir():
-        raise MigrationError(f"{directory} is not a directory; name the one that holds the NNN_description.sql files")
+    try:
+        found = sorted(directory.glob("*.sql")) if directory.is_dir() else None
+    except (OSError, ValueError):  # a name that no directory can have
+        found = None
+    if found is None:
+        wanted = "name the one that holds the NNN_description.sql files"
+        raise MigrationError(f"{shown(str(directory))} is not a directory that can be read; {wanted}")
     numbered: dict[int, MigrationFile] = {}
-    for path in sorted(directory.glob("*.sql")):
+    for path in found:
         match = _NAME.match(path.name)
         if match is None:
             raise MigrationError(f"{path.name} is not a migration's name; it must be like 001_create_users.sql")
@@ -46,11 +60,13 @@ def read_files(directory: Path) -> list[MigrationFile]:
 
 
 def _read(path: Path) -> MigrationFile:
-    content = path.read_bytes()
     try:
+        content = path.read_bytes()
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise MigrationError(f"{path.name} is not UTF-8; save it as UTF-8") from None
+    except OSError as error:
+        raise MigrationError(f"{path.name} cannot be read ({type(error).__name__}); let this process read it") from None
     statements = split(text, path.name)
     alone = text.startswith(_ALONE)
     for statement in statements:
@@ -63,16 +79,25 @@ def _read(path: Path) -> MigrationFile:
 
 
 def split(text: str, name: str) -> list[str]:
-    """The statements of a text, without their semicolons and comments. Raises `MigrationError` for an open quote."""
-    statements, current, start = [], "", 0
+    """The statements of a text, without their semicolons and comments. Raises `MigrationError` for an open quote.
+
+    What is taken for one statement and is several to the server is refused by it: see `Connection.single`.
+    """
+    statements, whole, piece, start = [], "", "", 0
     try:
         for kind, mark, place in scan(text, name):
             if kind == "comment":
-                current, start = f"{current}{text[start:place]} ", place + len(mark)
+                piece, start = f"{piece}{text[start:place]} ", place + len(mark)
             elif mark == ";":
-                statements.append(current + text[start:place])
-                current, start = "", place + 1
+                piece, start = piece + text[start:place], place + 1
+                whole += piece
+                if _ATOMIC.match(whole.strip(_BLANK)) and not _END.match(piece.strip(_BLANK)):
+                    whole += ";"
+                else:
+                    statements.append(whole)
+                    whole = ""
+                piece = ""
     except QueryError as error:
         raise MigrationError(str(error)) from None
-    statements.append(current + text[start:])
-    return [statement.strip() for statement in statements if statement.strip()]
+    statements.append(whole + piece + text[start:])
+    return [statement.strip(_BLANK) for statement in statements if statement.strip(_BLANK)]

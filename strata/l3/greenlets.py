@@ -6,21 +6,16 @@ later, as with `gunicorn -k gevent --preload`. Here it is decided at each wait, 
 
 from __future__ import annotations
 
-import select
-import time
 from collections.abc import Generator
-from types import BuiltinFunctionType
 from typing import Any, TypeVar
 
 from psycopg import errors, waiting
 from psycopg.abc import PQGen, PQGenConn
 
+from strata import waits
+from strata.waits.sockets import able
+
 RV = TypeVar("RV")
-
-
-def patched() -> bool:
-    """Whether `select` gives way to other greenlets."""
-    return not isinstance(select.select, BuiltinFunctionType)
 
 
 def wait(gen: PQGen[RV], fileno: int, interval: float, timeout: float | None) -> RV:
@@ -30,11 +25,11 @@ def wait(gen: PQGen[RV], fileno: int, interval: float, timeout: float | None) ->
 
 def connecting(gen: PQGenConn[RV], timeout: float) -> PQGenConn[RV]:
     """The generator that opens a connection, with all its waits done when it is first asked for one."""
-    deadline = time.monotonic() + timeout
+    deadline = waits.monotonic() + timeout
     try:
         fileno, wanted = next(gen)
         while True:
-            left = deadline - time.monotonic()
+            left = deadline - waits.monotonic()
             if left <= 0:
                 raise errors._WaitTimeout("wait timeout expired")
             fileno, wanted = gen.send(_ready(fileno, wanted, left))
@@ -46,7 +41,7 @@ def connecting(gen: PQGenConn[RV], timeout: float) -> PQGenConn[RV]:
 
 def _ready(fileno: int, wanted: int, timeout: float) -> Any:
     reading, writing = wanted & waiting.WAIT_R, wanted & waiting.WAIT_W
-    able_to_read, able_to_write, _ = select.select([fileno] * bool(reading), [fileno] * bool(writing), [], timeout)
+    able_to_read, able_to_write = able(fileno, bool(reading), bool(writing), timeout)
     return bool(able_to_read) * waiting.READY_R | bool(able_to_write) * waiting.READY_W
 
 

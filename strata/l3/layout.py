@@ -33,7 +33,7 @@ from strata.l3.statement import (
 from strata.model.fields import Field, Kind, check_identifier
 from strata.model.markers import UNLOADED
 from strata.model.plan import ModelPlan
-from strata.versions import NODE_BITS
+from strata.protocol.versions import NODE_BITS
 
 VERSION = "_strata_version"
 TOMBSTONES, HORIZONS, REPAIRS = "_strata_tombstones", "_strata_horizons", "_strata_repairs"
@@ -57,6 +57,12 @@ _OIDS = {
 _SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
 
 
+def mark_of(table: str, schema_name: str) -> str:
+    """What stands for a schema in Strata's own tables: applications that share a database may have schemas of one name,
+    but no table. Names have no dot."""
+    return schema_name if table == schema_name else f"{table}.{schema_name}"
+
+
 class Layout:
     """Everything about one table, as it is, that statements are made of. Immutable.
 
@@ -64,7 +70,9 @@ class Layout:
     not the AutoNowAdd columns, which keep the value of the first insert. `kept` are the columns of which the row may
     hold another value than a whole record was written with: these, and those of the table that are not exact. Where it
     `updates_first`, rows that exist are updated without an INSERT. In a `monthly` table no index keeps
-    the key unique, but its writers do; `locked` says that they take the shards' locks, for that or another reason.
+    the key unique, but its writers do; `locked` says that they take the shards' locks, for that or another reason. An
+    upsert that is good `alone` needs no transaction; one needs it, too, where the table has its own way with a row, so
+    that there may be a reason to undo it.
     """
 
     def __init__(
@@ -86,7 +94,8 @@ class Layout:
         self.monthly = partition is not None and partition.monthly
         self.locked = deferred or self.monthly
         self.table = quote(name)
-        self.schema = f"'{schema_name}'"
+        self.mark = mark_of(name, schema_name)
+        self.schema = f"'{self.mark}'"
         # Schemas that share a monthly table must exclude each other.
         self.lock_space = _signed(crc32((f"table {name}" if self.monthly else schema_name).encode()))
         self.key = quote(plan.key.name)
@@ -97,6 +106,7 @@ class Layout:
         self.places = {column: place for place, column in enumerate(self.names)}
         self.partition = partition
         self.actual = actual
+        self.alone = not (self.locked or actual.restless or actual.computed)
         self.updates_first = self.monthly or actual.insert_refused
         first = {field.name for field in plan.columns if field.auto_now_add} | actual.fixed
         others = tuple(field.name for field in plan.columns if not field.primary_key)
@@ -181,7 +191,7 @@ class Layout:
         return tuple(name for name in self.names if name != key and (name not in names or name in self.kept))
 
     def other(self, names: Sequence[str], sent: Sequence[Any], held: Sequence[Any]) -> list[tuple[str, Any]]:
-        """Those columns that a row holds another value of than was sent, with that value."""
+        """Those columns that a row holds another value of than was sent, with that value, which may be UNHELD."""
         pairs = zip(names, sent, held, strict=True)
         return [(name, there) for name, given, there in pairs if not self._same(name, given, there)]
 

@@ -6,38 +6,48 @@ also shows that the server is there: rows in L3 are the truth, notifications onl
 
 from __future__ import annotations
 
-import os
-import random
-import select
-import threading
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import NoReturn, Protocol
 
 import psycopg
 from psycopg import errors
 
-from strata.clock import Clock
-from strata.interrupts import Nudge
 from strata.l3 import poolers
+from strata.l3.causes import advice_of, cause_of
 from strata.l3.connection import Connection, connect, parse_dsn
-from strata.l3.layout import REPAIRS
+from strata.l3.marks import waiting_repairs
 from strata.l3.outside import CHANNEL
+from strata.observe.causes import network_cause
 from strata.observe.log import SafeLogger
 from strata.policies import L3PoolConfig
-from strata.threads import OwnThread
+from strata.runtime.breaker import Watcher
+from strata.runtime.daemon import Daemon, Pause
+from strata.waits.clock import Clock
+from strata.waits.sockets import Ears
 
 BEAT = 1.0  # seconds between signs of life
 PATIENCE = 2.0  # seconds for one of them
-PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0)  # seconds before connecting again
+
+
+class Audience(Protocol):
+    """Who is told what the listener hears, in its thread, and is quick."""
+
+    def changed(self, text: str) -> None:
+        """A notification."""
+
+    def returned(self) -> None:
+        """It begins to listen, at first and after each time in which notifications may have been missed."""
+
+    def marks(self) -> Sequence[str]:
+        """Of the schemas of whose repairs `waiting` is to tell."""
+
+    def waiting(self) -> None:
+        """There are repairs to do."""
 
 
 class Listener:
-    """Starts at the first `start`; thread-safe. The callbacks are called in its thread, and must be quick.
-
-    `on_change` gets the text of a notification. `on_return` is called when it begins to listen, at first and after
-    each time in which notifications may have been missed; `on_waiting` when there are repairs to do. `_wake` is a pipe
-    that ends the thread's wait; `_abandoned` keeps a parent's connection, which is not the child's to close. After
-    fork: `reset`. At exit the daemon thread just ends.
-    """
+    """Starts at the first `start`; thread-safe. `outage` is told when nothing is heard, and when it is again. All state
+    is written by the thread only; who stops it reads `_ears`. After fork the child calls `reset`."""
 
     def __init__(
         self,
@@ -45,114 +55,100 @@ class Listener:
         config: L3PoolConfig,
         clock: Clock,
         log: SafeLogger,
-        on_change: Callable[[str], None],
-        on_return: Callable[[], None],
-        on_waiting: Callable[[], None],
+        audience: Audience,
+        outage: Watcher,
     ) -> None:
         self._conninfo = parse_dsn(dsn, config, "strata-listener")
         self._config = config
         self._clock = clock
         self._log = log
-        self._on_change = on_change
-        self._on_return = on_return
-        self._on_waiting = on_waiting
-        self._abandoned: list[Connection] = []
-        self._conn: Connection | None = None
+        self._audience = audience
+        self._outage = outage
+        self._said = False  # why nothing is heard is said once
+        self.daemon = Daemon("strata-listener", self._step, log, expected=(psycopg.Error,), at_end=self._hang_up)
+        self.start = self.daemon.start  # to be called without any lock held
         self.reset()
 
     def reset(self) -> None:
         """As new: not started, hearing nothing."""
-        if self._conn is not None:
-            self._abandoned.append(self._conn)
-        self._conn = None
-        self._own = OwnThread("strata-listener", self._run)
-        self._end = Nudge()
-        self._said = False  # written by the thread only: why nothing is heard is said once
-        self._wake: tuple[int, int] | None = None
-        self.connected = threading.Event()  # written by the thread, and waited for by no call of the user's
-
-    @property
-    def begun(self) -> bool:
-        """Whether the thread was started."""
-        return self._own.started
-
-    def start(self) -> None:
-        """Start the thread, once. To be called without any lock held."""
-        self._own.start()
+        self.daemon.reset()
+        self._conn: Connection | None = None
+        self._ears: Ears | None = None
+        self._due = 0.0
+        self.connected = False  # whether it listens
 
     def stop(self, timeout: float = 2.0) -> None:
         """End the thread."""
-        self._own.stop()
-        self._end.give()
-        wake = self._wake
-        if wake is not None:
-            os.write(wake[1], b"x")
-        if self._own.join(timeout) and wake is not None:
-            self._wake = None
-            for end in wake:
-                os.close(end)
+        self.daemon.stop()
+        ears = self._ears
+        if ears is not None:
+            ears.wake()
+        self.daemon.join(timeout)
 
-    def _run(self) -> None:
-        failures = 0
-        self._wake = os.pipe()
-        while self._own.goes_on:
-            try:
-                self._session()
-            except (psycopg.Error, OSError) as error:
-                self._log.debug("changes made outside are not heard of", error=type(error).__name__)
-            except Exception as error:  # noqa: BLE001 the thread must outlive a mistake in one message
-                self._log.error("the listener failed", error=type(error).__name__)
-            failures = 0 if self.connected.is_set() else failures + 1
-            self.connected.clear()
-            pause = PAUSES[min(failures, len(PAUSES) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311 jitter
-            self._end.wait(pause)
+    def _step(self) -> Pause:
+        """Connect, or hear what came; then show a sign of life where it is time to. The wait is the daemon's."""
+        try:
+            conn = self._conn
+            if conn is None:
+                conn = self._conn = self._connect()
+            else:
+                conn.pgconn.consume_input()
+            while (notice := conn.pgconn.notifies()) is not None:
+                self._audience.changed(notice.extra.decode(errors="replace"))
+            now = self._clock.monotonic()
+            if now >= self._due:
+                self._beat(conn)
+                self._due = now + BEAT
+            self._ears = self._ears or Ears(conn.pgconn.socket)
+            return Pause(max(0.0, self._due - now), self._ears.wait)
+        except BaseException as error:
+            self._hang_up()
+            if isinstance(error, psycopg.Error | OSError) and not self.daemon.stopped:
+                if isinstance(error, psycopg.Error):
+                    self._outage.gone(cause_of(error), advice_of(error))
+                else:
+                    self._outage.gone(network_cause(error))
+            raise
 
-    def _session(self) -> None:
-        conn = self._conn = connect(self._conninfo, self._config, self._clock)
+    def _connect(self) -> Connection:
+        conn = connect(self._conninfo, self._config, self._clock)
         try:
             conn.patience = PATIENCE
-            if conn.pooled and poolers.shares_sessions(
-                conn, lambda: connect(self._conninfo, self._config, self._clock)
-            ):
-                self._say_deaf()
-                return
-            # Those that come with the answer of a command; those that come while nothing is asked are read below.
-            conn.add_notify_handler(lambda notice: self._on_change(notice.payload))
+            other = lambda: connect(self._conninfo, self._config, self._clock)  # noqa: E731
+            if conn.pooled and poolers.shares_sessions(conn, other):
+                self._deaf()
+            # Those that come with the answer of a command; those that come while nothing is asked are read by `_step`.
+            conn.add_notify_handler(lambda notice: self._audience.changed(notice.payload))
             conn.command(f"LISTEN {CHANNEL}")
-            self._on_return()
-            self.connected.set()
-            self._listen(conn)
-        finally:
+            self._audience.returned()
+            self.connected = True
+            self._outage.back()
+        except BaseException:
             conn.close()
-            self._conn = None
+            raise
+        self._due = 0.0
+        return conn
 
-    def _listen(self, conn: Connection) -> None:
-        assert self._wake is not None
-        due = self._clock.monotonic()
-        while self._own.goes_on:
-            now = self._clock.monotonic()
-            if now >= due:
-                self._beat(conn)
-                due = now + BEAT
-            select.select([conn.pgconn.socket, self._wake[0]], [], [], max(0.0, due - now))
-            conn.pgconn.consume_input()
-            while (notice := conn.pgconn.notifies()) is not None:
-                self._on_change(notice.extra.decode(errors="replace"))
+    def _hang_up(self) -> None:
+        conn, self._conn, self._ears = self._conn, None, None
+        self.connected = False
+        if conn is not None:
+            conn.close()
 
     def _beat(self, conn: Connection) -> None:
         # Also whether this session is the one that listens: a pooler may have given another one.
-        here = f"SELECT EXISTS (SELECT FROM pg_listening_channels() c WHERE c = '{CHANNEL}')"
+        [answer] = conn.results(f"SELECT EXISTS (SELECT FROM pg_listening_channels() c WHERE c = '{CHANNEL}')")
+        if answer.get_value(0, 0) != b"t":
+            self._deaf()
         try:
-            answer = conn.results(f"{here}; SELECT EXISTS (SELECT FROM {REPAIRS})")
+            waiting = waiting_repairs(conn, self._audience.marks())
         except errors.UndefinedTable:
             return  # not migrated yet
-        if answer[0].get_value(0, 0) != b"t":
-            self._say_deaf()
-            raise psycopg.OperationalError("another session")
-        if answer[1].get_value(0, 0) == b"t":
-            self._on_waiting()
+        if waiting:
+            self._audience.waiting()
 
-    def _say_deaf(self) -> None:
+    def _deaf(self) -> NoReturn:
         if not self._said:
             self._said = True
-            self._log.error(poolers.UNHEARD)
+            self._log.error("changes made outside cannot be heard", reason=poolers.UNHEARD)
+        raise psycopg.OperationalError("another session")

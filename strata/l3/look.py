@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from strata.l3.actual import Actual
 from strata.l3.connection import Connection
 from strata.l3.layout import VERSION, Layout
 from strata.l3.outside import PREFIX
-from strata.l3.statement import INT2, INT4, JSON, TEXT, VARCHAR, Statement
+from strata.l3.statement import ARRAYS, INT2, INT4, JSON, TEXT, VARCHAR, Statement
 from strata.model.fields import Kind
 
 # Types besides a kind's own that give back every value that they take.
@@ -35,12 +37,24 @@ WHERE c.oid = to_regclass($1)
 """
 
 
-class Look:
+_STILL = """
+SELECT count(*) FROM pg_attribute a WHERE a.attrelid = to_regclass($1) AND a.attname::text = ANY($2)
+AND NOT a.attisdropped AND (a.attgenerated <> '' OR a.attidentity = 'a')
+"""
+
+
+class TableLook:
     """The look at one table in the catalog. Immutable."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._statement = Statement(_LOOK, (TEXT,), prepared=False)
+        self._still = Statement(_STILL, (TEXT, ARRAYS[TEXT]))
+
+    def still_computed(self, conn: Connection, names: Collection[str]) -> bool:
+        """Whether all of these columns are generated, or GENERATED ALWAYS AS IDENTITY."""
+        row = self._still.row(conn, (self._layout.table, list(names)))
+        return row is not None and row[0] == len(names)
 
     def at(self, conn: Connection) -> Actual | None:
         """The table as it is; None where there is none."""
@@ -48,7 +62,7 @@ class Look:
         if not rows:
             return None
         inserting, updating = rows[0][8:]
-        inexact, generated, fixed, casts, refused = set(), set(), set(), [], bool(inserting)
+        inexact, generated, fixed, narrower, casts, refused = set(), set(), set(), set(), [], bool(inserting)
         for name, oid, modifier, computed, identity, cast, needed, checked, *_ in rows:
             if name == VERSION:
                 continue
@@ -61,6 +75,8 @@ class Look:
                 fixed.add(name)
             if inserting or updating or not self._exact(name, oid, modifier):
                 inexact.add(name)
+            if modifier != -1 or oid != self._layout.oids[self._layout.places[name]]:
+                narrower.add(name)
             if cast is not None:
                 casts.append((name, cast))
         return Actual(
@@ -70,6 +86,7 @@ class Look:
             restless=bool(inserting or updating or generated),
             insert_refused=refused,
             casts=tuple(casts),
+            narrower=frozenset(narrower),
         )
 
     def _exact(self, name: str, oid: int, modifier: int) -> bool:

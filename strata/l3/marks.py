@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
 
 from strata.l3.connection import Connection
 from strata.l3.layout import HORIZONS, PARTIALS, REPAIRS, TOMBSTONES, Layout
 from strata.l3.statement import ARRAYS, INT8, TEXT, TIMESTAMPTZ, Statement
+from strata.l3.values import FIRST, Repair
 from strata.l3.writes import Writes
-from strata.shards import SHARDS
+from strata.protocol.shards import SHARDS
 
 _WAITING = Statement(
     f"SELECT s FROM unnest($1) s WHERE EXISTS (SELECT FROM {REPAIRS} r WHERE r.schema = s)", (ARRAYS[TEXT],)
 )
 
 
-class Repair(NamedTuple):
-    """A write that reached L3 and of which L2 does not know; without a key: anything of the schema may be."""
-
-    key_text: str
-    version: int
+REPAIRING = 0x53545250  # of pg_advisory_xact_lock(int, int): whoever takes a schema's repairs
 
 
-def waiting_repairs(conn: Connection, schemas: Sequence[str]) -> set[str]:
-    """Those of the schemas that have repairs."""
-    return {name for (name,) in _WAITING.rows(conn, (list(schemas),), tuple)}
+def waiting_repairs(conn: Connection, marks: Sequence[str]) -> set[str]:
+    """Those of the schemas, by their marks, that have repairs."""
+    return {mark for (mark,) in _WAITING.rows(conn, (list(marks),), tuple)}
 
 
 class Marks:
@@ -44,19 +40,35 @@ class Marks:
             f" SELECT count(*) FROM gone",
             (TIMESTAMPTZ, INT8),
         )
+        self._oldest_of = Statement(
+            f"SELECT deleted_at FROM {TOMBSTONES} WHERE {own} ORDER BY deleted_at DESC OFFSET $1 LIMIT 1", (INT8,)
+        )
         self._tombstone = Statement(f"SELECT d.version FROM {TOMBSTONES} d WHERE {layout.buried('d', '$1')}", (TEXT,))
-        self._forget_partials = Statement(f"DELETE FROM {PARTIALS} WHERE {own} AND at < $1", (TIMESTAMPTZ,))
+        self._forget_partials = Statement(
+            f"WITH old AS (SELECT id FROM {PARTIALS} WHERE {own} AND at < $1 LIMIT $2)"
+            f" DELETE FROM {PARTIALS} WHERE {own} AND id IN (SELECT id FROM old)",
+            (TIMESTAMPTZ, INT8),
+        )
         self._horizon = Statement(f"SELECT version FROM {HORIZONS} WHERE {own}")
+        # One row a key: what a newer one covers goes with it. A row that is locked is another transaction's to take
+        # away; nobody waits for it, since writers that met here could wait for each other.
+        older = f"SELECT ctid FROM {REPAIRS} WHERE {own} AND id = $1 AND version < $2 FOR UPDATE SKIP LOCKED"
         self._record = Statement(
-            f"INSERT INTO {REPAIRS} AS r (schema, id, version) VALUES ({layout.schema}, $1, $2) ON CONFLICT DO NOTHING",
+            f"WITH older AS ({older}), gone AS (DELETE FROM {REPAIRS} r USING older WHERE r.ctid = older.ctid)"
+            f" INSERT INTO {REPAIRS} (schema, id, version) VALUES ({layout.schema}, $1, $2) ON CONFLICT DO NOTHING",
             (TEXT, INT8),
         )
-        take = f"SELECT id, version FROM {REPAIRS} WHERE {own} AND id {{}} '' ORDER BY at, id LIMIT $1 FOR UPDATE"
-        self._take = Statement(take.format("<>"), (INT8,))
-        self._take_whole = Statement(take.format("="), (INT8,))
+        self._alone = Statement(f"SELECT pg_advisory_xact_lock({REPAIRING}, hashtext({layout.schema}))")
+        self._take = Statement(
+            f"SELECT id, version FROM {REPAIRS} WHERE {own} AND id <> '' AND (id, version) > ($1, $2)"
+            f" ORDER BY id, version LIMIT $3",
+            (TEXT, INT8, INT8),
+        )
+        self._take_whole = Statement(f"SELECT id, version FROM {REPAIRS} WHERE {own} AND id = '' LIMIT $1", (INT8,))
         self._done = Statement(
-            f"DELETE FROM {REPAIRS} r USING unnest($1, $2) AS done(id, version)"
-            f" WHERE r.{own} AND r.id = done.id AND r.version = done.version",
+            f"WITH done AS (SELECT r.ctid FROM {REPAIRS} r JOIN unnest($1, $2) AS d(id, version)"
+            f" ON r.{own} AND r.id = d.id AND r.version = d.version FOR UPDATE OF r SKIP LOCKED)"
+            f" DELETE FROM {REPAIRS} r USING done WHERE r.ctid = done.ctid",
             (ARRAYS[TEXT], ARRAYS[INT8]),
         )
 
@@ -67,9 +79,20 @@ class Marks:
         a transaction; it keeps every writer of the schema out, since none may see the one without the other.
         """
         self._writes.lock_shards(conn, dict.fromkeys(range(SHARDS), True))
-        self._forget_partials.execute(conn, (before,))  # nothing so old is on its way any more
         row = self._forget.row(conn, (before, limit))
         return int(row[0]) if row else 0
+
+    def forget_partials(self, conn: Connection, before: datetime, limit: int = 10_000) -> int:
+        """Remove up to `limit` notes of partial writes older than `before`, when nothing so old is on its way any more;
+        returns how many. The caller has opened a transaction, as for `forget_tombstones`."""
+        self._writes.lock_shards(conn, dict.fromkeys(range(SHARDS), True))
+        return self._forget_partials.execute(conn, (before, limit))
+
+    def beyond(self, conn: Connection, most: int) -> datetime | None:
+        """When the newest record was deleted of those whose tombstones are more than `most` (0: any number); None where
+        none is."""
+        row = self._oldest_of.row(conn, (most,)) if most else None
+        return None if row is None else row[0]
 
     def tombstone(self, conn: Connection, key_text: str) -> int:
         """The version at which a record that was written behind was deleted; 0 where no deletion is remembered."""
@@ -85,11 +108,18 @@ class Marks:
         """Remember, in the transaction of the write, that L2 does not know of it."""
         self._record.execute(conn, (key_text, version))
 
-    def take_repairs(self, conn: Connection, limit: int, *, whole: bool = False) -> list[Repair]:
-        """Up to `limit` repairs, the oldest first; those of keys, or those of the whole schema. They stay until
-        `repairs_done`, and are locked until the caller's transaction ends, so that one process does the work."""
-        return (self._take_whole if whole else self._take).rows(conn, (limit,), Repair._make)
+    def take_repairs(self, conn: Connection, limit: int, after: Repair = FIRST) -> list[Repair]:
+        """Up to `limit` repairs of keys that follow `after`, in the order of their keys. They stay until
+        `repairs_done`; until the caller's transaction ends no other process takes repairs of the schema."""
+        self._alone.execute(conn)
+        return self._take.rows(conn, (*after, limit), Repair._make)
+
+    def take_whole_repairs(self, conn: Connection, limit: int) -> list[Repair]:
+        """As `take_repairs`: those of the whole schema."""
+        self._alone.execute(conn)
+        return self._take_whole.rows(conn, (limit,), Repair._make)
 
     def repairs_done(self, conn: Connection, rows: Sequence[Repair]) -> None:
-        """Forget these repairs; one recorded since at a higher version stays."""
+        """Forget these repairs; one recorded since at a higher version stays, and so does one that a transaction which
+        is under way is about to replace."""
         self._done.execute(conn, ([row.key_text for row in rows], [row.version for row in rows]))

@@ -8,56 +8,34 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
+from psycopg import pq
 
+from strata import waits
 from strata.errors import MigrationError
 from strata.l3 import ddl, failures
 from strata.l3.catalog import exists, is_broken
-from strata.l3.changes import BlockingChange, LateIndex, ManualChange, Plan
+from strata.l3.changes import LateIndex, Plan
 from strata.l3.compare import compare, watch_new_partitions
 from strata.l3.connection import Connection
 from strata.l3.files import MigrationFile, read_files
 from strata.l3.layout import quote
 from strata.l3.months import make_months
 from strata.l3.pool import Database
+from strata.l3.report import MigrationRecord, MigrationReport
 from strata.l3.table import Table
 from strata.schema import Schema
-
-__all__ = ["ManualChange", "MigrationRecord", "MigrationReport", "Migrator"]
 
 LOCK = 0x5354524154410001  # of pg_try_advisory_xact_lock: "STRATA" and a number
 LOCK_PATIENCE = 300.0  # seconds to wait for another process's migration
 LOCK_PAUSE = 0.05
 TABLE_PATIENCE = "2s"  # for a table's lock: whoever comes after us in its queue waits as well
 TABLE_TRIES = 10
-
-
-@dataclass(frozen=True, slots=True)
-class MigrationReport:
-    """What `migrate` did (the statements), and what is left to be done by hand."""
-
-    applied: tuple[str, ...] = ()
-    manual: tuple[ManualChange, ...] = ()
-
-    @property
-    def blocking(self) -> tuple[ManualChange, ...]:
-        """Those of `manual` without which records of the schemas, or some of them, cannot be written."""
-        return tuple(change for change in self.manual if isinstance(change, BlockingChange))
-
-
-class MigrationRecord(NamedTuple):
-    """One row of `_strata_migrations`."""
-
-    file_name: str
-    applied_at: datetime.datetime
-    checksum: str
 
 
 class Migrator:
@@ -158,7 +136,7 @@ class Migrator:
                 _roll_back(conn)
                 if error.sqlstate != "55P03" or not left:
                     raise failures.migration_error(error, f"migrate(), at {statement!r},")  # noqa: B904
-                time.sleep(LOCK_PAUSE * 4)
+                waits.sleep(LOCK_PAUSE * 4)
         return []
 
     def _months(self, conn: Connection, plan: Plan) -> list[str]:
@@ -190,20 +168,33 @@ class Migrator:
         return steps
 
     def _note(self, conn: Connection, applied: Sequence[str]) -> None:
-        stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+        stamp = datetime.datetime.fromtimestamp(waits.wall(), datetime.UTC).isoformat(timespec="microseconds")
         _record(conn, f"migrate() {stamp}", hashlib.sha256("\n".join(applied).encode()).hexdigest())
 
     # -- files --------------------------------------------------------------------------------------------------
 
     def _apply(self, conn: Connection, file: MigrationFile) -> None:
-        if file.alone:
-            self._apply_alone(conn, file)
-            return
+        """Over a connection of its own: what a file sets in its session is no other file's, nor that of the records."""
+        with self._database.apart() as own:
+            _unhurried(own)
+            try:
+                if file.alone:
+                    self._apply_alone(own, file)
+                    _record(conn, file.name, file.checksum)
+                else:
+                    self._apply_whole(own, file)
+            except psycopg.Error as error:
+                if own.closed or conn.closed:
+                    raise
+                raise failures.migration_error(error, file.name, whole=not file.alone)  # noqa: B904
+
+    def _apply_whole(self, conn: Connection, file: MigrationFile) -> None:
         for left in reversed(range(TABLE_TRIES)):
             try:
                 conn.command(_patient(conn))
-                conn.command(file.text)
-                _record(conn, file.name, file.checksum)
+                _record(conn, file.name, file.checksum)  # first: the file may leave another search_path or role
+                for statement in file.statements:
+                    _run(conn, statement, file)
                 conn.command("COMMIT")
                 return
             except psycopg.Error as error:
@@ -211,20 +202,14 @@ class Migrator:
                     raise
                 _roll_back(conn)
                 if error.sqlstate != "55P03" or not left:
-                    raise failures.migration_error(error, file.name)  # noqa: B904
-                time.sleep(LOCK_PAUSE * 4)
+                    raise
+                waits.sleep(LOCK_PAUSE * 4)
 
     def _apply_alone(self, conn: Connection, file: MigrationFile) -> None:
-        """Statement by statement: several in one message would be one transaction."""
-        try:
-            for statement in file.statements:
-                conn.command(statement)
-            _record(conn, file.name, file.checksum)
-        except psycopg.Error as error:
-            if conn.closed:
-                raise
-            _roll_back(conn)
-            raise failures.migration_error(error, file.name, whole=False)  # noqa: B904
+        for statement in file.statements:
+            _run(conn, statement, file)
+        if conn.in_transaction:
+            raise MigrationError(f"{file.name} begins a transaction that it does not end; end it with COMMIT")
 
     # -- alone --------------------------------------------------------------------------------------------------
 
@@ -238,11 +223,7 @@ class Migrator:
         """
         with self._database.apart() as holder, self._database.apart() as conn:
             _take_lock(holder)
-            conn.command("SELECT")  # before it may take for ever: is there a session for it?
-            conn.patience = None
-            if not conn.shared:
-                # CREATE INDEX CONCURRENTLY waits for the transactions of others, and must not be ended in the middle.
-                conn.command("SET statement_timeout = 0; SET lock_timeout = 0")
+            _unhurried(conn)
             try:
                 yield conn
             finally:
@@ -251,18 +232,41 @@ class Migrator:
             holder.command("COMMIT")
 
 
+def _unhurried(conn: Connection) -> None:
+    """Its statements may take for ever."""
+    conn.command("SELECT")  # before that: is there a session for it?
+    conn.patience = None
+    if not conn.shared:
+        # CREATE INDEX CONCURRENTLY waits for the transactions of others, and must not be ended in the middle.
+        conn.command("SET statement_timeout = 0; SET lock_timeout = 0")
+
+
+def _run(conn: Connection, statement: str, file: MigrationFile) -> None:
+    """One statement, and no other that might end the transaction: the server sees to that."""
+    try:
+        conn.single(statement)
+    except psycopg.Error as error:
+        if conn.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:  # COPY waits for what nobody will send
+            conn.close()
+            raise MigrationError(
+                f"{file.name} copies from, or to, its client, and nobody is there; write INSERT, or COPY from a file "
+                "of the server"
+            ) from error
+        raise
+
+
 def _take_lock(holder: Connection) -> None:
     """Open the transaction that has the lock."""
-    deadline = time.monotonic() + LOCK_PATIENCE
+    deadline = waits.monotonic() + LOCK_PATIENCE
     while True:
         holder.command(f"{holder.begin}; SET LOCAL idle_in_transaction_session_timeout = 0")
         # By the simple protocol: the portal of the other one would keep its snapshot until the next statement.
         if holder.results(f"SELECT pg_try_advisory_xact_lock({LOCK})")[-1].get_value(0, 0) == b"t":
             return
         holder.command("ROLLBACK")
-        if time.monotonic() >= deadline:
+        if waits.monotonic() >= deadline:
             raise MigrationError(f"another process has been migrating for {LOCK_PATIENCE:g} s; try again later")
-        time.sleep(LOCK_PAUSE)
+        waits.sleep(LOCK_PAUSE)
 
 
 def _patient(conn: Connection) -> str:

@@ -7,16 +7,17 @@ which the server would look for circles and end somebody else's transaction, and
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import psycopg
 
+from strata import waits
 from strata.l3 import ddl, failures, outside
 from strata.l3.catalog import TableFacts, fires_on_delete, free_months, table_facts
-from strata.l3.changes import ManualChange, TableMonth
+from strata.l3.changes import TableMonth
 from strata.l3.connection import Connection
 from strata.l3.layout import quote
+from strata.l3.report import ManualChange
 
 PATIENCE = "500ms"
 TRIES = 5
@@ -43,7 +44,7 @@ def make_months(conn: Connection, missing: Sequence[TableMonth]) -> tuple[list[s
                 if error.sqlstate not in _IN_THE_WAY:
                     raise failures.migration_error(error, f"the partition {item.month.suffix} of {item.table.name}")  # noqa: B904
                 if left:
-                    time.sleep(PAUSE)
+                    waits.sleep(PAUSE)
                     continue
                 done = ManualChange(
                     f"{item.table.name} was in use, so that no partition for {item.month.suffix} could be made; its "

@@ -10,7 +10,10 @@ Each changed key goes, with its version (negative: deleted), into a note that is
 full notes are told at once, the last one at the end of the statement:
 - by NOTIFY, to every listening instance, for its L1; beyond `MOST` notes of one transaction, one message says "all";
 - as rows of `_strata_repairs`, from which the first instance to come sees to L2. NOTIFY only rings: rows outlive a
-  listener that is away, a failover, and a Redis that is down;
+  listener that is away, a failover, and a Redis that is down. A key's row takes the place of its older one, and one for
+  everything that of all others, as it also does when there are more than `REPAIRS_MOST` (or `strata.most_repairs`, a
+  setting of the session, role or database). Rows that others hold are let be, since to wait for them could be a
+  deadlock; and in a transaction of one snapshot so are all, since to lock a row that changed would be an error there;
 - for schemas that are written behind, deletions leave tombstones, and TRUNCATE raises the horizon, so that what was
   written before does not come back; an UPDATE notes the columns that it changed (`strata.l3.partials`), so that a
   deferred write that is older still gives the others.
@@ -18,17 +21,18 @@ full notes are told at once, the last one at the end of the statement:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from strata.l3.connection import Connection
 from strata.l3.ddl import short
 from strata.l3.layout import HORIZONS, PARTIALS, REPAIRS, TOMBSTONES, VERSION, Layout, quote
 from strata.l3.partials import ON_TOP
-from strata.versions import L3_NODE, NODE_BITS
+from strata.protocol.versions import L3_NODE, NODE_BITS
 
 CHANNEL = "strata_outside"
 PREFIX = "_strata_outside"
+REPAIRS_MOST = 100_000  # rows of a table's schemas in `_strata_repairs`, about, while nobody sees to them
 MOST = 100  # notes that one transaction tells one by one
 FULL = 7_000  # bytes of a note; a notification can have 8000
 
@@ -41,8 +45,12 @@ DECLARE
   setting text := 'strata.outside_' || target;
   state text := coalesce(nullif(current_setting(setting, true), ''), '0|');
   told int := split_part(state, '|', 1)::int;
+  most int := coalesce(substring(current_setting('strata.most_repairs', true) FROM '^[0-9]{{1,9}}$'), '{REPAIRS_MOST}');
+  many boolean := false;
+  moves boolean := current_setting('transaction_isolation') LIKE 'read%';
   note json := '{{' || substr(state, strpos(state, '|') + 1) || '}}';
   message text := json_build_object('table', target, 'keys', note);
+  stamp bigint;
 BEGIN
   IF note::text = '{{}}' AND NOT everything THEN RETURN; END IF;
   INSERT INTO {TOMBSTONES} AS t (schema, id, version)
@@ -54,16 +62,27 @@ BEGIN
     INSERT INTO {HORIZONS} AS h (schema, version) SELECT s, _strata_stamp(0) FROM unnest(deferred) s
       ON CONFLICT (schema) DO UPDATE SET version = GREATEST(h.version, EXCLUDED.version);
   END IF;
+  -- To count them takes longer the more there may be, and is done the more seldom.
+  IF told < {MOST} AND random() * most < 200 THEN
+    many := most < (SELECT count(*) FROM (SELECT FROM {REPAIRS} WHERE schema = ANY(cached) LIMIT most + 1) r);
+  END IF;
   IF told >= {MOST} THEN
     NULL;  -- told of already: everything
-  ELSIF everything OR told + 1 = {MOST} OR octet_length(message) > 7900 THEN
+  ELSIF everything OR many OR told + 1 = {MOST} OR octet_length(message) > 7900 THEN
     told := {MOST};
     PERFORM pg_notify('{CHANNEL}', json_build_object('table', target)::text);
-    INSERT INTO {REPAIRS} (schema, id, version) SELECT s, '', _strata_stamp(0) FROM unnest(cached) s
-      ON CONFLICT DO NOTHING;
+    stamp := _strata_stamp(0);
+    DELETE FROM {REPAIRS} r USING (
+      SELECT o.ctid FROM {REPAIRS} o WHERE moves AND o.schema = ANY(cached) AND o.version < stamp
+        AND o.version & {L3_NODE} = {L3_NODE} FOR UPDATE SKIP LOCKED) old WHERE r.ctid = old.ctid;
+    INSERT INTO {REPAIRS} (schema, id, version) SELECT s, '', stamp FROM unnest(cached) s ON CONFLICT DO NOTHING;
   ELSE
     told := told + 1;
     PERFORM pg_notify('{CHANNEL}', message);
+    DELETE FROM {REPAIRS} r USING (
+      SELECT o.ctid FROM unnest(cached) s, json_each_text(note) e, {REPAIRS} o
+      WHERE moves AND o.schema = s AND o.id = e.key AND o.version < abs(e.value::bigint)
+      FOR UPDATE OF o SKIP LOCKED) old WHERE r.ctid = old.ctid;
     INSERT INTO {REPAIRS} (schema, id, version)
       SELECT s, e.key, abs(e.value::bigint) FROM unnest(cached) s, json_each_text(note) e
       ON CONFLICT DO NOTHING;
@@ -146,7 +165,8 @@ ORDER BY 1
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A table whose changes are to be told: the schemas over it that have an L2, and those that are written behind."""
+    """A table whose changes are to be told: the schemas over it that have an L2, and those that are written behind, by
+    their marks."""
 
     table: str
     key: str
@@ -218,14 +238,14 @@ def partitions(conn: Connection, watched: Watched, *, new: bool) -> list[str]:
     return [f"DO $strata$ DECLARE part regclass; BEGIN FOR part IN {each} LOOP {made}END LOOP; END $strata$"]
 
 
-def leftovers(conn: Connection, watched: Sequence[str]) -> list[tuple[str, str]]:
-    """Tables that tell of changes although they are not among those watched, and the SQL that ends it."""
+def leftovers(conn: Connection, unwatched: Collection[str]) -> list[tuple[str, str]]:
+    """Those of the tables that tell of changes, and the SQL that ends it."""
     found = conn.execute(_WATCHED, (f"{PREFIX}_statement",)).fetchall()
     ending = f"ALTER COLUMN {VERSION} SET DEFAULT 0"
     return [
         (table, f"DROP FUNCTION {quote(function)}() CASCADE; ALTER TABLE {quote(table)} {ending};")
         for table, function in found
-        if table not in watched
+        if table in unwatched
     ]
 
 

@@ -13,7 +13,7 @@ import datetime
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from strata.errors import InvalidModelError
+from strata.errors import InvalidModelError, shown
 from strata.model.fields import Kind
 from strata.model.plan import ModelPlan
 from strata.policies import Index
@@ -72,7 +72,8 @@ def partition_of(plan: ModelPlan[Any], table: str, by: str | None) -> Partition 
     wanted = f"partition_by is the key, {plan.key.name!r} (by hash), or a datetime column (by month)"
     field = next((column for column in plan.columns if column.name == by), None)
     if field is None:
-        raise InvalidModelError(f"table {table!r} cannot be partitioned by {by!r}, which is no column of it; {wanted}")
+        said = f"table {table!r} cannot be partitioned by {shown(by)}, which is no column of it"
+        raise InvalidModelError(f"{said}; {wanted}")
     if field.kind is not Kind.TIMESTAMPTZ:
         raise InvalidModelError(f"table {table!r} cannot be partitioned by {by!r}, which is {field.sql_type}; {wanted}")
     return Partition(by, monthly=True)

@@ -5,25 +5,28 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import perf_counter
 from types import TracebackType
 from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
-from strata.breaker import Breaker
-from strata.clock import Clock
-from strata.errors import InvalidConfigError, L3UnavailableError, StrataError, TxFailedError
+from strata.errors import InvalidConfigError, L3RefusedError, L3UnavailableError, StrataError, TxFailedError
 from strata.l3 import failures
-from strata.l3.connection import Connection, in_seconds, parse_dsn
+from strata.l3.causes import advice_of, cause_of
+from strata.l3.connection import Connection, parse_dsn
 from strata.l3.connections import Counts, Pool
 from strata.l3.fingerprint import Fingerprint, fingerprint
+from strata.l3.sqlstates import Failure, classify
 from strata.policies import L3PoolConfig
+from strata.runtime.breaker import NOBODY, Breaker, Grumbler
+from strata.waits.clock import Clock
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
+QUIET = 10.0  # seconds without a refusal after which it is thought to refuse nothing any more
 # What is raised in a block by our own code, never in the midst of an exchange with the server.
 _OURS = (StrataError, GeneratorExit)
 
@@ -41,11 +44,14 @@ class Database:
         self.clock = clock
         self.breaker = Breaker(clock)
         self.on_call: Callable[[float], None] | None = None  # is told for how long each connection was used; set once
+        self.refusing: Grumbler = NOBODY  # is told of statements that nobody can run now; set once
         # Whether it is to be told which database this is, and that; written once each, asking twice being harmless.
         self.telling = False
         self.fingerprint: Fingerprint | None = None
         self._there = bool(dsn)
-        self._pool = Pool(parse_dsn(dsn, config, application_name) if dsn else "", config, clock)
+        conninfo = parse_dsn(dsn, config, application_name) if dsn else ""
+        self.address = _address(conninfo)  # to be shown: without any secret
+        self._pool = Pool(conninfo, config, clock)
 
     def connection(self) -> Borrowed:
         """A connection in autocommit mode, for the length of a `with` block: to read by key.
@@ -74,8 +80,10 @@ class Database:
             with self.connection() as conn:
                 return ask(conn, *args, **kwargs)
         except L3UnavailableError as error:
-            again = error.outcome_unknown and not isinstance(error.__cause__, failures.WaitTimeout)
-            if not again and getattr(error.__cause__, "sqlstate", None) != "40001":  # a standby's recovery conflict
+            if not error.outcome_unknown or isinstance(error.__cause__, failures.WaitTimeout):
+                raise
+        except L3RefusedError as error:
+            if error.sqlstate != "40001":  # a standby's recovery conflict
                 raise
         with self.connection() as conn:
             return ask(conn, *args, **kwargs)
@@ -119,14 +127,15 @@ class Database:
             raise L3UnavailableError(
                 f"PostgreSQL was not asked, and is tried again shortly; a moment ago: {self.breaker.said}"
             )
-        began = perf_counter()
+        began = self.clock.monotonic()
         try:
             conn = self._pool.take(user)
             conn.wanted_at = began
         except psycopg.Error as error:
+            cause, advice = cause_of(error), advice_of(error)
             refused = failures.unavailable(error)
             if isinstance(refused, L3UnavailableError):
-                self.breaker.failed(refused)
+                self.breaker.failed(refused, cause, advice)
             raise refused  # noqa: B904 the cause is set, and says no more than it may
         if self.telling and self.fingerprint is None:
             with contextlib.suppress(psycopg.Error, InvalidConfigError):  # whoever needs it asks again
@@ -136,15 +145,19 @@ class Database:
     def give(self, user: object, conn: Connection, error: psycopg.Error | None = None) -> bool:
         """Take a connection back; whether the server was lost, going by `error`."""
         if self.on_call is not None:
-            self.on_call(perf_counter() - conn.wanted_at)
+            self.on_call(self.clock.monotonic() - conn.wanted_at)
         lost = conn.closed or (error is not None and failures.lost(error))
         if lost:
-            self.breaker.failed(failures.loss(error))
+            self.breaker.failed(failures.loss(error), cause_of(error), advice_of(error))
             conn.close()
         else:
-            self.breaker.succeeded()
+            self.breaker.succeeded(conn.wanted_at)
             if error is not None and error.sqlstate == "25006":
                 self._pool.drop_idle()  # a standby now: connect anew, perhaps to the one that took its place
+            if error is not None and classify(error.sqlstate or "0") is Failure.OUTAGE:
+                self.refusing.gone(cause_of(error), advice_of(error))
+            elif self.refusing.away is not None and error is None:
+                self.refusing.fades(QUIET)
         self._pool.give(user, conn)
         return lost
 
@@ -153,6 +166,14 @@ class Database:
         answered only now, and the next one must not read it. It says nothing about the server."""
         conn.close()
         self._pool.give(user, conn)
+
+
+def _address(conninfo: str) -> str:
+    given = conninfo_to_dict(conninfo)
+    hosts = str(given.get("host") or given.get("hostaddr") or "localhost").split(",")
+    ports = str(given.get("port") or "5432").split(",")
+    places = [f"{host}:{ports[at] if at < len(ports) else ports[-1]}" for at, host in enumerate(hosts)]
+    return f"{','.join(places)}/{given.get('dbname') or ''}".rstrip("/")
 
 
 class Borrowed:
@@ -236,7 +257,7 @@ class Transaction:
     def _begin_with_deadline(self, conn: Connection, timeout: float) -> str:
         conn.deadline = self._database.clock.monotonic() + timeout
         limit = max(1, round(timeout * 1000))
-        statement = min(limit, round(in_seconds(self._database.config.statement_timeout) * 1000))
+        statement = min(limit, round(self._database.config.statement_timeout * 1000))
         begin = f"{conn.begin}; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {statement}"
         if conn.pgconn.server_version >= 170_000:
             # It ends the connection, so the gentler one shall fire first.
@@ -262,7 +283,7 @@ class Transaction:
     def _fail(self, error: psycopg.Error, *, sent: bool) -> NoReturn:
         """Roll back and raise. `sent`: COMMIT is on its way, so that losing the server leaves the outcome open."""
         lost = self._conn.closed or failures.lost(error)
-        late = self._late() and (lost or failures.classify(error.sqlstate or "") is failures.Failure.TIMEOUT)
+        late = self._late() and (lost or classify(error.sqlstate or "") is Failure.TIMEOUT)
         if not lost:
             roll_back(self._conn)
         self._database.give(self, self._conn, error)

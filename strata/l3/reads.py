@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import psycopg
@@ -12,7 +12,7 @@ from strata.errors import QueryError
 from strata.l3 import failures
 from strata.l3.connection import Connection
 from strata.l3.layout import VERSION, Layout, quote
-from strata.l3.statement import ARRAYS, INT8, ask
+from strata.l3.statement import ARRAYS, INT8, UNLOADABLE, ask, load_cells, unsendable
 from strata.query import Order, Query, check_columns
 
 MOST_ARGUMENTS = 65_533  # the protocol counts parameters in 16 bits, and limit and offset are two of them
@@ -61,6 +61,9 @@ class Reads:
 
     def get_many(self, conn: Connection, ids: Sequence[Any]) -> dict[Any, Row]:
         """The rows found, by key."""
+        if len(ids) == 1:
+            row = self.get(conn, ids[0])
+            return {} if row is None else {ids[0]: row}
         place = self._layout.key_place
         return {row.values[place]: row for row in self._get_many.rows(conn, (list(ids),), _row)}
 
@@ -111,13 +114,13 @@ class Reads:
         place = len(query.args)
         order = self._order(query)
         sql = f"{self._select(names)}{_where(query)}{order} LIMIT ${place + 1} OFFSET ${place + 2}"
-        with _Blame():
+        with _Blame(conn, query):
             found = ask(conn, sql, [*_args(query), query.limit_rows, query.offset])
         return names, [Row(row[0], row[1:]) for row in found]
 
     def count(self, conn: Connection, query: Query) -> int:
         """How many rows fit the condition; order, limit and offset do not matter."""
-        with _Blame():
+        with _Blame(conn, query):
             sql = f"SELECT count(*) FROM {self._layout.table}{_where(query)}"
             found = ask(conn, sql, _args(query))
         return int(found[0][0])
@@ -135,9 +138,9 @@ class Reads:
             sql += f" LIMIT ${len(args) + 1}"
             args.append(query.limit)
         conn.command("SET LOCAL idle_in_transaction_session_timeout = 0")  # the reader may take its time
-        with _Blame(), psycopg.RawServerCursor(conn, f"strata_stream_{next(_cursor_numbers)}") as cursor:
+        with _Blame(conn, query), _Cursor(conn, f"strata_stream_{next(_cursor_numbers)}") as cursor:
             cursor.execute(sql.encode(), args, binary=True)
-            while rows := _fetch(lambda: cursor.fetchmany(chunk)):
+            while rows := _fetch(cursor, chunk):
                 for row in rows:
                     yield names, row
 
@@ -162,24 +165,41 @@ class Reads:
         return f" ORDER BY {', '.join(terms)}"
 
 
+class _Cursor(psycopg.RawServerCursor[tuple[Any, ...]]):
+    """A cursor that is dropped with its connection, where the walk was broken off: psycopg's would warn of that."""
+
+    def __del__(self, *_: Any) -> None:
+        """Nothing: the server has closed it with the transaction."""
+
+
 class _Blame:
     """Turns the errors that a user's condition causes into `QueryError`; lets those of the server pass."""
+
+    def __init__(self, conn: Connection, query: Query) -> None:
+        self._conn = conn
+        self._query = query
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ValueError | TypeError | OverflowError | AttributeError):
+            # psycopg met an argument that it cannot send; what Python says of it holds the value.
+            raise failures.query_error(psycopg.DataError(type(error).__name__), self._unsendable()) from None
         if isinstance(error, psycopg.Error) and failures.blames_query(error):
-            raise failures.query_error(error)
+            raise failures.query_error(error, 0 if error.sqlstate else self._unsendable())
+
+    def _unsendable(self) -> int:
+        return unsendable(self._conn, _args(self._query))
 
 
-def _fetch(fetch: Callable[[], list[tuple[Any, ...]]]) -> list[Row]:
+def _fetch(cursor: psycopg.RawServerCursor[tuple[Any, ...]], count: int) -> list[Row]:
     try:
-        return [Row(row[0], row[1:]) for row in fetch()]
-    except psycopg.DataError as error:
-        if error.sqlstate:
+        return [Row(row[0], row[1:]) for row in cursor.fetchmany(count)]
+    except UNLOADABLE as error:
+        if getattr(error, "sqlstate", None) or cursor.pgresult is None:
             raise  # the server's: a cursor runs the condition as it is fetched from
-        raise failures.unreadable(error)  # noqa: B904 the cause is set
+        return load_cells(cursor._tx, cursor.pgresult, _row)
 
 
 def _row(values: Sequence[Any]) -> Row:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from strata.errors import ConstraintError
 from strata.l3.connection import Connection
+from strata.l3.diagnosis import swallowed
 from strata.l3.layout import Layout, quote
 from strata.l3.outside import own
 from strata.l3.statement import ARRAYS, INT8, TEXT
@@ -43,6 +45,13 @@ class Secrets:
             f" WHERE r.{key} = s.key{same}{own(layout.name)}",
             *types,
         )
+        fresh = " OR ".join(f"s.{new} IS NOT NULL" for *_, new in columns) or "false"
+        self._kept = layout.statement(
+            f"SELECT 1 FROM unnest({given}) AS s({named}) JOIN {table} AS r ON r.{key} = s.key{same}"
+            f" WHERE {fresh} LIMIT 1",
+            *types,
+        )
+        self._name = layout.name
 
     def page(self, conn: Connection, after: Any, limit: int, current: str) -> list[Sealed]:
         """Up to `limit` rows in the order of their keys, from the first one beyond `after` (None: from the start).
@@ -57,7 +66,12 @@ class Secrets:
         """Put each row's new ciphertexts (None: none) in the place of the old ones; returns how many rows had them.
 
         A row that was written meanwhile is left alone, since every write makes another ciphertext. Versions stay.
+        Raises `ConstraintError` where a trigger keeps a row as it was.
         """
         old = [[sealed.texts[place] for sealed, _ in rows] for place in range(len(self.names))]
         new = [[texts[place] for _, texts in rows] for place in range(len(self.names))]
-        return self._replace.execute(conn, ([sealed.key for sealed, _ in rows], *old, *new))
+        values = ([sealed.key for sealed, _ in rows], *old, *new)
+        count = self._replace.execute(conn, values)
+        if count < len(rows) and self._kept.row(conn, values) is not None:
+            raise ConstraintError(f"{swallowed(self._name)}; it is still under its old key")
+        return count

@@ -74,7 +74,7 @@ class Stage:
         self.load(conn, self.pack(conn, rows))
 
     def pack(self, conn: Connection, rows: Iterable[Sequence[Any]]) -> list[bytes]:
-        """The rows as `load` takes them. Raises `failures.BatchError` with the row's place for a value that the driver
+        """The rows as `load` takes them. Raises `diagnosis.BatchError` with the row's place for a value that the driver
         cannot send."""
         transformer: Transformer = adapt.Transformer(conn)
         columns = list(zip(*rows, strict=True)) or [()] * len(self._types)
@@ -108,7 +108,7 @@ class _Staged(Statement):
 def copy_rows(conn: Connection, sql: str, types: Sequence[int], rows: Iterable[Sequence[Any]]) -> None:
     """Run a binary COPY of rows whose values are of these types.
 
-    Raises `psycopg.Error`, and `failures.BatchError` with the row's place for a value that the driver cannot send.
+    Raises `psycopg.Error`, and `diagnosis.BatchError` with the row's place for a value that the driver cannot send.
     """
     with conn.cursor().copy(sql.encode()) as copy:
         copy.set_types(types)

@@ -16,7 +16,8 @@ from psycopg.abc import Buffer, Transformer
 from psycopg.adapt import PyFormat
 
 from strata.l3.connection import JSONB, Connection
-from strata.l3.failures import moved, unreadable
+from strata.l3.failures import moved
+from strata.model.columns import UNHELD
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ ARRAYS = {
 }  # fmt: skip
 
 _BINARY = pq.Format.BINARY
+_UNNAMED = (b"", None)
 _GOOD = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 _GONE = "26000"  # no such prepared statement
 _CHANGED = "0A000"  # its result would be of another type
@@ -36,9 +38,10 @@ _MANY = 500  # of these queries that are counted
 
 
 class Statement:
-    """SQL with `$1`, `$2`, ... of the `types` (OIDs) given. Immutable and shared; each connection prepares its own.
+    """SQL with `$1`, `$2`, ... of the `types` (OIDs) given. Shared by all threads; each connection prepares its own.
 
-    Not `prepared` are joins with the stage, whose size the planner must look at each time.
+    Not `prepared` are joins with the stage, whose size the planner must look at each time. Immutable, but for
+    `_prepared`, which any thread sets from true to false, and never back (`unprepare`); after fork it is as true.
     """
 
     __slots__ = ("_formats", "_prepared", "_py_formats", "sql", "types")
@@ -57,7 +60,7 @@ class Statement:
     def rows(self, conn: Connection, values: Sequence[Any] = (), make: Callable[[Sequence[Any]], Any] = tuple) -> Any:
         """Run it; the rows of the answer, each as `make` makes it of a sequence.
 
-        Raises `psycopg.Error`, or `DecodeError` for a value that Python cannot hold.
+        Raises `psycopg.Error`. UNHELD stands for a value that Python cannot hold.
         """
         result, transformer = self._run(conn, values)
         return _load(transformer, result, make)
@@ -72,16 +75,23 @@ class Statement:
         result, _ = self._run(conn, values)
         return result.command_tuples or 0
 
+    def prepared_on(self, conn: Connection) -> bool:
+        """Whether the connection has it prepared, from an earlier use."""
+        return self._prepared and conn.prepared.get(self, _UNNAMED)[0] != b""
+
+    def unprepare(self) -> None:
+        """Have it planned each time from now on."""
+        self._prepared = False
+
     def start(self, conn: Connection, values: Sequence[Any] = ()) -> Started:
         """Send it, so that the server works while the caller does something else."""
-        name, transformer = conn.prepared.get(self) or self._prepare(conn)
+        name, transformer = self._of(conn)
         self._send(conn, name, transformer, values)
         conn.wait(generators.send(conn.pgconn))  # all of it, which may be much
         return Started(conn, transformer)
 
     def _run(self, conn: Connection, values: Sequence[Any]) -> tuple[pq.abc.PGresult, Transformer]:
-        known = conn.prepared.get(self)
-        name, transformer = known or self._prepare(conn)
+        name, transformer = self._of(conn)
         self._send(conn, name, transformer, values)
         result = _result(conn)
         if result.status in _GOOD:
@@ -93,10 +103,13 @@ class Statement:
 
     def _send(self, conn: Connection, name: bytes, transformer: Transformer, values: Sequence[Any]) -> None:
         params = self._dump(transformer, conn, values)
-        if name:
-            conn.pgconn.send_query_prepared(name, params, self._formats, _BINARY)
-        else:
-            conn.pgconn.send_query_params(self.sql.encode(), params, self.types, self._formats, _BINARY)
+        try:
+            if name:
+                conn.pgconn.send_query_prepared(name, params, self._formats, _BINARY)
+            else:
+                conn.pgconn.send_query_params(self.sql.encode(), params, self.types, self._formats, _BINARY)
+        except errors.OperationalError as error:
+            raise _unsent(conn, error) from None
 
     def _dump(
         self, transformer: Transformer, conn: Connection, values: Sequence[Any]
@@ -106,6 +119,10 @@ class Statement:
     def _dumps(self) -> Sequence[int]:
         """The types of the values."""
         return self.types
+
+    def _of(self, conn: Connection) -> tuple[bytes, Transformer]:
+        """Its name on the connection, empty where it has none, and what dumps and loads its values."""
+        return (self._prepared and conn.prepared.get(self)) or self._prepare(conn)
 
     def _prepare(self, conn: Connection) -> tuple[bytes, Transformer]:
         transformer: Transformer = adapt.Transformer(conn)
@@ -124,10 +141,13 @@ def ask(conn: Connection, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]
     key = sql, transformer.types
     known = conn.prepared.get(key)
     name = _name_often_asked(conn, key, transformer) if known is None else known[0]
-    if name:
-        conn.pgconn.send_query_prepared(name, params, transformer.formats, _BINARY)
-    else:
-        conn.pgconn.send_query_params(sql.encode(), params, transformer.types, transformer.formats, _BINARY)
+    try:
+        if name:
+            conn.pgconn.send_query_prepared(name, params, transformer.formats, _BINARY)
+        else:
+            conn.pgconn.send_query_params(sql.encode(), params, transformer.types, transformer.formats, _BINARY)
+    except errors.OperationalError as unsent:
+        raise _unsent(conn, unsent) from None
     result = _result(conn)
     if result.status in _GOOD:
         return _load(transformer, result, tuple)
@@ -135,6 +155,22 @@ def ask(conn: Connection, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]
     if _refuse(conn, key, name, transformer, error):
         return ask(conn, sql, args)
     raise error
+
+
+def unsendable(conn: Connection, args: Sequence[Any]) -> int:
+    """The number of the first argument, from 1, that psycopg cannot send; 0 where it can send each."""
+    for place, value in enumerate(args, 1):
+        try:
+            adapt.Transformer(conn).dump_sequence([value], [PyFormat.AUTO])
+        except (psycopg.Error, ValueError, TypeError, OverflowError, AttributeError):
+            return place
+    return 0
+
+
+def _unsent(conn: Connection, error: errors.OperationalError) -> psycopg.Error:
+    """The error of a statement that libpq would not send: where the connection is as good as before, for its size, as
+    with more parameters than the protocol counts. That is no outage."""
+    return error if conn.pgconn.status != pq.ConnStatus.OK else errors.DataError(str(error))
 
 
 def _refuse(conn: Connection, key: Any, name: bytes, transformer: Transformer, error: psycopg.Error) -> bool:
@@ -192,8 +228,29 @@ def _load(transformer: Transformer, result: pq.abc.PGresult, make: Callable[[Seq
     transformer.set_pgresult(result)
     try:
         return transformer.load_rows(0, result.ntuples, make)
-    except errors.DataError as error:
-        raise unreadable(error)  # noqa: B904 the cause is set
+    except UNLOADABLE:
+        return load_cells(transformer, result, make)
+
+
+# What psycopg raises of a value that Python does not have; the latter of text that is not UTF-8, as in SQL_ASCII.
+UNLOADABLE = (errors.DataError, ValueError)
+
+
+def load_cells(transformer: Transformer, result: pq.abc.PGresult, make: Callable[[Sequence[Any]], T]) -> list[T]:
+    """The rows of an answer, value by value: UNHELD stands for what Python cannot hold, so that it harms no other."""
+    loaders = [
+        transformer.get_loader(result.ftype(place), _BINARY if result.fformat(place) else pq.Format.TEXT)
+        for place in range(result.nfields)
+    ]
+
+    def load(row: int, place: int) -> Any:
+        data = result.get_value(row, place)
+        try:
+            return None if data is None else loaders[place].load(data)
+        except UNLOADABLE:
+            return UNHELD
+
+    return [make([load(row, place) for place in range(result.nfields)]) for row in range(result.ntuples)]
 
 
 def _result(conn: Connection) -> pq.abc.PGresult:

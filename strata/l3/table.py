@@ -6,22 +6,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from strata.errors import StrataError
-from strata.l3 import failures
-from strata.l3.apply import Applied, Applier, Change, Status
+from strata.l3 import doubt, failures
+from strata.l3.apply import Applier
 from strata.l3.bulk import Bulk
 from strata.l3.catalog import table_columns
 from strata.l3.connection import Connection
 from strata.l3.fit import check
 from strata.l3.layout import Layout, quote
-from strata.l3.look import Look
-from strata.l3.marks import Marks, Repair
+from strata.l3.look import TableLook
+from strata.l3.marks import Marks, waiting_repairs
 from strata.l3.partials import Partials
 from strata.l3.partition import partition_of
-from strata.l3.reads import Reads, Row
-from strata.l3.secrets import Sealed, Secrets
+from strata.l3.reads import Reads
+from strata.l3.secrets import Secrets
 from strata.l3.spans import Spans
 from strata.l3.stage import Stage
+from strata.l3.transactions import under_way
+from strata.l3.values import Applied, Change
 from strata.l3.writes import Writes, Written
 from strata.model.plan import ModelPlan
 
@@ -29,8 +30,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LOOK_EVERY = 5.0  # seconds after which a table that is written to is looked at again
-
-__all__ = ["Applied", "Change", "Repair", "Row", "Sealed", "Status", "Table", "Written", "adapting"]
 
 
 class Table:
@@ -42,7 +41,7 @@ class Table:
     shards' locks, so that every writing method needs a transaction: in write-behind schemas, and in tables that are
     partitioned by month. Writing is done by statements for the table as it is: that is looked up in the catalog
     before the first write, over a new generation of connections, every `LOOK_EVERY` seconds, and where PostgreSQL
-    refuses what it took before (see `adapting`). Methods raise `psycopg.Error`, which the context managers of
+    refuses what it took before (see `strata.l3.doubt`). Methods raise `psycopg.Error`, which the context managers of
     `Database` turn into Strata's errors. Raises `InvalidModelError` for names that are Strata's own, and for a
     `partition_by` that cannot be.
     """
@@ -55,6 +54,7 @@ class Table:
         self.plan = plan
         self.name = name
         self.schema_name = schema_name
+        self.mark = layout.mark
         self.deferred = deferred
         self.locked = layout.locked
         self.monthly = layout.monthly
@@ -80,7 +80,7 @@ class Table:
 
         self._stage = Stage(layout)
         self._partials = Partials(layout, self._stage)
-        self._look = Look(layout)
+        self._look = TableLook(layout)
         self._writing = self._writing_to(layout)
         self._sight = _NEVER
 
@@ -96,17 +96,32 @@ class Table:
 
         marks = Marks(layout, writes)
         self.forget_tombstones = marks.forget_tombstones
+        self.forget_partials = marks.forget_partials
+        self.tombstones_beyond = marks.beyond
         self.tombstone = marks.tombstone
         self.horizon = marks.horizon
         self.record_repair = marks.record_repair
         self.take_repairs = marks.take_repairs
+        self.take_whole_repairs = marks.take_whole_repairs
         self.repairs_done = marks.repairs_done
+        self.waiting_repairs = waiting_repairs
+        self.under_way = under_way
+
+    @property
+    def alone(self) -> bool:
+        """Whether an upsert needs no transaction around it, for all that was seen of the table."""
+        return self._writing.layout.alone
 
     def upsert(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written:
-        """See `Writes.upsert`."""
+        """See `Writes.upsert`. Raises `doubt.OutdatedError` where it needs a transaction, and there is none."""
         self._fit(conn)
         with self._doubted():
-            return self._now(conn).writes.upsert(conn, values, version, node)
+            writing = self._now(conn)
+            if not (writing.layout.alone or conn.in_transaction):
+                raise doubt.OutdatedError(self.name)
+            written = writing.writes.upsert(conn, values, version, node)
+            self._make_sure(conn, writing, written.names)
+            return written
 
     def set_many(
         self, conn: Connection, rows: Sequence[tuple[Any, ...]], versions: Sequence[int], node: int
@@ -114,13 +129,27 @@ class Table:
         """See `Bulk.set_many`."""
         self._fit(conn)
         with self._doubted():
-            return self._now(conn).bulk.set_many(conn, rows, versions, node)
+            writing = self._now(conn)
+            written = writing.bulk.set_many(conn, rows, versions, node)
+            self._make_sure(conn, writing, *(answer.names for answer in written))
+            return written
 
     def apply(self, conn: Connection, changes: Sequence[Change]) -> list[Applied]:
         """See `Applier.apply`."""
         self._fit(conn)
         with self._doubted():
-            return self._now(conn).applier.apply(conn, changes)
+            writing = self._now(conn)
+            applied = writing.applier.apply(conn, changes)
+            self._make_sure(conn, writing, *(answer.kept_names for answer in applied))
+            return applied
+
+    def _make_sure(self, conn: Connection, writing: _Writing, *others: tuple[str, ...]) -> None:
+        """Raise `doubt.OutdatedError` where a column that holds something else, since it was left out as one that
+        PostgreSQL computes, takes values by now."""
+        computed = writing.layout.actual.computed
+        left_out = computed and any(not computed.isdisjoint(names) for names in others)
+        if left_out and not self._look.still_computed(conn, computed):
+            raise doubt.OutdatedError(self.name)
 
     def _door(self, method: Callable[Concatenate[Connection, P], T]) -> Callable[Concatenate[Connection, P], T]:
         """The method, in a table that was found to fit."""
@@ -147,12 +176,15 @@ class Table:
 
     @contextmanager
     def _doubted(self) -> Iterator[None]:
-        """Where a write is refused since the table may not be as it was seen, it is looked at again before the next."""
+        """Where a write is refused since the table may not be as it was seen, it is looked at again before the next;
+        and where a value was, it is said in which columns it may have been."""
         try:
             yield
         except Exception as error:
-            if failures.doubtful(error):
+            if doubt.doubtful(error):
                 self.changed()
+            layout = self._writing.layout
+            failures.narrow(error, {name: layout.field(name).kind for name in sorted(layout.actual.narrower)})
             raise
 
     def _now(self, conn: Connection) -> _Writing:
@@ -173,17 +205,6 @@ class Table:
         writes = Writes(layout, self._partials)
         applier = Applier(layout, writes, self._stage, self._partials)
         return _Writing(layout, writes, Bulk(layout, writes, self._stage), applier)
-
-
-def adapting(write: Callable[[], T]) -> T:
-    """What `write` returns, which is a whole transaction; run once more where another tool may have changed a table
-    since it was looked at."""
-    try:
-        return write()
-    except StrataError as error:
-        if not failures.doubtful(error):
-            raise
-    return write()
 
 
 class _Writing(NamedTuple):

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple, TypeVar
 
 from psycopg.errors import DeadlockDetected, UniqueViolation
 
-from strata.errors import EncodeError
-from strata.l3 import failures
+from strata.errors import EncodeError, StrataError
+from strata.l3 import diagnosis
 from strata.l3.connection import Connection
 from strata.l3.layout import TOMBSTONES, VERSION, Layout, quote
 from strata.l3.outside import moving, own
 from strata.l3.partials import Partials
 from strata.l3.statement import ARRAYS, BOOL, INT4, INT8, TEXT, Statement
 from strata.model.markers import UNLOADED
-from strata.shards import shard_of
+from strata.protocol.shards import shard_of
 
 T = TypeVar("T")
 
@@ -50,18 +50,28 @@ class Writes:
     """The writing statements of a table. Thread-safe: `_updates` is a cache, and losing a race costs one entry.
 
     Methods raise `psycopg.Error`, which the connection's context manager turns into Strata's errors, and
-    `ConstraintError` where a trigger kept a row from being written.
+    `ConstraintError` where a trigger kept a row from being written, or deleted.
     """
 
     def __init__(self, layout: Layout, partials: Partials) -> None:
         self._layout = layout
         self._partials = partials
         self._upsert = self._upsert_statement()
-        self._delete = layout.statement(
-            f"DELETE FROM {layout.table} r WHERE {layout.key} = $1{own(layout.name)}"
-            f" RETURNING {layout.raised(f'r.{VERSION}', '$2')}",
+        delete = f"DELETE FROM {layout.table} r WHERE {layout.key} = $1{own(layout.name)}"
+        raised = f"RETURNING {layout.raised(f'r.{VERSION}', '$2')} AS version"
+        self._delete = layout.statement(f"{delete} {raised}", layout.key_oid, INT8)
+        # Where that deletes nothing. A row that is locked, and not deleted, was kept by a trigger and by nobody else.
+        self._insist = layout.statement(
+            f"WITH held AS (SELECT FROM {layout.table} WHERE {layout.key} = $1 FOR UPDATE),"
+            f" gone AS ({delete} AND EXISTS (SELECT FROM held) {raised})"
+            f" SELECT version FROM held LEFT JOIN gone ON true",
             layout.key_oid,
             INT8,
+        )
+        self._there = Statement(
+            f"SELECT 1 FROM unnest($1) AS k(key)"
+            f" WHERE (SELECT true FROM {layout.table} r WHERE r.{layout.key} = k.key LIMIT 1) LIMIT 1",
+            (ARRAYS[layout.key_oid],),
         )
         self._bury = layout.statement(
             f"INSERT INTO {TOMBSTONES} AS d (schema, id, version) VALUES ({layout.schema}, $1, $2)"
@@ -109,7 +119,7 @@ class Writes:
             sent.append(layout.plan.key_text(values[layout.key_place]))
         row = self._upsert.row(conn, sent)
         if row is None:
-            raise failures.suppressed(layout.name)
+            raise diagnosis.suppressed(layout.name)
         return self.written(values, layout.kept, row)
 
     def delete(self, conn: Connection, id: Any, version: int, node: int) -> int:
@@ -117,7 +127,9 @@ class Writes:
         layout = self._layout
         key_text = layout.plan.key_text(id)
         self.lock_keys(conn, (key_text,), alone=True)
-        gone = self._delete.row(conn, (id, node))
+        gone = self._delete.row(conn, (id, node)) or self._insist.row(conn, (id, node))
+        if gone == (None,):
+            raise diagnosis.suppressed(layout.name)
         if gone is not None:
             version = max(version, gone[0])
         if not layout.deferred:
@@ -155,8 +167,10 @@ class Writes:
         other = self._layout.other(names, [values[places[name]] for name in names], row[1:])
         return Written(row[0], tuple(held for _, held in other), tuple(name for name, _ in other))
 
-    def missing(self) -> EncodeError:
-        """The error of a record that was not loaded whole and has no row."""
+    def unwritten(self, conn: Connection, keys: Sequence[Any]) -> StrataError:
+        """The error of records that were not loaded whole, and of which no row was updated."""
+        if self._there.row(conn, (list(keys),)) is not None:
+            return diagnosis.suppressed(self._layout.name)
         return EncodeError(
             f"a record of schema {self._layout.schema_name!r} has UNLOADED fields and there is no row to keep them "
             "from; read the whole record, or give every field a value"
@@ -182,7 +196,7 @@ class Writes:
         sent = [values[layout.places[name]] for name in loaded]
         row = statement.row(conn, (values[layout.key_place], version, node, *sent))
         if row is None:
-            raise self.missing()
+            raise self.unwritten(conn, [values[layout.key_place]])
         return self.written(values, layout.unset(loaded), row)
 
     def _upsert_statement(self) -> Statement:

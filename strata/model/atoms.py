@@ -24,6 +24,7 @@ BIGINT_MIN, BIGINT_MAX = -(1 << 63), (1 << 63) - 1
 NUMERIC_BEFORE, NUMERIC_AFTER = 131_072, 16_383
 
 AwareDatetime = Annotated[datetime.datetime, msgspec.Meta(tz=True)]
+BigInt = Annotated[int, msgspec.Meta(ge=BIGINT_MIN, le=BIGINT_MAX)]
 PlainTime = Annotated[datetime.time, msgspec.Meta(tz=False)]
 
 

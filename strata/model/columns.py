@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from strata.errors import DecodeError, EncodeError, InvalidModelError, MissingPrimaryKeyError
-from strata.model.atoms import ATOMS, BIGINT_MAX, BIGINT_MIN, Unfit
+from strata.model.atoms import ATOMS, BIGINT_MAX, BIGINT_MIN, BigInt, Unfit
 from strata.model.choices import choices_of, is_choice, is_enum, normal_choice, noun_of, plain_of, value_of
 from strata.model.compile import CALL, Step
 from strata.model.fields import Field, Kind
 from strata.model.hints import is_record, spelled
-from strata.model.jsonb import UNREADABLE, Jsonb
+from strata.model.jsonb import UNREADABLE, Jsonb, said
 from strata.model.markers import UNLOADED
 from strata.model.shapes import Shapes
+
+UNHELD: Any = type("Unheld", (), {"__repr__": lambda self: "UNHELD", "__slots__": ()})()
+"""What stands in a row for a value that PostgreSQL has and Python has not: a date beyond the year 9999, say."""
 
 CONTAINERS = (dict, list, tuple, set, frozenset)
 SUPPORTED = (
@@ -92,10 +95,13 @@ class Column:
                 return None
             wanted = f"it must be {self.form.noun}, or annotated `| None`"
             raise DecodeError(f"{self.where} is NULL in its row; {wanted}", column=self.field.name)
+        if value is UNHELD:
+            unheld = "holds a value that Python cannot hold, such as a date beyond the year 9999"
+            raise DecodeError(f"{self.where} {unheld}; it must be {self.form.noun}", column=self.field.name)
         try:
             return self.form.read(value)
-        except (Unfit, KeyError, *UNREADABLE):
-            message = f"{self.where} cannot be read back from its row; it must be {self.form.noun}"
+        except (Unfit, KeyError, *UNREADABLE) as error:
+            message = f"{self.where} cannot be read back from its row{said(error)}; it must be {self.form.noun}"
             raise DecodeError(message, column=self.field.name) from None
 
 
@@ -105,7 +111,8 @@ def form_of(annotation: Any, where: str) -> Form:
         return _atom(annotation)
     if is_choice(annotation):
         return _choice(annotation, where)
-    if is_record(annotation) or (typing.get_origin(annotation) or annotation) in CONTAINERS:
+    bare = typing.get_origin(annotation) or annotation
+    if is_record(annotation) or any(bare is kind for kind in CONTAINERS):
         return _json(annotation, where)
     raise InvalidModelError(f"{where} has the type {spelled(annotation)}; it must be one of {SUPPORTED}")
 
@@ -121,7 +128,7 @@ def _atom(annotation: Any) -> Form:
         normal=atom.normal,
         read=atom.normal,
         plain=Step(atom.plain) if atom.plain else exact,
-        wire=atom.wire,
+        wire=BigInt if annotation is int else atom.wire,
         packed=annotation,
         freeze=atom.freeze,
         thaw=atom.thaw,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from strata.errors import InvalidModelError
+from strata.errors import InvalidModelError, shown
 from strata.model.markers import Default
 
 MAX_IDENTIFIER = 63  # bytes, and letters too, since all are ASCII
@@ -75,7 +75,7 @@ def check_identifier(name: Any, what: str) -> str:
     """`name`, if it is a plain SQL identifier of at most 63 bytes. Raises `InvalidModelError` otherwise."""
     if not isinstance(name, str) or not _IDENTIFIER.match(name) or len(name) > MAX_IDENTIFIER:
         raise InvalidModelError(
-            f"{what} {name!r} is not an identifier; it must be at most {MAX_IDENTIFIER} letters (a-z), digits and "
+            f"{what} {shown(name)} is not an identifier; it must be at most {MAX_IDENTIFIER} letters (a-z), digits and "
             "underscores, not beginning with a digit"
         )
     return name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
-from strata.errors import DecodeError, EncodeError
+from strata.errors import DecodeError, EncodeError, StrataError
 from strata.model.columns import Column
 from strata.model.compile import CALL, Function, Source, Step, same
 from strata.model.fields import Field
@@ -43,7 +43,7 @@ class Compiler:
     def check(self) -> Callable[[Any], None]:
         """A function that raises `EncodeError` for a record that cannot be stored."""
         source = Source("check", "record")
-        foreign, missing = source.bind(_foreign(self._model)), source.bind(_missing(self._model, self._columns))
+        foreign, unread = source.bind(_foreign(self._model)), source.bind(_unread(self._model, self._columns))
         source.line(f"if type(record) is not {source.bind(self._model)}: {foreign}(record)")
         source.line("try:")
         for column in self._columns:
@@ -56,7 +56,10 @@ class Compiler:
             elif column.field.primary_key:
                 sound = f"({sound}) and {variable} != ''"
             source.line(f"if not ({sound}): {source.bind(column.settle)}({variable})", 2)
-        source.line(f"except AttributeError: {missing}(record)")
+        source.line(f"except {source.bind(StrataError)}: raise")
+        source.line("except Exception as error:")
+        source.line(f"{unread}(record, error)", 2)
+        source.line("raise", 2)
         return source.function()
 
     def prepare(self) -> Function:
@@ -142,10 +145,7 @@ class Compiler:
     def from_row(self) -> Function:
         """The inverse of `to_row`; `names` are the columns of the row where it is not whole."""
         source = Source("from_row", "values, cipher, names=None")
-        names = [column.field.name for column in self._columns]
-        spread = source.bind(_spread(self._model, names))
-        source.line(f"if names is not None or len(values) != {len(names)}: values = {spread}(values, names)")
-        source.line(f"{', '.join(f'v_{name}' for name in names)}, = values")
+        self._take_apart(source)
         values = {}
         for column in self._columns:
             variable = f"v_{column.field.name}"
@@ -156,6 +156,26 @@ class Compiler:
                 plain = source.plain(column.form.plain, variable)
                 values[column.field.name] = f"({variable} if {plain} else {source.bind(column.restore)}({variable}))"
         return self.make(source, values)
+
+    def _take_apart(self, source: Source) -> None:
+        """The lines that give each column's value a variable, whether the row is whole or not."""
+        names = [column.field.name for column in self._columns]
+        spread = source.bind(_spread(self._model, names))
+        source.line(f"if names is not None or len(values) != {len(names)}: values = {spread}(values, names)")
+        source.line(f"{', '.join(f'v_{name}' for name in names)}, = values")
+
+    def vet(self) -> Function:
+        """A function that looks at the values of a row without making a record of them; `sealed` tells a ciphertext."""
+        source = Source("vet", "values, sealed, names=None")
+        self._take_apart(source)
+        for column in self._columns:
+            variable = f"v_{column.field.name}"
+            if column.field.encrypted:
+                source.line(f"{source.bind(_unsealed(column))}({variable}, sealed)")
+            else:
+                sound = source.plain(column.form.sound, variable)
+                source.line(f"if not ({sound}): {source.bind(column.restore)}({variable})")
+        return source.function()
 
     def _read(self, source: Source, column: Column, depth: int = 1) -> str:
         name = column.field.name
@@ -179,12 +199,20 @@ def _foreign(model: Any) -> Callable[[Any], NoReturn]:
     return foreign
 
 
-def _missing(model: Any, columns: Sequence[Column]) -> Callable[[Any], NoReturn]:
-    def missing(record: Any) -> NoReturn:
-        name = next((c.field.name for c in columns if not hasattr(record, c.field.name)), "a field")
-        raise EncodeError(f"{model.__name__}.{name} was never set; it must have a value") from None
+def _unread(model: Any, columns: Sequence[Column]) -> Callable[[Any, Exception], None]:
+    def unread(record: Any, error: Exception) -> None:
+        """Raise what tells of a field that cannot be read; where all can, the error came from outside."""
+        for column in columns:
+            where = f"{model.__name__}.{column.field.name}"
+            try:
+                getattr(record, column.field.name)
+            except AttributeError:
+                raise EncodeError(f"{where} was never set; it must have a value") from None
+            except Exception as again:  # noqa: BLE001 whatever a property of the user's raises
+                if type(again) is type(error):
+                    raise EncodeError(f"{where} cannot be read: that raises {type(error).__name__}") from error
 
-    return missing
+    return unread
 
 
 def _keyless(model: Any, columns: Sequence[Column]) -> Callable[[], NoReturn]:
@@ -210,6 +238,16 @@ def _spread(model: Any, columns: Sequence[str]) -> Callable[[Sequence[Any], Sequ
         return row
 
     return spread
+
+
+def _unsealed(column: Column) -> Callable[[Any, Callable[[str], bool]], None]:
+    def unsealed(value: Any, sealed: Callable[[str], bool]) -> None:
+        if value is None or value is UNLOADED:
+            column.restore(value)
+        elif not sealed(value):
+            raise DecodeError(f"{column.where} is Encrypted and holds no ciphertext", column=column.field.name)
+
+    return unsealed
 
 
 def _decrypter(column: Column, key_text: KeyText) -> Callable[[Any, Any, FieldCipher | None], Any]:

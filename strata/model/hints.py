@@ -106,7 +106,12 @@ def strip(hint: Any) -> Stripped:
 
 def spelled(hint: Any) -> str:
     """A type's name as a person would write it."""
-    return hint.__qualname__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    if isinstance(hint, type) and not typing.get_args(hint):
+        return hint.__qualname__
+    try:
+        return str(hint)
+    except Exception:  # noqa: BLE001 whatever stands in an annotation, with a __str__ of its own
+        return f"a {type(hint).__name__}"
 
 
 def _is_class(value: Any, base: type) -> bool:

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import replace
 from typing import Any
 
-from strata.errors import EncodeError, InvalidModelError, MissingPrimaryKeyError, NoPrimaryKeyError
+from strata.errors import EncodeError, InvalidModelError, MissingPrimaryKeyError, NoPrimaryKeyError, shown
 from strata.model.choices import choices_of, is_choice
 from strata.model.columns import Column, form_of
 from strata.model.fields import Field, check_column_name
@@ -92,7 +92,7 @@ def _flags(where: str, markers: list[Any]) -> tuple[Default | None, dict[str, An
         elif kind in _FLAGS:
             flags[_FLAGS[kind]] = True
         else:
-            raise InvalidModelError(f"{where}: {mark!r} is not a marker of Strata's; it must be one of its own")
+            raise InvalidModelError(f"{where}: {shown(mark)} is not a marker of Strata's; it must be one of its own")
     return default, flags
 
 

@@ -73,7 +73,9 @@ class Jsonb:
         """The value of JSON text. Raises `Unfit`, or what is in `UNREADABLE`."""
         if len(text) > 2 * DEEPEST:
             _check_depth(text.encode() if isinstance(text, str) else text)
-        return self.up(self._from_json(text))
+        plain = self._from_json(text)
+        self._packed(plain)  # a number beyond 64 bits, where the type is int, is nothing that L1 could keep
+        return self.up(plain)
 
     def pack(self, value: Any) -> bytes:
         """The value as L1 keeps it. Raises `DecodeError` for what only a row can hold: `normal` lets it not pass."""

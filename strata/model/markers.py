@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from strata.errors import InvalidModelError, shown
+
 
 class Marker:
     """A word about one field; used as a class or as an instance."""
@@ -62,17 +64,20 @@ class Default(Marker):
     def __init__(self, *value: Any, sql: str | None = None) -> None:
         if len(value) + (sql is not None) != 1:
             raise TypeError("Default takes one literal, or sql=")
+        if sql is not None and (not isinstance(sql, str) or not sql.strip()):
+            raise InvalidModelError(f"Default(sql=...) takes an expression of SQL as a str, not {shown(sql)}")
         self.value = value[0] if value else None
         self.sql = sql
 
     def __repr__(self) -> str:
-        return f"Default({self.value!r})" if self.sql is None else f"Default(sql={self.sql!r})"
+        return f"Default({shown(self.value)})" if self.sql is None else f"Default(sql={shown(self.sql)})"
 
 
 class _Unloaded:
     """The one value of a field that is not in the tier that answered."""
 
     __slots__ = ()
+    __module__ = "strata"  # by which a pickle of UNLOADED finds it
 
     def __repr__(self) -> str:
         return "UNLOADED"

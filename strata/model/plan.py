@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import operator
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -20,6 +20,7 @@ from strata.model.introspection import inspect
 from strata.model.keys import key_functions
 from strata.model.outline import outline_of
 from strata.model.rows import UnknownColumnError, row_functions
+from strata.waits.locks import once_lock
 
 __all__ = ["FieldCipher", "FromRow", "ModelPlan", "PackRow", "UnknownColumnError", "compile_model"]
 
@@ -36,6 +37,14 @@ class FromRow(Protocol[T_co]):
     def __call__(
         self, values: Sequence[Any], cipher: FieldCipher | None, names: Sequence[str] | None = None, /
     ) -> T_co: ...
+
+
+class Vet(Protocol):
+    """`names` as in `FromRow`; `sealed` tells whether a text is a ciphertext."""
+
+    def __call__(
+        self, values: Sequence[Any], sealed: Callable[[str], bool], names: Sequence[str] | None = None, /
+    ) -> None: ...
 
 
 class PackRow(Protocol):
@@ -62,7 +71,10 @@ class ModelPlan(Generic[T]):
     - A row is a tuple in the order of `columns` of what psycopg takes and gives: an Enum as its text, JSONB as JSON
       text, an encrypted column as ciphertext, UNLOADED as itself. `pack_row` and `unpack_row` make bytes of it, with
       `unpack_row` returning the names of the columns that are there and their values.
-    - `forms` and `compiler` are for codecs, which compile functions of their own.
+    - `vet` raises `DecodeError`, naming the column, for a row that nobody stored with this model: a value that its
+      column cannot hold, that is none of its choices, or no ciphertext where one must be.
+    - `forms` and `compiler` are for codecs, which compile functions of their own; `compiled` keeps these, so that they
+      live as long as the plan. Each use of it is one call.
     - `outline` tells whether another release of the model reads a row as this one does.
     """
 
@@ -94,6 +106,8 @@ class ModelPlan(Generic[T]):
     from_row: FromRow[T]
     pack_row: PackRow
     unpack_row: Callable[[bytes], tuple[tuple[str, ...], tuple[Any, ...]]]
+    vet: Vet
+    compiled: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def conversion(self, name: str) -> Column:
         """One column with its conversions."""
@@ -103,6 +117,11 @@ class ModelPlan(Generic[T]):
         """`codec.encode` bound to this model."""
         bound = _bound(codec, self)
         return bound[0] if bound else lambda record: codec.encode(record, self.model)
+
+    def key_and_text(self, id: Any) -> tuple[Any, str]:
+        """An id as the caches and L3 know it, of the key's very type, and its text. Raises as `key_text` does."""
+        text = self.key_text(id)
+        return (id if type(id) is self.key.annotation else text), text
 
     def decoder(self, codec: Codec) -> Callable[[bytes], T]:
         """`codec.decode` bound to this model. Raises what the codec raises, and `DecodeError` for a foreign record."""
@@ -122,14 +141,25 @@ class ModelPlan(Generic[T]):
 def compile_model(model: type[T]) -> ModelPlan[T]:
     """The plan of a model, made once. Raises `InvalidModelError` or `NoPrimaryKeyError`."""
     with _lock:
-        plan = _plans.get(model) if isinstance(model, type) else None
+        plan: ModelPlan[T] | None = vars(model).get(_PLAN) if isinstance(model, type) else None
         if plan is None:
-            plan = _plans[model] = _compile(model)
+            plan = _compile(model)
+            type.__setattr__(model, _PLAN, plan)
         return plan
 
 
-_lock = threading.Lock()  # guards _plans, so that a model has one plan
-_plans: dict[type, ModelPlan[Any]] = {}
+# A plan refers to its class, and nothing else keeps either of them: so they live and end together, and a model that is
+# made in a function does not stay for ever. It is the class's own attribute, since a subclass is another model.
+_PLAN = "__strata_plan__"
+_lock = once_lock()  # held while a plan is made, so that a model has one; the child of a fork has its own
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = once_lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _compile(model: type[T]) -> ModelPlan[T]:
@@ -173,6 +203,7 @@ def _compile(model: type[T]) -> ModelPlan[T]:
         from_row=compiler.from_row(),
         pack_row=pack_row,
         unpack_row=unpack_row,
+        vet=compiler.vet(),
     )
 
 

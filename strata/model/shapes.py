@@ -16,7 +16,7 @@ from typing import Any, ForwardRef
 
 import msgspec
 
-from strata.errors import InvalidModelError
+from strata.errors import InvalidModelError, shown
 from strata.model.atoms import ATOMS, AwareDatetime, Unfit, moment, wrong
 from strata.model.choices import choices_of, is_choice, noun_of
 from strata.model.compile import CALL, Function, Source, Step
@@ -64,7 +64,9 @@ class Shapes:
         stripped = strip(hint)
         for mark in stripped.markers:
             if mark in _COLUMN_ONLY or isinstance(mark, _COLUMN_ONLY):
-                raise InvalidModelError(f"{where} is {mark!r} inside a nested value; mark a field of the model itself")
+                raise InvalidModelError(
+                    f"{where} is {shown(mark)} inside a nested value; mark a field of the model itself"
+                )
         shape = self._bare(stripped.bare, where)
         return _optional(shape) if stripped.nullable else shape
 
@@ -232,8 +234,12 @@ def _many(container: Any, item: Shape) -> Shape:
         return _container(container, checked, lambda source: code.format(item=source.plain(step, "i"), v="values"))
 
     immutable = container in (tuple, frozenset) and item.immutable
-    noun = f"a {container.__name__} of {item.noun}"
+    noun = f"a {container.__name__} of {_bare(item.noun)}"
     return Shape(wire, noun, immutable, made(item.down, True), made(item.up, False), item.loose)
+
+
+def _bare(noun: str) -> str:
+    return noun.partition(" ")[2] if noun.startswith(("a ", "an ")) else noun
 
 
 def _fixed(items: Sequence[Shape]) -> Shape:
@@ -263,7 +269,7 @@ def _mapping(key: Shape, value: Shape) -> Shape:
         item = "i" if values is None else source.plain(values, "i")
         return f"{{{name}: {item} for k, i in values.items()}}"
 
-    noun = f"a dict of {value.noun}"
+    noun = f"a dict of {_bare(value.noun)}"
     down, up = made(key.down, value.down, True), made(key.up, value.up, False)
     return Shape(dict[key.wire, value.wire], noun, False, down, up, value.loose)  # type: ignore[name-defined]
 

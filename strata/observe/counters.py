@@ -18,7 +18,7 @@ class Counters:
     __slots__ = (
         "corrupt", "deletes", "eager_refreshes", "errors", "gets", "hard_timeouts", "hook_errors", "l1_hits",
         "l2_hits", "l2_skips", "l3_hits", "lease_waits", "misses", "negative_hits", "searches", "sets",
-        "soft_timeouts", "stale_fills", "stale_served",
+        "soft_timeouts", "stale_fills", "stale_served", "unreadable",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -44,24 +44,48 @@ class Counters:
     soft_timeouts: int
     hard_timeouts: int
     lease_waits: int
+    unreadable: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """A snapshot of a store's counters since it was made.
+    """A snapshot of a store's counters since it was made; each is 0 at first. Records are counted, not calls.
 
-    `gets` and `l1_hits` count records, not calls. `dirty_count` is what this process wrote behind and L3 does not
-    have yet. `corrupt` are L2 entries that could not be read, `stale_fills` fills refused because something newer
-    came in between, `l2_skips` calls that went on without Redis.
-
-    `stale_served`: records that fail-safe or a soft time-out served beyond their TTL. `negative_hits`: misses that a
-    remembered absence answered. `eager_refreshes`: loads begun before an entry expired. `soft_timeouts`,
-    `hard_timeouts`: reads that waited for L3 no longer. `lease_waits`: reads that waited for another process's load.
-
-    `dirty_age`: seconds since the oldest of this process's writes that L3 does not have came. `pending`, `oldest_age`
-    and `dead_letters` are those of the ledger, whichever process wrote them.
-
-    `by_schema` holds the same numbers a schema.
+    Attributes:
+        gets: Records asked for.
+        sets: Records stored.
+        deletes: Records removed.
+        searches: Searches.
+        errors: Operations that raised.
+        l1_entries: Entries in L1 now.
+        dirty_count: Deferred writes of this process that L3 does not have yet.
+        dirty_age: Seconds since the oldest of them came.
+        pending: Deferred writes in the ledger, `ledger_age` seconds ago, whichever process wrote them; None is unknown.
+        oldest_age: Seconds that the oldest of them had waited then; None is unknown.
+        dead_letters: Writes that were given up, as of then; None is unknown.
+        ledger_age: Seconds since the ledger was looked at; None where nobody has looked yet.
+        l1_hits: Records that L1 answered.
+        l2_hits: Records that L2 answered.
+        l3_hits: Records that L3 answered.
+        misses: Records that no tier had.
+        evictions: Entries that L1 dropped for want of room.
+        expirations: Entries that L1 dropped for their age.
+        corrupt: Entries of L2 that could not be read, and were replaced.
+        hook_errors: Hooks that raised.
+        l2_skips: Calls that went on without Redis.
+        stale_fills: Fills refused because something newer came in between.
+        stale_served: Records that fail-safe or a soft time-out served beyond their TTL.
+        negative_hits: Misses that a remembered absence answered.
+        eager_refreshes: Loads begun before an entry expired.
+        soft_timeouts: Reads that returned a stale value rather than wait for L3.
+        hard_timeouts: Reads that waited for L3 no longer, and raised.
+        lease_waits: Reads that waited for another process's load.
+        unreadable: Rows of L3 that could not be read.
+        bus_messages: Messages of other processes that were heard.
+        bus_unreadable: Messages that were not understood.
+        bus_resets: Times that the subscription was renewed.
+        thread_failures: Mistakes that a background thread survived, and threads that the system refused.
+        by_schema: The same numbers for each schema, as far as they are a schema's.
     """
 
     gets: int = 0
@@ -72,9 +96,10 @@ class Stats:
     l1_entries: int = 0
     dirty_count: int = 0
     dirty_age: float = 0.0
-    pending: int = 0
-    oldest_age: float = 0.0
-    dead_letters: int = 0
+    pending: int | None = 0
+    oldest_age: float | None = 0.0
+    dead_letters: int | None = 0
+    ledger_age: float | None = None
     l1_hits: int = 0
     l2_hits: int = 0
     l3_hits: int = 0
@@ -91,7 +116,9 @@ class Stats:
     soft_timeouts: int = 0
     hard_timeouts: int = 0
     lease_waits: int = 0
+    unreadable: int = 0
     bus_messages: int = 0
     bus_unreadable: int = 0
     bus_resets: int = 0
+    thread_failures: int = 0
     by_schema: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
-from strata.ticker import Ticker
+from strata.runtime.daemon import Daemon
+from strata.waits.locks import memory_lock
 
 INTERVAL = 5.0  # seconds between rounds
 STOP_TIMEOUT = 1.0  # seconds; a recorder may be slow
@@ -42,18 +42,14 @@ class Feed:
         self._gauges = gauges  # values as they are now; may ask servers
         self._log = log
         self._seen: dict[tuple[str, Labels], float] = {}
-        self._lock = threading.Lock()
-        self._ticker = Ticker("strata-metrics", interval, self.publish)
-
-    @property
-    def started(self) -> bool:
-        """Whether the thread was started."""
-        return self._ticker.started
+        self._lock = memory_lock()
+        self._interval = interval
+        self.daemon = Daemon("strata-metrics", self._step, log, delay=interval)
 
     def start(self) -> None:
         """Start the thread, unless it runs, was stopped for good, or has nobody to tell. Never raises."""
         if self._metrics.enabled:
-            self._ticker.start()
+            self.daemon.start()
 
     def publish(self) -> None:
         """One round, in the calling thread. Never raises."""
@@ -75,14 +71,19 @@ class Feed:
 
     def stop(self) -> None:
         """End the thread, and publish what is left. Idempotent."""
-        last = not self._ticker.stopped
-        self._ticker.stop(STOP_TIMEOUT)
+        last = not self.daemon.stopped
+        self.daemon.stop()
+        self.daemon.join(STOP_TIMEOUT)
         if last:
             self.publish()
 
     def after_fork(self) -> None:
         """In the child: no thread yet, and nothing gained yet."""
-        self._lock = threading.Lock()
-        self._ticker.after_fork()
+        self._lock = memory_lock()
+        self.daemon.reset()
         if self._metrics.enabled:
             self._seen = {(name, labels): value for name, labels, value in self._counts()}
+
+    def _step(self) -> float:
+        self.publish()
+        return self._interval

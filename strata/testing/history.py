@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from strata import DataStore, PrimaryKey, StrataError, UnavailableError, WriteMode
+from strata.durations import seconds as seconds_of
+from strata.errors import shown
 
 KEYS = 24
 SCHEMA = "counts"
@@ -28,7 +30,13 @@ SHOWN = 20  # violations that are kept
 
 @dataclass
 class Count:
-    """A key's value: how often its writer has written it, and when (monotonic, one clock a machine)."""
+    """A key's value.
+
+    Attributes:
+        id: The key.
+        n: How often its writer has written it.
+        at: When it did so last: seconds of the monotonic clock, which all processes of a machine share.
+    """
 
     id: Annotated[int, PrimaryKey]
     n: int = 0
@@ -37,8 +45,14 @@ class Count:
 
 @dataclass
 class Report:
-    """What `observe` saw: how many operations, how many of them failed for want of a server, and how many reads showed
-    an older value than the same store had seen, within what is allowed. `violations` is what must be empty."""
+    """What `observe` saw.
+
+    Attributes:
+        operations: Reads and writes.
+        unavailable: Those that failed for want of a server.
+        regressions: Reads that showed an older value than the same store had seen, within what is allowed.
+        violations: What was wrong, in words; it must be empty.
+    """
 
     operations: int = 0
     unavailable: int = 0
@@ -218,8 +232,11 @@ def observe(
 
     In all `stores` a `schema` of `Count`, written in this `mode`, is registered, and migrated. Their servers must
     answer again when `disturb` has returned. Afterwards all is flushed, and every store must show what L3
-    holds. Raises what `disturb` raises, and `StrataError` where servers stay away.
+    holds. Raises what `disturb` raises, and `StrataError` where servers stay away, or there are no stores.
     """
+    if not isinstance(stores, Sequence) or not stores or not all(isinstance(store, DataStore) for store in stores):
+        raise StrataError(f"stores is {shown(stores)}; it must be a list of one or more DataStores")
+    duration = seconds_of(seconds, "seconds") or 0.0
     board = Board()
     bound = BOUNDS[mode]
     actors = [
@@ -227,7 +244,7 @@ def observe(
         for number, store in enumerate(stores)
     ]
     threads = [
-        threading.Thread(target=actor.run, args=(seconds, number), daemon=True) for number, actor in enumerate(actors)
+        threading.Thread(target=actor.run, args=(duration, number), daemon=True) for number, actor in enumerate(actors)
     ]
     for thread in threads:
         thread.start()
@@ -239,14 +256,14 @@ def observe(
         flush(store)
     time.sleep(BOUNDS[WriteMode.WRITE_THROUGH])
     truth = {key: stores[0].get(schema, key, default=Count(key), force_l3=True).n for key in range(KEYS)}
-    shown = [actor.at_rest() for actor in actors]
+    at_rest = [actor.at_rest() for actor in actors]
     report = Report(
         sum(actor.report.operations for actor in actors),
         sum(actor.report.unavailable for actor in actors),
         sum(actor.report.regressions for actor in actors),
         [violation for actor in actors for violation in actor.report.violations],
     )
-    report.violations += disagreements(truth, [actor.seen for actor in actors], shown)
+    report.violations += disagreements(truth, [actor.seen for actor in actors], at_rest)
     return report
 
 

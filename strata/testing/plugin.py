@@ -42,10 +42,10 @@ def strata_dsn(strata_postgres: EmbeddedPostgres) -> Iterator[str]:
 
 @pytest.fixture
 def strata_redis_addr(strata_valkey: EmbeddedValkey) -> str:
-    """The address of a Redis without a key in it."""
+    """The address, with the password, of a Redis without a key in it."""
     with redis.Redis.from_url(strata_valkey.url) as client:
         client.flushall()
-    return strata_valkey.addr
+    return strata_valkey.url
 
 
 @pytest.fixture

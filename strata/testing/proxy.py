@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 import socket
 import ssl
@@ -11,29 +12,37 @@ import time
 from collections import deque
 from typing import Self
 
+from strata.durations import seconds as seconds_of
 from strata.embedded.lifetime import Lifetime
 from strata.errors import StrataError
 
 CHUNK = 65_536
 POLL = 0.2  # seconds after which a thread looks whether it is to end
+_PLACE = re.compile(
+    r"(?P<before>(?:[\w+]+://)?(?:[^@/?]*@)?)(?P<host>\[[^]]*]|[^@/?:]+):(?P<port>\d+)(?P<after>(?:[/?].*)?)"
+)
 FULL = 0.001  # seconds after which a side that takes no more is tried again
 
 
 class Proxy(Lifetime):
-    """Passes bytes between its clients and `target` (`host:port`). A context manager; thread-safe.
+    """Passes bytes between its clients and `target`: `host:port`, or a URL with one. A context manager; thread-safe.
 
     With `tls`, clients speak TLS to it, and it speaks plainly to the server: `ssl.create_default_context(
     ssl.Purpose.CLIENT_AUTH)` with a certificate loaded. `_lock` guards the connections and what is done to them; the
     accepting thread and one thread a connection read it.
 
-    >>> with Proxy(valkey.addr) as link:                           # doctest: +SKIP
-    ...     store = DataStore(Config(redis_addr=link.addr))
-    ...     link.stall()
+    >>> with EmbeddedValkey() as valkey, Proxy(valkey.url) as link, DataStore(Config(redis_addr=link.addr)) as store:
+    ...     link.stall()  # nothing gets through, and nothing is closed
     """
 
     def __init__(self, target: str, *, tls: ssl.SSLContext | None = None) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
+        place = _PLACE.fullmatch(target) if isinstance(target, str) else None
+        if place is None:
+            raise StrataError("the target of a proxy must be host:port, or a URL with a host and a port")
+        self._before, self._after = place["before"], place["after"]
+        self._target = (place["host"].strip("[]"), int(place["port"]))
+        if tls is not None and not isinstance(tls, ssl.SSLContext):
+            raise StrataError(f"tls is a {type(tls).__name__}; it must be an ssl.SSLContext, or None")
         self._tls = tls
         self._lock = threading.Condition()
         self._links: set[_Link] = set()
@@ -47,8 +56,8 @@ class Proxy(Lifetime):
 
     @property
     def addr(self) -> str:
-        """`127.0.0.1:port`, where clients connect."""
-        return f"127.0.0.1:{self.port}"
+        """Where clients connect: what `target` is, with this proxy's host and port in the place of the server's."""
+        return f"{self._before}127.0.0.1:{self.port}{self._after}"
 
     @property
     def connections(self) -> int:
@@ -108,9 +117,11 @@ class Proxy(Lifetime):
         self.cut()
 
     def delay(self, seconds: float) -> None:
-        """Hold back whatever is sent, in each direction, for some seconds; 0 ends that."""
+        """Hold back whatever is sent, in each direction, for some seconds; 0 ends that. Raises `InvalidConfigError` for
+        what are no seconds."""
+        wait = seconds_of(seconds, "seconds") or 0.0
         with self._lock:
-            self._delay = seconds
+            self._delay = wait
 
     def resume(self) -> None:
         """Let everything through again; what was stalled goes on its way."""

@@ -7,7 +7,11 @@ from functools import cache
 
 from strata.application import load_store
 from strata.datastore import DataStore
-from strata.writebehind.broker import TASKS, Broker
+from strata.observe.log import SafeLogger, StandardLogger
+from strata.worker.arrival import arrived
+from strata.writebehind.fleet.broker import TASKS, Broker
+
+log = SafeLogger(StandardLogger("strata.worker"))
 
 
 @cache
@@ -16,7 +20,14 @@ def store() -> DataStore:
     return load_store(os.environ.get("STRATA_APP", ""))
 
 
-broker = Broker(store().config)
+def _broker() -> Broker:
+    made = Broker(store().config)
+    _ = made.app  # which refuses what cannot be a broker
+    return made
+
+
+broker = arrived(_broker)
 app = broker.app
 app.amqp.queues = app.conf.task_queues = [broker.queue(task) for task in TASKS]
+app.conf.worker_consumer = "strata.worker.consumer:Consumer"
 app.conf.include = ["strata.worker.tasks", "strata.worker.lifecycle"]

@@ -7,26 +7,35 @@ buffer after each fork (`DataStore` registers for it), and opens its own when a 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import os
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery.signals import worker_init, worker_process_shutdown, worker_ready, worker_shutdown, worker_shutting_down
-from celery.utils.log import get_logger
+from celery.worker import worker
+from celery.worker.control import inspect_command
 
-from strata.errors import InvalidConfigError, StrataError
-from strata.worker.application import app, broker, store
+from strata.errors import InvalidConfigError, RefusedError, StrataError, UnavailableError
+from strata.runtime.daemon import Daemon
+from strata.worker.application import app, broker, log, store
+from strata.worker.refusal import Refused
+from strata.writebehind.fleet.broker import TASKS, without_secrets
 
 INTERVAL = 1.0  # seconds between looks at the oldest due times
 CHORES = 60.0  # seconds between asking whether partitions are to be made; one worker an hour then looks
 PERSIST = "strata.persist"
 JOBS = ("strata.warm", "strata.migrate")
 
-log = get_logger(__name__)
-_stopped = threading.Event()
+_daemons: list[Daemon] = []  # of the worker's main process, written by its main thread
+
+
+@inspect_command()  # type: ignore[untyped-decorator]
+def stats(state: Any, **_: Any) -> dict[str, Any]:
+    """In the place of Celery's own command, which shows how one logs in to Sentinels, as does Flower after it."""
+    told: dict[str, Any] = state.consumer.controller.stats()
+    broker = told.get("broker")
+    return told | {"broker": without_secrets(broker)} if isinstance(broker, Mapping) else told
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]
@@ -38,6 +47,25 @@ def check_redis(**_: Any) -> None:
         raise SystemExit(f"InvalidConfigError: {error}") from None
 
 
+@worker_init.connect  # type: ignore[untyped-decorator]
+def speak_plainly(**_: Any) -> None:
+    """Why a worker ends is said in one line, where it is a mistake in the set-up."""
+    worker.logger.addFilter(Refused(broker))
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def look_at_queues(**_: Any) -> None:
+    """Say it where `-Q` names a queue that no task comes to: a wrong name, or another namespace's."""
+    served = set(app.amqp.queues.consume_from)
+    known = {broker.queue(task).name for task in TASKS}
+    if served - known:
+        log.warning(
+            "no task of this store ever comes to a queue that -Q names",
+            wrong=", ".join(sorted(served - known)),
+            right=", ".join(sorted(known)),
+        )
+
+
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def start_threads(**_: Any) -> None:
     """Start the threads, in the main process, that look after what this worker is for.
@@ -46,11 +74,10 @@ def start_threads(**_: Any) -> None:
     """
     served = app.amqp.queues.consume_from
     if broker.queue(PERSIST).name in served:
-        threading.Thread(target=_every_second, args=[store().fleet.redrive], name="strata-redrive", daemon=True).start()
+        _start("strata-redrive", _each_second(store().fleet.redrive))
     jobs = {task for task in JOBS if broker.queue(task).name in served}
     if jobs:
-        look = functools.partial(store().fleet.look_after_jobs, jobs)
-        threading.Thread(target=_every_second, args=[look], name="strata-jobs", daemon=True).start()
+        _start("strata-jobs", _each_second(lambda: store().fleet.look_after_jobs(jobs)))
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
@@ -63,7 +90,7 @@ def serve_metrics(**__: Any) -> None:
     try:
         _metrics().serve(host or "127.0.0.1", int(port))
     except (ImportError, OSError, ValueError) as error:
-        log.error("no metrics at STRATA_METRICS_ADDR=%s, which takes host:port: %s", given, error)
+        log.error("no metrics are served; STRATA_METRICS_ADDR takes host:port", given=given, error=str(error))
 
 
 def _metrics() -> Any:
@@ -74,13 +101,14 @@ def _metrics() -> Any:
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def start_chores(**_: Any) -> None:
     """Start the thread, in the main process of every worker; a lease in Redis says whose turn it is."""
-    threading.Thread(target=_chores, name="strata-chores", daemon=True).start()
+    _start("strata-chores", _chores)
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def stop_threads(**_: Any) -> None:
     """End the threads; running tasks go on to their end."""
-    _stopped.set()
+    for daemon in _daemons:
+        daemon.stop()
 
 
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]
@@ -102,30 +130,38 @@ def _close() -> None:
     try:
         store().close(timeout=10)
     except StrataError as error:
-        log.warning("the store was closed with writes left: %s", error)
+        log.warning("the store was closed with writes left", reason=str(error))
 
 
-def _every_second(look: Callable[[], object]) -> None:
-    while not _stopped.wait(INTERVAL):
+def _start(name: str, step: Callable[[], float]) -> None:
+    def step_and_others() -> float:
+        for other in list(_daemons):
+            other.start()  # one that was refused its thread
+        return step()
+
+    _daemons.append(daemon := Daemon(name, step_and_others, log))
+    daemon.start()
+
+
+def _each_second(look: Callable[[], object]) -> Callable[[], float]:
+    def step() -> float:
+        look()
+        return INTERVAL
+
+    return step
+
+
+def _chores() -> float:
+    for chore in (store().fleet.make_partitions, store().fleet.keep_house, _ring_for_audit):
         try:
-            look()
-        except StrataError:
-            pass  # Redis does not answer; the next second it may
-        except Exception:
-            log.exception("the look for overdue work failed")
-
-
-def _chores() -> None:
-    while True:
-        for chore in (store().fleet.make_partitions, store().fleet.forget_tombstones, _ring_for_audit):
-            try:
-                chore()
-            except StrataError as error:
-                log.warning("a periodic job waits: %s", error)
-            except Exception:
-                log.exception("a periodic job failed")
-        if _stopped.wait(CHORES):
-            return
+            chore()
+        except (UnavailableError, RefusedError) as error:  # which is said for all that need it
+            log.debug("a periodic job waits", reason=str(error))
+        except StrataError as error:
+            log.warning("a periodic job waits", reason=str(error))
+        except Exception as error:  # noqa: BLE001 one job's mistake must not keep the others from being done
+            log.error("a periodic job failed", error=type(error).__name__)
+    return CHORES
 
 
 def _ring_for_audit() -> None:

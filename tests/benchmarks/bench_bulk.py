@@ -20,6 +20,7 @@ from psycopg.rows import class_row
 
 from strata import Config, DataStore, WriteMode
 from strata.embedded import THROWAWAY, EmbeddedPostgres, EmbeddedValkey
+from strata.testing import inspect
 from tests.benchmarks.harness import Row, Target, collector_off, row
 from tests.benchmarks.options import Options
 from tests.benchmarks.record import COLUMNS, NAME, TTL, Record, record_schema, row_of
@@ -39,7 +40,7 @@ def run(options: Options) -> list[Row]:
     rounds, new, existing = (3, 2_000, 5_000) if options.quick else (5, 10_000, 100_000)
     with ExitStack() as stack:
         postgres = stack.enter_context(EmbeddedPostgres(settings=THROWAWAY))
-        valkey = stack.enter_context(EmbeddedValkey())
+        valkey = stack.enter_context(EmbeddedValkey(password=""))
         store = stack.enter_context(DataStore(Config(postgres_dsn=postgres.dsn, redis_addr=valkey.addr)))
         store.register(record_schema(WriteMode.WRITE_THROUGH, l2=False))
         store.register(record_schema(WriteMode.WRITE_THROUGH, name=IN_L2, l3=False))
@@ -91,7 +92,9 @@ class ByHand:
         with self._conn.transaction(), self._conn.cursor("warming", row_factory=class_row(Record)) as cursor:
             cursor.execute(f"SELECT {COLUMNS} FROM {WARMED}")
             while records := cursor.fetchmany(CHUNK):
-                sets = [("SET", f"hand:{record.id}", _encode(record), "EX", TTL) for record in records]
+                sets: list[tuple[Any, ...]] = [
+                    ("SET", f"hand:{record.id}", _encode(record), "EX", TTL) for record in records
+                ]
                 connection.send_packed_command([b"".join(map(hiredis.pack_command, sets))])
                 for _ in sets:
                     connection.read_response()
@@ -109,7 +112,8 @@ def _rows_written(
     times: dict[str, list[float]] = {}
     own, by_hand = f"set_many, {len(records()):,} {what} rows", "COPY into an empty table"
     part = f"{own}: L3's part"
-    bound, context = store._bound(NAME), store._wiring.context
+    inside = inspect(store)
+    bound = inside.schemas[NAME]
 
     def copy(given: Records) -> float:
         hand.empty()
@@ -117,11 +121,11 @@ def _rows_written(
 
     def write(given: Records) -> float:
         rows = [bound.plan.to_row(record, bound.cipher) for record in given.values()]
-        stamps = [context.stamp() for _ in rows]
+        stamps = [inside.stamp() for _ in rows]
 
         def put() -> None:
-            with bound.database.transaction() as conn:
-                bound.table.set_many(conn, rows, stamps, context.versions.node)
+            with bound.rows.primary.transaction() as conn:
+                bound.rows.table.set_many(conn, rows, stamps, inside.versions.node)
 
         return _seconds(put)
 

@@ -19,6 +19,7 @@ import redis
 
 from strata import Config, DataStore, MemPolicy, PrimaryKey, RedisPolicy, Schema
 from strata.embedded import EmbeddedValkey
+from strata.testing import inspect
 from tests.benchmarks.harness import Row, Target
 from tests.benchmarks.options import Options
 from tests.stores import sure
@@ -37,7 +38,7 @@ class Point:
 def run(options: Options) -> list[Row]:
     count = 500 if options.quick else 5_000
     rows = []
-    with EmbeddedValkey() as valkey:
+    with EmbeddedValkey(password="") as valkey:
         for busy in (0, 1, 4):
             late = _lag(valkey, busy, count)
             cuts = statistics.quantiles(late, n=100, method="inclusive")
@@ -66,7 +67,7 @@ def _receive(addr: str, busy: str, count: str) -> None:
     """The other process: it prints how late each message was handled."""
     with DataStore(Config(redis_addr=addr)) as store:
         store.register(Schema(Point, name="points", l1=MemPolicy(), l2=RedisPolicy()))
-        inbox = store._wiring.inbox
+        inbox = inspect(store).inbox
         late: list[float] = []
         done = threading.Event()
         handle: Any = inbox.handle

@@ -9,9 +9,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 
-from strata.clock import ManualClock
 from strata.l1.store import MemStore
 from strata.policies import EvictionPolicy
+from strata.waits.clock import ManualClock
 from tests.benchmarks import traces
 from tests.benchmarks.harness import Row, Target
 from tests.benchmarks.options import Options

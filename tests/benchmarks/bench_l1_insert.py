@@ -9,9 +9,9 @@ from typing import Any
 
 import cachetools
 
-from strata.clock import SystemClock
 from strata.l1.store import MemStore
 from strata.policies import EvictionPolicy
+from strata.waits.clock import SystemClock
 from tests.benchmarks.harness import Row, Target, calling, measure, row
 from tests.benchmarks.options import Options
 from tests.benchmarks.traces import zipf

@@ -8,15 +8,19 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import cachetools
 
-from strata.clock import SystemClock
+from strata.codec import JSON
 from strata.l1.store import MemStore
+from strata.model.plan import compile_model
 from strata.policies import EvictionPolicy
+from strata.waits.clock import SystemClock
 from tests.benchmarks.harness import Row, Target, collector_off, row
 from tests.benchmarks.options import Options
+from tests.models import Note, Player
 
 SMALL = 5_000
 LARGE = 1_000_000
@@ -37,7 +41,7 @@ class Took(NamedTuple):
 def run(options: Options) -> list[Row]:
     large = LARGE // 10 if options.quick else LARGE
     rows = [line for policy in EvictionPolicy for line in _inserts(policy, large, options.rounds(50))]
-    return [*rows, _pause(), _memory()]
+    return [*rows, _pause(), _memory(), *_memory_with_records()]
 
 
 def _inserts(policy: EvictionPolicy, large: int, rounds: int) -> list[Row]:
@@ -134,8 +138,45 @@ def _collect() -> float:
 
 
 def _memory() -> Row:
+    taken = _traced(lambda: _filled(EvictionPolicy.LRU, COLLECTED))
+    return row("memory, an entry and its key, no record", "", [taken], unit=" bytes")
+
+
+def _memory_with_records() -> list[Row]:
+    """What a record takes, beside its JSON, by which one may reckon."""
+    rows = []
+    for what, make in RECORDS.items():
+        plan = compile_model(type(make(0)))
+        encode = plan.encoder(JSON())
+
+        def filled(plan: Any = plan, make: Callable[[int], Any] = make) -> MemStore:
+            store = MemStore(capacity=COLLECTED, ttl=3600, eviction=EvictionPolicy.LRU, clock=SystemClock())
+            for number in range(COLLECTED):
+                record = make(number)
+                store.put(plan.key_of(record), plan.freeze(record), 1)
+            return store
+
+        size = len(encode(plan.cached(make(COLLECTED))))
+        rows.append(row(f"memory, an entry, {what}", f"its JSON: {size} bytes", [_traced(filled)], unit=" bytes"))
+    return rows
+
+
+def _traced(fill: Callable[[], MemStore]) -> float:
+    """Bytes an entry."""
     tracemalloc.start()
-    store = _filled(EvictionPolicy.LRU, COLLECTED)
+    store = fill()
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return row("memory, an entry and its key, no record", "", [taken / len(store)], unit=" bytes")
+    return taken / len(store)
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+RECORDS: dict[str, Callable[[int], Any]] = {
+    "a player of 6 small columns": lambda n: Player(
+        f"player-{n}", f"name-{n}", f"name-{n}@example.org", n, NOW + timedelta(seconds=n), NOW + timedelta(seconds=-n)
+    ),
+    "a note of 200 characters and 3 tags": lambda n: Note(
+        n + 1000, f"{n:0200}", [f"tag-{n}", f"other-{n}", "same"], {"views": n + 1000, "likes": n + 2000}
+    ),
+    "a note of 4,000 characters": lambda n: Note(n + 1000, f"{n:04000}"),
+}

@@ -77,7 +77,7 @@ def run(options: Options) -> list[Row]:
 
 
 def _observed(outage: Outage, phase: float) -> tuple[list[Call], tuple[float, float]]:
-    with EmbeddedPostgres(settings=THROWAWAY) as postgres, EmbeddedValkey() as valkey:
+    with EmbeddedPostgres(settings=THROWAWAY) as postgres, EmbeddedValkey(password="") as valkey:
         with DataStore(Config(postgres_dsn=postgres.dsn, redis_addr=valkey.addr)) as store:
             store.register(Schema(Item, name="items", l1=MemPolicy(ttl=1), l2=RedisPolicy(), l3=PostgresPolicy()))
             store.migrate()

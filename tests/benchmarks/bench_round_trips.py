@@ -18,6 +18,7 @@ from psycopg_pool import ConnectionPool
 
 from strata import Config, DataStore, WriteMode
 from strata.embedded import THROWAWAY, EmbeddedPostgres, EmbeddedValkey
+from strata.testing import inspect
 from tests.benchmarks.harness import Pass, Row, Target, calling, measure, row
 from tests.benchmarks.options import Options
 from tests.benchmarks.record import BY_HAND, COLUMNS, NAME, TTL, Record, record_schema, row_of
@@ -33,7 +34,7 @@ def run(options: Options) -> list[Row]:
     with ExitStack() as stack:
         stack.enter_context(_one_core())
         postgres = stack.enter_context(EmbeddedPostgres(settings=THROWAWAY))
-        valkey = stack.enter_context(EmbeddedValkey())
+        valkey = stack.enter_context(EmbeddedValkey(password=""))
         store = stack.enter_context(DataStore(Config(postgres_dsn=postgres.dsn, redis_addr=valkey.addr)))
         store.register(record_schema(WriteMode.WRITE_THROUGH))
         store.migrate()
@@ -123,7 +124,7 @@ def _many(store: DataStore, hand: ByHand, rounds: int) -> list[Row]:
     by_hand, plain, filling = f"MGET of {MANY} + decode", f"get_many of {MANY}, L2 hits", "the same, and into L1"
     without = store.register(record_schema(WriteMode.WRITE_THROUGH, name="without_l1", l1=False, l3=False))
     kept = store.register(record_schema(WriteMode.WRITE_THROUGH, name="with_l1", l3=False))
-    l1 = store._bound("with_l1").l1
+    l1 = inspect(store).schemas["with_l1"].l1
     for id in keys:
         hand.put(Record(id))
         without.set(id, Record(id))
@@ -133,9 +134,13 @@ def _many(store: DataStore, hand: ByHand, rounds: int) -> list[Row]:
         for id in keys:
             l1.forget(id)
 
+    def fill() -> None:
+        forget()
+        kept.get_many(keys)
+
     passes: dict[str, Pass] = {
         plain: calling(lambda _: without.get_many(keys)),
-        filling: calling(lambda _: (forget(), kept.get_many(keys))),
+        filling: calling(lambda _: fill()),
         "forgetting": calling(lambda _: forget()),
         by_hand: calling(lambda _: hand.hit_many(keys)),
     }

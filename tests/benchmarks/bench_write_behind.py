@@ -22,7 +22,8 @@ from psycopg_pool import ConnectionPool
 
 from strata import Config, DataStore, Durability
 from strata.embedded import THROWAWAY, EmbeddedPostgres, EmbeddedValkey
-from strata.writebehind.broker import celery_app
+from strata.testing import inspect
+from strata.writebehind.fleet.broker import celery_app
 from tests.benchmarks.harness import Pass, Row, Target, calling, measure, row
 from tests.benchmarks.options import Options
 from tests.benchmarks.record import BY_HAND, COLUMNS, NAME, TASK, VALUES, Record, record_schema, row_of
@@ -187,7 +188,7 @@ def _writer(bench: Bench, durability: Durability, folder: Path) -> Iterator[Data
     )
     with DataStore(config) as store:
         store.register(record_schema())
-        _parts(store).flusher.stop(1.0)
+        inspect(store).flusher.stop(1.0)
         yield store
 
 
@@ -196,7 +197,7 @@ def _writer(bench: Bench, durability: Durability, folder: Path) -> Iterator[Data
 
 @contextmanager
 def _bench() -> Iterator[Bench]:
-    with EmbeddedPostgres(settings=THROWAWAY) as postgres, EmbeddedValkey() as valkey:
+    with EmbeddedPostgres(settings=THROWAWAY) as postgres, EmbeddedValkey(password="") as valkey:
         config = Config(
             postgres_dsn=postgres.dsn, redis_addr=valkey.addr, write_behind_flush_interval=0.05,
             write_behind_max_dirty=10**6,
@@ -205,7 +206,7 @@ def _bench() -> Iterator[Bench]:
             store.register(record_schema())
             store.migrate()
             conn.execute(f"CREATE TABLE by_hand (LIKE {NAME} INCLUDING ALL)")
-            _parts(store).drainer.stop(1.0)
+            inspect(store).drainer.stop(1.0)
             yield Bench(postgres.dsn, valkey.addr, store, conn, celery_app(config))
 
 
@@ -221,7 +222,3 @@ def _worker(bench: Bench, processes: int, folder: Path) -> Iterator[None]:
         yield
     finally:
         worker.stop()
-
-
-def _parts(store: DataStore) -> Any:
-    return store._wiring.writebehind()._parts

@@ -7,9 +7,12 @@ import json
 import random
 import sys
 import time
-from typing import Any
+from collections.abc import Sequence
 
 from strata import Config, DataStore, L2PoolConfig, L3PoolConfig, StrataError, WriteMode
+from strata.l2.content import Found
+from strata.l2.values import Put
+from strata.testing import inspect
 from strata.testing.history import BOUNDS, Actor, Count, flush
 from tests.stores import schema
 
@@ -36,19 +39,19 @@ def register(store: DataStore, mode: WriteMode) -> None:
 
 def slow_some_fills(store: DataStore, rng: random.Random) -> None:
     """Now and then a reader takes its time between what it has read and the fill."""
-    l2 = store._wiring._schemas["counts"].l2
+    l2 = inspect(store).schemas["counts"].l2
     assert l2 is not None
     fill, refresh = l2.fill, l2.refresh
 
-    def late(*args: Any) -> set[str]:
+    def late(token: str, puts: Sequence[Put]) -> set[str]:
         if rng.random() < 0.005:
             time.sleep(rng.uniform(0, 0.05))
-        return fill(*args)
+        return fill(token, puts)
 
-    def late_refresh(*args: Any) -> set[str]:
+    def late_refresh(found: dict[str, Found], puts: Sequence[Put]) -> set[str]:
         if rng.random() < 0.05:
             time.sleep(rng.uniform(0, 0.05))
-        return refresh(*args)
+        return refresh(found, puts)
 
     l2.fill = late  # type: ignore[method-assign]
     l2.refresh = late_refresh  # type: ignore[method-assign]

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import strata
 from strata import Config, DataStore
+from strata.testing import inspect
 from tests.behind import deferred, paced
 from tests.models import Note
 
@@ -45,7 +46,7 @@ def release(number: int, **options: Any) -> DataStore:
 def write_and_die(number: int, text: str, first: int, last: int) -> None:
     """Write things, or notes, hand them off, and be gone: only the fleet is left to persist them."""
     writer = release(number)
-    parts = writer._wiring.writebehind()._parts
+    parts = inspect(writer)
     parts.drainer.stop(1.0)
     for id in range(first, last):
         if number == 1:

@@ -9,8 +9,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from strata import Collection, DataStore, L2PoolConfig, MemPolicy, PostgresPolicy, RedisPolicy, WriteMode
-from strata.embedded import EmbeddedValkey
-from strata.testing import Proxy
+from strata.embedded import EmbeddedPostgres, EmbeddedValkey
+from strata.testing import Proxy, inspect
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores, sure
 from tests.support import wait_until
@@ -131,7 +131,7 @@ def test_one_of_many_looks_for_repairs_and_each_takes_its_turn(make: MakeStore) 
     many = [make() for _ in range(4)]
     for store in many:
         registered(store)
-    repairs = [store._wiring.context.repairs for store in many]
+    repairs = [inspect(store).repairs for store in many]
     pulse = repairs[0]._pulse
     assert pulse is not None
     assert repairs[0].turns() == ("notes",)
@@ -148,7 +148,7 @@ def test_an_instance_without_postgres_leaves_the_looking_to_others(make: MakeSto
         written.set(1, Note(1, "old"))
         assert text(read) == "old"
         cut(way)
-        repairs = blind._wiring.context.repairs
+        repairs = inspect(blind).repairs
         repairs.look(["notes"])
         wait_until(lambda: repairs._blind and repairs.turns() == (), what="a look that fails")
         cut(link)
@@ -174,3 +174,43 @@ def test_a_store_trusts_redis_from_its_first_call_on(make: MakeStore) -> None:
     other = second.register(schema(Note, name="notes", l2=RedisPolicy(ttl=60)))
     assert text(other) == "kept"
     assert second.stats().l2_hits == 1
+
+
+@pytest.mark.parametrize("read", ["get", "get_many", "exists"])
+def test_who_is_cut_off_does_not_go_on_reading_its_own_deferred_write_that_another_has_overtaken(
+    make: MakeStore, link: Proxy, read: str
+) -> None:
+    calls: dict[str, Callable[[Collection[Note]], bool]] = {
+        "get": lambda notes: notes.get(1, default=None) is None,
+        "get_many": lambda notes: notes.get_many([1]) == {},
+        "exists": lambda notes: not notes.exists(1),
+    }
+    alone, other = make(redis_addr=link.addr, l2_pool=SHORT, write_behind_flush_interval=600), make()
+    mine, theirs = (registered(store, write_mode=WriteMode.WRITE_BEHIND) for store in (alone, other))
+    mine.set(1, Note(1, "mine"))
+    cut(link)
+    theirs.delete(1)
+    other.flush_dirty()
+    assert calls[read](theirs)
+    wait_until(lambda: calls[read](mine), what="what the other wrote")
+
+
+@pytest.mark.parametrize("read", ["get", "get_many", "exists"])
+def test_who_reaches_neither_redis_nor_postgres_still_reads_what_it_wrote_itself(
+    own_postgres: EmbeddedPostgres, redis_addr: str, link: Proxy, read: str
+) -> None:
+    place = conninfo_to_dict(own_postgres.dsn)
+    calls: dict[str, Callable[[Collection[Note]], bool]] = {
+        "get": lambda notes: text(notes) == "mine",
+        "get_many": lambda notes: notes.get_many([1]) == {1: Note(1, "mine")},
+        "exists": lambda notes: notes.exists(1),
+    }
+    with Proxy(f"{place['host']}:{place['port']}") as rows, stores(own_postgres.dsn, redis_addr) as make:
+        dsn = make_conninfo(own_postgres.dsn, host="127.0.0.1", port=rows.addr.rpartition(":")[2])
+        store = make(redis_addr=link.addr, postgres_dsn=dsn, l2_pool=SHORT, write_behind_flush_interval=600)
+        notes = registered(store, write_mode=WriteMode.WRITE_BEHIND, l1=None)
+        notes.set(1, Note(1, "mine"))
+        for proxy in (link, rows):
+            cut(proxy)
+        wait_until(lambda: not inspect(store).sure)
+        assert calls[read](notes)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import multiprocessing
 import os
 import threading
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+import redis
 
-from strata import L3UnavailableError, MemPolicy, PostgresPolicy, WriteMode
+from strata import DataStore, L3UnavailableError, MemPolicy, PostgresPolicy, WriteMode
+from strata.testing import inspect
+from strata.writebehind.ledger.shard import Shard
 from tests.held import locked
 from tests.models import Note
 from tests.stores import MakeStore, schema, sure
@@ -149,11 +155,142 @@ def test_a_fork_while_a_load_goes_on_in_the_background(make: MakeStore, dsn: str
     with locked(dsn) as table:
         with pytest.raises(L3UnavailableError):
             notes.get(1)
-        assert store._wiring.context.background._threads
+        assert any(daemon.started for daemon in inspect(store).background.daemons)
         table.release()
         assert in_child(child) == 0
     wait_until(lambda: answered(1, "child"))
     wait_until(lambda: answered(2, "child"))
+
+
+# -- descriptors: what the child of a fork has of its parent's -----------------------------------------------------
+
+
+OPEN = Path("/proc/self/fd")
+linux = pytest.mark.skipif(not OPEN.exists(), reason="descriptors are looked up in /proc")
+
+
+def sockets() -> set[str]:
+    """The sockets and pipes that this process has open, by the kernel's names for them."""
+    names = set()
+    for descriptor in OPEN.iterdir():
+        with contextlib.suppress(OSError):  # the directory's own
+            names.add(str(descriptor.readlink()))
+    return {name for name in names if name.startswith(("socket:", "pipe:"))}
+
+
+def connected(store: DataStore) -> None:
+    """Use pools, bus and listener."""
+    store.set("notes", 1, Note(1, "through"))
+    store.get("notes", 1, force_l2=True)
+    sure(store)
+    listener = inspect(store).listener
+    wait_until(lambda: listener.connected, what="a listener")
+    repairs = inspect(store).repairs
+    wait_until(lambda: repairs._sure and not repairs._busy)  # no thread is in the midst of connecting
+
+
+def busy(store: DataStore) -> None:
+    """Use everything that has a connection, write-behind and its doorbell too."""
+    connected(store)
+    store.set("behind", 1, Note(1, "behind"))
+    store.flush_dirty()
+    inspect(store).doorbell._ring(Shard("behind", 0))
+
+
+@pytest.fixture
+def used(make: MakeStore, dsn: str) -> DataStore:
+    store = make(write_behind_flush_interval=0.01)
+    store.register(schema(Note, name="notes", l3=PostgresPolicy(watch=True)))
+    store.register(schema(Note, name="behind", write_mode=WriteMode.WRITE_BEHIND))
+    store.migrate()
+    return store
+
+
+@linux
+def test_the_child_keeps_no_socket_of_its_parents(make: MakeStore, used: DataStore, dsn: str) -> None:
+    before = sockets()
+    busy(used)
+    theirs = sockets() - before
+    assert len(theirs) > 5
+    with locked(dsn, "behind") as table:
+        before = sockets()
+        reads = threading.Thread(target=lambda: used.get("behind", 7, default=None), daemon=True)
+        reads.start()  # in the midst of a statement, and not there in the child
+        wait_until(table.waiting)
+        theirs |= sockets() - before
+
+        def child() -> None:
+            assert sockets() & theirs == set()
+
+        assert in_child(child) == 0
+    reads.join()
+
+
+def sessions(dsn: str, redis_addr: str) -> set[str]:
+    """Who is connected to the servers, by the servers' own numbers, but for those who ask here."""
+    with psycopg.connect(dsn) as conn:
+        found = conn.execute("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'strata%'").fetchall()
+    host, port = redis_addr.rsplit(":", 1)
+    with redis.Redis(host=host, port=int(port)) as client:
+        own = client.client_id()
+        return {f"pg {pid}" for (pid,) in found} | {
+            f"redis {c['id']}" for c in client.client_list() if c["id"] != str(own)
+        }
+
+
+def test_nothing_that_the_child_does_ends_a_session_of_its_parents(used: DataStore, dsn: str, redis_addr: str) -> None:
+    busy(used)
+    resets = used.stats().bus_resets
+    before = sessions(dsn, redis_addr)
+
+    def child() -> None:
+        gc.collect()
+        busy(used)
+        used.close()
+        gc.collect()
+
+    assert in_child(child) == 0
+    assert before <= sessions(dsn, redis_addr)
+    busy(used)
+    assert used.stats().bus_resets == resets
+
+
+def test_a_transaction_that_was_open_fails_in_the_child_and_commits_in_the_parent(used: DataStore, dsn: str) -> None:
+    pid, status = -1, 1
+    try:
+        with inspect(used).database.transaction() as conn:
+            conn.execute("INSERT INTO notes (id, text) VALUES (1, 'parent')")
+            if (pid := os.fork()) == 0:
+                conn.execute("INSERT INTO notes (id, text) VALUES (2, 'child')")
+    except L3UnavailableError:
+        assert pid == 0
+        wait_until(lambda: used.get("notes", 1, force_l3=True).text == "parent")
+        status = 0
+    finally:
+        if pid == 0:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    with psycopg.connect(dsn) as other:
+        assert other.execute("SELECT id FROM notes").fetchall() == [(1,)]
+
+
+@linux
+def test_a_chain_of_forks_adds_no_descriptor_a_generation(make: MakeStore) -> None:
+    store = make()
+    store.register(schema(Note, name="notes", l3=PostgresPolicy(watch=True)))
+    store.migrate()
+    counts: list[int] = []
+
+    def generation() -> None:
+        counts.append(len(list(OPEN.iterdir())))
+        connected(store)
+        if len(counts) < 5:
+            assert in_child(generation) == 0
+        else:
+            assert max(counts) == counts[0], counts
+
+    connected(store)
+    assert in_child(generation) == 0
 
 
 def _set(notes: Any, text: str) -> None:

@@ -18,9 +18,10 @@ import pytest
 import redis
 
 from strata import DataStore, Durability
-from strata.cli.doctor.finding import State
+from strata.cli.doctor.finding import FindingState
 from strata.cli.doctor.redis import redis as findings
 from strata.embedded import EmbeddedValkey
+from strata.testing import inspect
 from tests.behind import client, deferred, hand_off, idle, paced, persist, rows
 from tests.fleet import ROOT, environment, workers
 from tests.models import Note
@@ -64,11 +65,12 @@ def roomy(valkey: EmbeddedValkey) -> None:
 
 WRITER = """
 import os
+from strata.testing import inspect
 from tests.fleet_app import store, Note
-store._wiring.writebehind()._parts.drainer.stop(1.0)
+inspect(store).drainer.stop(1.0)
 for id in range(1000):
     store.set(Note, id, Note(id, "a"))
-store._wiring.writebehind()._parts.handoff.run()
+inspect(store).handoff.run()
 os.kill(os.getpid(), 9)
 """
 
@@ -151,10 +153,13 @@ def test_out_of_memory_synchronous_writes_are_read_by_others_too(
 def test_what_a_redis_evicts_of_the_ledger_is_handed_off_again_while_its_writer_lives(
     dsn: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with EmbeddedValkey({"maxmemory-policy": "allkeys-lru"}) as valkey, stores(dsn, valkey.addr) as factory:
+    with (
+        EmbeddedValkey({"maxmemory-policy": "allkeys-lru"}, password="") as valkey,
+        stores(dsn, valkey.addr) as factory,
+    ):
         store = store_of(factory, by_hand=True)
         ledger = next(item for item in findings(store) if item.what.startswith("eviction"))
-        assert ledger.state is State.FAIL and "noeviction" in ledger.advice
+        assert ledger.state is FindingState.FAIL and "noeviction" in ledger.advice
         for id in range(500):
             store.set(Note, id, Note(id, "a"))
         hand_off(store)
@@ -177,7 +182,7 @@ def test_whatever_part_of_the_ledger_is_evicted_nothing_of_a_living_writer_is_lo
         conn.execute("LOCK TABLE note IN ACCESS EXCLUSIVE MODE")
         for id in range(200):
             store.set(Note, id, Note(id, "a"))
-        wait_until(lambda: store._wiring.writebehind()._parts.buffer.unsent == 0)
+        wait_until(lambda: inspect(store).buffer.unsent == 0)
         evicted = there.keys(f"strata:{{note:*}}:{part}")
         if evicted:
             there.delete(*evicted)

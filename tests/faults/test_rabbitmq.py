@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from strata import DataStore
-from tests.behind import deferred, paced, rows
+from tests.behind import deferring_to_the_fleet, rows
 from tests.fleet import environment, workers
 from tests.models import Note
 from tests.rabbit import RabbitMQ, installed, rabbitmq
@@ -35,10 +35,7 @@ def test_workers_are_rung_through_rabbitmq_and_nothing_is_lost_when_it_dies(
     env = environment(dsn, redis_addr, STRATA_BROKER_URL=broker.url)
     with stores(dsn, redis_addr) as make:
         store = make(write_behind_flush_interval=0.02, broker_url=broker.url)
-        paced(store, fleet=5.0, dead=2.0)
-        store.register(deferred())
-        store.migrate()
-        store._wiring.writebehind()._parts.drainer.stop(1.0)  # the fleet alone persists
+        deferring_to_the_fleet(store, fleet=5.0, dead=2.0)
         with workers(env, tmp_path) as worker:
             write(store, 0, 300)
             wait_until(lambda: count(dsn) == 300, timeout=60)

@@ -12,6 +12,7 @@ import pytest
 import strata
 from strata import DataStore, L2PoolConfig, L3PoolConfig, MemPolicy, PostgresPolicy, RedisPolicy, WriteMode
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
+from strata.testing import inspect
 from tests.behind import client
 from tests.held import execute, locked
 from tests.models import Note
@@ -58,7 +59,7 @@ def opened(make: MakeStore, options: dict[str, Any] | None = None, **config: Any
 
 def age(store: DataStore, *, l2: bool = True) -> None:
     """Let the TTL of record 1 be over in L1 and, with `l2`, in L2; both keep it."""
-    entry = store._wiring._schemas["notes"].l1.entries.get(1)
+    entry = inspect(store).schemas["notes"].l1.entries.get(1)
     if entry is not None:
         entry.expires = entry.ends = time.monotonic() - 1
     if l2:
@@ -126,7 +127,7 @@ def test_while_postgres_is_up_a_stale_value_is_loaded_anew_and_not_served(
     execute(own_postgres.dsn, "UPDATE notes SET text = 'new' WHERE id = 1")
     assert text(store) == "new"
     redis = client(store.config.redis_addr)
-    assert b"new" in redis.get(KEY)  # type: ignore[operator]
+    assert b"new" in redis.get(KEY)
     assert redis.pttl(KEY) > 3_600_000
     assert store.stats().stale_served == 0
 
@@ -143,7 +144,7 @@ def test_other_reads_load_stale_values_anew_too(make: MakeStore, own_postgres: E
         "warm_cache": lambda: store.warm_cache("notes"),
     }
     reads[how]()
-    assert b"new" in client(store.config.redis_addr).get(KEY)  # type: ignore[operator]
+    assert b"new" in client(store.config.redis_addr).get(KEY)
     before = store.stats().l3_hits
     assert text(store) == "new" and store.stats().l3_hits == before
 
@@ -177,11 +178,11 @@ def test_nothing_stale_is_served_after_an_invalidation_was_heard(
     store.set("notes", 1, Note(1, "old"))
     age(store)
     if where == "l2":
-        store._wiring._schemas["notes"].l1.clear()
+        inspect(store).schemas["notes"].l1.clear()
     own_postgres.kill()
     assert text(store) == "old"
     other.invalidate("notes", 1)
-    wait_until(lambda: not store._wiring._schemas["notes"].l1.entries)
+    wait_until(lambda: not inspect(store).schemas["notes"].l1.entries)
     with pytest.raises(strata.L3UnavailableError):
         store.get("notes", 1)
     with pytest.raises(strata.L3UnavailableError):
@@ -229,7 +230,7 @@ def test_fail_safe_ends_with_its_time_and_is_off_unless_asked_for(
     assert text(plain) == "old"
     age(plain, l2=False)
     age(safe, l2=False)
-    entry = safe._wiring._schemas["notes"].l1.entries[1]
+    entry = inspect(safe).schemas["notes"].l1.entries[1]
     entry.expires = entry.ends = time.monotonic() - 3601
     client(safe.config.redis_addr).delete(KEY)
     own_postgres.kill()
@@ -243,12 +244,12 @@ def test_the_sweeper_leaves_what_fail_safe_may_serve(make: MakeStore, own_postgr
     store = opened(make)
     store.set("notes", 1, Note(1, "old"))
     age(store)
-    store._wiring.sweeper.sweep()
-    assert 1 in store._wiring._schemas["notes"].l1.entries
-    entry = store._wiring._schemas["notes"].l1.entries[1]
+    inspect(store).sweeper.sweep()
+    assert 1 in inspect(store).schemas["notes"].l1.entries
+    entry = inspect(store).schemas["notes"].l1.entries[1]
     entry.expires = entry.ends = time.monotonic() - 3601
-    store._wiring.sweeper.sweep()
-    assert not store._wiring._schemas["notes"].l1.entries
+    inspect(store).sweeper.sweep()
+    assert not inspect(store).schemas["notes"].l1.entries
 
 
 # -- time-outs ------------------------------------------------------------------------------------------------------
@@ -265,7 +266,7 @@ def test_after_the_soft_time_out_a_stale_value_comes_and_the_load_goes_on(
     store.set("notes", 1, Note(1, "old"))
     age(store)
     if where == "l2":
-        store._wiring._schemas["notes"].l1.clear()
+        inspect(store).schemas["notes"].l1.clear()
     with locked(own_postgres.dsn) as table:
         for _ in range(5):
             assert text(store) == "old"
@@ -297,7 +298,7 @@ def test_an_invalidation_during_the_wait_takes_the_stale_value_away(
     other = opened(make)
     store.set("notes", 1, Note(1, "old"))
     age(store)
-    memory = store._wiring._schemas["notes"].l1
+    memory = inspect(store).schemas["notes"].l1
     raised: list[BaseException] = []
     seen: list[str] = []
 
@@ -330,16 +331,16 @@ def test_what_was_offered_while_a_load_is_under_way_goes_with_the_first_message(
     store, other = opened(make, SAFE | {"l3": PostgresPolicy(soft_timeout=30)}), opened(make)
     store.set("notes", 1, Note(1, "old"))
     age(store)
-    guard = store._wiring._schemas["notes"].l1.guard
+    claims = inspect(store).schemas["notes"].l1.claims
     with locked(own_postgres.dsn) as table:
         thread = threading.Thread(target=lambda: text(store))
         thread.start()
         wait_until(lambda: table.waiting() == 1)
-        flight = guard._flights[1]()
-        assert flight.stale.record.text == "old"
+        flight = claims._flights[1]()
+        assert flight is not None and flight.stale is not None and flight.stale.record.text == "old"
         other.invalidate("notes", 1)
         wait_until(lambda: flight.stale is None)
-        assert not store._wiring._schemas["notes"].l1.entries
+        assert not inspect(store).schemas["notes"].l1.entries
     thread.join()
 
 
@@ -401,4 +402,4 @@ def test_a_closed_store_leaves_no_thread_behind(make: MakeStore, own_postgres: E
     age(store)
     assert text(store) == "old"
     store.close()
-    wait_until(lambda: not store._wiring.context.background._threads)
+    wait_until(lambda: not any(daemon.started for daemon in inspect(store).background.daemons))

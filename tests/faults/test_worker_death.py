@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
-from tests.behind import client, deferred, paced, rows
-from tests.fleet import Worker, environment
+from tests.behind import client, deferring_to_the_fleet, rows
+from tests.fleet import Worker, environment, workers
+from tests.held import locked
 from tests.models import Note
 from tests.stores import MakeStore
 from tests.support import wait_until
 
-RECORDS = 20_000
+RECORDS = 3_000
 KILLS = 3
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def test_every_one_of_20_000_records_arrives_although_the_worker_is_killed_three_times(
+def test_every_one_of_3_000_records_arrives_although_the_worker_is_killed_three_times(
     make: MakeStore, dsn: str, redis_addr: str, tmp_path: Path
 ) -> None:
     store = make(write_behind_flush_interval=0.05, write_behind_max_dirty=2 * RECORDS)
-    paced(store)
-    store.register(deferred())
-    store.migrate()
-    parts = store._wiring.writebehind()._parts
-    parts.drainer.stop(1.0)  # the fleet alone persists
+    deferring_to_the_fleet(store)
     # A short lease, so that what a dead worker held is free soon.
     env = environment(dsn, redis_addr, STRATA_TEST_LEASE="3")
     chance = random.Random(7)
@@ -58,3 +59,35 @@ def test_every_one_of_20_000_records_arrives_although_the_worker_is_killed_three
         assert redis.keys("strata:{note:*}:dirty") == redis.keys("strata:{note:*}:dead") == []
     finally:
         worker.kill()
+
+
+def holders(redis: Any) -> set[int]:
+    """The processes that hold claims: a claim is <version>:<token>:..., and a token begins with its process's id."""
+    claims = [claim for key in redis.keys("strata:{note:*}:claims") for claim in redis.hvals(key)]
+    return {int(claim.split(b":")[1][:8], 16) for claim in claims if claim.split(b":")[1] != b"-"}
+
+
+def test_a_child_that_is_frozen_over_its_claims_keeps_none_of_them_from_being_claimed_by_another(
+    make: MakeStore, dsn: str, redis_addr: str, tmp_path: Path
+) -> None:
+    store = make(write_behind_flush_interval=0.05)
+    deferring_to_the_fleet(store)
+    env, frozen = environment(dsn, redis_addr, STRATA_TEST_LEASE="2"), 0
+    with workers(env, tmp_path, "--max-tasks-per-child", "1") as worker:
+        with locked(dsn, "note") as table:
+            for id in range(500):
+                store.set(Note, id, Note(id, "mine"))
+            wait_until(lambda: table.waiting() and holders(client(redis_addr)), what="a child amid its transaction")
+            frozen = min(holders(client(redis_addr)))
+            os.kill(frozen, signal.SIGSTOP)
+        try:
+            # Its session is idle in a transaction, with rows locked, until PostgreSQL ends it.
+            wait_until(lambda: store.stats().dirty_count == 0, timeout=100, what="an empty buffer")
+            assert psutil.Process(frozen).status() == psutil.STATUS_STOPPED
+        finally:
+            os.kill(frozen, signal.SIGCONT)
+        assert rows(dsn, "SELECT count(*) FROM note WHERE text = 'mine'") == [(500,)]
+        store.set(Note, 1, Note(1, "later"))
+        wait_until(lambda: rows(dsn, "SELECT text FROM note WHERE id = 1") == [("later",)], timeout=40)
+        assert worker.process.poll() is None
+    assert store.dead_letters.list() == []

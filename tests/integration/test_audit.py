@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -12,8 +13,10 @@ from click.testing import CliRunner
 import strata
 from strata import DataStore, InvalidConfigError, MemPolicy, PostgresPolicy, RedisPolicy
 from strata.cli.main import main
+from strata.writebehind.fleet.broker import Broker
 from tests.behind import client, deferred, hand_off, idle, paced, persist, run
 from tests.fleet import environment, workers
+from tests.lines import Log
 from tests.models import Account, Note, Player
 from tests.stores import MakeStore, schema, sure
 from tests.support import wait_until
@@ -37,7 +40,7 @@ def store(make: MakeStore) -> DataStore:
     return store
 
 
-def audit(store: DataStore, schema: object = None) -> strata.AuditReport:
+def audit(store: DataStore, schema: str | type[Any] | None = None) -> strata.AuditReport:
     return store.audit(schema, pause=0.05)
 
 
@@ -88,6 +91,19 @@ def test_the_audit_changes_nothing(store: DataStore, redis_addr: str) -> None:
     before = {key: redis.get(key) for key in redis.keys("strata:note:*")}
     audit(store)
     assert {key: redis.get(key) for key in redis.keys("strata:note:*")} == before
+
+
+def test_what_another_release_has_kept_is_no_news_of_the_audit(make: MakeStore, redis_addr: str) -> None:
+    log = Log()
+    store = make(logger=log)
+    store.register(schema(Note, l1=None))
+    store.migrate()
+    store.set_many(Note, {id: Note(id) for id in range(3)})
+    client(redis_addr).set("strata:note:1", b"V1:%019d:s:{}" % 5)
+    assert audit(store).compared == 2
+    assert store.stats().corrupt == 0 and log.warnings == []
+    assert store.get(Note, 1) == Note(1)  # this one is loaded anew
+    assert store.stats().corrupt == 1 and len(log.warnings) == 1
 
 
 def test_what_is_pending_is_not_stale(make: MakeStore, dsn: str) -> None:
@@ -204,9 +220,16 @@ def test_one_worker_audits_and_the_gauges_show_what_it_found(make: MakeStore, ds
     assert 0.9 < recorder.gauges["strata_audit_agreement", "note"] < 1.0
 
 
-def test_the_fleet_audits_by_itself(dsn: str, redis_addr: str, tmp_path: Path, make: MakeStore) -> None:
+def test_the_fleet_audits_by_itself_and_says_in_a_line_what_keeps_it_from_it(
+    dsn: str, redis_addr: str, tmp_path: Path, make: MakeStore
+) -> None:
     store = make()
     store.register(deferred())
     store.migrate()
+    store.set_many(Note, {1: Note(1)})
     with workers(environment(dsn, redis_addr), tmp_path) as worker:
         wait_until(lambda: "Task strata.audit" in worker.log.read_text() and "succeeded" in worker.log.read_text(), 30)
+        run(dsn, "DROP TABLE note")
+        Broker(store.config).publish("strata.audit", (), None)
+        wait_until(lambda: "a task could not be done task='strata.audit'" in worker.log.read_text(), 30)
+        assert "Traceback" not in worker.log.read_text()

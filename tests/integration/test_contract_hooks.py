@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -11,7 +12,9 @@ import pytest
 
 import strata
 from strata import Collection, DataStore, HookError, MemPolicy, Q, Schema, SchemaHooks, WriteMode
+from strata.testing import inspect
 from tests.behind import run
+from tests.lines import Log
 from tests.models import Note, Point
 from tests.stores import MakeStore, schema
 from tests.support import wait_until
@@ -114,7 +117,7 @@ def test_hooks_of_reading_run_per_record_in_every_read(store: DataStore, told: T
 def test_what_after_get_returns_is_not_cached(store: DataStore, told: Told) -> None:
     store.set("notes", 1, Note(1, "x", meta={"stored": 1}))
     store.get("notes", 1)
-    store._schemas["notes"].hooks._hooks = SchemaHooks()
+    inspect(store).schemas["notes"].hooks._hooks = SchemaHooks()
     for options in ({}, {"force_l2": True}):
         assert store.get("notes", 1, **options).meta == {"stored": 1}
 
@@ -178,6 +181,20 @@ def test_what_before_get_raises_reaches_every_reader(store: DataStore, told: Tol
         assert isinstance(caught.value.__cause__, RefusedError)
 
 
+def test_the_log_says_in_which_line_of_a_hook_an_error_came(make: MakeStore) -> None:
+    def after_set(note: Note) -> None:
+        json.loads("{")
+
+    log = Log()
+    store = make(logger=log)
+    store.register(schema(Note, hooks=SchemaHooks(after_set=after_set)))
+    store.migrate()
+    store.set(Note, 1, Note(1))
+    [line] = log.errors
+    assert line["error"] == "JSONDecodeError"
+    assert line["where"] == f"{__name__}:{after_set.__code__.co_firstlineno + 1}"
+
+
 def test_what_the_other_hooks_raise_is_counted_and_hides_no_result(store: DataStore, told: Told) -> None:
     told.refusing |= {"after_set", "after_get", "on_evict"}
     assert store.set("notes", 1, Note(1, "a")).text == "A"
@@ -230,11 +247,21 @@ def test_a_record_that_cannot_be_copied_for_before_set_is_an_encode_error(make: 
 def test_a_hook_may_use_the_store(make: MakeStore) -> None:
     store = make()
     log = store.register(Schema(Point, name="log", l1=MemPolicy()))
+
+    def after_set(note: Note) -> None:
+        log.set("last", Point("last", note.id))
+
+    def before_get(id: int) -> None:
+        notes.exists(id)
+
+    def before_set(note: Note) -> None:
+        log.get("last", default=None)
+
     hooks = SchemaHooks(
-        before_set=lambda note: log.get("last", default=None) and None,
-        after_set=lambda note: log.set("last", Point("last", note.id)) and None,
+        before_set=before_set,
+        after_set=after_set,
         after_get=lambda note: dataclasses.replace(note, meta={"last": log.get("last").x}),
-        before_get=lambda id: notes.exists(id) and None,
+        before_get=before_get,
     )
     notes: Collection[Note] = store.register(schema(Note, name="notes", hooks=hooks))
     store.migrate()
@@ -255,6 +282,23 @@ def test_on_evict_is_told_of_capacity_with_key_and_value(make: MakeStore, policy
     assert all(value == Point(key, int(key[1:])) for key, value in gone.items())
 
 
+def test_an_on_evict_that_makes_others_leave_is_not_told_of_those(make: MakeStore) -> None:
+    gone: list[str] = []
+    store = make()
+
+    def on_evict(key: str, value: Point) -> None:
+        gone.append(key)
+        points.set(f"again {key}", value.__class__(f"again {key}"))
+
+    hooks = SchemaHooks(on_evict=on_evict)
+    points = store.register(Schema(Point, name="points", l1=MemPolicy(max_entries=1), hooks=hooks))
+    for n in range(300):
+        points.set(f"p{n}", Point(f"p{n}", n))
+    stats = store.stats()
+    assert len(gone) == 44 and stats.evictions == 88
+    assert not stats.by_schema["points"]["hook_errors"]
+
+
 def test_on_evict_is_told_of_expiry_and_of_nothing_else(make: MakeStore) -> None:
     gone: list[Any] = []
     store = make()
@@ -269,7 +313,7 @@ def test_on_evict_is_told_of_expiry_and_of_nothing_else(make: MakeStore) -> None
     notes.set(3, Note(3, "three"))
 
     def swept() -> bool:
-        store._wiring.sweeper.sweep()
+        inspect(store).sweeper.sweep()
         return bool(gone)
 
     wait_until(swept)

@@ -12,9 +12,10 @@ import pytest
 
 import strata
 from strata import ClosedError, DataStore, MemPolicy, PostgresPolicy, Q, RedisPolicy, Schema, WriteMode
+from strata.testing import inspect
 from tests.behind import comes_after, hand_off, idle, paced, persist, rows, run
 from tests.models import Note, Player, Point
-from tests.stores import MakeStore, schema
+from tests.stores import MakeStore, schema, sure
 from tests.support import wait_until
 
 SLOW = {"write_behind_flush_interval": 3600.0, "write_behind_flush_threshold": 10**9}
@@ -167,11 +168,12 @@ CALLS: dict[str, Callable[[DataStore], Any]] = {
     "migration_status": lambda store: store.migration_status(),
     "rotate_keys": lambda store: store.rotate_keys("notes"),
     "audit": lambda store: store.audit(),
+    "health": lambda store: store.health(),
     "dead_letters": lambda store: store.dead_letters,
     "warm_cache in the background": lambda store: store.warm_cache("notes", background=True),
     "migrate in the background": lambda store: store.migrate(background=True),
 }
-STILL = {"close", "stats", "fleet", "config", "get_slowly"}
+STILL = {"close", "stats", "fleet", "config", "_get_slowly"}
 
 
 def test_every_call_is_in_the_list() -> None:
@@ -191,7 +193,6 @@ def test_a_closed_store_takes_no_more_calls(make: MakeStore, call: str) -> None:
 
 
 def test_what_was_begun_before_the_end_does_not_go_on_after_it(store: DataStore) -> None:
-    players = store._schemas["players"]
     store.set("players", "a", Player("a", "ann"))
     tx = store.tx().set("players", "b", Player("b", "bob"))
     found = store.search_iter("players")
@@ -200,7 +201,6 @@ def test_what_was_begun_before_the_end_does_not_go_on_after_it(store: DataStore)
         tx.commit()
     with pytest.raises(ClosedError):
         next(found)
-    assert players.database is not None
 
 
 def test_close_is_idempotent_also_for_many_at_once(make: MakeStore, dsn: str) -> None:
@@ -220,7 +220,7 @@ def test_whoever_closes_while_another_thread_is_at_it_waits_for_that_one(make: M
 
     def close() -> None:
         store.close()
-        left.append(len(store._wiring.writebehind()._parts.buffer))
+        left.append(len(inspect(store).buffer))
 
     with psycopg.connect(dsn) as conn, ThreadPoolExecutor(2) as pool:
         conn.execute("LOCK TABLE notes IN ACCESS EXCLUSIVE MODE")
@@ -287,6 +287,17 @@ def test_close_flushes_what_is_pending_and_stops_every_thread(make: MakeStore, d
     with psycopg.connect(dsn) as conn:
         mine = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         wait_until(lambda: conn.execute(mine).fetchone() == (0,))
+
+
+def test_close_waits_for_no_heartbeat(make: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("strata.coherence.bus.HEARTBEAT", 3600.0)
+    before = set(threading.enumerate())
+    store = make()
+    store.register(schema(Note, name="notes"))
+    store.migrate()
+    sure(store)
+    store.close()
+    assert {thread for thread in threading.enumerate() if thread.name == "strata-bus"} <= before
 
 
 def test_a_store_that_was_never_used_starts_nothing_and_closes() -> None:

@@ -23,6 +23,7 @@ from strata import (
     WriteMode,
 )
 from strata.embedded import EmbeddedValkey
+from strata.testing import inspect
 from tests.behind import client, rows, run
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores
@@ -166,7 +167,7 @@ def test_while_a_writer_is_about_to_commit_nothing_is_kept(make: MakeStore, dsn:
 
 def test_a_writer_that_never_comes_back_does_not_keep_results_away_for_ever(make: MakeStore, redis_addr: str) -> None:
     store = notes_of(make)
-    kept = store._schemas["notes"].searches
+    kept = inspect(store).schemas["notes"].searches
     assert texts(store) == []
     kept.committing("killed", 0.3)
     kept.committing("slower", 30.0)
@@ -206,9 +207,8 @@ def test_a_row_that_others_change_drops_results_where_the_table_is_watched(make:
     store = notes_of(make, l3=PostgresPolicy(watch=True))
     store.set("notes", 1, Note(1, "old"))
     assert texts(store) == ["old"]
-    listener = store._wiring.context.listener
-    assert listener is not None
-    wait_until(listener.connected.is_set, what="a listener")
+    listener = inspect(store).listener
+    wait_until(lambda: listener.connected, what="a listener")
     run(dsn, "UPDATE notes SET text = 'by hand'")
     wait_until(lambda: texts(store) == ["by hand"])
 
@@ -282,6 +282,24 @@ def test_a_corrupted_result_is_a_miss_counted_and_replaced(make: MakeStore, redi
     assert store.stats().corrupt == 1
     assert store.search_cached("others") == expected
     assert store.stats().corrupt == 1
+
+
+@pytest.mark.parametrize("expiry", list(SearchExpiry))
+@pytest.mark.parametrize("ttl", [0, 60])
+def test_the_number_of_kept_results_is_bounded_and_each_query_gets_its_own(
+    make: MakeStore, redis_addr: str, expiry: SearchExpiry, ttl: float
+) -> None:
+    store = make()
+    policy = RedisPolicy(ttl=ttl, search_expiry=expiry, max_searches=7)
+    notes = store.register(schema(Note, name="notes", l2=policy))
+    store.migrate()
+    for round in range(3):
+        notes.set_many({number: Note(number) for number in range(40)})
+        for number in range(40):
+            assert [note.id for note in notes.search_cached(Q().where("id = $1", number))] == [number], round
+    kept = client(redis_addr).keys("strata:{search}:strata:notes:?:*")
+    assert len(kept) == 7
+    assert all(0 < client(redis_addr).ttl(key) <= 86_400 for key in kept)
 
 
 def test_a_kept_result_is_the_callers_own(make: MakeStore) -> None:

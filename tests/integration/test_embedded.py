@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -13,12 +14,13 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 import redis
 
-from strata.embedded import THROWAWAY, EmbeddedPostgres, EmbeddedServers, EmbeddedValkey, installation
+from strata.embedded import THROWAWAY, EmbeddedPostgres, EmbeddedServers, EmbeddedStandby, EmbeddedValkey, installation
 from strata.embedded.guard import birth, status
 from strata.embedded.process import children, free_port
 from strata.embedded.server import EmbeddedServer
@@ -33,8 +35,11 @@ def postgres() -> EmbeddedPostgres:
     return EmbeddedPostgres(settings=THROWAWAY)
 
 
+AOF = {"appendonly": "yes", "appendfsync": "always"}
+
+
 def valkey() -> EmbeddedValkey:
-    return EmbeddedValkey({"appendonly": "yes", "appendfsync": "always"})
+    return EmbeddedValkey(AOF)
 
 
 both = pytest.mark.parametrize("make", [postgres, valkey])
@@ -214,24 +219,27 @@ def test_postgres_is_durable_unless_asked_otherwise() -> None:
         assert conn.execute("SHOW fsync").fetchone() == ("on",)
 
 
+@contextmanager
+def kept_directory() -> Iterator[Path]:
+    """Not in tmp_path, which only root itself can enter."""
+    with tempfile.TemporaryDirectory(prefix="given-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 def test_a_given_directory_is_kept() -> None:
-    # Not in tmp_path, which only root itself can enter.
-    given = Path(tempfile.gettempdir()) / f"strata-given-{os.getpid()}"
+    with kept_directory() as given:
 
-    def servers() -> EmbeddedServers:
-        options = {"appendonly": "yes"}
-        return EmbeddedServers(
-            EmbeddedPostgres(directory=given / "postgres"), EmbeddedValkey(options, directory=given / "valkey")
-        )
+        def servers() -> EmbeddedServers:
+            return EmbeddedServers(
+                EmbeddedPostgres(directory=given / "postgres"), EmbeddedValkey(AOF, directory=given / "valkey")
+            )
 
-    try:
         with servers() as first:
             write(first.postgres)
             write(first.valkey)
         with servers() as second:
             assert read(second.postgres) == read(second.valkey) == "here"
-    finally:
-        shutil.rmtree(given)
 
 
 def test_a_server_on_files_in_use_does_not_start_and_does_no_harm() -> None:
@@ -253,6 +261,92 @@ def test_a_password_is_asked_for_and_not_on_the_command_line() -> None:
         assert b"c#" not in line
 
 
+def exposed(*secrets: str) -> list[str]:
+    """The processes of this machine of which the command line, which all users see, has one of the secrets."""
+    lines = {path.parent.name: path for path in Path("/proc").glob("[0-9]*/cmdline")}
+    found = []
+    for pid, path in lines.items():
+        with contextlib.suppress(OSError):
+            words = path.read_text(errors="replace")
+            found += [pid] if any(secret in words for secret in secrets) else []
+    return found
+
+
+def open_to_others(folder: Path) -> list[Path]:
+    """What in it another user could read."""
+    return [
+        path for path in folder.rglob("*") if not path.is_symlink() and path.is_file() and path.stat().st_mode & 0o077
+    ]
+
+
+def closed_above(path: Path, folder: Path) -> bool:
+    """Whether a directory below, or at, `folder` keeps others from reaching it."""
+    inside = [parent for parent in path.parents if parent == folder or folder in parent.parents]
+    return any(parent.stat().st_mode & 0o007 == 0 for parent in inside)
+
+
+def test_without_their_passwords_the_servers_let_nobody_in() -> None:
+    with postgres() as one, EmbeddedStandby(one) as copy, valkey() as other:
+        for server in (one, copy):
+            for password in ("", "wrong"):
+                with pytest.raises(psycopg.OperationalError, match="password"):
+                    psycopg.connect(psycopg.conninfo.make_conninfo(server.dsn, password=password))
+        with redis.Redis(port=other.port) as stranger:
+            with pytest.raises(redis.AuthenticationError):
+                stranger.ping()
+        pairs: tuple[tuple[Any, Any], ...] = ((one, postgres()), (other, valkey()))
+        for server, twin in pairs:
+            with twin:
+                assert len(server.password) >= 24 and server.password != twin.password
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_command_line_and_no_file_that_others_can_read_has_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = subprocess.run
+    seen: list[str] = []
+
+    def watched(command: list[str], **options: Any) -> Any:
+        seen.extend(map(str, command))
+        return run(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", watched)
+    with postgres() as one, EmbeddedStandby(one) as copy, valkey() as other:
+        write(other)
+        with psycopg.connect(one.dsn):
+            assert exposed(one.password, other.password) == []
+        assert any("pwfile" in word for word in seen) and not any(one.password in word for word in seen)
+        for server in (one, copy, other):
+            reachable = [path for path in open_to_others(server.directory) if not closed_above(path, server.directory)]
+            assert reachable == []
+
+
+def test_a_directory_that_is_kept_keeps_its_password_and_shows_it_to_nobody() -> None:
+    with kept_directory() as given:
+        passwords = []
+        for _ in range(2):
+            with EmbeddedPostgres(directory=given / "p") as one, EmbeddedValkey(AOF, directory=given / "v") as other:
+                psycopg.connect(one.dsn).close()
+                passwords.append((one.password, other.password))
+        assert passwords[0] == passwords[1]
+        for folder in (given / "p", given / "v"):
+            assert [path for path in open_to_others(folder) if not closed_above(path, folder)] == []
+
+
+def test_a_directory_of_an_earlier_release_which_trusted_everybody_gets_a_password() -> None:
+    with kept_directory() as given:
+        with EmbeddedPostgres(directory=given) as first:
+            write(first)
+            with psycopg.connect(first.dsn, autocommit=True) as conn:
+                conn.execute("ALTER ROLE postgres PASSWORD NULL")
+            (given / "password").unlink()
+            rules = given / "data" / "pg_hba.conf"
+            rules.write_text(rules.read_text().replace("scram-sha-256", "trust"))
+        with EmbeddedPostgres(directory=given) as second:
+            assert read(second) == "here"
+            with pytest.raises(psycopg.OperationalError, match="password"):
+                psycopg.connect(psycopg.conninfo.make_conninfo(second.dsn, password="wrong"))
+
+
 def test_options_reach_valkey() -> None:
     with EmbeddedValkey({"maxmemory": "100mb", "save": "60 1", "client-output-buffer-limit": "normal 1 2 3"}) as server:
         with client(server) as connected:
@@ -266,7 +360,7 @@ def test_valkey_as_cluster_and_as_sentinel() -> None:
     with valkey() as main:
         options = {"sentinel monitor main": f"127.0.0.1 {main.port} 1"}
         with EmbeddedValkey(options, sentinel=True) as watcher:
-            with redis.Redis(port=watcher.port) as asked:
+            with redis.Redis(port=watcher.port, password=watcher.password) as asked:
                 found = asked.execute_command("SENTINEL", "get-master-addr-by-name", "main")
             assert found == [b"127.0.0.1", str(main.port).encode()]
 
@@ -336,6 +430,37 @@ def parent(then: str, child: str = "time.sleep(60); os._exit(0)", **environment:
         if pids and not gone(pids[2]):
             os.kill(pids[2], signal.SIGKILL)  # it has our pipe too
         process.communicate()
+
+
+NEXT = """
+from strata.embedded.account import Account
+from strata.embedded.directories import Scratch
+Scratch("next", Account()).remove()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_a_kill_of_all_guards_leaves_behind_the_next_start_removes(tmp_path: Path) -> None:
+    with parent("time.sleep(60)", TMPDIR=str(tmp_path)) as (process, pids, directories):
+        assert all(path.exists() for path in directories)
+        segment = (directories[0] / "data" / "postmaster.pid").read_text().splitlines()[6].split()[1]
+        following = [sys.executable, "-c", NEXT]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+        subprocess.run(following, env=environment, check=True)
+        assert not gone(pids[0]) and not gone(pids[1])  # they are somebody's
+        guards = [pid for pid in children(process.pid) if b"guard.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        assert len(guards) == 2
+        os.kill(pids[2], signal.SIGKILL)  # the forked child has the parent's locks too
+        for pid in guards:
+            os.kill(pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
+        os.kill(pids[0], signal.SIGKILL)  # one server with it, and one that lives on
+        wait_until(lambda: gone(pids[0], pids[2]), what="the end of what was killed")
+        assert segment in segments() and not gone(pids[1])
+        subprocess.run(following, env=environment, check=True)
+        assert gone(pids[1]) and segment not in segments()
+        assert not any(path.exists() for path in directories)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

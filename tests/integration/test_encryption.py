@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 import strata
-from strata import EncryptionKeys, KeyRotation, Q, Undecrypted
+from strata import ConstraintError, EncryptionKeys, KeyRotation, Q, Undecrypted
 from strata.cli.main import main
-from strata.engine import rotate
+from strata.maintenance import rotate_keys as rotate
 from tests.models import Account
 from tests.stores import MakeStore, schema
 
@@ -39,12 +39,12 @@ def fill(make: MakeStore, count: int) -> None:
 
 def column(dsn: str, what: str) -> list[Any]:
     with psycopg.connect(dsn) as conn:
-        return [row[0] for row in conn.execute(f"SELECT {what} FROM accounts ORDER BY id").fetchall()]  # type: ignore[arg-type]
+        return [row[0] for row in conn.execute(f"SELECT {what} FROM accounts ORDER BY id").fetchall()]
 
 
 def execute(dsn: str, sql: str) -> None:
     with psycopg.connect(dsn) as conn:
-        conn.execute(sql)  # type: ignore[arg-type]
+        conn.execute(sql)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
@@ -110,6 +110,15 @@ def test_a_row_written_meanwhile_is_not_overwritten(make: MakeStore, monkeypatch
     assert not store.exists(Account, "a0002")
     third = store.get(Account, "a0003", force_l3=True)
     assert (third.name, third.token) == ("Eve", "token 3")
+
+
+def test_a_row_that_a_trigger_keeps_under_its_old_key_is_told_of(make: MakeStore, dsn: str) -> None:
+    fill(make, 3)
+    execute(dsn, "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        " CREATE TRIGGER nothing BEFORE UPDATE ON accounts FOR EACH ROW WHEN (OLD.id = 'a0001')"
+        " EXECUTE FUNCTION nothing()")  # fmt: skip
+    with pytest.raises(ConstraintError, match=r"trigger or rule.*under its old key"):
+        shop(make, BOTH).rotate_keys()
 
 
 def test_what_no_key_opens_is_left_and_told_without_a_value(make: MakeStore, dsn: str) -> None:

@@ -11,7 +11,8 @@ import redis
 
 from strata import DataStore, InvalidConfigError, MemPolicy, PostgresPolicy, RedisPolicy, Schema, WriteMode
 from strata.embedded import EmbeddedCluster
-from strata.l1.entry import Entry
+from strata.l1.entry import L1Entry
+from strata.testing import inspect
 from tests.behind import client
 from tests.held import Held, execute
 from tests.models import Note
@@ -24,7 +25,7 @@ KEY = "strata:notes:1"
 
 
 @pytest.fixture
-def l2(redis_addr: str) -> redis.Redis:
+def l2(redis_addr: str) -> Any:
     return client(redis_addr)
 
 
@@ -37,8 +38,8 @@ def opened(make: MakeStore, **options: Any) -> DataStore:
     return store
 
 
-def entry_of(store: DataStore) -> Entry:
-    entries = store._wiring._schemas["notes"].l1.entries
+def entry_of(store: DataStore) -> L1Entry:
+    entries = inspect(store).schemas["notes"].l1.entries
     return entries[1]
 
 
@@ -60,9 +61,9 @@ def test_jitter_spreads_the_ends_of_entries_that_came_together(make: MakeStore, 
     store = opened(make, l1=MemPolicy(ttl=60, jitter=0.5), l2=RedisPolicy(ttl=600, jitter=0.5))
     store.set_many("notes", {n: Note(n) for n in range(40)})
     l2.delete(*l2.keys("strata:notes:*"))
-    store._wiring._schemas["notes"].l1.clear()
+    inspect(store).schemas["notes"].l1.clear()
     store.warm_cache("notes")
-    lives = [entry.ends - entry.loaded for entry in store._wiring._schemas["notes"].l1.entries.values()]
+    lives = [entry.ends - entry.loaded for entry in inspect(store).schemas["notes"].l1.entries.values()]
     kept = [l2.pttl(key) / 1000 for key in l2.keys("strata:notes:*")]
     assert len(lives) == len(kept) == 40
     assert 30 <= min(lives) < max(lives) <= 60 and max(lives) - min(lives) > 5
@@ -72,7 +73,7 @@ def test_jitter_spreads_the_ends_of_entries_that_came_together(make: MakeStore, 
 def test_without_jitter_entries_that_came_together_end_together(make: MakeStore) -> None:
     store = opened(make)
     store.set_many("notes", {n: Note(n) for n in range(5)})
-    assert len({entry.ends for entry in store._wiring._schemas["notes"].l1.entries.values()}) == 1
+    assert len({entry.ends for entry in inspect(store).schemas["notes"].l1.entries.values()}) == 1
 
 
 # -- negative caching -----------------------------------------------------------------------------------------------
@@ -126,7 +127,8 @@ def test_a_write_ends_an_absence_everywhere_at_once(make: MakeStore, mode: Write
         two.delete("notes", 1)
         assert text(two) is None
         wait_until(lambda: text(one) is None)
-        one.flush_dirty(), two.flush_dirty()
+        one.flush_dirty()
+        two.flush_dirty()
 
 
 def test_many_ways_to_write_end_an_absence(make: MakeStore) -> None:
@@ -198,7 +200,7 @@ def test_an_absence_read_before_a_write_is_not_remembered_after_it(
     assert held.arrived.wait(15)
     other.set("notes", 1, Note(1, "new"))
     other.flush_dirty()
-    wait_until(lambda: not reader._wiring._schemas["notes"].l1.guard._flights)  # the write was heard of
+    wait_until(lambda: not inspect(reader).schemas["notes"].l1.claims._flights)  # the write was heard of
     held.go()
     thread.join()
     assert seen == [None]  # it began before
@@ -332,7 +334,7 @@ def test_a_refresh_that_began_before_a_write_changes_nothing_after_it(
     expected = None if action == "delete" else "new"
     wait_until(lambda: text(store) == expected)
     held.go()
-    wait_until(lambda: not store._wiring.context.background._keys)
+    wait_until(lambda: not inspect(store).background._keys)
     for reader in (store, other):
         assert text(reader) == expected
         assert text(reader, force_l2=True) == expected
@@ -345,7 +347,7 @@ def test_a_refresh_that_fails_leaves_the_entry_to_its_end(make: MakeStore, dsn: 
     execute(dsn, "ALTER TABLE notes RENAME TO elsewhere")
     entry_of(store).expires = 0.0
     assert text(store) == "old"
-    wait_until(lambda: store.stats().eager_refreshes == 1 and not store._wiring.context.background._keys)
+    wait_until(lambda: store.stats().eager_refreshes == 1 and not inspect(store).background._keys)
     assert text(store) == "old"
 
 
@@ -424,11 +426,12 @@ def test_on_a_cluster_the_options_do_the_same(make: MakeStore, dsn: str) -> None
         with redis.RedisCluster.from_url(cluster.url.replace("redis+cluster", "redis").split(",")[0]) as client:
             for n in range(50):
                 client.pexpire(f"strata:notes:{n}", 59_000)  # stale
-            two._wiring._schemas["notes"].l1.clear()
+            inspect(two).schemas["notes"].l1.clear()
             assert {note.text for note in two.get_many("notes", range(50)).values()} == {"psql"}
             client.pexpire(KEY, 300_000)  # due
             execute(dsn, "UPDATE notes SET text = 'again'")
             assert text(two, force_l2=True) == "psql"
             wait_until(lambda: text(two, force_l2=True) == "again")
             assert client.pttl(KEY) > 300_000
-        one.close(), two.close()
+        one.close()
+        two.close()

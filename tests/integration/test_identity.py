@@ -5,17 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from strata.clock import ManualClock, SystemClock
 from strata.coherence.identity import LEASE_SECONDS, Identity
 from strata.l2.address import connect
 from strata.l2.client import RedisServer
 from strata.policies import L2PoolConfig
+from strata.protocol.versions import NODE_BITS, VersionClock
 from strata.testing import Proxy
-from strata.versions import NODE_BITS, VersionClock
+from strata.waits.clock import ManualClock, SystemClock
 from tests.behind import client
 from tests.support import wait_until
 
@@ -29,9 +29,12 @@ class Slow(SystemClock):
 
 
 class Process:
-    """What a process has of its own. `made` counts the commands that it sent."""
+    """What a process has of its own. `asked` counts the commands that it sent."""
+
+    all: ClassVar[list[Process]] = []
 
     def __init__(self, addr: str, name: str, clock: Any) -> None:
+        self.all.append(self)
         self.server = RedisServer(lambda: connect(addr, L2PoolConfig(), password=None, db=0), clock)
         self.asked = 0
         self.server.on_call = self._count
@@ -45,6 +48,14 @@ class Process:
 
     def _count(self, seconds: float) -> None:
         self.asked += 1
+
+
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """The processes end with the test: their connections are closed."""
+    yield
+    while Process.all:
+        Process.all.pop().server.close()
 
 
 @pytest.fixture
@@ -127,7 +138,12 @@ def test_where_redis_is_away_the_first_stamp_waits_once_and_a_later_beat_makes_u
         process.write()
     assert process.asked == asked
     far.resume()
-    wait_until(lambda: process.identity.beat() or process.versions.reference_ms())
+
+    def made_up() -> int | None:
+        process.identity.beat()
+        return process.versions.reference_ms()
+
+    wait_until(made_up)
     began = time.time()
     assert seconds(process.write()) >= began - 1
     assert process.versions.node == unleased  # free, so it could be kept
@@ -157,6 +173,24 @@ def test_before_a_version_is_called_one_of_the_far_future_a_clock_that_is_late_i
     assert asked == 1
     assert not process.versions.believed(int((time.time() + 120) * 1e6) << NODE_BITS)
     assert process.asked == asked  # it was compared a moment ago
+
+
+@pytest.mark.parametrize("step", [-86_400.0, -120.0, -2.0, 2.0, 120.0, 86_400.0])
+def test_a_clock_that_is_set_and_set_back_makes_no_stamp_of_another_time(redis_addr: str, step: float) -> None:
+    class Set(SystemClock):
+        off = 0.0
+
+        def wall(self) -> float:
+            return time.time() + self.off
+
+    clock = Set()
+    process = Process(redis_addr, "set", clock)
+    stamps = [process.write()]
+    for clock.off in (step, 0.0, step, 0.0):
+        process.versions.believed(int((time.time() + 120) * 1e6) << NODE_BITS)  # which has the clock compared as well
+        stamps.append(process.write())
+        assert abs(seconds(stamps[-1]) - time.time()) < 1
+    assert stamps == sorted(stamps)
 
 
 def test_where_the_first_redis_is_away_the_time_is_that_of_another(far: Proxy, redis_addr: str) -> None:

@@ -15,6 +15,8 @@ from psycopg.conninfo import make_conninfo
 from strata import DataStore
 from strata.embedded import EmbeddedPostgres
 from strata.engine import unfinished
+from strata.testing import inspect
+from tests.databases import login
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores, sure
 from tests.support import wait_until
@@ -39,7 +41,7 @@ def changing(dsn: str, *ids: int) -> Iterator[None]:
 
 def comes(store: DataStore, id: int = 1) -> None:
     wait_until(lambda: store.get(Note, id) == Note(id, "new"))
-    wait_until(lambda: not store._wiring.context.unfinished, what="the last look")
+    wait_until(lambda: not inspect(store).unfinished, what="the last look")
 
 
 @pytest.mark.parametrize("missing", ["none", "l1", "l2"])
@@ -56,7 +58,7 @@ def test_nothing_is_repeated_where_no_transaction_is_under_way(make: MakeStore) 
     store = ready(make)
     store.set(Note, 1, Note(1, "old"))
     store.invalidate(Note, 1)
-    assert not store._wiring.context.unfinished
+    assert not inspect(store).unfinished
 
 
 def test_each_of_several_transactions_is_awaited(make: MakeStore, dsn: str) -> None:
@@ -69,7 +71,7 @@ def test_each_of_several_transactions_is_awaited(make: MakeStore, dsn: str) -> N
                 assert store.get(Note, id) == Note(id, "old")
         wait_until(lambda: store.get(Note, 2) == Note(2, "new"))
         assert store.get(Note, 1) == Note(1, "old")
-        assert len(store._wiring.context.unfinished) == 2
+        assert len(inspect(store).unfinished) == 2
     comes(store)
 
 
@@ -78,7 +80,7 @@ def test_a_role_without_privileges_sees_the_transactions_of_others(make: MakeSto
     owner.set(Note, 1, Note(1, "old"))
     with closing(psycopg.connect(dsn, autocommit=True)) as conn:
         role = sql.Identifier(f"plain_{conn.info.dbname}")
-        conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
+        conn.execute(sql.SQL("CREATE ROLE {} {}").format(role, login(dsn)))
         try:
             conn.execute(sql.SQL("GRANT ALL ON ALL TABLES IN SCHEMA public TO {}").format(role))
             with stores(make_conninfo(dsn, user=f"plain_{conn.info.dbname}"), redis_addr) as plain:
@@ -102,9 +104,9 @@ def test_with_postgres_away_it_is_repeated_once_postgres_is_back(
         store.set(Note, 1, Note(1, "old"))
         own_postgres.kill()
         store.invalidate(Note, 1)
-        assert len(store._wiring.context.unfinished) == 1
+        assert len(inspect(store).unfinished) == 1
         own_postgres.restart()
-        wait_until(lambda: not store._wiring.context.unfinished)
+        wait_until(lambda: not inspect(store).unfinished)
         assert store.get(Note, 1) == Note(1, "old")
 
 
@@ -117,7 +119,7 @@ def test_beyond_a_limit_the_whole_schema_is_invalidated(
     with changing(dsn, *range(1, 9)):
         for id in range(1, 9):
             store.invalidate(Note, id)
-        assert len(store._wiring.context.unfinished) == 4
+        assert len(inspect(store).unfinished) == 4
         for instance in (store, other):
             assert [instance.get(Note, id).text for id in range(1, 9)] == ["old"] * 8
     for id in range(1, 9):
@@ -176,7 +178,7 @@ def test_one_that_is_broken_off_keeps_no_later_one_from_being_repeated(
     store.set(Note, 1, Note(1, "old"))
     with changing(dsn, 1):
         with monkeypatch.context() as patched, pytest.raises(Alarm):
-            patched.setattr(store._wiring.context.background, "submit", broken_off)
+            patched.setattr(inspect(store).background, "submit", broken_off)
             store.invalidate(Note, 1)
         store.invalidate(Note, 1)
         assert store.get(Note, 1) == Note(1, "old")
@@ -188,9 +190,9 @@ def test_a_child_of_a_fork_has_invalidations_of_its_own(make: MakeStore, dsn: st
     store.set(Note, 1, Note(1, "old"))
 
     def child() -> None:
-        assert not store._wiring.context.unfinished
+        assert not inspect(store).unfinished
         store.invalidate(Note, 1)
-        assert len(store._wiring.context.unfinished) == 1
+        assert len(inspect(store).unfinished) == 1
         assert store.get(Note, 1) == Note(1, "old")
         go.set()
         comes(store)

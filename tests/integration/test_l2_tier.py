@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from strata.clock import SystemClock
 from strata.errors import InvalidConfigError, L2UnavailableError
 from strata.l2.address import adopt, connect
 from strata.l2.client import RedisServer
-from strata.l2.tier import Found, L2Tier, Put, State
+from strata.l2.content import Contents, Found, State
+from strata.l2.lifetimes import Lifetimes
+from strata.l2.tier import L2Tier
+from strata.l2.values import Put
 from strata.policies import L2PoolConfig
-from strata.versions import VersionClock
+from strata.protocol.versions import VersionClock
+from strata.waits.clock import SystemClock
 
 CHANNEL = "test:bus"
 POOL = L2PoolConfig(read_timeout=1, write_timeout=1, dial_timeout=1)
@@ -32,7 +35,17 @@ def corrupt() -> list[int]:
 
 @pytest.fixture
 def tier(server: RedisServer, corrupt: list[int]) -> L2Tier:
-    return L2Tier(server, "things", 60.0, str.encode, bytes.decode, corrupt.append, VersionClock(SystemClock()))
+    return tier_of(server, on_corrupt=corrupt.append)
+
+
+def tier_of(
+    server: RedisServer, ttl: float = 60.0, negative: float = 0.0, on_corrupt: Callable[[int], None] = print
+) -> L2Tier:
+    """A tier whose records are texts."""
+    clock = SystemClock()
+    versions, lifetimes = VersionClock(clock), Lifetimes(ttl, negative=negative)
+    contents = Contents(str.encode, bytes.decode, lifetimes, versions, clock)
+    return L2Tier(server, "things", contents, lifetimes, versions, on_corrupt)
 
 
 def put(tier: L2Tier, key: str, version: int, record: str | None, token: str = "") -> bool:
@@ -251,16 +264,7 @@ def test_two_thousand_keys_take_one_round_trip_and_one_more_for_those_that_are_l
 
 
 def test_an_absence_is_leased_only_to_one_that_has_seen_the_row(server: RedisServer) -> None:
-    tier = L2Tier(
-        server,
-        "things",
-        60.0,
-        str.encode,
-        bytes.decode,
-        lambda entries: None,
-        VersionClock(SystemClock()),
-        negative=30.0,
-    )
+    tier = tier_of(server, negative=30.0)
 
     def forget(key: str) -> None:
         found = tier.read(key)
@@ -302,14 +306,14 @@ def test_a_script_that_the_server_forgot_is_sent_again(tier: L2Tier, server: Red
 
 
 def test_values_expire_after_the_ttl_and_a_ttl_of_zero_never(server: RedisServer) -> None:
-    tier = L2Tier(server, "kept", 0, str.encode, bytes.decode, print, VersionClock(SystemClock()))
+    tier = tier_of(server, ttl=0)
     commit(tier, "a", 1, "one")
     assert server.execute("PTTL", tier.key("a")) == -1
 
 
 def test_a_server_that_is_not_there_raises_and_is_then_left_alone() -> None:
     server = RedisServer(lambda: connect("127.0.0.1:1", POOL), SystemClock())
-    tier = L2Tier(server, "things", 60.0, str.encode, bytes.decode, print, VersionClock(SystemClock()))
+    tier = tier_of(server)
     for _ in range(3):
         with pytest.raises(L2UnavailableError):
             tier.read("a")

@@ -13,14 +13,16 @@ from typing import Annotated, Any
 import pytest
 
 import strata
-from strata.errors import L3UnavailableError
-from strata.l3.failures import BatchError, Failure
+from strata.errors import ConstraintError, L3UnavailableError
+from strata.l3.diagnosis import BatchError
 from strata.l3.pool import Database
-from strata.l3.table import Applied, Change, Status, Table
+from strata.l3.sqlstates import Failure
+from strata.l3.table import Table
+from strata.l3.values import Applied, Change, Status
+from tests.databases import VERSIONS
 from tests.l3 import (
     NODE,
     NOW,
-    VERSIONS,
     change,
     deletion,
     fresh,
@@ -165,6 +167,42 @@ def test_an_old_partial_change_is_superseded(database: Database, table: Table) -
     apply(database, table, change("a", stamp(5), 5))
     assert statuses(database, table, partial("a", stamp(2), size=2)) == [(Status.SUPERSEDED, stamp(5))]
     assert sizes(database, table) == {"a": 5}
+
+
+def swallow(database: Database, table: Table, events: str) -> None:
+    with database.transaction() as conn:
+        conn.command("CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+        conn.command(
+            f'CREATE TRIGGER nothing BEFORE {events} ON "{table.name}" FOR EACH ROW EXECUTE FUNCTION nothing()'
+        )
+    table.changed()
+
+
+def test_what_a_trigger_swallows_is_told_apart_from_what_is_older(database: Database, table: Table) -> None:
+    apply(database, table, change("a", stamp(5), 5), change("b", stamp(5), 5), deletion("c", stamp(3)))
+    swallow(database, table, "INSERT OR UPDATE OR DELETE")
+    batch = [
+        change("a", stamp(6)), change("a2", stamp(6)), change("b", stamp(4)), change("c", stamp(2)),
+    ]  # fmt: skip
+    assert statuses(database, table, *batch) == [
+        (Status.SWALLOWED, stamp(5)), (Status.SWALLOWED, 0), (Status.SUPERSEDED, stamp(5)),
+        (Status.SUPERSEDED, stamp(3)),
+    ]  # fmt: skip
+    batch = [deletion("a", stamp(5)), deletion("b", stamp(4)), deletion("gone", stamp(6))]
+    assert statuses(database, table, *batch) == [
+        (Status.SWALLOWED, stamp(5)), (Status.SUPERSEDED, stamp(5)), (Status.APPLIED, stamp(6)),
+    ]  # fmt: skip
+    assert statuses(database, table, partial("b", stamp(7), size=7), partial("gone", stamp(7), size=7)) == [
+        (Status.SWALLOWED, stamp(5)), (Status.MISSING_ROW, stamp(6)),
+    ]  # fmt: skip
+
+
+def test_a_late_change_in_part_that_a_trigger_swallows_is_refused(database: Database, table: Table) -> None:
+    apply(database, table, change("a", stamp(1)))
+    apply(database, table, partial("a", stamp(5), size=5))
+    swallow(database, table, "UPDATE")
+    with pytest.raises(ConstraintError, match="trigger or rule"):
+        apply(database, table, partial("a", stamp(3), note="late"))
 
 
 # -- batches ----------------------------------------------------------------------------------------------------

@@ -16,8 +16,10 @@ from strata import UNLOADED
 from strata.errors import ConstraintError, EncodeError
 from strata.l3 import bulk
 from strata.l3.pool import Database
-from strata.l3.table import Table, Written
-from tests.l3 import NODE, NOW, VERSIONS, deletion, fresh, make_table, row, stamp
+from strata.l3.table import Table
+from strata.l3.writes import Written
+from tests.databases import VERSIONS
+from tests.l3 import NODE, NOW, deletion, fresh, make_table, row, stamp
 
 LATER = NOW + timedelta(days=1)
 

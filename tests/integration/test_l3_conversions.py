@@ -11,14 +11,16 @@ from typing import Annotated, Any, Literal
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 import strata
 from strata.l3.convert import offered
-from strata.l3.migrations import MigrationReport
 from strata.l3.pool import Database
+from strata.l3.report import MigrationReport
 from strata.model.fields import Kind
+from tests.databases import VERSIONS
 from tests.integration.test_l3_migrations import migrate, query, run, tables
-from tests.l3 import VERSIONS, fresh
+from tests.l3 import fresh
 
 AT = datetime(2024, 6, 1, 12, 30, tzinfo=UTC)
 ID = uuid.UUID("6f1c2d3e-0000-4000-8000-00000000abcd")
@@ -52,7 +54,7 @@ def held(database: Database, annotation: Any) -> list[Any]:
 def elsewhere(database: Database, sql: str) -> None:
     """Run SQL as a person would: in a session with other settings than Strata's."""
     with database.connection() as conn:
-        conninfo = conn.info.dsn
+        conninfo = make_conninfo(conn.info.dsn, password=conn.info.password)
     with psycopg.connect(conninfo, autocommit=True) as other:
         other.execute("SET TimeZone = 'America/New_York'; SET DateStyle = 'German'; SET IntervalStyle = 'sql_standard'")
         other.execute(sql.encode())

@@ -14,7 +14,8 @@ from strata.errors import MigrationError
 from strata.l3 import migrations
 from strata.l3.migrations import Migrator
 from strata.l3.pool import Database
-from tests.l3 import VERSIONS, Item, fresh, unmade
+from tests.databases import VERSIONS
+from tests.l3 import Item, fresh, unmade
 from tests.support import wait_until
 
 
@@ -133,15 +134,96 @@ def test_a_number_used_twice_is_refused(migrator: Migrator, write: Any, tmp_path
         migrator.migrate_from(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["BEGIN; SELECT 1; COMMIT;", "select 1; commit", "START  TRANSACTION;", "ROLLBACK"])
-def test_a_file_runs_in_a_transaction_of_ours(migrator: Migrator, write: Any, tmp_path: Path, text: str) -> None:
-    write("001_a.sql", text)
-    with pytest.raises(MigrationError, match="no-transaction"):
+ENDINGS = [
+    "BEGIN; SELECT 1; COMMIT;",
+    "select 1; commit",
+    "START  TRANSACTION;",
+    "ROLLBACK",
+    "ABORT",
+    "END /* of it */ ;",
+    "rollback and chain",
+    "/* /* ; */ */ -- ;\n\tCOMMIT",
+    "SELECT $·$ ' $·$; COMMIT; SELECT 1/0; --'",
+    "SELECT E'a'\n'\\''; COMMIT; SELECT 1/0; --'",
+    "SELECT U&'\\'; COMMIT; SELECT 1/0; --'",
+    "SELECT 1 AS a$b; COMMIT; SELECT $$1$$",
+    "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END; COMMIT;",
+]
+
+
+@pytest.mark.parametrize("text", ENDINGS)
+def test_a_file_that_ends_our_transaction_is_refused_before_anything_runs(
+    database: Database, migrator: Migrator, write: Any, tmp_path: Path, text: str
+) -> None:
+    write("001_a.sql", "CREATE TABLE before_it ();")
+    write("002_a.sql", f"CREATE TABLE own (); {text}")
+    with pytest.raises(MigrationError, match=r"002_a\.sql.*no-transaction"):
         migrator.migrate_from(tmp_path)
+    assert query(database, "SELECT to_regclass('before_it')::text") == [(None,)]
 
 
-def test_a_savepoint_of_its_own_is_no_transaction(migrator: Migrator, write: Any, tmp_path: Path) -> None:
-    write("001_a.sql", "SAVEPOINT s; SELECT 1; ROLLBACK TO s;")
+HIDDEN = [
+    # What is several statements to the server and one to us, or the other way round, for whatever reason.
+    "CREATE FUNCTION f(a text DEFAULT 'BEGIN ATOMIC') RETURNS int LANGUAGE sql AS 'SELECT 1'; COMMIT;",
+    "SET standard_conforming_strings = off; SELECT '\\''; COMMIT; --'",
+    "DO $$ BEGIN COMMIT; END $$;",
+    "CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$; CALL p();",
+    "DO $$ BEGIN EXECUTE 'COMMIT'; END $$;",
+    "PREPARE p AS SELECT 1; EXECUTE p; COMMIT PREPARED 'x'",
+    "COPY own FROM STDIN;",
+    "COPY own TO STDOUT;",
+]
+
+
+@pytest.mark.parametrize("text", HIDDEN)
+def test_whatever_hides_the_end_of_a_transaction_nothing_of_the_file_is_applied(
+    database: Database, migrator: Migrator, write: Any, tmp_path: Path, text: str
+) -> None:
+    file = write("001_a.sql", f"CREATE TABLE own (); {text}")
+    with pytest.raises(MigrationError, match=r"001_a\.sql"):
+        migrator.migrate_from(tmp_path)
+    assert query(database, "SELECT to_regclass('own')::text") == [(None,)]
+    assert migrator.migration_status() == []
+    file.write_text("CREATE TABLE own ();")
+    assert migrator.migrate_from(tmp_path) == ["001_a.sql"]
+
+
+def test_what_only_looks_like_the_end_of_a_transaction_is_run(
+    database: Database, migrator: Migrator, write: Any, tmp_path: Path
+) -> None:
+    write(
+        "001_a.sql",
+        "SAVEPOINT s; SELECT 1; ROLLBACK TO s; ROLLBACK WORK TO SAVEPOINT s; RELEASE s;"
+        "SELECT 'COMMIT; ', $a$; COMMIT;$a$ AS \"; COMMIT;\"; -- ; COMMIT;\n"
+        "CREATE FUNCTION f(n int) RETURNS int BEGIN ATOMIC\n"
+        "  SELECT CASE WHEN n > 0 THEN 1 ELSE 2 END; /* ; */ SELECT 3 AS commit;\nEND;"
+        "CREATE OR REPLACE PROCEDURE p() BEGIN ATOMIC END; SELECT f(1);",
+    )
+    assert migrator.migrate_from(tmp_path) == ["001_a.sql"]
+    assert query(database, "SELECT f(1)") == [(3,)]
+
+
+def test_what_a_file_sets_is_no_other_files_and_not_ours(
+    database: Database, migrator: Migrator, write: Any, tmp_path: Path
+) -> None:
+    write("001_a.sql", "SELECT set_config('search_path', '', false); SET ROLE pg_monitor; SET statement_timeout = 1;")
+    write(
+        "002_a.sql", "-- strata: no-transaction\nSET search_path = pg_catalog; SET standard_conforming_strings = off;"
+    )
+    write("003_a.sql", "CREATE TABLE made (); SELECT pg_sleep(0.01);")
+    assert migrator.migrate_from(tmp_path) == ["001_a.sql", "002_a.sql", "003_a.sql"]
+    assert query(database, "SELECT to_regclass('made')::text") == [("made",)]
+    assert [record.file_name for record in migrator.migration_status()] == ["001_a.sql", "002_a.sql", "003_a.sql"]
+
+
+def test_a_file_that_runs_outside_ours_ends_the_transactions_that_it_begins(
+    database: Database, migrator: Migrator, write: Any, tmp_path: Path
+) -> None:
+    file = write("001_a.sql", "-- strata: no-transaction\nBEGIN; CREATE TABLE own ();")
+    with pytest.raises(MigrationError, match=r"001_a\.sql.*COMMIT"):
+        migrator.migrate_from(tmp_path)
+    assert migrator.migration_status() == []
+    file.write_text("-- strata: no-transaction\nBEGIN; CREATE TABLE own (); COMMIT;")
     assert migrator.migrate_from(tmp_path) == ["001_a.sql"]
 
 

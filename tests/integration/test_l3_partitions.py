@@ -17,12 +17,16 @@ import strata
 from strata import UNLOADED, Index, PostgresPolicy, Q, Schema
 from strata.errors import InvalidModelError
 from strata.l3 import bulk, months
-from strata.l3.migrations import MigrationReport, Migrator
+from strata.l3.migrations import Migrator
 from strata.l3.partition import Month, months_from
 from strata.l3.pool import Database
-from strata.l3.table import Change, Status, Table
+from strata.l3.report import MigrationReport
+from strata.l3.table import Table
+from strata.l3.values import Change, Status
+from strata.l3.writes import Written
 from strata.model import compile_model
-from tests.l3 import NODE, VERSIONS, deletion, fresh, stamp
+from tests.databases import VERSIONS
+from tests.l3 import NODE, deletion, fresh, stamp
 
 JAN, FEB, MAR = (datetime(2026, month, 10, tzinfo=UTC) for month in (1, 2, 3))
 LONG_AGO = datetime(1999, 12, 31, tzinfo=UTC)
@@ -98,12 +102,12 @@ def row(key: str, at: datetime | None, size: int = 0, first: Any = JAN) -> tuple
     return key, at, size, None, first
 
 
-def upsert(database: Database, table: Table, values: Any, version: int) -> strata.l3.table.Written:
+def upsert(database: Database, table: Table, values: Any, version: int) -> Written:
     with database.transaction() as conn:
         return table.upsert(conn, values, stamp(version), NODE)
 
 
-def set_many(database: Database, table: Table, rows: Any, version: int) -> list[strata.l3.table.Written]:
+def set_many(database: Database, table: Table, rows: Any, version: int) -> list[Written]:
     with database.transaction() as conn:
         return table.set_many(conn, rows, [stamp(version)] * len(rows), NODE)
 
@@ -505,7 +509,7 @@ def test_what_lies_below_the_horizon_is_not_inserted_but_updates(database: Datab
 def test_a_refused_record_is_named(database: Database, behind: Table) -> None:
     good = [change(f"k{n}", 1, JAN) for n in range(5)]
     bad = replace(good[2], values=("k2", JAN, None, None, JAN))
-    with pytest.raises(strata.l3.failures.BatchError) as caught:
+    with pytest.raises(strata.l3.diagnosis.BatchError) as caught:
         apply(database, behind, *good[:2], bad, *good[3:])
     assert caught.value.diagnosis.sqlstate == "23502"
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
-from strata.clock import ManualClock, SystemClock
 from strata.embedded import EmbeddedPostgres
 from strata.errors import InvalidConfigError, L3UnavailableError, StrataError, TxFailedError, TxTimeoutError
 from strata.l3 import connection
@@ -22,7 +22,9 @@ from strata.l3.connections import Counts
 from strata.l3.pool import Database
 from strata.l3.statement import Statement, ask
 from strata.policies import L3PoolConfig
-from tests.l3 import VERSIONS, fresh
+from strata.waits.clock import ManualClock, SystemClock
+from tests.databases import VERSIONS
+from tests.l3 import fresh
 from tests.support import wait_until
 
 NOWHERE = "postgres://me:hush-hush@127.0.0.1:1/nothing"
@@ -89,7 +91,7 @@ def test_a_session_is_set_up_whatever_the_server_defaults_are(database: Database
 
 def test_what_the_dsn_says_is_left_as_it_is() -> None:
     with fresh() as database, database.connection() as conn:
-        dsn = f"host={conn.info.host} port={conn.info.port} user=postgres dbname=postgres application_name=mine"
+        dsn = make_conninfo(conn.info.dsn, password=conn.info.password, application_name="mine")
         other = Database(dsn, L3PoolConfig(), clock=SystemClock())
         with other.connection() as mine:
             assert mine.execute("SHOW application_name").fetchone() == ("mine",)
@@ -135,7 +137,7 @@ def test_with_all_in_use_the_error_says_so_and_the_server_is_not_blamed() -> Non
 
 def test_connections_are_kept_for_a_lifetime_and_an_idle_time() -> None:
     with fresh() as model, model.connection() as conn:
-        dsn = f"host={conn.info.host} port={conn.info.port} user=postgres dbname=postgres"
+        dsn = make_conninfo(conn.info.dsn, password=conn.info.password)
         clock = ManualClock()
         database = Database(dsn, L3PoolConfig(max_conn_lifetime=100, max_conn_idle_time=10, min_conns=1), clock=clock)
         with database.connection() as first, database.connection():

@@ -18,11 +18,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from strata import DataStore, Durability, L3UnavailableError, NotFoundError, SchemaHooks
+from strata import DataStore, Durability, L3UnavailableError, NotFoundError, Stats
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
 from strata.integrations.prometheus import PrometheusRecorder
-from strata.writebehind.pace import Pace
-from tests.behind import deferred, hand_off, idle, paced, persist
+from strata.testing import inspect
+from strata.writebehind.ledger.shard import home_of
+from strata.writebehind.ledger.timing import Timing
+from tests.behind import deferred, deferring_to_the_fleet, hand_off, idle, paced, persist
 from tests.fleet import ROOT, environment, workers
 from tests.models import Note, Player
 from tests.stores import MakeStore, schema, stores, sure
@@ -105,7 +107,7 @@ def test_every_operation_is_counted_and_timed(make: MakeStore) -> None:
     store.migrate()
     sure(store)
     use(store)
-    store._wiring.feed.publish()
+    inspect(store).feed.publish()
     stats = store.stats()
     for tier, hits in (("l1", stats.l1_hits), ("l2", stats.l2_hits), ("l3", stats.l3_hits)):
         assert recorder.counts["strata_hits", tier, "player"] == hits > 0
@@ -119,7 +121,7 @@ def test_every_operation_is_counted_and_timed(make: MakeStore) -> None:
     assert recorder.gauges["strata_breaker_open", "cache"] == recorder.gauges["strata_breaker_open", "primary"] == 0
     assert recorder.gauges["strata_l1_entries", "player"] == stats.l1_entries
     before = recorder.counts.copy()
-    store._wiring.feed.publish()
+    inspect(store).feed.publish()
     gained = {key[0] for key, value in recorder.counts.items() if value > before[key]}
     assert gained <= {"strata_bus_messages"}  # nothing is told twice
 
@@ -130,7 +132,7 @@ def test_the_last_numbers_are_told_at_close_and_without_a_word_of_the_store_s_us
     store.register(schema(Player))
     store.migrate()
     use(store)
-    assert store._wiring.feed._ticker.started
+    assert inspect(store).feed.daemon.started
     store.close()
     assert recorder.counts["strata_sets", "player"] == 1
 
@@ -146,7 +148,7 @@ def test_errors_are_told_by_class(own_postgres: EmbeddedPostgres, redis_addr: st
         def refused() -> bool:
             with pytest.raises(L3UnavailableError):
                 store.set(Player, "p1", Player("p1", "one"))
-            store._wiring.feed.publish()
+            inspect(store).feed.publish()
             return recorder.gauges["strata_breaker_open", "primary"] == 1
 
         wait_until(refused, what="an open breaker")
@@ -161,7 +163,7 @@ def test_a_recorder_that_raises_breaks_nothing(make: MakeStore) -> None:
     use(store)
     store.set(Note, 1, Note(1, "a"))
     store.flush_dirty(10)
-    store._wiring.feed.publish()
+    inspect(store).feed.publish()
     assert store.get(Note, 1).text == "a"
     store.close()
 
@@ -177,16 +179,23 @@ def test_a_child_of_a_fork_tells_what_it_counts_itself(make: MakeStore) -> None:
         status = 1
         try:
             store.set(Player, "p2", Player("p2", "two"))
-            store._wiring.feed.publish()
+            inspect(store).feed.publish()
             status = 0 if recorder.counts["strata_sets", "player"] == 1 else 2
         finally:
             os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
-    store._wiring.feed.publish()
+    inspect(store).feed.publish()
     assert recorder.counts["strata_sets", "player"] == 1
 
 
 # -- lag ------------------------------------------------------------------------------------------------------------
+
+
+def looked(store: DataStore) -> Stats:
+    """The stats, after what a thread does once a second while somebody wants them."""
+    stats = store.stats()
+    inspect(store).writebehind.lag.look()
+    return stats
 
 
 def test_lag_is_in_stats_and_metrics(make: MakeStore) -> None:
@@ -201,17 +210,35 @@ def test_lag_is_in_stats_and_metrics(make: MakeStore) -> None:
     assert store.stats().dirty_count == 7
     wait_until(lambda: store.stats().dirty_age > 0)
     hand_off(store)
-    wait_until(lambda: store.stats().pending == 7, what="a new look at the ledger")
-    wait_until(lambda: store.stats().oldest_age > 0)
+    wait_until(lambda: looked(store).pending == 7, what="a new look at the ledger")
+    wait_until(lambda: (looked(store).oldest_age or 0) > 0)
     assert store.stats().by_schema["note"]["pending"] == 7
-    store._wiring.feed.publish()
+    inspect(store).feed.publish()
     assert recorder.gauges["strata_write_behind_pending", "note"] == 7
     assert recorder.gauges["strata_write_behind_oldest_seconds", "note"] > 0
+    of_shards = [recorder.gauges["strata_write_behind_shard_oldest_seconds", f"{n}", "note"] for n in range(16)]
+    assert max(of_shards) == recorder.gauges["strata_write_behind_oldest_seconds", "note"] and 0.0 in of_shards
+    ages = inspect(store).writebehind.pending_stats()["note"].ages
+    assert ages.keys() == {home_of("note", str(id)).number for id in range(7)}
     assert persist(store, "note") == 7
-    wait_until(lambda: store.stats().pending == 0)
+    wait_until(lambda: looked(store).pending == 0)
     assert (store.stats().oldest_age, store.stats().dirty_age) == (0, 0)
     store.close()
     assert store.stats().pending == 0
+
+
+def test_what_nobody_has_looked_at_is_unknown_and_not_none(make: MakeStore) -> None:
+    store = make()
+    store.register(schema(Player))
+    assert store.stats().pending == store.stats().dead_letters == store.stats().oldest_age == 0  # nothing is deferred
+    store.register(deferred())
+    for found in (store.stats(), store.health()):
+        assert found.pending is found.dead_letters is found.ledger_age is None
+    assert store.stats().by_schema["note"]["pending"] is None and store.health().workers_seen is None
+    store.migrate()
+    store.set(Note, 1, Note(1))  # whoever uses the schema looks after the ledger
+    wait_until(lambda: store.stats().pending is not None, what="a look at the ledger")
+    assert (store.stats().ledger_age or 0) < 60 and store.health().workers_seen is False
 
 
 def test_stats_show_the_last_known_lag_while_the_ledger_is_away(dsn: str, own_valkey: EmbeddedValkey) -> None:
@@ -223,27 +250,27 @@ def test_stats_show_the_last_known_lag_while_the_ledger_is_away(dsn: str, own_va
         idle(store)
         store.set(Note, 1, Note(1))
         hand_off(store)
-        wait_until(lambda: store.stats().pending == 1)
+        wait_until(lambda: looked(store).pending == 1)
         own_valkey.kill()
-        behind = store._wiring.writebehind()
-        asked = behind._lag[0]
-        wait_until(lambda: [store.stats(), behind._lag[0] > asked][1], what="another try")
-        assert store.stats().pending == 1
+        lag = inspect(store).writebehind.lag
+        asked = lag._looked_at
+        wait_until(lambda: [looked(store), lag._looked_at > asked][1], what="another try")
+        seen = looked(store)
+        assert seen.pending == 1
+        wait_until(lambda: (looked(store).ledger_age or 0) > (seen.ledger_age or 0), what="its age to rise")
 
 
-def test_nothing_persisted_for_long_is_warned_of(dsn: str, own_valkey: EmbeddedValkey, own_postgres: Any) -> None:
+def test_nothing_persisted_for_long_is_warned_of(make: MakeStore) -> None:
     log = Journal()
-    with stores(own_postgres.dsn, own_valkey.addr) as factory:
-        store = factory(logger=log, write_behind_flush_interval=0.02)
-        paced(store, stalled=0.2)
-        store.register(deferred(hooks=SchemaHooks()))
-        store.migrate()
-        own_postgres.kill()
-        store.set(Note, 1, Note(1))
-        wait_until(lambda: any("not persisted" in msg for msg, _ in log.warnings), timeout=30, what="a warning")
-        fields = next(fields for msg, fields in log.warnings if "not persisted" in msg)
-        assert fields["count"] == 1
-        assert Pace().stalled == 10.0
+    store = make(logger=log, write_behind_flush_interval=0.02)
+    paced(store, stalled=0.2)
+    store.register(deferred())
+    store.set(Note, 1, Note(1))  # no server is away: its table is not there
+    wait_until(lambda: any("not persisted" in msg for msg, _ in log.warnings), timeout=30, what="a warning")
+    fields = next(fields for msg, fields in log.warnings if "not persisted" in msg)
+    assert fields["waiting"] == 1 and "strata doctor" in fields["advice"]
+    timing = Timing()  # nor is it said before those who wait out an outage come back
+    assert timing.stalled + timing.lease == 20.0 and timing.lease > 1.2 * timing.outage_longest
 
 
 # -- names ----------------------------------------------------------------------------------------------------------
@@ -258,7 +285,7 @@ def test_the_code_records_what_is_documented_and_nothing_else(make: MakeStore) -
     use(store)
     store.set(Note, 1, Note(1))
     store.flush_dirty(10)
-    store._wiring.feed.publish()
+    inspect(store).feed.publish()
     written = set()
     for path in (ROOT / "strata").rglob("*.py"):
         written |= set(re.findall(r"metrics\.\w+\(\s*\"(strata_\w+)\"", path.read_text()))
@@ -285,7 +312,7 @@ def test_two_stores_of_one_process_share_prometheus_metrics(make: MakeStore) -> 
         store.register(schema(Player))
         store.migrate()
         use(store)
-        store._wiring.feed.publish()
+        inspect(store).feed.publish()
     assert registry.get_sample_value("strata_sets_total", {"schema": "player"}) == 2
     assert registry.get_sample_value("strata_set_seconds_count", {"schema": "player"}) == 2
     hits = registry.get_sample_value("strata_hits_total", {"schema": "player", "tier": "l3"})
@@ -294,10 +321,7 @@ def test_two_stores_of_one_process_share_prometheus_metrics(make: MakeStore) -> 
 
 def test_a_worker_serves_what_its_children_record(make: MakeStore, dsn: str, redis_addr: str, tmp_path: Path) -> None:
     store = make(write_behind_flush_interval=0.02)
-    paced(store)
-    store.register(deferred())
-    store.migrate()
-    store._wiring.writebehind()._parts.drainer.stop(1.0)
+    deferring_to_the_fleet(store)
     folder = tmp_path / "metrics"
     folder.mkdir()
     with socket.socket() as free:

@@ -16,12 +16,14 @@ import pytest
 
 import strata
 from strata import Index, PostgresPolicy, Schema
-from strata.l3.migrations import MigrationReport, Migrator
+from strata.l3.migrations import Migrator
 from strata.l3.pool import Database
+from strata.l3.report import MigrationReport
 from strata.l3.table import Table
 from strata.model import compile_model
+from tests.databases import VERSIONS
 from tests.fleet import ROOT
-from tests.l3 import VERSIONS, fresh
+from tests.l3 import fresh
 
 PROCESSES = 8
 PROGRAM = """

@@ -14,8 +14,10 @@ from strata import UNLOADED, MemPolicy, PostgresPolicy, RedisPolicy, Schema, Sch
 from tests.models import Account, Note, Player, Point
 from tests.stores import MakeStore, schema, sure
 
-L1, L2, L3 = {"l1": MemPolicy(ttl=60)}, {"l2": RedisPolicy(ttl=600)}, {"l3": PostgresPolicy()}
-SHAPES = {
+L1: dict[str, Any] = {"l1": MemPolicy(ttl=60)}
+L2: dict[str, Any] = {"l2": RedisPolicy(ttl=600)}
+L3: dict[str, Any] = {"l3": PostgresPolicy()}
+SHAPES: dict[str, dict[str, Any]] = {
     "L1": L1,
     "L2": L2,
     "L3": L3,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import uuid
 from collections.abc import Iterator
@@ -13,13 +14,16 @@ from typing import Annotated, Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 import strata
 from strata import DataStore, EncryptionKeys, InvalidConfigError, MemPolicy, PostgresPolicy, RedisPolicy, Schema
 from strata.l3.partition import months_from
+from strata.testing import inspect
 from tests.behind import client, comes_after, deferred, hand_off, idle, paced, persist
+from tests.databases import VERSIONS
 from tests.held import Locked
-from tests.l3 import VERSIONS, fresh
+from tests.l3 import fresh
 from tests.models import Account, Note, Point
 from tests.stores import MakeStore, schema, stores, sure
 from tests.support import wait_until
@@ -41,7 +45,7 @@ def outside_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
     with fresh(request.param) as database:
         with database.connection() as conn:
             info = conn.info
-            dsn = info.dsn
+            dsn = make_conninfo(info.dsn, password=info.password)
         yield dsn
 
 
@@ -72,10 +76,9 @@ def two(make: MakeStore, *schemas: Any, **config: Any) -> tuple[DataStore, DataS
 
 
 def listens(store: DataStore) -> None:
-    store._wiring.context.listen()
-    listener = store._wiring.context.listener
-    assert listener is not None
-    wait_until(listener.connected.is_set, what="a listener")
+    inspect(store).listen()
+    listener = inspect(store).listener
+    wait_until(lambda: listener.connected, what="a listener")
 
 
 def everywhere(stores: tuple[DataStore, ...], model: type, id: Any, expected: Any) -> None:
@@ -86,12 +89,12 @@ def everywhere(stores: tuple[DataStore, ...], model: type, id: Any, expected: An
 
 def heard(stores: tuple[DataStore, ...], notices: int) -> None:
     """Every instance was told just so often of changes outside, the last of which each has heard of by then."""
-    wait_until(lambda: all(store._wiring.outside.notices >= notices for store in stores), what="the notices")
-    assert [store._wiring.outside.notices for store in stores] == [notices] * len(stores)
+    wait_until(lambda: all(inspect(store).outside.notices >= notices for store in stores), what="the notices")
+    assert [inspect(store).outside.notices for store in stores] == [notices] * len(stores)
 
 
 def version(psql: psycopg.Connection[Any], table: str, id: Any) -> int:
-    row = psql.execute(f"SELECT _strata_version FROM {table} WHERE id = %s", [id]).fetchone()  # type: ignore[arg-type]
+    row = psql.execute(f"SELECT _strata_version FROM {table} WHERE id = %s", [id]).fetchone()
     assert row is not None
     return int(row[0])
 
@@ -111,7 +114,7 @@ def test_a_row_that_psql_inserts_updates_and_deletes_is_seen_by_every_instance(
     both[0].set(model, id, model(id, old))
     everywhere(both, model, id, model(id, old))
     before = version(psql, "items", id)
-    psql.execute(f"UPDATE items SET {column} = %s WHERE id = %s", [new, id])  # type: ignore[arg-type]
+    psql.execute(f"UPDATE items SET {column} = %s WHERE id = %s", [new, id])
     everywhere(both, model, id, model(id, new))
     assert version(psql, "items", id) > before
     psql.execute("DELETE FROM items WHERE id = %s", [id])
@@ -121,7 +124,7 @@ def test_a_row_that_psql_inserts_updates_and_deletes_is_seen_by_every_instance(
     everywhere(both, model, id, None)
     names = {Note: "id, text, tags, meta", Point: "id, x, y", Tagged: "id, text"}[model]
     values = {Note: "%s, %s, '[]', '{}'", Point: "%s, %s, 0", Tagged: "%s, %s"}[model]
-    psql.execute(f"INSERT INTO items ({names}) VALUES ({values})", [id, new])  # type: ignore[arg-type]
+    psql.execute(f"INSERT INTO items ({names}) VALUES ({values})", [id, new])
     everywhere(both, model, id, model(id, new))
     assert version(psql, "items", id) > before
     psql.execute("TRUNCATE items")
@@ -143,31 +146,31 @@ def test_a_statement_that_names_a_partition_is_seen_too(make: MakeStore, psql: p
 def test_a_bulk_change_is_told_in_few_small_messages_and_beyond_that_in_one(
     make: MakeStore, psql: psycopg.Connection[Any], outside_dsn: str, redis_addr: str
 ) -> None:
-    both = two(make, schema(Note, l3=WATCHED))
-    both[0].set_many(Note, {id: Note(id, "old") for id in range(30_000)})
+    both = two(make, schema(Point, l3=WATCHED))
+    ids = [f"{number:0200}" for number in range(5_000)]  # so long that a message has room for some thirty
+    both[0].set_many(Point, {id: Point(id, 7) for id in ids})
     with closing(psycopg.connect(outside_dsn, autocommit=True)) as ear:
         ear.execute("LISTEN strata_outside")
-        psql.execute("UPDATE note SET text = 'some' WHERE id < 1000")
-        psql.execute("UPDATE note SET text = 'all'")
+        psql.execute("UPDATE point SET x = 8 WHERE id < %s", [ids[160]])
+        psql.execute("UPDATE point SET x = 9")
         with pytest.raises(psycopg.errors.DivisionByZero):
-            psql.execute("UPDATE note SET text = (1 / (id - 999))::text")
-        psql.execute("UPDATE note SET text = 'last' WHERE id = 5")
+            psql.execute("UPDATE point SET x = 1 / (id::int - 999)")
+        psql.execute("UPDATE point SET x = 10 WHERE id = %s", [ids[5]])
         told: list[dict[str, Any]] = []
         for notice in ear.notifies(timeout=20):
             assert len(notice.payload) < 8000
             told.append(json.loads(notice.payload))
-            if list(told[-1].get("keys", {})) == ["5"]:
+            if list(told[-1].get("keys", {})) == [ids[5]]:
                 break
-    at = next(
-        place for place, item in enumerate(told) if len({k for t in told[: place + 1] for k in t["keys"]}) == 1000
-    )
+    at = next(place for place, item in enumerate(told) if len({k for t in told[: place + 1] for k in t["keys"]}) == 160)
     assert at < 10
-    assert [item for item in told if "keys" not in item] == [{"table": "note"}]
+    assert [item for item in told if "keys" not in item] == [{"table": "point"}]
     assert len(told) < 120
-    everywhere(both, Note, 5, Note(5, "last"))
-    everywhere(both, Note, 29_999, Note(29_999, "all"))
+    everywhere(both, Point, ids[5], Point(ids[5], 10))
+    everywhere(both, Point, ids[-1], Point(ids[-1], 9))
     wait_until(lambda: psql.execute("SELECT count(*) FROM _strata_repairs").fetchone() == (0,))
-    assert not [key for key in client(redis_addr).scan_iter("strata:note:*") if b"old" in client(redis_addr).get(key)]
+    redis = client(redis_addr)
+    assert not [key for key in redis.scan_iter("strata:point:*") if b'"x":7' in (redis.get(key) or b"")]
 
 
 def test_what_is_rolled_back_to_a_savepoint_is_not_told(make: MakeStore, psql: psycopg.Connection[Any]) -> None:
@@ -183,6 +186,89 @@ def test_what_is_rolled_back_to_a_savepoint_is_not_told(make: MakeStore, psql: p
     assert told == [("0",), ("2",)]
     everywhere(both, Note, 0, Note(0, "new"))
     everywhere(both, Note, 2, Note(2, "new"))
+
+
+def unseen(make: MakeStore, records: int) -> None:
+    """Rows of which caches know, and no process that looks after them."""
+    store = make()
+    store.register(schema(Note, l3=WATCHED))
+    store.migrate()
+    store.set_many(Note, {id: Note(id, "old") for id in range(records)})
+    store.warm_cache(Note)
+    store.close()
+
+
+def repairs(conn: psycopg.Connection[Any]) -> list[str]:
+    return [key for (key,) in conn.execute("SELECT id FROM _strata_repairs ORDER BY 1").fetchall()]
+
+
+def test_while_nobody_looks_a_key_has_one_repair_however_often_it_is_changed(
+    make: MakeStore, psql: psycopg.Connection[Any], outside_dsn: str
+) -> None:
+    unseen(make, 3)
+    with psycopg.connect(outside_dsn, autocommit=True) as other:
+        other.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        other.execute("BEGIN")
+        other.execute("SELECT count(*) FROM note")  # its snapshot
+        for number in range(30):
+            psql.execute("UPDATE note SET text = %s WHERE id < 2", [str(number)])
+        assert repairs(psql) == ["0", "1"]
+        # What another transaction is about to replace is not waited for; and a snapshot that is older fails nobody.
+        with psql.transaction():
+            psql.execute("UPDATE note SET text = 'new' WHERE id = 0")
+            other.execute("UPDATE note SET text = 'new' WHERE id = 2")
+            other.execute("COMMIT")
+        assert repairs(psql) == ["0", "1", "2"]
+    everywhere(two(make, schema(Note, l3=WATCHED)), Note, 1, Note(1, "29"))
+    wait_until(lambda: not repairs(psql), what="repairs")
+
+
+def test_while_nobody_looks_many_repairs_become_one_for_everything(
+    make: MakeStore, psql: psycopg.Connection[Any], redis_addr: str
+) -> None:
+    unseen(make, 100)
+    psql.execute("SET strata.most_repairs = 20")
+    for number in range(100):
+        psql.execute("UPDATE note SET text = 'new' WHERE id = %s", [number])
+    left = repairs(psql)
+    assert left.count("") == 1 and len(left) <= 22
+    everywhere(two(make, schema(Note, l3=WATCHED)), Note, 1, Note(1, "new"))
+    wait_until(lambda: not repairs(psql), what="repairs")
+    assert not [key for key in client(redis_addr).scan_iter("strata:note:*") if b"old" in client(redis_addr).get(key)]
+
+
+def test_the_longest_key_goes_through_every_table_and_one_that_others_made_longer_is_found(
+    make: MakeStore, psql: psycopg.Connection[Any], redis_addr: str
+) -> None:
+    store = make()
+    store.register(deferred(Point, l3=WATCHED))
+    store.migrate()
+    letters = random.Random(1)
+    id = "".join(letters.choices('abc"\\01é', k=4_000)).encode()[:2_048].decode(errors="replace")[:-1] + "x"
+    assert 2_040 <= len(id.encode()) <= 2_048
+    store.set_many(Point, {id: Point(id, 1)})
+    psql.execute("UPDATE point SET x = 2")
+    wait_until(lambda: store.get(Point, id).x == 2)
+    store.delete(Point, id)
+    store.flush_dirty()
+    assert psql.execute("SELECT id FROM _strata_tombstones").fetchall() == [(id,)]
+    with pytest.raises(strata.EncodeError, match="2,048"):
+        store.set(Point, id + "123456789", Point(id + "123456789"))
+    longer = id + "123456789"
+    psql.execute("INSERT INTO point (id, x, y) VALUES (%s, 1, 1)", [longer])
+    assert [point.id for point in store.search(Point)] == [longer]
+    assert store.warm_cache(Point) == 1
+    assert client(redis_addr).keys("strata:point:*123456789") == []
+
+
+@pytest.mark.parametrize("strange", ["", "-1", "many", "99999999999"])
+def test_a_setting_that_is_no_number_fails_no_statement(
+    make: MakeStore, psql: psycopg.Connection[Any], strange: str
+) -> None:
+    unseen(make, 1)
+    psql.execute("SELECT set_config('strata.most_repairs', %s, false)", [strange])
+    psql.execute("UPDATE note SET text = 'new'")
+    assert repairs(psql) == ["0"]
 
 
 def test_a_changed_key_is_two_changes(make: MakeStore, psql: psycopg.Connection[Any]) -> None:
@@ -256,16 +342,16 @@ def test_partitions_that_are_made_later_move_rows_silently_and_tell_as_the_other
 ) -> None:
     both = two(make, schema(Dated, l3=PostgresPolicy(watch=True, partition_by="at")), encryption_key=b"1" * 32)
     last = months_from(datetime.now(UTC))[-1]
-    psql.execute(f"DROP TABLE dated_{last.suffix}")  # type: ignore[arg-type]
+    psql.execute(f"DROP TABLE dated_{last.suffix}")
     both[0].set(Dated, 1, Dated(1, last.start, "old"))
     before = version(psql, "dated", 1)
     assert both[0].fleet.make_partitions() > 0
     assert both[0].migrate() == strata.MigrationReport()
     assert psql.execute("SELECT tableoid::regclass::text FROM dated").fetchone() == (f"dated_{last.suffix}",)
     assert version(psql, "dated", 1) == before
-    assert [item._wiring.outside.notices for item in both] == [0, 0]
+    assert [inspect(item).outside.notices for item in both] == [0, 0]
     everywhere(both, Dated, 1, Dated(1, last.start, "old"))
-    psql.execute(f"UPDATE dated_{last.suffix} SET text = 'new'")  # type: ignore[arg-type]
+    psql.execute(f"UPDATE dated_{last.suffix} SET text = 'new'")
     everywhere(both, Dated, 1, Dated(1, last.start, "new"))
 
 
@@ -278,7 +364,7 @@ def test_a_rotation_of_keys_tells_nothing(make: MakeStore, psql: psycopg.Connect
     later.register(schema(Account, l3=WATCHED))
     assert [item.rows for item in later.rotate_keys()] == [1]
     assert version(psql, "account", "a") == before
-    assert store._wiring.outside.notices == 0
+    assert inspect(store).outside.notices == 0
 
 
 def test_a_deletion_by_cascade_is_told_although_strata_deleted_the_parent(
@@ -413,7 +499,7 @@ def test_what_is_handed_off_while_an_older_write_meets_a_change_made_outside_is_
         hand_off(both[0])
         psql.execute("""UPDATE note SET meta = '{"n": 7}'""")
     worker.join(20)
-    both[0]._wiring.writebehind()._parts.outcomes.collect()
+    inspect(both[0]).outcomes.collect()
     persist(both[1], "note")
     everywhere(both, Note, 1, Note(1, "third", ["c"], {"n": 7}))
     assert psql.execute("SELECT text, tags::text, meta::text FROM note").fetchall() == [("third", '["c"]', '{"n": 7}')]
@@ -490,7 +576,7 @@ def test_migrate_installs_it_once_also_on_a_table_that_is_there(make: MakeStore,
     assert not again.applied and not again.manual
 
 
-def test_migrate_says_how_to_end_it_where_the_option_was_turned_off_or_the_schema_removed(
+def test_migrate_says_how_to_end_it_where_the_option_was_turned_off(
     make: MakeStore, psql: psycopg.Connection[Any]
 ) -> None:
     watched = make()
@@ -499,12 +585,13 @@ def test_migrate_says_how_to_end_it_where_the_option_was_turned_off_or_the_schem
     watched.migrate()
     plain = make()
     plain.register(schema(Note))
+    plain.register(schema(Tagged))
     report = plain.migrate()
     assert not report.applied
     assert len(report.manual) == 2
     for change in report.manual:
         assert "watch" in change.text
-        psql.execute(change.sql)  # type: ignore[arg-type]
+        psql.execute(change.sql)
     assert not plain.migrate().manual
     plain.set(Note, 1, Note(1, "x"))
     psql.execute("UPDATE note SET text = 'y'")
@@ -539,6 +626,6 @@ def test_notifications_that_cannot_be_read_cost_l1_and_nothing_else(
     store.set(Note, 1, Note(1, "kept"))
     for text in ("", "{", '{"table": 1}', '{"table": "other"}', '{"table": "note", "keys": {"x": 1}}'):
         psql.execute("SELECT pg_notify('strata_outside', %s)", [text])
-    wait_until(lambda: store._wiring.outside.notices == 5)
-    assert store._wiring.outside.unreadable == 4
+    wait_until(lambda: inspect(store).outside.notices == 5)
+    assert inspect(store).outside.unreadable == 4
     assert store.get(Note, 1) == Note(1, "kept")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -14,8 +16,10 @@ import strata
 from strata import Collection, Index, PostgresPolicy, Q, Schema
 from strata.l3.layout import Layout
 from strata.l3.reads import Reads
+from strata.testing import inspect
 from tests.behind import rows, run
-from tests.stores import MakeStore
+from tests.models import Note
+from tests.stores import MakeStore, schema
 
 
 class Rank(enum.IntEnum):
@@ -160,10 +164,9 @@ def test_an_index_on_the_columns_and_the_key_gives_the_rows_as_they_come(make: M
     entries = entries_of(make)
     told = rows(dsn, "SELECT indexdef FROM pg_indexes WHERE tablename = 'entries' AND indexdef LIKE '%score%'")
     assert len(told) == 1 and "(score, id)" in told[0][0]
-    bound = entries._store._schemas["entries"]
-    assert bound.table is not None and bound.database is not None
+    bound = inspect(entries._store).schemas["entries"]
     reads = Reads(Layout(bound.plan, "entries", "entries", deferred=False))
-    with bound.database.transaction() as conn:
+    with bound.rows.primary.transaction() as conn:
         conn.command("SET LOCAL enable_seqscan = off")
         for query in (Q().order_by("score"), Q().order_by("score").desc(), Q().order_by("id")):
             explain = f"EXPLAIN SELECT * FROM entries{reads._order(query.build())} LIMIT 10"
@@ -216,3 +219,27 @@ def test_an_enum_of_ints_is_kept_in_a_column_that_others_made(make: MakeStore, d
     assert jobs.get_many(["a", "b"]) == {"a": Job("a", Rank.HIGH), "b": Job("b", Rank.MID)}
     run(dsn, manual.sql)
     assert jobs.search(Q().where("rank >= $1", Rank.MID).order_by("rank")) == [Job("b", Rank.MID), Job("a", Rank.HIGH)]
+
+
+def test_threads_may_share_one_search_iter(make: MakeStore) -> None:
+    store = make()
+    notes = store.register(schema(Note, name="notes"))
+    store.migrate()
+    notes.set_many({id: Note(id) for id in range(500)})
+    found = store.search_iter(Note, chunk=1)
+    with ThreadPoolExecutor(4) as pool:
+        shares = list(pool.map(lambda _: [note.id for note in found], range(4)))
+    assert sorted(itertools.chain(*shares)) == list(range(500))
+
+
+def test_a_search_iter_ends_with_its_store(make: MakeStore) -> None:
+    store = make()
+    notes = store.register(schema(Note, name="notes"))
+    store.migrate()
+    notes.set_many({id: Note(id) for id in range(5)})
+    found = store.search_iter(Note, chunk=1)
+    next(found)
+    store.close()
+    for _ in range(2):
+        with pytest.raises(strata.ClosedError):
+            next(found)

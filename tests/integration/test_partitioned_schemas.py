@@ -63,7 +63,7 @@ def shop(make: MakeStore, mode: WriteMode) -> DataStore:
 def places(dsn: str, table: str = "orders") -> dict[Any, str]:
     """The partition of each key; a key that is there twice fails."""
     with psycopg.connect(dsn) as conn:
-        rows = conn.execute(f"SELECT id, tableoid::regclass::text FROM {table}").fetchall()  # type: ignore[arg-type]
+        rows = conn.execute(f"SELECT id, tableoid::regclass::text FROM {table}").fetchall()
     assert len(dict(rows)) == len(rows), "a key has two rows"
     return dict(rows)
 
@@ -204,13 +204,12 @@ def test_a_worker_makes_partitions_ahead_once_an_hour(
     shop(make, WriteMode.WRITE_THROUGH)
     last = months_from(datetime.now(UTC))[-1]
     with psycopg.connect(dsn) as conn:
-        conn.execute(f"DROP TABLE orders_{last.suffix}")  # type: ignore[arg-type]
+        conn.execute(f"DROP TABLE orders_{last.suffix}")
         conn.execute("INSERT INTO orders (id, placed, total, tags) VALUES ('a', %s, 1, '[]')", [last.start])
     (tmp_path / "monthly_app.py").write_text(
         "from strata import *\nfrom tests.integration.test_partitioned_schemas import Order\n"
         "store = DataStore(Config.from_env())\n"
         "store.register(Schema(Order, name='orders', l3=PostgresPolicy(partition_by='placed')))\n"
-        "store._wiring.writebehind()\n"
     )
     env = environment(dsn, redis_addr, STRATA_APP="monthly_app:store")
     env["PYTHONPATH"] += f":{tmp_path}"

@@ -9,6 +9,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from strata.errors import StrataError
 from strata.testing import Proxy
 from tests.support import wait_until
 
@@ -82,3 +83,16 @@ def test_a_half_open_connection_is_silent_and_stays_open(link: Proxy) -> None:
         with pytest.raises(redis.TimeoutError):
             conn.ping()
         assert conn.ping()  # over a new connection
+
+
+def test_it_is_addressed_as_its_target_is() -> None:
+    for target, before, after in (
+        ("127.0.0.1:6379", "", ""),
+        ("redis://:p%2Fw@127.0.0.1:6379/3?a=b", "redis://:p%2Fw@", "/3?a=b"),
+        ("postgresql://me:secret@[::1]:5432/app", "postgresql://me:secret@", "/app"),
+    ):
+        with Proxy(target) as link:
+            assert link.addr == f"{before}127.0.0.1:{link.port}{after}"
+    with pytest.raises(StrataError, match="host:port") as caught:
+        Proxy("redis://:secret@nowhere")
+    assert "secret" not in str(caught.value)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import psycopg
 import pytest
 
 import strata
-from strata import UNLOADED, DataStore, MemPolicy, PostgresPolicy, Q, Query, RedisPolicy, Schema
+from strata import UNLOADED, DataStore, MemPolicy, PostgresPolicy, Q, Query, QueryError, RedisPolicy, Schema
+from strata.testing import inspect
 from tests.models import Account, Note, Player
 from tests.stores import MakeStore, schema, sure
 from tests.support import wait_until
@@ -81,8 +85,7 @@ def test_search_cached_keeps_neither_omitted_columns_nor_plaintext(make: MakeSto
     store.search_cached("accounts", Q())
     again = store.search_cached("accounts", Q())
     assert (again[0].secret, again[0].token) == (UNLOADED, "plain-token")
-    server = store._wiring.server
-    assert server is not None
+    server = inspect(store).redis
     keys = server.execute("KEYS", "strata:{search}*")
     data = server.execute("GET", keys[0])
     assert b"hush" not in data and b"plain-token" not in data
@@ -133,8 +136,7 @@ def test_warming_fills_both_caches_and_says_how_many(store: DataStore, make: Mak
     other.register(schema(Player, name="players"))
     sure(other)
     assert store.warm_cache(Player, 10) == 10
-    server = store._wiring.server
-    assert server is not None
+    server = inspect(store).redis
     server.execute("FLUSHALL")
     wait_until(lambda: server.execute("PUBSUB", "NUMSUB", "strata:invalidate")[1] >= 1)
     assert other.warm_cache(Player) == 250
@@ -182,8 +184,30 @@ def test_a_query_that_is_to_blame_opens_no_breaker(store: DataStore) -> None:
 
 
 @pytest.mark.parametrize("ids", ["p001", b"p001", 7, None])
-def test_one_id_where_many_are_wanted_is_refused(store: DataStore, ids: object) -> None:
-    for call in (store.get_many, store.delete_many):
+def test_one_id_where_many_are_wanted_is_refused(store: DataStore, ids: Any) -> None:
+    calls: tuple[Callable[..., object], ...] = (store.get_many, store.delete_many)
+    for call in calls:
         with pytest.raises(strata.EncodeError, match="iterable of ids"):
             call("players", ids)
     assert store.count("players") == 250
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        (Q().where("level = $1", "abc"), r"22P02.*; it cannot read the argument of \$1 as"),
+        (Q().where("level = $2 AND username = $1", "a", "abc"), r"22P02.*; it cannot read the argument of \$2 as"),
+        (Q().where("username = $1 AND level = $2", "a", object()), r"not sent .*the argument of \$2 has a type"),
+        (Q().where("level = ANY($1) AND username = $2", [1, "a"], "a"), r"not sent .*the argument of \$1 .* mixed"),
+    ],
+)
+def test_an_argument_that_is_to_blame_is_named(store: DataStore, query: Q, said: str) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: store.search(Player, query),
+        lambda: store.count(Player, query),
+        lambda: list(store.search_iter(Player, query)),
+    ]
+    for call in calls:
+        with pytest.raises(QueryError, match=said) as caught:
+            call()
+        assert "abc" not in str(caught.value)

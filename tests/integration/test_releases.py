@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import pytest
 
 import strata
-from strata import JSON, UNLOADED, Collection, MsgPack, Q, RedisPolicy, SearchExpiry
-from strata.l2.tier import Put
+from strata import JSON, UNLOADED, Collection, MsgPack, Q, Query, RedisPolicy, SearchExpiry
+from strata.l2.values import Put
+from strata.testing import inspect
 from tests.behind import client, run
 from tests.stores import MakeStore, schema
 
@@ -144,12 +145,13 @@ def test_a_kept_result_that_lacks_a_column_is_a_miss_counted_and_replaced(make: 
     players = release(make, Longer)
     players.set(1, Longer(1, 5, True))
     expected = players.search_cached()
-    (key,) = client(redis_addr).keys("strata:{search}*")
-    bound = players._store._schemas["players"]
+    redis = client(redis_addr)
+    (key,) = redis.keys("strata:{search}*")
+    bound = inspect(players._store).schemas["players"]
+    fingerprint = Query().fingerprint(bound.plan.outline).encode()
+    assert redis.get(key).startswith(fingerprint)
     # What is found under the right key may still be anything.
-    bound.searches.keep(
-        key.decode().rpartition(":")[2], "", b"\x91\xc4" + _short(bound.plan.pack_row((1, 5), ("id", "level")))
-    )
+    redis.set(key, fingerprint + b"\x91\xc4" + _short(bound.plan.pack_row((1, 5), ("id", "level"))))
     assert players.search_cached() == expected
     assert stats(players)["corrupt"] == 1
     assert players.search_cached() == expected
@@ -207,7 +209,7 @@ def test_a_value_of_another_release_does_not_come_back_over_a_newer_one(make: Ma
     old = release(make, Plain)
     old.set(1, Plain(1, 5))
     new = release(make, Longer)
-    tier = new._store._schemas["players"].l2
+    tier = inspect(new._store).schemas["players"].l2
     assert tier is not None
     found = tier.read("1")
     old.set(1, Plain(1, 6))

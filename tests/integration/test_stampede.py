@@ -13,6 +13,7 @@ import pytest
 
 import strata
 from strata import DataStore, MemPolicy, PostgresPolicy, RedisPolicy
+from strata.testing import inspect
 from tests.behind import client
 from tests.held import Held, execute, locked
 from tests.models import Note
@@ -128,8 +129,12 @@ def test_an_error_reaches_all_who_wait(store: DataStore, make: MakeStore, dsn: s
     reader = opened(make, **options)
     with locked(dsn) as table:
         crowd = Crowd(reader, 100)
-        # Whoever comes after the end of the first load begins another, which ends like it.
-        wait_until(lambda: table.terminate() or crowd.gone, 60)
+
+        def all_gone() -> bool:
+            table.terminate()  # whoever comes after the end of the first load begins another, which ends like it
+            return crowd.gone
+
+        wait_until(all_gone, 60)
     crowd.join()
     assert len(crowd.raised) == 100 and not crowd.seen
     assert all(isinstance(error, strata.L3UnavailableError) and error.__cause__ for error in crowd.raised)
@@ -146,7 +151,7 @@ def _answers(store: DataStore) -> bool:
 
 
 def test_a_load_goes_on_for_the_others_when_its_caller_is_interrupted(store: DataStore) -> None:
-    table: Any = store._wiring._schemas["notes"].table
+    table: Any = inspect(store).schemas["notes"].rows.table
     held = Held(store)
     real, interrupted = table.get, threading.Event()
 
@@ -161,8 +166,10 @@ def test_a_load_goes_on_for_the_others_when_its_caller_is_interrupted(store: Dat
     held.pause()
     crowd = Crowd(store, 20)
     assert held.arrived.wait(15)
-    guard = store._wiring._schemas["notes"].l1.guard
-    wait_until(lambda: guard._flights[1]().shared)
+    claims = inspect(store).schemas["notes"].l1.claims
+    flight = claims._flights[1]()
+    assert flight is not None
+    wait_until(lambda: flight.shared)
     held.go()
     crowd.join()
     assert [type(error) for error in crowd.raised] == [KeyboardInterrupt]
@@ -251,13 +258,13 @@ def test_those_who_wait_for_a_process_that_dies_go_on_without_it(
     with locked(dsn) as table:
         loader.go()
         wait_until(lambda: table.waiting() == 1)
-        assert l2.get(KEY).startswith(b"L1:")  # type: ignore[union-attr]
+        assert l2.get(KEY).startswith(b"L1:")
         loader.process.kill()
         loader.process.wait(20)
         table.terminate()
     assert waiter.get("notes", 1).text == "there"
     assert waiter.stats().lease_waits == 1 and waiter.stats().l3_hits == 1
-    wait_until(lambda: waiter.get("notes", 1, force_l2=True) and l2.get(KEY).startswith(b"V1:"))  # type: ignore[union-attr]
+    wait_until(lambda: waiter.get("notes", 1, force_l2=True) and l2.get(KEY).startswith(b"V1:"))
 
 
 def test_whoever_waits_gets_what_the_other_process_loaded(store: DataStore, make: MakeStore) -> None:
@@ -266,7 +273,7 @@ def test_whoever_waits_gets_what_the_other_process_loaded(store: DataStore, make
     held.pause()
     seen: list[str] = []
     threads = [
-        threading.Thread(target=lambda reader=reader: seen.append(reader.get("notes", 1).text))  # type: ignore[misc]
+        threading.Thread(target=lambda reader=reader: seen.append(reader.get("notes", 1).text))
         for reader in (loader, waiter)
     ]
     threads[0].start()

@@ -14,7 +14,8 @@ import pytest
 
 from strata import DataStore
 from strata.embedded import EmbeddedValkey
-from tests.behind import client, deferred, paced, rows, run
+from strata.testing import inspect
+from tests.behind import client, deferred, deferring_to_the_fleet, paced, rows, run
 from tests.fleet import ROOT, environment, workers
 from tests.models import Note
 from tests.stores import MakeStore
@@ -29,10 +30,7 @@ def env(dsn: str, redis_addr: str, tmp_path: Path) -> dict[str, str]:
 def web(make: MakeStore, **config: Any) -> DataStore:
     """A web process's store that leaves the persisting to the fleet."""
     store = make(write_behind_flush_interval=0.02, write_behind_max_retry=2, **config)
-    paced(store)
-    store.register(deferred())
-    store.migrate()
-    store._wiring.writebehind()._parts.drainer.stop(1.0)
+    deferring_to_the_fleet(store)
     return store
 
 
@@ -187,10 +185,9 @@ def test_parent_and_child_of_a_fork_each_flush_what_they_wrote(
 def test_what_was_handed_off_survives_the_end_of_its_writer(make: MakeStore, dsn: str, env: dict[str, str]) -> None:
     store = make(write_behind_flush_interval=0.02)
     text = (
-        "import os\nfrom tests.fleet_app import store, Note\n"
-        "behind = store._wiring.writebehind()\n"
+        "import os\nfrom strata.testing import inspect\nfrom tests.fleet_app import store, Note\n"
         "for id in range(100): store.set(Note, id, Note(id, 'a'))\n"
-        "behind._parts.handoff.run()\n"
+        "inspect(store).handoff.run()\n"
         "os.kill(os.getpid(), 9)\n"
     )
     assert script(env, text) == -9
@@ -204,5 +201,4 @@ def test_what_was_handed_off_survives_the_end_of_its_writer(make: MakeStore, dsn
 def test_a_store_that_was_never_written_to_starts_no_thread(make: MakeStore) -> None:
     store = make()
     store.register(deferred())
-    behind = store._wiring.writebehind()
-    assert not behind._parts.flusher.started and os.getpid()
+    assert not inspect(store).flusher.daemon.started and os.getpid()

@@ -11,8 +11,9 @@ import pytest
 
 import strata
 from strata import UNLOADED, DataStore, Durability, FlushTimeoutError, NotFoundError
-from strata.keyspace import Keyspace
-from strata.writebehind.shard import Shard, home_of
+from strata.protocol.keyspace import Keyspace
+from strata.testing import inspect
+from strata.writebehind.ledger.shard import Shard, home_of
 from tests.behind import Errors, client, comes_after, deferred, hand_off, idle, paced, persist, rows, run
 from tests.models import Account, Note, Player
 from tests.stores import MakeStore, sure
@@ -66,7 +67,7 @@ def test_a_write_is_read_back_at_once_and_nothing_is_in_l3_yet(store: DataStore,
 
 def test_what_was_written_is_read_from_the_buffer_when_l1_has_lost_it(store: DataStore) -> None:
     store.set(Note, 1, Note(1, "a"))
-    store._wiring._schemas["note"].l1.clear()
+    inspect(store).schemas["note"].l1.clear()
     assert store.get(Note, 1).text == "a"
     store.delete(Note, 1)
     with pytest.raises(NotFoundError):
@@ -139,13 +140,13 @@ def test_what_was_deleted_stays_deleted_whatever_is_replayed(store: DataStore, d
 def test_what_was_deleted_around_the_ledger_is_not_read_from_it(make: MakeStore, redis_addr: str) -> None:
     store, other = store_of(make, deferred()), store_of(make, deferred())
     for each in (store, other):
-        each._wiring.context.repairs.stop()  # which would take it out of the ledger
+        inspect(each).repairs.stop()  # which would take it out of the ledger
     store.set(Note, 1, Note(1, "old"))
     hand_off(store)
     store.delete(Note, 1)
-    parts = store._wiring.writebehind()._parts
+    parts = inspect(store)
     # As a flush does while Redis is away.
-    parts.direct.many(store._bound("note"), parts.buffer.find("note", [1]))
+    parts.bypass.many(parts.schemas["note"], parts.buffer.find("note", [1]))
     assert parts.buffer.peek("note", 1) is None
     there = client(redis_addr)
     assert there.hkeys(Keyspace().own(home_of("note", "1").tag, "dirty")) == [b"1"]
@@ -175,7 +176,7 @@ def test_flush_works_with_no_worker_and_with_another_s_lease(store: DataStore, d
     for id in range(20):
         store.set(Note, id, Note(id))
     hand_off(store)
-    ledger = store._wiring.writebehind()._ledger
+    ledger = inspect(store).ledger
     for number in range(16):
         ledger.claim(Shard("note", number), ledger.token())  # a worker that claims and then is frozen
     store.flush_dirty(10)
@@ -304,7 +305,7 @@ def test_a_partial_write_over_a_deletion_of_its_own_process_fails_by_the_hook(ma
     store.set(Account, "a", Account("a", "ann", None, None, None))
     store.delete(Account, "a")
     store.set(Account, "a", account("a", name="bob"))
-    assert errors.keys == ["a"]
+    wait_until(lambda: errors.keys == ["a"])
     assert store.get(Account, "a", default=None) is None
     store.flush_dirty(10)
     assert rows(dsn, "SELECT * FROM account") == []
@@ -320,7 +321,7 @@ def test_a_partial_write_over_a_deletion_of_another_process_fails_by_the_hook(ma
     comes_after(two, one)
     two.set(Account, "a", account("a", name="bob"))
     hand_off(two)
-    assert errors.keys == ["a"]
+    wait_until(lambda: errors.keys == ["a"])
     one.flush_dirty(10)
     two.flush_dirty(10)
     assert rows(dsn, "SELECT * FROM account") == []
@@ -364,7 +365,7 @@ def test_with_durability_ledger_the_write_is_in_the_ledger_when_set_returns(make
     store = store_of(make, deferred(), write_behind_durability=Durability.LEDGER)
     store.set(Note, 1, Note(1, "a"))
     assert len(client(redis_addr).keys("strata:{note:*}:dirty")) == 1
-    assert store._wiring.writebehind()._parts.buffer.unsent == 0
+    assert inspect(store).buffer.unsent == 0
 
 
 def test_a_lost_ledger_is_filled_again_while_the_writer_lives(make: MakeStore, dsn: str, redis_addr: str) -> None:
@@ -383,7 +384,7 @@ def test_the_flusher_notices_a_lost_ledger_by_itself(make: MakeStore, dsn: str, 
     run(dsn, "ALTER TABLE note RENAME TO hidden")  # so that nothing can be persisted yet
     for id in range(50):
         store.set(Note, id, Note(id, "a"))
-    wait_until(lambda: store._wiring.writebehind()._parts.buffer.unsent == 0)
+    wait_until(lambda: inspect(store).buffer.unsent == 0)
     client(redis_addr).flushall()
     run(dsn, "ALTER TABLE hidden RENAME TO note")
     wait_until(lambda: rows(dsn, "SELECT count(*) FROM note") == [(50,)], timeout=30)
@@ -484,7 +485,7 @@ def test_an_older_worker_leaves_what_a_newer_process_wrote_to_newer_workers(make
 
 
 def test_pending_stats_tell_what_the_ledger_holds(store: DataStore) -> None:
-    behind = store._wiring.writebehind()
+    behind = inspect(store).writebehind
     assert behind.pending_stats()["note"].pending == 0
     for id in range(30):
         store.set(Note, id, Note(id))
@@ -495,10 +496,10 @@ def test_pending_stats_tell_what_the_ledger_holds(store: DataStore) -> None:
 
 def test_writes_that_nobody_takes_do_not_keep_the_flusher_busy(make: MakeStore) -> None:
     store = make(write_behind_flush_interval=0.5, write_behind_flush_threshold=2)
-    behind = paced(store, most=0)  # a ledger without room
+    paced(store, most=0)  # a ledger without room
     store.register(deferred())
     store.migrate()
-    parts = behind._parts
+    parts = inspect(store)
     rounds: list[int] = []
     run = parts.handoff.run
 
@@ -509,7 +510,7 @@ def test_writes_that_nobody_takes_do_not_keep_the_flusher_busy(make: MakeStore) 
     parts.handoff.run = counted  # type: ignore[method-assign]
     for id in range(5):
         store.set(Note, id, Note(id, "waits"))
-    wait_until(lambda: parts.flusher._sweeps > 5)
-    assert 0 < len(rounds) <= parts.flusher._sweeps
+    wait_until(lambda: parts.redrive._rounds > 5)
+    assert 0 < len(rounds) <= parts.redrive._rounds
     with pytest.raises(FlushTimeoutError):
         store.close(timeout=0.1)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from strata import UNLOADED, Collection, DataStore
-from strata.coherence.messages import Message, Op
+from strata.protocol.messages import Message, MessageOp
+from strata.testing import inspect
 from tests.behind import client, comes_after, deferred, hand_off, idle, paced, persist, rows
 from tests.models import Account, Note
 from tests.stores import MakeStore, sure
@@ -84,7 +85,7 @@ class World:
         store.flush_dirty(20)
 
     def forget_L1(self, me: int, store: DataStore) -> None:
-        store._wiring._schemas["account"].l1.clear()
+        inspect(store).schemas["account"].l1.clear()
 
     def evict_L2(self, me: int, store: DataStore) -> None:
         for key in self.redis.keys("strata:account:*"):
@@ -95,7 +96,7 @@ class World:
         """The ledger is lost, L2 with it, and every instance notices, as its flusher does within a second."""
         self.redis.flushall()
         for instance in self.instances:
-            instance._wiring.writebehind()._parts.watch.own()
+            inspect(instance).redrive.own()
             hand_off(instance)
 
     def write(self, me: int, store: DataStore, key: str, record: Any) -> None:
@@ -103,7 +104,7 @@ class World:
             store.delete(Account, key)
         else:
             store.set(Account, key, record)
-        slot = store._wiring.writebehind()._parts.buffer._slots["account", key]
+        slot = inspect(store).buffer._slots["account", key]
         self.history.setdefault(key, {})[slot.item.version] = None if record is None else record.name
         self.own[me, key] = slot.item.version
 
@@ -179,10 +180,10 @@ def test_a_read_that_is_slower_than_a_whole_write_behind_neither_fills_nor_is_sh
     notes.set(1, Note(1, "old"))
     store.flush_dirty(20)
     notes.invalidate(1)  # L1 is empty
-    reader, bound = threading.current_thread(), store._wiring._schemas["note"]
+    reader, bound = threading.current_thread(), inspect(store).schemas["note"]
     written, peeked, answered, persisted = (threading.Event() for _ in range(4))
 
-    behind = store._wiring.writebehind()
+    behind = inspect(store).writebehind
     look = behind.peek
 
     def peek(bound: Any, key: Any) -> Any:
@@ -232,7 +233,7 @@ def test_what_one_thread_has_read_of_a_write_under_way_is_not_older_for_the_next
     store.flush_dirty(20)
     sure(store)
     notes.get(1)
-    bound = store._wiring._schemas["note"]
+    bound = inspect(store).schemas["note"]
     seen: list[str] = []
     write = bound.l1.write
 
@@ -259,7 +260,7 @@ def test_an_own_write_is_read_again_where_the_newer_one_that_overtook_it_is_lost
     hand_off(other)
     wait_until(lambda: mine.get(Note, 1).text == "other's")
     client(redis_addr).flushall()  # the newer one is in the other process's buffer only
-    mine._wiring._schemas["note"].l1.clear()
+    inspect(mine).schemas["note"].l1.clear()
     assert mine.get(Note, 1).text == "mine"
     assert mine.get_many(Note, [1])[1].text == "mine"
     assert mine.exists(Note, 1)
@@ -267,7 +268,7 @@ def test_an_own_write_is_read_again_where_the_newer_one_that_overtook_it_is_lost
     other.delete(Note, 1)
     other.flush_dirty(20)
     client(redis_addr).flushall()
-    mine._wiring._schemas["note"].l1.clear()
+    inspect(mine).schemas["note"].l1.clear()
     assert mine.get(Note, 1, default=None) is None
     assert mine.get_many(Note, [1]) == {}
 
@@ -276,12 +277,12 @@ def test_a_write_that_is_overtaken_on_its_way_into_l1_does_not_enter_it(
     make: MakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, notes = still(make)
-    bound = store._wiring._schemas["note"]
+    bound = inspect(store).schemas["note"]
     write = bound.l1.write
 
     def late(key: Any, value: Any, version: int) -> None:
-        newer = store._wiring.context.stamp()
-        store._wiring.inbox._apply(bound, key, Message("note", str(key), Op.SET, str(newer)))
+        newer = inspect(store).stamp()
+        inspect(store).inbox._apply(bound, key, Message("note", str(key), MessageOp.SET, str(newer)))
         write(key, value, version)
 
     monkeypatch.setattr(bound.l1, "write", late)
@@ -296,7 +297,7 @@ def test_a_write_that_meets_a_commit_under_way_at_its_hand_off_leaves_l1(
     ledger = {"ledger_addr": f"redis://{redis_addr}/1"} if apart else {}
     store, notes = still(make, **ledger)
     sure(store)
-    bound = store._wiring._schemas["note"]
+    bound = inspect(store).schemas["note"]
     assert bound.l2 is not None
     bound.l2.intend(bound.l2.token(), 60, store.config.invalidation_channel, {"1": b"", "2": b""})
     notes.set(1, Note(1, "own"))

@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
 
 from strata import DataStore, Durability, InvalidConfigError
-from strata.cli.doctor.finding import State
+from strata.cli.doctor.finding import FindingState
 from strata.cli.doctor.journal import journal
 from strata.embedded import EmbeddedValkey
-from strata.writebehind import facade
-from strata.writebehind.directory import set_aside
-from strata.writebehind.flush import Flush
-from strata.writebehind.orphan import HEAD
-from strata.writebehind.replay import Replay
+from strata.testing import inspect
+from strata.writebehind import service
+from strata.writebehind.dirty.directory import set_aside
+from strata.writebehind.dirty.orphan import HEAD
+from strata.writebehind.writer.flush import Flush
+from strata.writebehind.writer.replay import Replay
 from tests.behind import client, deferred, hand_off, idle, paced, persist, rows
 from tests.fleet import ROOT, environment
 from tests.models import Account, Note
@@ -97,7 +99,7 @@ def test_a_process_that_is_closed_while_it_takes_over_flushes_what_it_took_and_l
         finally:
             flushed.set()
 
-    monkeypatch.setattr(facade, "CLOSE_GRACE", 0.8)
+    monkeypatch.setattr(service, "CLOSE_GRACE", 0.8)
     monkeypatch.setattr(Replay, "_put", put_with_a_pause)
     monkeypatch.setattr(Flush, "run", run_and_tell)
     store.register(deferred())
@@ -143,10 +145,10 @@ def test_records_leave_the_journal_when_l3_has_them(make: MakeStore, dsn: str, t
     idle(store)
     store.set(Note, 1, Note(1, "a"))
     hand_off(store)
-    parts = store._wiring.writebehind()._parts
-    assert parts.journal is not None and sum(segment.live for segment in parts.journal._segments) == 1
+    journal = inspect(store).journal
+    assert sum(segment.live for segment in journal._segments) == 1
     persist(store, "note")
-    assert sum(segment.live for segment in parts.journal._segments) == 0
+    assert sum(segment.live for segment in journal._segments) == 0
 
 
 def test_a_journal_for_a_schema_that_is_registered_later_waits_for_it(
@@ -162,12 +164,14 @@ def test_a_journal_for_a_schema_that_is_registered_later_waits_for_it(
 
 
 def test_a_journal_that_cannot_be_written_sends_the_record_to_the_ledger_at_once(
-    make: MakeStore, redis_addr: str, tmp_path: Path
+    make: MakeStore, dsn: str, redis_addr: str, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("not a directory")
     store = journalled(make, tmp_path / "file", deferred(), write_behind_flush_interval=HOUR)
-    store.set(Note, 1, Note(1, "a"))
-    assert len(client(redis_addr).keys("strata:{note:*}:dirty")) == 1
+    with psycopg.connect(dsn) as conn:
+        conn.execute("LOCK TABLE note")  # so that what is in the ledger stays there
+        store.set(Note, 1, Note(1, "a"))
+        assert len(client(redis_addr).keys("strata:{note:*}:dirty")) == 1
 
 
 def test_with_redis_away_a_killed_writer_s_records_survive_in_the_journal(
@@ -205,13 +209,12 @@ def left_behind(make: MakeStore, directory: Path, *notes: Note, **config: Any) -
     idle(writer)
     for note in notes:
         writer.set(Note, note.id, note)
-    journal = writer._wiring.writebehind()._parts.journal
-    assert journal is not None
+    journal = inspect(writer).journal
     directory.mkdir(mode=0o700, exist_ok=True)
     copy = directory / f"strata-dead-{len(list(directory.iterdir())):08d}.journal"
     copy.write_bytes(journal._segments[-1].path.read_bytes())
-    for slot, item in writer._wiring.writebehind()._parts.buffer.pending():  # it is gone
-        writer._wiring.writebehind()._parts.buffer.drop("note", slot.key, item.version)
+    for slot, item in inspect(writer).buffer.pending():  # it is gone
+        inspect(writer).buffer.drop("note", slot.key, item.version)
     return copy
 
 
@@ -224,7 +227,7 @@ def test_damaged_files_hold_up_neither_a_hand_off_nor_a_good_journal(make: MakeS
     torn.write_bytes(torn.read_bytes()[:-5])
     (directory / "strata-odd-1.journal").write_bytes(b"\x93\x00\x01 anything")
     os.mkfifo(directory / "strata-odd-2.journal")
-    newer = msgspec.msgpack.encode(["note", "4", b"E2:anything"])
+    newer = msgspec.msgpack.encode(["note", "4", b"E2:0000000000000000001:anything"])
     ours = HEAD.pack(len(newer), zlib.crc32(newer)) + newer
     (directory / "strata-newer-1.journal").write_bytes(ours)
     log = Lines()
@@ -234,8 +237,8 @@ def test_damaged_files_hold_up_neither_a_hand_off_nor_a_good_journal(make: MakeS
     wait_until(lambda: rows(dsn, "SELECT text FROM note ORDER BY id") == wanted)
     wait_until(lambda: len(list(directory.glob("*.unreadable"))) == 3)
     wait_until(lambda: not zeros.exists())
-    sweeps = store._wiring.writebehind()._parts.flusher._sweeps
-    wait_until(lambda: store._wiring.writebehind()._parts.flusher._sweeps > sweeps + 3)
+    sweeps = inspect(store).redrive._rounds
+    wait_until(lambda: inspect(store).redrive._rounds > sweeps + 3)
     assert len(log.about("it was set aside")) == 3
     assert len(log.about("waits for a process that can read it")) == 1
     assert (directory / "strata-newer-1.journal").read_bytes() == ours
@@ -265,10 +268,10 @@ def test_the_doctor_shows_what_was_set_aside(make: MakeStore, tmp_path: Path) ->
     store = journalled(make, directory, deferred(), write_behind_flush_interval=HOUR)
     store.set(Note, 1, Note(1, "a"))
     [finding] = journal(store)
-    assert finding.state is State.OK
+    assert finding.state is FindingState.OK
     set_aside(next(directory.glob("*.journal")))
     [finding] = journal(store)
-    assert finding.state is State.WARN and ".unreadable" in finding.found
+    assert finding.state is FindingState.WARN and ".unreadable" in finding.found
     directory.chmod(0o777)
     [finding] = journal(store)
-    assert finding.state is State.FAIL and "others" in finding.found
+    assert finding.state is FindingState.FAIL and "others" in finding.found

@@ -9,15 +9,26 @@ from typing import Any
 import pytest
 import redis
 
-from strata.clock import SystemClock
-from strata.keyspace import Keyspace
 from strata.l2.address import connect
 from strata.l2.client import RedisServer
 from strata.policies import L2PoolConfig
-from strata.writebehind.entry import Entry, Op, decode
-from strata.writebehind.ledger import Answer, Fate, Handing, Ledger, Look, Release, Verdict
-from strata.writebehind.pace import Pace
-from strata.writebehind.shard import Shard
+from strata.protocol.entry import Entry, EntryOp, decode
+from strata.protocol.keyspace import Keyspace
+from strata.waits.clock import SystemClock
+from strata.writebehind.ledger.answers import (
+    Answer,
+    KeyStatus,
+    LedgerPut,
+    Release,
+    ShardAnswer,
+    ShardTimes,
+    Verdict,
+)
+from strata.writebehind.ledger.lag import LATE
+from strata.writebehind.ledger.ledger import Ledger
+from strata.writebehind.ledger.shard import Shard
+from strata.writebehind.ledger.timing import Timing
+from tests.behind import sound
 from tests.support import wait_until
 
 SHARD = Shard("things", 3)
@@ -43,7 +54,7 @@ MakeLedger = Callable[..., Ledger]
 
 @pytest.fixture
 def make(server: RedisServer) -> MakeLedger:
-    return lambda **pace: Ledger(server, Pace(**pace))
+    return lambda **timing: Ledger(server, Timing(**timing))
 
 
 @pytest.fixture
@@ -51,13 +62,27 @@ def ledger(make: MakeLedger) -> Ledger:
     return make()
 
 
-def entry(version: int, op: Op = Op.SET, row: bytes = b"row", since: int = NOW) -> Entry:
+def entry(version: int, op: EntryOp = EntryOp.SET, row: bytes = b"row", since: int = NOW) -> Entry:
     return Entry(version, op, since, "me", row)
 
 
-def put(ledger: Ledger, key: str, version: int, *, op: Op = Op.SET, expected: str = "*", **handing: Any) -> Answer:
-    item = Handing(key, entry(version, op).encode(), expected, **handing)
-    return ledger.hand_off([(SHARD, [item])], "channel")[0].answers[0]
+def handed(ledger: Ledger, item: LedgerPut, channel: str = "c") -> ShardAnswer:
+    """What the ledger answers to one that is handed off."""
+    [answer] = ledger.hand_off([(SHARD, [item])], channel)
+    return sound(answer)
+
+
+def look(ledger: Ledger) -> ShardTimes:
+    """The times of the shard."""
+    [times] = ledger.look([SHARD])
+    return sound(times)
+
+
+def put(
+    ledger: Ledger, key: str, version: int, *, op: EntryOp = EntryOp.SET, expected: str = "*", **handing: Any
+) -> Answer:
+    item = LedgerPut(key, entry(version, op).encode(), expected, **handing)
+    return handed(ledger, item, "channel").answers[0]
 
 
 def claimed(ledger: Ledger, *keys: str) -> dict[str, tuple[int, int, int, int]]:
@@ -95,8 +120,8 @@ def test_versions_are_compared_exactly_beyond_what_a_double_holds(ledger: Ledger
 
 
 def test_a_replaced_entry_keeps_the_time_of_its_first_write(ledger: Ledger) -> None:
-    ledger.hand_off([(SHARD, [Handing("a", entry(1, since=NOW).encode())])], "c")
-    ledger.hand_off([(SHARD, [Handing("a", entry(2, since=NOW + 5000, row=b"new").encode())])], "c")
+    ledger.hand_off([(SHARD, [LedgerPut("a", entry(1, since=NOW).encode())])], "c")
+    ledger.hand_off([(SHARD, [LedgerPut("a", entry(2, since=NOW + 5000, row=b"new").encode())])], "c")
     [[raw]] = ledger.read([(SHARD, ["a"])])
     assert raw is not None and decode(raw) == entry(2, since=NOW, row=b"new")
 
@@ -128,10 +153,10 @@ def test_a_hand_off_that_meets_an_intent_spoils_it_and_stores_nothing(ledger: Le
 
 
 def test_a_partial_write_is_taken_only_over_the_entry_that_it_was_merged_with(ledger: Ledger) -> None:
-    assert put(ledger, "a", 1, op=Op.PARTIAL, expected="").verdict is Verdict.TAKEN
-    refused = put(ledger, "a", 3, op=Op.PARTIAL, expected="")
+    assert put(ledger, "a", 1, op=EntryOp.PARTIAL, expected="").verdict is Verdict.TAKEN
+    refused = put(ledger, "a", 3, op=EntryOp.PARTIAL, expected="")
     assert refused.verdict is Verdict.UNEXPECTED and decode(refused.entry).version == 1
-    assert put(ledger, "a", 3, op=Op.PARTIAL, expected=f"{1:019d}").verdict is Verdict.TAKEN
+    assert put(ledger, "a", 3, op=EntryOp.PARTIAL, expected=f"{1:019d}").verdict is Verdict.TAKEN
     assert read(ledger, "a") == 3
 
 
@@ -143,7 +168,7 @@ def test_a_full_shard_takes_newer_writes_of_its_keys_only(make: MakeLedger) -> N
 
 
 def rings(ledger: Ledger, key: str) -> bool:
-    return ledger.hand_off([(SHARD, [Handing(key, entry(1).encode())])], "c")[0].ring
+    return handed(ledger, LedgerPut(key, entry(1).encode())).ring
 
 
 def test_the_bell_is_rung_once_while_a_ring_is_under_way(ledger: Ledger) -> None:
@@ -181,24 +206,69 @@ def test_who_seizes_keys_answers_no_bell(ledger: Ledger) -> None:
 
 
 def test_the_epoch_stays_until_the_ledger_is_lost(ledger: Ledger, raw: Any) -> None:
-    first, second = (ledger.hand_off([(SHARD, [Handing(key, entry(1).encode())])], "c")[0].epoch for key in "ab")
-    assert first == second == ledger.look([SHARD])[0].epoch
+    first, second = (handed(ledger, LedgerPut(key, entry(1).encode())).epoch for key in "ab")
+    assert first == second == look(ledger).epoch
     raw.flushall()
-    assert ledger.look([SHARD])[0].epoch == b""
-    assert ledger.hand_off([(SHARD, [Handing("c", entry(1).encode())])], "c")[0].epoch != first
+    assert look(ledger).epoch == b""
+    assert handed(ledger, LedgerPut("c", entry(1).encode())).epoch != first
 
 
 def test_entries_of_which_redis_has_evicted_the_times_are_due_now(ledger: Ledger, raw: Any) -> None:
     for key in "abc":
         put(ledger, key, 1)
     claimed(ledger)
-    assert not ledger.look([SHARD])[0].untimed
+    assert not look(ledger).untimed
     raw.delete(Keyspace().own(SHARD.tag, "due"))
-    assert ledger.look([SHARD])[0] == Look(None, ledger.look([SHARD])[0].epoch, untimed=True)
+    assert look(ledger) == ShardTimes(None, look(ledger).epoch, untimed=True)
     assert ledger.retime(SHARD) == 3
-    assert not ledger.look([SHARD])[0].untimed
+    assert not look(ledger).untimed
     assert ledger.retime(SHARD) == 0
     wait_until(lambda: set(claimed(ledger)) == set("abc"))
+
+
+@pytest.mark.parametrize("score", [1e13, 1e300, float("inf")])
+def test_a_time_that_is_further_ahead_than_any_lease_is_due_now(make: MakeLedger, raw: Any, score: float) -> None:
+    ledger = make(ahead=60.0)
+    for key in "abc":
+        put(ledger, key, 1)
+    claimed(ledger)
+    raw.zadd(Keyspace().own(SHARD.tag, "due"), {"b": score})
+    assert (look(ledger).last or 0) == score
+    assert ledger.retime(SHARD) == 1
+    wait_until(lambda: claimed(ledger).keys() == {"b"})  # the leases of the others last
+    assert ledger.retime(SHARD) == 0
+
+
+def test_no_lease_and_no_pause_is_longer_than_what_is_promised_nor_as_far_ahead_as_what_is_nobody_s() -> None:
+    timing = Timing()
+    pauses = [step(count) for step in (timing.after_outage, timing.after_order) for count in range(1, 40)]
+    assert max(pauses) < timing.lease == LATE
+    assert timing.lease < timing.ahead and timing.tries < timing.held
+
+
+@pytest.mark.parametrize("name", ["bell", "claims"])
+def test_a_mark_that_never_ends_is_nobody_s(ledger: Ledger, raw: Any, name: str) -> None:
+    key = ledger.key(SHARD, name)
+    raw.set(key, "x")
+    assert ledger.mark(key, "mine", 5.0, new=True)
+    assert not ledger.mark(key, "mine", 5.0, new=True)
+    assert 0 < raw.pttl(key) <= 5_000
+
+
+def test_the_age_of_a_shard_is_that_of_its_oldest_entry_also_where_that_is_claimed(
+    ledger: Ledger, raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ledger.oldest([SHARD]) == [None]
+    ledger.hand_off([(SHARD, [LedgerPut("old", entry(1, since=NOW - 70_000).encode())])], "channel")
+    claimed(ledger)
+    put(ledger, "new", 2)
+    raw.hset(Keyspace().own(SHARD.tag, "dirty"), "odd", "what is no entry")
+    raw.zadd(Keyspace().own(SHARD.tag, "due"), {"odd": 1})
+    assert ledger.oldest([SHARD, Shard("things", 4)]) == [NOW - 70_000, None]
+    for number in range(30):
+        put(ledger, f"{number}", 3)
+    monkeypatch.setattr("strata.writebehind.ledger.ledger._LOOKED_AT", 4)
+    assert ledger.oldest([SHARD]) == [NOW - 70_000]  # the first and the last of many are always looked at
 
 
 # -- claims ---------------------------------------------------------------------------------------------------------
@@ -334,7 +404,7 @@ def test_a_probe_tells_what_became_of_a_write(ledger: Ledger) -> None:
     ledger.done([(SHARD, [("done", 6)])])
     ledger.bury(SHARD, "dead", 7, b"letter")
     [fates] = ledger.probe([(SHARD, ["pending", "done", "dead", "unknown"])])
-    assert fates == [Fate(4, 0, ()), Fate(0, 6, ()), Fate(0, 0, (7,)), Fate(0, 0, ())]
+    assert fates == [KeyStatus(4, 0, ()), KeyStatus(0, 6, ()), KeyStatus(0, 0, (7,)), KeyStatus(0, 0, ())]
 
 
 # -- dead letters ---------------------------------------------------------------------------------------------------
@@ -365,8 +435,8 @@ def test_a_newer_write_that_reaches_l3_clears_the_dead_letter_of_its_key(ledger:
 
 def test_an_exhumed_letter_leaves_nothing_behind(ledger: Ledger, raw: Any) -> None:
     ledger.bury(SHARD, "a", 1, b"letter")
-    assert ledger.exhume(SHARD, "a", 1)
-    assert not ledger.exhume(SHARD, "a", 1)
+    assert ledger.exhume(SHARD, "a", b"%019d" % 1)
+    assert not ledger.exhume(SHARD, "a", b"%019d" % 1)
     assert raw.keys("*dea*") == raw.keys("*graves*") == raw.keys("*untold*") == []
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import strata
 from strata import UNLOADED, DataStore
+from strata.testing import inspect
 from tests.behind import comes_after, deferred, hand_off, idle, paced, persist, rows
 from tests.models import Account
 from tests.stores import MakeStore
@@ -136,7 +137,9 @@ def test_an_older_whole_write_gives_the_columns_that_a_newer_partial_one_did_not
         other.flush_dirty(10)
     assert held(dsn) == ("newer", "first", "first")
     if route == "ledger":
-        one._wiring.context.writebehind._parts.buffer.slot("account", "a").superseded = 0  # type: ignore[union-attr]
+        slot = inspect(one).buffer.slot("account", "a")
+        assert slot is not None
+        slot.superseded = 0
         hand_off(one)
         persist(other, "account")
     one.flush_dirty(10)
@@ -188,10 +191,10 @@ def test_a_late_write_is_nothing_once_the_row_was_written_whole(make: MakeStore,
 def test_a_late_write_replayed_changes_nothing(make: MakeStore, dsn: str) -> None:
     one, other = two(make)
     one.set(Account, "a", whole("older"))
-    table, database = one._wiring._schemas["account"].table, one._wiring._schemas["account"].database
+    table, database = inspect(one).schemas["account"].rows.table, inspect(one).schemas["account"].rows.primary
     assert table is not None and database is not None
-    behind = one._wiring.writebehind()
-    late = behind.beneath(one._wiring._schemas["account"], "a", "a", None)
+    behind = inspect(one).writebehind
+    late = behind.beneath(inspect(one).schemas["account"], "a", "a", None)
     comes_after(other, one)
     other.set_many(Account, {"a": part(name="newer")})
     versions = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from hypothesis import given
@@ -11,45 +10,16 @@ from hypothesis import strategies as st
 
 from strata.observe import SafeLogger
 from strata.observe.metrics import SafeMetrics
-from strata.writebehind.entry import Entry, Op
-from strata.writebehind.journal import Journal, Segment
-from strata.writebehind.orphan import Contents, Orphan
-
-Damage = Callable[[bytes], bytes]
+from strata.protocol.entry import Entry, EntryOp
+from strata.writebehind.dirty.journal import Journal, Segment
+from strata.writebehind.dirty.orphan import Orphan, SegmentContents
+from tests.garbage import Damage, damages
 
 
 class Keeper:
     segment: Segment | None = None
 
 
-def cut(data: bytes, at: int) -> bytes:
-    return data[: at % (len(data) + 1)]
-
-
-def flip(data: bytes, bits: list[int]) -> bytes:
-    damaged = bytearray(data)
-    for bit in bits:
-        damaged[bit // 8 % len(data)] ^= 1 << bit % 8
-    return bytes(damaged)
-
-
-def zero(data: bytes, at: int, more: int) -> bytes:
-    """The file has its length, but its last blocks were never written; or it grew, and that is all."""
-    at %= len(data) + 1
-    return data[:at] + bytes(len(data) - at + more)
-
-
-def other(data: bytes, at: int, rest: bytes) -> bytes:
-    return data[: at % (len(data) + 1)] + rest
-
-
-numbers = st.integers(0, 1 << 20)
-damages: st.SearchStrategy[Damage] = st.one_of(
-    numbers.map(lambda at: lambda data: cut(data, at)),
-    st.lists(numbers, min_size=1, max_size=8).map(lambda bits: lambda data: flip(data, bits)),
-    st.tuples(numbers, st.integers(0, 5000)).map(lambda given: lambda data: zero(data, *given)),
-    st.tuples(numbers, st.binary(max_size=64)).map(lambda given: lambda data: other(data, *given)),
-)
 rows = st.lists(st.tuples(st.text(max_size=8), st.binary(max_size=300)), min_size=1, max_size=8)
 
 
@@ -58,7 +28,7 @@ def written(directory: Path, given: list[tuple[str, bytes]]) -> tuple[Path, list
     journal = Journal(directory, "dead", SafeLogger(None), SafeMetrics(None))
     records, ends = [], []
     for number, (key, row) in enumerate(given, 1):
-        record = ("things", key, Entry(number, Op.SET, 1, "me", row))
+        record = ("things", key, Entry(number, EntryOp.SET, 1, "me", row))
         journal.append(Keeper(), lambda record=record: record)  # type: ignore[misc]
         records.append(record)
         ends.append(sum(segment.size for segment in journal._segments))
@@ -67,7 +37,7 @@ def written(directory: Path, given: list[tuple[str, bytes]]) -> tuple[Path, list
     return path, records, ends
 
 
-def read(path: Path) -> Contents:
+def read(path: Path) -> SegmentContents:
     orphan = Orphan(path)
     try:
         return orphan.read()

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from strata.clock import ManualClock
-from strata.l1.store import Evicted, MemStore, Reason
+from strata.l1.store import Evicted, EvictionReason, MemStore
 from strata.policies import EvictionPolicy
+from strata.waits.clock import ManualClock
 
 KEYS = st.integers(0, 12)
 STEPS = st.lists(st.tuples(st.sampled_from(["put", "put", "hit", "hit", "drop", "clear"]), KEYS), max_size=200)
@@ -58,13 +58,13 @@ def model(eviction: EvictionPolicy, capacity: int, steps: list[tuple[str, int]])
 
 
 @given(STEPS, st.integers(1, 8))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_lru_evicts_in_the_order_of_a_cache_that_works_on_every_hit(steps: list[tuple[str, int]], size: int) -> None:
     assert play(EvictionPolicy.LRU, size, steps) == model(EvictionPolicy.LRU, size, steps)
 
 
 @given(STEPS, st.integers(1, 8))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_fifo_evicts_in_the_order_of_arrival(steps: list[tuple[str, int]], size: int) -> None:
     assert play(EvictionPolicy.FIFO, size, steps) == model(EvictionPolicy.FIFO, size, steps)
 
@@ -126,9 +126,9 @@ class Store(RuleBasedStateMachine):
         for item in gone:
             version, end = self.model.pop(item.key)
             assert item.value == (item.key, version)
-            assert item.reason is (Reason.EXPIRED if end <= now else Reason.CAPACITY)
-            self.expirations += item.reason is Reason.EXPIRED
-            self.evictions += item.reason is Reason.CAPACITY
+            assert item.reason is (EvictionReason.EXPIRED if end <= now else EvictionReason.CAPACITY)
+            self.expirations += item.reason is EvictionReason.EXPIRED
+            self.evictions += item.reason is EvictionReason.CAPACITY
 
     @invariant()
     def same_content(self) -> None:
@@ -150,5 +150,5 @@ class Store(RuleBasedStateMachine):
             assert found == (self.hits, self.evictions, self.expirations)
 
 
-Store.TestCase.settings = settings(deadline=None, max_examples=150, stateful_step_count=60)
+Store.TestCase.settings = settings(max_examples=150, stateful_step_count=60)
 TestStore = Store.TestCase

@@ -18,7 +18,7 @@ if not settings.configured:
     django.setup()
 
 
-class Article(models.Model):
+class Article(models.Model):  # type: ignore[misc]
     """What the tests change by the ORM."""
 
     id = models.BigIntegerField(primary_key=True)

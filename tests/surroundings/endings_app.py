@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -20,6 +21,7 @@ from tests.stores import schema
 # Far longer than any of these processes lives: what is in L3 afterwards was flushed at the end.
 store = DataStore(Config.from_env(write_behind_flush_interval=600))
 notes = store.register(schema(Note, name="notes", write_mode=WriteMode.WRITE_BEHIND))
+PAUSE = float(os.environ.get("PAUSE", "0"))
 app = Celery("application", broker=os.environ.get("APPLICATIONS_BROKER", "memory://"))
 
 
@@ -35,11 +37,12 @@ def _before(*_: Any) -> None:
 def _wait() -> None:
     print("written", flush=True)
     while True:
-        time.sleep(60)
+        time.sleep(0.1)  # Python ends no sleep for a signal that comes right before it begins
 
 
 def _in_child(method: str) -> None:
-    child = multiprocessing.get_context(method).Process(target=write, args=(1,))
+    context: Any = multiprocessing.get_context(method)
+    child = context.Process(target=write, args=(1,))
     child.start()
     child.join()
 
@@ -73,13 +76,35 @@ def main(how: str) -> None:
         os._exit(0)
     if how == "sigterm":
         _wait()
+    if how == "counting":  # each number that it says was acknowledged
+        for key in itertools.count(2):
+            write(key)
+            print(key, flush=True)
+            time.sleep(PAUSE)
     if how == "busy":
         print("written", flush=True)
         while True:
             write(2)
 
 
+def _flagged() -> None:
+    """An application whose own handler lets it go on to an end of its own."""
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    late = DataStore(Config.from_env(write_behind_flush_interval=600, flush_on_sigterm=True))
+    counted = late.register(schema(Note, name="notes", write_mode=WriteMode.WRITE_BEHIND))
+    more = iter(range(5))
+    for key in itertools.count(1):
+        counted.set(key, Note(key, "written"))
+        print(key, flush=True)
+        if asked.is_set() and next(more, None) is None:
+            return
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "flagged":
+        _flagged()
+        sys.exit(0)
     if sys.argv[1] == "handler":
         signal.signal(signal.SIGTERM, _before)
         late = DataStore(Config.from_env(write_behind_flush_interval=600, flush_on_sigterm=True))

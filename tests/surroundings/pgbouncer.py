@@ -107,11 +107,11 @@ def bouncer(
         text = [f"[databases]\n* = {server}\n[pgbouncer]", *(f"{name} = {value}" for name, value in lines.items())]
         file.write_text("\n".join(text) + "\n")
         through = make_conninfo(dsn, host="127.0.0.1", port=port, sslmode="disable")
-        server = Bouncer([str(release.program), str(file)], place / "log", port, through)
+        bouncer = Bouncer([str(release.program), str(file)], place / "log", port, through)
         try:
-            yield server
+            yield bouncer
         finally:
-            server.stop()
+            bouncer.stop()
 
 
 def sessions(dsn: str) -> list[tuple[int, str]]:

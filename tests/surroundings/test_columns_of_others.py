@@ -16,6 +16,7 @@ import pytest
 import strata
 from strata import Config, DataStore, MemPolicy, PostgresPolicy, Q, RedisPolicy, Schema, WriteMode
 from strata.errors import ConstraintError, FlushTimeoutError, InvalidModelError, MigrationError, NotFoundError
+from tests import databases
 from tests.stores import MakeStore, schema
 
 AT = datetime(2024, 6, 1, 12, 30, tzinfo=UTC)
@@ -111,14 +112,11 @@ class Others:
 
 
 @pytest.fixture(scope="module", params=MODES, ids=["through", "behind"])
-def others(request: pytest.FixtureRequest, postgres_dsn: str, redis_server: str) -> Iterator[Others]:
-    database = f"others_{uuid.uuid4().hex[:8]}"
-    with psycopg.connect(postgres_dsn, autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {database} TEMPLATE template0".encode())
-        found = Others(psycopg.conninfo.make_conninfo(postgres_dsn, dbname=database), redis_server, request.param)
+def others(request: pytest.FixtureRequest, redis_server: str) -> Iterator[Others]:
+    with databases.fresh() as dsn:
+        found = Others(dsn, redis_server, request.param)
         yield found
         found.store.close()
-        conn.execute(f"DROP DATABASE {database} WITH (FORCE)".encode())
 
 
 def read(others: Others, name: str, case: Case, key: str) -> None:

@@ -14,6 +14,7 @@ from django.db.models.signals import post_delete, post_save
 
 import strata
 from strata import DataStore, MemPolicy, PostgresPolicy
+from strata.testing import inspect
 from tests.behind import deferred
 from tests.stores import MakeStore, schema, sure
 from tests.support import wait_until
@@ -111,7 +112,7 @@ def test_an_invalidation_inside_a_transaction_that_is_rolled_back_is_forgotten(
         both[0].invalidate(Article, 1)
         raise ZeroDivisionError
     everywhere(both, Article(1, "old"))
-    wait_until(lambda: not both[0]._wiring.context.unfinished)
+    wait_until(lambda: not inspect(both[0]).unfinished)
 
 
 def test_a_row_that_django_saves_keeps_a_count_that_is_pending_and_the_count_keeps_its_change(

@@ -94,6 +94,31 @@ def test_sigterm_flushes_where_it_is_asked_for(
     assert (1 in rows(dsn)) is flushes
 
 
+@pytest.mark.parametrize("pause", ["0", "0.02"])
+def test_no_write_is_lost_that_was_acknowledged_while_sigterm_is_handled(
+    environment: dict[str, str], dsn: str, pause: str
+) -> None:
+    with start("counting", environment, STRATA_FLUSH_ON_SIGTERM="1", PAUSE=pause) as process:
+        assert process.stdout is not None
+        said = {int(process.stdout.readline()) for _ in range(20)}
+        process.terminate()
+        said |= {int(line) for line in process.stdout}
+        assert process.wait(30) == -signal.SIGTERM
+    assert said <= rows(dsn)
+
+
+def test_writes_go_on_where_the_handler_that_was_there_lets_the_process_go_on(
+    environment: dict[str, str], dsn: str
+) -> None:
+    with start("flagged", environment, STRATA_FLUSH_ON_SIGTERM="0") as process:
+        assert process.stdout is not None
+        said = {int(process.stdout.readline()) for _ in range(20)}
+        process.terminate()
+        said |= {int(line) for line in process.stdout}
+        assert process.wait(30) == 0
+    assert said <= rows(dsn) and len(said) > 25
+
+
 def test_sigterm_that_is_ignored_stays_ignored(environment: dict[str, str]) -> None:
     code = (
         "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"

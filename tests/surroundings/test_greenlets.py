@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from strata import PostgresPolicy
 from tests.models import Note
 from tests.stores import MakeStore, schema
 from tests.support import wait_until
@@ -29,7 +30,7 @@ def environment(make: MakeStore, dsn: str, redis_addr: str) -> dict[str, str]:
     """Of a server whose tables are there."""
     store = make()
     for name in ("plain", "behind"):
-        store.register(schema(Note, name=name))
+        store.register(schema(Note, name=name, l3=PostgresPolicy(watch=name == "plain")))
     store.migrate()
     given = {"STRATA_POSTGRES_DSN": dsn, "STRATA_REDIS_ADDR": redis_addr, "PYTHONPATH": str(ROOT)}
     return os.environ | given
@@ -75,11 +76,12 @@ PATCHES = {
 
 LATE = """
 import os, sys, threading, time
-from strata import Config, DataStore, InvalidConfigError, WriteMode
+from strata import Config, DataStore, InvalidConfigError, PostgresPolicy, WriteMode
+from strata.testing import inspect
 from tests.models import Note
 from tests.stores import schema
 store = DataStore(Config.from_env())
-plain = store.register(schema(Note, name="plain"))
+plain = store.register(schema(Note, name="plain", l3=PostgresPolicy(watch=True)))
 behind = store.register(schema(Note, name="behind", write_mode=WriteMode.WRITE_BEHIND))
 if {used}:
     plain.set(1, Note(1, "before"))
@@ -96,11 +98,21 @@ try:
     for one in crowd: one.start()
     for one in crowd: one.join(10)
     use(1)
-    database = store._wiring.databases[os.environ["STRATA_POSTGRES_DSN"]]
+    database = inspect(store).databases[os.environ["STRATA_POSTGRES_DSN"]]
     before = len(ticks)
     with database.connection() as conn:
         conn.execute("SELECT pg_sleep(0.5)")
     assert len(ticks) - before > 10, "PostgreSQL does not give way"
+    deadline = time.monotonic() + 10
+    while not inspect(store).listener.connected:
+        assert time.monotonic() < deadline, "nothing from outside is heard"
+        time.sleep(0.01)
+    with database.connection() as conn:
+        conn.execute("UPDATE plain SET text = 'outside' WHERE id = 1")
+    deadline = time.monotonic() + 10
+    while plain.get(1).text != "outside":
+        assert time.monotonic() < deadline, "a change from outside is not heard of"
+        time.sleep(0.01)
     store.flush_dirty(timeout=10); store.close()
     print("worked")
 except InvalidConfigError as error:

@@ -15,8 +15,8 @@ import pytest
 
 from strata import Config, DataStore, InvalidConfigError, Q
 from strata.embedded import EmbeddedValkey
-from strata.keyspace import Keyspace
-from strata.writebehind.broker import TASKS, Broker
+from strata.protocol.keyspace import Keyspace
+from strata.writebehind.fleet.broker import TASKS, Broker
 from tests.behind import client
 from tests.fleet import ROOT, Worker, environment
 from tests.models import Note
@@ -60,7 +60,7 @@ class Listened:
         wait_until(lambda: self.lines, what="MONITOR")
 
     def _listen(self) -> None:
-        with contextlib.suppress(OSError), self._socket.makefile("rb") as lines:
+        with contextlib.suppress(OSError), self._socket, self._socket.makefile("rb") as lines:
             for line in lines:
                 self.lines.append(line.decode(errors="replace"))
 
@@ -73,7 +73,7 @@ class Listened:
 
 @pytest.fixture
 def server() -> Iterator[EmbeddedValkey]:
-    with EmbeddedValkey() as valkey:
+    with EmbeddedValkey(password="") as valkey:
         yield valkey
 
 

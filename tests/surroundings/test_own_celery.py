@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import celery
-import kombu
 import pytest
 import redis
+from kombu.entity import Queue
 
 from strata import Config, InvalidConfigError
 from strata.application import load_store
 from strata.embedded import EmbeddedValkey
-from strata.writebehind.broker import TASKS, Broker
+from strata.writebehind.fleet.broker import TASKS, Broker
 from tests.fleet import ROOT, Worker, environment
 from tests.support import wait_until
 
@@ -34,10 +34,11 @@ mine.conf.update(
 store = DataStore(Config.from_env(celery_app=mine, write_behind_flush_interval=0.05))
 store.register(Schema(Note, name="notes", write_mode=WriteMode.WRITE_BEHIND, l2=RedisPolicy(), l3=PostgresPolicy()))
 """
+MINE: Any = Queue("mine")  # type: ignore[no-untyped-call]
 SETTINGS: list[dict[str, Any]] = [
     {},
     {"task_default_queue": "mine", "task_routes": {"strata.*": {"queue": "mine", "exchange": "x", "routing_key": "y"}}},
-    {"task_create_missing_queues": False, "task_queues": [kombu.Queue("mine")], "task_default_queue": "mine"},
+    {"task_create_missing_queues": False, "task_queues": [MINE], "task_default_queue": "mine"},
     {"task_serializer": "pickle", "accept_content": ["pickle", "json"]},
     {"task_serializer": "json", "accept_content": ["application/json"]},
     {"broker_transport_options": {"global_keyprefix": "theirs:"}},
@@ -53,10 +54,10 @@ def test_every_task_goes_to_its_own_queue(settings: dict[str, Any], redis_addr: 
     for task in TASKS:
         broker.publish(task, ("notes", 1))
     prefix = settings.get("broker_transport_options", {}).get("global_keyprefix", "")
-    there = redis.Redis.from_url(f"redis://{redis_addr}/5")
+    there: Any = redis.Redis.from_url(f"redis://{redis_addr}/5")
     queues = {key.decode() for key in there.keys("*") if there.type(key) == b"list"}
     assert queues == {f"{prefix}shop:{task}" for task in TASKS}
-    assert not any(b"pickle" in there.lindex(queue, 0) for queue in queues)  # type: ignore[operator]
+    assert not any(b"pickle" in there.lindex(queue, 0) for queue in queues)
 
 
 def test_an_app_that_takes_nothing_but_pickle_is_refused(redis_addr: str) -> None:
@@ -68,7 +69,7 @@ def test_an_app_that_takes_nothing_but_pickle_is_refused(redis_addr: str) -> Non
 
 def test_workers_of_an_own_app_audit_and_its_default_queue_stays_empty(dsn: str, tmp_path: Path) -> None:
     (tmp_path / "ownapp.py").write_text(OWN_APP)
-    with EmbeddedValkey() as valkey:
+    with EmbeddedValkey(password="") as valkey:
         env = environment(dsn, valkey.addr, STRATA_APP="ownapp:store", PYTHONPATH=f"{tmp_path}:{ROOT}")
         worker = Worker(env, tmp_path / "worker.log")
         try:

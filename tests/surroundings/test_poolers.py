@@ -21,10 +21,11 @@ from psycopg.conninfo import make_conninfo
 import strata
 from strata import DataStore, InvalidConfigError, L3PoolConfig, PostgresPolicy, Q, WriteMode
 from strata.cli import main
-from strata.cli.doctor.finding import State
+from strata.cli.doctor.finding import FindingState
 from strata.cli.doctor.postgres import postgres
 from strata.cli.doctor.redis import redis
 from strata.l3 import connection
+from strata.testing import inspect
 from tests.behind import hand_off, idle, paced
 from tests.models import Account, Note
 from tests.stores import MakeStore, schema
@@ -81,9 +82,8 @@ def way(dsn: str, kind: str) -> Iterator[tuple[str, L3PoolConfig]]:
         elif kind == "session":
             yield stack.enter_context(pgbouncer(dsn, "session", size=40)), PREPARED
         else:
-            release = preparing()
-            many = {"max_prepared_statements": "20"}
-            yield stack.enter_context(pgbouncer(dsn, "transaction", release=release, **many)), PREPARED
+            bouncer = pgbouncer(dsn, "transaction", release=preparing(), max_prepared_statements="20")
+            yield stack.enter_context(bouncer), PREPARED
 
 
 KINDS = ("transaction, unprepared", "session", "transaction, prepared")
@@ -257,7 +257,7 @@ def test_a_deferred_write_waits_where_the_pooler_is_refused(dsn: str, make: Make
 
 
 def _drained(store: DataStore) -> bool:
-    behind = store._wiring.writebehind()
+    behind = inspect(store).writebehind
     return sum(behind.persist("visits", shard) for shard in range(16)) > 0
 
 
@@ -313,9 +313,8 @@ def test_a_watched_table_is_refused_through_shared_sessions_but_for_a_direct_add
 
 def _hears(store: DataStore, dsn: str) -> None:
     store.set("notes", 1, Note(1, "ours"))
-    listener = store._wiring.context.listener
-    assert listener is not None
-    wait_until(listener.connected.is_set)
+    listener = inspect(store).listener
+    wait_until(lambda: listener.connected)
     with psycopg.connect(dsn) as conn:
         conn.execute("UPDATE notes SET text = 'theirs' WHERE id = 1")
     wait_until(lambda: store.get("notes", 1).text == "theirs")
@@ -346,7 +345,7 @@ def test_the_doctor_tells_what_a_pooler_cannot_do_and_blames_nobody_else(dsn: st
             (registered(make(postgres_dsn=pooled)), "set L3PoolConfig.prepared=False"),
             (watching, "set postgres_direct_dsn to the address of PostgreSQL itself"),
         ):
-            [failing] = [line for line in (*postgres(store), *redis(store)) if line.state is State.FAIL]
+            [failing] = [line for line in (*postgres(store), *redis(store)) if line.state is FindingState.FAIL]
             assert failing.what == "PostgreSQL" and failing.advice.startswith(advice)
 
 
@@ -354,7 +353,7 @@ def test_the_doctor_wants_nothing_where_a_pooler_gives_each_client_a_session(dsn
     registered(make()).migrate()
     with pgbouncer(dsn, "session", size=40) as pooled:
         lines = {line.what: line.state for line in postgres(registered(make(postgres_dsn=pooled)))}
-    assert lines["pooler"] is State.OK and set(lines.values()) == {State.OK}
+    assert lines["pooler"] is FindingState.OK and set(lines.values()) == {FindingState.OK}
 
 
 def test_the_doctor_tells_of_the_pooler(

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from strata import Collection, DataStore, L2PoolConfig, L2UnavailableError, WriteMode
-from strata.cli.doctor.finding import State
+from strata import Collection, DataStore, L2PoolConfig, L2RefusedError, L2UnavailableError, UnavailableError, WriteMode
+from strata.cli.doctor.finding import FindingState
 from strata.cli.doctor.fleet import fleet as fleet_findings
 from strata.cli.doctor.redis import redis as redis_findings
-from strata.keyspace import Keyspace
 from strata.l2 import refusals
+from strata.protocol.keyspace import Keyspace
+from strata.testing import inspect
 from tests.battery import run
-from tests.behind import deferred
+from tests.behind import deferred, paced
 from tests.fleet import environment, workers
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores
@@ -89,8 +90,8 @@ def sure(*all: DataStore) -> None:
 
 
 def vouched(store: DataStore) -> bool:
-    store._wiring.context.listen()
-    return store._wiring.certainty.sure(store._wiring.clock.monotonic())
+    inspect(store).listen()
+    return inspect(store).sure
 
 
 def text(notes: Collection[Note]) -> str:
@@ -104,6 +105,8 @@ def test_the_documentation_names_the_rights_that_are_asked_for() -> None:
     said = DOCS.read_text()
     assert rights() in said
     assert rights(broker=True) in said
+    assert rights(namespace="shop") in said
+    assert rights(namespace="shop", broker=True) in said
 
 
 @pytest.mark.parametrize("shape", ["L1+L2+L3", "L1+L2", "L1+L3"])
@@ -160,9 +163,11 @@ def test_write_behind_works_without_workers_too(make: MakeStore, server: Server)
 
 def test_the_doctor_finds_nothing_to_be_done_about_a_user_with_these_rights(make: MakeStore, server: Server) -> None:
     server.grant("app", "on >pw", rights())
-    store = make()
+    log = Log()
+    store = make(logger=log)
     registered(store)
-    assert [finding for finding in redis_findings(store) if finding.state is State.FAIL] == []
+    assert [finding for finding in redis_findings(store) if finding.state is FindingState.FAIL] == []
+    assert log.lines == []  # nor do its tries look like trouble
 
 
 # -- rights missing -----------------------------------------------------------------------------------------------
@@ -190,7 +195,7 @@ def test_where_rights_are_missing_from_the_start_it_is_said_reads_are_right_and_
     for turn in range(3):
         written.set(1, Note(1, f"turn {turn}"))
         wait_until(lambda turn=turn: text(read) == f"turn {turn}", timeout=5)  # type: ignore[misc]
-    with contextlib.suppress(L2UnavailableError):
+    with contextlib.suppress(L2RefusedError):
         written.invalidate(1)
     wait_until(lambda: log.says("NOPERM"))
     assert log.says("ACL SETUSER app") and log.says(server.addr) and not log.says(">pw")
@@ -251,7 +256,7 @@ def test_an_invalidation_that_nobody_could_be_told_of_is_refused_and_changes_not
     notes.set(1, Note(1, "kept"))
     server.grant("app", "-publish")
     before = server.admin.get("strata:notes:1")
-    with pytest.raises(L2UnavailableError, match=r"NOPERM.*ACL SETUSER app"):
+    with pytest.raises(L2RefusedError, match=r"NOPERM.*ACL SETUSER app"):
         notes.invalidate(1)
     assert before and server.admin.get("strata:notes:1") == before
 
@@ -261,7 +266,7 @@ def test_the_doctor_names_the_rights_that_are_missing(make: MakeStore, server: S
     server.grant("app", "on >pw", rights(), MISSING[missing])
     store = make()
     registered(store)
-    failed = [finding for finding in redis_findings(store) if finding.state is State.FAIL]
+    failed = [finding for finding in redis_findings(store) if finding.state is FindingState.FAIL]
     assert any("NOPERM" in finding.found and "ACL SETUSER app" in finding.advice for finding in failed)
 
 
@@ -271,6 +276,33 @@ def test_the_doctor_tells_that_the_user_of_the_broker_lacks_rights(make: MakeSto
     registered(store, write_mode=WriteMode.WRITE_BEHIND)
     [workers] = [finding for finding in fleet_findings(store) if finding.what == "workers"]
     assert "NOPERM" in workers.found and f"ACL SETUSER app {rights(broker=True)}" in workers.advice
+
+
+def test_where_redis_is_the_broker_too_its_rights_are_advised_and_a_refused_doorbell_says_why(
+    make: MakeStore, server: Server
+) -> None:
+    server.grant("app", "on >pw", rights())
+    log = Log()
+    store = make(logger=log, write_behind_flush_interval=0.05)
+    paced(store, fleet=60.0)
+    notes = registered(store, write_mode=WriteMode.WRITE_BEHIND)
+    inspect(store).workers.beat()  # else nobody rings
+    wait_until(lambda: rung(log, notes), what="a refused doorbell")
+    [fields] = [fields for msg, fields in log.lines if msg == "the broker takes no doorbells"]
+    assert fields["cause"].startswith("NOPERM") and rights(broker=True) in fields["advice"]
+    assert "pw" not in str(fields)
+    with pytest.raises(UnavailableError, match=r"NOPERM.*ACL SETUSER app") as caught:
+        store.warm_cache("notes", background=True)
+    assert rights(broker=True) in str(caught.value)
+    server.grant("app", "resetchannels")
+    wait_until(lambda: [notes.set(1, Note(1)), log.says("Redis refuses calls")][1], what="a refused call")
+    [fields] = [fields for msg, fields in log.lines if msg == "Redis refuses calls"]
+    assert rights(broker=True) in fields["advice"]
+
+
+def rung(log: Log, notes: Collection[Note]) -> bool:
+    notes.set(1, Note(1))
+    return log.says("the broker takes no doorbells")
 
 
 # -- logins -------------------------------------------------------------------------------------------------------
@@ -302,6 +334,10 @@ def test_a_login_that_is_refused_is_said_and_works_once_it_is_mended(
     for _ in range(4):  # as often as opens a breaker, and more
         with pytest.raises(L2UnavailableError, match=word):
             notes.invalidate(1)
+    bus = inspect(store).bus
+    wait_until(lambda: word in store.health().l2.why and bus.outage.away is not None)
+    bus.outage.gone("no answer")  # as where the breaker has let nobody ask
+    assert store.health().bus.why == store.health().l2.why
     server.grant("app", mend)
     sure(store)
 

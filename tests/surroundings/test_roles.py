@@ -12,12 +12,13 @@ from typing import Annotated, Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 import strata
 from strata import DataStore, L3PoolConfig, L3UnavailableError, PostgresPolicy, Q, WriteMode
 from strata.embedded import EmbeddedPostgres, EmbeddedStandby
-from tests.conftest import QUICK
+from tests.databases import QUICK, login
 from tests.stores import MakeStore, schema
 from tests.support import wait_until
 
@@ -47,8 +48,11 @@ def role(dsn: str, *settings: str, temporary: bool = True) -> Iterator[str]:
     name = f"role_{next(_names)}"
     with psycopg.connect(dsn, autocommit=True) as conn:
         database = conn.info.dbname
-        run = lambda sql: conn.execute(sql.encode())  # noqa: E731
-        run(f"CREATE ROLE {name} LOGIN")
+
+        def run(statement: str) -> None:
+            conn.execute(statement.encode())
+
+        conn.execute(sql.SQL("CREATE ROLE {} {}").format(sql.Identifier(name), login(dsn)))
         run(f"GRANT CREATE, USAGE ON SCHEMA public TO {name}")
         if not temporary:
             run(f"REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC")
@@ -83,6 +87,8 @@ def stored(store: DataStore) -> DataStore:
         assert store.count(name, Q().where("at = '2026-03-01 23:30:00' AND text = 'a \\ b '' c'")) == 39
         assert store.count(name, Q().where("day = '2026-03-02' AND at::date = '2026-03-01'")) == 39
         assert len(store.search(name, Q().where("span = $1", timedelta(days=-1, hours=3)))) == 39
+        # A backslash is a character like any other, as the scanner of conditions takes it to be.
+        assert store.count(name, Q().where(r"id <> '\' AND id <> '\' || $1", "'")) == 39
         store.delete(name, "1")
         with store.tx(timeout=10) as tx:
             tx.set(name, "x", Event("x")).delete(name, "2")

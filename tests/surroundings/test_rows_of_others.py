@@ -18,6 +18,7 @@ from strata import UNLOADED, ConstraintError, DataStore, PostgresPolicy, TxFaile
 from strata.l3.actual import AS_MADE
 from strata.l3.pool import Database
 from strata.l3.table import Table
+from strata.testing import inspect
 from tests.behind import rows, run
 from tests.stores import MakeStore, schema
 from tests.support import wait_until
@@ -111,6 +112,7 @@ def two(make: MakeStore, dsn: str, sql: str, model: type, mode: WriteMode = MODE
 def agree(one: DataStore, other: DataStore, model: type, key: int) -> Any:
     """The record as L3 has it, once every reader of both instances says the same."""
     one.flush_dirty(20)
+    there: Any = None
     for store in (other, one):
         there = store.get(model, key, force_l3=True)
         for force_l2 in (True, False):
@@ -119,10 +121,8 @@ def agree(one: DataStore, other: DataStore, model: type, key: int) -> Any:
 
 
 def parts(store: DataStore, name: str) -> tuple[Table, Database]:
-    bound = next(bound for bound in store._wiring.schemas if bound.name == name)
-    assert bound.table is not None
-    assert bound.database is not None
-    return bound.table, bound.database
+    bound = inspect(store).schemas[name]
+    return bound.rows.table, bound.rows.primary
 
 
 def check(one: DataStore, other: DataStore, name: str, mode: WriteMode, records: dict[int, Any]) -> dict[int, Any]:
@@ -326,7 +326,7 @@ def test_values_that_are_only_written_otherwise_are_not_taken_for_others(make: M
     run(dsn, "CREATE TRIGGER same BEFORE UPDATE ON thing FOR EACH ROW EXECUTE FUNCTION same()")
     table, database = parts(store, "thing")
     key = uuid.uuid4()
-    with database.connection() as conn:
+    with database.transaction() as conn:
         table.upsert(conn, (key, '{"long":1,"b":[1,2.0]}'), 1, 1)
         written = table.upsert(conn, (key, '{"long":1,"b":[1,2.0]}'), 2, 1)
     assert (written.names, table._writing.layout.kept) == ((), ("data",))

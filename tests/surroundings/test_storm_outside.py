@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import psycopg
@@ -35,6 +36,10 @@ class Stormed:
     ours: int = 0
     theirs: int = 0
     joined: str = ""
+
+
+def shows(store: DataStore, records: list[Stormed]) -> bool:
+    return [store.get(Stormed, key) for key in range(KEYS)] == records
 
 
 def write_ours(store: DataStore, keys: range, stop: threading.Event, last: dict[int, int]) -> None:
@@ -105,10 +110,5 @@ def test_every_column_ends_with_its_newest_writer_s_value_and_all_caches_with_th
         wanted = [(key, ours[key], theirs[key], f"{ours[key]}/{theirs[key]}") for key in range(KEYS)]
         assert rows(dsn, "SELECT id, ours, theirs, joined FROM stormed ORDER BY id") == wanted
         for store in instances:
-            wait_until(
-                lambda store=store: (
-                    [store.get(Stormed, key) for key in range(KEYS)] == [Stormed(*row) for row in wanted]
-                ),
-                3,
-            )
+            wait_until(partial(shows, store, [Stormed(*row) for row in wanted]), 3)
         assert instances[0].dead_letters.list() == []

@@ -6,29 +6,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+PYRIGHT = ["basedpyright", "--pythonpath", sys.executable]
+
+
+def check(*words: str) -> None:
+    """A type checker, which has nothing to say."""
+    run = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_calls_by_class_by_name_and_by_handle_reveal_the_right_types() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "tests/typing/revealed.py"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout
+    check("mypy")
 
 
-def test_pyright_reveals_the_same_and_finds_the_package_clean() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+def test_pyright_reveals_the_same() -> None:
+    check(*PYRIGHT, "tests/typing/revealed.py")
+
+
+@pytest.mark.long
+def test_pyright_finds_the_package_clean() -> None:
+    check(*PYRIGHT)
 
 
 def test_the_package_says_that_it_is_typed() -> None:

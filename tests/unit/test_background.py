@@ -20,6 +20,10 @@ def pool() -> Iterator[Background]:
     pool.stop()
 
 
+def threads(pool: Background) -> int:
+    return sum(daemon.started for daemon in pool.daemons)
+
+
 class Gate:
     """Jobs that wait until told to go on."""
 
@@ -41,7 +45,7 @@ def test_no_more_jobs_run_at_once_than_there_are_threads_and_all_run(pool: Backg
     gate = Gate()
     assert all(pool.submit(n, gate.job(n)) for n in range(10))
     wait_until(lambda: len(gate.begun) == 2)
-    assert len(pool._threads) == 2
+    assert threads(pool) == 2
     gate.open.set()
     wait_until(lambda: sorted(gate.ended) == list(range(10)))
 
@@ -92,7 +96,7 @@ def test_threads_end_when_there_is_nothing_to_do(pool: Background, monkeypatch: 
     monkeypatch.setattr(background, "IDLE", 0.01)
     done = threading.Event()
     assert pool.submit(1, done.set)
-    wait_until(lambda: not pool._threads)
+    wait_until(lambda: not threads(pool))
     done.clear()
     assert pool.submit(1, done.set)
     assert done.wait(15)
@@ -104,5 +108,43 @@ def test_a_stopped_pool_runs_what_waits_and_takes_no_more(pool: Background) -> N
         assert pool.submit(n, gate.job(n))
     gate.open.set()
     pool.stop()
-    wait_until(lambda: len(gate.ended) == 4 and not pool._threads)
+    wait_until(lambda: len(gate.ended) == 4 and not threads(pool))
     assert not pool.submit(9, gate.job(9))
+
+
+def test_one_job_after_the_other_is_run_by_one_thread(pool: Background) -> None:
+    for n in range(10):
+        done = threading.Event()
+        assert pool.submit(n, done.set)
+        assert done.wait(15)
+        wait_until(lambda: len(pool._free) == 2)
+    assert threads(pool) == 1
+
+
+def test_a_job_is_refused_where_no_thread_can_be_had_and_the_next_one_runs(
+    pool: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    done = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert not pool.submit("key", done.set)
+    assert pool.submit("key", done.set)
+    assert done.wait(15)
+
+
+def test_a_job_that_waits_is_run_by_those_who_work_where_no_other_thread_can_be_had(
+    pool: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    gate, done = Gate(), threading.Event()
+    assert pool.submit("slow", gate.job(0))
+    wait_until(lambda: gate.begun)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert pool.submit("waits", done.set)
+    gate.open.set()
+    assert done.wait(15)

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from strata.cli.doctor.clocks import clock
-from strata.cli.doctor.finding import Finding, State
+from strata.cli.doctor.finding import Finding
+from strata.cli.doctor.finding import FindingState as State
 from strata.cli.doctor.redis import _forgetting, _version
 
 

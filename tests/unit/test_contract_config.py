@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import pickle
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -22,8 +23,11 @@ from strata import (
     L1PoolConfig,
     L2PoolConfig,
     L3PoolConfig,
+    MemPolicy,
     MsgPack,
     PostgresPolicy,
+    RedisPolicy,
+    Retention,
     Schema,
     WriteMode,
 )
@@ -49,6 +53,7 @@ ENVIRONMENT: dict[str, tuple[str, Any]] = {
     "write_behind_max_retry": ("8", 8),
     "write_behind_durability": ("ledger", Durability.LEDGER),
     "write_behind_max_dirty": ("9", 9),
+    "retention": ("dead_letter_ttl=60,max_tombstones=5", Retention(dead_letter_ttl=60, max_tombstones=5)),
     "journal_dir": ("/var/lib/app", "/var/lib/app"),
     "ledger_addr": ("ledger:6379", "ledger:6379"),
     "broker_url": ("amqp://host//", "amqp://host//"),
@@ -80,7 +85,7 @@ def test_a_field_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch, n
         ("redis_db", "-1"),
         ("l1_pool", "nonsense"),
         ("l1_pool", "eviction=mru"),
-        ("l3_pool", "max_conns=hunter2"),
+        ("l3_pool", "max_conns=many"),
         ("l3_pool", "no_such=1"),
         ("default_l1_ttl", "soon"),
         ("default_l1_ttl", "-1"),
@@ -102,6 +107,99 @@ def test_what_cannot_be_read_is_refused_by_name_and_not_shown(
     assert "hunter2" not in str(caught.value)
 
 
+SAID = {
+    ("redis_db", "x"): "STRATA_REDIS_DB is 'x'; it must be a whole number",
+    ("l3_pool", "max_conns=abc"): "STRATA_L3_POOL is 'max_conns=abc'; in 'max_conns=abc' it must be a whole number",
+    ("l3_pool", "max_conns=0"): "STRATA_L3_POOL: L3PoolConfig.max_conns is 0",
+    (
+        "l3_pool",
+        "maxconns=3",
+    ): "STRATA_L3_POOL is 'maxconns=3'; it has no 'maxconns'; its parts, each as name=value, are max_conns, m",
+    (
+        "l3_pool",
+        "20",
+    ): "STRATA_L3_POOL is '20'; '20' is none of its parts; its parts, each as name=value, are max_conns,",
+    ("l3_pool", "prepared=maybe"): "in 'prepared=maybe' it must be one of 1, true",
+    ("l1_pool", "eviction=mru"): "in 'eviction=mru' it must be one of lru, lfu, fifo",
+    ("retention", "max_tombstones=2.5"): "in 'max_tombstones=2.5' it must be a whole number",
+    ("default_write_mode", "behind"): "'behind'; it must be one of write_through, write_through_l1_async, write_behind",
+    ("write_behind_durability", "disk"): "'disk'; it must be one of memory, journal, ledger",
+    ("codec", "xml"): "STRATA_CODEC is 'xml'; it must be one of json, msgpack",
+    ("flush_on_sigterm", "maybe"): "STRATA_FLUSH_ON_SIGTERM is 'maybe'; it must be one of 1, true",
+    ("default_l1_ttl", "abc"): "STRATA_DEFAULT_L1_TTL is 'abc'; it must be a number of seconds",
+    ("encryption_key", "hunter2"): "STRATA_ENCRYPTION_KEY: the key is not base64; it must be 32 bytes in base64",
+    ("encryption_key", "aHVudGVy"): "STRATA_ENCRYPTION_KEY: the key is 6 bytes; it must be exactly 32 bytes",
+    ("encryption_key", f"k2:{ENCODED[K2]},k1:aHVudGVy"): "STRATA_ENCRYPTION_KEY: key number 2 is 6 bytes",
+    ("encryption_key", f"k2:{ENCODED[K2]},hun:ter!"): "STRATA_ENCRYPTION_KEY: key number 2 is not base64",
+}
+
+
+@pytest.mark.parametrize(("name", "text"), SAID)
+def test_a_variable_that_cannot_be_read_is_told_with_what_was_given_and_what_would_be_right(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.setenv(f"STRATA_{name.upper()}", text)
+    with pytest.raises(InvalidConfigError) as caught:
+        Config.from_env()
+    assert SAID[name, text] in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ENVIRONMENT)
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for text in ("",) if name == "redis_password" else ("", " "):
+        monkeypatch.setenv(f"STRATA_{name.upper()}", text)
+        value, default = getattr(Config.from_env(), name), getattr(Config(), name)
+        assert value == default or type(value) is type(default) is strata.JSON
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [
+        ("STRATA_POSTGRESS_DSN", "STRATA_POSTGRES_DSN"),
+        ("STRATA_REDIS_ADR", "STRATA_REDIS_ADDR"),
+        ("STRATA_LEGDER_ADDR", "STRATA_LEDGER_ADDR"),
+        ("STRATA_WRITE_BEHIND_MAX_RETRIES", "STRATA_WRITE_BEHIND_MAX_RETRY"),
+    ],
+)
+def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch, typo: str, meant: str) -> None:
+    monkeypatch.setenv(typo, "1")
+    with pytest.raises(InvalidConfigError, match=f"{typo} is no variable of Strata's; is {meant} meant"):
+        Config.from_env()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "APP", "METRICS_ADDR", "WORKER_WAIT", "WORKER_TRIES", "SECRET_KEY", "DB", "DB_PASSWORD", "FLOWER_USER",
+        "FLOWER_PASSWORD", "TEST_ERRORS", "TEST_METRICS", "CHAOS_SEED", "REDIS_URL", "REDIS_ADDR_2", "POSTGRES_DSN_OLD",
+    ],
+)  # fmt: skip
+def test_a_variable_of_others_is_left_alone(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"STRATA_{name}", "1")
+    Config.from_env()
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "said"),
+    [
+        (Config, {"default_write_mode": "wb"}, "default_write_mode is 'wb'; it must be one of WriteMode.WRITE_T"),
+        (Config, {"write_behind_durability": "x"}, "write_behind_durability is 'x'; it must be one of Durability.M"),
+        (Config, {"flush_on_sigterm": 1}, "flush_on_sigterm is 1; it must be True or False"),
+        (Config, {"l3_pool": {"max_conns": 3}}, r"l3_pool is {'max_conns': 3}; it must be a L3PoolConfig\("),
+        (Schema, {"write_mode": "wb"}, "write_mode of a Schema is 'wb'; it must be one of WriteMode.WRITE_"),
+        (Schema, {"write_mode": WriteMode}, "write_mode of a Schema is <enum 'WriteMode'>; it must be one"),
+        (Schema, {"l1": 60}, r"l1 of a Schema is 60; it must be a MemPolicy\(\.\.\.\), or None"),
+        (Schema, {"l1": strata.MemPolicy}, r"l1 of a Schema is <class.*it must be a MemPolicy\("),
+        (Schema, {"hooks": {}}, r"hooks of a Schema is {}; it must be a SchemaHooks\(\.\.\.\)$"),
+        (strata.MemPolicy, {"eviction": "mru"}, "MemPolicy.eviction is 'mru'; it must be one of EvictionPolicy.LRU"),
+    ],
+)
+def test_what_is_none_of_a_kind_is_told_with_what_would_be_one(kind: Any, given: dict[str, Any], said: str) -> None:
+    model = {"model": Point} if kind is Schema else {}
+    with pytest.raises(InvalidConfigError, match=said):
+        kind(**model, **given)
+
+
 def test_defaults_are_the_seeds() -> None:
     config = Config()
     assert (config.default_l1_ttl, config.default_l2_ttl) == (300, 1800)
@@ -113,9 +211,53 @@ def test_defaults_are_the_seeds() -> None:
     assert isinstance(config.codec, strata.JSON)
 
 
-def test_durations_are_seconds_or_timedelta() -> None:
-    assert Config(default_l1_ttl=timedelta(minutes=1)).default_l1_ttl == 60.0
-    assert Config(write_behind_flush_interval=timedelta(milliseconds=5)).write_behind_flush_interval == 0.005
+SETTINGS: list[Any] = [Config, L2PoolConfig, L3PoolConfig, MemPolicy, RedisPolicy, PostgresPolicy, Retention]
+DURATIONS = [
+    pytest.param(kind, item.name, item.default, id=f"{kind.__name__}.{item.name}")
+    for kind in SETTINGS
+    for item in dataclasses.fields(kind)
+    if "Seconds" in str(item.type)
+]
+
+
+def test_no_duration_of_the_settings_is_forgotten() -> None:
+    words = re.compile(r"ttl|timeout|time$|fail_safe|wait|interval")
+    names = {f"{kind.__name__}.{item.name}" for kind in SETTINGS for item in dataclasses.fields(kind)}
+    assert {name for name in names if words.search(name)} == {param.id for param in DURATIONS}
+
+
+@pytest.mark.parametrize(("kind", "name", "default"), DURATIONS)
+def test_a_duration_is_given_as_seconds_or_timedelta_and_read_as_seconds(kind: Any, name: str, default: Any) -> None:
+    fresh = {"fail_safe": {"ttl": 60}}.get(name, {})
+    for given, read in ((timedelta(minutes=2), 120.0), (3, 3.0), (0.5, 0.5)):
+        made = getattr(kind(**{**fresh, name: given}), name)
+        assert (made, type(made)) == (read, float)
+    assert getattr(kind(), name) == default == getattr(kind, name)
+
+
+@pytest.mark.parametrize(("kind", "name", "default"), DURATIONS)
+def test_a_duration_that_can_be_none_is_refused_by_name_where_it_is_given(kind: Any, name: str, default: Any) -> None:
+    for wrong in (-1, "60", float("nan"), True, timedelta(days=-1), 10**400, *([None] if default is not None else [])):
+        with pytest.raises(InvalidConfigError, match=rf"^{kind.__name__}\.{name} is .*; it must be seconds"):
+            kind(**{name: wrong})
+
+
+def test_a_time_out_cannot_be_0_and_what_ends_at_0_can() -> None:
+    never = [param.id for param in DURATIONS if _refused(param.values[0], str(param.values[1]))]
+    assert never == [
+        "Config.write_behind_flush_interval", "L2PoolConfig.dial_timeout", "L2PoolConfig.read_timeout",
+        "L2PoolConfig.write_timeout", "L3PoolConfig.max_conn_lifetime", "L3PoolConfig.max_conn_idle_time",
+        "L3PoolConfig.acquire_timeout", "L3PoolConfig.connect_timeout", "L3PoolConfig.statement_timeout",
+        "L3PoolConfig.lock_timeout", "PostgresPolicy.soft_timeout", "PostgresPolicy.hard_timeout",
+    ]  # fmt: skip
+
+
+def _refused(kind: Any, name: str) -> bool:
+    try:
+        kind(**{name: timedelta(0)})
+    except InvalidConfigError as error:
+        return str(error).endswith("it must be more than 0 seconds")
+    return False
 
 
 def test_a_config_is_frozen() -> None:
@@ -180,12 +322,25 @@ ADDRESSES = [
 @pytest.mark.parametrize("address", ADDRESSES)
 @pytest.mark.parametrize("name", ["postgres_dsn", "redis_addr", "ledger_addr", "broker_url"])
 def test_no_address_prints_its_password(name: str, address: str) -> None:
-    assert "hunter2" not in repr(Config(**{name: address}))
+    try:
+        said = repr(Config(**{name: address}))  # type: ignore[arg-type]
+    except InvalidConfigError as error:
+        said = f"{error} {error.__cause__}"
+        assert name in said
+    assert "hunter2" not in said
 
 
-def test_an_address_without_a_password_is_printed_as_it_is() -> None:
-    for address in ("host:6379", "postgres://me@host:5432/app?sslmode=require", "host=a dbname=b user=c", "unix:///x"):
-        assert address in repr(Config(redis_addr=address))
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("redis_addr", "host:6379"),
+        ("redis_addr", "unix:///x"),
+        ("postgres_dsn", "postgres://me@host:5432/app?sslmode=require"),
+        ("postgres_dsn", "host=a dbname=b user=c"),
+    ],
+)
+def test_an_address_without_a_password_is_printed_as_it_is(name: str, address: str) -> None:
+    assert address in repr(Config(**{name: address}))  # type: ignore[arg-type]
 
 
 def test_nothing_that_holds_secrets_prints_them() -> None:
@@ -207,3 +362,18 @@ def test_unloaded_and_errors_survive_pickle_between_processes() -> None:
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.schema, again.key) == ("none", "players", "p1")
     assert pickle.loads(pickle.dumps(strata.UNLOADED)) is strata.UNLOADED
+
+
+def test_an_object_that_has_its_methods_by_getattr_will_do_as_the_proxies_of_logging_libraries() -> None:
+    said: list[tuple[str, str]] = []
+
+    class Proxy:
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            return lambda msg, **fields: said.append((name, msg))
+
+    config = Config(logger=Proxy())
+    assert config.logger is not None
+    config.logger.warning("hello")
+    assert said == [("warning", "hello")]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from strata.crypto import EncryptionKeys, TableCipher, keys_from, parse_base64_key
+from strata.crypto import TableCipher
+from strata.encryption_keys import EncryptionKeys, keys_from, parse_base64_key
 from strata.errors import DecodeError, InvalidConfigError
 from strata.model import FieldCipher
 
@@ -135,10 +136,10 @@ def test_a_key_is_exactly_32_bytes(value: Any) -> None:
 
 
 def test_a_key_of_the_environment_is_base64() -> None:
-    assert parse_base64_key(f" {base64.b64encode(OLD).decode()}\n") == OLD
+    assert parse_base64_key(f" {base64.b64encode(OLD).decode()}\n", "the key") == OLD
     for wrong in ("secret!", base64.b64encode(OLD[:16]).decode(), "", "é"):
         with pytest.raises(InvalidConfigError) as caught:
-            parse_base64_key(wrong)
+            parse_base64_key(wrong, "the key")
         assert not wrong or wrong not in str(caught.value)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from strata.clock import ManualClock
 from strata.l1.entry import FOREVER, GONE
-from strata.l1.store import MemStore, Reason
+from strata.l1.store import EvictionReason, MemStore
 from strata.policies import EvictionPolicy
+from strata.waits.clock import ManualClock
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_what_had_expired_is_reported_when_it_is_overwritten(store: MemStore, cl
     store.put("a", "old", 1)
     clock.advance(60)
     (gone,) = store.put("a", "new", 2)
-    assert (gone.key, gone.value, gone.reason) == ("a", "old", Reason.EXPIRED)
+    assert (gone.key, gone.value, gone.reason) == ("a", "old", EvictionReason.EXPIRED)
     assert (store.expirations, store.evictions) == (1, 0)
     assert store.live("a", clock.monotonic()) is not None
 
@@ -139,7 +139,7 @@ def test_a_sweep_removes_what_expired_and_nothing_else(store: MemStore, clock: M
     clock.advance(5)
     gone = store.sweep(clock.monotonic(), budget=2)
     assert [(item.key, item.value, item.reason) for item in gone] == [
-        (number, f"value {number}", Reason.EXPIRED) for number in range(5)
+        (number, f"value {number}", EvictionReason.EXPIRED) for number in range(5)
     ]
     assert sorted(store.entries) == [5, 6, 7, 8, 9]
     assert store.expirations == 5
@@ -210,9 +210,19 @@ def test_a_new_lock_takes_effect_at_once(store: MemStore) -> None:
     assert "a" in store.entries
 
 
+def watcher(store: MemStore, calls: list[int]) -> Callable[[], bool]:
+    """Notes how many entries there were each time it was told, and takes it."""
+
+    def told() -> bool:
+        calls.append(len(store))
+        return True
+
+    return told
+
+
 def test_the_watcher_is_told_when_there_is_something_to_sweep(store: MemStore) -> None:
     calls: list[int] = []
-    store.watch(lambda: calls.append(len(store)))
+    store.watch(watcher(store, calls))
     store.put("for ever", 1, 1, ttl=0)
     assert calls == []
     store.put("a", 1, 1)
@@ -226,7 +236,7 @@ def test_the_watcher_is_told_when_there_is_something_to_sweep(store: MemStore) -
 def test_a_watcher_that_comes_late_is_told_at_once(store: MemStore) -> None:
     calls: list[int] = []
     store.put("a", 1, 1)
-    store.watch(lambda: calls.append(len(store)))
+    store.watch(watcher(store, calls))
     assert calls == [1]
 
 

@@ -11,28 +11,15 @@ from typing import Any
 
 import pytest
 
-from strata.clock import ManualClock
 from strata.l1.store import Evicted, MemStore
 from strata.l1.sweeper import Sweeper
+from strata.observe.log import SafeLogger
 from strata.policies import EvictionPolicy
+from strata.waits.clock import ManualClock
+from strata.waits.hub import Thread
+from tests.lines import Log
 
 DEADLINE = 10.0  # seconds
-
-
-class Log:
-    """Remembers errors."""
-
-    def __init__(self) -> None:
-        self.errors: list[dict[str, Any]] = []
-
-    def debug(self, msg: str, **fields: Any) -> None: ...
-
-    def info(self, msg: str, **fields: Any) -> None: ...
-
-    def warning(self, msg: str, **fields: Any) -> None: ...
-
-    def error(self, msg: str, **fields: Any) -> None:
-        self.errors.append({"msg": msg} | fields)
 
 
 class Reports:
@@ -64,8 +51,8 @@ def sweeper() -> Iterator[Sweeper]:
     sweeper.stop()
 
 
-def thread_of(sweeper: Sweeper) -> threading.Thread | None:
-    return sweeper._ticker._own._thread
+def thread_of(sweeper: Sweeper) -> Thread | None:
+    return sweeper.daemon._thread
 
 
 def test_what_expired_is_removed_and_reported(sweeper: Sweeper, clock: ManualClock) -> None:
@@ -115,7 +102,7 @@ def test_a_callback_that_raises_is_logged_and_stops_nobody(clock: ManualClock) -
         raise ValueError(f"about {gone[0].value}")
 
     log, reports = Log(), Reports()
-    sweeper = Sweeper(interval=3600, logger=log)
+    sweeper = Sweeper(interval=3600, log=SafeLogger(log))
     for report in (fail, reports):
         store = make_store(clock)
         sweeper.register(store, report)
@@ -158,10 +145,7 @@ def test_a_callback_may_stop_it(clock: ManualClock) -> None:
     store.put("a", 1, 1)
     clock.advance(60)
     assert stopped.wait(DEADLINE)
-    thread = thread_of(sweeper)
-    assert thread is not None
-    thread.join(DEADLINE)
-    assert not thread.is_alive()
+    assert sweeper.daemon.join(DEADLINE)
 
 
 def test_a_callback_may_use_the_store(sweeper: Sweeper, clock: ManualClock) -> None:

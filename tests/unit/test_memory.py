@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from strata import EvictionPolicy
-from strata.clock import ManualClock
-from strata.coherence import memory
-from strata.coherence.certainty import ALWAYS
-from strata.coherence.guard import Claim, Guard
-from strata.coherence.memory import Memory
+from strata.l1 import tier as memory
+from strata.l1.claims import Claim, Claims
 from strata.l1.store import Evicted, MemStore
-from strata.versions import VersionClock
+from strata.l1.tier import L1Tier
+from strata.l1.trust import ALWAYS
+from strata.protocol.versions import VersionClock
+from strata.waits.clock import ManualClock
 
 Fill = tuple[Claim, Any, int, bool]
 
@@ -26,8 +26,8 @@ class Bench:
         self.clock = ManualClock()
         self.evicted: list[Any] = []
         store = MemStore(capacity=capacity, ttl=60, eviction=EvictionPolicy.FIFO, clock=self.clock)
-        self.guard = Guard(store.lock)
-        self.memory = Memory(store, self.guard, ALWAYS, self.clock, self._report, VersionClock(self.clock))
+        self.under_way = Claims(store.lock)
+        self.memory = L1Tier(store, self.under_way, ALWAYS, self.clock, self._report, VersionClock(self.clock))
 
     def fill(self, fills: Sequence[Fill]) -> None:
         """The fills at once, or one by one."""
@@ -36,7 +36,7 @@ class Bench:
     def claims(self, keys: str) -> list[Claim]:
         """A claim of each key."""
         claims = [Claim(key) for key in keys]
-        self.guard.enter(*claims)
+        self.under_way.enter(*claims)
         return claims
 
     @property
@@ -95,7 +95,7 @@ def test_what_is_settled_beats_what_is_pending_at_the_same_version(bench: Bench)
 
 def test_a_claim_that_was_released_fills_nothing(bench: Bench) -> None:
     claims = bench.claims("ab")
-    bench.guard.release(*claims)
+    bench.under_way.release(*claims)
     bench.fill([(claim, "late", 1, False) for claim in claims])
     assert bench.held == {}
 

@@ -185,7 +185,7 @@ def test_the_message_says_what_would_be_right_and_never_the_value() -> None:
         (Color, SECRET, "must be a Color"),
         (Literal["a", "b"], SECRET, "must be one of 'a', 'b'"),
         (dict[str, int], {SECRET: SECRET}, "Expected `int`, got `str`"),
-        (list[Color], [SECRET], "must be a list of a Color"),
+        (list[Color], [SECRET], "must be a list of Color"),
         (Line, Line(SECRET, SECRET), "Expected `int`, got `str` at \\$.count"),  # type: ignore[arg-type]
         (dict, {SECRET: object()}, "JSON"),
         (list[Line], [SECRET], "of type str; it must be a Line"),

@@ -364,7 +364,7 @@ class Order:
     id: Annotated[str, PrimaryKey]
     state: State = State.OPEN
     lines: list[Line] = field(default_factory=list)
-    color: Color | None = None
+    color: Color | None = None  # type: ignore[valid-type]
     date: date | None = None
 
 

@@ -43,13 +43,23 @@ def test_a_key_has_a_text_and_the_text_gives_it_back(kind: Any, key: Any, text: 
     assert back == key and type(back) is kind
 
 
+class Loud(str):
+    def __str__(self) -> str:
+        return "loud"
+
+
+@pytest.mark.parametrize("key", [Text.A, Loud("a")])
+def test_a_text_of_a_class_of_its_own_is_the_key_that_it_spells(key: str) -> None:
+    id, text = plan(str).key_and_text(key)
+    assert (id, text) == ("a", "a") and type(id) is str and type(text) is str
+
+
 @pytest.mark.parametrize(
     ("kind", "key"),
     [
         (str, 1),
         (str, b"p1"),
         (str, None),
-        (str, Text.A),
         (str, "nul\0"),
         (str, "\ud800"),
         (str, UNLOADED),
@@ -68,6 +78,15 @@ def test_what_is_no_key_is_refused_without_being_shown(kind: Any, key: Any) -> N
     with pytest.raises(EncodeError, match="a key of Made") as caught:
         plan(kind).key_text(key)
     assert str(key) not in str(caught.value) or str(key) in ("1", "a", "None", "")
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "💥"])
+def test_a_key_may_have_2048_bytes_whatever_its_letters(letter: str) -> None:
+    most = letter * (2048 // len(letter.encode()))
+    assert plan(str).key_text(most) == most
+    with pytest.raises(EncodeError, match="2,048") as caught:
+        plan(str).key_text(most + "a")
+    assert most not in str(caught.value)
 
 
 def test_the_empty_key_is_missing() -> None:

@@ -293,3 +293,22 @@ def test_fingerprints_of_equal_queries_are_equal() -> None:
 def test_an_argument_without_a_stable_text_has_no_fingerprint() -> None:
     with pytest.raises(QueryError, match="object"):
         Query(where="a = $1", args=(object(),)).fingerprint()
+
+
+def test_a_set_has_one_order_however_much_its_members_have_in_common() -> None:
+    members = [f"{'x' * 100}{number}" for number in range(9)]
+    (given,) = Query(where="id = ANY($1)", args=(set(members),)).args
+    assert given == tuple(members)
+
+
+def test_what_is_no_name_of_a_column_and_no_condition_is_told_with_what_would_be_one() -> None:
+    with pytest.raises(QueryError, match=r"fields has a list in it; .*fields\('id', 'score'\)"):
+        Q().fields(["id"])  # type: ignore[arg-type]
+    with pytest.raises(QueryError, match=r"where is a list; it must be a str, such as 'level > \$1'"):
+        Q().where(["level"])  # type: ignore[arg-type]
+
+
+def test_placeholders_of_another_kind_are_told_what_they_are_here() -> None:
+    for where in ("n = %s", "n = ?", "n = :n"):
+        with pytest.raises(QueryError, match=r"0 placeholders, which are \$1, \$2 and so on, but 1 arguments"):
+            Q().where(where, 1)

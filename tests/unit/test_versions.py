@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from strata.versions import NODE_BITS, VersionClock
+from strata.protocol.versions import NODE_BITS, VersionClock
 
 
 class Still:
@@ -63,3 +63,23 @@ def test_a_clock_that_ran_ahead_stamps_right_again_once_it_is_corrected() -> Non
     clock.discipline(1000.0, 1000.0, 1000.0)
     assert seconds(clock) == pytest.approx(1000.0)
     assert not clock.plausible(ahead)
+
+
+def test_a_stamp_that_is_interrupted_by_another_is_above_or_below_it_and_never_the_same() -> None:
+    class Handled(Still):
+        """As a clock during whose reading a signal's handler stamps."""
+
+        inner = 0
+
+        def wall(self) -> float:
+            if not self.inner:
+                self.inner = -1
+                self.inner = clock.stamp()
+            return 1000.0
+
+    ticking = Handled()
+    clock = VersionClock(ticking)
+    with clock._lock:  # the interrupted frame may hold it
+        outer = clock.stamp()
+    assert ticking.inner > 0 and outer > ticking.inner
+    assert clock.stamp() > outer

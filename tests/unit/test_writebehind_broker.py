@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import celery
 import pytest
 import redis
 
 from strata import Config, InvalidConfigError
-from strata.writebehind.broker import broker_url, celery_app
+from strata.writebehind.fleet.broker import broker_url, celery_app, rings_there
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +23,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"redis_addr": "cache:6379", "redis_db": 3}, "redis://cache:6379/3"),
         ({"redis_addr": "cache:6379", "redis_password": "a/b"}, "redis://:a%2Fb@cache:6379/0"),
         ({"redis_addr": "cache:6379", "ledger_addr": "ledger:6380"}, "redis://ledger:6380/0"),
-        ({"redis_addr": "redis://u:p@cache:6379/2", "redis_password": "other"}, "redis://u:p@cache:6379/2"),
+        ({"redis_addr": "redis://u:p@cache:6379/2", "redis_password": "p", "redis_db": 2}, "redis://u:p@cache:6379/2"),
         ({"redis_addr": "rediss://cache:6379"}, "rediss://cache:6379/0"),
         ({"redis_addr": "unix:///run/redis.sock", "redis_db": 1}, "redis+socket:///run/redis.sock?virtual_host=1"),
         (
@@ -61,5 +62,19 @@ def test_the_app_has_the_fleet_s_settings() -> None:
 
 
 def test_an_app_of_the_user_s_is_taken_as_it_is() -> None:
-    mine = object()
+    mine = celery.Celery()
     assert celery_app(Config(celery_app=mine)) is mine
+
+
+@pytest.mark.parametrize(
+    ("settings", "there"),
+    [
+        ({"redis_addr": "cache:6379"}, True),
+        ({"redis_addr": "cache:6379", "ledger_addr": "ledger:6380"}, True),
+        ({"redis_addr": "cache:6379", "broker_url": "amqp://rabbit"}, False),
+        ({"redis_addr": "cache:6379", "celery_app": celery.Celery("mine", set_as_current=False)}, False),
+        ({"redis_client": redis.Redis(), "broker_url": "redis://other"}, False),
+    ],
+)
+def test_whether_the_ledger_is_the_broker_too(settings: dict[str, object], there: bool) -> None:
+    assert rings_there(Config(**settings)) is there  # type: ignore[arg-type]

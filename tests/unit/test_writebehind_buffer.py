@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from strata.clock import ManualClock
-from strata.writebehind.buffer import Buffered, DirtyBuffer, Own
-from strata.writebehind.shard import home_of
+from strata.errors import ClosedError
+from strata.waits.clock import ManualClock
+from strata.writebehind.dirty.buffer import DirtyBuffer
+from strata.writebehind.dirty.owner import Limits
+from strata.writebehind.dirty.slot import Buffered, OwnWrite, Slot
+from strata.writebehind.ledger.shard import home_of
+
+BEGAN = ManualClock().monotonic()
+
+
+def own(version: int, record: dict[str, int] | None, partial: bool, *, newest: bool = True) -> OwnWrite:
+    """What is read of a write that was made before the clock moved."""
+    return OwnWrite(version, record, partial, newest, BEGAN)
 
 
 class Buffer:
@@ -18,17 +33,10 @@ class Buffer:
     def __init__(self, most: int = 100, threshold: int = 10) -> None:
         self.clock = ManualClock()
         self.wakes = 0
-        self.uncovered: list[tuple[Any, Own | None]] = []
+        self.refused = 0  # of these first calls
+        self.uncovered: list[tuple[Any, OwnWrite | None]] = []
         self.stamps = itertools.count(1000)
-        self.buffer = DirtyBuffer(
-            most,
-            threshold,
-            self.clock,
-            merge=self._merge,
-            stamp=lambda: next(self.stamps),
-            wake=self._wake,
-            uncover=lambda schema, key: self.uncovered.append((key, self.buffer.peek(schema, key))),
-        )
+        self.buffer = DirtyBuffer(Limits(most, threshold, 1.0), self.clock, self)
 
     def put(self, key: str, version: int, record: dict[str, int] | None, *, partial: bool = False) -> Any:
         return self.buffer.put("things", key, key, Buffered(version, record, partial))
@@ -39,11 +47,23 @@ class Buffer:
             self.buffer.sent([(slot, item.version)], self.clock.monotonic())
         return [(slot.key_text, item.version) for slot, item in batch]
 
-    def _merge(self, schema: str, base: dict[str, int], over: dict[str, int]) -> dict[str, int]:
+    # What the buffer asks of its owner.
+
+    def stamp(self) -> int:
+        return next(self.stamps)
+
+    def merge(self, schema: str, base: dict[str, int], over: dict[str, int]) -> dict[str, int]:
         return base | over
 
-    def _wake(self) -> None:
+    def uncover(self, schema: str, key: Any) -> None:
+        self.uncovered.append((key, self.buffer.peek(schema, key)))
+
+    def gone(self, slot: Slot) -> None:
+        """Nobody keeps a journal of it."""
+
+    def wake(self) -> bool:
         self.wakes += 1
+        return self.wakes > self.refused
 
 
 @pytest.fixture
@@ -68,13 +88,13 @@ def test_a_key_that_is_written_all_the_time_keeps_its_place_in_the_queue(dirty: 
 def test_an_older_version_never_takes_the_place_of_a_newer_one(dirty: Buffer) -> None:
     dirty.put("a", 5, {"x": 5})
     dirty.put("a", 4, {"x": 4})
-    assert dirty.buffer.peek("things", "a") == Own(5, {"x": 5}, False)
+    assert dirty.buffer.peek("things", "a") == own(5, {"x": 5}, False)
 
 
 def test_a_write_stays_until_l3_has_it(dirty: Buffer) -> None:
     dirty.put("a", 1, {"x": 1})
     dirty.hand_off()
-    assert dirty.buffer.peek("things", "a") == Own(1, {"x": 1}, False)
+    assert dirty.buffer.peek("things", "a") == own(1, {"x": 1}, False)
     assert dirty.buffer.confirm("things", [("a", 1)]) == []
     assert len(dirty.buffer) == 0
 
@@ -98,29 +118,29 @@ def test_a_write_that_came_while_the_older_one_was_handed_off_is_handed_off_too(
 def test_a_superseded_write_is_read_only_where_the_newer_one_cannot_be(dirty: Buffer) -> None:
     dirty.put("a", 1, {"x": 1})
     dirty.buffer.supersede("things", "a", 2)
-    assert dirty.buffer.peek("things", "a") == Own(1, {"x": 1}, False, newest=False)
+    assert dirty.buffer.peek("things", "a") == own(1, {"x": 1}, False, newest=False)
     assert len(dirty.buffer) == 1
     dirty.put("a", 3, {"x": 3})
-    assert dirty.buffer.peek("things", "a") == Own(3, {"x": 3}, False)
+    assert dirty.buffer.peek("things", "a") == own(3, {"x": 3}, False)
 
 
 def test_partial_writes_merge_by_column(dirty: Buffer) -> None:
     dirty.put("a", 1, {"x": 1, "y": 1}, partial=True)
     dirty.put("a", 2, {"y": 2}, partial=True)
-    assert dirty.buffer.peek("things", "a") == Own(2, {"x": 1, "y": 2}, True)
+    assert dirty.buffer.peek("things", "a") == own(2, {"x": 1, "y": 2}, True)
 
 
 def test_a_partial_write_over_a_whole_one_is_whole(dirty: Buffer) -> None:
     dirty.put("a", 1, {"x": 1, "y": 1})
     dirty.hand_off()
     dirty.put("a", 2, {"y": 2}, partial=True)
-    assert dirty.buffer.peek("things", "a") == Own(2, {"x": 1, "y": 2}, False)
+    assert dirty.buffer.peek("things", "a") == own(2, {"x": 1, "y": 2}, False)
 
 
 def test_a_partial_write_over_a_pending_deletion_is_refused(dirty: Buffer) -> None:
     dirty.put("a", 1, None)
     assert dirty.put("a", 2, {"y": 2}, partial=True).orphan
-    assert dirty.buffer.peek("things", "a") == Own(1, None, False)
+    assert dirty.buffer.peek("things", "a") == own(1, None, False)
 
 
 def test_a_whole_write_that_was_stamped_before_a_partial_one_is_its_base_whichever_comes_first(dirty: Buffer) -> None:
@@ -128,7 +148,7 @@ def test_a_whole_write_that_was_stamped_before_a_partial_one_is_its_base_whichev
     dirty.hand_off()
     dirty.put("a", 1, {"x": 1, "y": 1})
     item = dirty.buffer.peek("things", "a")
-    assert item == Own(1000, {"x": 1, "y": 2}, False)  # a new version: the ledger has the partial one
+    assert item == own(1000, {"x": 1, "y": 2}, False)  # a new version: the ledger has the partial one
     assert dirty.hand_off() == [("a", 1000)]
 
 
@@ -174,6 +194,13 @@ def test_the_first_write_and_the_threshold_wake_the_flusher(dirty: Buffer) -> No
     assert dirty.wakes == 2
 
 
+def test_a_flusher_that_could_not_start_is_woken_by_the_next_write(dirty: Buffer) -> None:
+    dirty.refused = 3
+    for number in range(6):
+        dirty.put(f"k{number}", number + 1, {})
+    assert dirty.wakes == 4
+
+
 def test_writes_asked_after_go_to_the_end_of_the_queue(dirty: Buffer) -> None:
     dirty.put("a", 1, {})
     dirty.put("b", 2, {})
@@ -192,11 +219,11 @@ def test_a_write_that_was_given_up_is_not_read_any_more_and_counts_until_that_wa
     dirty.buffer.give_up("things", "a", 1)
     assert dirty.buffer.peek("things", "a") is None and len(dirty.buffer) == 1
     dirty.put("a", 2, {"x": 2})
-    assert dirty.buffer.peek("things", "a") == Own(2, {"x": 2}, False)
+    assert dirty.buffer.peek("things", "a") == own(2, {"x": 2}, False)
 
 
 def test_reads_that_began_while_a_write_covered_the_key_are_void_before_it_stops_to_do_so(dirty: Buffer) -> None:
-    endings = {
+    endings: dict[str, Callable[[], object]] = {
         "confirmed": lambda: dirty.buffer.confirm("things", [("confirmed", 1)]),
         "superseded": lambda: dirty.buffer.supersede("things", "superseded", 2),
         "given up": lambda: dirty.buffer.give_up("things", "given up", 1),
@@ -205,11 +232,93 @@ def test_reads_that_began_while_a_write_covered_the_key_are_void_before_it_stops
     for key, end in endings.items():
         dirty.put(key, 1, {"x": 1})
         end()
-        assert dirty.uncovered.pop() == (key, Own(1, {"x": 1}, False))
-        own = dirty.buffer.peek("things", key)
-        assert own is None or not own.newest
+        assert dirty.uncovered.pop() == (key, own(1, {"x": 1}, False))
+        left = dirty.buffer.peek("things", key)
+        assert left is None or not left.newest
 
 
 def test_a_new_write_is_stamped_in_the_same_step_as_it_is_taken(dirty: Buffer) -> None:
     assert dirty.buffer.write("things", "a", "a", {"x": 1}, False).version == 1000
-    assert dirty.buffer.peek("things", "a") == Own(1000, {"x": 1}, False)
+    assert dirty.buffer.peek("things", "a") == own(1000, {"x": 1}, False)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["put", "send", "confirm", "supersede", "drop", "wait"]), st.integers(0, 4))))
+def test_the_oldest_write_and_those_overtaken_are_found_without_a_look_at_each(steps: list[tuple[str, int]]) -> None:
+    dirty = Buffer(most=3)
+    buffer, version = dirty.buffer, 0
+    for step, number in steps:
+        key, version = f"k{number}", version + 1
+        if step == "put":
+            dirty.put(key, version, {"a": version})
+        elif step == "send":
+            dirty.hand_off()
+        elif step == "confirm":
+            buffer.confirm("things", [(key, version - number)])
+        elif step == "supersede":
+            buffer.supersede("things", key, version + 1 - number)
+        elif step == "drop":
+            buffer.drop("things", key, version - number)
+        dirty.clock.advance(1.0)
+        now, slots = dirty.clock.monotonic(), [slot for slot, _ in buffer.pending()]
+        assert buffer.age(now) == now - min([slot.born for slot in slots], default=now)
+        assert {slot.key for slot, _ in buffer.overtaken()} == {slot.key for slot in slots if slot.overtaken}
+
+
+class Released:
+    """A lock, after whose release by one thread something else happens first."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self.late: threading.Thread | None = None
+        self.released, self.go = threading.Event(), threading.Event()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if threading.current_thread() is self.late:
+            self.released.set()
+            assert self.go.wait(15)
+
+
+def test_a_write_that_makes_the_threshold_while_another_wakes_the_flusher_wakes_it_too() -> None:
+    dirty = Buffer(threshold=2)
+    lock: Any = Released(dirty.buffer._lock)
+    dirty.buffer._lock = lock
+    late = lock.late = threading.Thread(target=lambda: dirty.put("b", 2, {}))
+    wake = dirty.wake
+
+    def woken() -> bool:
+        if late.ident is None:
+            late.start()
+            assert lock.released.wait(15)  # it has put its write, and is about to look whether to wake
+        return wake()
+
+    dirty.wake = woken  # type: ignore[method-assign]
+    dirty.put("a", 1, {})
+    lock.go.set()
+    late.join()
+    assert dirty.wakes == 2
+
+
+def test_when_the_process_is_about_to_end_only_what_is_safe_elsewhere_is_taken(dirty: Buffer) -> None:
+    dirty.put("a", 1, {"x": 1})
+    dirty.buffer.shut(5)
+    with pytest.raises(ClosedError):  # the very thread that the others wait for
+        dirty.buffer.write("things", "b", "b", {}, False)
+    assert dirty.put("c", 3, {}).room
+    dirty.clock.advance(6)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ClosedError):
+        pool.submit(dirty.buffer.write, "things", "b", "b", {}, False).result(10)
+    assert [slot.key_text for slot, _ in dirty.buffer.pending()] == ["a", "c"]
+
+
+def test_a_write_that_waited_for_the_end_is_taken_where_the_process_goes_on(dirty: Buffer) -> None:
+    dirty.buffer.shut(5)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(dirty.buffer.write, "things", "b", "b", {}, False)
+        assert not dirty.buffer.pending()
+        dirty.buffer.gate.open()
+        assert waiting.result(10).room
+    assert [slot.key_text for slot, _ in dirty.buffer.pending()] == ["b"]

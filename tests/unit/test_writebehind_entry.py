@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strata.errors import DecodeError
-from strata.writebehind.entry import Entry, Op, decode
-from strata.writebehind.pace import Pace
+from strata.protocol.entry import Entry, EntryOp, decode
+from strata.writebehind.ledger.timing import Timing
 
 entries = st.builds(
     Entry,
     st.integers(0, 2**63 - 1),
-    st.sampled_from(Op),
+    st.sampled_from(EntryOp),
     st.integers(0, 10**13 - 1),
     st.text("0123456789abcdef", min_size=1, max_size=32),
     st.binary(max_size=50),
@@ -37,7 +37,7 @@ def test_what_a_newer_process_wrote_is_not_guessed_at(raw: bytes) -> None:
 
 
 def test_pauses_double_up_to_their_longest() -> None:
-    pace = Pace()
-    assert 0.4 <= pace.after_outage(1) <= 0.6
-    assert 0.8 <= pace.after_outage(2) <= 1.2
-    assert 24 <= pace.after_outage(1_000_000) <= 36
+    timing = Timing()
+    assert 0.4 <= timing.after_outage(1) <= 0.6
+    assert 0.8 <= timing.after_outage(2) <= 1.2
+    assert 9.6 <= timing.after_outage(1_000_000) <= 14.4

@@ -9,9 +9,10 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strata.errors import InvalidConfigError, L3UnavailableError
-from strata.l3.failures import BatchError, Diagnosis, Failure
-from strata.writebehind.isolate import CONTENDED, diagnosis_of, isolate
+from strata.errors import ConstraintError, InvalidConfigError, L3UnavailableError
+from strata.l3.diagnosis import BatchError, Diagnosis
+from strata.l3.sqlstates import Failure
+from strata.writebehind.persist.isolate import CONTENDED, diagnosis_of, isolate
 
 PERMANENT = Diagnosis(Failure.PERMANENT, "23514")
 UNIQUE = Diagnosis(Failure.ORDER, "23505")
@@ -50,6 +51,18 @@ def test_exactly_the_bad_records_are_refused_and_all_others_are_written_once(
     assert sorted(database.written) == sorted(set(range(count)) - bad) == sorted(outcome.written)
     assert all(outcome.written[place] == f"wrote {place}" for place in outcome.written)
     assert not outcome.left and outcome.stopped is None
+
+
+def test_many_bad_records_that_are_named_do_not_have_the_whole_batch_written_for_each() -> None:
+    database = Database(set(range(0, 1000, 2)), named=True)
+    sizes: list[int] = []
+
+    def write(places: Sequence[int]) -> list[str]:
+        sizes.append(len(places))
+        return database.write(places)
+
+    assert len(isolate(write, 1000).refused) == 500
+    assert sum(sizes) < 12_000
 
 
 def test_a_record_that_postgresql_names_costs_one_more_statement() -> None:
@@ -107,6 +120,24 @@ def test_a_batch_that_takes_too_long_is_halved() -> None:
     assert len(isolate(write, 16).written) == 16
 
 
+def test_what_meets_a_lock_comes_last_the_largest_part_first_and_is_left_once_that_takes_too_long() -> None:
+    tried: list[tuple[int, int]] = []
+    timed_out = 0
+
+    def write(places: Sequence[int]) -> list[str]:
+        nonlocal timed_out
+        tried.append((places[0], len(places)))
+        if 0 in places:
+            timed_out += 1
+            raise BatchError(Diagnosis(Failure.TIMEOUT, "55P03"))
+        return ["done"] * len(places)
+
+    outcome = isolate(write, 16, lambda: timed_out == 3)
+    assert tried == [(0, 16), (0, 8), (8, 8), (0, 4)]
+    assert set(outcome.written) == set(range(8, 16)) and set(outcome.left) == set(range(8))
+    assert not outcome.refused and outcome.stopped is None
+
+
 def test_a_batch_too_large_for_memory_is_halved() -> None:
     def write(places: Sequence[int]) -> list[str]:
         if len(places) > 2:
@@ -148,3 +179,8 @@ def test_a_time_limit_of_the_task_is_nobody_s_fault() -> None:
 
 def test_a_way_to_the_server_that_cannot_work_is_no_records_fault() -> None:
     assert diagnosis_of(InvalidConfigError("a pooler in between")).failure is Failure.NOT_READY
+
+
+def test_a_refusal_without_a_sqlstate_is_no_outage() -> None:
+    assert diagnosis_of(ConstraintError("a trigger kept the row")).failure is Failure.UNKNOWN
+    assert diagnosis_of(L3UnavailableError("away")).failure is Failure.OUTAGE

@@ -13,11 +13,11 @@ import pytest
 from strata.errors import InvalidConfigError
 from strata.observe import SafeLogger
 from strata.observe.metrics import SafeMetrics
-from strata.writebehind import journal as journals
-from strata.writebehind.directory import aside, check, set_aside
-from strata.writebehind.entry import Entry, Op
-from strata.writebehind.journal import Journal, Segment
-from strata.writebehind.orphan import HEAD, Orphan
+from strata.protocol.entry import Entry, EntryOp
+from strata.writebehind.dirty import journal as journals
+from strata.writebehind.dirty.directory import aside, check, set_aside
+from strata.writebehind.dirty.journal import Journal, Segment
+from strata.writebehind.dirty.orphan import HEAD, Orphan
 
 LOG = SafeLogger(None)
 METRICS = SafeMetrics(None)
@@ -32,7 +32,7 @@ class Slot:
 
 
 def entry(version: int) -> Entry:
-    return Entry(version, Op.SET, 1, "me", b"row %d" % version)
+    return Entry(version, EntryOp.SET, 1, "me", b"row %d" % version)
 
 
 def append(journal: Journal, slot: Slot, version: int) -> None:
@@ -179,7 +179,7 @@ def test_what_is_set_aside_takes_the_place_of_nothing(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_moved_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "strata-a-1.journal").symlink_to("/nonexistent")
     abandoned(tmp_path, ("b", 1))
-    monkeypatch.setattr("strata.writebehind.directory.set_aside", full)
+    monkeypatch.setattr("strata.writebehind.dirty.directory.set_aside", full)
     journal = Journal(tmp_path, "next", LOG, METRICS)
     for _ in range(2):
         orphans = list(journal.orphans())
@@ -250,3 +250,24 @@ def test_a_record_of_a_newer_release_is_told_from_damage(tmp_path: Path) -> None
         assert [key for _, key, _ in contents.records] == ["first", "later"]
         orphan.remove()
         orphan.leave()
+
+
+def test_a_directory_that_takes_no_change_any_more_is_said_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journals, "SEGMENT_BYTES", 1)  # a segment for each record
+    home, moved = tmp_path / "journals", tmp_path / "moved"
+    said: list[str] = []
+    log = SafeLogger(None)
+    monkeypatch.setattr(log, "warning", lambda msg, **fields: said.append(fields["error"]))
+    journal = Journal(home, "me", log, METRICS)
+    slots = [Slot(key) for key in "abc"]
+    for slot in slots:
+        append(journal, slot, 1)
+    home.rename(moved)
+    home.write_text("not a directory")
+    for slot in slots:
+        journal.release(slot)
+    journal.close()
+    assert {path.stat().st_size for path in moved.iterdir()} == {0}  # nobody reads them again
+    assert said == ["NotADirectoryError"] * 3

@@ -13,6 +13,7 @@ from rich.progress import Progress
 from strata.application import load_store
 from strata.cli.demo.coherence import time_coherence
 from strata.cli.demo.data import load_places
+from strata.cli.demo.deferred import PLACES as FEWEST
 from strata.cli.demo.deferred import write_behind
 from strata.cli.demo.flower import prove_monitored
 from strata.cli.demo.model import Place
@@ -31,11 +32,12 @@ APP = "strata.cli.demo.app:store"
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Keep servers, worker and Flower running afterwards, until Ctrl-C.")
-def demo(keep: bool) -> None:
+@click.option("--places", type=click.IntRange(min=FEWEST), help="Take no more places than that; else all, some 34,000.")
+def demo(keep: bool, places: int | None) -> None:
     """Load the places of GeoNames, read them through every tier, update them write-behind, kill a worker, prove it."""
     console = wide_console()
     began = time.perf_counter()
-    found = load_places()
+    found = load_places(places)
     with ending_in_order(), Servers(private=True) as servers:
         servers.environment["STRATA_APP"] = APP
         environment = servers.inherited()

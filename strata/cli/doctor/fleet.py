@@ -9,11 +9,9 @@ from strata.cli.doctor.finding import Finding, fail, good, refused, warn
 from strata.cli.inside import addressed, defers, pending
 from strata.datastore import DataStore
 from strata.errors import InvalidConfigError, StrataError
-from strata.l2 import refusals
-from strata.writebehind.broker import celery_app
+from strata.writebehind.fleet.broker import Broker, celery_app
 
 PATIENCE = 2.0  # seconds for workers to answer
-OLD = 10.0  # seconds that a deferred write may wait
 
 
 def fleet(store: DataStore) -> Iterator[Finding]:
@@ -37,7 +35,7 @@ def _workers(store: DataStore, app: Any) -> Finding:
     try:
         replies = app.control.ping(timeout=PATIENCE)
     except Exception as error:  # noqa: BLE001 each broker's driver has errors of its own
-        return _broker(store, app, error)
+        return _broker(store, error)
     if not replies:
         return fail(
             "workers", "none answers", "start one: STRATA_APP=package.module:store celery -A strata.worker worker"
@@ -46,16 +44,24 @@ def _workers(store: DataStore, app: Any) -> Finding:
     return good("workers", f"{len(replies)}: {names}")
 
 
-def _broker(store: DataStore, app: Any, error: Exception) -> Finding:
-    refusal = refusals.refusal_of(error.__cause__ or error)  # kombu puts its own around some
+def _broker(store: DataStore, error: Exception) -> Finding:
+    refusal = Broker(store.config).refusal(error)
     if refusal is None:
         said = f"the broker does not answer ({type(error).__name__})"
         return fail("workers", said, "start it, or correct broker_url")
     if not refusal.answered:
         return fail("workers", f"the broker refused. {refusal.found}", "correct broker_url, or what it is made of")
-    rights = refusals.rights(store.config.keyspace, store.config.invalidation_channel, broker=True)
-    advice = refusal.advice.format(user=app.connection_for_write().userid or "default", rights=rights)
-    return fail("workers", f"the broker refused. {refusal.found}", advice)
+    return fail("workers", f"the broker refused. {refusal.found}", refusal.advice)
+
+
+def _late(schema: str, shard: int, age: float) -> Finding:
+    """A shard that stands still; what a killed worker held is free again before that."""
+    return warn(
+        f"pending in {schema}",
+        f"the oldest entry of shard {shard} is {age:.0f} s old",
+        f"look at the workers' log for what strata.persist('{schema}', {shard}) says, or whether it does not end, at "
+        "locks in PostgreSQL (pg_stat_activity), and at `strata dead-letters list --waiting`",
+    )
 
 
 def _pending(store: DataStore) -> Iterator[Finding]:
@@ -63,10 +69,10 @@ def _pending(store: DataStore) -> Iterator[Finding]:
     for name, waiting in pending(store).items():
         dead += waiting.dead
         said = f"{waiting.pending}, the oldest {waiting.oldest_age:.1f} s old" if waiting.pending else "none"
-        if waiting.oldest_age > OLD:
-            yield warn(f"pending in {name}", said, "look at the workers' log, and at `strata dead-letters list`")
-        else:
+        if not waiting.late:
             yield good(f"pending in {name}", said)
+        for shard, age in waiting.late.items():
+            yield _late(name, shard, age)
     if dead:
         yield warn("dead letters", str(dead), "see `strata dead-letters list`; mend the cause, then retry them")
     else:

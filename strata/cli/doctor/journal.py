@@ -8,7 +8,7 @@ from pathlib import Path
 from strata.cli.doctor.finding import Finding, fail, good, warn
 from strata.datastore import DataStore
 from strata.policies import Durability
-from strata.writebehind import directory as directories
+from strata.writebehind.dirty import directory as directories
 
 
 def journal(store: DataStore) -> Iterator[Finding]:

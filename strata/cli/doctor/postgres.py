@@ -10,8 +10,9 @@ from strata.cli.inside import ask_postgres, compared, pooled, schemas, tables
 from strata.datastore import DataStore
 from strata.errors import StrataError
 from strata.l3.catalog import TableFacts
-from strata.l3.changes import BlockingChange, Plan
+from strata.l3.changes import Plan
 from strata.l3.layout import VERSION
+from strata.l3.report import BlockingChange
 
 OLDEST = 14
 _VERSION = "SELECT current_setting('server_version_num')::int / 10000, pg_is_in_recovery()"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from strata.cli.doctor.clocks import clock
-from strata.cli.doctor.finding import Finding, State, fail, good, refused, warn
+from strata.cli.doctor.finding import Finding, FindingState, fail, good, refused, warn
 from strata.cli.doctor.rights import lacking
 from strata.cli.inside import ownership, redis_servers
 from strata.coherence.ownership import refusal
@@ -26,7 +26,7 @@ def redis(store: DataStore) -> Iterator[Finding]:
         try:
             yield from lacking(what, server, server.keys.channel(store.config.invalidation_channel))
             yield (owned := _owner(store, what, server))
-            if owned.state is State.FAIL:
+            if owned.state is FindingState.FAIL:
                 continue
             facts = _facts(server)
             yield _version(what, facts)

@@ -11,21 +11,24 @@ from collections.abc import Iterator
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from strata.cli.doctor.finding import Finding, fail
-from strata.errors import L2UnavailableError
+from strata.errors import WITHOUT_L2
 from strata.l2.client import RedisServer
 from strata.l2.refusals import refusal_of
 
+_MISSING = "no such key"  # says RENAME
 TEXT, HASH, ZSET, LIST = KINDS = ("text", "hash", "zset", "list")  # names of keys
 
 # No key is there, and what sets one lets it expire at once.
 TRIES: tuple[tuple[str | int, ...], ...] = (
-    ("TIME",), ("GET", TEXT), ("MGET", TEXT), ("GETEX", TEXT), ("EXISTS", TEXT), ("PTTL", TEXT), ("DEL", TEXT),
-    ("SET", TEXT, "", "PX", 1), ("SETRANGE", TEXT, 0, ""), ("EXPIRE", TEXT, 1), ("PEXPIRE", TEXT, 1),
+    ("TIME",), ("GET", TEXT), ("MGET", TEXT), ("GETEX", TEXT), ("EXISTS", TEXT), ("TYPE", TEXT), ("PTTL", TEXT),
+    ("RENAME", TEXT, TEXT), ("DEL", TEXT), ("SET", TEXT, "", "PX", 1),
+    ("SETRANGE", TEXT, 0, ""), ("EXPIRE", TEXT, 1), ("PEXPIRE", TEXT, 1),
     ("PEXPIREAT", TEXT, 1), ("SCAN", 0, "COUNT", 1),
     ("HGET", HASH, "a"), ("HMGET", HASH, "a"), ("HGETALL", HASH), ("HKEYS", HASH), ("HLEN", HASH), ("HDEL", HASH, "a"),
     ("HSET", HASH, "a", ""), ("HINCRBY", HASH, "b", 1), ("DEL", HASH),
     ("ZADD", ZSET, 1, "a"), ("ZCARD", ZSET), ("ZRANGE", ZSET, 0, 0), ("ZREVRANGE", ZSET, 0, 0), ("ZSCORE", ZSET, "a"),
-    ("ZRANGEBYSCORE", ZSET, 0, 0), ("ZREMRANGEBYSCORE", ZSET, 0, 0), ("ZREM", ZSET, "a"),
+    ("ZRANGEBYSCORE", ZSET, 0, 0), ("ZREMRANGEBYSCORE", ZSET, 0, 0),
+    ("ZREMRANGEBYRANK", ZSET, 0, 0), ("ZREM", ZSET, "a"),
     ("RPUSH", LIST, ""), ("LRANGE", LIST, 0, 0), ("LLEN", LIST), ("LTRIM", LIST, 1, 0), ("DEL", LIST),
     ("EVAL", "return 1", 0), ("EVALSHA", "0" * 40, 0),
 )  # fmt: skip
@@ -34,7 +37,7 @@ TRIES: tuple[tuple[str | int, ...], ...] = (
 def lacking(what: str, server: RedisServer, channel: str) -> Iterator[Finding]:
     """The findings about rights that are missing; none where none is.
 
-    Raises `L2UnavailableError` where it does not answer, or refuses for another reason.
+    Raises `L2UnavailableError` where it does not answer, or can serve nobody.
     """
     missing: dict[str, list[str]] = {}
     advice = ""
@@ -44,12 +47,13 @@ def lacking(what: str, server: RedisServer, channel: str) -> Iterator[Finding]:
         try:
             answer = server.subscribe(channel) if command[0] == "SUBSCRIBE" else server.execute(*command)
             if command[0] == "SUBSCRIBE":
-                refused = [said for said in answer.wait(server.timeout) if isinstance(said, Exception)]
+                answer.hear(server.timeout)
+                refused = [said for said in answer.heard() if isinstance(said, Exception)]
                 answer.close()
                 if refused:
                     raise server.unavailable(refused[0]) from refused[0]
-        except L2UnavailableError as error:
-            if isinstance(error.__cause__, NoScriptError | OutOfMemoryError):
+        except WITHOUT_L2 as error:
+            if isinstance(error.__cause__, NoScriptError | OutOfMemoryError) or _MISSING in str(error.__cause__):
                 continue  # it might have been run
             refusal = None if error.__cause__ is None else refusal_of(error.__cause__)
             if refusal is None or not refusal.answered:

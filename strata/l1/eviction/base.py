@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from strata.l1.entry import GONE, Entry
+from strata.l1.entry import GONE, L1Entry
 
 # Entries that one eviction may look at. All of a large store may have been used since the last eviction; settling
 # their order at once would hold the lock for seconds. So the best victim among these goes, and the next one goes on.
@@ -18,13 +18,13 @@ LOOKS = 256
 class Eviction(Protocol):
     """Knows every entry of one store. Called under the store's lock; `clear` makes it new, also after fork."""
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: L1Entry) -> None:
         """A new entry, `queued` being its `used`, is about to be in the store."""
 
-    def swap(self, entry: Entry, now: float) -> Entry | None:
+    def swap(self, entry: L1Entry, now: float) -> L1Entry | None:
         """As `add`, in place of the entry returned, which is no longer known; None if none was known."""
 
-    def left(self, entry: Entry) -> None:
+    def left(self, entry: L1Entry) -> None:
         """The entry, already GONE, left the store in another way than by `swap`."""
 
     def clear(self) -> None:
@@ -53,6 +53,6 @@ class Remains:
         return self.gone > 64 + queued // 5
 
 
-def still_there(entry: Entry) -> bool:
+def still_there(entry: L1Entry) -> bool:
     """Whether the entry has not left its store."""
     return entry.expires != GONE

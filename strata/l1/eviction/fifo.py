@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from strata.l1.entry import GONE, Entry
+from strata.l1.entry import GONE, L1Entry
 from strata.l1.eviction.base import Remains, still_there
 
 
@@ -12,20 +12,20 @@ class Fifo:
     """One queue in order of arrival. Guarded by the store's lock."""
 
     def __init__(self) -> None:
-        self._queue: deque[Entry] = deque()
+        self._queue: deque[L1Entry] = deque()
         self._remains = Remains()
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: L1Entry) -> None:
         self._queue.append(entry)
 
-    def swap(self, entry: Entry, now: float) -> Entry | None:
+    def swap(self, entry: L1Entry, now: float) -> L1Entry | None:
         queue = self._queue
         queue.append(entry)
         while (oldest := queue.popleft()).expires == GONE:
             self._remains.gone -= 1
         return None if oldest is entry else oldest
 
-    def left(self, entry: Entry) -> None:
+    def left(self, entry: L1Entry) -> None:
         if self._remains.add(len(self._queue)):
             self._queue = deque(filter(still_there, self._queue))
             self._remains.gone = 0

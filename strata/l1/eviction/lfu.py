@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from strata.l1.entry import GONE, Entry
+from strata.l1.entry import GONE, L1Entry
 from strata.l1.eviction.base import LOOKS, Remains, still_there
 from strata.l1.eviction.ghosts import Ghosts
 
@@ -28,23 +28,23 @@ class Lfu:
 
     def __init__(self, capacity: int) -> None:
         self._share = max(1, capacity // PROBATION)
-        self._probation: deque[Entry] = deque()
-        self._established: deque[Entry] = deque()
+        self._probation: deque[L1Entry] = deque()
+        self._established: deque[L1Entry] = deque()
         self._ghosts = Ghosts(capacity)
         self._remains = Remains()
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: L1Entry) -> None:
         if self._ghosts.recall(entry.key):
             self._established.append(entry)
         else:
             self._probation.append(entry)
 
-    def swap(self, entry: Entry, now: float) -> Entry | None:
+    def swap(self, entry: L1Entry, now: float) -> L1Entry | None:
         probation = self._probation
         first = probation[0] if len(probation) >= self._share else None
         # The usual case in short: the oldest on probation was never used.
         if first is not None and first.hits == first.seen and first.expires != GONE:
-            victim: Entry | None = probation.popleft()
+            victim: L1Entry | None = probation.popleft()
             known = self._ghosts.swap(first.key, entry.key)
         else:
             victim = self._search(now)
@@ -52,7 +52,7 @@ class Lfu:
         (self._established if known else probation).append(entry)
         return victim
 
-    def left(self, entry: Entry) -> None:
+    def left(self, entry: L1Entry) -> None:
         if entry.hits:
             # An invalidated key is read again soon; it need not prove itself twice.
             self._ghosts.remember(entry.key)
@@ -69,7 +69,7 @@ class Lfu:
     def __len__(self) -> int:
         return len(self._probation) + len(self._established)
 
-    def _search(self, now: float) -> Entry | None:
+    def _search(self, now: float) -> L1Entry | None:
         looks = 0
         while self._probation or self._established:
             proving = len(self._probation) >= self._share or not self._established
@@ -84,7 +84,7 @@ class Lfu:
                 return entry
         return None
 
-    def _stays(self, entry: Entry, proving: bool) -> bool:
+    def _stays(self, entry: L1Entry, proving: bool) -> bool:
         """Queue the entry for another lap if it has earned one."""
         hits = entry.hits
         uses, entry.seen = hits - entry.seen, hits

@@ -12,27 +12,27 @@ import heapq
 import math
 from collections import deque
 
-from strata.l1.entry import GONE, Entry
+from strata.l1.entry import GONE, L1Entry
 from strata.l1.eviction.base import LOOKS, Remains, still_there
 
-Settled = tuple[float, int, Entry]  # the stamp, a running number where stamps are equal, the entry
+Settled = tuple[float, int, L1Entry]  # the stamp, a running number where stamps are equal, the entry
 
 
 class Lru:
     """A queue of the entries as they came, a heap of those used since. Guarded by the store's lock."""
 
     def __init__(self) -> None:
-        self._fresh: deque[Entry] = deque()
+        self._fresh: deque[L1Entry] = deque()
         self._settled: list[Settled] = []
         self._number = 0
         self._remains = Remains()
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: L1Entry) -> None:
         self._fresh.append(entry)
 
-    def swap(self, entry: Entry, now: float) -> Entry | None:
+    def swap(self, entry: L1Entry, now: float) -> L1Entry | None:
         fresh, settled = self._fresh, self._settled
-        victim: Entry | None = None
+        victim: L1Entry | None = None
         # The usual case in short: the oldest was never used.
         if fresh and (not settled or fresh[0].queued <= settled[0][0]):
             first = fresh[0]
@@ -43,7 +43,7 @@ class Lru:
         fresh.append(entry)
         return victim
 
-    def left(self, entry: Entry) -> None:
+    def left(self, entry: L1Entry) -> None:
         if self._remains.add(len(self)):
             self._fresh = deque(filter(still_there, self._fresh))
             self._settled = [item for item in self._settled if item[2].expires != GONE]
@@ -58,9 +58,9 @@ class Lru:
     def __len__(self) -> int:
         return len(self._fresh) + len(self._settled)
 
-    def _search(self, now: float) -> Entry | None:
+    def _search(self, now: float) -> L1Entry | None:
         """The entry with the oldest stamp, taken out; those looked at on the way are queued anew."""
-        oldest: Entry | None = None
+        oldest: L1Entry | None = None
         for _ in range(LOOKS):
             entry = self._pop(math.inf if oldest is None else oldest.queued)
             if entry is None:
@@ -76,7 +76,7 @@ class Lru:
                 return oldest
         return None if oldest is None else self._older(oldest)
 
-    def _older(self, entry: Entry) -> Entry:
+    def _older(self, entry: L1Entry) -> L1Entry:
         """The first of the heap in its stead, where that is older by a stamp that is still true."""
         first = self._settled[0][2] if self._settled else entry
         if first.expires == GONE or not first.used <= first.queued < entry.queued:
@@ -85,7 +85,7 @@ class Lru:
         self._settle(entry)
         return first
 
-    def _pop(self, before: float) -> Entry | None:
+    def _pop(self, before: float) -> L1Entry | None:
         """The first entry by queued stamp that is still there, if queued before the time given."""
         fresh, settled = self._fresh, self._settled
         while fresh or settled:
@@ -98,6 +98,6 @@ class Lru:
             self._remains.gone -= 1
         return None
 
-    def _settle(self, entry: Entry) -> None:
+    def _settle(self, entry: L1Entry) -> None:
         self._number += 1
         heapq.heappush(self._settled, (entry.queued, self._number, entry))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from strata.l1.entry import Entry
+from strata.l1.entry import L1Entry
 
 
 class Unbounded:
     """Knows nothing and is never asked."""
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: L1Entry) -> None:
         pass
 
-    def swap(self, entry: Entry, now: float) -> Entry | None:
+    def swap(self, entry: L1Entry, now: float) -> L1Entry | None:
         return None
 
-    def left(self, entry: Entry) -> None:
+    def left(self, entry: L1Entry) -> None:
         pass
 
     def clear(self) -> None:

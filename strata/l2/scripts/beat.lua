@@ -6,6 +6,7 @@
 -- Returns those of the schemas for which the caller is to look, and nobody else.
 redis.call('PUBLISH', ARGV[1], ARGV[2])
 -- Before any other change: a Redis that is out of memory refuses what may need some, unless the script has written.
+clear_unless('hash', KEYS[1])
 redis.call('PEXPIRE', KEYS[1], 60000)
 local now, mine, at = now_ms(), {}, {}
 for i = 4, #ARGV do
@@ -14,5 +15,8 @@ end
 for i, schema in ipairs(mine) do
   at[2 * i - 1], at[2 * i] = schema, string.format('%d', now)
 end
-if #at > 0 then redis.call('HSET', KEYS[1], unpack(at)) end
+if #at > 0 then
+  redis.call('HSET', KEYS[1], unpack(at))
+  redis.call('PEXPIRE', KEYS[1], 60000)
+end
 return mine

@@ -3,6 +3,7 @@
 -- KEYS  1 the schema's generation; 2 its writers (sorted set: token, deadline in ms)
 -- ARGV  1 the writer's token; 2 ms until its commit has surely ended, 0 = it has
 redis.call('DEL', KEYS[1])
+clear_unless('zset', KEYS[2])
 if ARGV[2] == '0' then
   redis.call('ZREM', KEYS[2], ARGV[1])
 else

@@ -10,9 +10,26 @@ local function kind(raw)
   return string.sub(raw, 1, 1)
 end
 
--- As GET. A Redis that is out of memory refuses a command that may need some, unless the script has written before,
--- as this does without changing anything: for scripts that take away, or put what is smaller in the place of a value.
-local function get_even_if_full(key) return redis.call('GETEX', key) end
+-- A key of another type is nobody's: it is removed where it is met, since no text could ever take its place.
+local function text_by(command, key)
+  local raw = redis.pcall(command, key)
+  if type(raw) ~= 'table' then return raw end
+  if not string.find(raw.err, 'WRONGTYPE', 1, true) then return redis.call(command, key) end
+  redis.call('DEL', key)
+  return false
+end
+
+-- The same where it is no text that is to be kept.
+local function clear_unless(kind, key)
+  local found = redis.call('TYPE', key).ok
+  if found ~= kind and found ~= 'none' then redis.call('DEL', key) end
+end
+
+local function get(key) return text_by('GET', key) end
+
+-- As get. A Redis that is out of memory refuses a command that may need some, unless the script has written before, as
+-- this does without changing anything: for scripts that take away, or put what is smaller in the place of a value.
+local function get_even_if_full(key) return text_by('GETEX', key) end
 
 local function holds_version(raw)
   local k = kind(raw)
@@ -30,12 +47,13 @@ local function older(a, b)
   return tonumber(string.sub(a, 11)) < tonumber(string.sub(b, 11))
 end
 
--- Whether a version is nobody's: more than 60 s ahead of this server's clock (`strata/versions.py` has the same bound),
--- or no number. A double is exact enough for that.
+-- Whether a version is nobody's: more than 60 s ahead of this server's clock (`strata/protocol/versions.py` has the same bound),
+-- or not of 19 digits. A double is exact enough for that.
 local bound
+local VERSION = string.rep('%d', 19)
 local function is_beyond(version)
   if not bound then bound = (tonumber(redis.call('TIME')[1]) + 60) * 1000000 * 2048 end
-  return not string.find(version, '^%d+$') or tonumber(version) > bound
+  return not string.find(version, '^' .. VERSION .. '$') or tonumber(version) > bound
 end
 
 -- What a key holds, as far as it counts: a value or tombstone of the far future is removed where it is met, since no

@@ -6,7 +6,7 @@ local lease = 'L1:' .. ARGV[1]
 local filled = {}
 for i, key in ipairs(KEYS) do
   filled[i] = 0
-  if redis.call('GET', key) == lease then
+  if redis.call('MGET', key)[1] == lease then
     local content, px = ARGV[i * 2], ARGV[i * 2 + 1]
     if content == '' then
       redis.call('DEL', key)

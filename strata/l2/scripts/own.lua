@@ -6,7 +6,7 @@
 local answers = {}
 for i, key in ipairs(KEYS) do
   local at = 1 + (i - 1) * 4
-  local raw = standing(key, redis.call('GET', key))
+  local raw = standing(key, get(key))
   if holds_version(raw) and not older(version_of(raw), ARGV[at + 1]) then
     answers[i] = version_of(raw)
   else

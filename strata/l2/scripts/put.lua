@@ -10,7 +10,7 @@ for i, key in ipairs(KEYS) do
   local at = 2 + (i - 1) * 4
   local version, content, px = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   say(ARGV[2], ARGV[at + 4])
-  local raw = standing(key, redis.call('GET', key))
+  local raw = standing(key, get(key))
   local k = kind(raw)
   local mine, rest = false, {}
   if k == 'I' then

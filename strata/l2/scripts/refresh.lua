@@ -7,7 +7,7 @@ local done = {}
 for i, key in ipairs(KEYS) do
   local found, content, px = ARGV[i * 3 - 2], ARGV[i * 3 - 1], ARGV[i * 3]
   done[i] = 0
-  if redis.call('GET', key) == found then
+  if redis.call('MGET', key)[1] == found then
     if content == '' then
       redis.call('DEL', key)
     elseif px == '0' then

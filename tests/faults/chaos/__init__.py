@@ -1,1 +1,2 @@
-"""The chaos program: writers write behind while everything around them is killed, frozen and restarted at random."""
+"""The chaos program: writers write behind while everything around them is killed, frozen,
+restarted and sown with garbage at random."""

@@ -36,7 +36,8 @@ def main(
     namespace: str,
     keep: Path | None,
 ) -> None:
-    """Write behind while workers, writers, Redis and PostgreSQL are killed, frozen and restarted at random."""
+    """Write behind while workers, writers, Redis and PostgreSQL are killed, frozen, restarted
+    and sown with garbage at random."""
     console = Console()
     plan = Plan(
         seconds=minutes * 60,

@@ -1,5 +1,5 @@
-"""The faults: what is killed, frozen, cut and restarted. Two threads inject, so that faults of servers and of
-processes meet."""
+"""The faults: what is killed, frozen, cut and restarted. Threads inject, so that faults of servers, faults of processes
+and garbage (`planting.py`) meet."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from strata import Durability
 from strata.embedded.process import children
+from tests.faults.chaos.writer import STRIDE
 from tests.fleet import ROOT, Worker
 
 
@@ -60,6 +61,11 @@ class Writers:
         writer.process.kill()
         writer.process.wait()
         self._start(number)
+
+    @property
+    def keys_of_all(self) -> list[int]:
+        """The keys that writers set, overwrite and delete."""
+        return [number * STRIDE + key for number in self.current for key in range(self.keys)]
 
     def ended_by_themselves(self) -> list[str]:
         """Writers that ended without having been told to."""
@@ -122,6 +128,11 @@ class Workers:
         """The ids of a worker and its children."""
         pid = self.current[place].process.pid
         return [pid, *children(pid)]
+
+    def ended_by_themselves(self) -> list[str]:
+        """Workers that ended without having been told to."""
+        over = [worker for worker in self.current if worker.process.poll() is not None]
+        return [f"{worker.log.name} ended with {worker.process.returncode}" for worker in over]
 
     def kill_all(self) -> None:
         for worker in self.current:

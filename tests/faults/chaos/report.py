@@ -17,6 +17,9 @@ def table(plan: Plan, outcome: Outcome) -> Table:
         shown.add_row(name, f"{count}")
     shown.add_section()
     shown.add_row("faults", f"{outcome.faults.total()}")
+    for name, count in sorted(outcome.planted.items()):
+        shown.add_row(f"garbage: {name}", f"{count}")
+    shown.add_section()
     shown.add_row("operations", f"{verdict.operations:,}")
     shown.add_row("keys", f"{verdict.keys:,}")
     shown.add_row("lost with killed MEMORY writers, as said", f"{verdict.forfeited:,}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import strata
 from strata import DataStore, Durability
+from strata.testing import inspect
 from tests.faults.chaos.app import Item, make_store
 from tests.faults.chaos.diary import Diary
 
@@ -105,7 +106,7 @@ class Writer:
             self._diary.wrong(f"key {key}: read {found.n if found else None} after writing {wanted or None}")
 
     def _mark(self) -> None:
-        buffer = self._store._wiring.writebehind()._parts.buffer
+        buffer = inspect(self._store).buffer
         if buffer.unsent < 500:
             self._diary.handed_off(int(slot.key_text) for slot, _ in buffer.take(sys.maxsize))
 

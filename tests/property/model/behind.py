@@ -1,4 +1,5 @@
-"""Write-behind: the programs of `strata/writebehind/{facade,flusher,handoff,apply,settle,undertaker,watch}.py`."""
+"""Write-behind: the programs of `strata/writebehind/service.py`, of `flusher`, `handoff` and `redrive` of its `writer`,
+and of `persister`, `settle` and `giving_up` of its `persist`."""
 
 from __future__ import annotations
 
@@ -303,7 +304,7 @@ def worker(me: Me) -> Program:
             pass
 
 
-def undertaker(me: Me) -> Program:
+def giving_up(me: Me) -> Program:
     """Who makes known what was buried by processes that died over it."""
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The dirty buffer, of which the key has one slot. Mirrors `strata/writebehind/buffer.py`."""
+"""The dirty buffer, of which the key has one slot. Mirrors `strata/writebehind/dirty/buffer.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripts of the ledger, one step each. They mirror `strata/writebehind/scripts/*.lua`."""
+"""The scripts of the ledger, one step each. They mirror `strata/writebehind/ledger/scripts/*.lua`."""
 
 from __future__ import annotations
 

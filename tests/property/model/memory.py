@@ -1,7 +1,7 @@
 """L1 with its claims and flights, the clock, and what arrives by the bus.
 
-Mirrors `strata/coherence/memory.py`, `guard.py` and `inbox.py`; each function is one hold of the guard's lock, or
-several that nothing can come between.
+Mirrors `strata/l1/tier.py`, `claims.py` and `strata/coherence/inbox.py`; each function is one hold of the claims' lock,
+or several that nothing can come between.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`get`, and the bulk fill of `search`: the programs of `strata/engine/read.py` and `rows.py`."""
+"""`get`, and the bulk fill of `search`: the programs of `strata/engine/flights.py`, `load.py` and `rows.py`."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def begin_read(world: World, me: Me, force_l2: bool) -> Outcomes:
         if memory.serves(proc, setup):
             return outcomes  # while unsure, an entry may be served or not, since it may just have been loaded
     if slot is not None:
-        own = returned(world, setup, me.proc, floor, Seen(slot.version, slot.deleted))
-        outcomes.append((own, Begun(Way.OVER, floor)))
+        shown = returned(world, setup, me.proc, floor, Seen(slot.version, slot.deleted))
+        outcomes.append((shown, Begun(Way.OVER, floor)))
         return outcomes
     own = None
     if proc.slot is not None and setup.keeps(Rule.READ_ASKS_BUFFER) and setup.keeps(Rule.OWN_WRITE_IS_A_FLOOR):

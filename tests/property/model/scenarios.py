@@ -68,9 +68,9 @@ def worker(proc: int, name: str = "worker") -> Thread:
     return Thread(name, proc, behind.worker, daemon=True)
 
 
-def undertaker(proc: int) -> Thread:
+def giving_up(proc: int) -> Thread:
     """Who finishes the burials of others."""
-    return Thread("undertaker", proc, behind.undertaker, daemon=True)
+    return Thread("undertaker", proc, behind.giving_up, daemon=True)
 
 
 def through_scenario(
@@ -535,7 +535,7 @@ BEHIND = [
         flusher(0),
         worker(1),
         worker(2, "other"),
-        undertaker(2),
+        giving_up(2),
         deaf=(1,),
         killable=(1,),
         refused=0,

@@ -70,7 +70,7 @@ def step(
     def decorate(run: Callable[Concatenate[World, Me, P], Outcomes]) -> Callable[Concatenate[Me, P], Step]:
         called = name or run.__name__.replace("_", " ")
 
-        def make(me: Me, *args: P.args, **kwargs: P.kwargs) -> Step:
+        def make(me: Me, /, *args: P.args, **kwargs: P.kwargs) -> Step:
             return Step(called, where, me.proc, run, (me, *args, *kwargs.values()))
 
         make.__doc__ = run.__doc__

@@ -1,4 +1,4 @@
-"""Synchronous writes, invalidations and repairs: the programs of `strata/engine/write.py`, `batch.py` and
+"""Synchronous writes, invalidations and repairs: the programs of `strata/engine/commit.py`, `write.py` and
 `strata/coherence/repairs.py`."""
 
 from __future__ import annotations

@@ -1,0 +1,328 @@
+"""Synchronous writes, of one key or of many over several schemas: all or nothing in L3, caches after the commit.
+
+In this order: intents in L2 (acknowledged, and published, before COMMIT is sent), commit in L3, put and publish in one
+script, then L1. A writer killed anywhere leaves nothing stale: the intent refuses fills until it expires. One change of
+a table without locks is one statement, and so its own transaction.
+
+For write-behind schemas the ledger's versions are read after the intents and before the commit, and the floor is raised
+with the put, so that a pending write of another process neither overtakes nor is overtaken wrongly. A partial record
+supersedes a pending write of its key as a whole, but carries only some of its columns: so what is pending goes to L3
+first, in the same transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from strata.bound import Bound
+from strata.engine.context import Context
+from strata.errors import WITHOUT_L2, WITHOUT_L3, DecodeError, L3UnavailableError, StrataError
+from strata.l1.claims import Claim
+from strata.l2.values import Put
+from strata.l3.diagnosis import BatchError, suppressed, unfit
+from strata.l3.doubt import adapting
+from strata.l3.values import Status
+from strata.policies import WriteMode
+from strata.protocol.messages import MessageOp
+from strata.protocol.shards import shard_of
+
+if TYPE_CHECKING:
+    from strata.l3.values import Change as Pending
+
+
+def as_written(conn: Any, bound: Bound, record: Any, written: Any) -> Any:
+    """The record with the columns of which L3 holds other values: unloaded ones, AutoNowAdd of the first insert, and
+    what the table rounds, computes or changes by trigger. Raises `DecodeError` where it cannot be read, before COMMIT
+    where there is a transaction."""
+    if not written.values:
+        return record
+    plan = bound.plan
+    # With the key, to which a ciphertext is bound; it is never among the names.
+    names, values = (plan.key.name, *written.names), (plan.key_of(record), *written.values)
+    try:
+        return plan.merge(record, bound.record(values, names))
+    except DecodeError as error:
+        if conn.in_transaction:
+            error.args = (f"{error}; nothing was written",)
+        raise
+
+
+def outcome_unknown(error: BaseException, unsure: bool) -> bool:
+    """Whether a commit may be under way although the write failed; `unsure`: it was when an error from outside came."""
+    if isinstance(error, L3UnavailableError):
+        return error.outcome_unknown
+    return unsure and not isinstance(error, StrataError)
+
+
+@dataclass(slots=True)
+class KeyChange:
+    """One key's last word in the batch: a checked, stamped record, or None for its deletion."""
+
+    id: Any
+    key_text: str
+    record: Any
+    version: int = 0
+
+
+@dataclass(slots=True)
+class SchemaChanges:
+    """The changes of one schema, by key text."""
+
+    bound: Bound
+    changes: dict[str, KeyChange] = field(default_factory=dict)
+    claims: list[Claim] = field(default_factory=list)
+    rows: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    token: str = ""
+    intended: bool = False
+    intending: bool = False  # whether the intent may stand in L2
+    partial: set[str] = field(default_factory=set)  # keys of records that do not carry all columns
+    beneath: dict[str, list[Pending]] = field(default_factory=dict)  # deferred writes under partial records, by key
+
+    def add(self, change: KeyChange) -> None:
+        """A later change of a key takes the earlier one's place, keeping what it did not load."""
+        earlier = self.changes.pop(change.key_text, None)
+        both = earlier is not None and earlier.record is not None and change.record is not None
+        if both and self.bound.plan.unloaded(change.record):
+            change.record = self.bound.plan.merge(earlier.record, change.record)  # type: ignore[union-attr]
+        self.changes[change.key_text] = change
+        if change.record is not None:
+            self.rows[change.key_text] = self.bound.plan.to_row(change.record, self.bound.cipher)
+
+    def ordered(self, deleted: bool) -> list[KeyChange]:
+        """Those that are deletions, or those that are not, sorted by key, so that batches do not deadlock."""
+        chosen = [change for change in self.changes.values() if (change.record is None) is deleted]
+        return sorted(chosen, key=lambda change: change.id)
+
+
+class Commit:
+    """Collects changes and commits them once. Not thread-safe; used by one caller."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.parts: dict[str, SchemaChanges] = {}
+        self._unsure = False  # whether a commit may be under way whose end is not known
+
+    def add(self, bound: Bound, id: Any, key_text: str, record: Any) -> None:
+        """A record that `Writer.prepare` gave, or None. Raises `EncodeError` before any tier is touched."""
+        part = self.parts.setdefault(bound.name, SchemaChanges(bound))
+        part.add(KeyChange(id, key_text, record))
+
+    def run(self, timeout: float | None = None) -> None:
+        """Write everything to L3 in one transaction, then to the caches. Schemas without L3 are not for here."""
+        parts = [self.parts[name] for name in sorted(self.parts)]
+        if not parts:
+            return
+        try:
+            for part in parts:
+                self._claim(part)
+                self._intend(part)
+                self._meet_ledger(part)
+            self._write(parts, timeout)
+            for part in parts:
+                self._put(part)
+        except BaseException as error:
+            for part in parts:
+                for change in part.changes.values():
+                    part.bound.l1.forget(change.id)
+            if not outcome_unknown(error, self._unsure):
+                self._abandon(parts)
+            raise
+        finally:
+            for part in parts:
+                part.bound.l1.claims.release(*part.claims)
+
+    def _claim(self, part: SchemaChanges) -> None:
+        ids = [change.id for change in part.changes.values()]
+        for id in ids:
+            part.bound.l1.forget(id)
+        part.claims = [Claim(id) for id in ids]
+        part.bound.l1.claims.enter(*part.claims)
+
+    def _intend(self, part: SchemaChanges) -> None:
+        context, bound = self._context, part.bound
+        said = {text: context.message(bound, text, MessageOp.INTENT) for text in part.changes}
+        try:
+            if bound.l2 is None:
+                context.publish(*said.values())
+                part.intended = True
+            elif not context.repairs.skips(bound, said):
+                part.token = bound.l2.token()
+                part.intending = True
+                bound.l2.intend(part.token, context.lasting, context.announcer.channel, said)
+                bound.searches.committing(part.token, context.lasting)
+                part.intended = True
+        except WITHOUT_L2:
+            part.intending = False  # the transaction leaves rows for the repair
+
+    def _meet_ledger(self, part: SchemaChanges) -> None:
+        deferred = self._context.writebehind
+        if not part.bound.deferred or deferred is None:
+            return
+        waiting: dict[str, Any] = {}
+        try:
+            waiting = deferred.ledger_read(part.bound, list(part.changes))
+        except WITHOUT_L2:
+            pass  # versions then decide to within the clocks' error
+        for pending in waiting.values():
+            self._context.versions.observe(pending.version)
+        for change in part.changes.values():
+            own = deferred.peek(part.bound, change.id)
+            if own is not None:
+                self._context.versions.observe(own.version)
+            if change.record is not None and part.bound.plan.unloaded(change.record):
+                text = change.key_text
+                part.partial.add(text)
+                if beneath := deferred.beneath(part.bound, change.id, text, waiting.get(text)):
+                    part.beneath[text] = beneath
+
+    def _write(self, parts: Sequence[SchemaChanges], timeout: float | None) -> None:
+        adapting(lambda: self._transact(parts, timeout))
+        self._unsure = False
+
+    def _transact(self, parts: Sequence[SchemaChanges], timeout: float | None) -> None:
+        database = parts[0].bound.rows.primary
+        self._unsure = False
+        with ExitStack() as stack:
+            for part in parts:
+                if self._untold(part):
+                    stack.enter_context(self._context.repairs.unannounced(part.bound, part.changes))
+            if timeout is None and self._is_one_statement(parts):
+                conn = stack.enter_context(database.session())
+                self._unsure = True  # it is its own commit
+            else:
+                conn = stack.enter_context(database.transaction(timeout))
+                for part in parts:
+                    self._lock(conn, part)
+            for part in parts:
+                self._write_part(conn, part)
+            self._unsure = True
+
+    def _untold(self, part: SchemaChanges) -> bool:
+        """Whether Redis could not be told, so that rows are to be left from which it is repaired."""
+        return self._context.tells and not part.intended
+
+    def _is_one_statement(self, parts: Sequence[SchemaChanges]) -> bool:
+        first, *others = parts
+        if others or len(first.changes) > 1 or self._untold(first):
+            return False
+        table = first.bound.rows.table
+        return table.alone if first.rows else not table.locked
+
+    def _lock(self, conn: Any, part: SchemaChanges) -> None:
+        if part.bound.rows.table.locked:
+            shards: dict[int, bool] = {}
+            for change in part.changes.values():
+                shard = shard_of(change.key_text)
+                alone = change.record is None or change.key_text in part.beneath
+                shards[shard] = shards.get(shard, False) or alone
+            part.bound.rows.table.lock_shards(conn, shards)
+
+    def _write_part(self, conn: Any, part: SchemaChanges) -> None:
+        context, bound = self._context, part.bound
+        table, node = bound.rows.table, context.versions.node
+        self._write_beneath(conn, part)
+        for change in part.ordered(deleted=True):
+            change.version = table.delete(conn, change.id, context.stamp(), node)
+        changes = part.ordered(deleted=False)
+        rows = [part.rows[change.key_text] for change in changes]
+        stamps = [context.stamp() for _ in changes]
+        if conn.in_transaction:
+            answers = table.set_many(conn, rows, stamps, node)
+        else:
+            answers = [table.upsert(conn, row, stamp, node) for row, stamp in zip(rows, stamps, strict=True)]
+        for change, written in zip(changes, answers, strict=True):
+            change.version = written.version
+            change.record = as_written(conn, bound, change.record, written)
+        if self._untold(part):
+            for change in part.changes.values():
+                table.record_repair(conn, change.key_text, context.repairs.bound_of(bound, change.version))
+
+    def _write_beneath(self, conn: Any, part: SchemaChanges) -> None:
+        """Bring what is pending under partial records to L3, at its own versions, for these to be laid over it.
+
+        The put's floor then makes the ledger's entries leave, which L3 has in all the columns that still matter.
+        """
+        table = part.bound.rows.table
+        left = [list(pending) for pending in part.beneath.values()]
+        try:
+            while left:  # no key twice in one call; more than one round where ledger and buffer both have a write
+                applied = table.apply(conn, [pending.pop(0) for pending in left])
+                if any(answer.status is Status.SWALLOWED for answer in applied):
+                    raise suppressed(table.name)
+                left = [pending for pending in left if pending]
+        except BatchError as error:
+            raise unfit(error)  # noqa: B904 the cause is set
+
+    def _abandon(self, parts: Sequence[SchemaChanges]) -> None:
+        for part in parts:
+            if part.intending and part.bound.l2 is not None:
+                try:
+                    part.bound.l2.abandon(part.token, list(part.changes))
+                    part.bound.searches.committed(part.token)
+                except WITHOUT_L2:
+                    pass  # they expire
+
+    def _put(self, part: SchemaChanges) -> None:
+        context, bound = self._context, part.bound
+        changes = list(part.changes.values())
+        context.versions.observe(max(change.version for change in changes))
+        self._raise_floor(part, changes)
+        stored = self._put_l2(part, changes)
+        began = context.clock.monotonic()
+        kept = bound.mode is not WriteMode.WRITE_THROUGH_L1_ASYNC
+        fills, gone = [], []
+        for change, claim in zip(changes, part.claims, strict=True):
+            if kept and change.record is not None and change.key_text in stored:
+                fills.append((claim, bound.plan.freeze(change.record), change.version, False))
+            else:
+                gone.append(change.id)
+        for id in [*gone, *bound.l1.fill_many(fills, began)]:
+            bound.l1.forget(id)
+
+    def _raise_floor(self, part: SchemaChanges, changes: Sequence[KeyChange]) -> None:
+        """Before the put: an older write that is handed off between them would stand in L2, and in nobody's ledger.
+
+        Where the ledger does not answer, rows in L3 are left, from which floor and L2 are repaired.
+        """
+        context, bound = self._context, part.bound
+        deferred = context.writebehind
+        if not bound.deferred or deferred is None:
+            return
+        for change in changes:
+            deferred.supersede(bound, change.id, change.version)
+        try:
+            deferred.raise_floor(bound, {change.key_text: change.version for change in changes}, part.partial)
+        except WITHOUT_L2:
+            if part.intended:
+                self._leave_repairs(part, changes)
+
+    def _leave_repairs(self, part: SchemaChanges, changes: Sequence[KeyChange]) -> None:
+        try:
+            self._context.repairs.leave(part.bound, {change.key_text: change.version for change in changes})
+        except WITHOUT_L3:
+            pass  # L3's versions refuse what is older; L2 shows it until then
+
+    def _put_l2(self, part: SchemaChanges, changes: Sequence[KeyChange]) -> set[str]:
+        context, bound = self._context, part.bound
+        puts = []
+        for change in changes:
+            op = MessageOp.DELETE if change.record is None else MessageOp.SET
+            message = context.message(bound, change.key_text, op, change.version)
+            cached = None if change.record is None else bound.plan.cached(change.record)
+            puts.append(Put(change.key_text, change.version, cached, message))
+        try:
+            if bound.l2 is None:
+                if part.intended:
+                    context.publish(*(put.message for put in puts))
+            elif part.intended:
+                stored = bound.l2.put(part.token, context.announcer.channel, puts)
+                bound.searches.committed(part.token)
+                return stored
+        except WITHOUT_L2:
+            if bound.l2 is None:
+                self._leave_repairs(part, changes)
+            return set()
+        return {put.key_text for put in puts}

@@ -1,0 +1,231 @@
+"""A load: keys of one schema from L2 down, and what was found filled upward. `get` loads one key, `get_many` many.
+
+In this order: L2, which leaves a lease where it has nothing; the ledger, then L3, so that what is being persisted is
+not missed in both; L2 again where its lease still stands; L1 where the claim still does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from strata.bound import Bound
+from strata.engine.context import ABSENT, Context
+from strata.errors import (
+    WITHOUT_L2,
+    WITHOUT_L3,
+    DecodeError,
+    L3UnavailableError,
+    RefusedError,
+    UnavailableError,
+)
+from strata.l1.claims import Claim
+from strata.l2.content import Found, State
+from strata.l2.values import Put
+
+if TYPE_CHECKING:
+    from strata.l2.tier import L2Tier
+    from strata.l3.reads import Row
+    from strata.writebehind.pending import Pending
+
+FAILED = (UnavailableError, RefusedError)
+"""What a load may end in that a stale value may stand in for."""
+
+
+class Loaded(NamedTuple):
+    """A record, or ABSENT, on its way up: its version, and whether L3 does not have it yet."""
+
+    record: Any
+    version: int = 0
+    pending: bool = False
+
+
+NOTHING = Loaded(ABSENT)
+
+
+class Load:
+    """The slow half: keys for which L2 had no answer. `claims`, by key text, are the caller's to enter and to release;
+    `found` is what L2 said of each key, None where there is none, or it was not asked, or did not answer. Run once, by
+    one thread."""
+
+    __slots__ = ("_bound", "_claims", "_context", "_found")
+
+    def __init__(
+        self, context: Context, bound: Bound, claims: Mapping[str, Claim], found: dict[str, Found] | None
+    ) -> None:
+        self._context = context
+        self._bound = bound
+        self._claims = claims
+        self._found = found
+
+    def run(self) -> dict[str, Loaded]:
+        """What ledger and L3 hold, by key text, filled upward where nothing happened to a key meanwhile.
+
+        Raises `L3UnavailableError` or `L3RefusedError`, `UnavailableError` where Redis did not answer either, and
+        `DecodeError` for a row that cannot be read, once the others are filled.
+        """
+        context, bound, claims = self._context, self._bound, self._claims
+        began = context.clock.monotonic()
+        silent = False
+        if self._found is None and bound.l2 is not None:
+            for claim in claims.values():
+                claim.brief = True
+                silent = silent or claim.silent
+        loaded, unreadable = self.beneath(context.handed_off(bound, list(claims)) if bound.deferred else {})
+        if silent:
+            context.repairs.distrust()  # once more: L3 may have shown what an earlier look at the repairs missed
+        self._fill(loaded, began)
+        if unreadable is not None:
+            raise unreadable
+        return loaded
+
+    def beneath(self, pending: Mapping[str, Pending]) -> tuple[dict[str, Loaded], DecodeError | None]:
+        """What L3 holds under what the ledger was found to hold; and the error of the first row that cannot be read.
+
+        Where L3 is away, what is pending as a whole is the newest.
+        """
+        bound, claims, observe = self._bound, self._claims, self._context.versions.observe
+        loaded: dict[str, Loaded] = {}
+        unreadable: DecodeError | None = None
+        try:
+            with bound.rows.primary.connection() as conn:
+                table, keys = bound.rows.table, [claim.key for claim in claims.values()]
+                rows: Mapping[Any, Row | None]
+                rows = table.get_many(conn, keys) if len(keys) > 1 else {keys[0]: table.get(conn, keys[0])}
+                for text, claim in claims.items():
+                    row, entry = rows.get(claim.key), pending.get(text)
+                    try:
+                        # One that went around the ledger, while that was away, leaves an older write there.
+                        deletion = 0 if row is not None or entry is None else table.tombstone(conn, text)
+                        item = loaded[text] = joined(bound, row, entry, deletion)
+                    except DecodeError as error:
+                        unreadable = unreadable or error
+                    else:
+                        observe(item.version)
+        except WITHOUT_L3 as error:
+            whole = {text: joined(bound, None, entry) for text, entry in pending.items() if not entry.partial}
+            if len(whole) == len(claims):
+                return whole, None
+            away = isinstance(error, L3UnavailableError) and not self._context.awaits_postgres
+            if away and self._found is None and bound.l2 is not None:
+                raise UnavailableError(
+                    f"neither Redis nor PostgreSQL answered for schema {bound.name!r}; check both"
+                ) from error
+            raise
+        return loaded, unreadable
+
+    def _fill(self, loaded: Mapping[str, Loaded], began: float) -> None:
+        bound, allowed = self._bound, self._fill_l2(loaded)
+        fills = []
+        for text, (record, version, pending) in loaded.items():
+            claim = self._claims[text]
+            if text not in allowed:
+                bound.l1.met(claim, None if record is ABSENT else version)
+            elif record is ABSENT:
+                bound.l1.fill_absent(claim, None, began)
+            elif bound.l1.store is not None:
+                fills.append((claim, bound.plan.freeze(record), version, pending))
+        if fills:
+            fill_l1(bound, fills, began)
+
+    def _fill_l2(self, loaded: Mapping[str, Loaded]) -> Collection[str]:
+        """The keys that may enter L1 too: what L2 refuses does not, what L2 could not be asked of may."""
+        bound, found = self._bound, self._found
+        if bound.l2 is None or found is None:
+            return loaded.keys()
+        by_token: dict[str, list[Put]] = {}
+        for text, item in loaded.items():
+            answer = found[text]
+            if answer.state is State.LEASED or answer.raw:
+                by_token.setdefault(answer.token, []).append(_put(bound, text, item))
+        allowed: set[str] = set()
+        for token, puts in by_token.items():
+            try:
+                stood = bound.l2.fill(token, puts) if token else bound.l2.refresh(found, puts)
+            except WITHOUT_L2:
+                break
+            allowed |= stood
+            if len(stood) < len(puts):
+                refused = [put for put in puts if put.record is not None and put.key_text not in stood]
+                bound.counters.stale_fills += len(refused)
+        return allowed
+
+
+def askable(context: Context, bound: Bound, key_texts: Collection[str]) -> L2Tier | None:
+    """L2, where there is one, and it may be asked for these keys."""
+    if bound.l2 is not None and bound.l3 is not None and context.repairs.skips(bound, key_texts):
+        bound.counters.l2_skips += 1
+        return None
+    return bound.l2
+
+
+def unanswered(context: Context, bound: Bound, claims: Iterable[Claim]) -> None:
+    """L2 did not answer, and L3 is to be asked in its place."""
+    bound.counters.l2_skips += 1
+    context.repairs.distrust()
+    for claim in claims:
+        claim.silent = True
+
+
+def answered(context: Context, bound: Bound, claim: Claim, found: Found, began: float) -> Loaded | None:
+    """What L2's answer ends the way of a key with: a value, which is yet to enter L1, or a tombstone; else None."""
+    state = found.state
+    if state is State.VALUE:
+        context.versions.observe(found.version)
+        return Loaded(found.record, found.version, found.pending)
+    if state is State.TOMBSTONE:
+        context.versions.observe(found.version)
+        bound.counters.negative_hits += not found.version
+        bound.l1.fill_absent(claim, found.version or None, began)
+        return Loaded(ABSENT, found.version)
+    if state is State.STALE:
+        bound.l1.claims.offer(claim, Loaded(found.record, found.version, found.pending))
+    return None
+
+
+def nowhere(bound: Bound, claim: Claim, began: float) -> Loaded:
+    """There is no tier below that could have the key."""
+    if bound.l1.absences is not None:
+        bound.l1.fill_absent(claim, None, began)
+    return NOTHING
+
+
+def fill_l1(bound: Bound, fills: Sequence[tuple[Claim, Any, int, bool]], began: float) -> None:
+    """Put (claim, value, version, pending) into L1 where the claims are still good."""
+    if bound.l1.store is not None:
+        bound.counters.stale_fills += len(bound.l1.fill_many(fills, began))
+
+
+def stale_of(context: Context, bound: Bound, claim: Claim) -> Loaded | None:
+    """The newest of a key that is known, and that nothing heard has outdated, where it may be served; else None."""
+    if not bound.freshness.fail_safe:
+        return None
+    entry = bound.l1.stale(claim.key, context.clock.monotonic())
+    stale: Loaded | None = claim.stale
+    if entry is not None and (stale is None or stale.version <= entry.version):
+        return Loaded(bound.plan.thaw(entry.value), entry.version, entry.pending)
+    return stale
+
+
+def joined(bound: Bound, row: Row | None, pending: Pending | None, deletion: int = 0) -> Loaded:
+    """What ledger and L3 hold together: the newer one, or, of a partial write, its columns over the row.
+
+    `deletion` is the version at which L3 knows that there is no row.
+    """
+    if pending is not None and not pending.partial and pending.version > (deletion if row is None else row.version):
+        record = ABSENT if pending.deleted else bound.record(pending.values, pending.names)
+        return Loaded(record, pending.version, True)
+    if row is None:
+        return Loaded(ABSENT, deletion)
+    bound.counters.l3_hits += 1
+    record = bound.record(row.values)
+    if pending is None or pending.version <= row.version:
+        return Loaded(record, row.version)
+    over = bound.record(pending.values, pending.names)
+    return Loaded(bound.plan.merge(record, over), pending.version, True)
+
+
+def _put(bound: Bound, key_text: str, loaded: Loaded) -> Put:
+    """What L2 is to hold of what was found below."""
+    record = None if loaded.record is ABSENT else bound.plan.cached(loaded.record)
+    return Put(key_text, loaded.version, record, pending=loaded.pending, absent=record is None)

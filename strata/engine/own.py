@@ -1,0 +1,70 @@
+"""What this process knows of a key by itself, without asking a tier below: its own writes, and remembered absences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from strata.bound import Bound
+from strata.engine.context import ABSENT, Context
+from strata.engine.load import NOTHING, Loaded
+from strata.l1.trust import BUS_GRACE
+
+if TYPE_CHECKING:
+    from strata.writebehind.dirty.slot import OwnWrite
+
+
+def known_here(
+    context: Context, bound: Bound, id: Any, now: float, absent: bool = True
+) -> tuple[Loaded | None, OwnWrite | None]:
+    """What a read gets of a key that L1 does not have, None where it must be loaded; and, to be laid over what is
+    loaded, this process's own write. `absent`: an absence that L1 remembers counts."""
+    bound.counters.gets += 1
+    own = own_write(context, bound, id, now)
+    if own is not None and own.newest and not own.partial:
+        bound.counters.l1_hits += own.record is not None
+        return Loaded(_laid_over(bound, own, NOTHING)), own
+    if own is None and absent and bound.l1.absent(id, now):
+        bound.counters.negative_hits += 1
+        return NOTHING, None
+    return None, own
+
+
+def own_write(context: Context, bound: Bound, id: Any, now: float) -> OwnWrite | None:
+    """This process's own write of the key, which nobody below has yet.
+
+    While the process may have missed what others have written since, an own write is as old as anything that it knows:
+    after the same second as what L1 has read from below it is compared with what is below.
+    """
+    own = context.pending(bound, id)
+    if own is None or not own.newest or bound.l1.trust.sure(now) or now < own.born + BUS_GRACE:
+        return own
+    return replace(own, newest=False, doubted=True)
+
+
+def instead(bound: Bound, own: OwnWrite | None) -> Loaded | None:
+    """What is shown where the tiers below cannot be asked; None where nothing may be."""
+    return Loaded(_laid_over(bound, own, NOTHING)) if own is not None and own.doubted and not own.partial else None
+
+
+def shown(bound: Bound, key_text: str, own: OwnWrite, loaded: Loaded) -> Any:
+    """What a read shows of this process's own write and of what it has found below. Raises as L3 does."""
+    if loaded.record is ABSENT and not loaded.version and not own.newest:
+        loaded = Loaded(ABSENT, _buried(bound, key_text))
+    return _laid_over(bound, own, loaded)
+
+
+def _laid_over(bound: Bound, own: OwnWrite, loaded: Loaded) -> Any:
+    """The newer one, or, of a partial write, its columns over the record that is there."""
+    if loaded.version > own.version:
+        return loaded.record
+    if not own.partial:
+        return ABSENT if own.record is None else bound.plan.copy(own.record)
+    return ABSENT if loaded.record is ABSENT else bound.plan.merge(loaded.record, own.record)
+
+
+def _buried(bound: Bound, key_text: str) -> int:
+    """The version at which a record was deleted, as far as L3 remembers it, else 0."""
+    with bound.rows.primary.connection() as conn:
+        return bound.rows.table.tombstone(conn, key_text)

@@ -1,0 +1,202 @@
+"""Against late fills: who may put a key into L1, and who shares whose read.
+
+A claim is taken before a read from below, or a writer's intent, begins. Any message or own write for the key in
+between voids it: its value still reaches the caller, but not L1. A reader's claim is also its flight: callers that
+come while it is good share the result (single-flight); those that come after it was voided start their own.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import weakref
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+from strata import waits
+from strata.errors import StrataError
+from strata.waits.hub import MemoryLock
+from strata.waits.nudge import LOOK, Nudge
+
+SWEPT = 256  # keys at least between two looks for claims whose calls were broken off
+
+
+class LoaderLeft(Exception):
+    """The loader of a flight was interrupted, by a signal perhaps: those who wait go on without it."""
+
+
+class Claim:
+    """The right to put one key into L1, until something happens to the key.
+
+    Made by the call that takes it before it is entered, which only refers to it: a call that is broken off anywhere
+    leaves nothing behind but a dead reference. `alive` goes from true to false once, under the lock of the claims.
+
+    A flight is a claim that others may wait for: its owner sets `result` or `error`, and then, first of all in its
+    `finally`, `ended`. `stale` is what may be served instead, until the claim is voided. `brief`, set by its owner: L2
+    could not be asked, so that what is filled may be older than what others were told; `silent`: L2 was asked, and did
+    not answer. `passed_on`: another thread ends it.
+    """
+
+    __slots__ = (
+        "__weakref__", "_waiting", "alive", "brief", "ended", "error", "key", "owner", "passed_on", "result", "shared",
+        "silent", "stale",
+    )  # fmt: skip
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.alive = True
+        self.brief = self.silent = self.passed_on = False
+        self.ended = False
+        self.shared = False  # whether somebody waits for the result; final once the claim was released
+        self.owner = waits.ident()
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.stale: Any = None
+        self._waiting: dict[Nudge, None] = {}  # each use is one call
+
+    def landed(self, seconds: float | None = None) -> bool:
+        """Wait for the end of the flight, for `seconds` at most; whether it has come."""
+        # By the clock that waits go by, not the store's.
+        deadline = math.inf if seconds is None else waits.monotonic() + seconds
+        nudge = Nudge()
+        try:
+            self._waiting[nudge] = None
+            while not self.ended:
+                left = deadline - waits.monotonic()
+                if left <= 0:
+                    return False
+                nudge.wait(min(left, LOOK))
+            return True
+        finally:
+            self._waiting.pop(nudge, None)
+
+    def wait(self) -> Any:
+        """The owner's result, or its error raised here as well; `LoaderLeft` where that was meant for its thread."""
+        self.landed()
+        if isinstance(self.error, StrataError):
+            raise _twin(self.error) from self.error.__cause__
+        if self.error is not None:
+            raise LoaderLeft from None
+        return self.result
+
+    def void(self) -> None:
+        """Something happened to the key; called under the lock of the claims."""
+        self.alive = False
+        self.stale = None
+
+    def wake(self) -> None:
+        """Those who wait look again."""
+        for nudge in list(self._waiting):
+            nudge.give()
+
+
+def _twin(error: Exception) -> Exception:
+    """The same error for another thread: one that many raise would gather the traceback, and the frames, of each."""
+    try:
+        return copy.copy(error)
+    except Exception:  # noqa: BLE001 an error of the user's that cannot be copied
+        return error
+
+
+class Claims:
+    """The claims of one schema. `lock` guards `_claims`, `_flights` and every claim's `alive`; after fork: `reset`.
+
+    Bounded by the number of calls under way: every claim is released by the call that took it, and what one leaves that
+    was broken off on the way there is swept away by and by.
+    """
+
+    def __init__(self, lock: MemoryLock) -> None:
+        self.lock: Any = lock
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every claim, as a new process does."""
+        self._claims: dict[Hashable, list[weakref.ref[Claim]]] = {}
+        self._flights: dict[Hashable, weakref.ref[Claim]] = {}
+        self._sweep_at = SWEPT
+
+    def enter(self, *claims: Claim) -> None:
+        """From now on what happens to their keys voids these."""
+        with self.lock:
+            for claim in claims:
+                self._enter(claim)
+
+    def board(self, mine: Claim) -> Claim:
+        """The flight of a reader: `mine`, which the caller is to end and release, or another's to wait for."""
+        with self.lock:
+            known = self._flights.get(mine.key)
+            flight = None if known is None else known()
+            # A loader that calls back into the store for its own key must not wait for itself.
+            if flight is not None and not flight.ended and flight.owner != waits.ident():
+                flight.shared = True
+                return flight
+            self._enter(mine)
+            self._flights[mine.key] = weakref.ref(mine)
+            return mine
+
+    def hand_over(self, flight: Claim) -> None:
+        """Another thread will load and release the flight, and its caller waits for it like everybody else."""
+        with self.lock:
+            flight.owner = 0
+            flight.shared = True
+
+    def offer(self, flight: Claim, stale: Any) -> None:
+        """What may be served where the load fails, unless something has happened to the key."""
+        with self.lock:
+            if flight.alive:
+                flight.stale = stale
+
+    def release(self, *claims: Claim) -> None:
+        """The call that took the claims is over; whoever waits for one goes on."""
+        with self.lock:
+            for claim in claims:
+                claim.alive = False
+                mine = self._claims.get(claim.key)
+                if mine is not None:
+                    mine[:] = [known for known in mine if known() not in (claim, None)]
+                    if not mine:
+                        del self._claims[claim.key]
+                if (flight := self._flights.get(claim.key)) is not None and flight() in (claim, None):
+                    del self._flights[claim.key]
+        for claim in claims:
+            if claim.shared:
+                claim.wake()
+
+    def void(self, key: Hashable) -> None:
+        """Something happened to the key: no claim on it is good any more, and nobody boards its flight."""
+        with self.lock:
+            for claim in _living(self._claims.pop(key, ())):
+                claim.void()
+            self._flights.pop(key, None)
+
+    def void_others(self, claim: Claim) -> None:
+        """What other callers of the key have under way is not newer than what this one has found."""
+        with self.lock:
+            for other in _living(self._claims.get(claim.key, ())):
+                if other is not claim:
+                    other.void()
+            if (flight := self._flights.get(claim.key)) is not None and flight() is not claim:
+                self._flights.pop(claim.key, None)
+
+    def void_all(self) -> None:
+        """As `void`, for every key."""
+        with self.lock:
+            for claims in self._claims.values():
+                for claim in _living(claims):
+                    claim.void()
+            self._claims.clear()
+            self._flights.clear()
+
+    def _enter(self, claim: Claim) -> None:
+        if len(self._claims) >= self._sweep_at:
+            self._sweep()
+        self._claims.setdefault(claim.key, []).append(weakref.ref(claim))
+
+    def _sweep(self) -> None:
+        self._claims = {key: claims for key, claims in self._claims.items() if any(known() for known in claims)}
+        self._flights = {key: known for key, known in self._flights.items() if known() is not None}
+        self._sweep_at = SWEPT + 2 * len(self._claims)
+
+
+def _living(claims: Iterable[weakref.ref[Claim]]) -> list[Claim]:
+    return [claim for known in claims if (claim := known()) is not None]

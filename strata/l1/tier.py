@@ -1,0 +1,236 @@
+"""L1 as the coherence protocol sees it: entries with versions, claims, and how sure the instance is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol
+
+from strata.l1.claims import Claim, Claims
+from strata.l1.entry import L1Entry
+from strata.l1.store import Evicted, MemStore
+from strata.l1.trust import BUS_GRACE, Trust
+from strata.protocol.versions import VersionClock
+from strata.waits.clock import Clock
+from strata.waits.locks import memory_lock
+
+FILLED = 1000  # fills in one hold of the lock, which writers and other fills wait for
+
+
+class PendingWrite(Protocol):
+    """A write of this process that nobody below has yet; `newest`: nothing newer was met."""
+
+    @property
+    def version(self) -> int: ...
+    @property
+    def newest(self) -> bool: ...
+
+
+class L1Tier:
+    """One schema's L1, or, with `store` None, only its claims.
+
+    Thread-safe: the lock of the claims is the store's, so that a claim is checked and used in one step. The hit path of
+    `get` reads `entries` without any lock. What has a version of the far future does not enter: no message could take
+    it out again.
+    """
+
+    def __init__(
+        self,
+        store: MemStore | None,
+        claims: Claims,
+        trust: Trust,
+        clock: Clock,
+        evicted: Callable[[Sequence[Evicted]], None],
+        versions: VersionClock,
+        absences: MemStore | None = None,
+    ) -> None:
+        """`absences` are keys that no tier below has."""
+        self.store = store
+        self.absences = absences
+        self.claims = claims
+        self.trust = trust
+        self.entries: dict[Any, L1Entry] = {} if store is None else store.entries
+        # This process's own pending write of a key, for schemas that are written behind; set once, by the wiring.
+        self.own: Callable[[Hashable], PendingWrite | None] | None = None
+        self._clock = clock
+        self._evicted = evicted
+        self._versions = versions
+
+    def lookup(self, key: Hashable, now: float) -> L1Entry | None:
+        """The entry that may be served: any live one while sure, only one just read from below while unsure."""
+        if self.store is None:
+            return None
+        entry = self.store.live(key, now)
+        if entry is None or self.trust.sure(now) or now < entry.loaded + BUS_GRACE:
+            return entry
+        return None
+
+    def stale(self, key: Hashable, now: float) -> L1Entry | None:
+        """What fail-safe may serve: the entry, as old as the policy allows, and however sure the instance is."""
+        return None if self.store is None else self.store.stale(key, now)
+
+    def claim_refresh(self, entry: L1Entry, now: float) -> bool:
+        """Whether the caller, and nobody else, is to refresh the entry, which is due."""
+        return now >= entry.expires and self.store is not None and self.store.claim_refresh(entry)
+
+    def absent(self, key: Hashable, now: float) -> bool:
+        """Whether it is known that no tier below has the key; as `lookup`, while unsure only if it was just read."""
+        if self.absences is None:
+            return False
+        entry = self.absences.live(key, now)
+        return entry is not None and (self.trust.sure(now) or now < entry.loaded + BUS_GRACE)
+
+    def fill(self, claim: Claim, value: Any, version: int, *, pending: bool = False, loaded: float) -> bool:
+        """Put what was read from below, or committed, if the claim is still good and nothing newer is there."""
+        if self.store is None:
+            return False
+        with self.claims.lock:
+            evicted = self._fill(self.store, claim, value, version, pending, loaded)
+        if self.store.unattended:
+            self.store.attend()
+        if evicted is None:
+            return False
+        self._report(evicted)
+        return True
+
+    def fill_many(self, fills: Sequence[tuple[Claim, Any, int, bool]], loaded: float) -> list[Hashable]:
+        """As `fill`, of (claim, value, version, pending) each, with the lock held for a thousand at a time; returns the
+        keys that were refused."""
+        if self.store is None:
+            return [claim.key for claim, *_ in fills]
+        refused: list[Hashable] = []
+        parts = [fills]
+        if len(fills) > FILLED:
+            parts = [fills[at : at + FILLED] for at in range(0, len(fills), FILLED)]
+        for part in parts:
+            gone: list[Evicted] = []
+            with self.claims.lock:
+                for claim, value, version, pending in part:
+                    evicted = self._fill(self.store, claim, value, version, pending, loaded)
+                    if evicted is None:
+                        refused.append(claim.key)
+                    elif evicted:
+                        gone += evicted
+            self._report(gone)
+        if self.store.unattended:
+            self.store.attend()
+        return refused
+
+    def fill_absent(self, claim: Claim, version: int | None, loaded: float) -> None:
+        """As `met`, and remember that there is no record, if the claim is still good and nothing newer is known."""
+        with self.claims.lock:
+            self._outdate(claim, version)
+            if self.absences is None or not claim.alive or claim.key in self.entries:
+                return
+            if self.own is None or self.own(claim.key) is None:
+                self.absences.enter(claim.key, None, 0, False, loaded, _life(claim, self.absences))
+        self.absences.attend()
+
+    def met(self, claim: Claim, version: int | None) -> None:
+        """A read found this version (None: no record) but may not fill: what is older must not be served after it."""
+        with self.claims.lock:
+            self._outdate(claim, version)
+
+    def write(self, key: Hashable, value: Any, version: int) -> None:
+        """Put an own write: what is under way for the key is void, and what is older gives way.
+
+        One that was overtaken between the buffer and here, or that L3 has already, does not enter.
+        """
+        with self.claims.lock:
+            self.claims.void(key)
+            self._present(key)
+            if self.store is None or self._newer(key, version, pending=True):
+                return
+            own = None if self.own is None else self.own(key)
+            if self.own is not None and (own is None or not own.newest or own.version != version):
+                self.store.drop(key)
+                return
+            evicted = self.store.enter(key, value, version, True, self._clock.monotonic())
+        if self.store.unattended:
+            self.store.attend()
+        self._report(evicted)
+
+    def forget(self, key: Hashable, below: int | None = None) -> None:
+        """Drop the entry if it is older than `below` (None: whatever it is); claims on the key are void."""
+        with self.claims.lock:
+            self.claims.void(key)
+            self._present(key)
+            entry = self.entries.get(key)
+            if self.store is not None and entry is not None and (below is None or self._outdated(entry, below)):
+                self.store.drop(key)
+
+    def forget_up_to(self, key: Hashable, version: int) -> None:
+        """As `forget`, the version itself included."""
+        self.forget(key, version + 1)
+
+    def clear(self) -> None:
+        """Drop everything, and void every claim."""
+        with self.claims.lock:
+            self.claims.void_all()
+            if self.store is not None:
+                self.store.clear()
+            if self.absences is not None:
+                self.absences.clear()
+
+    def after_fork(self) -> None:
+        """In the child: empty, with a lock that no thread of the parent's holds."""
+        lock = memory_lock()
+        self.claims.lock = lock
+        self.claims.reset()
+        for store in (self.store, self.absences):
+            if store is not None:
+                store.lock = lock
+                store.clear()
+
+    def _fill(
+        self, store: MemStore, claim: Claim, value: Any, version: int, pending: bool, loaded: float
+    ) -> list[Evicted] | None:
+        """What had to leave for it; None where it may not be put."""
+        # A write is in the buffer before it voids claims, so that either this sees it, or it removes this entry.
+        own = None if self.own is None else self.own(claim.key)
+        behind = own is not None and version < own.version
+        wrong = behind or not self._versions.plausible(version)
+        if wrong or not claim.alive or self._newer(claim.key, version, pending):
+            self._outdate(claim, version)
+            return None
+        self.claims.void_others(claim)
+        self._present(claim.key)
+        return store.enter(claim.key, value, version, pending, loaded, _life(claim, store))
+
+    def _outdate(self, claim: Claim, version: int | None) -> None:
+        self.claims.void_others(claim)
+        if version is not None:
+            self._present(claim.key)
+        entry = self.entries.get(claim.key)
+        if self.store is not None and entry is not None and (version is None or self._outdated(entry, version)):
+            self.store.drop(claim.key)
+
+    def _present(self, key: Hashable) -> None:
+        # Whatever was written: that there is no such record is no longer known.
+        if self.absences is not None:
+            self.absences.drop(key)
+
+    def _newer(self, key: Hashable, version: int, pending: bool) -> bool:
+        entry = self.entries.get(key)
+        if entry is None:
+            return False
+        # Settled beats pending at the same version: L3 may have added to it.
+        if entry.version == version:
+            return pending and not entry.pending
+        return not self._outdated(entry, version)
+
+    def _outdated(self, entry: L1Entry, version: int) -> bool:
+        # An own write may have been stamped by a clock that has been put back since.
+        return entry.version < version or not self._versions.plausible(entry.version)
+
+    def _report(self, evicted: Sequence[Evicted]) -> None:
+        if evicted:
+            self._evicted(evicted)
+
+
+def _life(claim: Claim, store: MemStore) -> float | None:
+    """Seconds for which what the claim fills is kept; None: as long as the store keeps anything.
+
+    A read past an L2 that does not answer may find the row before a commit whose intent others have heard of, and
+    whose put nobody will: then no message takes the entry away.
+    """
+    return min(BUS_GRACE, store.ttl) if claim.brief else None

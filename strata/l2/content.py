@@ -1,0 +1,114 @@
+"""What a key of L2 holds, as bytes and as what they mean.
+
+`V1:<version>:<s|p>:` with a record behind it, `T1:` for a tombstone, `I1:` for the intents of writers, `L1:` for the
+lease of a reader; p is pending, s settled.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from strata.l2.lifetimes import Lifetimes
+from strata.protocol.versions import VersionClock
+from strata.waits.clock import Clock
+
+LONGEST_MS = 86_400_000  # of an intent
+HEADER = 25  # bytes of `V1:<19 digits>:<s|p>:`
+
+_DEADLINE = re.compile(rb"[^=;]+=([0-9]{1,15});")  # of an intent's writer, in ms
+
+
+class State(enum.Enum):
+    """What a read found: a value, a stale one, a tombstone, nothing (and left a lease), somebody's lease, or an intent.
+
+    STALE: its TTL is over, and it is kept in case the tiers below are down. LOADING: another reader's lease.
+    """
+
+    VALUE = enum.auto()
+    STALE = enum.auto()
+    TOMBSTONE = enum.auto()
+    LEASED = enum.auto()
+    LOADING = enum.auto()
+    BUSY = enum.auto()
+
+
+class Found(msgspec.Struct, frozen=True, gc=False):
+    """The answer of a read. `token` is the lease where the state is LEASED; `raw` is the content of what is stale, or
+    `due` for a refresh, with which it may be replaced."""
+
+    state: State
+    version: int = 0
+    pending: bool = False
+    record: Any = None
+    token: str = ""
+    raw: bytes = b""
+    due: bool = False
+
+
+class Contents:
+    """Writes and reads what the keys of one schema hold. Immutable. `key_text` gives a record's key: what stands under
+    another one is not read. Values of the far future are read as entries that cannot be read."""
+
+    def __init__(
+        self,
+        encode: Callable[[Any], bytes],
+        decode: Callable[[bytes], Any],
+        lifetimes: Lifetimes,
+        versions: VersionClock,
+        clock: Clock,
+        key_text: Callable[[Any], str] | None = None,
+    ) -> None:
+        self._encode = encode
+        self._decode = decode
+        self._lifetimes = lifetimes
+        self._versions = versions
+        self._clock = clock
+        self._key_text = key_text
+
+    def write(self, version: int, record: Any, *, pending: bool = False) -> bytes:
+        """What a key is to hold: the value, or for None a tombstone."""
+        flag = "p" if pending else "s"
+        if record is None:
+            return f"T1:{version:019d}:{flag}:".encode()
+        return f"V1:{version:019d}:{flag}:".encode() + self._encode(record)
+
+    def read(self, key_text: str, raw: bytes | None, left: int) -> Found | None:
+        """What a content with so many ms left means; None where there is none, or it cannot be read."""
+        if raw is None:
+            return None
+        head = raw[:3]
+        try:
+            if head == b"V1:" or head == b"T1:":
+                digits = raw[3:22]
+                version = int(digits)
+                if not digits.isdigit() or not self._versions.believed(version):
+                    return None
+                if head == b"T1:":
+                    return Found(State.TOMBSTONE, version, raw[23:24] == b"p")
+                found = self._value(version, raw, left)
+                return found if self._key_text is None or self._key_text(found.record) == key_text else None
+        except Exception:  # noqa: BLE001 a codec of the user's may raise anything; the entry is a miss either way
+            return None
+        if head == b"I1:":
+            return Found(State.BUSY) if self._ends(raw) else None
+        return Found(State.LOADING) if head == b"L1:" else None
+
+    def _ends(self, raw: bytes) -> bool:
+        """Whether an intent has writers; no commit takes a day, so that one which ends later is nobody's."""
+        latest = (self._versions.reference_ms() or self._clock.wall() * 1000) + LONGEST_MS
+        return any(int(deadline) < latest for deadline in _DEADLINE.findall(raw, 5))
+
+    def _value(self, version: int, raw: bytes, left: int) -> Found:
+        found = Found(State.VALUE, version, raw[23:24] == b"p", self._decode(raw[HEADER:]))
+        if left < 0:
+            return found
+        if left <= self._lifetimes.stay_ms:
+            return replace(found, state=State.STALE, raw=raw)
+        # What L3 does not have yet cannot be had fresher from there.
+        return replace(found, raw=raw, due=True) if left <= self._lifetimes.due_ms and not found.pending else found

@@ -1,0 +1,18 @@
+"""What goes into L2, as everybody knows it: no driver is imported for it. What comes out is in `strata.l2.content`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """A record, or with None its deletion, on its way into L2. `absent`: L3 was asked, and has no such record."""
+
+    key_text: str
+    version: int
+    record: Any
+    message: bytes = b""
+    pending: bool = False
+    absent: bool = False

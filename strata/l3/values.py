@@ -1,0 +1,60 @@
+"""What goes to L3 and comes back, as everybody knows it: no driver is imported for it."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, NamedTuple
+
+import msgspec
+
+
+class Status(enum.Enum):
+    """What became of a change.
+
+    APPLIED: L3 has just this version, now or from an earlier try. SUPERSEDED: L3 has a newer one. MISSING_ROW: a
+    partial change has no row. BELOW_HORIZON: it may have been deleted so long ago that nobody knows. SWALLOWED: L3 has
+    what it had, which is older, since a trigger or rule of the table made nothing of the change.
+    """
+
+    APPLIED = "applied"
+    SUPERSEDED = "superseded"
+    MISSING_ROW = "missing_row"
+    BELOW_HORIZON = "below_horizon"
+    SWALLOWED = "swallowed"
+
+
+class Change(msgspec.Struct, frozen=True, gc=False):
+    """One key's pending change. `names` are the columns it carries, None all of them; `values` are theirs, in order."""
+
+    key: Any
+    key_text: str
+    version: int
+    delete: bool = False
+    names: tuple[str, ...] | None = None
+    values: tuple[Any, ...] | None = None
+
+
+class Applied(msgspec.Struct, frozen=True, gc=False):
+    """The answer to a change.
+
+    `version` is the one that L3 holds now, as a row or as a tombstone; 0 is none. Where the row holds other values
+    than were sent, or may do so in columns that were not, `kept` are those of all columns, `kept_names`, of which that
+    can be. `late`: the row is newer, but got the columns that newer writes had not carried.
+    """
+
+    key: Any
+    status: Status
+    version: int
+    kept: tuple[Any, ...] | None = None
+    kept_names: tuple[str, ...] = ()
+    late: bool = False
+
+
+class Repair(NamedTuple):
+    """A write that reached L3 and of which L2 does not know; without a key: anything of the schema may be."""
+
+    key_text: str
+    version: int
+
+
+FIRST = Repair("", -1)  # which every repair of a key follows

@@ -1,0 +1,1 @@
+"""What is written for others to read: versions, names of keys, shards, messages, entries of the ledger."""

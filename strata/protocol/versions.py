@@ -1,0 +1,152 @@
+"""Versions: 63-bit hybrid logical clock stamps, unique among live processes and rising in each.
+
+A version is microseconds since 1970 shifted left by 11 bits, or'ed with the process's node id (0 to 2047). The
+clock is the machine's, corrected by the offset to Redis's TIME, and never behind a version met (S. Kulkarni et
+al., "Logical Physical Clocks", 2014).
+
+One that lies more than 60 s ahead is nobody's: a clock gone wrong elsewhere, or one forged or damaged byte, must
+neither take everybody along nor overtake a write. Whoever takes a version from outside asks `believed` first.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from strata import waits
+from strata.waits.clock import Clock
+from strata.waits.locks import memory_lock
+
+NODE_BITS = 11
+NODES = 1 << NODE_BITS
+L3_NODE = NODES - 1  # of versions given by PostgreSQL, or under a row's lock for it; no process leases it
+VERSION_DIGITS = 19
+AHEAD = 60_000_000  # microseconds that a version may be ahead; `strata/l2/scripts/common.lua` has the same bound
+
+
+def text(version: int) -> str:
+    """The version as Redis and the bus carry it: 19 digits, so that text order is number order."""
+    return f"{version:019d}"
+
+
+class Reference(Protocol):
+    """Whoever knows the time, and gives out node ids.
+
+    `ensure` before a stamp; `beat` once in a while, in the background; `compare` where the clock is doubted.
+    """
+
+    def ensure(self) -> None: ...
+
+    def beat(self) -> None: ...
+
+    def compare(self) -> None: ...
+
+
+class NoReference:
+    """Nobody: the machine's clock has to do."""
+
+    def ensure(self) -> None:
+        pass
+
+    def beat(self) -> None:
+        pass
+
+    def compare(self) -> None:
+        pass
+
+
+class VersionClock:
+    """Stamps versions, and judges those of others. Thread-safe: `_lock` guards `_last`, `_offset` and `_node`, which
+    are read without it where a moment's difference does not matter.
+
+    `node` is leased by the identity where there is a Redis; until then, and without one, it is drawn at random.
+    `reference` is set once, by the identity. After fork the child calls `reset`, since two processes must not share a
+    node id.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.reference: Reference = NoReference()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget node id and history."""
+        self._lock = memory_lock()
+        self._last = 0
+        self._offset = 0
+        self._disciplined = False
+        self.draw_node()
+
+    @property
+    def node(self) -> int:
+        """This process's node id."""
+        return self._node
+
+    def adopt_node(self, node: int) -> None:
+        """Take a node id that was leased."""
+        with self._lock:
+            self._node = node
+
+    def draw_node(self) -> None:
+        """Take a node id at random, which another process may have, if not likely."""
+        self.adopt_node(waits.chance().randrange(L3_NODE))
+
+    def discipline(self, reference_seconds: float, asked: float, answered: float) -> None:
+        """Take over the time of a reference read between two readings of the own wall clock (all in seconds).
+
+        The offset moves no further than that reading proves it wrong: a Redis or a process that stood still meanwhile
+        proves little, and half of its pause, as an estimate, would put one process's writes before another's. Stamps
+        that a clock gone wrong has made beyond the bound do not count any more: nobody believes them.
+        """
+        least, most = (int((reference_seconds - own) * 1_000_000) for own in (answered, asked))
+        with self._lock:
+            self._disciplined = True
+            self._offset = min(max(self._offset, least), most)
+            now = self._now()
+            if self._last >> NODE_BITS > now + AHEAD:
+                self._last = now << NODE_BITS
+
+    def reference_ms(self) -> int | None:
+        """The reference's time in ms since 1970; None while it was never read."""
+        return self._now() // 1000 if self._disciplined else None
+
+    def stamp(self) -> int:
+        """A version above every one stamped or met before."""
+        with self._lock:
+            now = self._now()
+            # No call from here to the store: a signal's handler that stamps too comes before or after both.
+            micros = (self._last >> NODE_BITS) + 1
+            if micros < now:
+                micros = now
+            self._last = version = micros << NODE_BITS | self._node
+            return version
+
+    def observe(self, version: int) -> None:
+        """Stay ahead of a version met in a tier or a message, unless it is nobody's."""
+        if version <= self._last:
+            return
+        with self._lock:
+            if self._near(version) and self._last < version:
+                self._last = version
+
+    def plausible(self, version: int) -> bool:
+        """Whether a version is not from the far future, by the clock as it is known; without any I/O.
+
+        A clock that was never compared with its reference is no judge: it may itself be late.
+        """
+        return self._near(version) or not self._disciplined
+
+    def believed(self, version: int) -> bool:
+        """As `plausible`; before one is refused, the clock is compared with its reference, as the own one may be wrong.
+
+        It may take a round trip; no lock may be held that others wait for.
+        """
+        if self._near(version):
+            return True
+        self.reference.compare()
+        return self.plausible(version)
+
+    def _near(self, version: int) -> bool:
+        return version <= self._last or version >> NODE_BITS <= self._now() + AHEAD
+
+    def _now(self) -> int:
+        return int(self._clock.wall() * 1_000_000) + self._offset

@@ -1,0 +1,102 @@
+"""`Seats`: at most so many at a time."""
+
+from __future__ import annotations
+
+import math
+import weakref
+
+from strata.waits import hub
+from strata.waits.locks import memory_lock
+from strata.waits.nudge import LOOK, Nudge
+
+
+class Seats:
+    """At most `size` users at a time. A user is any object that lives for as long as the use and no longer.
+
+    A use ends with `leave`, and at the latest with the life of its user: the reference's callback is a method of C.
+    Thread-safe: `_lock` guards the count against another taker; entries leave without it, and those who wait come to
+    `_waiting` and go in one call each. After fork the child makes another one, in which users of the parent's leave no
+    trace.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._lock = memory_lock()
+        self._used: dict[weakref.ref[object], None] = {}
+        self._waiting: dict[Nudge, None] = {}
+
+    @property
+    def used(self) -> int:
+        """How many there are."""
+        return len(self._used)
+
+    def sit(self, user: object) -> bool:
+        """Take a seat for `user`, where one is free."""
+        used = self._used
+        reference = weakref.ref(user, used.pop)
+        with self._lock:
+            used[reference] = None  # first, so that a handler that comes now finds it taken
+            if len(used) <= self._size or self._shares(user):
+                return True
+            used.pop(reference, None)
+            return False
+
+    def take(self, user: object, patience: float = math.inf) -> bool:
+        """Take a seat for `user`, as soon as one is free; False after `patience` seconds."""
+        return self.sit(user) or self._wait(user, patience)
+
+    def leave(self, user: object) -> None:
+        """Give the seat back; no matter whether `user` has one."""
+        self._used.pop(weakref.ref(user), None)
+        if self._waiting:
+            self._call_next()
+
+    def _shares(self, user: object) -> bool:
+        """Whether `user`, which is among those that have a seat, takes none of anybody's."""
+        return False
+
+    def _wait(self, user: object, patience: float) -> bool:
+        clock = hub.current().clock
+        deadline = clock.monotonic() + patience
+        nudge = Nudge()
+        try:
+            self._waiting[nudge] = None
+            while not self.sit(user):
+                left = deadline - clock.monotonic()
+                if left <= 0:
+                    return False
+                nudge.wait(min(left, LOOK))
+        finally:
+            self._waiting.pop(nudge, None)
+        if self._waiting and len(self._used) < self._size:
+            self._call_next()  # two left while one was called
+        return True
+
+    def _call_next(self) -> None:
+        for nudge in list(self._waiting)[:1]:
+            nudge.give()
+
+
+class Turn:
+    """Whose turn it is, of a `Turns`: made by the call that takes it, and kept nowhere else."""
+
+    __slots__ = ("__weakref__", "ident")
+
+    def __init__(self) -> None:
+        self.ident = hub.current().ident()
+
+
+class Turns(Seats):
+    """A lock for what waits while it is held: one operation at a time, which may take it again.
+
+    It is the operation's, not its thread's, as an RLock's is: of two in one thread the second one waits, and the thread
+    does not. To be used as `take` in a `try`, and `leave` in its `finally`; what a `with` would do in between would be
+    Python, and so no place to be interrupted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def _shares(self, user: object) -> bool:
+        holders = [holder for known in list(self._used) if isinstance(holder := known(), Turn)]
+        return isinstance(user, Turn) and all(holder.ident == user.ident for holder in holders)

@@ -1,0 +1,1 @@
+"""What this process has taken and not handed off: in memory, and in its journal."""

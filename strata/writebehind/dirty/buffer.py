@@ -1,0 +1,388 @@
+"""The dirty buffer of one process: the newest write of each key that L3 is not known to have.
+
+A slot is *unsent* until the ledger has its version, then *kept* until L3 has it, so that a ledger that was lost can
+be filled again. A newer write of a key takes the place of the older one and keeps its place in the queue.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
+from itertools import islice, takewhile
+from typing import Any
+
+from strata.waits.clock import Clock
+from strata.waits.locks import is_inside, memory_lock
+from strata.writebehind.dirty.gate import Gate
+from strata.writebehind.dirty.owner import Limits, Owner
+from strata.writebehind.dirty.slot import Accepted, Buffered, OwnWrite, Slot
+from strata.writebehind.ledger.shard import Shard
+
+
+class DirtyBuffer:
+    """Thread-safe: `_lock` guards every field; `peek`, `slot` and the counts read without it, in one call each. After
+    fork the child makes another one.
+
+    Writers of any thread, the flusher, the bus's thread and `flush` come here.
+
+    A change that a signal's handler breaks off midway leaves `_torn` set, and whoever comes next mends what it left.
+    """
+
+    def __init__(self, limits: Limits, clock: Clock, owner: Owner) -> None:
+        self.limits = limits
+        self._clock = clock
+        self._owner = owner
+        self.gate = Gate(clock)
+        self._lock = memory_lock()
+        self._torn = False  # whether a change is under way, or was broken off
+        self._due = False  # whether `wake` is still to be called; set again where nobody could be woken
+        self._slots: dict[tuple[str, Hashable], Slot] = {}
+        self._met: dict[Slot, None] = {}  # those of which a newer version was met, whatever they hold by now
+        self._unsent: dict[Slot, None] = {}
+        self._kept: dict[Slot, None] = {}
+        self._kept_in: Counter[Shard] = Counter()
+        self._left: dict[Shard, int] = {}  # the newest version of the writes that left for want of room
+        self._left_count = 0
+        self.since = 0.0  # monotonic time at which the oldest unsent write came, or was tried
+
+    def write(self, schema: str, key: Hashable, key_text: str, record: Any, partial: bool) -> Accepted:
+        """Take a new write, and stamp it.
+
+        In one step: whoever tells of a newer version has moved the clock on before, so that it either finds this
+        write here, or this one's stamp is above it. Raises `ClosedError` where the process is about to end.
+        """
+        return self._take(
+            lambda: self._put(schema, key, key_text, Buffered(self._owner.stamp(), record, partial), newest=True)
+        )
+
+    def put(self, schema: str, key: Hashable, key_text: str, item: Buffered, *, safe: bool = True) -> Accepted:
+        """Take a write that was stamped before. Raises as `write` does where it is not `safe` elsewhere."""
+        return self._take(lambda: self._put(schema, key, key_text, item), safe=safe)
+
+    def _take(self, put: Callable[[], Accepted], *, safe: bool = False) -> Accepted:
+        while True:
+            with self._lock:
+                if safe or self.gate.is_open:
+                    self._begin()
+                    taken = put()
+                    self._torn = False
+                    break
+            self.gate.wait()
+        self._tell()
+        return taken
+
+    def shut(self, seconds: float) -> None:
+        """What was taken until now is to be flushed by the calling thread, and the process to end: other writes wait so
+        many seconds, and are refused then. Nothing is taken before the gate is open again."""
+        with self._lock:
+            self.gate.shut(seconds)
+
+    def restamp(self, slot: Slot, item: Buffered) -> Buffered | None:
+        """The write with a version of now, where a clock that has been put back since stamped it; None where it is not
+        the slot's any more."""
+        with self._lock:
+            if slot.item is not item or self._slots.get((slot.schema, slot.key)) is not slot:
+                return None
+            self._begin()
+            self._replace(slot, Buffered(self._owner.stamp(), item.record, item.partial))
+            self._torn = False
+            fresh = slot.item
+        self._tell()
+        return fresh
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the caller is a signal's handler that has interrupted a change of this buffer."""
+        return is_inside(self._lock)
+
+    def peek(self, schema: str, key: Hashable) -> OwnWrite | None:
+        """This process's write of the key, unless it was given up."""
+        slot = self._slots.get((schema, key))
+        if slot is None:
+            return None
+        item = slot.item
+        if slot.given_up >= item.version:
+            return None
+        return OwnWrite(item.version, item.record, item.partial, slot.superseded <= item.version, slot.born)
+
+    def slot(self, schema: str, key: Hashable) -> Slot | None:
+        """The slot of a key, if it has a write that L3 is not known to have."""
+        return self._slots.get((schema, key))
+
+    def take(self, most: int) -> list[tuple[Slot, Buffered]]:
+        """The oldest unsent writes, which stay unsent."""
+        with self._lock:
+            return [(slot, slot.item) for slot in islice(self._unsent, most)]
+
+    def find(self, schema: str, keys: Iterable[Hashable]) -> list[tuple[Slot, Buffered]]:
+        """The unsent writes of some keys."""
+        with self._lock:
+            slots = [self._slots.get((schema, key)) for key in keys]
+            return [(slot, slot.item) for slot in slots if slot is not None and slot in self._unsent]
+
+    def sent(self, versions: Iterable[tuple[Slot, int]], now: float) -> None:
+        """The ledger has these versions."""
+        with self._lock:
+            self._begin()
+            for slot, version in versions:
+                slot.sent = max(slot.sent, version)
+                slot.sent_at = now
+                if slot.item.version <= slot.sent and slot in self._unsent:
+                    del self._unsent[slot]
+                    self._keep(slot)
+            self.since = now
+            self._torn = False
+
+    def tried(self, slots: Iterable[Slot], now: float) -> None:
+        """These could not be handed off, or were asked after: others go first the next time."""
+        with self._lock:
+            self._begin()
+            for slot in slots:
+                slot.sent_at = now
+                for queue in (self._unsent, self._kept):
+                    if slot in queue:
+                        del queue[slot]
+                        queue[slot] = None
+            self.since = now
+            self._torn = False
+
+    def confirm(
+        self, schema: str, versions: Iterable[tuple[Hashable, int]], *, outcome: bool = False
+    ) -> list[tuple[Hashable, int]]:
+        """L3 has these versions; returns those that took the place of an older write of this process.
+
+        `outcome`: they are outcomes of writes of this process, those that left for want of room among them.
+        """
+        overtook = []
+        with self._lock:
+            self._begin()
+            for key, version in versions:
+                slot = self._slots.get((schema, key))
+                if slot is None:
+                    self._left_count = max(0, self._left_count - outcome)
+                elif slot.item.version <= version:
+                    self._remove(slot)
+                    if slot.item.version < version:
+                        overtook.append((key, version))
+                elif version > slot.persisted:
+                    slot.persisted = version
+                    slot.born = self._clock.monotonic()  # what it lacks now came while that was under way
+            self._torn = False
+        return overtook
+
+    def give_up(self, schema: str, key: Hashable, version: int) -> None:
+        """The write, up to this version, is given up: reads do not get it any more. It stays until that was told."""
+        with self._lock:
+            slot = self._slots.get((schema, key))
+            if slot is not None:
+                self._owner.uncover(schema, key)
+                slot.given_up = max(slot.given_up, version)
+
+    def drop(self, schema: str, key: Hashable, version: int) -> None:
+        """The write, up to this version, was given up, and whoever wrote it was told."""
+        with self._lock:
+            self._begin()
+            slot = self._slots.get((schema, key))
+            if slot is not None and slot.item.version <= version:
+                self._remove(slot)
+            self._torn = False
+
+    def supersede(self, schema: str, key: Hashable, version: int) -> None:
+        """A newer version was met: reads get it where they can, and this one otherwise, until L3 has the newer one."""
+        if (schema, key) in self._slots:
+            with self._lock:
+                slot = self._slots.get((schema, key))
+                if slot is not None:
+                    self._owner.uncover(schema, key)
+                    self._met[slot] = None
+                    slot.superseded = max(slot.superseded, version)
+
+    def lost(self, shard: Shard) -> int:
+        """The ledger of the shard was lost: everything kept is unsent again. Returns how many."""
+        with self._lock:
+            self._begin()
+            again = [slot for slot in self._kept if slot.shard == shard]
+            for slot in again:
+                slot.sent = 0
+                self._unkeep(slot)
+                self._enqueue(slot)
+            self._torn = False
+        self._tell()
+        return len(again)
+
+    def again(self, slot: Slot, version: int) -> None:
+        """The ledger does not have this version after all."""
+        with self._lock:
+            self._begin()
+            if slot in self._kept and slot.item.version == version:
+                slot.sent = 0
+                self._unkeep(slot)
+                self._enqueue(slot)
+            self._torn = False
+        self._tell()
+
+    def kept(self, before: float, most: int) -> list[tuple[Slot, Buffered]]:
+        """Writes handed off before a monotonic time and not confirmed, oldest first."""
+        with self._lock:
+            return [(slot, slot.item) for slot in islice(takewhile(lambda s: s.sent_at <= before, self._kept), most)]
+
+    def pending(self) -> list[tuple[Slot, Buffered]]:
+        """Every write that L3 is not known to have."""
+        with self._lock:
+            return [(slot, slot.item) for slot in self._slots.values()]
+
+    def overtaken(self, shard: Shard | None = None) -> list[tuple[Slot, Buffered]]:
+        """Writes of which a newer version was met, in one shard or everywhere."""
+        with self._lock:
+            met = [slot for slot in self._met if slot.overtaken and (shard is None or shard == slot.shard)]
+            return [(slot, slot.item) for slot in met]
+
+    def kept_in(self) -> set[Shard]:
+        """Where writes were handed off and not confirmed."""
+        with self._lock:
+            return set(self._kept_in) | set(self._left)
+
+    def left(self) -> dict[Shard, int]:
+        """Where writes left for want of room, and the newest version of them."""
+        with self._lock:
+            return dict(self._left)
+
+    def drained(self, shard: Shard, version: int) -> None:
+        """L3 has everything of the shard up to this version."""
+        with self._lock:
+            if self._left.get(shard, version + 1) <= version:
+                del self._left[shard]
+            if not self._left:
+                self._left_count = 0
+
+    @property
+    def unsent(self) -> int:
+        """How many writes the ledger has neither as they are nor a newer one of: with the process they would be lost.
+
+        Those of which a newer version was only heard of are among them.
+        """
+        return len(self._unsent)
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many writes were handed off and not confirmed."""
+        return len(self._kept) + self._left_count
+
+    def age(self, now: float) -> float:
+        """Seconds since the oldest write that L3 is not known to have came; 0 without such."""
+        born = now
+        with self._lock:
+            for slot in self._slots.values():
+                born = min(born, slot.born)
+                if not slot.persisted:
+                    break  # those behind it came after it
+        return now - born
+
+    def __len__(self) -> int:
+        """How many writes L3 is not known to have."""
+        return len(self._slots) + self._left_count
+
+    def _begin(self) -> None:
+        if self._torn:
+            self._mend()
+        self._torn = True
+
+    def _tell(self) -> None:
+        if self._due:
+            self._due = False  # before the waking: a write that comes meanwhile is not to be forgotten
+            if not self._owner.wake():
+                self._due = True
+
+    def _mend(self) -> None:
+        """Every slot, and nothing else, is in one of the queues; what may be in neither goes to the ledger again."""
+        for queue in (self._unsent, self._kept, self._met):
+            for slot in [slot for slot in queue if self._slots.get((slot.schema, slot.key)) is not slot]:
+                del queue[slot]
+        for slot in self._slots.values():
+            if slot not in self._kept or slot.sent < slot.item.version:
+                self._kept.pop(slot, None)
+                self._unsent[slot] = None
+            else:
+                self._unsent.pop(slot, None)
+        self._kept_in = Counter(slot.shard for slot in self._kept)
+        self._due = bool(self._unsent)
+
+    def _put(self, schema: str, key: Hashable, key_text: str, item: Buffered, *, newest: bool = False) -> Accepted:
+        place = (schema, key)
+        slot = self._slots.get(place)
+        if slot is not None:
+            return self._coalesce(slot, item, newest=newest)
+        if len(self._slots) >= self.limits.most and not self._make_room():
+            return Accepted(item.version, room=False)
+        slot = self._slots[place] = Slot(schema, key, key_text, item, self._clock.monotonic())
+        self._enqueue(slot)
+        return Accepted(item.version)
+
+    def _coalesce(self, slot: Slot, item: Buffered, *, newest: bool) -> Accepted:
+        """`newest`: it comes after what is here, even where a clock that has been put back since stamped that."""
+        old = slot.item
+        if item.version == old.version:
+            return Accepted(item.version)  # the same write, out of a journal that was read before
+        if item.version < old.version and not newest:
+            self._overtaken(slot, item)
+            return Accepted(item.version)
+        if item.partial and slot.superseded < old.version:
+            if old.record is None:
+                return Accepted(item.version, orphan=True)
+            item = Buffered(item.version, self._owner.merge(slot.schema, old.record, item.record), old.partial)
+        self._replace(slot, item)
+        return Accepted(item.version)
+
+    def _overtaken(self, slot: Slot, item: Buffered) -> None:
+        """A write that was stamped before what is here comes after it, out of a journal or the dead letters."""
+        old = slot.item
+        if old.partial and item.record is not None and slot.superseded < old.version:
+            # It is what the other left out. A version of its own, since the ledger may have the other one already.
+            record = self._owner.merge(slot.schema, item.record, old.record)
+            self._replace(slot, Buffered(self._owner.stamp(), record, item.partial))
+
+    def _replace(self, slot: Slot, item: Buffered) -> None:
+        slot.item = item
+        if slot in self._kept:
+            self._unkeep(slot)
+            self._enqueue(slot)
+
+    def _enqueue(self, slot: Slot) -> None:
+        self._unsent[slot] = None
+        count = len(self._unsent)
+        if count == 1:
+            self.since = self._clock.monotonic()
+            self._due = True
+        elif count == self.limits.threshold:
+            self._due = True
+
+    def _keep(self, slot: Slot) -> None:
+        self._kept[slot] = None
+        self._kept_in[slot.shard] += 1
+
+    def _unkeep(self, slot: Slot) -> None:
+        del self._kept[slot]
+        shard = slot.shard
+        self._kept_in[shard] -= 1
+        if not self._kept_in[shard]:
+            del self._kept_in[shard]
+
+    def _remove(self, slot: Slot) -> None:
+        self._unsent.pop(slot, None)
+        self._met.pop(slot, None)
+        if slot in self._kept:
+            self._unkeep(slot)
+        self._owner.uncover(slot.schema, slot.key)
+        del self._slots[slot.schema, slot.key]
+        self._owner.gone(slot)
+
+    def _make_room(self) -> bool:
+        """Let the oldest write go that is safe in the ledger; it is still waited for, by shard and version."""
+        if not self._kept:
+            return False
+        slot = next(iter(self._kept))
+        shard = slot.shard
+        self._left[shard] = max(self._left.get(shard, 0), slot.item.version)
+        self._left_count += 1
+        self._remove(slot)
+        return True

@@ -1,0 +1,118 @@
+"""From deferred writes to changes of L3, and back from what L3 kept to records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from strata.bound import Bound
+from strata.encryption_keys import key_id_of
+from strata.errors import DecodeError
+from strata.l3.diagnosis import BatchError, Diagnosis
+from strata.l3.sqlstates import Failure
+from strata.l3.values import Applied, Change
+from strata.model.columns import Column
+from strata.protocol.entry import Entry, EntryOp
+
+if TYPE_CHECKING:
+    from strata.writebehind.dirty.slot import Buffered
+
+
+def key_of(bound: Bound, key_text: str) -> Any:
+    """The key of a text out of Redis or a file. Raises `DecodeError` for what is no key of the schema."""
+    try:
+        key_text.encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8 come as surrogates
+        raise DecodeError("a key is not UTF-8; it must be what key_text made") from None
+    return bound.plan.parse_key(key_text)
+
+
+def row_of(bound: Bound, key: Any, entry: Entry) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    """The columns and values of an entry that is no deletion.
+
+    Whoever may write to Redis could have made it: nothing gets out of here that no `set` of this schema could have put
+    in. Raises `UnknownColumnError` for what a newer release wrote, and `DecodeError` for what fits the schema not.
+    """
+    plan = bound.plan
+    names, values = plan.unpack_row(entry.row)
+    plan.vet(values, _sealed, names)
+    place = names.index(plan.key.name) if plan.key.name in names else None
+    if place is None or values[place] != key:
+        raise DecodeError(f"its {plan.key.name} is not the key that it stands under", column=plan.key.name)
+    return names, values
+
+
+def _sealed(text: str) -> bool:
+    return key_id_of(text) is not None
+
+
+def of_entry(bound: Bound, key: Any, key_text: str, entry: Entry) -> Change:
+    """The change of an entry of the ledger. Raises as `row_of` does."""
+    if entry.op is EntryOp.DELETE:
+        return Change(key, key_text, entry.version, delete=True)
+    names, values = row_of(bound, key, entry)
+    whole = entry.op is EntryOp.SET and names == bound.plan.column_names
+    return Change(key, key_text, entry.version, False, None if whole else names, values)
+
+
+def of_item(bound: Bound, key: Any, key_text: str, item: Buffered) -> Change:
+    """The change of a buffered write."""
+    if item.record is None:
+        return Change(key, key_text, item.version, delete=True)
+    row = bound.plan.to_row(item.record, bound.cipher)
+    if not item.partial:
+        return Change(key, key_text, item.version, False, None, row)
+    missing = set(bound.plan.unloaded(item.record))
+    pairs = [(name, value) for name, value in zip(bound.plan.column_names, row, strict=True) if name not in missing]
+    return Change(key, key_text, item.version, False, tuple(n for n, _ in pairs), tuple(v for _, v in pairs))
+
+
+def widened(bound: Bound, change: Change, entry: Entry) -> Change:
+    """The whole row of one that an older process wrote: the columns that it did not know get their defaults."""
+    given = dict(zip(change.names or (), change.values or (), strict=True))
+    for column in bound.plan.forms:
+        if column.field.name not in given:
+            given[column.field.name] = _default(bound, column, change.key_text, entry)
+    return replace(change, names=None, values=tuple(given[name] for name in bound.plan.column_names))
+
+
+def kept(change: Change, applied: Applied) -> bool:
+    """Whether L3 has, or may have, other values than were written."""
+    return applied.kept is not None and not change.delete
+
+
+def as_kept(bound: Bound, change: Change, applied: Applied) -> Any:
+    """The record as L3 has it, of a whole row of which L3 has other values than were written."""
+    assert change.values is not None and applied.kept is not None
+    held = dict(zip(bound.plan.column_names, change.values, strict=True))
+    held |= zip(applied.kept_names, applied.kept, strict=True)
+    return bound.record(tuple(held.values()))
+
+
+def apply(bound: Bound, conn: Any, wanted: Sequence[Change]) -> list[Applied]:
+    """As `Table.apply`. Raises `BatchError`, too, for a record of which the table makes what cannot be read back, and
+    which would be in the way of those beside it ever after."""
+    applied = bound.rows.table.apply(conn, wanted)
+    for index, (change, answer) in enumerate(zip(wanted, applied, strict=True)):
+        if answer.kept is None or change.delete:
+            continue
+        carried = bound.plan.column_names if change.names is None else change.names
+        held = {name: value for name, value in zip(answer.kept_names, answer.kept, strict=True) if name in carried}
+        try:
+            bound.record((change.key, *held.values()), (bound.plan.key.name, *held))
+        except DecodeError as error:
+            raise BatchError(Diagnosis(Failure.PERMANENT, message=str(error)), index) from error
+    return applied
+
+
+def _default(bound: Bound, column: Column, key_text: str, entry: Entry) -> Any:
+    field = column.field
+    if field.stamped:
+        return datetime.fromtimestamp(entry.since / 1000, UTC)
+    if field.factory is None:
+        return None if field.default is None else field.default.value
+    value = column.to_row(column.settle(field.factory()))
+    return value if value is None or not field.encrypted else bound.cipher.encrypt(field.name, key_text, value)

@@ -1,0 +1,77 @@
+"""One key of the dirty buffer: the write that L3 is not known to have, and what is known of it elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from strata.writebehind.dirty.journal import Segment
+from strata.writebehind.ledger.shard import Shard, home_of
+
+
+class Buffered(msgspec.Struct, frozen=True, gc=False):
+    """A pending write; `record` is None for a deletion, `partial` where it has columns that were not loaded."""
+
+    version: int
+    record: Any
+    partial: bool
+
+
+class OwnWrite(msgspec.Struct, frozen=True, gc=False):
+    """What reads of a key get from the buffer; `newest`: nothing newer was met. Where something newer was met, it is
+    the least that a read may show: the newer one may be lost with the process, or the Redis, that has it. `born` is
+    when the process wrote it, or what it took the place of (monotonic). `doubted`: nothing newer may have been met only
+    because this process does not hear the others just now; it is shown where the tiers below hold nothing newer, or
+    cannot be asked."""
+
+    version: int
+    record: Any
+    partial: bool
+    newest: bool = True
+    born: float = 0.0
+    doubted: bool = False
+
+
+class Slot(msgspec.Struct, gc=False, eq=False):
+    """One key. `item` is replaced as a whole, never changed, so that it can be read without the lock.
+
+    `sent` is the version that the ledger has, `sent_at` when it was asked last (monotonic); `persisted` the version
+    that L3 has, `born` when the write that it lacks came (monotonic), `superseded` the newest one met elsewhere,
+    `given_up` the one that was given up. `home` is written by whoever asks for `shard` first, always to the same.
+    `segment` belongs to the journal.
+    """
+
+    schema: str
+    key: Any
+    key_text: str
+    item: Buffered
+    born: float
+    sent: int = 0
+    sent_at: float = 0.0
+    persisted: int = 0
+    home: Shard | None = None
+    superseded: int = 0
+    given_up: int = 0
+    segment: Segment | None = None
+
+    @property
+    def shard(self) -> Shard:
+        """Where it goes."""
+        if self.home is None:
+            self.home = home_of(self.schema, self.key_text)
+        return self.home
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether a newer version was met elsewhere."""
+        return self.superseded > self.item.version
+
+
+class Accepted(msgspec.Struct, frozen=True, gc=False):
+    """What became of a write, by its version: whether there was room for it, and whether it was refused since it
+    changes some columns of a record that is pending deletion."""
+
+    version: int
+    room: bool = True
+    orphan: bool = False

@@ -1,0 +1,1 @@
+"""The dirty ledger in Redis: entries, claims, letters, and when they are due."""

@@ -1,0 +1,89 @@
+--@common
+--@ledger
+-- Take over deferred writes: into the ledger, and, where L2 is on this server, into L2 as pending values.
+-- KEYS  1 dirty; 2 due; 3 claims; 4 floor0; 5 floor1; 6 epoch; 7 bell; then each record's L2 key, if ARGV 4 is 1
+-- ARGV  1 epoch for a ledger that has none; 2 ms for which a bell counts as rung; 3 most entries of a shard;
+--       4 whether there are L2 keys (1 or 0); 5 channel; 6 ms of Redis's clock after which nobody waits for the answer
+--       any more (0 = none), so that a script which a frozen server runs late does nothing; then for each record, no
+--       key twice: key, entry, expected version ('*' any, '' no entry, '-' never), L2 content, px, message (said if
+--       taken; '' = none)
+-- Returns epoch; 1 if the bell is to be rung; then for each record: '+' taken, '=' there already, both followed by 'I'
+-- where L2 holds a synchronous writer's intent instead, '<' and a version that L3 has, '>' and the newer version that is
+-- pending, '?' and the pending entry that was not expected, or that is newer but carries some columns only, '!' full.
+local dirty, due, claims = KEYS[1], KEYS[2], KEYS[3]
+local call, now = redis.call, now_ms()
+local at_once = whole(now)
+if ARGV[6] ~= '0' and now > tonumber(ARGV[6]) then return redis.error_reply('LATE the caller has gone another way') end
+local n = (#ARGV - 6) / 6
+local keys = {}
+for i = 1, n do keys[i] = ARGV[6 * i + 1] end
+local entries = call('HMGET', dirty, unpack(keys))
+local known = floors(KEYS[4], KEYS[5], keys)
+local room = tonumber(ARGV[3]) - call('HLEN', dirty)
+local in_l2 = ARGV[4] == '1' and call('MGET', unpack(KEYS, 8))
+
+local function again_due(key)
+  -- A held claim, of whatever version, keeps its time: its holder, or the end of its lease, makes the key due.
+  -- A pause after a failure ends, since the failure was that of another version.
+  local held = call('HGET', claims, key)
+  if held and string.match(held, '^%d+:([^:]+):') ~= '-' then return false end
+  return tonumber(call('ZSCORE', due, key) or now + 1) > now
+end
+
+local answers, puts, dues = {}, {}, {}
+for i = 1, n do
+  local at = 6 * i + 1
+  local key, entry, expected = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local version, old = version_of(entry), entries[i]
+  if old and not is_entry(old) then old = false end  -- it gives way
+  local there = old and version_of(old) or ''
+  if known[i] ~= '' and not older(known[i], version) then
+    answers[i] = '<' .. known[i]
+  elseif there == version then
+    answers[i] = '='
+  elseif old and older(version, there) and string.sub(old, 24, 24) == 'p' and string.sub(entry, 24, 24) ~= 'd' then
+    answers[i] = '?' .. old  -- the newer one carries some columns only: the caller lays it over its own
+  elseif old and older(version, there) then
+    answers[i] = '>' .. there
+  elseif expected ~= '*' and expected ~= there then
+    answers[i] = '?' .. (old or '')
+  elseif not old and room <= 0 then
+    answers[i] = '!'
+  else
+    if old then
+      if string.sub(old, 26, 38) < string.sub(entry, 26, 38) then
+        entry = string.sub(entry, 1, 25) .. string.sub(old, 26, 38) .. string.sub(entry, 39)
+      end
+      if again_due(key) then dues[#dues + 1] = at_once dues[#dues + 1] = key end
+    else
+      room = room - 1
+      dues[#dues + 1] = at_once
+      dues[#dues + 1] = key
+    end
+    puts[#puts + 1] = key
+    puts[#puts + 1] = entry
+    answers[i] = '+'
+  end
+end
+for i = 1, n do
+  if answers[i] == '+' then say(ARGV[5], ARGV[6 * i + 6]) end
+end
+if #puts > 0 then call('HSET', dirty, unpack(puts)) end
+if #dues > 0 then call('ZADD', due, unpack(dues)) end
+
+for i = 1, n do
+  local at, met = 6 * i + 1, false
+  if in_l2 and (answers[i] == '+' or answers[i] == '=') then
+    met = pend(KEYS[7 + i], in_l2[i], version_of(ARGV[at + 1]), ARGV[at + 3], ARGV[at + 4])
+  end
+  if met then answers[i] = answers[i] .. 'I' end
+end
+
+local epoch = call('GET', KEYS[6])
+if not epoch then
+  epoch = ARGV[1]
+  call('SET', KEYS[6], epoch)
+end
+local ring = 0
+if #dues > 0 and call('SET', KEYS[7], '1', 'NX', 'PX', ARGV[2]) then ring = 1 end
+return { epoch, ring, unpack(answers) }

@@ -1,0 +1,139 @@
+"""The way around the ledger: deferred writes straight to L3, where the ledger is away or the buffer is full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from strata.bound import Bound
+from strata.coherence.repairs import Repairs
+from strata.errors import WITHOUT_L2, EncodeError
+from strata.l3.diagnosis import BatchError, suppressed, unfit
+from strata.l3.doubt import adapting
+from strata.l3.values import Applied, Change, Status
+from strata.protocol.versions import VersionClock
+from strata.writebehind.dirty import changes
+from strata.writebehind.dirty.slot import Buffered, Slot
+from strata.writebehind.persist.isolate import Outcome, isolate
+from strata.writebehind.persist.outcomes import Outcomes
+from strata.writebehind.persist.persister import BEHIND_FUTURE, why_lost
+from strata.writebehind.persist.settle import Settler
+
+Unannounced = Callable[[Bound, Sequence[str]], AbstractContextManager[None]]
+
+
+class Bypass:
+    """Thread-safe: it keeps no state. `unannounced` surrounds writes of keys that L2 must not be asked for later;
+    `give_up` is called for a write that was overtaken and cannot reach L3."""
+
+    def __init__(
+        self,
+        settler: Settler,
+        outcomes: Outcomes,
+        versions: VersionClock,
+        unannounced: Unannounced,
+        give_up: Callable[[Bound, Slot, Buffered, str], None],
+    ) -> None:
+        self._settler = settler
+        self._outcomes = outcomes
+        self._versions = versions
+        self._unannounced = unannounced
+        self._give_up = give_up
+
+    def one(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> None:
+        """Write one record now.
+
+        Raises `L3UnavailableError`, `MigrationError`, `ConstraintError`, or `EncodeError`, the last also where a
+        partial record has no row.
+        """
+        change = changes.of_item(bound, key, key_text, item)
+        try:
+            applied = adapting(lambda: self._write(bound, [change], l2_down=not _l2_answers(bound)))[0]
+        except BatchError as error:
+            raise unfit(error) from error.__cause__
+        if applied.status is Status.MISSING_ROW:
+            raise EncodeError(
+                f"a record of schema {bound.name!r} has UNLOADED fields and there is no row to keep them from; "
+                "read the whole record, or give every field a value"
+            )
+        if applied.status is Status.SWALLOWED:
+            raise suppressed(bound.rows.table.name)
+        if reason := why_lost(bound, applied, self._versions):
+            raise EncodeError(f"a write to schema {bound.name!r} is lost: {reason}")
+
+    def many(self, bound: Bound, items: Sequence[tuple[Slot, Buffered]]) -> Outcome[Applied]:
+        """Write what can be written, and let the buffer go of it; L2 is left to be repaired."""
+        outcome = self._each(bound, items, l2_down=True)
+        done = [place for place, answer in outcome.written.items() if not why_lost(bound, answer, self._versions)]
+        self._let_go(bound, items, outcome, done)
+        return outcome
+
+    def overtaken(self, bound: Bound, items: Sequence[tuple[Slot, Buffered]]) -> Outcome[Applied]:
+        """Writes of which a newer version was met: L3 has that one, takes them, or refuses what does not matter any
+        more. The newer version has seen to L2."""
+        outcome = self._each(bound, items, l2_down=False, silent=True)
+        behind = {place for place, a in outcome.written.items() if why_lost(bound, a, self._versions) is BEHIND_FUTURE}
+        for place in behind:
+            self._give_up(bound, *items[place], BEHIND_FUTURE)
+        ended = [place for place in (*outcome.written, *outcome.refused) if place not in behind]
+        self._let_go(bound, items, outcome, ended)
+        return outcome
+
+    def _let_go(
+        self, bound: Bound, items: Sequence[tuple[Slot, Buffered]], outcome: Outcome[Applied], ended: Sequence[int]
+    ) -> None:
+        """The buffer lets go of just these writes: a newer row that was written in part does not stand for others."""
+        answers = [outcome.written[place] for place in ended if place in outcome.written]
+        self._outcomes.persisted(
+            bound,
+            [(slot.key, item.version) for slot, item in (items[place] for place in ended)],
+            [(answer.key, answer.version) for answer in answers if answer.kept is not None],
+        )
+        for answer in answers:
+            # The bus does not bring this instance its own messages.
+            bound.l1.forget(answer.key, below=answer.version)
+
+    def _each(
+        self, bound: Bound, items: Sequence[tuple[Slot, Buffered]], *, l2_down: bool, silent: bool = False
+    ) -> Outcome[Applied]:
+        wanted = [changes.of_item(bound, slot.key, slot.key_text, item) for slot, item in items]
+
+        def write(places: Sequence[int]) -> Sequence[Applied]:
+            return self._write(bound, [wanted[place] for place in places], l2_down=l2_down, silent=silent)
+
+        return isolate(write, len(wanted))
+
+    def _write(
+        self, bound: Bound, wanted: Sequence[Change], *, l2_down: bool, silent: bool = False
+    ) -> Sequence[Applied]:
+        table, database = bound.rows.table, bound.rows.primary
+        repaired = l2_down and bound.l2 is not None
+        keys = [change.key_text for change in wanted] if repaired else []
+        with self._unannounced(bound, keys), database.transaction() as conn:
+            applied = changes.apply(bound, conn, wanted)
+            if repaired:
+                for change, answer in zip(wanted, applied, strict=True):
+                    table.record_repair(conn, change.key_text, Repairs.bound_of(bound, answer.version))
+        if not repaired:
+            done = [
+                (change, answer)
+                for change, answer in zip(wanted, applied, strict=True)
+                # What a late one added to a newer row, nobody has told of.
+                if (answer.late or not silent) and answer.status in (Status.APPLIED, Status.SUPERSEDED)
+            ]
+            if done:
+                self._settle(bound, done)
+        return applied
+
+    def _settle(self, bound: Bound, done: Sequence[tuple[Change, Applied]]) -> None:
+        # No ledger entry brings anybody back to these: so rows are left wherever the ledger is.
+        try:
+            self._settler.settle(bound, done, unheard=True)
+        except WITHOUT_L2:
+            with self._unannounced(bound, [change.key_text for change, _ in done]):
+                self._settler.leave_repairs(bound, done)
+
+
+def _l2_answers(bound: Bound) -> bool:
+    return bound.l2 is None or bound.l2.server.breaker.closed

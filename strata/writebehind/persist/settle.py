@@ -1,0 +1,79 @@
+"""After L3 has deferred writes: L2 and every instance learn what L3 holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from strata.bound import Bound
+from strata.coherence.repairs import Repairs
+from strata.errors import WITHOUT_L2
+from strata.l2.tier import L2Tier
+from strata.l3.values import Applied, Change
+from strata.protocol.messages import MessageOp as Said
+from strata.writebehind.dirty.changes import as_kept, kept
+from strata.writebehind.ledger.common import Common
+
+GONE = b"-"  # in the place of a content: L2 has none that L3 has
+
+Written = Sequence[tuple[Change, Applied]]
+
+
+class Settler:
+    """Thread-safe: it keeps no state."""
+
+    def __init__(self, common: Common) -> None:
+        self._common = common
+
+    def settle(self, bound: Bound, written: Written, *, unheard: bool = False) -> None:
+        """Settle what was written; `unheard`: no hand-off has told the bus of it. Raises `L2UnavailableError`."""
+        items = [self._settlement(bound, change, applied, unheard) for change, applied in written]
+        channel, publisher = self._common.announcer.channel, self._common.publisher
+        if bound.l2 is not None:
+            bound.l2.settle(channel, items)
+            bound.searches.drop()
+        elif publisher is not None:
+            publisher.pipeline([("PUBLISH", channel, message) for *_, message, _ in items if message])
+
+    def settle_or_repair(self, bound: Bound, written: Written) -> None:
+        """As `settle`; where Redis is away and the ledger is not, leave rows in L3 from which it is repaired.
+
+        Raises `L2UnavailableError` where the ledger is away too.
+        """
+        try:
+            self.settle(bound, written)
+        except WITHOUT_L2:
+            told = self._common.publisher if bound.l2 is None else bound.l2.server
+            if told is self._common.ledger.server:
+                raise
+            self.leave_repairs(bound, written)
+
+    def leave_repairs(self, bound: Bound, written: Written) -> None:
+        """Leave rows in L3 from which L2 is repaired, in a transaction of their own."""
+        table, database = bound.rows.table, bound.rows.primary
+        with database.transaction() as conn:
+            for change, applied in written:
+                table.record_repair(conn, change.key_text, Repairs.bound_of(bound, applied.version))
+
+    def _settlement(
+        self, bound: Bound, change: Change, applied: Applied, unheard: bool
+    ) -> tuple[str, int, bytes, int, bytes, int]:
+        content, px, message = b"", 0, b""
+        announcer = self._common.announcer
+        said = Said.DELETE if change.delete else Said.SET
+        surely = applied.version > change.version or unheard
+        if surely or not self._common.together:  # then the bus may not have been told of what the ledger had
+            message = announcer.message(bound.name, change.key_text, said, applied.version)
+        if kept(change, applied) and applied.version == change.version:
+            # Not SET: who holds this very version must drop it too.
+            surely = True
+            message = announcer.message(bound.name, change.key_text, Said.INVALIDATE, applied.version)
+            if bound.l2 is not None:
+                content, px = _content(bound, bound.l2, change, applied)
+        return change.key_text, applied.version, content, px, message, int(surely)
+
+
+def _content(bound: Bound, l2: L2Tier, change: Change, applied: Applied) -> tuple[bytes, int]:
+    if change.names is not None:
+        return GONE, 0  # what a read laid over the old row
+    record = as_kept(bound, change, applied)
+    return l2.content(applied.version, bound.plan.cached(record)), l2.px(record)

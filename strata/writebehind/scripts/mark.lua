@@ -1,9 +1,0 @@
--- A small key that says something for a while. A Redis that is out of memory refuses a command that may need some,
--- unless the script has written before, as GETEX does without changing anything.
--- KEYS  1 the key
--- ARGV  1 value; 2 ms for which it stands; 3 whether only where there is none (1 or 0)
--- Returns 1 if it was set.
-local old = redis.call('GETEX', KEYS[1])
-if old and ARGV[3] == '1' then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1

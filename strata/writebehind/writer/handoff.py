@@ -1,0 +1,288 @@
+"""The hand-off: from the dirty buffer into the ledger, and into L2 as pending values.
+
+One script a shard does ledger, L2 and bus where all are on one server. Otherwise the ledger is first, since what
+stands in L2 as pending must not be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
+from msgspec.structs import replace
+
+from strata.bound import Bound
+from strata.errors import DecodeError, L2RefusedError
+from strata.l2.client import RedisServer
+from strata.protocol.entry import Entry, version_of
+from strata.protocol.versions import text
+from strata.waits.seats import Turn, Turns
+from strata.writebehind.dirty.buffer import DirtyBuffer
+from strata.writebehind.dirty.slot import Buffered, Slot
+from strata.writebehind.fleet.workers import Workers
+from strata.writebehind.ledger.answers import NEVER, Answer, LedgerPut, Verdict
+from strata.writebehind.ledger.common import Common
+from strata.writebehind.ledger.ledger import script
+from strata.writebehind.ledger.shard import Shard
+from strata.writebehind.persist.giving_up import GivingUp, Reason
+from strata.writebehind.writer.encode import EncodedWrite, Encoder, GivenUpError
+
+ARRIVED = (Verdict.TAKEN, Verdict.THERE)
+MERGES = 4  # tries to lay a partial record over a ledger entry that others keep changing
+
+
+class HandOff:
+    """Thread-safe: by `_turns` one at a time hands off, so that no two send the same; whoever has the turn may change
+    `_epochs` (copied without it, in one call), `_lost`, and `_refusing`, the shards that the ledger refused when they
+    were last sent to (replaced as a whole, and read without it).
+
+    `_lost` holds, by schema, how many writes a lost ledger had, until that is said.
+    After fork the child makes another one.
+    """
+
+    def __init__(
+        self, common: Common, buffer: DirtyBuffer, encoder: Encoder, workers: Workers, giving_up: GivingUp
+    ) -> None:
+        self._common = common
+        self._ledger = common.ledger
+        self._buffer = buffer
+        self._encoder = encoder
+        self._workers = workers
+        self._giving_up = giving_up
+        self._schemas = common.schemas
+        self._versions = common.versions
+        self._clock = common.clock
+        self._log = common.log
+        self._metrics = common.metrics
+        self._turns = Turns()  # which a hook that is called from here may take once more, as it may write
+        self._epochs: dict[Shard, bytes] = {}
+        self._lost: dict[str, int] = {}
+        self._refusing: frozenset[Shard] = frozenset()
+
+    def run(self) -> int:
+        """Hand off everything that waits; returns how many were taken. Raises `L2UnavailableError`."""
+        timing = self._ledger.timing
+        taken, step = 0, timing.handoff_round
+        turn = Turn()
+        try:
+            self._turns.take(turn)
+            for _ in range(1 + self._buffer.unsent // timing.handoff_sort):
+                batch = sorted(self._buffer.take(timing.handoff_sort), key=_shard)
+                for at in range(0, len(batch), step):
+                    taken += self._send(batch[at : at + step])
+        finally:
+            self._turns.leave(turn)
+        self._metrics.count("strata_write_behind_handed_off", taken)
+        return taken
+
+    def run_for(self, schema: str, key: Any) -> None:
+        """Hand off the write of one key. Raises `L2UnavailableError`, or `L2RefusedError`."""
+        batch = self._buffer.find(schema, [key])
+        if not batch:
+            return
+        turn = Turn()
+        try:
+            self._turns.take(turn)
+            self._send(batch, alone=True)
+        finally:
+            self._turns.leave(turn)
+
+    def refusing(self) -> Set[Shard]:
+        """The shards that take nothing now."""
+        return self._refusing
+
+    def known_epochs(self) -> Mapping[Shard, bytes]:
+        """The epochs of shards as they are known now."""
+        return dict(self._epochs)
+
+    def epochs_seen(self, before: Mapping[Shard, bytes], seen: Mapping[Shard, bytes]) -> None:
+        """What a look at the ledger found; `before` is what was known when it began. Another epoch than that one means
+        that the ledger was lost."""
+        turn = Turn()
+        try:
+            self._turns.take(turn)
+            for shard, epoch in seen.items():
+                if self._epochs.get(shard) == before.get(shard):  # else a hand-off was here, and knows better
+                    self._check_epoch(shard, epoch)
+            self._say_lost()
+        finally:
+            self._turns.leave(turn)
+
+    def _send(self, batch: Sequence[tuple[Slot, Buffered]], *, alone: bool = False) -> int:
+        """`alone`: what the ledger refuses is raised; otherwise it waits, and the other shards go on."""
+        writes = [encoded for slot, item in batch if (encoded := self._pack(slot, item)) is not None]
+        sent: list[tuple[Slot, int]] = []
+        for _ in range(MERGES):
+            again: list[EncodedWrite] = []
+            for encoded, answer in self._exchange(writes):
+                if isinstance(answer, L2RefusedError):
+                    if alone:
+                        raise answer
+                    self._buffer.tried([encoded.slot], self._clock.monotonic())
+                    self._log.warning(
+                        "deferred writes of a shard wait", reason=str(answer), schema=encoded.bound.name, count=1
+                    )
+                elif answer.verdict in ARRIVED:
+                    if answer.entry:
+                        _leave_l1(encoded)
+                    sent.append((encoded.slot, encoded.item.version))
+                elif answer.verdict is Verdict.UNEXPECTED:
+                    again += self._unexpected(encoded, answer.entry)
+                else:
+                    self._refused(encoded, answer, sent)
+            writes = again
+            if not writes:
+                break
+        self._say_lost()
+        now = self._clock.monotonic()
+        self._buffer.sent(sent, now)
+        self._buffer.tried([encoded.slot for encoded in writes], now)
+        return len(sent)
+
+    def _unexpected(self, encoded: EncodedWrite, raw: bytes) -> list[EncodedWrite]:
+        """The ledger holds another entry than the one that the write was made for; returns what to try instead."""
+        if encoded.put.expected == NEVER and version_of(raw) < encoded.entry.version:
+            # What is newer was only heard of: until L3 is seen to have it, this one is not safe anywhere.
+            self._buffer.tried([encoded.slot], self._clock.monotonic())
+            self._workers.drain_here(encoded.shard)
+            return []
+        merged = self._merge(encoded, raw)
+        return [] if merged is None else [merged]
+
+    def _refused(self, encoded: EncodedWrite, answer: Answer, sent: list[tuple[Slot, int]]) -> None:
+        slot, bound, version = encoded.slot, encoded.bound, answer.version
+        if answer.verdict is Verdict.FULL:
+            self._buffer.tried([slot], self._clock.monotonic())
+            self._metrics.count("strata_write_behind_ledger_full", schema=bound.name)
+            return
+        self._versions.observe(version)
+        if answer.verdict is Verdict.PERSISTED:
+            self._buffer.confirm(bound.name, [(slot.key, version)])
+        else:
+            self._buffer.supersede(bound.name, slot.key, version)
+            sent.append((slot, encoded.item.version))
+        bound.l1.forget(slot.key, below=version)
+
+    def _exchange(self, writes: Sequence[EncodedWrite]) -> list[tuple[EncodedWrite, Answer | L2RefusedError]]:
+        """Ask the ledger, put into L2 what it took, and ring."""
+        groups: dict[tuple[Shard, bool], list[EncodedWrite]] = {}
+        for encoded in writes:
+            groups.setdefault((encoded.shard, bool(encoded.put.l2_key)), []).append(encoded)
+        step, together = self._ledger.timing.handoff, self._common.together
+        chunks = [(key[0], some[at : at + step]) for key, some in groups.items() for at in range(0, len(some), step)]
+        calls = [(shard, [p.put if together else _bare(p.put) for p in chunk]) for shard, chunk in chunks]
+        answered: list[tuple[EncodedWrite, Answer | L2RefusedError]] = []
+        rings: set[Shard] = set()
+        for (shard, chunk), said in zip(
+            chunks, self._ledger.hand_off(calls, self._common.announcer.channel), strict=True
+        ):
+            if isinstance(said, L2RefusedError):
+                self._refusing |= {shard}
+                answered += [(encoded, said) for encoded in chunk]
+                continue
+            self._refusing -= {shard}
+            answered += zip(chunk, said.answers, strict=True)
+            self._check_epoch(shard, said.epoch)
+            if said.ring:
+                rings.add(shard)
+        try:
+            if not together:
+                self._put_apart([p for p, a in answered if isinstance(a, Answer) and a.verdict in ARRIVED])
+        finally:
+            for shard in rings:
+                self._workers.call(shard)
+        return answered
+
+    def _put_apart(self, writes: Sequence[EncodedWrite]) -> None:
+        """L2 and bus, after a ledger on another server; what fails is handed off once more as a whole."""
+        calls: dict[int, tuple[RedisServer, list[EncodedWrite], list[tuple[list[str], list[Any]]]]] = {}
+        messages: list[bytes] = []
+        channel, publisher = self._common.announcer.channel, self._common.publisher
+        for encoded in writes:
+            put, l2 = encoded.put, encoded.bound.l2
+            if l2 is None:
+                messages.append(put.message)
+                continue
+            args = [channel, text(encoded.entry.version), put.content, put.px, put.message]
+            _, sent, group = calls.setdefault(id(l2.server), (l2.server, [], []))
+            sent.append(encoded)
+            group.append(([put.l2_key], args))
+        for server, sent, group in calls.values():
+            for encoded, refused in zip(sent, server.run_many(script("pend"), group), strict=True):
+                if refused:
+                    _leave_l1(encoded)
+        if publisher is not None:
+            publisher.pipeline([("PUBLISH", channel, message) for message in messages])
+
+    def _check_epoch(self, shard: Shard, epoch: bytes) -> None:
+        known = self._epochs.get(shard)
+        if known is not None and known != epoch:
+            self._lost[shard.schema] = self._lost.get(shard.schema, 0) + self._buffer.lost(shard)
+            self._metrics.count("strata_write_behind_ledger_lost", schema=shard.schema)
+        if epoch:
+            self._epochs[shard] = epoch
+        else:
+            self._epochs.pop(shard, None)
+
+    def _say_lost(self) -> None:
+        lost, self._lost = self._lost, {}
+        for schema, count in lost.items():
+            if count:
+                self._log.warning("the ledger was lost; writes are handed off again", schema=schema, count=count)
+
+    def drop(self, bound: Bound, slot: Slot, item: Buffered, reason: str) -> None:
+        """Give up a write. Raises `L2UnavailableError`."""
+        entry = self._encoder.entry(bound, slot, item)
+        self._drop(bound, slot.shard, slot, entry, reason)
+
+    def _pack(self, slot: Slot, item: Buffered) -> EncodedWrite | None:
+        bound = self._schemas[slot.schema]
+        if not self._versions.plausible(item.version):
+            again = self._buffer.restamp(slot, item)
+            if again is None:
+                return None  # a newer one waits
+            bound.l1.forget(slot.key)
+            item = again
+        try:
+            return self._encoder.pack(bound, slot, item)
+        except Exception as error:  # noqa: BLE001 a record that cannot be encoded must not hold up the others
+            shard, entry = self._encoder.address(slot, item)
+            self._drop(bound, shard, slot, entry, f"the record cannot be encoded ({type(error).__name__})")
+            return None
+
+    def _merge(self, encoded: EncodedWrite, raw: bytes) -> EncodedWrite | None:
+        """The record merged with what the ledger holds; None where that cannot be done, now or ever."""
+        bound, slot = encoded.bound, encoded.slot
+        try:
+            merged = self._encoder.merge(encoded, raw, self._versions.node)
+        except GivenUpError as reason:
+            self._drop(bound, encoded.shard, slot, encoded.entry, str(reason))
+        except DecodeError as error:
+            self._log.warning("a deferred write waits for a newer release", reason=str(error), schema=bound.name)
+            self._buffer.tried([slot], self._clock.monotonic())
+        else:
+            version = merged.entry.version
+            if version > encoded.item.version:  # laid under a newer one
+                self._versions.observe(version)
+                self._buffer.supersede(bound.name, slot.key, version)
+                bound.l1.forget(slot.key, below=version)
+            return merged
+        return None
+
+    def _drop(self, bound: Bound, shard: Shard, slot: Slot, entry: Entry, reason: str) -> None:
+        # The dead letter comes first: where that fails, the write is still in the buffer.
+        self._giving_up.bury(bound, shard, slot.key_text, entry, Reason(reason))
+        self._buffer.drop(bound.name, slot.key, entry.version)
+
+
+def _shard(write: tuple[Slot, Buffered]) -> Shard:
+    return write[0].shard
+
+
+def _leave_l1(encoded: EncodedWrite) -> None:
+    # L2 refused it for a commit that is under way, whose outcome nobody may ever be told.
+    encoded.bound.l1.forget(encoded.slot.key)
+
+
+def _bare(put: LedgerPut) -> LedgerPut:
+    return replace(put, l2_key="", content=b"", px=0, message=b"")
