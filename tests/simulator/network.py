@@ -1,0 +1,193 @@
+"""Servers of Redis as the processes reach them: streams of bytes over links that can be cut."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import hiredis
+from redis.exceptions import ConnectionError as LostError
+from redis.exceptions import TimeoutError as LateError
+
+from tests.simulator.valkey import RefusedError, Status, Valkey
+from tests.simulator.world import Event, World
+
+if TYPE_CHECKING:
+    from tests.simulator.process import Process
+
+DIAL = 1.0  # seconds that it takes to give a cut link up
+
+
+def encoded(answer: Any) -> bytes:
+    """As it goes over the wire (RESP 2)."""
+    if answer is None:
+        return b"$-1\r\n"
+    if isinstance(answer, Status):
+        return b"+%b\r\n" % answer
+    if isinstance(answer, bytes):
+        return b"$%d\r\n%b\r\n" % (len(answer), answer)
+    if isinstance(answer, int):
+        return b":%d\r\n" % answer
+    if isinstance(answer, RefusedError):
+        return b"-%b\r\n" % str(answer).encode()
+    return b"*%d\r\n" % len(answer) + b"".join(map(encoded, answer))
+
+
+class Server:
+    """One Redis. `up`: whether it runs; `frozen`: whether it does nothing, while its connections stay."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.valkey = Valkey(lambda: world.now * 1000, self._publish)
+        world.sources.append(self._add_events)
+        self.begin()
+
+    def begin(self) -> None:
+        """Empty, and nobody connected."""
+        self.valkey.begin()
+        self.up, self.frozen = True, False
+        self.cut: set[Process] = set()  # between whom and the server nothing gets through
+        self.streams: list[SimStream] = []
+
+    def __str__(self) -> str:
+        return self.name
+
+    def open(self, process: Process) -> SimStream:
+        """A connection. Raises as redis-py does."""
+        if process in self.cut or self.frozen:
+            self.world.pause(lambda: process not in self.cut and not self.frozen, DIAL, f"{self} to be reached")
+            if process in self.cut or self.frozen:
+                raise LateError("Timeout connecting to server")
+        if not self.up:
+            raise LostError("Connection refused")
+        stream = SimStream(self, process)
+        self.streams.append(stream)
+        return stream
+
+    def restart(self, *, empty: bool) -> None:
+        """Its connections are gone, and its data where that is not kept."""
+        for stream in list(self.streams):
+            stream.lose()
+        if empty:
+            self.valkey.begin()
+
+    def heal(self) -> None:
+        """Everybody gets through again. What was sent by those who have given up meanwhile is lost."""
+        self.cut.clear()
+        self.frozen, self.up = False, True
+
+    def _publish(self, channel: bytes, message: bytes) -> int:
+        heard = [stream for stream in self.streams if channel in stream.channels]
+        for stream in heard:
+            stream.flight.append(encoded([b"message", channel, message]))
+        return len(heard)
+
+    def _add_events(self, events: list[Event]) -> None:
+        if self.frozen or not self.up:
+            return
+        for stream in self.streams:
+            if stream.requests and stream.process not in self.cut:
+                events.append(stream)
+            if stream.flight and stream.process not in self.cut:
+                events.append(stream.mail)
+
+
+class Mail:
+    """The next message on its way over a stream."""
+
+    def __init__(self, stream: SimStream) -> None:
+        self._stream = stream
+
+    def happen(self) -> None:
+        """It arrives."""
+        self._stream.arrived += self._stream.flight.popleft()
+
+    def said(self) -> str:
+        """What arrives."""
+        return f"{self._stream.process} gets {self._stream.flight[0]!r:.120}"
+
+
+class SimStream:
+    """The bytes between a process and a server, as `strata.waits.sockets.Stream` has them."""
+
+    def __init__(self, server: Server, process: Process) -> None:
+        self.server = server
+        self.process = process
+        self.requests: deque[list[bytes]] = deque()
+        self.flight: deque[bytes] = deque()  # messages on their way
+        self.arrived = bytearray()
+        self.channels: set[bytes] = set()
+        self.lost = self.hung_up = False
+        self.mail = Mail(self)
+        self._reader = hiredis.Reader()
+
+    def happen(self) -> None:
+        """The server runs the next command."""
+        server, command = self.server, self.requests.popleft()
+        if command[0] == b"SUBSCRIBE":
+            self.channels.update(command[1:])
+            answer = b"".join(encoded([b"subscribe", channel, 1]) for channel in command[1:])
+        else:
+            answer = encoded(server.valkey.command(command))
+        if server.world.trace is not None:
+            server.world.say(f"    {answer!r:.110}")
+        self.arrived += answer
+        if self.hung_up and not self.requests:
+            server.streams.remove(self)
+
+    def said(self) -> str:
+        """The command."""
+        return f"{self.server} serves {self.process}: {said(self.requests[0])}"
+
+    def send(self, data: bytes, seconds: float | None) -> None:
+        if self.lost or self.hung_up:
+            raise ConnectionResetError("the connection is lost")
+        self._reader.feed(data)
+        while (command := self._reader.gets()) is not False:
+            self.requests.append(command)
+
+    def receive(self, seconds: float | None) -> bytes:
+        if not self.arrived and not self.lost and not self.hung_up:
+            self.server.world.pause(self._has_come, seconds, f"{self.server}'s answer")
+        if self.arrived:
+            data = bytes(self.arrived)
+            self.arrived.clear()
+            return data
+        if self.lost or self.hung_up:
+            return b""
+        raise TimeoutError("timed out")
+
+    def _has_come(self) -> bool:
+        return bool(self.arrived) or self.lost or self.hung_up
+
+    def silent(self) -> bool:
+        return not self._has_come()
+
+    def hang_up(self) -> None:
+        """By the client. What it has sent may still arrive."""
+        self.hung_up = True
+        self.flight.clear()
+        self.channels.clear()
+        if not self.requests and self in self.server.streams:
+            self.server.streams.remove(self)
+
+    def lose(self) -> None:
+        """The connection breaks; what was not served is lost."""
+        self.lost = True
+        self.requests.clear()
+        self.flight.clear()
+        if self in self.server.streams:
+            self.server.streams.remove(self)
+
+
+def said(command: Sequence[bytes]) -> str:
+    """A command, for a trace."""
+    if command[0] in (b"EVALSHA", b"EVAL"):
+        return f"{SCRIPTS.get(command[1], command[1][:8])} {b' '.join(command[3:])!r:.110}"
+    return f"{b' '.join(command)!r:.120}"
+
+
+SCRIPTS: dict[bytes, str] = {}
+"""The names of scripts by their sums."""

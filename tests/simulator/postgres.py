@@ -1,0 +1,470 @@
+"""A PostgreSQL of rows, row locks, advisory locks and transactions, as `strata.l3.table.Table` asks it.
+
+What is modelled is the meaning of the statements of `strata/l3/{reads,writes,apply,marks}.py` under READ COMMITTED:
+each sees what was committed when it runs, waits for the locks it needs, and is answered some time later. Sessions are
+taken and given back by the shipped pool, and transactions opened and ended by the shipped `Database`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+from psycopg import errors
+
+from strata.l3 import failures
+from strata.l3.connection import GRACE
+from strata.l3.reads import Row
+from strata.l3.table import Table
+from strata.l3.values import FIRST, Applied, Change, Repair, Status
+from strata.l3.writes import Written
+from strata.model.markers import UNLOADED
+from strata.protocol.shards import shard_of
+from strata.protocol.versions import NODE_BITS
+from tests.simulator.world import World
+
+if TYPE_CHECKING:
+    from tests.simulator.process import Process
+
+T = TypeVar("T")
+Lock = tuple[Any, ...]
+LOCK_TIMEOUT, STATEMENT_TIMEOUT = 5.0, 15.0  # seconds; the defaults of `L3PoolConfig`
+CONNECT_TIMEOUT = 2.0
+
+
+def raised(old: int, node: int) -> int:
+    """The version of a synchronous write that meets the version `old`."""
+    return ((old >> NODE_BITS) + 1) << NODE_BITS | node
+
+
+class Violates(errors.CheckViolation):
+    """A row that the table's CHECK refuses."""
+
+    sqlstate = "23514"
+
+
+class Data:
+    """What one database holds of one table. `None` for a row: it was deleted in the transaction that sees this."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Any, tuple[int, tuple[Any, ...]] | None] = {}
+        self.tombstones: dict[str, int] = {}
+        self.repairs: dict[Repair, bool] = {}
+        self.deletions: dict[Any, int] = {}  # the versions at which rows were deleted
+
+
+class Postgres:
+    """One server. `committed` is told of each change of a row: the key, its version, and its values, None: deleted."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.committed: Callable[[Any, int, tuple[Any, ...] | None], None] = lambda *_: None
+        self.refuses: Callable[[tuple[Any, ...]], bool] = lambda values: False
+        self.begin()
+
+    def begin(self) -> None:
+        """Empty, and nobody connected."""
+        self.data = Data()
+        self.locks: dict[Lock, dict[Session, bool]] = {}
+        self.sessions: list[Session] = []
+        self.cut: set[Process] = set()
+        self.frozen, self.up = False, True
+
+    def __str__(self) -> str:
+        return "postgres"
+
+    def connect(self, process: Process) -> Session:
+        """Raises `psycopg.OperationalError`."""
+        if not self._reaches(process):
+            self.world.pause(lambda: self._reaches(process), CONNECT_TIMEOUT, "postgres to be reached")
+            if not self._reaches(process):
+                raise errors.ConnectionTimeout("connection timeout expired")
+        if not self.up:
+            raise psycopg.OperationalError("connection refused")
+        session = Session(self, process)
+        self.sessions.append(session)
+        return session
+
+    def _reaches(self, process: Process) -> bool:
+        return process not in self.cut and not self.frozen
+
+    def restart(self) -> None:
+        """Its sessions are gone; what was committed stays."""
+        for session in list(self.sessions):
+            session.lose()
+
+    def heal(self) -> None:
+        """Everybody gets through again."""
+        self.cut.clear()
+        self.frozen, self.up = False, True
+
+    def free(self, session: Session, locks: Mapping[Lock, bool]) -> bool:
+        """Whether the session could have all of these locks, true being alone."""
+        for lock, alone in locks.items():
+            for holder, held_alone in self.locks.get(lock, {}).items():
+                if holder is not session and (alone or held_alone):
+                    return False
+        return True
+
+    def lock(self, session: Session, locks: Mapping[Lock, bool]) -> None:
+        """Until the session's transaction ends."""
+        for lock, alone in locks.items():
+            held = self.locks.setdefault(lock, {})
+            held[session] = alone or held.get(session, False)
+
+    def unlock(self, session: Session) -> None:
+        """The transaction has ended."""
+        for lock in [lock for lock, held in self.locks.items() if session in held]:
+            del self.locks[lock][session]
+            if not self.locks[lock]:
+                del self.locks[lock]
+
+
+class Session:
+    """A connection, as the pool and `Database` use it; its writes are its own until they are committed."""
+
+    def __init__(self, server: Postgres, process: Process) -> None:
+        self.server = server
+        self.process = process
+        self.clock = process.clock
+        self.closed = self.in_transaction = self.lost = False
+        self.own = Data()  # of the transaction that is open
+        # What the pool and the transactions keep with a connection.
+        self.begin = "BEGIN"
+        self.shared = self.pooled = self.full = False
+        self.named = True
+        self.patience: float | None = STATEMENT_TIMEOUT + GRACE
+        self.deadline: float | None = None
+        self.generation = 0
+        self.expires_at = math.inf
+        self.idle_since = self.wanted_at = 0.0
+        self.user: int | None = None
+        self.staged: list[bytes] = []
+
+    @property
+    def pgconn(self) -> Any:
+        return self
+
+    server_version = 160_000
+
+    def silent(self) -> bool:
+        return not (self.closed or self.in_transaction or self.lost)
+
+    def close(self) -> None:
+        """By the client; the server gives up what was not committed."""
+        self.closed = True
+        self.drop()
+
+    def lose(self) -> None:
+        """The connection breaks, which its user finds out by what it asks, or waits for."""
+        self.lost = True
+        self.drop()
+
+    def drop(self) -> None:
+        """At the server: roll back, and forget the session."""
+        self._end()
+        if self in self.server.sessions:
+            self.server.sessions.remove(self)
+
+    def command(self, sql: str) -> str:
+        """BEGIN, with what may follow it, COMMIT or ROLLBACK; others are of no concern."""
+        word = sql.partition(" ")[0].rstrip(";")
+        if word == "BEGIN":
+            self.ask("BEGIN", self._open)
+        elif word == "COMMIT":
+            self.ask("COMMIT", self._commit)
+        elif word == "ROLLBACK":
+            self.ask("ROLLBACK", self._end)
+        return word
+
+    def _open(self) -> None:
+        self.in_transaction = True
+
+    def _end(self) -> None:
+        self.in_transaction = False
+        self.own = Data()
+        self.server.unlock(self)
+
+    def _commit(self) -> None:
+        data, own = self.server.data, self.own
+        for key, row in own.rows.items():
+            if row is None:
+                data.rows.pop(key, None)
+            else:
+                data.rows[key] = row
+        data.tombstones.update(own.tombstones)
+        for repair, there in own.repairs.items():
+            if there:
+                data.repairs[repair] = True
+            else:
+                data.repairs.pop(repair, None)
+        for key, row in own.rows.items():
+            version = own.deletions[key] if row is None else row[0]
+            self.server.committed(key, version, None if row is None else row[1])
+        self._end()
+
+    def ask(self, what: str, do: Callable[[], T], locks: Mapping[Lock, bool] | None = None) -> T:
+        """Have the server run a statement. Raises what the statement does, or `psycopg.OperationalError`."""
+        if self.closed or self.lost:
+            self.closed = True
+            raise psycopg.OperationalError("the connection is closed")
+        wanted, server = locks or {}, self.server
+        patience = LOCK_TIMEOUT if locks and server._reaches(self.process) else self.patience
+        self._wait(lambda: server.free(self, wanted), patience, what, locked=bool(locks))
+        server.lock(self, wanted)
+        try:
+            answer = do()
+            if not self.in_transaction and self.own.rows:
+                self._commit()
+        finally:
+            if not self.in_transaction:
+                server.unlock(self)
+        self._wait(lambda: True, self.patience, f"the answer of {what}")
+        return answer
+
+    def _wait(self, free: Callable[[], bool], patience: float | None, what: str, *, locked: bool = False) -> None:
+        server = self.server
+
+        def reached() -> bool:
+            return server._reaches(self.process) and server.up
+
+        server.world.pause(lambda: self.lost or (reached() and free()), patience, f"postgres, {what}")
+        if self.lost:
+            self.closed = True
+            raise psycopg.OperationalError("the connection is lost")
+        if not reached():
+            self.close()
+            raise failures.WaitTimeout("wait timeout expired")
+        if locked and not free():
+            raise errors.LockNotAvailable("canceling statement due to lock timeout")
+
+    # -- what a statement sees, and writes ----------------------------------------------------------------------
+
+    def row(self, key: Any) -> tuple[int, tuple[Any, ...]] | None:
+        """A row as the session sees it."""
+        return self.own.rows[key] if key in self.own.rows else self.server.data.rows.get(key)
+
+    def present(self) -> list[Any]:
+        """The keys of the rows that it sees, in order."""
+        keys = {*self.server.data.rows, *self.own.rows}
+        return sorted(key for key in keys if self.row(key) is not None)
+
+    def tombstone(self, key_text: str) -> int:
+        """The version at which the key was deleted, as the session sees it."""
+        return self.own.tombstones.get(key_text, self.server.data.tombstones.get(key_text, 0))
+
+    def repairs(self) -> list[Repair]:
+        """The repairs that it sees."""
+        seen = dict(self.server.data.repairs) | self.own.repairs
+        return sorted(repair for repair, there in seen.items() if there)
+
+
+class SimTable:
+    """Takes the place of a `Table`, of which it keeps what is no statement."""
+
+    def __init__(self, table: Table) -> None:
+        self.plan = table.plan
+        self.name = table.name
+        self.schema_name = table.schema_name
+        self.mark = table.mark
+        self.deferred = table.deferred
+        self.locked = table.locked
+        self.monthly = False
+        self.partition = None
+        self.alone = not table.locked
+        self.sealed_names = table.sealed_names
+        self.under_way = table.under_way
+        self.waiting_repairs = table.waiting_repairs
+        self._place = [column.name for column in table.plan.columns].index(table.plan.key.name)
+
+    def check(self, query: Any) -> None:
+        """Every query will do; conditions are of no concern."""
+
+    def changed(self) -> None:
+        """The table is as it was."""
+
+    def _row_lock(self, key: Any) -> Lock:
+        return ("row", key)
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def get(self, conn: Session, id: Any) -> Row | None:
+        return conn.ask(f"SELECT {id}", lambda: _row(conn.row(id)))
+
+    def get_many(self, conn: Session, ids: Sequence[Any]) -> dict[Any, Row]:
+        def do() -> dict[Any, Row]:
+            found = {id: _row(conn.row(id)) for id in ids}
+            return {id: row for id, row in found.items() if row is not None}
+
+        return conn.ask(f"SELECT {list(ids)}", do)
+
+    def exists(self, conn: Session, id: Any) -> bool:
+        return conn.ask(f"EXISTS {id}", lambda: conn.row(id) is not None)
+
+    def read_versions(self, conn: Session, ids: Sequence[Any]) -> dict[Any, int]:
+        def do() -> dict[Any, int]:
+            return {id: row[0] for id in ids if (row := conn.row(id)) is not None}
+
+        return conn.ask(f"versions of {list(ids)}", do)
+
+    def page(self, conn: Session, after: Any, limit: int, last: Any = None) -> list[Row]:
+        def do() -> list[Row]:
+            keys = [key for key in conn.present() if (after is None or key > after) and (last is None or key <= last)]
+            return [row for key in keys[:limit] if (row := _row(conn.row(key))) is not None]
+
+        return conn.ask("a page", do)
+
+    def key_bounds(self, conn: Session) -> tuple[Any, Any] | None:
+        def do() -> tuple[Any, Any] | None:
+            keys = conn.present()
+            return (keys[0], keys[-1]) if keys else None
+
+        return conn.ask("bounds", do)
+
+    def search(self, conn: Session, query: Any) -> tuple[None, list[Row]]:
+        def do() -> list[Row]:
+            return [row for key in conn.present() if (row := _row(conn.row(key))) is not None]
+
+        return None, conn.ask("search", do)
+
+    def count(self, conn: Session, query: Any) -> int:
+        return conn.ask("count", lambda: len(conn.present()))
+
+    def count_up_to(self, conn: Session, most: int) -> int:
+        return min(self.count(conn, None), most)
+
+    def stream(self, conn: Session, query: Any, chunk: int = 1000) -> Iterator[tuple[None, Row]]:
+        for row in self.search(conn, query)[1]:
+            yield None, row
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def lock_shards(self, conn: Session, shards: Mapping[int, bool]) -> None:
+        locks = {("shard", self.mark, number): alone for number, alone in shards.items()}
+        conn.ask(f"lock shards {shards}", lambda: None, locks)
+
+    def _lock_key(self, conn: Session, key: Any, *, alone: bool) -> None:
+        if self.locked:
+            self.lock_shards(conn, {shard_of(self.plan.key_text(key)): alone})
+
+    def upsert(self, conn: Session, values: Sequence[Any], version: int, node: int) -> Written:
+        key = values[self._place]
+        self._lock_key(conn, key, alone=False)
+        return conn.ask(
+            f"upsert {key}", lambda: self._put(conn, tuple(values), version, node), {self._row_lock(key): True}
+        )
+
+    def set_many(
+        self, conn: Session, rows: Sequence[tuple[Any, ...]], versions: Sequence[int], node: int
+    ) -> list[Written]:
+        order = sorted(range(len(rows)), key=lambda at: rows[at][self._place])
+        found = {at: self.upsert(conn, rows[at], versions[at], node) for at in order}
+        return [found[at] for at in range(len(rows))]
+
+    def _put(self, conn: Session, values: tuple[Any, ...], version: int, node: int) -> Written:
+        key = values[self._place]
+        if conn.server.refuses(values):
+            raise Violates("a row that is refused")
+        held = conn.row(key)
+        if held is not None:
+            version = max(version, raised(held[0], node))
+        buried = conn.tombstone(self.plan.key_text(key)) if self.deferred else 0
+        if held is None and buried:
+            version = max(version, raised(buried, node))
+        merged, names = values, ()
+        if UNLOADED in values:
+            assert held is not None, "partial writes of what is not there are not simulated"
+            merged = tuple(held[1][at] if value is UNLOADED else value for at, value in enumerate(values))
+        conn.own.rows[key] = (version, merged)
+        return Written(version, (), names)
+
+    def delete(self, conn: Session, id: Any, version: int, node: int) -> int:
+        self._lock_key(conn, id, alone=True)
+        return conn.ask(f"delete {id}", lambda: self._delete(conn, id, version, node), {self._row_lock(id): True})
+
+    def _delete(self, conn: Session, id: Any, version: int, node: int) -> int:
+        held, text = conn.row(id), self.plan.key_text(id)
+        if held is not None:
+            version = max(version, raised(held[0], node))
+        if self.deferred:
+            buried = conn.tombstone(text)
+            version = max(version, raised(buried, node)) if buried else version
+            conn.own.tombstones[text] = version
+        conn.own.deletions[id] = version
+        conn.own.rows[id] = None
+        return version
+
+    def apply(self, conn: Session, changes: Sequence[Change]) -> list[Applied]:
+        order = sorted(range(len(changes)), key=lambda at: changes[at].key)
+        shards: dict[int, bool] = {}
+        for change in changes:
+            shard = shard_of(change.key_text)
+            shards[shard] = shards.get(shard, False) or change.delete or change.names is not None
+        self.lock_shards(conn, dict(sorted(shards.items())))
+        found = {}
+        for at in order:
+            found[at] = self._apply_one(conn, changes[at], at)
+        return [found[at] for at in range(len(changes))]
+
+    def _apply_one(self, conn: Session, change: Change, at: int) -> Applied:
+        def do() -> Applied:
+            held, buried = conn.row(change.key), conn.tombstone(change.key_text)
+            version = 0 if held is None else held[0]
+            if version > change.version or buried > change.version or (buried == change.version and not change.delete):
+                return Applied(change.key, Status.SUPERSEDED, max(version, buried))
+            if change.delete:
+                if buried < change.version:
+                    conn.own.tombstones[change.key_text] = change.version
+                    conn.own.deletions[change.key] = change.version
+                    conn.own.rows[change.key] = None
+                return Applied(change.key, Status.APPLIED, change.version)
+            if version < change.version:
+                assert change.values is not None
+                if conn.server.refuses(change.values):
+                    raise failures.batch_error(Violates("a row that is refused")).at([at])
+                conn.own.rows[change.key] = (change.version, change.values)
+            return Applied(change.key, Status.APPLIED, change.version)
+
+        return conn.ask(f"apply {change.key} {change.version}", do, {self._row_lock(change.key): True})
+
+    # -- what Strata's own tables hold --------------------------------------------------------------------------
+
+    def noted(self, conn: Session, key_texts: Sequence[str]) -> set[str]:
+        return set()
+
+    def tombstone(self, conn: Session, key_text: str) -> int:
+        return conn.ask(f"tombstone of {key_text}", lambda: conn.tombstone(key_text))
+
+    def record_repair(self, conn: Session, key_text: str, version: int) -> None:
+        def do() -> None:
+            for repair in conn.repairs():
+                if repair.key_text == key_text and repair.version < version:
+                    conn.own.repairs[repair] = False
+            conn.own.repairs[Repair(key_text, version)] = True
+
+        conn.ask(f"leave a repair of {key_text}", do)
+
+    def take_repairs(self, conn: Session, limit: int, after: Repair = FIRST) -> list[Repair]:
+        def do() -> list[Repair]:
+            return [repair for repair in conn.repairs() if repair.key_text and repair > after][:limit]
+
+        return conn.ask("take repairs", do, {("repairs", self.mark): True})
+
+    def take_whole_repairs(self, conn: Session, limit: int) -> list[Repair]:
+        def do() -> list[Repair]:
+            return [repair for repair in conn.repairs() if not repair.key_text][:limit]
+
+        return conn.ask("take whole repairs", do, {("repairs", self.mark): True})
+
+    def repairs_done(self, conn: Session, rows: Sequence[Repair]) -> None:
+        def do() -> None:
+            for repair in rows:
+                conn.own.repairs[repair] = False
+
+        conn.ask(f"repairs done: {list(rows)}", do)
+
+
+def _row(held: tuple[int, tuple[Any, ...]] | None) -> Row | None:
+    return None if held is None else Row(*held)

@@ -1,0 +1,273 @@
+"""A process of an application: a real store, whose waits, clock, chance, threads and servers are the simulator's."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+from greenlet import getcurrent
+from redis import utils as redis_utils
+
+from strata import Config, DataStore, Schema, collection, datastore
+from strata.l3 import connections
+from strata.l3 import table as tables
+from strata.l3.fingerprint import Fingerprint
+from strata.testing import inspect
+from strata.waits import hub
+from strata.waits.nudge import Nudge
+from strata.writebehind import endings
+from strata.writebehind.fleet.doorbell import Doorbell
+from tests.simulator.network import SCRIPTS, Server, SimStream
+from tests.simulator.postgres import Postgres, Session, SimTable
+from tests.simulator.world import Task, World
+
+T = TypeVar("T")
+DSN = "host=postgres.sim dbname=sim"
+CACHE, LEDGER = "redis.sim:1", "redis.sim:2"
+
+
+Mutate = Callable[[str, str], str]  # a script's name and text, to the text that is run
+
+
+def as_shipped(name: str, text: str) -> str:
+    """No mutant."""
+    return text
+
+
+class SimThread:
+    """A thread of a process."""
+
+    def __init__(self, process: Process, run: Callable[[], None], name: str) -> None:
+        self._process = process
+        self._run = run
+        self._name = name
+        self._task: Task | None = None
+
+    def start(self) -> None:
+        self._task = self._process.world.spawn(self._process, self._run, self._name, daemon=True)
+        self._task.thread = self
+
+    def join(self, timeout: float | None = None) -> None:
+        self._process.world.pause(lambda: not self.is_alive(), timeout, f"the end of {self._name}")
+
+    def is_alive(self) -> bool:
+        return self._task is not None and not self._task.dead
+
+
+class SimClock:
+    """A process's clock: `ahead` of the true time, in seconds, by its wall clock."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.ahead = 0.0
+
+    def monotonic(self) -> float:
+        return self._world.now
+
+    def wall(self) -> float:
+        return self._world.now + self.ahead
+
+
+class Process:
+    """One process, which can be killed, and started again, frozen, and cut off. A `Hub` for what runs in it."""
+
+    def __init__(
+        self,
+        world: World,
+        number: int,
+        servers: dict[int, Server],
+        postgres: Postgres,
+        schemas: Sequence[Schema[Any]],
+        **config: Any,
+    ) -> None:
+        self.world = world
+        self.number = number
+        self.postgres = postgres
+        self._servers = servers
+        self.clock = SimClock(world)
+        self.chance = random.Random(0)
+        self.alive, self.frozen = True, False
+        self.lives = 0
+        self.on_start: Callable[[Process], None] = lambda process: None
+        self.bell: Callable[[Process, Any], None] = lambda process, shard: None
+        self._main = SimThread(self, lambda: None, "main")
+        settings: dict[str, Any] = {"redis_addr": CACHE, "postgres_dsn": DSN, "logger": Log(self)}
+        self._config = Config(**(settings | config))
+        self._schemas = schemas
+        install()
+
+    def start(self) -> None:
+        """As new; what it had in memory is gone."""
+        self.lives += 1
+        self.alive, self.frozen = True, False
+        self.chance.seed(f"{self.world.chance.random()} {self}")
+        self._do(self._make)
+        self.on_start(self)
+
+    def _make(self) -> None:
+        self.store = DataStore(self._config)
+        for schema in self._schemas:
+            self.store.register(schema)
+        for database in inspect(self.store).databases.values():
+            database.fingerprint = Fingerprint("sim", "1", "1")
+
+    def _do(self, run: Callable[[], object]) -> None:
+        """At once, in the process; nothing in it may wait."""
+        task = Task(self.world, self, run, "does", daemon=False)
+        task.switch()
+        if not task.dead or self.world.broken:
+            raise AssertionError(self.world.broken or task.wait)
+
+    def __str__(self) -> str:
+        return f"p{self.number}" + "'" * (self.lives - 1)
+
+    __repr__ = __str__
+
+    def kill(self) -> None:
+        """End it in the midst of whatever it does."""
+        world = self.world
+        self.alive = False
+        mine = [task for task in world.tasks if task.process is self]
+        world.gone += mine
+        world.tasks = [task for task in world.tasks if task.process is not self]
+        for server in self._servers.values():
+            for stream in [stream for stream in server.streams if stream.process is self]:
+                stream.hang_up()
+        for session in [session for session in self.postgres.sessions if session.process is self]:
+            session.drop()
+
+    # -- Hub ----------------------------------------------------------------------------------------------------
+
+    def sleep(self, seconds: float) -> None:
+        self.world.pause(seconds=seconds, what=f"{seconds:g} s")
+
+    def nudged(self, nudge: Nudge, seconds: float | None) -> bool:
+        if not nudge.block(0):
+            self.world.pause(lambda: not nudge._lock.locked(), seconds, "a nudge")
+            return nudge.block(0)
+        return True
+
+    def call(self, wait: Callable[[], T]) -> T:
+        return wait()
+
+    def stream(self, connection: Any) -> SimStream:
+        return self._servers[connection.port].open(self)
+
+    def exchange(self, wires: Any, packed: bytes, count: int) -> list[Any]:
+        answers: list[Any] = wires.block(packed, count)
+        return answers
+
+    def query(self, connection: Any, steps: Any, timeout: float | None) -> Any:
+        raise AssertionError("a connection of the simulator has no libpq")
+
+    def thread(self, run: Callable[[], None], name: str) -> SimThread:
+        return SimThread(self, run, name)
+
+    def current_thread(self) -> SimThread:
+        return getattr(getcurrent(), "thread", self._main)
+
+    def lock(self) -> threading.RLock:
+        return threading.RLock()
+
+    def ident(self) -> int:
+        task = getcurrent()
+        assert isinstance(task, Task)
+        return task.number
+
+
+class Finalizer:
+    """What runs when the interpreter ends, which no process of the simulator's has of its own."""
+
+    def cancel(self) -> None: ...
+
+
+class Log:
+    """A logger whose lines are those of the trace. That a thread failed breaks a promise."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def debug(self, msg: str, **fields: Any) -> None: ...
+
+    def info(self, msg: str, **fields: Any) -> None:
+        """A line of the trace."""
+        self._process.world.say(f"    {self._process} says: {msg} {fields}")
+
+    warning = info
+
+    def error(self, msg: str, **fields: Any) -> None:
+        """As above; of a thread that failed by a mistake it is the end."""
+        self.info(msg, **fields)
+        if msg == "a background thread failed, and goes on":
+            self._process.world.breaks(f"{self._process}: {msg}: {fields}")
+
+
+def _of_task() -> Process | None:
+    task = getcurrent()
+    return task.process if isinstance(task, Task) else None
+
+
+def _connect(conninfo: str, config: Any, clock: Any) -> Session:
+    process = _of_task()
+    assert process is not None
+    return process.postgres.connect(process)
+
+
+def _under_way(conn: Session) -> frozenset[int]:
+    mine: Callable[[], frozenset[int]] = lambda: frozenset(  # noqa: E731
+        id(session) for session in conn.server.sessions if session.in_transaction and session is not conn
+    )
+    return conn.ask("transactions under way", mine)
+
+
+def _waiting_repairs(conn: Session, marks: Sequence[str]) -> set[str]:
+    return conn.ask("are there repairs", lambda: set(marks) if conn.repairs() else set())
+
+
+def _ring(self: Doorbell, shard: Any) -> None:
+    process = _of_task()
+    assert process is not None
+    process.bell(process, shard)
+
+
+def _monotonic() -> float:
+    process = _of_task()
+    return time.monotonic() if process is None else process.clock.monotonic()
+
+
+_installed: list[bool] = []
+
+
+def install() -> None:
+    """Put the simulator's hub, and its PostgreSQL, where tasks find them; threads of the system find what there was."""
+    if _installed:
+        return
+    _installed.append(True)
+    hub.find_by(_of_task)  # type: ignore[arg-type]  # but for its streams, which have the methods of one
+    _put(connections, "connect", _connect)
+    _put(Doorbell, "_ring", _ring)
+    _put(endings, "watch", lambda behind: Finalizer())
+    for module in (collection, datastore):
+        _put(module, "monotonic", _monotonic)
+    _put(tables, "under_way", _under_way)
+    _put(tables, "waiting_repairs", _waiting_repairs)
+    # What takes long to make, and does not change, is made once.
+    table = tables.Table
+    _put(tables, "Table", cache(lambda *args, **kwargs: SimTable(table(*args, **kwargs))))
+    _put(redis_utils, "get_lib_version", cache(redis_utils.get_lib_version))
+
+
+def _put(owner: Any, name: str, value: object) -> None:
+    assert hasattr(owner, name), name
+    setattr(owner, name, value)
+
+
+def know(server: Server, scripts: dict[str, Any], mutate: Mutate = as_shipped) -> None:
+    """Let a server know the scripts from the start, as one that has run for a while does."""
+    for name, script in scripts.items():
+        server.valkey.load(mutate(name, script.text), script.sha)
+        SCRIPTS[script.sha.encode()] = name

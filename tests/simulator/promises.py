@@ -1,0 +1,105 @@
+"""The promises of the library, as far as a run shows whether they are kept (docs/coherence.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tests.simulator.world import World
+
+STALE = 3.0  # seconds after a commit from which on nobody reads what was before
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A row, or its deletion, as L3 took it."""
+
+    at: float
+    version: int
+    value: str | None
+
+
+class History:
+    """What was written, key by key, and what each process has seen of it. How new something is says, of what is written
+    behind, its version; otherwise the order of the commits.
+
+    Without faults what a process has read binds what it reads next; with them its own writes do.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.begin(calm=True)
+
+    def begin(self, *, calm: bool, deferred: bool = False) -> None:
+        """Nothing was written."""
+        self.calm = calm
+        self.deferred = deferred
+        self.commits: dict[Any, list[Commit]] = {}
+        self._versions: dict[tuple[Any, str | None], int] = {}  # the last one of each value
+        self._seen: dict[tuple[Any, Any], int] = {}
+        self._owed: dict[tuple[Any, Any], int] = {}  # the newest deferred write of a process that lives
+
+    def committed(self, key: Any, version: int, values: tuple[Any, ...] | None) -> None:
+        """L3 has taken a change."""
+        value = None if values is None else values[1]
+        commits = self.commits.setdefault(key, [])
+        if not self.deferred:
+            version = len(commits) + 1
+        self.stamped(key, version, value)
+        if commits and version <= commits[-1].version:
+            self.world.breaks(f"L3 took version {version} of {key} after {commits[-1].version}")
+        commits.append(Commit(self.world.now, version, value))
+
+    def stamped(self, key: Any, version: int, value: str | None) -> None:
+        """A write has its version."""
+        self._versions[key, value] = max(version, self._versions.get((key, value), 0))
+
+    def version(self, key: Any, value: str | None) -> int:
+        """That of a value; of an absence, that of the last deletion; -1 where nobody wrote it."""
+        return self._versions.get((key, value), 0 if value is None else -1)
+
+    def newest(self, key: Any) -> Commit:
+        """What L3 holds."""
+        commits = self.commits.get(key)
+        return commits[-1] if commits else Commit(0.0, 0, None)
+
+    def floor(self, process: Any, key: Any) -> int:
+        """The version below which the process reads nothing any more."""
+        return self._seen.get((process, key), 0)
+
+    def wrote(self, process: Any, key: Any, value: str | None, stamp: int | None = None) -> None:
+        """A write returned; `stamp`: it is deferred, and has this version."""
+        version = self.version(key, value) if stamp is None else stamp
+        if stamp is None and not any(commit.value == value for commit in self.commits.get(key, ())):
+            self.world.breaks(f"{process} was told that {key} is {value}, which L3 never took")
+        self._saw(process, key, version)
+        if stamp is not None:
+            self._owed[process, key] = max(version, self._owed.get((process, key), 0))
+
+    def read(self, process: Any, key: Any, value: str | None, floor: int, began: float) -> None:
+        """A read returned that began at that time, when `floor` was the process's."""
+        found = self.version(key, value)
+        if found < 0:
+            self.world.breaks(f"{process} read {value} of {key}, which nobody wrote")
+        elif found < floor:
+            self.world.breaks(f"{process} read {value} of {key}, older than what it had seen or written before")
+        for later in self.commits.get(key, ()):
+            if later.version > found and later.at < began - STALE:
+                age = began - later.at
+                self.world.breaks(f"{process} read {value} of {key}, {age:.1f} s after {later.value} was committed")
+        if self.calm:
+            self._saw(process, key, found)
+
+    def forget(self, process: Any) -> None:
+        """The process ended: what comes after it has seen nothing, and what it had in memory only is lost."""
+        self._seen = {place: version for place, version in self._seen.items() if place[0] is not process}
+        self._owed = {place: version for place, version in self._owed.items() if place[0] is not process}
+
+    def check_persisted(self) -> None:
+        """At rest: L3 has what it was owed, or what is newer."""
+        for (process, key), version in self._owed.items():
+            if self.newest(key).version < version:
+                self.world.breaks(f"a write of {key} by {process} is not in L3")
+
+    def _saw(self, process: Any, key: Any, version: int) -> None:
+        self._seen[process, key] = max(version, self._seen.get((process, key), 0))
