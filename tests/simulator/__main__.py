@@ -1,82 +1,107 @@
-"""Many schedules, one after another: `./ops/simulate --help`."""
+"""Many episodes, one after another: `./ops/simulate --help`."""
 
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 
+from tests.simulator.draw import Planned, Scenario
+from tests.simulator.house import Episode, House
+from tests.simulator.kinds import KINDS
 from tests.simulator.mutants import MUTANTS
 from tests.simulator.process import Mutate, as_shipped
-from tests.simulator.run import House, drawn
-
-HOUSES: dict[str, Callable[[Mutate], House]] = {
-    "through": lambda mutate: House(mutate=mutate),
-    "without L2": lambda mutate: House(mutate=mutate, l2=False),
-    "behind": lambda mutate: House(mutate=mutate, deferred=True),
-}
+from tests.simulator.search import Ended, alone, episodes, live, shorten
 
 
 def main() -> int:
     """0 where every promise was kept; the first one that was not is shown with its events."""
     parser = argparse.ArgumentParser(prog="ops/simulate", description="Run the shipped code through random schedules.")
     parser.add_argument("--minutes", type=float, default=1.0, help="how long, all kinds together")
-    parser.add_argument("--faults", type=int, default=1, help="faults a schedule")
+    parser.add_argument("--faults", type=int, default=1, help="faults an episode")
     parser.add_argument("--seed", type=int, default=time.time_ns() // 1_000_000, help="the first one; others follow")
-    parser.add_argument("--kind", choices=HOUSES, help="one kind of schedules only; by default all, one after another")
+    parser.add_argument("--kind", choices=KINDS, help="one kind of schedules only; by default all, one after another")
     parser.add_argument("--mutant", choices=MUTANTS, help="leave a rule out, which is then to be found")
-    parser.add_argument("--replay", action="store_true", help="one schedule, with every event")
+    parser.add_argument("--brief", action="store_true", help="do not show what breaks a promise, nor shorten it")
+    parser.add_argument("--replay", action="store_true", help="one life, with every event of its last episode")
+    parser.add_argument("--calls", help="with --replay: an episode alone, such as '0:gs 1:g'")
+    parser.add_argument("--happens", default="", help="with --calls: after how many events what, such as '30:kill'")
     given = parser.parse_args()
     mutate: Mutate = as_shipped
+    kinds = [KINDS[given.kind]] if given.kind else list(KINDS.values())
     if given.mutant:
-        mutant = MUTANTS[given.mutant]
-        given.kind, given.faults, mutate = mutant.kind, mutant.faults, mutant.mutate
-        mutant.apply()
-    kinds = [given.kind] if given.kind else list(HOUSES)
+        kind, given.faults, mutate, apply = MUTANTS[given.mutant]
+        kinds = [kind]
+        apply()
     for kind in kinds:
-        house = HOUSES[kind](mutate)
-        seconds = 0.0 if given.replay else given.minutes * 60 / len(kinds)
-        if broken := _search(house, kind, given.seed, given.faults, seconds):
-            _show(house, kind, broken, given.faults)
-            return 1
+        house = House(kind, mutate)
         if given.replay:
-            _show(house, kind, given.seed, given.faults)
+            scenario = _scenario(given.calls, given.happens) if given.calls else None
+            _show(
+                house,
+                given.seed,
+                alone(scenario, given.seed) if scenario else episodes(house, given.seed, given.faults),
+            )
+        elif found := _search(house, given.seed, given.faults, given.minutes * 60 / len(kinds)):
+            if not given.brief:
+                _report(house, found, given.faults)
+            return 1
     return 0
 
 
-def _search(house: House, kind: str, first: int, faults: int, seconds: float) -> int:
-    """The seed of a schedule that breaks a promise; 0 where none was found in so many seconds."""
-    began, seed, events = time.process_time(), first, 0
-    gc.disable()  # what it would end is ended between schedules, so that a seed gives the same events each time
+def _search(house: House, first: int, faults: int, seconds: float) -> Ended | None:
+    """The episode in which a promise is broken, if one was found in so many seconds."""
+    began, seed, count, events = time.process_time(), first, 0, 0
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        broken = house.run(drawn(seed, faults), seed)
-        events += house.world.steps
-        if seed % 50 == 0:
-            gc.collect()
-        if broken:
-            print(f"{kind}: broken by seed {seed}, faults {faults}: {broken}", flush=True)
-            return seed
+        for ended in live(house, seed, episodes(house, seed, faults)):
+            count += 1
+            events += ended.events
+            if ended.broken:
+                said = f"{house.kind.name}: broken by seed {seed}, faults {faults}, episode {count}: {ended.broken}"
+                print(said, flush=True)
+                return ended
         seed += 1
-    count, took = seed - first, time.process_time() - began
+    took = time.process_time() - began
     if count:
         print(
-            f"{kind}: seeds {first} to {seed - 1}, faults {faults}: {count} schedules, {events} events, "
-            f"{count / took:.0f} schedules a second of CPU; every promise was kept",
+            f"{house.kind.name}: seeds {first} to {seed - 1}, faults {faults}: {count} episodes, {events} events, "
+            f"{count / took:.0f} episodes a second of CPU; every promise was kept",
             flush=True,
         )
-    return 0
+    return None
 
 
-def _show(house: House, kind: str, seed: int, faults: int) -> None:
+def _report(house: House, found: Ended, faults: int) -> None:
+    """The shortest way to break it that is found, and otherwise the way in which it was found."""
+    again = f"./ops/simulate --kind {house.kind.name!r} --replay"
+    if short := shorten(house, found.scenario):
+        _show(house, short.seed, alone(short.scenario, short.seed))
+        print(f"again: {again} --seed {short.seed} {_options(short.scenario)}")
+    else:
+        _show(house, found.seed, episodes(house, found.seed, faults))
+    print(f"as it was found: {again} --seed {found.seed} --faults {faults}")
+
+
+def _show(house: House, seed: int, all_of: Iterator[Episode]) -> None:
     trace: list[str] = []
-    scenario = drawn(seed, faults)
-    broken = house.run(scenario, seed, trace)
+    *_, ended = live(house, seed, all_of, trace)
     print("\n".join(trace))
-    print(f"programs {scenario.programs}; {broken or 'every promise was kept'}")
-    print(f"again: ./ops/simulate --kind {kind!r} --seed {seed} --faults {faults} --replay")
+    print(f"{_options(ended.scenario)}: {ended.broken or 'every promise was kept'}")
+
+
+def _options(scenario: Scenario) -> str:
+    calls = " ".join(f"{process}:{letters}" for process, letters in scenario.programs)
+    happens = " ".join(f"{fault.after}:{fault.fault}" for fault in scenario.faults)
+    return f"--calls {calls!r}" + (f" --happens {happens!r}" if happens else "")
+
+
+def _scenario(calls: str, happens: str) -> Scenario:
+    """What `_options` tells of."""
+    programs = tuple((int(process), letters) for process, _, letters in (each.partition(":") for each in calls.split()))
+    faults = tuple(Planned(int(after), fault) for after, _, fault in (each.partition(":") for each in happens.split()))
+    return Scenario(programs, faults, keys=1)
 
 
 if __name__ == "__main__":

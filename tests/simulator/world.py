@@ -16,8 +16,8 @@ from greenlet import GreenletExit, getcurrent, greenlet
 if TYPE_CHECKING:
     from tests.simulator.process import Process
 
-START = 1_700_000_000.0  # at which each schedule begins, so that a seed replays exactly
-LIMIT = 20_000  # events of a schedule, beyond which it is taken for endless
+START = 1_700_000_000.0  # at which each life begins, so that a seed replays exactly
+LIMIT = 20_000  # events of an episode, beyond which it is taken for endless
 
 
 class Event(Protocol):
@@ -98,30 +98,34 @@ def _never() -> bool:
 
 
 class World:
-    """`choose` says which of so many events is next; `trace` gets a line for each event, where there is one."""
+    """`pick` says which event is next; `trace` gets a line for each, where there is one."""
 
     def __init__(self) -> None:
         self.now = START
         self.main = getcurrent()
         self.sources: list[Callable[[list[Event]], None]] = []  # who add events that are not a task's
-        self.before_step: Callable[[], None] = _nothing
         self.begin(0)
 
-    def begin(self, seed: int, trace: list[str] | None = None) -> None:
-        """A new schedule: nothing under way, some time later."""
+    def begin(self, seed: int) -> None:
+        """A new life: nothing is under way."""
         self.main = getcurrent()
         self.now = START
-        self.began = self.now
         self.chance = random.Random(seed)
-        self.choose: Callable[[int], int] = self.chance.randrange
-        self.trace = trace
+        self.episode(lambda events: events[0])
         self.tasks: list[Task] = []
         self.gone: list[Task] = []  # of killed processes: kept, so that no `finally` of theirs runs
         self.broken = ""
         self.over = False
-        self.steps = 0
         self._number = 0
         self.timers: list[Timer] = []
+
+    def episode(self, pick: Callable[[list[Event]], Event], trace: list[str] | None = None) -> None:
+        """What follows is counted, and timed in the trace, from here."""
+        self.pick = pick
+        self.trace = trace
+        self.began = self.now
+        self.steps = 0
+        self.before_step: Callable[[], None] | None = None
 
     def after(self, seconds: float, do: Callable[[], None], what: str) -> None:
         """Have something happen some time later."""
@@ -165,7 +169,8 @@ class World:
 
     def step(self) -> None:
         """One event; where there is none, time passes until there is."""
-        self.before_step()
+        if self.before_step is not None:
+            self.before_step()
         events = self._events()
         while not events:
             if not self._pass():
@@ -176,7 +181,7 @@ class World:
         if self.steps > LIMIT:
             self.breaks("it does not end")
             return
-        event = events[self.choose(len(events))] if len(events) > 1 else events[0]
+        event = self.pick(events) if len(events) > 1 else events[0]
         if self.trace is not None:
             self.say(event.said())
         event.happen()
@@ -185,10 +190,9 @@ class World:
         now = self.now
         events: list[Event] = []
         for task in self.tasks:
-            ready, deadline, _ = task.wait
-            if (deadline is not None and deadline <= now) or ready():
-                process = task.process
-                if process.alive and not process.frozen:
+            if not task.process.frozen:
+                ready, deadline, _ = task.wait
+                if (deadline is not None and deadline <= now) or ready():
                     events.append(task)
         for source in self.sources:
             source(events)
@@ -198,7 +202,7 @@ class World:
 
     def _pass(self) -> bool:
         """Let time pass until the next deadline; whether there is one."""
-        waits = [task.wait.deadline for task in self.tasks if task.process.alive and not task.process.frozen]
+        waits = [task.wait.deadline for task in self.tasks if not task.process.frozen]
         deadlines = [deadline for deadline in waits if deadline is not None] + [timer.at for timer in self.timers]
         if not deadlines:
             return False
@@ -217,7 +221,3 @@ class World:
                 task.throw(GreenletExit)
         self.tasks.clear()
         self.gone.clear()
-
-
-def _nothing() -> None:
-    return None

@@ -1,0 +1,113 @@
+"""The calls of programs, each of which says to the history what it was told and has seen."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from greenlet import getcurrent
+
+from strata.errors import StrataError
+from strata.testing import inspect
+from tests.simulator.kinds import CALLS, Item
+from tests.simulator.process import Process
+from tests.simulator.promises import History
+from tests.simulator.world import World
+
+
+class Calls:
+    """A call fails without a promise: but it may have done what it was to do. `keys`: those that calls are about."""
+
+    def __init__(self, world: World, history: History) -> None:
+        self._world = world
+        self._history = history
+        self.begin()
+
+    def begin(self) -> None:
+        """Nothing was called yet."""
+        self.keys: tuple[int, int] = (1, 2)
+        self.alone = False  # whether calls of one key are of the first
+        self._values = 0
+        self._stamps: dict[Any, int] = {}  # the version of the deferred write that a task made last
+
+    def watch(self, process: Process) -> None:
+        """Know the versions of a process's deferred writes as it takes them."""
+        behind = inspect(process.store).writebehind
+        put = behind.put
+
+        def noted(bound: Any, key: Any, key_text: str, record: Any) -> int:
+            version = put(bound, key, key_text, record)
+            self._history.stamped(key, version, None if record is None else record.text)
+            self._stamps[getcurrent()] = version
+            return version
+
+        behind.put = noted  # type: ignore[method-assign]
+
+    def run(self, process: Process, program: str) -> None:
+        """One call after the other."""
+        for letter in program:
+            self._world.pause(lambda: True, what=f"calls {CALLS[letter]}")
+            with contextlib.suppress(StrataError):
+                getattr(self, CALLS[letter])(process)
+
+    def read(self, process: Process, key: int) -> str | None:
+        """What a process reads, of which no promise is held against it."""
+        record = process.store.get(Item, key, default=None)
+        return None if record is None else str(record.text)
+
+    def _key(self) -> int:
+        return self.keys[0] if self.alone or self._world.chance.random() < 0.8 else self.keys[1]
+
+    def _fresh(self) -> str:
+        self._values += 1
+        return f"v{self._values}"
+
+    def _wrote(self, process: Process, key: int, value: str | None) -> None:
+        self._world.say(f"    {process} has set {key} to {value}")
+        self._history.wrote(process, key, value, self._stamps.get(getcurrent()))
+
+    def get(self, process: Process) -> None:
+        key, began = self._key(), self._world.now
+        floor = self._history.floor(process, key)
+        found = self.read(process, key)
+        self._world.say(f"    {process} has read {found} of {key}")
+        self._history.read(process, key, found, floor, began)
+
+    def get_many(self, process: Process) -> None:
+        began = self._world.now
+        floors = {key: self._history.floor(process, key) for key in self.keys}
+        found = process.store.get_many(Item, list(self.keys))
+        for key, floor in floors.items():
+            value = found[key].text if key in found else None
+            self._world.say(f"    {process} has read {value} of {key}")
+            self._history.read(process, key, value, floor, began)
+
+    def set(self, process: Process) -> None:
+        key, value = self._key(), self._fresh()
+        process.store.set(Item, key, Item(key, value))
+        self._wrote(process, key, value)
+
+    def set_many(self, process: Process) -> None:
+        values = {key: self._fresh() for key in self.keys}
+        process.store.set_many(Item, {key: Item(key, value) for key, value in values.items()})
+        for key, value in values.items():
+            self._history.wrote(process, key, value)
+
+    def delete(self, process: Process) -> None:
+        key = self._key()
+        process.store.delete(Item, key)
+        self._wrote(process, key, None)
+
+    def tx(self, process: Process) -> None:
+        values = {key: self._fresh() for key in self.keys}
+        with process.store.tx() as tx:
+            for key, value in values.items():
+                tx.set(Item, key, Item(key, value))
+        for key, value in values.items():
+            self._history.wrote(process, key, value)
+
+    def search(self, process: Process) -> None:
+        process.store.search(Item)
+
+    def invalidate(self, process: Process) -> None:
+        process.store.invalidate(Item, self._key())

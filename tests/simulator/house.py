@@ -1,0 +1,234 @@
+"""A house: processes and servers that live for some episodes, each a scenario after which all must be well again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from strata.coherence import ownership, pulse
+from strata.errors import StrataError
+from strata.l2 import tier
+from strata.testing import inspect
+from strata.writebehind.ledger import ledger
+from tests.simulator.calls import Calls
+from tests.simulator.draw import Pick, Planned, Scenario, first
+from tests.simulator.faults import Faults
+from tests.simulator.kinds import Kind
+from tests.simulator.network import Server
+from tests.simulator.postgres import Postgres
+from tests.simulator.process import Mutate, Process, as_shipped, know
+from tests.simulator.promises import History
+from tests.simulator.world import World
+
+HEALED = 60.0  # seconds after which, all faults being mended, everybody trusts the caches again
+HEARD = 0.05  # seconds after which everybody that is connected has heard of a commit
+
+
+class Episode(NamedTuple):
+    """A scenario, and the order of its events."""
+
+    scenario: Scenario
+    pick: Pick
+
+
+class House:
+    """What is built once, and begins anew with each life."""
+
+    def __init__(self, kind: Kind, mutate: Mutate = as_shipped) -> None:
+        self.kind = kind
+        self.world = world = World()
+        self.redis = Server(world, "redis")
+        self.postgres = Postgres(world)
+        self.history = History(world)
+        self.postgres.committed = self.history.committed
+        for scripts in (tier._scripts, ledger._scripts, {"belong": ownership._belong, "beat": pulse._beat}):
+            know(self.redis, scripts, mutate)
+        servers = {1: self.redis}
+        self.processes = [
+            Process(world, number, servers, self.postgres, kind.schemas(), write_behind_flush_interval=0.1)
+            for number in range(kind.processes)
+        ]
+        self.calls = Calls(world, self.history)
+        self.faults = Faults(world, self.processes, [self.redis], self.postgres)
+        self.faults.kill_one = self._kill
+        for process in self.processes:
+            process.on_start = self._started
+            process.bell = self._ring
+
+    # -- a life -------------------------------------------------------------------------------------------------
+
+    def begin(self, seed: int) -> None:
+        """A new life: everybody is connected, and sure of what it hears."""
+        world = self.world
+        world.begin(seed)
+        self.redis.begin()
+        self.postgres.begin()
+        self.history.begin(calm=True, deferred=self.kind.deferred)
+        self.calls.begin()
+        self._busy = 0
+        self._episodes = 0
+        world.pick = first
+        for process in self.processes:
+            process.lives = 0
+            process.clock.ahead = 0.0
+            process.start()
+            self._first_call(process)
+        world.run(lambda: all(self._sure(process) for process in self.processes) and not self._opening())
+
+    def run(self, episode: Episode, trace: list[str] | None = None) -> str:
+        """The promise that was broken, or nothing: then another episode may follow."""
+        world, scenario = self.world, episode.scenario
+        if not world.broken:
+            world.episode(episode.pick, trace)
+            self._prepare(scenario)
+            for number, program in scenario.programs:
+                self._call(self.processes[number], program)
+            world.run(lambda: not self._busy)
+            self._come_to_rest()
+        return world.broken
+
+    def end(self) -> None:
+        """Of the life."""
+        self.world.end()
+
+    def _prepare(self, scenario: Scenario) -> None:
+        """Keys of which nobody knows: the first has a row."""
+        self._episodes += 1
+        keys = self.calls.keys = (2 * self._episodes - 1, 2 * self._episodes)
+        self.calls.alone = scenario.keys == 1
+        self.history.begin(calm=not scenario.faults, deferred=self.kind.deferred)
+        self.history.committed(keys[0], 1, (keys[0], "v0"))
+        self.postgres.data.rows[keys[0]] = (1, (keys[0], "v0"))
+        due = list(scenario.faults)
+        self.world.before_step = partial(self._let_happen, due) if due else None
+
+    def _let_happen(self, due: list[Planned]) -> None:
+        while due and self.world.steps >= due[0].after:
+            getattr(self.faults, due.pop(0).fault)()
+
+    def _opening(self) -> bool:
+        return any(task.name == "opens" for task in self.world.tasks)
+
+    def _first_call(self, process: Process) -> None:
+        self.world.spawn(process, partial(_quietly, partial(self.calls.read, process, 0)), "opens")
+
+    def _sure(self, process: Process) -> bool:
+        return inspect(process.store).sure
+
+    def _started(self, process: Process) -> None:
+        if self.kind.deferred:
+            self.calls.watch(process)
+
+    def _ring(self, process: Process, shard: Any) -> None:
+        """A doorbell rings at the last process, which is the fleet."""
+        worker = self.processes[-1]
+        if worker.alive:
+            persist = partial(worker.store.fleet.persist, shard.schema, shard.number)
+            self.world.spawn(worker, partial(_quietly, persist), "persist", daemon=True)
+
+    def _call(self, process: Process, program: str) -> None:
+        self._busy += 1
+
+        def run() -> None:
+            try:
+                self.calls.run(process, program)
+            finally:
+                if process.alive:
+                    self._busy -= 1
+
+        self.world.spawn(process, run, program)
+
+    def _kill(self, process: Process) -> None:
+        """Another takes its place at once, and reads."""
+        self._busy -= sum(
+            task.process is process and not task.daemon and task.name != "opens" for task in self.world.tasks
+        )
+        process.kill()
+        self._restart(process)
+        self._call(process, "ggg")
+
+    def _restart(self, process: Process) -> None:
+        self.history.forget(process)
+        process.start()
+        self._first_call(process)
+
+    # -- at rest ------------------------------------------------------------------------------------------------
+
+    def _come_to_rest(self) -> None:
+        """All faults are mended; some time later everybody agrees with L3."""
+        world = self.world
+        if world.broken:
+            return
+        world.before_step = None
+        world.say("everything is mended")
+        world.timers.clear()
+        self.redis.heal()
+        self.postgres.heal()
+        for process in self.processes:
+            process.frozen = False
+            if not process.alive:
+                self._restart(process)
+        until = world.now + HEALED
+        world.run(lambda: self._healed() or world.now >= until)
+        if not self._healed():
+            world.breaks(f"{HEALED:g} s after all was mended the caches are not trusted again")
+            return
+        heard = world.now + HEARD  # which only passes when nothing is under way
+        world.run(lambda: world.now >= heard)
+        for process in self.processes:
+            self._busy += 1
+            world.spawn(process, partial(self._last, process), "looks")
+        world.run(lambda: not self._busy)
+        if not world.broken:
+            self.history.check_persisted()
+            self._check_l2()
+
+    def _healed(self) -> bool:
+        repairs = [inspect(process.store).repairs for process in self.processes]
+        return (
+            all(self._sure(process) for process in self.processes)
+            and all(each._sure and not each._skipped for each in repairs)
+            and not self.postgres.data.repairs
+            and not any(self._pending(process) for process in self.processes)
+            and not any(key.endswith(b":dirty") for key in self.redis.valkey.data)
+        )
+
+    def _pending(self, process: Process) -> int:
+        return inspect(process.store).writebehind.dirty_count() if self.kind.deferred else 0
+
+    def _last(self, process: Process) -> None:
+        for key in self.calls.keys:
+            wanted = self.history.newest(key).value
+            found = self._read_by_and_by(process, key)
+            if found != wanted:
+                self.world.breaks(f"at rest {process} reads {found} of {key}, and L3 holds {wanted}")
+        self._busy -= 1
+
+    def _read_by_and_by(self, process: Process, key: int) -> str | None:
+        until = self.world.now + HEALED
+        while True:
+            try:
+                return self.calls.read(process, key)
+            except StrataError:
+                if self.world.now >= until:
+                    raise
+            self.world.pause(seconds=0.2, what="tries again")
+
+    def _check_l2(self) -> None:
+        l2 = inspect(self.processes[0].store).schemas["item"].l2
+        if l2 is None:
+            return
+        prefix = l2._prefix.encode()
+        for raw_key, raw in self.redis.valkey.data.items():
+            if raw_key.startswith(prefix) and raw[:1] == b"V":
+                key = int(raw_key.removeprefix(prefix))
+                row = self.postgres.data.rows.get(key)
+                if row is None or row[0] != int(raw[3:22]):
+                    self.world.breaks(f"at rest L2 holds another version of {key} than L3")
+
+
+def _quietly(run: Callable[[], object]) -> None:
+    with contextlib.suppress(StrataError):
+        run()

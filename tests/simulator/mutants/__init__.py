@@ -1,0 +1,8 @@
+"""The shipped code with one rule left out, which the simulator must find: by whom the rules are needed."""
+
+from __future__ import annotations
+
+from tests.simulator.mutants.mutant import Mutant
+from tests.simulator.mutants.through import THROUGH
+
+MUTANTS: dict[str, Mutant] = {**THROUGH}
