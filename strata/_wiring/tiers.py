@@ -95,7 +95,7 @@ class Tiers:
         claims = Claims(lock)
         trust = ALWAYS if alone else self.trust
         if schema.l1 is None:
-            return L1Tier(None, claims, trust, self.clock, hooks.evicted, versions)
+            return L1Tier(None, claims, trust, hooks.evicted, versions)
         policy, pool = schema.l1, self.config.l1_pool
         store = MemStore(
             capacity=SHARDS * (pool.max_entries if policy.max_entries is None else policy.max_entries),
@@ -114,7 +114,7 @@ class Tiers:
                 lock=lock,
             )  # fmt: skip
             self.sweeper.register(absences, lambda gone: None)
-        return L1Tier(store, claims, trust, self.clock, hooks.evicted, versions, absences)
+        return L1Tier(store, claims, trust, hooks.evicted, versions, absences)
 
     def l2(self, schema: Schema[Any], plan: ModelPlan[Any], counters: Counters) -> L2Tier | None:
         if schema.l2 is None:

@@ -96,7 +96,9 @@ class Wiring:
             repairs=repairs,
             lasting=pool.statement_timeout + pool.lock_timeout + MARGIN,
             background=background,
-            unfinished=Unfinished(background, repairs.clear, self.log, flushes_on_sigterm=config.flush_on_sigterm),
+            unfinished=Unfinished(
+                background, repairs.clear, self.log, self.clock, flushes_on_sigterm=config.flush_on_sigterm
+            ),
             server=self.server,
         )
         self._tiers = Tiers(

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from strata.bound import Bound
@@ -120,14 +121,17 @@ class Commit:
                 self._claim(part)
                 self._intend(part)
                 self._meet_ledger(part)
+            began = self._context.clock.monotonic()
             self._write(parts, timeout)
             for part in parts:
-                self._put(part)
+                self._put(part, began)
         except BaseException as error:
             for part in parts:
                 for change in part.changes.values():
                     part.bound.l1.forget(change.id)
-            if not outcome_unknown(error, self._unsure):
+            if outcome_unknown(error, self._unsure):
+                self._doubt(parts)
+            else:
                 self._abandon(parts)
             raise
         finally:
@@ -265,13 +269,20 @@ class Commit:
                 except WITHOUT_L2:
                     pass  # they expire
 
-    def _put(self, part: SchemaChanges) -> None:
+    def _doubt(self, parts: Sequence[SchemaChanges]) -> None:
+        """The commit may have happened, or happen yet: intents stay, and keys are invalidated until that is over."""
+        context = self._context
+        for part in parts:
+            for text, change in part.changes.items():
+                context.unfinished.undecided(part.bound, text, partial(context.drop, part.bound, change.id, text))
+
+    def _put(self, part: SchemaChanges, began: float) -> None:
+        """The caches, in which the records are as new as `began`, the time before the commit."""
         context, bound = self._context, part.bound
         changes = list(part.changes.values())
         context.versions.observe(max(change.version for change in changes))
         self._raise_floor(part, changes)
         stored = self._put_l2(part, changes)
-        began = context.clock.monotonic()
         kept = bound.mode is not WriteMode.WRITE_THROUGH_L1_ASYNC
         fills, gone = [], []
         for change, claim in zip(changes, part.claims, strict=True):

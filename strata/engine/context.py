@@ -134,6 +134,16 @@ class Context:
         if self.listener is not None:
             self.listener.start()
 
+    def drop(self, bound: Bound, id: Any, key_text: str) -> None:
+        """Drop what is cached of a row, in every instance. Raises `L2UnavailableError`."""
+        bound.l1.forget(id)
+        message = self.message(bound, key_text, MessageOp.INVALIDATE)
+        if bound.l2 is not None:
+            bound.l2.invalidate(key_text, self.announcer.channel, message)
+            bound.searches.drop()
+        else:
+            self.publish(message)
+
     def message(self, bound: Bound, key_text: str, op: MessageOp, version: int | None = None) -> bytes:
         """A message about one key of a schema."""
         return self.announcer.message(bound.name, key_text, op, version)

@@ -4,11 +4,15 @@ An application that changes a row by itself, such as an ORM whose signals call `
 transaction. Until that commits everybody reads the row as it was, and rightly caches it again. So PostgreSQL is asked
 which transactions are under way, and the key is invalidated once more as each of them ends. The field knows this as the
 delayed second delete; here it is not a guess how long to wait.
+
+So it is with a commit of Strata's own whose outcome is unknown: it may have happened, or happen yet, as soon as a
+server that stood still goes on. Its keys are invalidated at once, when L3 answers again, and once more a little later.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from multiprocessing.util import Finalize
 from typing import NamedTuple
@@ -17,11 +21,14 @@ from strata.bound import Bound
 from strata.engine.background import Background
 from strata.errors import StrataError
 from strata.observe.log import SafeLogger
+from strata.waits.clock import Clock
 from strata.waits.locks import memory_lock
 from strata.waits.nudge import Nudge
 from strata.writebehind import endings
 
 SOONEST, LATEST = 0.02, 0.5  # seconds between looks: short at first, longer while nothing ends
+DECIDED = 1.0  # seconds after L3 has answered from which on nothing is run any more that was sent before
+DECIDED_LONG_AGO, NOT_ANSWERED = -math.inf, math.inf
 LIMIT = 10_000  # keys remembered; beyond them all of a schema is invalidated
 
 Again = Callable[[], None]
@@ -29,11 +36,13 @@ Transactions = frozenset[int]
 
 
 class Noted(NamedTuple):
-    """An invalidation, and the transactions that were under way; None where L3 could not be asked."""
+    """An invalidation, and the transactions that were under way; None where L3 was not asked. `undecided` is the time
+    from which on a commit of unknown outcome has ended."""
 
     bound: Bound
     awaited: Transactions | None
     again: Again
+    undecided: float = DECIDED_LONG_AGO
 
 
 class Unfinished:
@@ -47,12 +56,19 @@ class Unfinished:
     """
 
     def __init__(
-        self, background: Background, clear: Callable[[Bound], None], log: SafeLogger, *, flushes_on_sigterm: bool
+        self,
+        background: Background,
+        clear: Callable[[Bound], None],
+        log: SafeLogger,
+        clock: Clock,
+        *,
+        flushes_on_sigterm: bool,
     ) -> None:
         self.flushes_on_sigterm = flushes_on_sigterm
         self._background = background
         self._clear = clear
         self._log = log
+        self._clock = clock
         self.reset()
 
     def reset(self) -> None:
@@ -70,17 +86,27 @@ class Unfinished:
     def note(self, bound: Bound, key_text: str, again: Again) -> None:
         """A key was invalidated a moment ago, as `again` does. Asks L3, and never raises."""
         now = self._under_way(bound)
-        if now is not None and not now:
-            return
+        if now is None or now:
+            self._add(key_text, Noted(bound, now, again))
+
+    def undecided(self, bound: Bound, key_text: str, again: Again) -> None:
+        """Whether a commit of a key has happened, or will, is not known. Asks nobody but L2, and never raises."""
+        with contextlib.suppress(StrataError):
+            again()
+        self._add(key_text, Noted(bound, None, again, NOT_ANSWERED))
+
+    def _add(self, key_text: str, noted: Noted) -> None:
         if self._finalizer is None:
             self._finalizer = endings.watch(self)
+        bound = noted.bound
         with self._lock:
             if len(self._waiting) >= LIMIT and (bound.name, key_text) not in self._waiting:
-                key_text, again = "", lambda: self._clear(bound)
+                key_text, noted = "", noted._replace(again=lambda: self._clear(bound))
             known = self._waiting.get((bound.name, key_text))
             if known is not None:
-                now = None if known.awaited is None or now is None else known.awaited | now
-            self._waiting[bound.name, key_text] = Noted(bound, now, again)
+                both = None if known.awaited is None or noted.awaited is None else known.awaited | noted.awaited
+                noted = noted._replace(awaited=both, undecided=max(known.undecided, noted.undecided))
+            self._waiting[bound.name, key_text] = noted
         self._start()
 
     def stop(self) -> None:
@@ -133,10 +159,11 @@ class Unfinished:
         now = self._under_way(waiting[0][1].bound)  # one primary serves all schemas
         if now is None:
             return False
-        repeated = False
+        repeated, time = False, self._clock.monotonic()
         for place, noted in waiting:
             left = now if noted.awaited is None else noted.awaited & now
-            if left == noted.awaited:
+            due = DECIDED_LONG_AGO < noted.undecided <= time
+            if left == noted.awaited and not due:
                 continue
             try:
                 noted.again()
@@ -147,8 +174,9 @@ class Unfinished:
             with self._lock:
                 if self._waiting.get(place) is not noted:
                     continue  # invalidated again meanwhile: the next look sees to both
-                if left:
-                    self._waiting[place] = noted._replace(awaited=left)
+                undecided = DECIDED_LONG_AGO if due else min(noted.undecided, time + DECIDED)
+                if left or undecided > DECIDED_LONG_AGO:
+                    self._waiting[place] = noted._replace(awaited=left, undecided=undecided)
                 else:
                     del self._waiting[place]
         return repeated

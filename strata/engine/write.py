@@ -84,21 +84,11 @@ class Writer:
         id, key_text = bound.plan.key_and_text(id)
         self._context.listen()
         if bound.l3 is not None:
-            self._drop(bound, id, key_text)
-            self._context.unfinished.note(bound, key_text, partial(self._drop, bound, id, key_text))
+            self._context.drop(bound, id, key_text)
+            self._context.unfinished.note(bound, key_text, partial(self._context.drop, bound, id, key_text))
         elif bound.l2 is not None:
             bound.l1.forget(id)
             self._context.publish(self._context.message(bound, key_text, MessageOp.INVALIDATE))
-
-    def _drop(self, bound: Bound, id: Any, key_text: str) -> None:
-        """Drop what is cached of a row."""
-        bound.l1.forget(id)
-        message = self._context.message(bound, key_text, MessageOp.INVALIDATE)
-        if bound.l2 is not None:
-            bound.l2.invalidate(key_text, self._context.announcer.channel, message)
-            bound.searches.drop()
-        else:
-            self._context.publish(message)
 
     def write(self, bound: Bound, id: Any, key_text: str, record: Any) -> Any:
         """One checked record, or None for its deletion, by the schema's write mode."""
@@ -124,15 +114,17 @@ class Writer:
             if record is None:
                 bound.l1.forget(id)
             else:
-                bound.l1.write(id, bound.plan.freeze(record), self._context.versions.stamp())
+                began = self._context.clock.monotonic()
+                bound.l1.write(id, bound.plan.freeze(record), self._context.versions.stamp(), began)
 
     def _behind(self, bound: Bound, id: Any, key_text: str, record: Any) -> Any:
         deferred = self._context.writebehind
         assert deferred is not None
         self._context.ready()
+        began = self._context.clock.monotonic()
         version = deferred.put(bound, id, key_text, record)
         if record is not None and not bound.plan.unloaded(record):
-            bound.l1.write(id, bound.plan.freeze(record), version)
+            bound.l1.write(id, bound.plan.freeze(record), version, began)
         else:
             bound.l1.forget(id, below=version)
         return None if record is None else bound.plan.copy(record)
@@ -146,9 +138,10 @@ class Writer:
             claims.enter(*mine.values())
             for _ in range(RETRIES):
                 puts = [self._put(bound, key_text, record) for key_text, (_, record) in left.items()]
+                began = self._context.clock.monotonic()
                 in_the_way = l2.own(announcer.channel, puts)
                 stored = [put for put in puts if put.key_text not in in_the_way]
-                self._take(bound, [(mine[put.key_text], put.record, put.version) for put in stored])
+                self._take(bound, [(mine[put.key_text], put.record, put.version) for put in stored], began)
                 for put in stored:
                     del left[put.key_text]
                 if not left:
@@ -172,9 +165,9 @@ class Writer:
         message = self._context.announcer.message(bound.name, key_text, op, version, signed=False)
         return Put(key_text, version, record, message)
 
-    def _take(self, bound: Bound, stored: Sequence[tuple[Claim, Any, int]]) -> None:
+    def _take(self, bound: Bound, stored: Sequence[tuple[Claim, Any, int]], began: float) -> None:
         """L1 after own writes: the new records where the claims still hold, and nothing older in any case."""
-        began, freeze = self._context.clock.monotonic(), bound.plan.freeze
+        freeze = bound.plan.freeze
         kept = bound.mode is not WriteMode.WRITE_THROUGH_L1_ASYNC
         fills = [
             (claim, freeze(record), version, False) for claim, record, version in stored if kept and record is not None

@@ -10,7 +10,6 @@ from strata.l1.entry import L1Entry
 from strata.l1.store import Evicted, MemStore
 from strata.l1.trust import BUS_GRACE, Trust
 from strata.protocol.versions import VersionClock
-from strata.waits.clock import Clock
 from strata.waits.locks import memory_lock
 
 FILLED = 1000  # fills in one hold of the lock, which writers and other fills wait for
@@ -38,7 +37,6 @@ class L1Tier:
         store: MemStore | None,
         claims: Claims,
         trust: Trust,
-        clock: Clock,
         evicted: Callable[[Sequence[Evicted]], None],
         versions: VersionClock,
         absences: MemStore | None = None,
@@ -51,7 +49,6 @@ class L1Tier:
         self.entries: dict[Any, L1Entry] = {} if store is None else store.entries
         # This process's own pending write of a key, for schemas that are written behind; set once, by the wiring.
         self.own: Callable[[Hashable], PendingWrite | None] | None = None
-        self._clock = clock
         self._evicted = evicted
         self._versions = versions
 
@@ -130,8 +127,8 @@ class L1Tier:
         with self.claims.lock:
             self._outdate(claim, version)
 
-    def write(self, key: Hashable, value: Any, version: int) -> None:
-        """Put an own write: what is under way for the key is void, and what is older gives way.
+    def write(self, key: Hashable, value: Any, version: int, began: float) -> None:
+        """Put an own write, as new as `began`: what is under way for the key is void, and what is older gives way.
 
         One that was overtaken between the buffer and here, or that L3 has already, does not enter.
         """
@@ -144,7 +141,7 @@ class L1Tier:
             if self.own is not None and (own is None or not own.newest or own.version != version):
                 self.store.drop(key)
                 return
-            evicted = self.store.enter(key, value, version, True, self._clock.monotonic())
+            evicted = self.store.enter(key, value, version, True, began)
         if self.store.unattended:
             self.store.attend()
         self._report(evicted)

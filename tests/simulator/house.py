@@ -190,6 +190,7 @@ class House:
         return (
             all(self._sure(process) for process in self.processes)
             and all(each._sure and not each._skipped for each in repairs)
+            and not any(len(inspect(process.store).unfinished) for process in self.processes)
             and not self.postgres.data.repairs
             and not any(self._pending(process) for process in self.processes)
             and not any(key.endswith(b":dirty") for key in self.redis.valkey.data)

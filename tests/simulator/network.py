@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ class Server:
         self.world = world
         self.name = name
         self.valkey = Valkey(lambda: world.now * 1000, self._publish)
-        world.sources.append(self._add_events)
+        world.sources.append(self)
         self.begin()
 
     def begin(self) -> None:
@@ -84,7 +85,12 @@ class Server:
             stream.flight.append(encoded([b"message", channel, message]))
         return len(heard)
 
-    def _add_events(self, events: list[Event]) -> None:
+    def deadline(self) -> float:
+        """Nothing comes by itself."""
+        return math.inf
+
+    def add_events(self, events: list[Event]) -> None:
+        """What was sent, and what it sends."""
         if self.frozen or not self.up:
             return
         for stream in self.streams:

@@ -1,8 +1,9 @@
 """A PostgreSQL of rows, row locks, advisory locks and transactions, as `strata.l3.table.Table` asks it.
 
 What is modelled is the meaning of the statements of `strata/l3/{reads,writes,apply,marks}.py` under READ COMMITTED:
-each sees what was committed when it runs, waits for the locks it needs, and is answered some time later. Sessions are
-taken and given back by the shipped pool, and transactions opened and ended by the shipped `Database`.
+each sees what was committed when it runs, waits for the locks it needs, and is answered some time later. The server
+runs what was sent to it, whatever became of its client meanwhile. Sessions are taken and given back by the shipped
+pool, and transactions opened and ended by the shipped `Database`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import psycopg
 from psycopg import errors
 
 from strata.l3 import failures
-from strata.l3.connection import GRACE
+from strata.l3.connection import GRACE, IDLE_IN_TRANSACTION
 from strata.l3.reads import Row
 from strata.l3.table import Table
 from strata.l3.values import FIRST, Applied, Change, Repair, Status
@@ -23,7 +24,7 @@ from strata.l3.writes import Written
 from strata.model.markers import UNLOADED
 from strata.protocol.shards import shard_of
 from strata.protocol.versions import NODE_BITS
-from tests.simulator.world import World
+from tests.simulator.world import Event, World
 
 if TYPE_CHECKING:
     from tests.simulator.process import Process
@@ -62,6 +63,7 @@ class Postgres:
         self.world = world
         self.committed: Callable[[Any, int, tuple[Any, ...] | None], None] = lambda *_: None
         self.refuses: Callable[[tuple[Any, ...]], bool] = lambda values: False
+        world.sources.append(self)
         self.begin()
 
     def begin(self) -> None:
@@ -86,6 +88,26 @@ class Postgres:
         session = Session(self, process)
         self.sessions.append(session)
         return session
+
+    def add_events(self, events: list[Event]) -> None:
+        """What was sent to it, and transactions in which nothing happens for too long."""
+        if self.frozen or not self.up:
+            return
+        now = self.world.now
+        for session in self.sessions:
+            request = session.request
+            if session.wakes <= now or (
+                request is not None
+                and session.process not in self.cut
+                and (session.since == math.inf or self.free(session, request.locks))
+            ):
+                events.append(session)
+
+    def deadline(self) -> float:
+        """Of the locks that are waited for, and of the transactions in which nothing happens."""
+        if self.frozen or not self.up or not self.sessions:
+            return math.inf
+        return min(session.wakes for session in self.sessions)
 
     def _reaches(self, process: Process) -> bool:
         return process not in self.cut and not self.frozen
@@ -122,6 +144,18 @@ class Postgres:
                 del self.locks[lock]
 
 
+class Statement:
+    """What a session has asked, and, once it was `served`, the answer or the error."""
+
+    def __init__(self, what: str, do: Callable[[], Any], locks: Mapping[Lock, bool]) -> None:
+        self.what = what
+        self.do = do
+        self.locks = locks
+        self.served = False
+        self.answer: Any = None
+        self.error: psycopg.Error | None = None
+
+
 class Session:
     """A connection, as the pool and `Database` use it; its writes are its own until they are committed."""
 
@@ -131,6 +165,8 @@ class Session:
         self.clock = process.clock
         self.closed = self.in_transaction = self.lost = False
         self.own = Data()  # of the transaction that is open
+        self.request: Statement | None = None  # not served yet
+        self.since = math.inf  # when it began to wait for a lock, or the last answer in a transaction was given
         # What the pool and the transactions keep with a connection.
         self.begin = "BEGIN"
         self.shared = self.pooled = self.full = False
@@ -149,24 +185,73 @@ class Session:
 
     server_version = 160_000
 
+    @property
+    def wakes(self) -> float:
+        """When the server gives up waiting for a lock, or for the client."""
+        return self.since + (LOCK_TIMEOUT if self.request is not None else IDLE_IN_TRANSACTION)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether it may yet change something."""
+        return self.in_transaction or self.since != math.inf
+
     def silent(self) -> bool:
         return not (self.closed or self.in_transaction or self.lost)
 
     def close(self) -> None:
-        """By the client; the server gives up what was not committed."""
+        """By the client. What it has sent is run all the same; then the server gives up what was not committed."""
         self.closed = True
-        self.drop()
+        if self.request is None:
+            self.drop()
 
     def lose(self) -> None:
         """The connection breaks, which its user finds out by what it asks, or waits for."""
         self.lost = True
-        self.drop()
+        if self.request is None or self.server.world.chance.random() < 0.5:
+            self.drop()
 
     def drop(self) -> None:
         """At the server: roll back, and forget the session."""
+        self.request = None
         self._end()
         if self in self.server.sessions:
             self.server.sessions.remove(self)
+
+    def happen(self) -> None:
+        """The server runs what was asked, or begins to wait for its locks, or has waited for long enough."""
+        request, server, now = self.request, self.server, self.server.world.now
+        if request is None:
+            self.lost = True
+            self.drop()
+            return
+        if server.free(self, request.locks):
+            server.lock(self, request.locks)
+            try:
+                request.answer = request.do()
+                if not self.in_transaction and self.own.rows:
+                    self._commit()
+            except psycopg.Error as error:
+                request.error = error
+        elif self.since == math.inf:
+            self.since = now
+            return
+        else:
+            request.error = errors.LockNotAvailable("canceling statement due to lock timeout")
+        if not self.in_transaction:
+            server.unlock(self)
+        self.request, request.served = None, True
+        self.since = now if self.in_transaction else math.inf
+        if self.closed or self.lost:
+            self.drop()
+
+    def said(self) -> str:
+        """The statement."""
+        if self.request is None:
+            return f"postgres ends a transaction of {self.process}, in which nothing happens"
+        what = self.request.what
+        if self.server.free(self, self.request.locks):
+            return f"postgres serves {self.process}: {what}"
+        return f"postgres {'waits' if self.since == math.inf else 'has waited'} for locks, for {self.process}: {what}"
 
     def command(self, sql: str) -> str:
         """BEGIN, with what may follow it, COMMIT or ROLLBACK; others are of no concern."""
@@ -210,35 +295,23 @@ class Session:
         if self.closed or self.lost:
             self.closed = True
             raise psycopg.OperationalError("the connection is closed")
-        wanted, server = locks or {}, self.server
-        patience = LOCK_TIMEOUT if locks and server._reaches(self.process) else self.patience
-        self._wait(lambda: server.free(self, wanted), patience, what, locked=bool(locks))
-        server.lock(self, wanted)
-        try:
-            answer = do()
-            if not self.in_transaction and self.own.rows:
-                self._commit()
-        finally:
-            if not self.in_transaction:
-                server.unlock(self)
-        self._wait(lambda: True, self.patience, f"the answer of {what}")
-        return answer
-
-    def _wait(self, free: Callable[[], bool], patience: float | None, what: str, *, locked: bool = False) -> None:
         server = self.server
+        request = self.request = Statement(what, do, locks or {})
+        self.since = math.inf
 
-        def reached() -> bool:
-            return server._reaches(self.process) and server.up
+        def answered() -> bool:
+            return self.lost or (request.served and server._reaches(self.process))
 
-        server.world.pause(lambda: self.lost or (reached() and free()), patience, f"postgres, {what}")
+        server.world.pause(answered, self.patience, f"postgres, {what}")
         if self.lost:
             self.closed = True
             raise psycopg.OperationalError("the connection is lost")
-        if not reached():
+        if not answered():
             self.close()
             raise failures.WaitTimeout("wait timeout expired")
-        if locked and not free():
-            raise errors.LockNotAvailable("canceling statement due to lock timeout")
+        if request.error is not None:
+            raise request.error
+        return request.answer  # type: ignore[no-any-return]
 
     # -- what a statement sees, and writes ----------------------------------------------------------------------
 

@@ -138,7 +138,7 @@ class Process:
             for stream in [stream for stream in server.streams if stream.process is self]:
                 stream.hang_up()
         for session in [session for session in self.postgres.sessions if session.process is self]:
-            session.drop()
+            session.close()
 
     # -- Hub ----------------------------------------------------------------------------------------------------
 
@@ -219,7 +219,7 @@ def _connect(conninfo: str, config: Any, clock: Any) -> Session:
 
 def _under_way(conn: Session) -> frozenset[int]:
     mine: Callable[[], frozenset[int]] = lambda: frozenset(  # noqa: E731
-        id(session) for session in conn.server.sessions if session.in_transaction and session is not conn
+        id(session) for session in conn.server.sessions if session.under_way and session is not conn
     )
     return conn.ask("transactions under way", mine)
 

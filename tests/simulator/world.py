@@ -6,6 +6,7 @@ could go on. Each event, also what a server does, is one step of `World.step`, a
 
 from __future__ import annotations
 
+import math
 import random
 import traceback
 from collections.abc import Callable
@@ -26,6 +27,16 @@ class Event(Protocol):
     def happen(self) -> None: ...
 
     def said(self) -> str: ...
+
+
+class Source(Protocol):
+    """Who has events that are not a task's."""
+
+    def add_events(self, events: list[Event]) -> None:
+        """Those that could happen now."""
+
+    def deadline(self) -> float:
+        """The time of the next one that comes by itself; infinite where there is none."""
 
 
 class Timer(NamedTuple):
@@ -103,7 +114,7 @@ class World:
     def __init__(self) -> None:
         self.now = START
         self.main = getcurrent()
-        self.sources: list[Callable[[list[Event]], None]] = []  # who add events that are not a task's
+        self.sources: list[Source] = []
         self.begin(0)
 
     def begin(self, seed: int) -> None:
@@ -195,7 +206,7 @@ class World:
                 if (deadline is not None and deadline <= now) or ready():
                     events.append(task)
         for source in self.sources:
-            source(events)
+            source.add_events(events)
         if self.timers:
             events += [timer for timer in self.timers if timer.at <= now]
         return events
@@ -204,14 +215,11 @@ class World:
         """Let time pass until the next deadline; whether there is one."""
         waits = [task.wait.deadline for task in self.tasks if not task.process.frozen]
         deadlines = [deadline for deadline in waits if deadline is not None] + [timer.at for timer in self.timers]
-        if not deadlines:
+        following = min([*deadlines, *(source.deadline() for source in self.sources)])
+        if following == math.inf:
             return False
-        self.let_pass(max(min(deadlines) - self.now, 0.0))
+        self.now = max(self.now, following)
         return True
-
-    def let_pass(self, seconds: float) -> None:
-        """Time passes, whatever waits."""
-        self.now += seconds
 
     def end(self) -> None:
         """Nothing more happens: what is under way is broken off."""

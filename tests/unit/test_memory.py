@@ -27,7 +27,7 @@ class Bench:
         self.evicted: list[Any] = []
         store = MemStore(capacity=capacity, ttl=60, eviction=EvictionPolicy.FIFO, clock=self.clock)
         self.under_way = Claims(store.lock)
-        self.memory = L1Tier(store, self.under_way, ALWAYS, self.clock, self._report, VersionClock(self.clock))
+        self.memory = L1Tier(store, self.under_way, ALWAYS, self._report, VersionClock(self.clock))
 
     def fill(self, fills: Sequence[Fill]) -> None:
         """The fills at once, or one by one."""
