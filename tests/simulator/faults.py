@@ -11,6 +11,8 @@ from tests.simulator.postgres import Postgres
 from tests.simulator.process import Process
 from tests.simulator.world import World
 
+JUMPS = (-25.0, -1.5, 1.5, 25.0)  # seconds
+
 
 class Faults:
     """Each method is one, of somebody and for a while that are drawn. `killed` is told of who was."""
@@ -98,6 +100,18 @@ class Faults:
         """PostgreSQL is there again at once, with all that was committed."""
         self._world.say("!! postgres restarts")
         self._postgres.restart()
+
+    def clock(self) -> None:
+        """A process's wall clock is set, by no more than the documentation allows."""
+        process, seconds = self._some(self._processes), self._chance.choice(JUMPS)
+        self._world.say(f"!! the clock of {process} is set {seconds:+g} s")
+        process.clock.ahead = seconds
+
+    def clock_of_redis(self) -> None:
+        """That of a Redis is, by which versions and expiry go."""
+        server, seconds = self._some(self._servers), self._chance.choice(JUMPS)
+        self._world.say(f"!! the clock of {server} is set {seconds:+g} s")
+        server.ahead = seconds
 
     def evict(self) -> None:
         """A Redis gives a key up, to have room."""

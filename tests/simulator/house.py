@@ -27,10 +27,11 @@ HEARD = 0.05  # seconds after which everybody that is connected has heard of a c
 
 
 class Episode(NamedTuple):
-    """A scenario, and the order of its events."""
+    """A scenario, and the order of its events; `overtaking`: how likely a thread that takes a lock is overtaken."""
 
     scenario: Scenario
     pick: Pick
+    overtaking: float = 0.0
 
 
 class House:
@@ -82,6 +83,7 @@ class House:
         world, scenario = self.world, episode.scenario
         if not world.broken:
             world.episode(episode.pick, trace)
+            world.overtaking = episode.overtaking
             self._prepare(scenario)
             for number, program in scenario.programs:
                 self._call(self.processes[number], program)

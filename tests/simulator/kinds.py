@@ -13,7 +13,7 @@ CALLS = {
 }  # fmt: skip
 FAULTS = (
     "kill", "freeze", "cut_redis", "cut_postgres", "freeze_redis", "freeze_postgres", "lose_stream", "lose_session",
-    "restart_redis", "restart_postgres", "evict",
+    "restart_redis", "restart_postgres", "evict", "clock", "clock_of_redis",
 )  # fmt: skip
 LETTERS = ("gs", "gs", "gsd", "gsG", "gSt", "gsi", "gsq", "gggssGSdtqi")
 

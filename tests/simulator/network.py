@@ -41,7 +41,8 @@ class Server:
     def __init__(self, world: World, name: str) -> None:
         self.world = world
         self.name = name
-        self.valkey = Valkey(lambda: world.now * 1000, self._publish)
+        self.ahead = 0.0
+        self.valkey = Valkey(lambda: (world.now + self.ahead) * 1000, self._publish)
         world.sources.append(self)
         self.begin()
 
@@ -49,6 +50,7 @@ class Server:
         """Empty, and nobody connected."""
         self.valkey.begin()
         self.up, self.frozen = True, False
+        self.ahead = 0.0  # seconds by which its clock is
         self.cut: set[Process] = set()  # between whom and the server nothing gets through
         self.streams: list[SimStream] = []
 

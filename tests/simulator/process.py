@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -59,7 +58,7 @@ class SimThread:
 
 
 class SimClock:
-    """A process's clock: `ahead` of the true time, in seconds, by its wall clock."""
+    """A process's clock, the wall clock being `ahead` of the true time, in seconds."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -70,6 +69,34 @@ class SimClock:
 
     def wall(self) -> float:
         return self._world.now + self.ahead
+
+
+class SimLock:
+    """A lock of memory, before which a thread may be overtaken by others."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._owner: Any = None
+        self._depth = 0
+
+    def __enter__(self) -> bool:
+        me, world = getcurrent(), self._world
+        if self._owner is not me:
+            if me is not world.main and not world.over and world.overtakes():
+                world.pause(lambda: self._owner is None, what="a lock")
+            while self._owner is not None:
+                world.pause(lambda: self._owner is None, what="a lock that is held")
+            self._owner = me
+        self._depth += 1
+        return True
+
+    def __exit__(self, *raised: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._owner = None
+
+    def _is_owned(self) -> bool:
+        return self._owner is getcurrent()
 
 
 class Process:
@@ -118,7 +145,9 @@ class Process:
     def _do(self, run: Callable[[], object]) -> None:
         """At once, in the process; nothing in it may wait."""
         task = Task(self.world, self, run, "does", daemon=False)
+        overtaking, self.world.overtaking = self.world.overtaking, 0.0
         task.switch()
+        self.world.overtaking = overtaking
         if not task.dead or self.world.broken:
             raise AssertionError(self.world.broken or task.wait)
 
@@ -170,8 +199,8 @@ class Process:
     def current_thread(self) -> SimThread:
         return getattr(getcurrent(), "thread", self._main)
 
-    def lock(self) -> threading.RLock:
-        return threading.RLock()
+    def lock(self) -> SimLock:
+        return SimLock(self.world)
 
     def ident(self) -> int:
         task = getcurrent()

@@ -11,6 +11,7 @@ from tests.simulator.draw import Scenario, drawn, order
 from tests.simulator.house import Episode, House
 
 LIFE = 20  # episodes of a life
+OVERTAKING = (0.0, 0.0, 0.0, 0.02, 0.2)
 TRIES = 60  # orders in which a shorter scenario is tried
 
 
@@ -28,17 +29,20 @@ def episodes(house: House, seed: int, faults: int) -> Iterator[Episode]:
     """Those of the life of a seed."""
     chance = random.Random(f"episodes {seed}")
     for _ in range(LIFE):
-        yield Episode(drawn(house.kind, chance, faults), order(chance))
+        yield Episode(drawn(house.kind, chance, faults), order(chance), chance.choice(OVERTAKING))
 
 
 def alone(scenario: Scenario, seed: int) -> Iterator[Episode]:
     """A life of one episode."""
-    yield Episode(scenario, order(random.Random(seed)))
+    chance = random.Random(seed)
+    yield Episode(scenario, order(chance), chance.choice(OVERTAKING))
 
 
 def live(house: House, seed: int, all_of: Iterator[Episode], trace: list[str] | None = None) -> Iterator[Ended]:
     """A life, until it ends or a promise is broken; `trace` has the lines of the last episode."""
     gc.disable()  # what it would end is ended between lives, so that a seed gives the same events each time
+    if not gc.get_freeze_count():
+        gc.freeze()  # what stays need not be looked at each time
     house.begin(seed)
     for number, episode in enumerate(all_of, 1):
         if trace:

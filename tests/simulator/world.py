@@ -136,6 +136,7 @@ class World:
         self.trace = trace
         self.began = self.now
         self.steps = 0
+        self.overtaking = 0.0  # how likely a thread is overtaken before a lock of memory
         self.before_step: Callable[[], None] | None = None
 
     def after(self, seconds: float, do: Callable[[], None], what: str) -> None:
@@ -163,6 +164,10 @@ class World:
         if self.over:
             raise GreenletExit
         return ready()
+
+    def overtakes(self) -> bool:
+        """Whether a thread that is about to take a lock of memory lets others go first."""
+        return self.overtaking > 0.0 and self.chance.random() < self.overtaking
 
     def breaks(self, why: str) -> None:
         """A promise is broken, which ends the schedule."""
