@@ -10,6 +10,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from strata import Collection, DataStore, L2PoolConfig, MemPolicy, PostgresPolicy, RedisPolicy, WriteMode
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
+from strata.protocol.versions import NODE_BITS
 from strata.testing import Proxy, inspect
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores, sure
@@ -79,6 +80,19 @@ def test_what_is_deleted_without_redis_is_gone_for_others(make: MakeStore, link:
     cut(link)
     written.delete(1)
     wait_until(lambda: text(read) is None, what="the deletion")
+
+
+def test_what_is_written_without_redis_after_a_deletion_of_a_faster_clock_others_read(
+    make: MakeStore, link: Proxy
+) -> None:
+    writer, deleter = make(redis_addr=link.addr, l2_pool=SHORT), make()
+    written, deleted = registered(writer), registered(deleter)
+    deleted.set(1, Note(1, "old"))
+    cut(link)
+    inspect(deleter).versions.observe(inspect(deleter).stamp() + (20_000_000 << NODE_BITS))
+    deleted.delete(1)
+    written.set(1, Note(1, "new"))
+    wait_until(lambda: text(deleted) == "new", timeout=5, what="the new value")
 
 
 @pytest.mark.parametrize("tiers", ["all tiers", "without L2"])

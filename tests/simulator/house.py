@@ -173,12 +173,14 @@ class House:
             if not process.alive:
                 self._restart(process)
         until = world.now + HEALED
-        world.run(lambda: self._healed() or world.now >= until)
-        if not self._healed():
-            world.breaks(f"{HEALED:g} s after all was mended the caches are not trusted again")
-            return
-        heard = world.now + HEARD  # which only passes when nothing is under way
-        world.run(lambda: world.now >= heard)
+        while not world.broken:
+            world.run(lambda: self._healed() or world.now >= until)
+            heard = world.now + HEARD  # which only passes when nothing is under way
+            world.run(lambda: world.now >= heard)
+            if self._healed():
+                break
+            if world.now >= until:
+                world.breaks(f"{HEALED:g} s after all was mended the caches are not trusted again")
         for process in self.processes:
             self._busy += 1
             world.spawn(process, partial(self._last, process), "looks")
