@@ -1,7 +1,8 @@
 """From rows of L3 to records, and into the caches: what `search`, `get_many` and warming share.
 
-Bulk fills: claims and leases first, then the rows' versions once more, then the fills of those that are unchanged.
-So whatever was written after the lease was left refuses the fill.
+Bulk fills: claims and leases first, then, for schemas that are written behind, what the ledger holds, then the rows'
+versions once more, then the fills of those that are unchanged, and of which nothing newer is pending. So whatever was
+written after the lease was left refuses the fill.
 """
 
 from __future__ import annotations
@@ -67,9 +68,17 @@ class Filler:
             bound.l1.claims.release(*claims.values())
 
     def _unchanged(self, bound: Bound, items: Sequence[Item]) -> list[Item]:
+        deferred, pending = self._context.writebehind, {}
+        if bound.deferred and deferred is not None:
+            pending = deferred.ledger_read(bound, [item.key_text for item in items])  # before L3, as any read
         with bound.rows.primary.connection() as conn:
             versions = bound.rows.table.read_versions(conn, [item.id for item in items])
-        return [item for item in items if versions.get(item.id) == item.version]
+        return [
+            item
+            for item in items
+            if versions.get(item.id) == item.version
+            and (item.key_text not in pending or pending[item.key_text].version <= item.version)
+        ]
 
     def _fill_l2(self, bound: Bound, seen: dict[str, Found] | None, items: Sequence[Item], sure: set[str]) -> set[str]:
         """Fill what was leased, and end the leases of rows that changed; returns what L1 may hold as well."""

@@ -44,7 +44,12 @@ def test_a_commit_that_happens_long_after_its_writer_gave_it_up_is_read_by_every
             sure(store)
         writer.set(Note, 1, Note(1, "old"))
         commit = Transaction._commit
-        monkeypatch.setattr(Transaction, "_commit", lambda transaction: (link.stall(), commit(transaction)))
+
+        def late(transaction: Transaction) -> None:
+            link.stall()
+            commit(transaction)
+
+        monkeypatch.setattr(Transaction, "_commit", late)
         if not several:
             link.stall()
         with pytest.raises(L3UnavailableError) as caught:

@@ -307,3 +307,53 @@ def test_a_write_that_meets_a_commit_under_way_at_its_hand_off_leaves_l1(
     # Should that commit come late, and its writer be gone, no message would take the entry away.
     assert 1 not in bound.l1.entries and 3 in bound.l1.entries
     assert notes.get(1).text == "own"
+
+
+@pytest.mark.parametrize("tiers", [{}, {"l2": None}, {"l1": None}], ids=["all tiers", "without L2", "without L1"])
+@pytest.mark.parametrize("apart", [False, True], ids=["one redis", "cache and ledger apart"])
+@pytest.mark.parametrize("filled_by", ["search", "warming"])
+def test_rows_that_are_read_in_bulk_do_not_hide_a_write_that_is_handed_off(
+    make: MakeStore, redis_addr: str, tiers: dict[str, Any], apart: bool, filled_by: str
+) -> None:
+    ledger = {"ledger_addr": f"redis://{redis_addr}/1"} if apart else {}
+    stores = [make(write_behind_flush_interval=HOUR, **ledger) for _ in range(2)]
+    for store in stores:
+        paced(store)
+        store.register(deferred(Note, **tiers))
+        store.migrate()
+        idle(store)
+        sure(store)
+    writer, reader = stores
+    writer.set(Note, 1, Note(1, "old"))
+    writer.flush_dirty()
+    writer.set(Note, 1, Note(1, "new"))
+    hand_off(writer)
+    for key in client(redis_addr).keys("strata:note:*"):
+        client(redis_addr).delete(key)  # evicted
+    if filled_by == "search":
+        reader.search(Note)
+    else:
+        reader.warm_cache(Note)
+    assert reader.get(Note, 1) == Note(1, "new")
+
+
+def test_what_others_have_read_while_redis_was_lost_goes_once_the_write_is_persisted(
+    make: MakeStore, redis_addr: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (writer, mine), (reader, theirs) = still(make), still(make)
+    sure(reader)
+    mine.set(1, Note(1, "old"))
+    writer.flush_dirty()
+    mine.set(1, Note(1, "new"))
+    hand_off(writer)
+    table = inspect(writer).schemas["note"].rows.table
+    apply = table.apply
+
+    def late(conn: Any, changes: Any) -> Any:
+        client(redis_addr).flushall()
+        wait_until(lambda: theirs.get(1) == Note(1, "old") and client(redis_addr).exists("strata:note:1"))
+        return apply(conn, changes)
+
+    monkeypatch.setattr(table, "apply", late)
+    persist(writer, "note")
+    wait_until(lambda: theirs.get(1) == Note(1, "new"))

@@ -45,8 +45,9 @@ class Calls:
 
     def run(self, process: Process, program: str) -> None:
         """One call after the other."""
-        for letter in program:
-            self._world.pause(lambda: True, what=f"calls {CALLS[letter]}")
+        for number, letter in enumerate(program):
+            if number:
+                self._world.pause(lambda: True, what=f"calls {CALLS[letter]}")
             with contextlib.suppress(StrataError):
                 getattr(self, CALLS[letter])(process)
 

@@ -15,7 +15,7 @@ JUMPS = (-25.0, -1.5, 1.5, 25.0)  # seconds
 
 
 class Faults:
-    """Each method is one, of somebody and for a while that are drawn. `killed` is told of who was."""
+    """Each method is one, of somebody and for a while that are drawn. `kill_one` ends a process."""
 
     def __init__(
         self, world: World, processes: Sequence[Process], servers: Sequence[Server], postgres: Postgres

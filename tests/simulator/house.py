@@ -53,7 +53,7 @@ class House:
         ]
         self.calls = Calls(world, self.history)
         self.faults = Faults(world, self.processes, [self.redis], self.postgres)
-        self.faults.kill_one = self._kill
+        self.faults.kill_one = self._replace
         for process in self.processes:
             process.on_start = self._started
             process.bell = self._ring
@@ -68,7 +68,7 @@ class House:
         self.postgres.begin()
         self.history.begin(calm=True, deferred=self.kind.deferred)
         self.calls.begin()
-        self._busy = 0
+        self.busy = 0
         self._episodes = 0
         world.pick = first
         for process in self.processes:
@@ -87,7 +87,7 @@ class House:
             self._prepare(scenario)
             for number, program in scenario.programs:
                 self._call(self.processes[number], program)
-            world.run(lambda: not self._busy)
+            world.run(lambda: not self.busy)
             self._come_to_rest()
         return world.broken
 
@@ -131,23 +131,27 @@ class House:
             self.world.spawn(worker, partial(_quietly, persist), "persist", daemon=True)
 
     def _call(self, process: Process, program: str) -> None:
-        self._busy += 1
+        self.busy += 1
 
         def run() -> None:
             try:
                 self.calls.run(process, program)
             finally:
                 if process.alive:
-                    self._busy -= 1
+                    self.busy -= 1
 
         self.world.spawn(process, run, program)
 
-    def _kill(self, process: Process) -> None:
-        """Another takes its place at once, and reads."""
-        self._busy -= sum(
+    def kill(self, process: Process) -> None:
+        """End a process in the midst of its calls."""
+        self.busy -= sum(
             task.process is process and not task.daemon and task.name != "opens" for task in self.world.tasks
         )
         process.kill()
+
+    def _replace(self, process: Process) -> None:
+        """Another takes its place at once, and reads."""
+        self.kill(process)
         self._restart(process)
         self._call(process, "ggg")
 
@@ -175,16 +179,15 @@ class House:
         until = world.now + HEALED
         while not world.broken:
             world.run(lambda: self._healed() or world.now >= until)
-            heard = world.now + HEARD  # which only passes when nothing is under way
-            world.run(lambda: world.now >= heard)
+            world.run_for(HEARD)
             if self._healed():
                 break
             if world.now >= until:
                 world.breaks(f"{HEALED:g} s after all was mended the caches are not trusted again")
         for process in self.processes:
-            self._busy += 1
+            self.busy += 1
             world.spawn(process, partial(self._last, process), "looks")
-        world.run(lambda: not self._busy)
+        world.run(lambda: not self.busy)
         if not world.broken:
             self.history.check_persisted()
             self._check_l2()
@@ -209,7 +212,7 @@ class House:
             found = self._read_by_and_by(process, key)
             if found != wanted:
                 self.world.breaks(f"at rest {process} reads {found} of {key}, and L3 holds {wanted}")
-        self._busy -= 1
+        self.busy -= 1
 
     def _read_by_and_by(self, process: Process, key: int) -> str | None:
         until = self.world.now + HEALED

@@ -106,15 +106,15 @@ class Mail:
     """The next message on its way over a stream."""
 
     def __init__(self, stream: SimStream) -> None:
-        self._stream = stream
+        self.stream = stream
 
     def happen(self) -> None:
         """It arrives."""
-        self._stream.arrived += self._stream.flight.popleft()
+        self.stream.arrived += self.stream.flight.popleft()
 
     def said(self) -> str:
         """What arrives."""
-        return f"{self._stream.process} gets {self._stream.flight[0]!r:.120}"
+        return f"{self.stream.process} gets {self.stream.flight[0]!r:.120}"
 
 
 class SimStream:

@@ -115,7 +115,8 @@ class Postgres:
     def restart(self) -> None:
         """Its sessions are gone; what was committed stays."""
         for session in list(self.sessions):
-            session.lose()
+            session.lost = True
+            session.drop()
 
     def heal(self) -> None:
         """Everybody gets through again."""

@@ -183,6 +183,16 @@ class World:
         while not self.broken and not done():
             self.step()
 
+    def run_for(self, seconds: float) -> None:
+        """Events of some time, which only passes when nothing is under way."""
+        until = self.now + seconds
+        self.run(lambda: self.now >= until)
+
+    def settle(self) -> None:
+        """Events until none can happen at this time."""
+        while not self.broken and self._events():
+            self.step()
+
     def step(self) -> None:
         """One event; where there is none, time passes until there is."""
         if self.before_step is not None:
@@ -197,7 +207,7 @@ class World:
         if self.steps > LIMIT:
             self.breaks("it does not end")
             return
-        event = self.pick(events) if len(events) > 1 else events[0]
+        event = self.pick(events)
         if self.trace is not None:
             self.say(event.said())
         event.happen()

@@ -61,7 +61,8 @@ class Settler:
         announcer = self._common.announcer
         said = Said.DELETE if change.delete else Said.SET
         surely = applied.version > change.version or unheard
-        if surely or not self._common.together:  # then the bus may not have been told of what the ledger had
+        # Others may have read what L2 holds in its place; where ledger and L2 are apart, they may not have been told.
+        if surely or bound.l2 is not None or not self._common.together:
             message = announcer.message(bound.name, change.key_text, said, applied.version)
         if kept(change, applied) and applied.version == change.version:
             # Not SET: who holds this very version must drop it too.
