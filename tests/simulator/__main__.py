@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 from tests.simulator.draw import Planned, Scenario
+from tests.simulator.exhaust import FAULTS, search
 from tests.simulator.house import Episode, House
 from tests.simulator.kinds import KINDS
 from tests.simulator.mutants import MUTANTS
@@ -27,6 +28,9 @@ def main() -> int:
     parser.add_argument("--replay", action="store_true", help="one life, with every event of its last episode")
     parser.add_argument("--calls", help="with --replay: an episode alone, such as '0:gs 1:g'")
     parser.add_argument("--happens", default="", help="with --calls: after how many events what, such as '30:kill'")
+    parser.add_argument("--every", action="store_true", help="with --calls: every order of the events of an episode")
+    parser.add_argument("--during", choices=FAULTS, default="none", help="with --every: what happens, at any moment")
+    parser.add_argument("--most", type=int, help="with --every: orders at most")
     given = parser.parse_args()
     mutate: Mutate = as_shipped
     kinds = [KINDS[given.kind]] if given.kind else list(KINDS.values())
@@ -36,8 +40,12 @@ def main() -> int:
         apply()
     for kind in kinds:
         house = House(kind, mutate)
-        if given.replay:
-            scenario = _scenario(given.calls, given.happens) if given.calls else None
+        scenario = _scenario(given.calls, given.happens) if given.calls else None
+        if given.every:
+            assert scenario is not None, "which calls? See --calls"
+            if not _every(house, scenario, given.during, given.most):
+                return 1
+        elif given.replay:
             _show(
                 house,
                 given.seed,
@@ -48,6 +56,19 @@ def main() -> int:
                 _report(house, found, given.faults)
             return 1
     return 0
+
+
+def _every(house: House, scenario: Scenario, fault: str, most: int | None) -> bool:
+    """Whether every promise is kept in every order, or in so many of them."""
+    began = time.process_time()
+    orders, all_of_them, broken = search(house, scenario, fault, most)
+    rate = orders / max(time.process_time() - began, 0.001)
+    print(
+        f"{house.kind.name}: {_options(scenario)}, fault {fault!r}: {orders} orders{', all there are' * all_of_them}, "
+        f"{rate:.0f} a second of CPU; {broken or 'every promise was kept'}",
+        flush=True,
+    )
+    return not broken
 
 
 def _search(house: House, first: int, faults: int, seconds: float) -> Ended | None:

@@ -14,20 +14,23 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulator.exhaust import FAULTS
 from tests.simulator.kinds import KINDS
 from tests.simulator.mutants import MUTANTS
 
 ROOT = Path(__file__).parents[2]
+SMALL = [("without L2", "0:s 1:g", "none"), ("without L2", "0:i 1:g", "none"), ("through", "0:i 1:g", "none")]
+PAIRS = ["0:s 1:g", "0:s 1:s", "0:d 1:g", "0:s 1:i", "0:i 1:g", "0:s 0:g"]
 
 
-def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
+def simulate(*arguments: str, timeout: float = 100) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tests.simulator", *arguments],
         cwd=ROOT,
         env=os.environ | {"PYTHONHASHSEED": "0"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=timeout,
     )
 
 
@@ -43,6 +46,22 @@ def test_a_rule_that_is_left_out_is_found(mutant: str) -> None:
     found = simulate("--mutant", mutant, "--seed", "0", "--minutes", "1", "--brief")
     assert found.returncode == 1, found.stdout + found.stderr
     assert ": broken by seed " in found.stdout
+
+
+@pytest.mark.parametrize(("kind", "calls", "during"), SMALL)
+def test_every_promise_is_kept_in_every_order_of_two_calls(kind: str, calls: str, during: str) -> None:
+    found = simulate("--kind", kind, "--every", "--calls", calls, "--during", during)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "all there are" in found.stdout
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("during", FAULTS)
+@pytest.mark.parametrize("calls", PAIRS)
+@pytest.mark.parametrize("kind", ["through", "without L2"])
+def test_every_promise_is_kept_in_every_order_of_two_calls_and_a_fault(kind: str, calls: str, during: str) -> None:
+    found = simulate("--kind", kind, "--every", "--calls", calls, "--during", during, timeout=36_000)
+    assert found.returncode == 0, found.stdout + found.stderr
 
 
 def test_a_seed_replays_event_by_event() -> None:
