@@ -1,0 +1,31 @@
+"""Rules that nobody had thought of before the simulator found what happens without them."""
+
+from __future__ import annotations
+
+from strata.engine import own
+from strata.engine.commit import Commit
+from tests.simulator.kinds import Kind
+from tests.simulator.mutants.mutant import Mutant, code, script
+
+FOUND = {
+    "a commit of unknown outcome is told of once it has ended": Mutant(
+        Kind("lost commits", l2=False, letters=("gs",), faults=("restart_postgres", "lose_session")),
+        1,
+        apply=code(Commit, "_doubt", "context.unfinished.undecided(", "print if True else ("),
+    ),
+    "an own pending write is compared with what is below while others may not be heard": Mutant(
+        Kind("cut off", deferred=True, letters=("gs",), faults=("cut_redis", "freeze")),
+        1,
+        apply=code(own, "own_write", "bound.l1.trust.sure(now) or now < own.born + BUS_GRACE", "True"),
+    ),
+    "an own write is as new as the time before its commit": Mutant(
+        Kind("slow writers", l2=False, letters=("gs",), faults=("freeze",)),
+        1,
+        apply=code(Commit, "_put", "fill_many(fills, began)", "fill_many(fills, context.clock.monotonic())"),
+    ),
+    "a put without its intent removes a settled tombstone": Mutant(
+        Kind("deleted", letters=("gsd",), faults=("cut_redis", "restart_redis")),
+        2,
+        script("put", "(k == 'T' and not is_pending(raw))", "false"),
+    ),
+}
