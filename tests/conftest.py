@@ -16,7 +16,7 @@ from hypothesis import settings
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
 from strata.waits import hub
 from tests import databases
-from tests.databases import QUICK
+from tests.databases import ThrowawayPostgres
 from tests.hubs import OneThread
 from tests.stores import MakeStore, stores
 
@@ -82,7 +82,7 @@ def _client(addr: str) -> redis.Redis:
 @pytest.fixture
 def own_postgres() -> Iterator[EmbeddedPostgres]:
     """A server of the test's own, to be killed or frozen."""
-    with EmbeddedPostgres(settings=QUICK) as server:
+    with ThrowawayPostgres() as server:
         yield server
 
 
