@@ -21,6 +21,7 @@ from strata import WriteMode
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
 from strata.testing.history import BOUNDS, KEYS, disagreements
 from tests.faults.history import make_store
+from tests.forked import Forked
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -170,7 +171,7 @@ class Run:
             store.migrate()
         command = [sys.executable, "-m", *program, postgres.dsn, valkey.addr, mode.name]
         self._actors = [
-            subprocess.Popen(
+            Forked(
                 [*command, str(number), str(PROCESSES), str(SECONDS), "strict" if strict else "bounded"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -17,6 +17,7 @@ from strata.embedded import EmbeddedValkey
 from strata.testing import inspect
 from tests.behind import client, deferred, deferring_to_the_fleet, paced, rows, run
 from tests.fleet import ROOT, environment, workers
+from tests.forked import Forked
 from tests.models import Note
 from tests.stores import MakeStore
 from tests.support import wait_until
@@ -62,7 +63,7 @@ def test_a_bad_record_in_a_worker_calls_the_hook_in_the_process_that_wrote_only(
     run(dsn, "ALTER TABLE note ADD CHECK (text <> 'poison')")
     wrote = tmp_path / "errors"
     with workers(env, tmp_path):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER], env=env, cwd=ROOT)
+        writer = Forked([sys.executable, "-c", WRITER], env=env, cwd=ROOT)
         assert writer.wait(60) == 0
         assert wrote.read_text().split() == [str(writer.pid), "1"]
     assert rows(dsn, "SELECT id FROM note") == [(2,)]
