@@ -29,7 +29,7 @@ from tests.models import Note
 from tests.stores import MakeStore, schema, stores
 from tests.support import wait_until
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 HOUR = 3600.0
 

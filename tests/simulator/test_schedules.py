@@ -18,6 +18,8 @@ from tests.simulator.exhaust import FAULTS
 from tests.simulator.kinds import KINDS
 from tests.simulator.mutants import MUTANTS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SMALL = [("without L2", "0:s 1:g", "none"), ("without L2", "0:i 1:g", "none"), ("through", "0:i 1:g", "none")]
 PAIRS = ["0:s 1:g", "0:s 1:s", "0:d 1:g", "0:s 1:i", "0:i 1:g", "0:s 0:g"]
