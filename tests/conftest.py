@@ -16,7 +16,7 @@ from hypothesis import settings
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
 from strata.waits import hub
 from tests import databases
-from tests.databases import QUICK
+from tests.databases import ThrowawayPostgres
 from tests.hubs import OneThread
 from tests.stores import MakeStore, stores
 
@@ -33,9 +33,22 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long comes first, so that at the end of a parallel run all have something to do."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+@pytest.hookimpl(trylast=True)  # when it is known which tests are to run
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes long comes first, so that at the end of a parallel run all have something to do: each process gets a
+    piece of the list, and of these its share."""
+    processes = int(getattr(config, "workerinput", {}).get("workercount", 1))
+    slow = [item for item in items if item.get_closest_marker("slow") is not None]
+    others = [item for item in items if item.get_closest_marker("slow") is None]
+    left = len(items)
+    items.clear()
+    for number in range(processes):
+        first = slow[number::processes]
+        size = left // (processes - number)
+        rest = max(0, size - len(first))
+        items += first + others[:rest]
+        del others[:rest]
+        left -= size
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +95,7 @@ def _client(addr: str) -> redis.Redis:
 @pytest.fixture
 def own_postgres() -> Iterator[EmbeddedPostgres]:
     """A server of the test's own, to be killed or frozen."""
-    with EmbeddedPostgres(settings=QUICK) as server:
+    with ThrowawayPostgres() as server:
         yield server
 
 

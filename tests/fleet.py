@@ -13,6 +13,7 @@ from typing import Any
 
 from tests import nonsense
 from tests.behind import client
+from tests.forked import Forked
 from tests.support import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +63,7 @@ class Worker:
         self.log = log
         words = ["-m", "celery", "-A", "strata.worker", "worker", "-c", "2", "-n", f"{name}@here", "--loglevel", "INFO"]
         with log.open("a") as file:
-            self.process = subprocess.Popen(
+            self.process = Forked(
                 [sys.executable, *words, *options], cwd=ROOT, env=env, stdout=file, stderr=file, start_new_session=True
             )
 

@@ -6,6 +6,8 @@ the message goes back into its queue, to the next worker.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import warnings
 from collections.abc import Callable
 from datetime import datetime
@@ -13,7 +15,7 @@ from typing import Any
 
 import msgspec
 from celery.exceptions import CPendingDeprecationWarning
-from celery.worker import consumer
+from celery.worker import consumer, request
 from celery.worker.consumer.consumer import promise
 
 from strata.observe.log import SafeLogger, StandardLogger
@@ -24,6 +26,7 @@ _NO_MESSAGE = (*UNDECODABLE, LookupError, TypeError, AttributeError)  # what rea
 _CANCEL = "(?s).*worker_cancel_long_running_tasks_on_connection_loss"
 warnings.filterwarnings("ignore", _CANCEL, CPendingDeprecationWarning)
 _log = SafeLogger(StandardLogger("strata.worker"))
+_NOT_ACKNOWLEDGED = "Couldn't ack %r, reason:%r"  # kombu's, of a message whose connection was lost under way
 _Seconds = float | None
 
 
@@ -84,11 +87,24 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
 
     def on_connection_error_after_connected(self, exc: BaseException) -> None:
         """Begin anew, and say why."""
-        if isinstance(exc, _NO_MESSAGE):
-            _say(exc)
-            self.connection.collect()
-        else:
-            super().on_connection_error_after_connected(exc)
+        # With a task under way kombu fails to close a connection to a Redis that is away: it asserts that every message
+        # was given back. Celery would end the worker. The broker gives the message to another worker, or again to this.
+        with contextlib.suppress(Exception):
+            if isinstance(exc, _NO_MESSAGE):
+                _say(exc)
+                self.connection.collect()
+            else:
+                super().on_connection_error_after_connected(exc)
+
+
+def _brief(record: logging.LogRecord) -> bool:
+    """A filter of the logger of Celery's requests: an outage is no traceback."""
+    if record.msg == _NOT_ACKNOWLEDGED:
+        record.exc_info = record.exc_text = None
+    return True
+
+
+request.logger.addFilter(_brief)
 
 
 def _say(error: BaseException) -> None:

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(420)]
 def test_every_key_in_l3_is_the_highest_version_acknowledged_and_every_failure_was_told_once(
     apart: bool, losing: bool, pooler: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = Plan(7, SEED + apart, per_level=1, keys=1_500, apart=apart, losing=losing, pause=(0.1, 0.8))
+    plan = Plan(4, SEED + apart, per_level=1, keys=1_500, apart=apart, losing=losing, pause=(0.1, 0.8))
     outcome = run(replace(plan, pooler=pooler, namespace="shop" if pooler else ""), tmp_path)
     with capsys.disabled():
         Console().print()

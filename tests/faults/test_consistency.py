@@ -21,6 +21,7 @@ from strata import WriteMode
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
 from strata.testing.history import BOUNDS, KEYS, disagreements
 from tests.faults.history import make_store
+from tests.forked import Forked
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -84,6 +85,7 @@ AMONG_FAULTS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.long  # the simulator shows it in thousands of schedules
 def test_without_a_fault_no_process_is_ever_shown_an_older_value(
     own_postgres: EmbeddedPostgres, own_valkey: EmbeddedValkey, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,6 +98,7 @@ def test_under_faults_nothing_is_lost_own_writes_stay_and_nothing_is_older_than_
     Run(own_postgres, own_valkey, WriteMode.WRITE_THROUGH, strict=False).check(FAULTS, capsys)
 
 
+@pytest.mark.long  # as above
 @AMONG_FAULTS
 def test_written_behind_nothing_is_lost_own_writes_stay_and_all_agree_at_rest(
     own_postgres: EmbeddedPostgres,
@@ -170,7 +173,7 @@ class Run:
             store.migrate()
         command = [sys.executable, "-m", *program, postgres.dsn, valkey.addr, mode.name]
         self._actors = [
-            subprocess.Popen(
+            Forked(
                 [*command, str(number), str(PROCESSES), str(SECONDS), "strict" if strict else "bounded"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from strata import StrataError, WriteMode
+from tests import forked
 from tests.models import Note
 from tests.stores import MakeStore, schema
 
@@ -126,8 +127,9 @@ def test_a_handler_that_closes_the_store_loses_nothing_and_never_hangs(
     store.migrate()
     environment = {"STRATA_POSTGRES_DSN": dsn, "STRATA_REDIS_ADDR": redis_addr}
     for number in range(5):
-        said = subprocess.run(
+        ended = forked.run(
             [sys.executable, "-c", CLOSING, str(number * 0.0137)],
-            env=os.environ | environment, timeout=40, check=True, capture_output=True, text=True,
-        ).stdout  # fmt: skip
-        assert int(notes.get(1, force_l3=True).text) >= int(said)
+            env=os.environ | environment, timeout=40, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert ended.returncode == 0
+        assert int(notes.get(1, force_l3=True).text) >= int(ended.stdout)

@@ -22,13 +22,14 @@ from strata.cli.doctor.finding import FindingState
 from strata.cli.doctor.redis import redis as findings
 from strata.embedded import EmbeddedValkey
 from strata.testing import inspect
+from tests import forked
 from tests.behind import client, deferred, hand_off, idle, paced, persist, rows
 from tests.fleet import ROOT, environment, workers
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores
 from tests.support import wait_until
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 HOUR = 3600.0
 
@@ -77,7 +78,7 @@ os.kill(os.getpid(), 9)
 
 def write_and_die(dsn: str, valkey: EmbeddedValkey) -> None:
     script = [sys.executable, "-c", WRITER]
-    ended = subprocess.run(script, env=environment(dsn, valkey.addr), cwd=ROOT, timeout=60, check=False)
+    ended = forked.run(script, env=environment(dsn, valkey.addr), cwd=ROOT, timeout=60)
     assert ended.returncode == -signal.SIGKILL
 
 
@@ -248,7 +249,7 @@ def journalled_and_killed(make: MakeStore, dsn: str, valkey: EmbeddedValkey, jou
     """A writer whose disk is full, killed before any hand-off of its flusher; then another process on its journal."""
     store_of(make, by_hand=True).close()
     script = [sys.executable, "-c", JOURNALIST, str(journal), str(limit)]
-    ended = subprocess.run(script, env=environment(dsn, valkey.addr), cwd=ROOT, timeout=100, check=False)
+    ended = forked.run(script, env=environment(dsn, valkey.addr), cwd=ROOT, timeout=100)
     assert ended.returncode == -signal.SIGKILL
     store = store_of(make, write_behind_durability=Durability.JOURNAL, journal_dir=journal)
     wanted = [(2000, "new", "new")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import psycopg
 import pytest
 
 from strata import DataStore
+from tests import forked
 from tests.behind import client, rows
 from tests.faults.rolling_app import release
 from tests.fleet import ROOT, Worker, environment, workers
@@ -44,7 +44,7 @@ class Rollout:
         """A writer of a release: things first to last, or notes by release 3, handed off by a process that is gone."""
         words = ["-m", "tests.faults.rolling_app", str(number), text, str(first), str(last)]
         env = environment(self.dsn, self._addr)
-        ended = subprocess.run([sys.executable, *words], env=env, cwd=ROOT, timeout=60, check=False)
+        ended = forked.run([sys.executable, *words], env=env, cwd=ROOT, timeout=60)
         assert ended.returncode == -signal.SIGKILL
 
     def migrate(self, number: int) -> None:

@@ -316,9 +316,10 @@ def test_each_process_of_a_worker_says_once_that_a_server_went_and_that_it_is_ba
         own_postgres.restart()
         wait_until(lambda: store.stats().dirty_count == 0, timeout=60)
         own_valkey.kill()
-        wait_until(lambda: "Redis cannot be used" in worker.log.read_text(), timeout=40)
+        # A child that met the end of it says that it is back when a task needs it next.
+        wait_until(lambda: "/MainProcess] Redis cannot be used" in worker.log.read_text(), timeout=40)
         own_valkey.restart()
-        wait_until(lambda: "Redis can be used again" in worker.log.read_text(), timeout=40)
+        wait_until(lambda: "/MainProcess] Redis can be used again" in worker.log.read_text(), timeout=40)
     said: dict[tuple[str, str], list[str]] = {}
     line = r"(?:INFO|WARNING)/(\w+(?:-\d+)?)\] (\w+) (cannot be used|can be used again)"
     for who, server, what in re.findall(line, worker.log.read_text()):

@@ -24,7 +24,7 @@ from strata import (
 )
 from strata.embedded import EmbeddedCluster, EmbeddedPostgres, EmbeddedSentinel, EmbeddedStandby, EmbeddedValkey
 from strata.testing import Count, observe
-from tests.databases import QUICK
+from tests.databases import NEWEST, ThrowawayPostgres
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores, sure
 from tests.support import wait_until
@@ -216,9 +216,9 @@ def sees_the_change(store: DataStore) -> None:
 # A replica of PostgreSQL.
 
 
-@pytest.fixture(params=[18, 16])
+@pytest.fixture(params=NEWEST)
 def lagging(request: pytest.FixtureRequest) -> Iterator[tuple[EmbeddedPostgres, EmbeddedStandby]]:
-    with EmbeddedPostgres(request.param, settings=QUICK) as primary, EmbeddedStandby(primary) as standby:
+    with ThrowawayPostgres(request.param) as primary, EmbeddedStandby(primary) as standby:
         yield primary, standby
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from strata.embedded import EmbeddedValkey
 from tests.behind import client, deferring_to_the_fleet, rows
 from tests.fleet import Worker, environment, workers
 from tests.held import locked
@@ -91,3 +92,24 @@ def test_a_child_that_is_frozen_over_its_claims_keeps_none_of_them_from_being_cl
         wait_until(lambda: rows(dsn, "SELECT text FROM note WHERE id = 1") == [("later",)], timeout=40)
         assert worker.process.poll() is None
     assert store.dead_letters.list() == []
+
+
+def test_a_worker_with_tasks_under_way_outlives_its_broker(
+    make: MakeStore, dsn: str, own_valkey: EmbeddedValkey, tmp_path: Path
+) -> None:
+    store = make(redis_addr=own_valkey.addr, write_behind_flush_interval=0.05)
+    deferring_to_the_fleet(store)
+    with workers(environment(dsn, own_valkey.addr), tmp_path) as worker:
+        with locked(dsn, "note") as table:
+            for id in range(100):
+                store.set(Note, id, Note(id, "mine"))
+            wait_until(table.waiting, what="a task under way")
+            own_valkey.kill()
+            wait_until(lambda: "Connection to broker lost" in worker.log.read_text())
+            wait_until(lambda: worker.process.poll() is not None or "Cannot connect" in worker.log.read_text())
+            own_valkey.restart()
+        wait_until(lambda: worker.log.read_text().count("Connected to") > 1, timeout=40, what="the broker")
+        wait_until(lambda: store.stats().dirty_count == 0, timeout=60, what="an empty buffer")
+        assert worker.process.poll() is None
+        assert "Traceback" not in worker.log.read_text()
+    assert rows(dsn, "SELECT count(*) FROM note WHERE text = 'mine'") == [(100,)]

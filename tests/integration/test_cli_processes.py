@@ -94,22 +94,21 @@ def test_dev_prints_what_to_export_and_stops_everything(folder: Path) -> None:
     assert list(folder.iterdir()) == [dev.output]
 
 
-def test_dev_runs_a_command_and_ends_with_its_status(folder: Path) -> None:
-    check = "import os, sys; sys.exit(7 if os.environ['STRATA_REDIS_ADDR'] else 1)"
-    dev = Command(folder, "dev", "--", sys.executable, "-c", check)
-    assert dev.process.wait(90) == 7, dev.said()
-    wait_until(lambda: not dev.left(), what="the end of all processes")
-
-
-def test_dev_prints_the_last_words_of_what_ended_while_its_command_ran(folder: Path) -> None:
-    until = "import pathlib, time\nwhile not pathlib.Path('enough').exists(): time.sleep(0.05)"
-    dev = Command(folder, "dev", "--", sys.executable, "-c", until)
+def test_dev_runs_a_command_with_the_last_words_of_what_ended_meanwhile_and_ends_with_its_status(
+    folder: Path,
+) -> None:
+    command = (
+        "import os, pathlib, sys, time\n"
+        "while not pathlib.Path('enough').exists(): time.sleep(0.05)\n"
+        "sys.exit(7 if os.environ['STRATA_REDIS_ADDR'] else 1)"
+    )
+    dev = Command(folder, "dev", "--", sys.executable, "-c", command)
     wait_until(lambda: "# Logs" in dev.said(), timeout=60, what="strata dev")
     [flower] = [line for line in dev.left() if "flower" in line and "guard" not in line]
     os.kill(int(flower.split()[0]), signal.SIGKILL)
     wait_until(lambda: not any("flower" in line for line in dev.left()), what="the end of Flower and its guard")
     (folder / "enough").touch()
-    assert dev.process.wait(90) == 0, dev.said()
+    assert dev.process.wait(90) == 7, dev.said()
     assert "# Flower ended: " in dev.said()
     wait_until(lambda: not dev.left(), what="the end of all processes")
 

@@ -14,6 +14,7 @@ import redis
 import strata
 from strata import DataStore, WriteMode
 from strata.testing import inspect
+from tests.forked import Forked
 from tests.models import Note
 from tests.stores import MakeStore, schema, sure
 from tests.support import wait_until
@@ -46,7 +47,7 @@ class Peer:
     """Another process with a store on the same servers."""
 
     def __init__(self, dsn: str, redis_addr: str, mode: WriteMode) -> None:
-        self._process = subprocess.Popen(
+        self._process = Forked(
             [sys.executable, "-c", PEER, dsn, redis_addr, mode.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -57,7 +58,7 @@ class Peer:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(f"{op} {text}\n")
         self._process.stdin.flush()
-        return self._process.stdout.readline().strip()
+        return str(self._process.stdout.readline().strip())
 
     def end(self) -> None:
         self._process.communicate(timeout=20)

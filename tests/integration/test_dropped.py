@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -12,6 +14,7 @@ import pytest
 import redis
 
 from strata import Config, DataStore, MemPolicy, PostgresPolicy, SchemaHooks, WriteMode
+from strata.embedded import EmbeddedValkey
 from tests.models import Note
 from tests.stores import MakeStore, schema, sure
 from tests.support import wait_until
@@ -20,19 +23,41 @@ from tests.support import wait_until
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 
-def left(dsn: str, redis_addr: str) -> list[str]:
-    """Threads of stores, and sessions of theirs on the servers."""
+Left = Callable[[], list[str]]
+
+
+@pytest.fixture
+def left(dsn: str, own_valkey: EmbeddedValkey) -> Iterator[Left]:
+    """What is there now of the stores of this test: threads, and sessions on the servers."""
+    others = set(threading.enumerate())
     gc.collect()
-    with psycopg.connect(dsn) as conn:
-        sessions = conn.execute(
-            "SELECT application_name FROM pg_stat_activity "
-            "WHERE datname = current_database() AND application_name LIKE 'strata%'"
-        ).fetchall()
-    host, port = redis_addr.rsplit(":", 1)
-    with redis.Redis(host=host, port=int(port)) as client:
-        others = client.client_list()[1:]
-    names = [thread.name for thread in threading.enumerate() if thread.name.startswith("strata-")]
-    return names + [name for (name,) in sessions] + ["redis" for _ in others]
+    gc.freeze()  # what was there before need not be looked through each time
+
+    def found() -> list[str]:
+        gc.collect()
+        with psycopg.connect(dsn) as conn:
+            sessions = conn.execute(
+                "SELECT application_name FROM pg_stat_activity "
+                "WHERE datname = current_database() AND application_name LIKE 'strata%'"
+            ).fetchall()
+        with redis.Redis(port=own_valkey.port) as client:
+            connections = client.client_list()[1:]
+        threads = [thread.name for thread in threading.enumerate() if thread not in others]
+        names = [name for name in threads if name.startswith("strata-")]
+        return names + [name for (name,) in sessions] + ["redis" for _ in connections]
+
+    yield found
+    gc.unfreeze()
+
+
+def nothing(left: Left) -> None:
+    """Wait until nothing is left."""
+    found = left()
+    deadline = time.monotonic() + 30
+    while found:
+        assert time.monotonic() < deadline, f"still there: {found}"
+        time.sleep(0.05)
+        found = left()
 
 
 def use(dsn: str, redis_addr: str, refs: list[weakref.ref[DataStore]], **policies: Any) -> None:
@@ -60,29 +85,31 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_stays_of_a_store_that_was_dropped(make: MakeStore, dsn: str, redis_addr: str, kind: str) -> None:
-    with make() as first:
+def test_nothing_stays_of_a_store_that_was_dropped(
+    make: MakeStore, dsn: str, own_valkey: EmbeddedValkey, left: Left, kind: str
+) -> None:
+    with make(redis_addr=own_valkey.addr) as first:
         first.register(schema(Note, name="notes", **KINDS[kind]))
         first.migrate()
-    wait_until(lambda: left(dsn, redis_addr) == [])
+    nothing(left)
     refs: list[weakref.ref[DataStore]] = []
     for _ in range(3):
-        use(dsn, redis_addr, refs, **KINDS[kind])
-    wait_until(lambda: left(dsn, redis_addr) == [], 30, f"nothing left, but {left(dsn, redis_addr)}")
+        use(dsn, own_valkey.addr, refs, **KINDS[kind])
+    nothing(left)
     assert [store() for store in refs] == [None] * 3
     with psycopg.connect(dsn) as conn:
         assert conn.execute("SELECT text FROM notes").fetchall() == [("new",)]
 
 
 def test_what_a_dropped_store_wrote_behind_is_persisted_though_the_servers_come_later(
-    make: MakeStore, dsn: str, redis_addr: str
+    make: MakeStore, dsn: str, own_valkey: EmbeddedValkey, left: Left
 ) -> None:
-    with make() as first:
+    with make(redis_addr=own_valkey.addr) as first:
         first.register(schema(Note, name="notes"))
         first.migrate()
 
     def write() -> None:
-        store = DataStore(Config(postgres_dsn=dsn, redis_addr=redis_addr, write_behind_flush_interval=0.01))
+        store = DataStore(Config(postgres_dsn=dsn, redis_addr=own_valkey.addr, write_behind_flush_interval=0.01))
         notes = store.register(schema(Note, name="notes", write_mode=WriteMode.WRITE_BEHIND))
         for number in range(20):
             notes.set(number, Note(number, "behind"))
@@ -94,4 +121,4 @@ def test_what_a_dropped_store_wrote_behind_is_persisted_though_the_servers_come_
             gc.collect()
     with psycopg.connect(dsn, autocommit=True) as conn:
         wait_until(lambda: gc.collect() >= 0 and conn.execute("SELECT count(*) FROM notes").fetchone() == (20,))
-    wait_until(lambda: left(dsn, redis_addr) == [], 30)
+    nothing(left)

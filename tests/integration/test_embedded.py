@@ -25,6 +25,7 @@ from strata.embedded.guard import birth, status
 from strata.embedded.process import children, free_port
 from strata.embedded.server import EmbeddedServer
 from strata.errors import InvalidConfigError, StrataError
+from tests.databases import ThrowawayPostgres
 from tests.support import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root must run Postg
 
 
 def postgres() -> EmbeddedPostgres:
+    """One that makes its files itself."""
     return EmbeddedPostgres(settings=THROWAWAY)
 
 
@@ -42,7 +44,7 @@ def valkey() -> EmbeddedValkey:
     return EmbeddedValkey(AOF)
 
 
-both = pytest.mark.parametrize("make", [postgres, valkey])
+both = pytest.mark.parametrize("make", [pytest.param(ThrowawayPostgres, id="postgres"), valkey])
 Make = Callable[[], EmbeddedServer]
 
 
@@ -81,7 +83,7 @@ def segments() -> set[str]:
     return {line.split()[1] for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]}
 
 
-@both
+@pytest.mark.parametrize("make", [postgres, valkey])
 def test_it_answers_and_leaves_neither_process_nor_directory(make: Make) -> None:
     with make() as server:
         write(server)
@@ -129,7 +131,7 @@ def test_a_frozen_server_says_nothing_until_it_thaws(make: Make) -> None:
 
 
 def test_a_frozen_connection_is_frozen_too() -> None:
-    with postgres() as server, psycopg.connect(server.dsn, autocommit=True) as conn:
+    with ThrowawayPostgres() as server, psycopg.connect(server.dsn, autocommit=True) as conn:
         pid = conn.info.backend_pid
         server.freeze()
         assert status(pid)[0] == "T"
@@ -151,7 +153,7 @@ def test_a_frozen_or_killed_server_can_be_stopped(make: Make) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_killed_postgres_leaves_no_shared_memory() -> None:
-    server = postgres().start()
+    server = ThrowawayPostgres().start()
     try:
         ours = (server.directory / "data" / "postmaster.pid").read_text().splitlines()[6].split()[1]
         assert ours in segments()
@@ -172,7 +174,7 @@ def test_two_at_once_are_strangers(make: Make) -> None:
         assert one.addr != other.addr
 
 
-@both
+@pytest.mark.parametrize("make", [postgres, valkey])
 def test_it_can_be_started_again_after_stop(make: Make) -> None:
     server = make()
     for _ in range(2):
@@ -205,7 +207,7 @@ def test_both_postgres_versions(version: int) -> None:
 
 
 def test_databases_come_and_go() -> None:
-    with postgres() as server:
+    with ThrowawayPostgres() as server:
         dsn = server.create_database("Some; name")
         with psycopg.connect(dsn) as conn:
             assert conn.info.dbname == "Some; name"
@@ -382,7 +384,7 @@ def test_a_missing_wheel_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch
 
 
 def test_both_servers_together() -> None:
-    with EmbeddedServers(postgres(), valkey()) as servers:
+    with EmbeddedServers(ThrowawayPostgres(), valkey()) as servers:
         write(servers.postgres)
         write(servers.valkey)
         assert servers.environment()["STRATA_REDIS_ADDR"] == servers.valkey.url
@@ -487,14 +489,14 @@ def test_a_forked_child_that_exits_ends_nothing_of_its_parent() -> None:
 
 
 def test_ctrl_c_at_the_terminal_does_not_reach_the_servers() -> None:
-    with postgres() as one, valkey() as other:
+    with ThrowawayPostgres() as one, valkey() as other:
         for server in (one, other):
             assert os.getsid(server.pid) == server.pid
 
 
 @as_root
 def test_as_root_postgres_runs_as_another_user() -> None:
-    with postgres() as server:
+    with ThrowawayPostgres() as server:
         assert os.stat(f"/proc/{server.pid}").st_uid != 0  # noqa: PTH116 a process, not a file
         assert (server.directory / "data").stat().st_mode & 0o077 == 0
 

@@ -19,7 +19,7 @@ from strata.l3.pool import Database
 from strata.l3.sqlstates import Failure
 from strata.l3.table import Table
 from strata.l3.values import Applied, Change, Status
-from tests.databases import VERSIONS
+from tests.databases import NEWEST, VERSIONS
 from tests.l3 import (
     NODE,
     NOW,
@@ -35,7 +35,7 @@ from tests.l3 import (
 LATER = NOW + timedelta(days=1)
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=NEWEST)
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     with fresh(request.param, max_conns=20) as database:
         yield database
@@ -208,6 +208,7 @@ def test_a_late_change_in_part_that_a_trigger_swallows_is_refused(database: Data
 # -- batches ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("database", VERSIONS, indirect=True)
 def test_answers_come_in_the_order_of_the_changes(database: Database, table: Table) -> None:
     apply(database, table, change("m", stamp(9)), change("p", stamp(1), 1))
     batch = [
@@ -375,6 +376,7 @@ def test_tombstones_are_forgotten_some_at_a_time(database: Database, table: Tabl
 KEYS, ROUNDS, WRITERS = 60, 12, 4
 
 
+@pytest.mark.parametrize("database", VERSIONS, indirect=True)
 def test_hammered_by_many_writers_every_key_ends_at_its_highest_version(database: Database, table: Table) -> None:
     """Sets and deletes shuffled, duplicated, late and concurrent: no deadlock, nothing resurrected."""
     rng = random.Random(7)

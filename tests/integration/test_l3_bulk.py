@@ -18,13 +18,13 @@ from strata.l3 import bulk
 from strata.l3.pool import Database
 from strata.l3.table import Table
 from strata.l3.writes import Written
-from tests.databases import VERSIONS
+from tests.databases import NEWEST, VERSIONS
 from tests.l3 import NODE, NOW, deletion, fresh, make_table, row, stamp
 
 LATER = NOW + timedelta(days=1)
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=NEWEST)
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     with fresh(request.param) as database:
         yield database
@@ -73,6 +73,7 @@ def test_rows_that_are_there_are_updated_and_keep_their_first_stamp(
         assert (version, values[2], values[4], values[5]) == (stamp(6), 2, NOW, LATER)
 
 
+@pytest.mark.parametrize("database", VERSIONS, indirect=True)
 def test_new_and_old_rows_mix(database: Database, table: Table, count: int) -> None:
     rows = shuffled(count)
     for old in (rows[::2], rows[1::2][:1]):

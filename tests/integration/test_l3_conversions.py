@@ -18,7 +18,7 @@ from strata.l3.convert import offered
 from strata.l3.pool import Database
 from strata.l3.report import MigrationReport
 from strata.model.fields import Kind
-from tests.databases import VERSIONS
+from tests.databases import NEWEST
 from tests.integration.test_l3_migrations import migrate, query, run, tables
 from tests.l3 import fresh
 
@@ -26,7 +26,7 @@ AT = datetime(2024, 6, 1, 12, 30, tzinfo=UTC)
 ID = uuid.UUID("6f1c2d3e-0000-4000-8000-00000000abcd")
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
+@pytest.fixture(scope="module", params=NEWEST)
 def server(request: pytest.FixtureRequest) -> Iterator[Database]:
     """One database for all of these tests; each makes its tables anew."""
     with fresh(request.param) as database:

@@ -14,12 +14,12 @@ from strata.errors import MigrationError
 from strata.l3 import migrations
 from strata.l3.migrations import Migrator
 from strata.l3.pool import Database
-from tests.databases import VERSIONS
+from tests.databases import NEWEST, VERSIONS
 from tests.l3 import Item, fresh, unmade
 from tests.support import wait_until
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=NEWEST)
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     with fresh(request.param, max_conns=20) as database:
         yield database
@@ -50,6 +50,7 @@ def migrator(database: Database) -> Migrator:
     return Migrator(database, [])
 
 
+@pytest.mark.parametrize("database", VERSIONS, indirect=True)
 def test_files_are_applied_once_in_the_order_of_their_numbers(
     database: Database, migrator: Migrator, write: Any, tmp_path: Path
 ) -> None:

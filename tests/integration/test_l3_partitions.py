@@ -25,7 +25,7 @@ from strata.l3.table import Table
 from strata.l3.values import Change, Status
 from strata.l3.writes import Written
 from strata.model import compile_model
-from tests.databases import VERSIONS
+from tests.databases import NEWEST, VERSIONS
 from tests.l3 import NODE, deletion, fresh, stamp
 
 JAN, FEB, MAR = (datetime(2026, month, 10, tzinfo=UTC) for month in (1, 2, 3))
@@ -52,7 +52,7 @@ class Visit:
     page: str = ""
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=NEWEST)
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     with fresh(request.param, max_conns=20) as database:
         yield database
@@ -124,6 +124,7 @@ def change(key: str, version: int, at: datetime | None, size: int = 0) -> Change
 # -- making -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("database", VERSIONS, indirect=True)
 def test_a_new_table_has_this_month_those_ahead_and_a_default(database: Database) -> None:
     assert migrate(database).applied
     assert partitions(database) == ["default", "y2026m01", "y2026m02", "y2026m03", "y2026m04"]
@@ -514,6 +515,7 @@ def test_a_refused_record_is_named(database: Database, behind: Table) -> None:
     assert caught.value.diagnosis.sqlstate == "23502"
 
 
+@pytest.mark.parametrize("database", VERSIONS, indirect=True)
 @pytest.mark.parametrize("deferred", [False, True], ids=["through", "behind"])
 @pytest.mark.parametrize("seed", range(3))
 def test_every_answer_and_row_is_that_of_a_plain_table(database: Database, seed: int, deferred: bool) -> None:

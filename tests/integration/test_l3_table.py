@@ -22,11 +22,11 @@ from strata.l3.values import FIRST, Repair
 from strata.model import compile_model
 from strata.model.columns import UNHELD
 from strata.query import Q, Query
-from tests.databases import VERSIONS
+from tests.databases import NEWEST, VERSIONS
 from tests.l3 import NODE, NOW, Everything, Item, fresh, make_table, row, stamp
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=NEWEST)
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     with fresh(request.param) as database:
         yield database
@@ -59,6 +59,7 @@ EXTREMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("database", VERSIONS, indirect=True)
 @pytest.mark.parametrize("deferred", [False, True])
 def test_values_of_every_type_come_back_as_they_went_in(database: Database, deferred: bool) -> None:
     table = make_table(database, Everything, deferred=deferred)

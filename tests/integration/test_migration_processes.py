@@ -23,6 +23,7 @@ from strata.l3.table import Table
 from strata.model import compile_model
 from tests.databases import VERSIONS
 from tests.fleet import ROOT
+from tests.forked import Forked
 from tests.l3 import fresh
 
 PROCESSES = 8
@@ -67,8 +68,7 @@ def test_eight_processes_that_start_at_once_migrate_once(dsn: str, tmp_path: Pat
     )
     words = [sys.executable, "-c", PROGRAM, dsn, str(tmp_path)]
     processes = [
-        subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(PROCESSES)
+        Forked(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(PROCESSES)
     ]
     try:
         assert {process.stdout.readline() for process in processes if process.stdout} == {"ready\n"}

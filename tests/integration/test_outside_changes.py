@@ -21,7 +21,7 @@ from strata import DataStore, EncryptionKeys, InvalidConfigError, MemPolicy, Pos
 from strata.l3.partition import months_from
 from strata.testing import inspect
 from tests.behind import client, comes_after, deferred, hand_off, idle, paced, persist
-from tests.databases import VERSIONS
+from tests.databases import NEWEST, VERSIONS
 from tests.held import Locked
 from tests.l3 import fresh
 from tests.models import Account, Note, Point
@@ -40,7 +40,7 @@ class Tagged:
     text: str = ""
 
 
-@pytest.fixture(params=VERSIONS, ids=lambda version: f"postgres{version}")
+@pytest.fixture(params=NEWEST, ids=lambda version: f"postgres{version}")
 def outside_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
     with fresh(request.param) as database:
         with database.connection() as conn:
@@ -102,6 +102,7 @@ def version(psql: psycopg.Connection[Any], table: str, id: Any) -> int:
 KEYS = [(Note, 1), (Point, 'p "1", ü'), (Tagged, uuid.UUID(int=7))]
 
 
+@pytest.mark.parametrize("outside_dsn", VERSIONS, indirect=True)
 @pytest.mark.parametrize("partitioned", [False, True], ids=["plain", "partitioned"])
 @pytest.mark.parametrize(("model", "id"), KEYS, ids=["int", "str", "uuid"])
 def test_a_row_that_psql_inserts_updates_and_deletes_is_seen_by_every_instance(
@@ -312,6 +313,7 @@ class Dated:
 THEN = datetime(2001, 2, 3, tzinfo=UTC)
 
 
+@pytest.mark.parametrize("outside_dsn", VERSIONS, indirect=True)
 @pytest.mark.parametrize("behind", [False, True], ids=["through", "behind"])
 def test_own_rows_that_move_between_partitions_tell_nothing(
     make: MakeStore, psql: psycopg.Connection[Any], behind: bool

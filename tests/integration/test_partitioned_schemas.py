@@ -198,6 +198,7 @@ def test_unique_columns_are_refused_at_register_with_the_reason(make: MakeStore)
         make().register(Schema(Order, l3=PostgresPolicy(partition_by="total")))
 
 
+@pytest.mark.slow
 def test_a_worker_makes_partitions_ahead_once_an_hour(
     make: MakeStore, dsn: str, redis_addr: str, tmp_path: Path
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import signal
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from celery import Celery
 import strata
 from strata import DataStore, EvictionPolicy, MemPolicy
 from strata.testing import inspect
+from tests import forked
 from tests.behind import Errors, client, deferred, hand_off, idle, paced, persist, rows, run
 from tests.fleet import ROOT, environment, workers
 from tests.models import Note
@@ -164,7 +164,7 @@ def test_what_a_node_had_handed_off_does_not_die_with_it(make: MakeStore, dsn: s
     """hazelcast#5757: the death of a node lost its queue."""
     store = behind(make)
     script = [sys.executable, "-c", WRITER]
-    ended = subprocess.run(script, env=environment(dsn, redis_addr), cwd=ROOT, timeout=60, check=False)
+    ended = forked.run(script, env=environment(dsn, redis_addr), cwd=ROOT, timeout=60)
     assert ended.returncode == -signal.SIGKILL
     wait_until(lambda: (persist(store, "note"), rows(dsn, "SELECT count(*) FROM note") == [(299,)])[1])
 

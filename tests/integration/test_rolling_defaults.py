@@ -20,7 +20,7 @@ from strata.l3.pool import Database
 from strata.l3.report import MigrationReport
 from tests.behind import rows
 from tests.behind import run as run_in
-from tests.databases import VERSIONS
+from tests.databases import NEWEST, VERSIONS
 from tests.integration.test_l3_migrations import described, migrate, model, query, run, tables
 from tests.l3 import fresh
 from tests.stores import MakeStore, schema
@@ -86,7 +86,7 @@ FIELDS: dict[str, tuple[Any, Any, Any]] = {
 KIND = model(*((name, annotation, default) for name, (annotation, default, _) in FIELDS.items()))
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=NEWEST)
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     with fresh(request.param) as database:
         yield database
@@ -105,6 +105,7 @@ def inserted_without(database: Database) -> Any:
 EXPECTED = {name: value for name, (_, _, value) in FIELDS.items()}
 
 
+@pytest.mark.parametrize("database", VERSIONS, indirect=True)
 @pytest.mark.parametrize("before", ["nothing", "the key", "a row", "an earlier release"])
 def test_every_default_of_the_class_stands_in_the_table(database: Database, before: str) -> None:
     run(database, "SET IntervalStyle = 'sql_standard'")

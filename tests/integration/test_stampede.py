@@ -15,6 +15,7 @@ import strata
 from strata import DataStore, MemPolicy, PostgresPolicy, RedisPolicy
 from strata.testing import inspect
 from tests.behind import client
+from tests.forked import Forked
 from tests.held import Held, execute, locked
 from tests.models import Note
 from tests.stores import MakeStore, schema, sure
@@ -197,7 +198,7 @@ class Reader:
     """Another process that gets record 1 when told to."""
 
     def __init__(self, dsn: str, redis_addr: str, lease_wait: float) -> None:
-        self.process = subprocess.Popen(
+        self.process = Forked(
             [sys.executable, "-c", READER, dsn, redis_addr, str(lease_wait)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -206,7 +207,7 @@ class Reader:
 
     def line(self) -> str:
         assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+        return str(self.process.stdout.readline().strip())
 
     def go(self) -> None:
         assert self.process.stdin is not None

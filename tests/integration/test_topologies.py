@@ -12,12 +12,12 @@ import redis
 from redis.sentinel import Sentinel
 
 from strata import WriteMode
-from strata.embedded import EmbeddedCluster, EmbeddedPostgres, EmbeddedSentinel, EmbeddedValkey
+from strata.embedded import EmbeddedCluster, EmbeddedSentinel, EmbeddedValkey
 from strata.embedded.process import free_port
 from strata.testing import Proxy, inspect
 from strata.writebehind.fleet.broker import Broker
 from tests import battery
-from tests.databases import QUICK
+from tests.databases import ThrowawayPostgres
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores
 from tests.tls import certificate, serving
@@ -146,7 +146,7 @@ def test_the_fleet_is_rung_through_the_same_redis(make: MakeStore, options: dict
 
 
 def test_postgres_16_does_all_that_18_does(redis_addr: str) -> None:
-    with EmbeddedPostgres(16, settings=QUICK) as old:
+    with ThrowawayPostgres(16) as old:
         for shape, mode in (("L1+L2+L3", WriteMode.WRITE_THROUGH), ("L1+L2+L3", WriteMode.WRITE_BEHIND), ("L3", None)):
             dsn = old.create_database(f"battery_{shape}_{mode}".lower().replace("+", "_").replace(".", "_"))
             with stores(dsn, redis_addr) as make:

@@ -17,6 +17,7 @@ from strata.embedded import EmbeddedValkey
 from strata.testing import inspect
 from tests.behind import client, deferred, deferring_to_the_fleet, paced, rows, run
 from tests.fleet import ROOT, environment, workers
+from tests.forked import Forked
 from tests.models import Note
 from tests.stores import MakeStore
 from tests.support import wait_until
@@ -55,6 +56,7 @@ wait_until(lambda: store.stats().dirty_count == 0, 60)
 """
 
 
+@pytest.mark.slow
 def test_a_bad_record_in_a_worker_calls_the_hook_in_the_process_that_wrote_only(
     make: MakeStore, dsn: str, env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -62,7 +64,7 @@ def test_a_bad_record_in_a_worker_calls_the_hook_in_the_process_that_wrote_only(
     run(dsn, "ALTER TABLE note ADD CHECK (text <> 'poison')")
     wrote = tmp_path / "errors"
     with workers(env, tmp_path):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER], env=env, cwd=ROOT)
+        writer = Forked([sys.executable, "-c", WRITER], env=env, cwd=ROOT)
         assert writer.wait(60) == 0
         assert wrote.read_text().split() == [str(writer.pid), "1"]
     assert rows(dsn, "SELECT id FROM note") == [(2,)]
@@ -113,6 +115,7 @@ def test_a_broker_that_is_away_or_hangs_stops_nothing(
     own_valkey.restart()
 
 
+@pytest.mark.slow
 def test_a_worker_for_other_jobs_does_not_pass_for_one_that_persists(
     make: MakeStore, dsn: str, redis_addr: str, env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -182,6 +185,7 @@ def test_parent_and_child_of_a_fork_each_flush_what_they_wrote(
     assert rows(dsn, "SELECT id, text FROM note ORDER BY id") == [(1, "parent"), (2, "child"), (3, "parent")]
 
 
+@pytest.mark.slow
 def test_what_was_handed_off_survives_the_end_of_its_writer(make: MakeStore, dsn: str, env: dict[str, str]) -> None:
     store = make(write_behind_flush_interval=0.02)
     text = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from strata.writebehind.dirty.directory import set_aside
 from strata.writebehind.dirty.orphan import HEAD
 from strata.writebehind.writer.flush import Flush
 from strata.writebehind.writer.replay import Replay
+from tests import forked
 from tests.behind import client, deferred, hand_off, idle, paced, persist, rows
 from tests.fleet import ROOT, environment
 from tests.models import Account, Note
@@ -61,7 +61,7 @@ def journalled(make: MakeStore, directory: Path, *schemas: Any, **config: Any) -
 
 def write(dsn: str, redis_addr: str, directory: Path, end: str) -> int:
     words = [sys.executable, "-c", WRITER.format(end=end), str(directory)]
-    return subprocess.run(words, env=environment(dsn, redis_addr), cwd=ROOT, timeout=60, check=False).returncode
+    return forked.run(words, env=environment(dsn, redis_addr), cwd=ROOT, timeout=60).returncode
 
 
 def test_a_killed_writer_s_records_are_in_l3_after_the_next_start(

@@ -37,7 +37,7 @@ def environment(make: MakeStore, dsn: str, redis_addr: str) -> dict[str, str]:
 
 
 def answers(port: int, key: int) -> bool:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/write/{key}", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/write/{key}", timeout=60) as answer:
         return bool(answer.read() == b"written")
 
 
@@ -46,6 +46,7 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("flags", "early"), [([], ""), (["--preload"], ""), (["--preload"], "1")])
 def test_gunicorn_with_gevent_answers_under_load_and_flushes_when_it_ends(
     environment: dict[str, str], dsn: str, flags: list[str], early: str
@@ -58,7 +59,8 @@ def test_gunicorn_with_gevent_answers_under_load_and_flushes_when_it_ends(
     more = {"APPLICATION_USES_IT_EARLY": early, "STRATA_WRITE_BEHIND_FLUSH_INTERVAL": "600"}
     with subprocess.Popen(command, env=environment | more, stderr=subprocess.DEVNULL) as server:
         try:
-            wait_until(lambda: listens(port), 30)
+            # With --preload once the application is imported, which on a busy machine takes its time.
+            wait_until(lambda: listens(port) or server.poll() is not None, 90, "the server")
             with ThreadPoolExecutor(20) as crowd:
                 assert all(crowd.map(lambda key: answers(port, key), KEYS))
         finally:

@@ -19,6 +19,7 @@ from strata.protocol.keyspace import Keyspace
 from strata.writebehind.fleet.broker import TASKS, Broker
 from tests.behind import client
 from tests.fleet import ROOT, Worker, environment
+from tests.forked import Forked
 from tests.models import Note
 from tests.support import wait_until
 
@@ -110,7 +111,7 @@ def test_no_key_and_no_channel_lacks_it(dsn: str, server: EmbeddedValkey, tmp_pa
         "import sys; sys.stdin.readline(); s.warm_cache('through', background=True).wait(40);"
         "s.migrate(background=True).wait(40); s.close()"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], env=env, cwd=ROOT, stdin=subprocess.PIPE, text=True)
+    process = Forked([sys.executable, "-c", script], env=env, cwd=ROOT, stdin=subprocess.PIPE, text=True)
     worker = Worker(env, tmp_path / "worker.log")
     try:
         wait_until(worker.ready, timeout=60, what="a worker")

@@ -17,6 +17,7 @@ from strata import Config, InvalidConfigError
 from strata.application import load_store
 from strata.embedded import EmbeddedValkey
 from strata.writebehind.fleet.broker import TASKS, Broker
+from tests import forked
 from tests.fleet import ROOT, Worker, environment
 from tests.support import wait_until
 
@@ -78,7 +79,7 @@ def test_workers_of_an_own_app_audit_and_its_default_queue_stays_empty(dsn: str,
                 "import ownapp; from tests.models import Note; s = ownapp.store; s.migrate();"
                 "[s.set('notes', n, Note(n)) for n in range(20)]; s.flush_dirty(); s.close()"
             )
-            subprocess.run([sys.executable, "-c", script], env=env, cwd=ROOT, check=True, timeout=60)
+            assert forked.run([sys.executable, "-c", script], env=env, cwd=ROOT, timeout=60).returncode == 0
             wait_until(lambda: "Task strata.audit" in worker.log.read_text(), timeout=30, what="an audit")
         finally:
             worker.stop()

@@ -17,8 +17,8 @@ from psycopg.conninfo import make_conninfo
 
 import strata
 from strata import DataStore, L3PoolConfig, L3UnavailableError, PostgresPolicy, Q, WriteMode
-from strata.embedded import EmbeddedPostgres, EmbeddedStandby
-from tests.databases import QUICK, login
+from strata.embedded import EmbeddedStandby
+from tests.databases import ThrowawayPostgres, login
 from tests.stores import MakeStore, schema
 from tests.support import wait_until
 
@@ -128,7 +128,7 @@ def test_a_role_that_may_not_make_temporary_tables(dsn: str, make: MakeStore) ->
 
 
 def test_a_standby_is_told_as_one_whatever_the_role_says(make: MakeStore) -> None:
-    with EmbeddedPostgres(settings=QUICK) as primary, role(primary.dsn, "default_transaction_read_only = on") as own:
+    with ThrowawayPostgres() as primary, role(primary.dsn, "default_transaction_read_only = on") as own:
         registered = make(postgres_dsn=own)
         registered.register(schema(Event, name="events"))
         registered.migrate()

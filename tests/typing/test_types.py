@@ -18,10 +18,13 @@ def check(*words: str) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # all of the project, where nothing is known of an earlier run
 def test_calls_by_class_by_name_and_by_handle_reveal_the_right_types() -> None:
     check("mypy")
 
 
+@pytest.mark.slow
 def test_pyright_reveals_the_same() -> None:
     check(*PYRIGHT, "tests/typing/revealed.py")
 

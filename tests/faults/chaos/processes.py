@@ -14,6 +14,7 @@ from strata import Durability
 from strata.embedded.process import children
 from tests.faults.chaos.writer import STRIDE
 from tests.fleet import ROOT, Worker
+from tests.forked import Forked
 
 
 def send(pid: int, number: signal.Signals) -> None:
@@ -93,7 +94,7 @@ class Writers:
         diary = self.folder / f"{level.name.lower()}-{number}-{len(before)}.diary"
         words = [str(diary), str(self.stop), level.name, str(number), str(len(before)), str(self.keys)]
         with (self.folder / f"writer-{number}.log").open("ab") as log:
-            process = subprocess.Popen(
+            process = Forked(
                 [sys.executable, "-m", "tests.faults.chaos.writer", *words],
                 cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
