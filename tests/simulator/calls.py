@@ -10,6 +10,7 @@ from greenlet import getcurrent
 from strata.errors import StrataError
 from strata.testing import inspect
 from tests.simulator.kinds import CALLS, Item
+from tests.simulator.postgres import Postgres
 from tests.simulator.process import Process
 from tests.simulator.promises import History
 from tests.simulator.world import World
@@ -18,9 +19,10 @@ from tests.simulator.world import World
 class Calls:
     """A call fails without a promise: but it may have done what it was to do. `keys`: those that calls are about."""
 
-    def __init__(self, world: World, history: History) -> None:
+    def __init__(self, world: World, history: History, postgres: Postgres) -> None:
         self._world = world
         self._history = history
+        self._postgres = postgres
         self.begin()
 
     def begin(self) -> None:
@@ -51,9 +53,9 @@ class Calls:
             with contextlib.suppress(StrataError):
                 getattr(self, CALLS[letter])(process)
 
-    def read(self, process: Process, key: int) -> str | None:
+    def read(self, process: Process, key: int, *, force_l2: bool = False) -> str | None:
         """What a process reads, of which no promise is held against it."""
-        record = process.store.get(Item, key, default=None)
+        record = process.store.get(Item, key, default=None, force_l2=force_l2)
         return None if record is None else str(record.text)
 
     def _key(self) -> int:
@@ -63,16 +65,19 @@ class Calls:
         self._values += 1
         return f"v{self._values}"
 
-    def _wrote(self, process: Process, key: int, value: str | None) -> None:
+    def _wrote(self, process: Process, key: int, value: str | None, since: int = 0) -> None:
         self._world.say(f"    {process} has set {key} to {value}")
-        self._history.wrote(process, key, value, self._stamps.get(getcurrent()))
+        self._history.wrote(process, key, value, self._stamps.get(getcurrent()), since)
 
-    def get(self, process: Process) -> None:
+    def get(self, process: Process, *, force_l2: bool = False) -> None:
         key, began = self._key(), self._world.now
         floor = self._history.floor(process, key)
-        found = self.read(process, key)
+        found = self.read(process, key, force_l2=force_l2)
         self._world.say(f"    {process} has read {found} of {key}")
         self._history.read(process, key, found, floor, began)
+
+    def get_past_l1(self, process: Process) -> None:
+        self.get(process, force_l2=True)
 
     def get_many(self, process: Process) -> None:
         began = self._world.now
@@ -96,8 +101,9 @@ class Calls:
 
     def delete(self, process: Process) -> None:
         key = self._key()
+        since = self._history.newest(key).version
         process.store.delete(Item, key)
-        self._wrote(process, key, None)
+        self._wrote(process, key, None, since)
 
     def tx(self, process: Process) -> None:
         values = {key: self._fresh() for key in self.keys}
@@ -110,5 +116,34 @@ class Calls:
     def search(self, process: Process) -> None:
         process.store.search(Item)
 
+    def search_cached(self, process: Process) -> None:
+        process.store.search_cached(Item)
+
+    def warm(self, process: Process) -> None:
+        process.store.warm_cache(Item)
+
     def invalidate(self, process: Process) -> None:
         process.store.invalidate(Item, self._key())
+
+    def update_by_hand(self, process: Process) -> None:
+        """Another program changes the row; then the key is invalidated, until that succeeds, and so is promised."""
+        key, value = self._key(), self._fresh()
+        rows = self._postgres.data.rows
+        self._world.pause(lambda: self._postgres.unlocked(key), what=f"an UPDATE of {key} by hand")
+        if (row := rows.get(key)) is None:
+            return
+        rows[key] = (row[0], (key, value))
+        self._world.say(f"    {key} was set to {value} by hand")
+        tell = self._history.committed_untold(key, (key, value))
+        while True:
+            try:
+                process.store.invalidate(Item, key)
+            except StrataError:
+                self._world.pause(seconds=0.2, what="invalidates again")
+            else:
+                tell()
+                return
+
+    def wait(self, process: Process) -> None:
+        """Some time passes."""
+        self._world.pause(seconds=self._world.chance.choice((0.05, 0.6, 2.0, 5.0)), what="waits")

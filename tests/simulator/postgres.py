@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Lock = tuple[Any, ...]
+LATE = (0.0, 0.0, 0.05, 0.3, 0.6)  # seconds after which a lost commit arrives
+SLOW = (0.02, 0.3, 2.0)  # seconds for which a slow read is on its way
 LOCK_TIMEOUT, STATEMENT_TIMEOUT = 5.0, 15.0  # seconds; the defaults of `L3PoolConfig`
 CONNECT_TIMEOUT = 2.0
 
@@ -72,6 +74,8 @@ class Postgres:
         self.locks: dict[Lock, dict[Session, bool]] = {}
         self.sessions: list[Session] = []
         self.cut: set[Process] = set()
+        self.doomed: set[Process] = set()  # whose next commit loses its connection
+        self.slow: set[Process] = set()  # whose next row is a while on its way
         self.frozen, self.up = False, True
 
     def __str__(self) -> str:
@@ -98,6 +102,7 @@ class Postgres:
             request = session.request
             if session.wakes <= now or (
                 request is not None
+                and request.sent <= now
                 and session.process not in self.cut
                 and (session.since == math.inf or self.free(session, request.locks))
             ):
@@ -121,7 +126,13 @@ class Postgres:
     def heal(self) -> None:
         """Everybody gets through again."""
         self.cut.clear()
+        self.doomed.clear()
+        self.slow.clear()
         self.frozen, self.up = False, True
+
+    def unlocked(self, key: Any) -> bool:
+        """Whether no transaction has the row."""
+        return ("row", key) not in self.locks
 
     def free(self, session: Session, locks: Mapping[Lock, bool]) -> bool:
         """Whether the session could have all of these locks, true being alone."""
@@ -153,6 +164,7 @@ class Statement:
         self.do = do
         self.locks = locks
         self.served = False
+        self.sent = self.answered = -math.inf  # when it arrives, and its answer
         self.answer: Any = None
         self.error: psycopg.Error | None = None
 
@@ -299,9 +311,12 @@ class Session:
         server = self.server
         request = self.request = Statement(what, do, locks or {})
         self.since = math.inf
+        self._goes_wrong(request)
 
         def answered() -> bool:
-            return self.lost or (request.served and server._reaches(self.process))
+            return self.lost or (
+                request.served and request.answered <= server.world.now and server._reaches(self.process)
+            )
 
         server.world.pause(answered, self.patience, f"postgres, {what}")
         if self.lost:
@@ -313,6 +328,22 @@ class Session:
         if request.error is not None:
             raise request.error
         return request.answer  # type: ignore[no-any-return]
+
+    def _goes_wrong(self, request: Statement) -> None:
+        server, process, world = self.server, self.process, self.server.world
+        if process in server.doomed and (request.what == "COMMIT" or (request.locks and not self.in_transaction)):
+            server.doomed.discard(process)
+            world.say(f"!! {process} has lost its connection to {server}, and {request.what}")
+            self.lost = True
+            request.sent = world.now + world.chance.choice(LATE)
+            world.after(request.sent - world.now, lambda: None, f"{request.what} of {process} arrives, or is lost")
+            if world.chance.random() < 0.3:
+                self.drop()
+        elif process in server.slow and request.what.startswith("SELECT"):
+            server.slow.discard(process)
+            at = world.now + world.chance.choice(SLOW)
+            request.sent, request.answered = world.chance.choice(((at, at), (world.now, at)))
+            world.after(at - world.now, lambda: None, f"!! {request.what} of {process} was under way for a while")
 
     # -- what a statement sees, and writes ----------------------------------------------------------------------
 

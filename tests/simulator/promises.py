@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from tests.simulator.world import World
 
 STALE = 3.0  # seconds after a commit from which on nobody reads what was before
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """A row, or its deletion, as L3 took it."""
 
     at: float
@@ -36,6 +36,7 @@ class History:
         self.deferred = deferred
         self.commits: dict[Any, list[Commit]] = {}
         self._versions: dict[tuple[Any, str | None], int] = {}  # the last one of each value
+        self._deletions: dict[Any, list[int]] = {}
         self._seen: dict[tuple[Any, Any], int] = {}
         self._owed: dict[tuple[Any, Any], int] = {}  # the newest deferred write of a process that lives
 
@@ -50,13 +51,34 @@ class History:
             self.world.breaks(f"L3 took version {version} of {key} after {commits[-1].version}")
         commits.append(Commit(self.world.now, version, value))
 
+    def committed_untold(self, key: Any, values: tuple[Any, ...]) -> Callable[[], None]:
+        """Somebody else has changed a row, of which Strata is told when what is returned is called: until then, and
+        for a while, it may show what was before, at one time and not at another."""
+        self.calm = False
+        self.committed(key, 0, values)
+        commits, place = self.commits[key], len(self.commits[key]) - 1
+        commits[place] = commits[place]._replace(at=math.inf)
+
+        def told() -> None:
+            commits[place] = commits[place]._replace(at=self.world.now)
+
+        return told
+
     def stamped(self, key: Any, version: int, value: str | None) -> None:
         """A write has its version."""
         self._versions[key, value] = max(version, self._versions.get((key, value), 0))
+        if value is None:
+            self._deletions.setdefault(key, []).append(version)
 
     def version(self, key: Any, value: str | None) -> int:
         """That of a value; of an absence, that of the last deletion; -1 where nobody wrote it."""
         return self._versions.get((key, value), 0 if value is None else -1)
+
+    def _surely(self, key: Any, value: str | None, floor: int) -> int:
+        """As `version`, but of an absence that of the first deletion it may be by, not below `floor`."""
+        if value is not None:
+            return self.version(key, value)
+        return min((version for version in self._deletions.get(key, ()) if version >= floor), default=0)
 
     def newest(self, key: Any) -> Commit:
         """What L3 holds."""
@@ -67,9 +89,9 @@ class History:
         """The version below which the process reads nothing any more."""
         return self._seen.get((process, key), 0)
 
-    def wrote(self, process: Any, key: Any, value: str | None, stamp: int | None = None) -> None:
-        """A write returned; `stamp`: it is deferred, and has this version."""
-        version = self.version(key, value) if stamp is None else stamp
+    def wrote(self, process: Any, key: Any, value: str | None, stamp: int | None = None, since: int = 0) -> None:
+        """A write returned; `stamp`: it is deferred, and has this version. `since`: the newest when it began."""
+        version = self._surely(key, value, since + 1) if stamp is None else stamp
         if stamp is None and not any(commit.value == value for commit in self.commits.get(key, ())):
             self.world.breaks(f"{process} was told that {key} is {value}, which L3 never took")
         self._saw(process, key, version)
@@ -88,7 +110,7 @@ class History:
                 age = began - later.at
                 self.world.breaks(f"{process} read {value} of {key}, {age:.1f} s after {later.value} was committed")
         if self.calm:
-            self._saw(process, key, found)
+            self._saw(process, key, self._surely(key, value, floor))
 
     def forget(self, process: Any) -> None:
         """The process ended: what comes after it has seen nothing, and what it had in memory only is lost."""
