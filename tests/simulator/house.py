@@ -214,7 +214,7 @@ class House:
         repairs = [inspect(process.store).repairs for process in self.processes]
         return (
             all(self._sure(process) for process in self.processes)
-            and all(each._sure and not each._skipped for each in repairs)
+            and (not self.kind.l3 or all(each._sure and not each._skipped for each in repairs))
             and not any(len(inspect(process.store).unfinished) for process in self.processes)
             and not self.postgres.data.repairs
             and not any(self._pending(process) for process in self.processes)

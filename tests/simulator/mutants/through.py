@@ -205,7 +205,7 @@ RECEIVERS = {
     "an invalidation removes a lease": Mutant(
         calling("0:h 1:g 1:g", "0:h 1:gg"),
         0,
-        script("invalidate", "if k == 'L' or (holds_version(raw)", "if (holds_version(raw)"),
+        script("invalidate", "elseif k == 'L' or (holds_version(raw)", "elseif (holds_version(raw)"),
     ),
     "... and voids claims and entries, whatever their version": Mutant(
         calling("0:h 1:g 1:g", "0:h 1:gg"),
