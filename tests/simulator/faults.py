@@ -13,6 +13,7 @@ from tests.simulator.process import Process
 from tests.simulator.world import World
 
 JUMPS = (-25.0, -1.5, 1.5, 25.0)  # seconds
+LEDGERS = b"{item:"  # what is in the names of the ledger's keys
 
 
 class Faults:
@@ -26,6 +27,8 @@ class Faults:
         self._servers = servers
         self._postgres = postgres
         self.kill_one: Callable[[Process], None] = lambda process: process.kill()
+        self.forge_for: Callable[[Process], str] = lambda process: "nothing"
+        self.lost: Callable[[Server], None] = lambda server: None  # told of who has lost what it had
 
     def happens(self, fault: str) -> bool:
         """A fault by its name, or, as in `kill@0`, that of one process; whether there was what it could happen to."""
@@ -107,6 +110,7 @@ class Faults:
         def happen() -> None:
             server.restart(empty=False)
             server.valkey.restore(copy)
+            self.lost(server)
 
         self._world.say(f"!! {server} replicates no more")
         self._world.after(self._chance.choice((0.0, 0.0, 0.05, 0.6)), happen, f"!! the replica of {server} takes over")
@@ -176,11 +180,17 @@ class Faults:
             self._world.say(f"!! {session.process} loses a connection to postgres")
             session.lose()
 
+    def forge(self) -> None:
+        """Somebody puts a version of the far future where Strata keeps its own."""
+        process = self._some([process for process in self._processes if process.alive])
+        self._world.say(f"!! somebody forges {self.forge_for(process)}")
+
     def restart_redis(self) -> None:
         """A Redis is there again at once, with nothing in it."""
         server = self._some(self._servers)
         self._world.say(f"!! {server} restarts, empty")
         server.restart(empty=True)
+        self.lost(server)
 
     def restart_postgres(self) -> None:
         """PostgreSQL is there again at once, with all that was committed."""
@@ -214,4 +224,6 @@ class Faults:
             server, key = self._some(keys[-4:])  # of those that were stored last, which matter here
             self._world.say(f"!! {server} evicts {key!r}")
             server.valkey.do_del(key)
+            if LEDGERS in key:
+                self.lost(server)
         return bool(keys)

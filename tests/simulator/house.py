@@ -10,18 +10,20 @@ from typing import Any, NamedTuple
 from strata.coherence import ownership, pulse
 from strata.errors import StrataError
 from strata.l1.trust import BUS_GRACE
-from strata.l2 import tier
+from strata.l2 import strays, tier
 from strata.l2.content import HEADER
 from strata.l2.tier import L2Tier
+from strata.protocol.versions import NODE_BITS
 from strata.testing import inspect
 from strata.writebehind.ledger import ledger
 from tests.simulator.calls import Calls
 from tests.simulator.draw import Pick, Planned, Scenario, first
 from tests.simulator.faults import Faults
-from tests.simulator.kinds import Item, Kind
+from tests.simulator.forgery import AHEAD, Forgery
+from tests.simulator.kinds import REFUSED, Item, Kind
 from tests.simulator.network import Server
 from tests.simulator.postgres import Postgres
-from tests.simulator.process import Mutate, Process, as_shipped, know
+from tests.simulator.process import LEDGER, Mutate, Process, as_shipped, know
 from tests.simulator.promises import History
 from tests.simulator.world import World
 
@@ -48,16 +50,30 @@ class House:
         self.postgres = Postgres(world)
         self.history = History(world)
         self.postgres.committed = self.history.committed
-        for scripts in (tier._scripts, ledger._scripts, {"belong": ownership._belong, "beat": pulse._beat}):
-            know(self.redis, scripts, mutate)
-        servers = {1: self.redis}
+        if kind.keeps:
+            self.postgres.keeps = lambda text: text if text.endswith("*") else f"{text}*"
+        self.postgres.refuses = lambda values: str(values[1]).startswith(REFUSED)
+        self.ledger = Server(world, "ledger") if kind.apart else self.redis
+        servers = {1: self.redis, 2: self.ledger}
+        self.servers = list(dict.fromkeys(servers.values()))
+        others = {"belong": ownership._belong, "beat": pulse._beat, "stray": strays._stray}
+        for server in self.servers:
+            for scripts in (tier._scripts, ledger._scripts, others):
+                know(server, scripts, mutate)
+        settings = {"write_behind_flush_interval": 0.1, **dict(kind.config)}
+        if kind.apart:
+            settings["ledger_addr"] = LEDGER
         self.processes = [
-            Process(world, number, servers, self.postgres, kind.schemas(), write_behind_flush_interval=0.1)
+            Process(world, number, servers, self.postgres, kind.schemas(), **settings)
             for number in range(kind.processes)
         ]
         self.calls = Calls(world, self.history, self.postgres)
-        self.faults = Faults(world, self.processes, [self.redis], self.postgres)
+        self.calls.cache = self.redis.valkey
+        self.faults = Faults(world, self.processes, self.servers, self.postgres)
         self.faults.kill_one = self._replace
+        self.faults.lost = self._lost
+        forgery = Forgery(world, self.redis, self.ledger, self.postgres)
+        self.faults.forge_for = lambda process: forgery.forge(process, self.calls.keys[0], deferred=kind.deferred)
         self.redis.valkey.stored = None if kind.l3 else self._stored
         for process in self.processes:
             process.on_start = self._started
@@ -69,7 +85,8 @@ class House:
         """A new life: everybody is connected, and sure of what it hears."""
         world = self.world
         world.begin(seed)
-        self.redis.begin()
+        for server in self.servers:
+            server.begin()
         self.postgres.begin()
         self.history.begin(calm=True, deferred=self.kind.deferred)
         self.calls.begin()
@@ -173,6 +190,10 @@ class House:
         self._restart(process)
         self._call(process, "ggg")
 
+    def _lost(self, server: Server) -> None:
+        if server is self.ledger:
+            self.history.ledger_lost()
+
     def _restart(self, process: Process) -> None:
         self.history.forget(process)
         process.start()
@@ -188,7 +209,8 @@ class House:
         world.before_step = None
         world.say("everything is mended")
         world.timers.clear()
-        self.redis.heal()
+        for server in self.servers:
+            server.heal()
         self.postgres.heal()
         for process in self.processes:
             process.frozen = False
@@ -218,7 +240,7 @@ class House:
             and not any(len(inspect(process.store).unfinished) for process in self.processes)
             and not self.postgres.data.repairs
             and not any(self._pending(process) for process in self.processes)
-            and not any(key.endswith(b":dirty") for key in self.redis.valkey.data)
+            and not any(key.endswith((b":dirty", b":untold")) for key in self.ledger.valkey.data)
         )
 
     def _pending(self, process: Process) -> int:
@@ -246,8 +268,9 @@ class House:
         if not (self.kind.l2 and self.kind.l3):
             return
         prefix = self._l2()._prefix.encode()
+        unread = int((self.world.began + AHEAD / 2) * 1_000_000) << NODE_BITS  # those above are not believed
         for raw_key, raw in self.redis.valkey.data.items():
-            if raw_key.startswith(prefix) and raw[:1] == b"V":
+            if raw_key.startswith(prefix) and raw[:1] == b"V" and int(raw[3:22]) < unread:
                 key = int(raw_key.removeprefix(prefix))
                 row = self.postgres.data.rows.get(key)
                 if row is None or row[0] != int(raw[3:22]) or row[1][1] != self._decoded(raw).text:

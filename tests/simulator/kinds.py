@@ -12,6 +12,7 @@ from strata import MemPolicy, PostgresPolicy, PrimaryKey, RedisPolicy, Schema, W
 CALLS = {
     "g": "get", "G": "get_many", "s": "set", "S": "set_many", "d": "delete", "t": "tx", "q": "search",
     "i": "invalidate", "f": "get_past_l1", "c": "search_cached", "W": "warm", "h": "update_by_hand", "w": "wait",
+    "b": "set_alone", "B": "delete_alone", "e": "evict", "m": "forget", "x": "set_refused", "l": "flush",
 }  # fmt: skip
 FAULTS = (
     "kill", "freeze", "cut_redis", "cut_postgres", "freeze_redis", "freeze_postgres", "lose_stream", "lose_session",
@@ -26,6 +27,7 @@ KEPT = (
     "kill", "freeze", "cut_redis", "freeze_redis", "lose_stream", "lose_streams", "lose_call", "slow_call", "mute",
     "mute_all", "read_only", "crowd_out",
 )  # fmt: skip
+REFUSED = "x"  # what a text begins with that L3 refuses
 LETTERS = ("gs", "gs", "gsd", "gsG", "gSt", "gsi", "gsq", "gggssGSdtqi")
 
 
@@ -51,7 +53,10 @@ LONG = Aging()
 @dataclass(frozen=True, slots=True)
 class Kind:
     """Processes and their tiers; the calls that programs are drawn from, mostly few kinds of them; and faults, which
-    happen within so many events."""
+    happen within so many events.
+
+    `apart`: the ledger has a Redis of its own. `config` are settings of each process.
+    """
 
     name: str
     processes: int = 2
@@ -66,6 +71,9 @@ class Kind:
     known: tuple[int, ...] = ()  # those that have read the first key before
     steady: bool = False  # whether what a process has read binds what it reads next, with faults too
     aging: Aging = LONG
+    apart: bool = False
+    keeps: bool = False  # whether L3 makes something else of each text
+    config: tuple[tuple[str, Any], ...] = ()
 
     def schemas(self) -> list[Schema[Any]]:
         """Those of each process."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from tests.simulator.kinds import REFUSED
 from tests.simulator.world import World
 
 STALE = 3.0  # seconds after a commit from which on nobody reads what was before
@@ -38,6 +39,8 @@ class History:
         self._versions: dict[tuple[Any, str | None], int] = {}  # the last one of each value
         self._deletions: dict[Any, list[int]] = {}
         self._seen: dict[tuple[Any, Any], int] = {}
+        self._safe: dict[Any, int] = {}  # the newest write of each key that the ledger has, or had
+        self._given_up: dict[Any, int] = {}  # the newest write of each key that is
         self._owed: dict[tuple[Any, Any], int] = {}  # the newest deferred write of a process that lives
 
     def committed(self, key: Any, version: int, values: tuple[Any, ...] | None) -> None:
@@ -89,13 +92,31 @@ class History:
         """The version below which the process reads nothing any more."""
         return self._seen.get((process, key), 0)
 
+    def gave_up(self, key: Any, version: int) -> None:
+        """A deferred write is given up: where L3 refuses it, everybody is to see again what L3 holds. What was written
+        before it, it has replaced."""
+        if not any(place[0] == key and _is_refused(place[1]) and version == at for place, at in self._versions.items()):
+            return
+        self._given_up[key] = max(version, self._given_up.get(key, 0))
+        self._owed = {place: owed for place, owed in self._owed.items() if place[1] != key or owed > version}
+        if self._safe.get(key, 0) <= version:
+            self._safe.pop(key, None)
+
+    def handed_off(self, key: Any, version: int) -> None:
+        """The ledger has a write, or a newer one: it outlives its writer."""
+        self._safe[key] = max(version, self._safe.get(key, 0))
+
+    def ledger_lost(self) -> None:
+        """What nobody has in memory is lost."""
+        self._safe.clear()
+
     def wrote(self, process: Any, key: Any, value: str | None, stamp: int | None = None, since: int = 0) -> None:
         """A write returned; `stamp`: it is deferred, and has this version. `since`: the newest when it began."""
         version = self._surely(key, value, since + 1) if stamp is None else stamp
         if stamp is None and not any(commit.value == value for commit in self.commits.get(key, ())):
             self.world.breaks(f"{process} was told that {key} is {value}, which L3 never took")
         self._saw(process, key, version)
-        if stamp is not None:
+        if stamp is not None and version > self._given_up.get(key, 0):
             self._owed[process, key] = max(version, self._owed.get((process, key), 0))
 
     def read(self, process: Any, key: Any, value: str | None, floor: int, began: float) -> None:
@@ -103,7 +124,7 @@ class History:
         found = self.version(key, value)
         if found < 0:
             self.world.breaks(f"{process} read {value} of {key}, which nobody wrote")
-        elif found < floor:
+        elif found < self._still(key, floor):
             self.world.breaks(f"{process} read {value} of {key}, older than what it had seen or written before")
         for later in self.commits.get(key, ()):
             if later.version > found and later.at < began - STALE:
@@ -122,6 +143,19 @@ class History:
         for (process, key), version in self._owed.items():
             if self.newest(key).version < version:
                 self.world.breaks(f"a write of {key} by {process} is not in L3")
+        for key, version in self._safe.items():
+            if self.newest(key).version < version:
+                self.world.breaks(f"a write of {key} that was handed off is not in L3")
+
+    def _still(self, key: Any, floor: int) -> int:
+        """What is left of a floor where writes were given up."""
+        if floor > self._given_up.get(key, 0):
+            return floor
+        return max((commit.version for commit in self.commits.get(key, ()) if commit.version <= floor), default=0)
 
     def _saw(self, process: Any, key: Any, version: int) -> None:
         self._seen[process, key] = max(version, self._seen.get((process, key), 0))
+
+
+def _is_refused(value: str | None) -> bool:
+    return value is not None and value.startswith(REFUSED)

@@ -68,12 +68,16 @@ class Valkey:
             b" if ok or type(r) == 'table' then return r end return { err = 'ERR ' .. tostring(r) } end end"
         )
         self._scripts: dict[bytes, Any] = {}
+        self._learnt: list[bytes] = []  # of these, those that somebody has sent
         self.mute = False  # whether who asks now may not publish
         self.read_only = False
         self.stored: Callable[[bytes, bytes], None] | None = None  # told of each text that is stored
 
     def begin(self) -> None:
-        """Empty, as after a start; compiled scripts are known still."""
+        """Empty, as after a start; the scripts that it was to know from the start are known still."""
+        for sha in self._learnt:
+            del self._scripts[sha]
+        self._learnt.clear()
         self.data.clear()
         self.expires.clear()
 
@@ -106,6 +110,7 @@ class Valkey:
         sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
         if sha not in self._scripts:
             self._scripts[sha] = self._compile(text)
+            self._learnt.append(sha)
         return self.do_evalsha(sha, count, *rest)
 
     def do_evalsha(self, sha: bytes, count: bytes, *rest: bytes) -> Any:

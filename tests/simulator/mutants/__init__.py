@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from tests.simulator.mutants.behind import BEHIND
 from tests.simulator.mutants.mutant import Mutant
 from tests.simulator.mutants.through import THROUGH
 
-MUTANTS: dict[str, Mutant] = {**THROUGH}
+MUTANTS: dict[str, Mutant] = {**THROUGH, **BEHIND}

@@ -31,6 +31,15 @@ def script(name: str, *words: str) -> Mutate:
     return mutate
 
 
+def scripts(names: Sequence[str], *words: str) -> Mutate:
+    """As `script`, in each of several."""
+
+    def mutate(found: str, text: str) -> str:
+        return _replaced(found, text, words) if found in names else text
+
+    return mutate
+
+
 def code(owner: Any, name: str, *words: str) -> Callable[[], None]:
     """Replaces some words of a function, of a module or a class, which must be there, by those that follow them."""
 
