@@ -64,8 +64,8 @@ BEHIND = {
         ),
     ),
     "a deferred write is stamped as it enters the buffer, so that what is newer finds it there": Mutant(
-        calling("0:s 0:bf", "0:sf 0:b"),
-        0,
+        calling("0:s 0:bff", "0:s 0:bf", config=()),
+        1,
         apply=code(
             DirtyBuffer,
             "write",
@@ -75,12 +75,12 @@ BEHIND = {
         ),
     ),
     "a deferred write enters L1 only if it still is what reads get from the buffer": Mutant(
-        calling("0:s 0:bg", "0:sg 0:b"),
-        0,
+        calling("0:s 0:B", "0:s 0:b", config=AT_ONCE),
+        1,
         apply=code(L1Tier, "write", "if self.own is not None and (", "if False and ("),
     ),
     "an own write of which a newer one was heard is not read any more": Mutant(
-        calling("0:sff 1:s", "0:sfff 1:s", l1=False),
+        calling("0:ff 0:sff 1:s", "0:fff 0:sf 1:s"),
         1,
         apply=code(DirtyBuffer, "peek", "slot.superseded <= item.version", "True"),
     ),
@@ -105,7 +105,7 @@ BEHIND = {
         script("handoff", "if known[i] ~= '' and not older(known[i], version) then", "if false then"),
     ),
     "a hand-off does not replace a newer entry": Mutant(
-        calling("0:s 1:s", processes=3, faults=("kill",), span=30),
+        calling("0:s 1:s 2:fef", "0:s 1:s 2:ffef", processes=3),
         1,
         script(
             "handoff",
@@ -137,7 +137,7 @@ BEHIND = {
         script("handoff", "if k == 'I' then spoil(key, raw) return true end", "if k == 'I' then return true end"),
     ),
     "... and the writer's own L1 does not keep what L2 refused": Mutant(
-        calling("0:s 1:b", faults=("lose_session", "freeze_postgres", "cut_postgres")),
+        calling("0:s 1:b", "0:s 1:B", faults=("lose_commit",)),
         1,
         apply=code(handoff, "_leave_l1", "encoded.bound.l1.forget(encoded.slot.key)", "pass"),
     ),
@@ -168,7 +168,7 @@ BEHIND = {
         ),
     ),
     "L2 is settled before the ledger is told": Mutant(
-        calling("0:sg 1:g", apart=True, faults=("kill", "cut_redis", "lose_stream", "freeze_redis")),
+        calling("0:s 1:g", apart=True, faults=("kill", "lose_call")),
         2,
         apply=code(
             Persister,
@@ -181,12 +181,12 @@ BEHIND = {
         ),
     ),
     "settling removes a lease": Mutant(
-        calling("0:s 1:eg", "0:s 1:g", keeps=True),
+        calling("0:s 1:g", "0:s 1:g 1:f", keeps=True, apart=True),
         1,
         script("settle", "if k == 'L' then\n    call('DEL', key)", "if k == 'L' then"),
     ),
     "settling removes what is older than L3": Mutant(
-        calling("0:sg 1:g", apart=True, faults=("cut_redis", "lose_stream", "freeze_redis")),
+        calling("0:s 1:g", known=(1,), apart=True, faults=("lose_call", "lose_stream")),
         1,
         script("settle", "elseif raw and older(version_of(raw), version) then\n    call('DEL', key)", ""),
     ),
@@ -200,7 +200,7 @@ BEHIND = {
         ),
     ),
     "settling never creates a key": Mutant(
-        calling("0:s 1:be", "0:s 1:b 1:e"),
+        calling("0:s 1:b 0:b", "0:s 1:be"),
         1,
         script(
             "settle",
@@ -221,7 +221,7 @@ BEHIND = {
         ),
     ),
     "done removes only what is not newer than what L3 has": Mutant(
-        calling("0:ss 1:ffef", "0:s 1:sfef", "0:ss", faults=("moment", "kill")),
+        calling("0:ss 1:ffef", "0:ss 1:fef"),
         1,
         script(
             "done",
@@ -230,7 +230,7 @@ BEHIND = {
         ),
     ),
     "... and raises the floor": Mutant(
-        calling("0:s 1:bef", "0:s 1:be"),
+        calling("0:s 1:bef", "0:s 1:bf 1:ef"),
         1,
         apply=code(
             Commit,
@@ -240,7 +240,7 @@ BEHIND = {
         ),
     ),
     "... before its put, so that no older hand-off comes between": Mutant(
-        calling("0:s 1:be", "0:s 0:b 0:e"),
+        calling("0:s 1:bef", "0:s 1:b 1:ef"),
         1,
         apply=code(
             Commit,
@@ -250,17 +250,17 @@ BEHIND = {
         ),
     ),
     "... and where the ledger did not hear of the floor, a repair row is left": Mutant(
-        calling("0:s 1:bf", faults=("cut_redis", "freeze_redis"), l1=False),
-        1,
+        calling("0:s 1:bef", faults=("lose_call", "moment"), l1=False),
+        2,
         apply=code(Commit, "_raise_floor", "self._leave_repairs(part, changes)", "pass"),
     ),
     "a repair raises the floor, so that nothing older is handed off after it": Mutant(
-        calling("0:s 1:sf", faults=("cut_redis",), config=AT_ONCE, l1=False, span=40),
+        calling("0:s 1:sf", faults=("cut_redis", "lose_call"), config=AT_ONCE, l1=False, span=40),
         1,
         apply=code(Repairs, "_repair_keys", "if bound.deferred and whole:", "if False:"),
     ),
     "what is pending is not read where L3 has no row and remembers a newer deletion": Mutant(
-        calling("0:s 1:df", faults=("cut_redis",), config=AT_ONCE, l1=False, span=40),
+        calling("0:s 1:df", faults=("cut_redis", "lose_call"), config=AT_ONCE, l1=False, span=40),
         1,
         apply=code(Load, "beneath", "table.tombstone(conn, text)", "0"),
     ),
@@ -273,7 +273,7 @@ BEHIND = {
         ),
     ),
     "a purge removes a lease": Mutant(
-        calling("0:x 1:eg", "0:x 1:g", config=(PROMPT, ("write_behind_max_retry", 1))),
+        calling("0:x 1:eg", "0:x 1:g", apart=True, config=(PROMPT, ("write_behind_max_retry", 1))),
         1,
         script("purge", "if k == 'L' then\n    redis.call('DEL', key)", "if k == 'L' then"),
     ),
