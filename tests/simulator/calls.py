@@ -195,6 +195,12 @@ class Calls:
             self._world.say(f"    {process} forgets {self.keys[0]}")
             l1.store.drop(self.keys[0])
 
+    def stall(self, process: Process) -> None:
+        """PostgreSQL stands still for a moment."""
+        self._world.say("    postgres stands still for 1.2 s")
+        self._postgres.frozen = True
+        self._world.after(1.2, lambda: setattr(self._postgres, "frozen", False), "postgres goes on")
+
     def set_refused(self, process: Process) -> None:
         """A write that L3 refuses."""
         key, value = self._key(), self._fresh(REFUSED)

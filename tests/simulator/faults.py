@@ -27,7 +27,7 @@ class Faults:
         self._servers = servers
         self._postgres = postgres
         self.kill_one: Callable[[Process], None] = lambda process: process.kill()
-        self.forge_for: Callable[[Process], str] = lambda process: "nothing"
+        self.forge_for: Callable[[Process, str], str] = lambda process, what: "nothing"
         self.lost: Callable[[Server], None] = lambda server: None  # told of who has lost what it had
 
     def happens(self, fault: str) -> bool:
@@ -182,8 +182,19 @@ class Faults:
 
     def forge(self) -> None:
         """Somebody puts a version of the far future where Strata keeps its own."""
+        self._forge("")
+
+    def forge_message(self) -> None:
+        """... into a message."""
+        self._forge("message")
+
+    def forge_outcome(self) -> None:
+        """... into an outcome."""
+        self._forge("outcome")
+
+    def _forge(self, what: str) -> None:
         process = self._some([process for process in self._processes if process.alive])
-        self._world.say(f"!! somebody forges {self.forge_for(process)}")
+        self._world.say(f"!! somebody forges {self.forge_for(process, what)}")
 
     def restart_redis(self) -> None:
         """A Redis is there again at once, with nothing in it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 import msgspec
 
@@ -35,13 +34,11 @@ class Forgery:
     def _chance(self) -> random.Random:
         return self._world.chance
 
-    def forge(self, process: Process, key: int, *, deferred: bool) -> str:
-        """One of them, of which a process's store says what it is to look like."""
+    def forge(self, process: Process, key: int, what: str, *, deferred: bool) -> str:
+        """`what` is one of them, or empty: any; a process's store says what it is to look like."""
         version = int((self._world.now + AHEAD) * 1_000_000) << NODE_BITS
-        kinds: list[Callable[[Process, int, int], str]] = [self._message, self._value, self._repair]
-        if deferred:
-            kinds += [self._floor, self._entry, self._outcome]
-        return self._chance.choice(kinds)(process, key, version)
+        kinds = ["message", "value", "repair", *(("floor", "entry", "outcome") if deferred else ())]
+        return str(getattr(self, f"_{what or self._chance.choice(kinds)}")(process, key, version))
 
     def _message(self, process: Process, key: int, version: int) -> str:
         op = self._chance.choice(("set", "delete", "purge"))

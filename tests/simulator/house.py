@@ -73,7 +73,9 @@ class House:
         self.faults.kill_one = self._replace
         self.faults.lost = self._lost
         forgery = Forgery(world, self.redis, self.ledger, self.postgres)
-        self.faults.forge_for = lambda process: forgery.forge(process, self.calls.keys[0], deferred=kind.deferred)
+        self.faults.forge_for = lambda process, what: forgery.forge(
+            process, self.calls.keys[0], what, deferred=kind.deferred
+        )
         self.redis.valkey.stored = None if kind.l3 else self._stored
         for process in self.processes:
             process.on_start = self._started

@@ -24,6 +24,7 @@ from tests.simulator.mutants.mutant import Mutant, code, each, script, scripts
 from tests.simulator.postgres import SimTable
 
 PROMPT = ("write_behind_flush_threshold", 1)  # what is written is handed on at once
+SOON, LATER = ((("write_behind_flush_interval", seconds),) for seconds in (0.05, 2.0))
 AT_ONCE = (("write_behind_durability", Durability.LEDGER),)
 
 
@@ -64,14 +65,14 @@ BEHIND = {
         ),
     ),
     "a deferred write is stamped as it enters the buffer, so that what is newer finds it there": Mutant(
-        calling("0:s 0:bff", "0:s 0:bf", config=()),
+        calling("0:s 0:bwf", config=()),
         1,
         apply=code(
             DirtyBuffer,
             "write",
             "return self._take(\n        lambda: self._put(schema, key, key_text, Buffered(self._owner.stamp(), record",
-            "version = self._owner.stamp()\n    return self._take(\n"
-            "        lambda: self._put(schema, key, key_text, Buffered(version, record",
+            "from strata import waits\n    version = self._owner.stamp()\n    waits.sleep(0.01)\n"
+            "    return self._take(\n        lambda: self._put(schema, key, key_text, Buffered(version, record",
         ),
     ),
     "a deferred write enters L1 only if it still is what reads get from the buffer": Mutant(
@@ -100,7 +101,7 @@ BEHIND = {
         apply=code(DirtyBuffer, "sent", "self._keep(slot)", "self._keep(slot)\n                self._remove(slot)"),
     ),
     "a hand-off at or below what L3 is known to have is refused": Mutant(
-        calling("0:s 1:bef", "0:s 1:be"),
+        calling("0:swzl 1:be 1:wf", config=LATER),
         1,
         script("handoff", "if known[i] ~= '' and not older(known[i], version) then", "if false then"),
     ),
@@ -116,7 +117,7 @@ BEHIND = {
         ),
     ),
     "when the buffer lets go of a write, the claims on its key are void": Mutant(
-        calling("0:d 0:qg", l2=False),
+        calling("0:d 0:q 0:qg", processes=1, l2=False, faults=("slow_read",), span=25),
         1,
         apply=code(DirtyBuffer, "_remove", "self._owner.uncover(slot.schema, slot.key)", "pass"),
     ),
@@ -132,12 +133,12 @@ BEHIND = {
         ),
     ),
     "a hand-off spoils an intent that it meets": Mutant(
-        calling("0:b 1:s 2:gg", "0:b 1:sff", processes=3),
-        0,
+        calling("0:b 1:ws 2:wff", processes=3, faults=("freeze_postgres",), span=25, steady=True),
+        1,
         script("handoff", "if k == 'I' then spoil(key, raw) return true end", "if k == 'I' then return true end"),
     ),
     "... and the writer's own L1 does not keep what L2 refused": Mutant(
-        calling("0:s 1:b", "0:s 1:B", faults=("lose_commit",)),
+        calling("0:s 1:b", "0:s 1:B", faults=("kill",), span=40),
         1,
         apply=code(handoff, "_leave_l1", "encoded.bound.l1.forget(encoded.slot.key)", "pass"),
     ),
@@ -186,7 +187,7 @@ BEHIND = {
         script("settle", "if k == 'L' then\n    call('DEL', key)", "if k == 'L' then"),
     ),
     "settling removes what is older than L3": Mutant(
-        calling("0:s 1:g", known=(1,), apart=True, faults=("lose_call", "lose_stream")),
+        calling("0:s 1:g", known=(1,), apart=True, faults=("lose_call", "cut_redis")),
         1,
         script("settle", "elseif raw and older(version_of(raw), version) then\n    call('DEL', key)", ""),
     ),
@@ -230,7 +231,7 @@ BEHIND = {
         ),
     ),
     "... and raises the floor": Mutant(
-        calling("0:s 1:bef", "0:s 1:bf 1:ef"),
+        calling("0:swzl 1:be 1:wf", config=LATER),
         1,
         apply=code(
             Commit,
@@ -240,7 +241,7 @@ BEHIND = {
         ),
     ),
     "... before its put, so that no older hand-off comes between": Mutant(
-        calling("0:s 1:bef", "0:s 1:b 1:ef"),
+        calling("0:s 1:b 1:b", config=SOON, faults=("slow_call",), span=40),
         1,
         apply=code(
             Commit,
@@ -250,12 +251,12 @@ BEHIND = {
         ),
     ),
     "... and where the ledger did not hear of the floor, a repair row is left": Mutant(
-        calling("0:s 1:bef", faults=("lose_call", "moment"), l1=False),
-        2,
+        calling("0:swzl 1:bewf", config=LATER, faults=("lose_call",), l1=False, span=30),
+        1,
         apply=code(Commit, "_raise_floor", "self._leave_repairs(part, changes)", "pass"),
     ),
     "a repair raises the floor, so that nothing older is handed off after it": Mutant(
-        calling("0:s 1:sf", faults=("cut_redis", "lose_call"), config=AT_ONCE, l1=False, span=40),
+        calling("0:swzl 1:bwf", config=LATER, faults=("cut_redis",), l1=False, span=12),
         1,
         apply=code(Repairs, "_repair_keys", "if bound.deferred and whole:", "if False:"),
     ),
@@ -273,7 +274,7 @@ BEHIND = {
         ),
     ),
     "a purge removes a lease": Mutant(
-        calling("0:x 1:eg", "0:x 1:g", apart=True, config=(PROMPT, ("write_behind_max_retry", 1))),
+        calling("0:x 1:eg", faults=("slow_read",), config=(PROMPT, ("write_behind_max_retry", 1))),
         1,
         script("purge", "if k == 'L' then\n    redis.call('DEL', key)", "if k == 'L' then"),
     ),
@@ -283,7 +284,7 @@ BEHIND = {
         script("purge", "elseif raw and not older(version, version_of(raw)) then\n    redis.call('DEL', key)", ""),
     ),
     "a message of the far future drops the entry, and touches no pending write": Mutant(
-        calling("0:s", "0:sg", faults=("forge",), span=30),
+        calling("0:s", "0:sg", processes=1, config=LATER, faults=("forge_message",), span=30),
         1,
         apply=code(Inbox, "_apply", "if version is not None and not self._versions.believed(version):", "if False:"),
     ),
@@ -298,7 +299,7 @@ BEHIND = {
         code(Contents, "read", "or not self._versions.believed(version)", ""),
     ),
     "a floor of the far future refuses no hand-off": Mutant(
-        calling("0:s", "0:sg", faults=("forge",), span=30),
+        calling("0:s", "0:sg", processes=1, faults=("forge",), span=30),
         1,
         scripts(
             ("handoff", "done", "bury", "probe"),
@@ -309,7 +310,7 @@ BEHIND = {
         ),
     ),
     "a pending entry of the far future is neither read nor applied, and gives way to a hand-off": Mutant(
-        calling("0:s", "0:sg", faults=("forge",), span=30),
+        calling("0:s", "0:sg", processes=1, faults=("forge",), span=30),
         1,
         scripts(("handoff", "done", "bury", "probe"), "and not is_beyond(version_of(raw))", ""),
         each(
@@ -318,8 +319,8 @@ BEHIND = {
         ),
     ),
     "an outcome of the far future ends no pending write of another version": Mutant(
-        calling("0:s", "0:sg", faults=("forge",), span=30),
-        1,
+        calling("0:sws", processes=1, config=LATER, faults=("forge_outcome", "freeze_postgres"), span=150),
+        2,
         apply=code(
             Outcomes, "apply", "if self._meant(bound, key, item)", "", "or self._meant(bound, key, item)", "or True"
         ),
