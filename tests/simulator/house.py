@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from functools import partial
+from shutil import rmtree
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from strata import Durability
 from strata.coherence import ownership, pulse
 from strata.errors import StrataError
 from strata.l1.trust import BUS_GRACE
@@ -63,6 +66,10 @@ class House:
         settings = {"write_behind_flush_interval": 0.1, **dict(kind.config)}
         if kind.apart:
             settings["ledger_addr"] = LEDGER
+        self.durable = settings.get("write_behind_durability") is Durability.JOURNAL
+        if self.durable:
+            self.journals = TemporaryDirectory()
+            settings["journal_dir"] = f"{self.journals.name}/journals"
         self.processes = [
             Process(world, number, servers, self.postgres, kind.schemas(), **settings)
             for number in range(kind.processes)
@@ -90,6 +97,8 @@ class House:
         for server in self.servers:
             server.begin()
         self.postgres.begin()
+        if self.durable:
+            rmtree(f"{self.journals.name}/journals", ignore_errors=True)
         self.history.begin(calm=True, deferred=self.kind.deferred)
         self.calls.begin()
         self.busy = 0
@@ -197,7 +206,7 @@ class House:
             self.history.ledger_lost()
 
     def _restart(self, process: Process) -> None:
-        self.history.forget(process)
+        self.history.forget(process, durable=self.durable)
         process.start()
         self._first_call(process)
 

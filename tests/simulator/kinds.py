@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
-from strata import MemPolicy, PostgresPolicy, PrimaryKey, RedisPolicy, Schema, WriteMode
+from strata import Durability, MemPolicy, PostgresPolicy, PrimaryKey, RedisPolicy, Schema, WriteMode
 
 CALLS = {
     "g": "get", "G": "get_many", "s": "set", "S": "set_many", "d": "delete", "t": "tx", "q": "search",
@@ -91,6 +91,8 @@ SHORT = Aging(
     {"ttl": 6, "negative_ttl": 2, "eager_refresh": 0.5, "jitter": 0.1, "lease_wait": 0.5},
 )
 
+RETRY_ONCE = ("write_behind_max_retry", 1)
+
 KINDS = {
     kind.name: kind
     for kind in (
@@ -100,6 +102,19 @@ KINDS = {
         Kind("without L2", l2=False, faults=ALIVE),
         Kind("behind", deferred=True),
         Kind("three", processes=3),
+        Kind("refused", deferred=True, letters=("gx", "gsx", "gsxb", "gxdB", "sxlf"), config=(RETRY_ONCE,)),
+        Kind("kept", deferred=True, keeps=True, letters=("gs", "gsb", "gse", "gsdf", "gsSdtq")),
+        Kind("apart", deferred=True, apart=True, faults=(*FAULTS, *LOSSES)),
+        Kind("at once", deferred=True, config=(("write_behind_durability", Durability.LEDGER),)),
+        Kind("full", deferred=True, letters=("gsS", "gsSd", "gsdG"), config=(("write_behind_max_dirty", 1),)),
+        Kind("journal", deferred=True, config=(("write_behind_durability", Durability.JOURNAL),)),
+        Kind(
+            "forged",
+            deferred=True,
+            faults=("forge",),
+            letters=("gs", "gsb", "gsd", "gsx", "gsdBf"),
+            config=(RETRY_ONCE,),
+        ),
         Kind("rights", faults=("mute", "mute_all", "read_only", "cut_redis", "lose_call")),
         Kind("links", faults=("lose_streams", "lose_call", "lose_commit", "slow_call", "slow_read", "moment", "kill")),
         Kind("failover", faults=("fail_over", "restart_redis", "lose_streams", "evict", "evict_intent")),

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from greenlet import getcurrent
 from redis import utils as redis_utils
 
-from strata import Config, DataStore, Schema, collection, datastore
+from strata import Config, DataStore, Durability, Schema, collection, datastore
 from strata.l3 import connections
 from strata.l3 import table as tables
 from strata.l3.fingerprint import Fingerprint
@@ -169,6 +169,8 @@ class Process:
         for server in self._servers.values():
             for stream in [stream for stream in server.streams if stream.process is self]:
                 stream.hang_up()
+        if self._config.write_behind_durability is Durability.JOURNAL:
+            inspect(self.store).journal.abandon()  # the files, and their locks, go with the process
         for session in [session for session in self.postgres.sessions if session.process is self]:
             session.close()
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from tests.simulator.kinds import REFUSED
 from tests.simulator.world import World
 
+JOURNALS = "the journals"
 STALE = 3.0  # seconds after a commit from which on nobody reads what was before
 
 
@@ -133,10 +134,14 @@ class History:
         if self.calm:
             self._saw(process, key, self._surely(key, value, floor))
 
-    def forget(self, process: Any) -> None:
-        """The process ended: what comes after it has seen nothing, and what it had in memory only is lost."""
+    def forget(self, process: Any, *, durable: bool = False) -> None:
+        """The process ended: what comes after it has seen nothing, and what it had in memory only is lost. `durable`:
+        it had nothing in memory only."""
         self._seen = {place: version for place, version in self._seen.items() if place[0] is not process}
+        left = {place[1]: version for place, version in self._owed.items() if place[0] is process and durable}
         self._owed = {place: version for place, version in self._owed.items() if place[0] is not process}
+        for key, version in left.items():
+            self._owed[JOURNALS, key] = max(version, self._owed.get((JOURNALS, key), 0))
 
     def check_persisted(self) -> None:
         """At rest: L3 has what it was owed, or what is newer."""
