@@ -42,13 +42,14 @@ class Calls:
         put, sent = buffer._put, buffer.sent
 
         def noted(schema: str, key: Any, key_text: str, item: Buffered, *, newest: bool = False) -> Any:
-            self._history.stamped(key, item.version, None if item.record is None else item.record.text)
+            if key in self.keys:  # of earlier ones nobody is asked any more
+                self._history.stamped(key, item.version, None if item.record is None else item.record.text)
             self._stamps[getcurrent()] = item.version
             return put(schema, key, key_text, item, newest=newest)
 
         def handed_off(versions: Iterable[tuple[Slot, int]], now: float) -> None:
             versions = list(versions)
-            for slot, version in versions:
+            for slot, version in ((slot, version) for slot, version in versions if slot.key in self.keys):
                 self._history.handed_off(slot.key, version)
             sent(versions, now)
 
