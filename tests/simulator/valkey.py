@@ -320,15 +320,18 @@ class Valkey:
         return self._held(key, Sorted) or Sorted()
 
     def do_zadd(self, key: bytes, *args: bytes) -> int:
-        held, left, rule = self._made(key, Sorted), list(args), b""
-        if left[0].upper() in (b"NX", b"XX"):
-            rule = left.pop(0).upper()
-        added = 0
-        for score, member in zip(left[::2], left[1::2], strict=True):
-            if rule == b"" or (member in held) == (rule == b"XX"):
-                added += member not in held
-                held[member] = float(score)
-        return int(self._swept(key, added))
+        held, left, flags = self._made(key, Sorted), list(args), set[bytes]()
+        while left[0].upper() in (b"NX", b"XX", b"CH"):
+            flags.add(left.pop(0).upper())
+        added = changed = 0
+        for text, member in zip(left[::2], left[1::2], strict=True):
+            score, there = float(text), member in held
+            if (b"NX" in flags and there) or (b"XX" in flags and not there):
+                continue
+            changed += not there or held[member] != score
+            added += not there
+            held[member] = score
+        return int(self._swept(key, changed if b"CH" in flags else added))
 
     def do_zrem(self, key: bytes, *members: bytes) -> int:
         held = self._members(key)

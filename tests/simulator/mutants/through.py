@@ -254,7 +254,7 @@ UNREACHABLE = {
     "... until its commit has ended and the repair was done after that": Mutant(
         calling("0:dg 0:g", faults=("lose_streams@0",), span=16, known=(1,)),
         1,
-        apply=code(Repairs, "_repair", " and write.ended", ""),
+        apply=code(Repairs, "_repair", "all(write.ended for write in writes)", "True"),
     ),
     "who repairs drops what is older from its own L1 too": Mutant(
         calling("0:sww", faults=("mute@0",), span=12, known=(1,)),
