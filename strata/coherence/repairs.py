@@ -85,7 +85,8 @@ class Repairs:
     def reset(self) -> None:
         """As new."""
         self._lock = memory_lock()
-        self._skipped: dict[tuple[str, str], _Write] = {}  # the newest write of each key
+        # The writes of each key of which L2 is not repaired yet: those under way, and the newest one.
+        self._skipped: dict[tuple[str, str], tuple[_Write, ...]] = {}
         self.daemon.reset()
         self._due: tuple[str, ...] = ()  # schemas in whose repairs it is our turn to look
         self._wanted = False  # whether all rows are to be seen to, rather than looked for
@@ -180,8 +181,9 @@ class Repairs:
         write = _Write()
         try:
             with self._lock:
-                for key_text in key_texts:
-                    self._skipped[(bound.name, key_text)] = write
+                for place in ((bound.name, key_text) for key_text in key_texts):
+                    under_way = [known for known in self._skipped.get(place, ()) if not known.ended]
+                    self._skipped[place] = (*under_way, write)
             yield
         finally:
             write.ended = True
@@ -301,14 +303,18 @@ class Repairs:
         if bound.l3 is None or self._pulse is None:
             return
         table, database = bound.l3.table, bound.l3.primary
-        before = {key: write for key, write in list(self._skipped.items()) if key[0] == bound.name and write.ended}
+        before = {
+            key: writes
+            for key, writes in list(self._skipped.items())
+            if key[0] == bound.name and all(write.ended for write in writes)
+        }
         last: Repair | None = FIRST
         while last is not None:
             last = self._repair_some(bound, table, database, last)
         self._repair_whole(bound, table, database)
         with self._lock:
-            for key, write in before.items():
-                if self._skipped.get(key) is write:
+            for key, writes in before.items():
+                if self._skipped.get(key) is writes:
                     del self._skipped[key]
 
     def _repair_some(self, bound: Bound, table: Table, database: Database, after: Repair) -> Repair | None:

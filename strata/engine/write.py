@@ -122,7 +122,11 @@ class Writer:
         assert deferred is not None
         self._context.ready()
         began = self._context.clock.monotonic()
-        version = deferred.put(bound, id, key_text, record)
+        try:
+            version = deferred.put(bound, id, key_text, record)
+        except BaseException:
+            bound.l1.forget(id)  # it may be pending all the same, or in L3
+            raise
         if record is not None and not bound.plan.unloaded(record):
             bound.l1.write(id, bound.plan.freeze(record), version, began)
         else:

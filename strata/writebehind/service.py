@@ -358,6 +358,7 @@ class WriteBehind:
             process.buffer.put(bound.name, key, key_text, item)
         else:
             process.buffer.write(bound.name, key, key_text, item.record, item.partial)
+        bound.l1.forget(key)  # nobody tells this process of what it hands off itself
         process.handoff.run_for(bound.name, key)
 
     def wither(self, bound: Bound) -> int:

@@ -64,6 +64,20 @@ class Peer:
         self._process.communicate(timeout=20)
 
 
+def test_l2_is_asked_again_only_once_every_write_that_could_not_tell_of_itself_has_ended(make: MakeStore) -> None:
+    store = make()
+    store.register(schema(Note, name="notes"))
+    store.migrate()
+    sure(store)
+    parts = inspect(store)
+    repairs, bound = parts.repairs, parts.schemas["notes"]
+    with repairs.unannounced(bound, ["1"]):
+        with repairs.unannounced(bound, ["1"]):  # which begins later, and ends before
+            pass
+        assert repairs._attempt() and repairs.skips(bound, ["1"])
+    assert repairs._attempt() and not repairs.skips(bound, ["1"])
+
+
 @pytest.mark.parametrize("mode", list(WriteMode), ids=lambda mode: mode.value)
 def test_a_write_in_one_process_is_read_in_another(make: MakeStore, dsn: str, redis_addr: str, mode: WriteMode) -> None:
     store = make(write_behind_flush_interval=0.02)

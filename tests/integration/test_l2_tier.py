@@ -175,6 +175,14 @@ def test_invalidate_drops_a_value_and_voids_leases(tier: L2Tier) -> None:
     assert not fill(tier, found.token, "a", 5, "five")
 
 
+def test_what_is_being_committed_at_an_invalidation_is_not_stored(tier: L2Tier) -> None:
+    token = tier.token()
+    tier.intend(token, 10, CHANNEL, {"a": b"{}"})
+    tier.invalidate("a", CHANNEL, b"{}")
+    assert not put(tier, "a", 5, "five", token)
+    assert tier.read("a").state is State.LEASED
+
+
 def test_invalidate_leaves_what_is_pending(tier: L2Tier) -> None:
     found = tier.read("a")
     tier.fill(found.token, [Put("a", 5, "five", pending=True)])

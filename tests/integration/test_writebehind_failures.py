@@ -18,6 +18,7 @@ from strata import (
     DataStore,
     Durability,
     FlushTimeoutError,
+    L2UnavailableError,
     L3PoolConfig,
     L3UnavailableError,
     NotFoundError,
@@ -115,6 +116,19 @@ def test_a_dead_letter_is_retried_at_its_own_version(make: MakeStore, dsn: str) 
     store.flush_dirty(10)
     assert rows(dsn, "SELECT id, text FROM note ORDER BY id") == [(1, "poison"), (2, "newer")]
     assert store.dead_letters.list() == []
+    assert store.get(Note, 1).text == "poison"
+
+
+def test_who_retries_a_dead_letter_does_not_read_what_was_before(make: MakeStore, dsn: str) -> None:
+    store = store_of(make, deferred(), write_behind_max_retry=1)
+    store.set(Note, 1, Note(1, "good"))
+    store.flush_dirty(10)
+    run(dsn, "ALTER TABLE note ADD CONSTRAINT odd CHECK (text <> 'poison')")
+    store.set(Note, 1, Note(1, "poison"))
+    store.flush_dirty(10)
+    run(dsn, "ALTER TABLE note DROP CONSTRAINT odd")
+    wait_until(lambda: store.get(Note, 1).text == "good")
+    assert store.dead_letters.retry(all=True) == 1
     assert store.get(Note, 1).text == "poison"
 
 
@@ -486,6 +500,20 @@ def test_what_goes_straight_to_l3_and_is_refused_is_an_error_of_set_and_of_nothi
     assert store_of(hung, deferred()).dead_letters.list() == []
     assert rows(dsn, "SELECT id FROM note") == [(1,)]
     assert errors.calls == [] and store.stats().dirty_count == 0
+
+
+def test_a_write_that_nobody_took_at_once_is_read_by_its_process_all_the_same(
+    own_postgres: EmbeddedPostgres, own_valkey: EmbeddedValkey
+) -> None:
+    with stores(own_postgres.dsn, own_valkey.addr) as factory:
+        store = store_of(factory, deferred(), write_behind_durability=Durability.LEDGER)
+        store.set_many(Note, {1: Note(1, "old")})
+        assert store.get(Note, 1).text == "old"
+        own_valkey.kill()
+        own_postgres.kill()
+        with pytest.raises(L2UnavailableError):
+            store.set(Note, 1, Note(1, "new"))
+        assert store.get(Note, 1).text == "new"  # which is tried again as long as the process lives
 
 
 def test_close_says_what_is_lost_where_nobody_took_it(

@@ -113,6 +113,18 @@ def test_a_process_that_is_closed_while_it_takes_over_flushes_what_it_took_and_l
     assert list((tmp_path / "journal").iterdir()) == []
 
 
+def test_who_takes_over_a_journal_does_not_read_what_was_before(
+    make: MakeStore, dsn: str, redis_addr: str, tmp_path: Path
+) -> None:
+    store = journalled(make, tmp_path, deferred())
+    idle(store)
+    store.set_many(Note, {1: Note(1, "before")})
+    assert write(dsn, redis_addr, tmp_path, "os.kill(os.getpid(), 9)") == -9
+    assert store.get(Note, 1).text == "before"
+    inspect(store)._process.look_at_journal()
+    assert store.get(Note, 1).text == "new"
+
+
 def test_an_orderly_end_leaves_no_journal(make: MakeStore, dsn: str, redis_addr: str, tmp_path: Path) -> None:
     journalled(make, tmp_path / "other", deferred())
     assert write(dsn, redis_addr, tmp_path / "journal", "") == 0

@@ -160,6 +160,15 @@ def test_a_partial_write_is_taken_only_over_the_entry_that_it_was_merged_with(le
     assert read(ledger, "a") == 3
 
 
+@pytest.mark.parametrize("behind", [-25_000, 25_000])
+def test_a_ledger_whose_clock_is_another_than_that_of_the_cache_takes_what_is_handed_off(
+    server: RedisServer, behind: int
+) -> None:
+    ledger = Ledger(server, Timing(), lambda: round(server.time_ms()) - behind)
+    for version in (5, 6):
+        assert handed(ledger, LedgerPut("a", entry(version).encode())).answers == [Answer(Verdict.TAKEN)]
+
+
 def test_a_full_shard_takes_newer_writes_of_its_keys_only(make: MakeLedger) -> None:
     ledger = make(most=1)
     put(ledger, "a", 1)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.simulator.draw import Planned, Scenario
+from tests.simulator.draw import Planned, Scenario, called
 from tests.simulator.exhaust import FAULTS, search
 from tests.simulator.house import Episode, House
 from tests.simulator.kinds import KINDS
@@ -120,9 +120,8 @@ def _options(scenario: Scenario) -> str:
 
 def _scenario(calls: str, happens: str) -> Scenario:
     """What `_options` tells of."""
-    programs = tuple((int(process), letters) for process, _, letters in (each.partition(":") for each in calls.split()))
     faults = tuple(Planned(int(after), fault) for after, _, fault in (each.partition(":") for each in happens.split()))
-    return Scenario(programs, faults, keys=1)
+    return Scenario(called(calls), faults, keys=1)
 
 
 if __name__ == "__main__":

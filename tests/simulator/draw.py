@@ -6,10 +6,9 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.simulator.kinds import Kind
+from tests.simulator.kinds import SPAN, Kind
 from tests.simulator.world import Event
 
-SPAN = 120  # events in which faults happen
 Pick = Callable[[list[Event]], Event]
 
 
@@ -30,13 +29,21 @@ class Scenario(NamedTuple):
 
 def drawn(kind: Kind, chance: random.Random, faults: int) -> Scenario:
     """Three programs of one to three calls, and so many faults."""
+    all_of = list(kind.faults) if faults == len(kind.faults) else [chance.choice(kind.faults) for _ in range(faults)]
+    planned = tuple(sorted(Planned(chance.randrange(kind.span), fault) for fault in all_of))
+    if kind.programs:
+        return Scenario(called(chance.choice(kind.programs)), planned, keys=1)
     letters = chance.choice(kind.letters)
     places = (0, 0, 1) if kind.processes == 2 else (0, *range(1, kind.processes))
     programs = tuple(
         (number, "".join(chance.choice(letters) for _ in range(chance.randint(1, 3)))) for number in places
     )
-    planned = sorted(Planned(chance.randrange(SPAN), chance.choice(kind.faults)) for _ in range(faults))
-    return Scenario(programs, tuple(planned), keys=1 if len(letters) < 4 else 2)
+    return Scenario(programs, planned, keys=1 if len(letters) < 4 else 2)
+
+
+def called(calls: str) -> tuple[tuple[int, str], ...]:
+    """Programs as they are written for people: '0:gs 1:g'."""
+    return tuple((int(process), letters) for process, _, letters in (each.partition(":") for each in calls.split()))
 
 
 def first(events: list[Event]) -> Event:

@@ -6,12 +6,14 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.simulator.network import Server
+from strata.testing import inspect
+from tests.simulator.network import Server, SimStream
 from tests.simulator.postgres import Postgres
 from tests.simulator.process import Process
 from tests.simulator.world import World
 
 JUMPS = (-25.0, -1.5, 1.5, 25.0)  # seconds
+LEDGERS = b"{item:"  # what is in the names of the ledger's keys
 
 
 class Faults:
@@ -25,6 +27,17 @@ class Faults:
         self._servers = servers
         self._postgres = postgres
         self.kill_one: Callable[[Process], None] = lambda process: process.kill()
+        self.forge_for: Callable[[Process, str], str] = lambda process, what: "nothing"
+        self.lost: Callable[[Server], None] = lambda server: None  # told of who has lost what it had
+
+    def happens(self, fault: str) -> bool:
+        """A fault by its name, or, as in `kill@0`, that of one process; whether there was what it could happen to."""
+        name, _, number = fault.partition("@")
+        everybody = self._processes
+        self._processes = [everybody[int(number)]] if number else everybody
+        done = getattr(self, name)()
+        self._processes = everybody
+        return done is not False
 
     @property
     def _chance(self) -> random.Random:
@@ -71,6 +84,37 @@ class Faults:
         server.frozen = True
         self._for_a_while(f"{server} stands still", lambda: setattr(server, "frozen", False))
 
+    def mute(self) -> None:
+        """A Redis refuses what a process publishes."""
+        process, server = self._some(self._processes), self._some(self._servers)
+        server.mute.add(process)
+        self._for_a_while(f"{process} may not publish on {server}", lambda: server.mute.discard(process))
+
+    def mute_all(self) -> None:
+        """A Redis refuses what anybody publishes."""
+        server = self._some(self._servers)
+        server.mute.update(self._processes)
+        self._for_a_while(f"nobody may publish on {server}", server.mute.clear)
+
+    def read_only(self) -> None:
+        """A Redis takes no writes."""
+        server = self._some(self._servers)
+        server.valkey.read_only = True
+        self._for_a_while(f"{server} takes no writes", lambda: setattr(server.valkey, "read_only", False))
+
+    def fail_over(self) -> None:
+        """A replica, which has what a Redis had some time before, takes its place."""
+        server = self._some(self._servers)
+        copy = server.valkey.copied()
+
+        def happen() -> None:
+            server.restart(empty=False)
+            server.valkey.restore(copy)
+            self.lost(server)
+
+        self._world.say(f"!! {server} replicates no more")
+        self._world.after(self._chance.choice((0.0, 0.0, 0.05, 0.6)), happen, f"!! the replica of {server} takes over")
+
     def freeze_postgres(self) -> None:
         """PostgreSQL does nothing, and its connections stay."""
         self._postgres.frozen = True
@@ -78,23 +122,86 @@ class Faults:
 
     def lose_stream(self) -> None:
         """A connection to a Redis breaks."""
-        stream = self._some([stream for server in self._servers for stream in server.streams if not stream.hung_up])
+        stream = self._some([stream for server in self._servers for stream in self._streams(server)])
         if stream is not None:
             self._world.say(f"!! {stream.process} loses a connection to {stream.server}")
             stream.lose()
 
+    def lose_streams(self) -> None:
+        """All connections of a process to a Redis break."""
+        process, server = self._some(self._processes), self._some(self._servers)
+        self._world.say(f"!! {process} loses its connections to {server}")
+        for stream in self._streams(server):
+            if stream.process is process:
+                stream.lose()
+
+    def lose_call(self) -> None:
+        """The connection breaks over which a process sends its next command, which may be run later."""
+        self._some(self._servers).doomed.add(self._some(self._processes))
+
+    def slow_call(self) -> None:
+        """The next answer of a Redis to a process is a while on its way."""
+        self._some(self._servers).slow.add(self._some(self._processes))
+
+    def lose_commit(self) -> None:
+        """The connection breaks over which a process sends its next commit, which may happen later."""
+        self._postgres.doomed.add(self._some(self._processes))
+
+    def slow_read(self) -> None:
+        """The next row that a process asks for is a while on its way."""
+        self._postgres.slow.add(self._some(self._processes))
+
+    def _streams(self, server: Server) -> list[SimStream]:
+        return [stream for stream in server.streams if not stream.hung_up and stream.process in self._processes]
+
+    def moment(self) -> None:
+        """Some time passes in which nobody gets on."""
+        seconds = self._chance.choice((0.02, 0.2, 1.2))
+        self._world.say(f"!! {seconds:g} s pass")
+        self._world.now += seconds
+
+    def crowd_out(self) -> None:
+        """The L1 of a process gives up what it has of the schema, to have room."""
+        process = self._some(self._processes)
+        l1 = inspect(process.store).schemas["item"].l1
+        if l1.store is not None:
+            self._world.say(f"!! L1 of {process} has no room for {list(l1.entries)}")
+            for key in list(l1.entries):
+                l1.store.drop(key)
+
+    def evict_intent(self) -> bool:
+        """A Redis gives up a key of which a writer is about to commit, as soon as there is one; whether there was."""
+        return self._evict(b"I1:")
+
     def lose_session(self) -> None:
         """A connection to PostgreSQL breaks."""
-        session = self._some(self._postgres.sessions)
+        session = self._some([session for session in self._postgres.sessions if session.process in self._processes])
         if session is not None:
             self._world.say(f"!! {session.process} loses a connection to postgres")
             session.lose()
+
+    def forge(self) -> None:
+        """Somebody puts a version of the far future where Strata keeps its own."""
+        self._forge("")
+
+    def forge_message(self) -> None:
+        """... into a message."""
+        self._forge("message")
+
+    def forge_outcome(self) -> None:
+        """... into an outcome."""
+        self._forge("outcome")
+
+    def _forge(self, what: str) -> None:
+        process = self._some([process for process in self._processes if process.alive])
+        self._world.say(f"!! somebody forges {self.forge_for(process, what)}")
 
     def restart_redis(self) -> None:
         """A Redis is there again at once, with nothing in it."""
         server = self._some(self._servers)
         self._world.say(f"!! {server} restarts, empty")
         server.restart(empty=True)
+        self.lost(server)
 
     def restart_postgres(self) -> None:
         """PostgreSQL is there again at once, with all that was committed."""
@@ -115,8 +222,19 @@ class Faults:
 
     def evict(self) -> None:
         """A Redis gives a key up, to have room."""
-        keys = [(server, key) for server in self._servers for key in sorted(server.valkey.data) if b"item" in key]
+        self._evict(b"")
+
+    def _evict(self, head: bytes) -> bool:
+        keys = [
+            (server, key)
+            for server in self._servers
+            for key, held in server.valkey.data.items()
+            if b"item" in key and (not head or (type(held) is bytes and held.startswith(head)))
+        ]
         if keys:
-            server, key = self._some(keys)
+            server, key = self._some(keys[-4:])  # of those that were stored last, which matter here
             self._world.say(f"!! {server} evicts {key!r}")
             server.valkey.do_del(key)
+            if LEDGERS in key:
+                self.lost(server)
+        return bool(keys)

@@ -5,25 +5,34 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from functools import partial
+from shutil import rmtree
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from strata import Durability
 from strata.coherence import ownership, pulse
 from strata.errors import StrataError
-from strata.l2 import tier
+from strata.l1.trust import BUS_GRACE
+from strata.l2 import strays, tier
+from strata.l2.content import HEADER
+from strata.l2.tier import L2Tier
+from strata.protocol.versions import NODE_BITS
 from strata.testing import inspect
 from strata.writebehind.ledger import ledger
 from tests.simulator.calls import Calls
 from tests.simulator.draw import Pick, Planned, Scenario, first
 from tests.simulator.faults import Faults
-from tests.simulator.kinds import Kind
+from tests.simulator.forgery import AHEAD, Forgery
+from tests.simulator.kinds import REFUSED, Item, Kind
 from tests.simulator.network import Server
 from tests.simulator.postgres import Postgres
-from tests.simulator.process import Mutate, Process, as_shipped, know
+from tests.simulator.process import LEDGER, Mutate, Process, as_shipped, know
 from tests.simulator.promises import History
 from tests.simulator.world import World
 
 HEALED = 60.0  # seconds after which, all faults being mended, everybody trusts the caches again
 HEARD = 0.05  # seconds after which everybody that is connected has heard of a commit
+GRACE = BUS_GRACE + HEARD  # the same where somebody may not have been connected a moment ago
 
 
 class Episode(NamedTuple):
@@ -44,16 +53,37 @@ class House:
         self.postgres = Postgres(world)
         self.history = History(world)
         self.postgres.committed = self.history.committed
-        for scripts in (tier._scripts, ledger._scripts, {"belong": ownership._belong, "beat": pulse._beat}):
-            know(self.redis, scripts, mutate)
-        servers = {1: self.redis}
+        if kind.keeps:
+            self.postgres.keeps = lambda text: text if text.endswith("*") else f"{text}*"
+        self.postgres.refuses = lambda values: str(values[1]).startswith(REFUSED)
+        self.ledger = Server(world, "ledger") if kind.apart else self.redis
+        servers = {1: self.redis, 2: self.ledger}
+        self.servers = list(dict.fromkeys(servers.values()))
+        others = {"belong": ownership._belong, "beat": pulse._beat, "stray": strays._stray}
+        for server in self.servers:
+            for scripts in (tier._scripts, ledger._scripts, others):
+                know(server, scripts, mutate)
+        settings = {"write_behind_flush_interval": 0.1, **dict(kind.config)}
+        if kind.apart:
+            settings["ledger_addr"] = LEDGER
+        self.durable = settings.get("write_behind_durability") is Durability.JOURNAL
+        if self.durable:
+            self.journals = TemporaryDirectory()
+            settings["journal_dir"] = f"{self.journals.name}/journals"
         self.processes = [
-            Process(world, number, servers, self.postgres, kind.schemas(), write_behind_flush_interval=0.1)
+            Process(world, number, servers, self.postgres, kind.schemas(), **settings)
             for number in range(kind.processes)
         ]
-        self.calls = Calls(world, self.history)
-        self.faults = Faults(world, self.processes, [self.redis], self.postgres)
+        self.calls = Calls(world, self.history, self.postgres)
+        self.calls.cache = self.redis.valkey
+        self.faults = Faults(world, self.processes, self.servers, self.postgres)
         self.faults.kill_one = self._replace
+        self.faults.lost = self._lost
+        forgery = Forgery(world, self.redis, self.ledger, self.postgres)
+        self.faults.forge_for = lambda process, what: forgery.forge(
+            process, self.calls.keys[0], what, deferred=kind.deferred
+        )
+        self.redis.valkey.stored = None if kind.l3 else self._stored
         for process in self.processes:
             process.on_start = self._started
             process.bell = self._ring
@@ -64,8 +94,11 @@ class House:
         """A new life: everybody is connected, and sure of what it hears."""
         world = self.world
         world.begin(seed)
-        self.redis.begin()
+        for server in self.servers:
+            server.begin()
         self.postgres.begin()
+        if self.durable:
+            rmtree(f"{self.journals.name}/journals", ignore_errors=True)
         self.history.begin(calm=True, deferred=self.kind.deferred)
         self.calls.begin()
         self.busy = 0
@@ -82,9 +115,12 @@ class House:
         """The promise that was broken, or nothing: then another episode may follow."""
         world, scenario = self.world, episode.scenario
         if not world.broken:
+            self._prepare(scenario)
             world.episode(episode.pick, trace)
             world.overtaking = episode.overtaking
-            self._prepare(scenario)
+            due = list(scenario.faults)
+            self._heard = GRACE if due else HEARD
+            world.before_step = partial(self._let_happen, due) if due else None
             for number, program in scenario.programs:
                 self._call(self.processes[number], program)
             world.run(lambda: not self.busy)
@@ -96,19 +132,29 @@ class House:
         self.world.end()
 
     def _prepare(self, scenario: Scenario) -> None:
-        """Keys of which nobody knows: the first has a row."""
+        """Keys of which nobody knows, but who is to: the first has a row."""
         self._episodes += 1
         keys = self.calls.keys = (2 * self._episodes - 1, 2 * self._episodes)
         self.calls.alone = scenario.keys == 1
-        self.history.begin(calm=not scenario.faults, deferred=self.kind.deferred)
-        self.history.committed(keys[0], 1, (keys[0], "v0"))
-        self.postgres.data.rows[keys[0]] = (1, (keys[0], "v0"))
-        due = list(scenario.faults)
-        self.world.before_step = partial(self._let_happen, due) if due else None
+        calm = self.kind.steady or not scenario.faults
+        self.history.begin(calm=calm, deferred=self.kind.deferred)
+        if self.kind.l3:
+            self.history.committed(keys[0], 1, (keys[0], "v0"))
+            self.postgres.data.rows[keys[0]] = (1, (keys[0], "v0"))
+        else:
+            l2 = self._l2()
+            self.redis.valkey.do_set(l2.key(str(keys[0])).encode(), l2.content(1, Item(keys[0], "v0")))
+        self.world.pick = first
+        for number in self.kind.known:
+            read = partial(self.calls.read, self.processes[number], keys[0])
+            self.world.spawn(self.processes[number], partial(_quietly, read), "opens")
+        self.world.run(lambda: not self._opening())
 
     def _let_happen(self, due: list[Planned]) -> None:
         while due and self.world.steps >= due[0].after:
-            getattr(self.faults, due.pop(0).fault)()
+            if not self.faults.happens(due[0].fault):
+                return  # there is nothing yet that it could happen to
+            due.pop(0)
 
     def _opening(self) -> bool:
         return any(task.name == "opens" for task in self.world.tasks)
@@ -155,8 +201,12 @@ class House:
         self._restart(process)
         self._call(process, "ggg")
 
+    def _lost(self, server: Server) -> None:
+        if server is self.ledger:
+            self.history.ledger_lost()
+
     def _restart(self, process: Process) -> None:
-        self.history.forget(process)
+        self.history.forget(process, durable=self.durable)
         process.start()
         self._first_call(process)
 
@@ -170,7 +220,8 @@ class House:
         world.before_step = None
         world.say("everything is mended")
         world.timers.clear()
-        self.redis.heal()
+        for server in self.servers:
+            server.heal()
         self.postgres.heal()
         for process in self.processes:
             process.frozen = False
@@ -179,7 +230,7 @@ class House:
         until = world.now + HEALED
         while not world.broken:
             world.run(lambda: self._healed() or world.now >= until)
-            world.run_for(HEARD)
+            world.run_for(self._heard)
             if self._healed():
                 break
             if world.now >= until:
@@ -196,11 +247,11 @@ class House:
         repairs = [inspect(process.store).repairs for process in self.processes]
         return (
             all(self._sure(process) for process in self.processes)
-            and all(each._sure and not each._skipped for each in repairs)
+            and (not self.kind.l3 or all(each._sure and not each._skipped for each in repairs))
             and not any(len(inspect(process.store).unfinished) for process in self.processes)
             and not self.postgres.data.repairs
             and not any(self._pending(process) for process in self.processes)
-            and not any(key.endswith(b":dirty") for key in self.redis.valkey.data)
+            and not any(key.endswith((b":dirty", b":untold")) for key in self.ledger.valkey.data)
         )
 
     def _pending(self, process: Process) -> int:
@@ -225,16 +276,32 @@ class House:
             self.world.pause(seconds=0.2, what="tries again")
 
     def _check_l2(self) -> None:
-        l2 = inspect(self.processes[0].store).schemas["item"].l2
-        if l2 is None:
+        if not (self.kind.l2 and self.kind.l3):
             return
-        prefix = l2._prefix.encode()
+        prefix = self._l2()._prefix.encode()
+        unread = int((self.world.began + AHEAD / 2) * 1_000_000) << NODE_BITS  # those above are not believed
         for raw_key, raw in self.redis.valkey.data.items():
-            if raw_key.startswith(prefix) and raw[:1] == b"V":
+            if raw_key.startswith(prefix) and raw[:1] == b"V" and int(raw[3:22]) < unread:
                 key = int(raw_key.removeprefix(prefix))
                 row = self.postgres.data.rows.get(key)
-                if row is None or row[0] != int(raw[3:22]):
-                    self.world.breaks(f"at rest L2 holds another version of {key} than L3")
+                if row is None or row[0] != int(raw[3:22]) or row[1][1] != self._decoded(raw).text:
+                    self.world.breaks(f"at rest L2 holds something else of {key} than L3")
+
+    def _l2(self) -> L2Tier:
+        l2 = inspect(self.processes[0].store).schemas["item"].l2
+        assert l2 is not None
+        return l2
+
+    def _decoded(self, raw: bytes) -> Any:
+        """The record in a content of L2."""
+        return self._l2()._contents._decode(raw[HEADER:])
+
+    def _stored(self, raw_key: bytes, raw: bytes) -> None:
+        """Where L2 is the lowest tier, what is stored there is committed."""
+        prefix = self._l2()._prefix.encode()
+        if raw_key.startswith(prefix) and raw[:1] in (b"V", b"T"):
+            key = int(raw_key.removeprefix(prefix))
+            self.history.committed(key, 0, (key, self._decoded(raw).text) if raw[:1] == b"V" else None)
 
 
 def _quietly(run: Callable[[], object]) -> None:

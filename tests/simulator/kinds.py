@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple
 
-from strata import MemPolicy, PostgresPolicy, PrimaryKey, RedisPolicy, Schema, WriteMode
+from strata import Durability, MemPolicy, PostgresPolicy, PrimaryKey, RedisPolicy, Schema, WriteMode
 
 CALLS = {
     "g": "get", "G": "get_many", "s": "set", "S": "set_many", "d": "delete", "t": "tx", "q": "search",
-    "i": "invalidate",
+    "i": "invalidate", "f": "get_past_l1", "c": "search_cached", "W": "warm", "h": "update_by_hand", "w": "wait",
+    "b": "set_alone", "B": "delete_alone", "e": "evict", "m": "forget", "x": "set_refused", "l": "flush", "z": "stall",
 }  # fmt: skip
 FAULTS = (
     "kill", "freeze", "cut_redis", "cut_postgres", "freeze_redis", "freeze_postgres", "lose_stream", "lose_session",
     "restart_redis", "restart_postgres", "evict", "clock", "clock_of_redis",
 )  # fmt: skip
+SPAN = 120  # events in which faults happen
+LOSSES = (
+    "lose_streams", "lose_call", "lose_commit", "slow_call", "slow_read", "mute", "mute_all", "read_only", "fail_over",
+    "evict_intent", "crowd_out", "moment",
+)  # fmt: skip
+KEPT = (
+    "kill", "freeze", "cut_redis", "freeze_redis", "lose_stream", "lose_streams", "lose_call", "slow_call", "mute",
+    "mute_all", "read_only", "crowd_out",
+)  # fmt: skip
+REFUSED = "x"  # what a text begins with that L3 refuses
 LETTERS = ("gs", "gs", "gsd", "gsG", "gSt", "gsi", "gsq", "gggssGSdtqi")
 
 
@@ -26,9 +39,24 @@ class Item:
     text: str = ""
 
 
+class Aging(NamedTuple):
+    """Options of the three policies."""
+
+    l1: Mapping[str, Any] = MappingProxyType({"ttl": 60})
+    l2: Mapping[str, Any] = MappingProxyType({"ttl": 600})
+    l3: Mapping[str, Any] = MappingProxyType({})
+
+
+LONG = Aging()
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Processes and their tiers; the calls that programs are drawn from, mostly few kinds of them; and faults."""
+    """Processes and their tiers; the calls that programs are drawn from, mostly few kinds of them; and faults, which
+    happen within so many events.
+
+    `apart`: the ledger has a Redis of its own. `config` are settings of each process.
+    """
 
     name: str
     processes: int = 2
@@ -37,13 +65,33 @@ class Kind:
     l2: bool = True
     letters: tuple[str, ...] = LETTERS
     faults: tuple[str, ...] = FAULTS
+    l3: bool = True
+    programs: tuple[str, ...] = ()  # in place of letters: all calls of an episode, such as '0:gs 1:g'
+    span: int = SPAN
+    known: tuple[int, ...] = ()  # those that have read the first key before
+    steady: bool = False  # whether what a process has read binds what it reads next, with faults too
+    aging: Aging = LONG
+    apart: bool = False
+    keeps: bool = False  # whether L3 makes something else of each text
+    config: tuple[tuple[str, Any], ...] = ()
 
     def schemas(self) -> list[Schema[Any]]:
         """Those of each process."""
         mode = WriteMode.WRITE_BEHIND if self.deferred else WriteMode.WRITE_THROUGH
-        l1, l2 = MemPolicy(ttl=60) if self.l1 else None, RedisPolicy(ttl=600) if self.l2 else None
-        return [Schema(Item, name="item", write_mode=mode, l1=l1, l2=l2, l3=PostgresPolicy())]
+        aging = self.aging
+        l1 = MemPolicy(**aging.l1) if self.l1 else None
+        l2 = RedisPolicy(**aging.l2) if self.l2 else None
+        l3 = PostgresPolicy(**aging.l3) if self.l3 else None
+        return [Schema(Item, name="item", write_mode=mode, l1=l1, l2=l2, l3=l3)]
 
+
+ALIVE = tuple(fault for fault in (*FAULTS, *LOSSES) if fault != "kill")
+SHORT = Aging(
+    {"ttl": 3, "negative_ttl": 1, "eager_refresh": 0.5, "jitter": 0.1},
+    {"ttl": 6, "negative_ttl": 2, "eager_refresh": 0.5, "jitter": 0.1, "lease_wait": 0.5},
+)
+
+RETRY_ONCE = ("write_behind_max_retry", 1)
 
 KINDS = {
     kind.name: kind
@@ -51,8 +99,30 @@ KINDS = {
         Kind("through"),
         # A writer that is killed between its commit and the message leaves others what they have, until L1's time is
         # up (docs/coherence.md): that is no fault of theirs.
-        Kind("without L2", l2=False, faults=tuple(fault for fault in FAULTS if fault != "kill")),
+        Kind("without L2", l2=False, faults=ALIVE),
         Kind("behind", deferred=True),
         Kind("three", processes=3),
+        Kind("refused", deferred=True, letters=("gx", "gsx", "gsxb", "gxdB", "sxlf"), config=(RETRY_ONCE,)),
+        Kind("kept", deferred=True, keeps=True, letters=("gs", "gsb", "gse", "gsdf", "gsSdtq")),
+        Kind("apart", deferred=True, apart=True, faults=(*FAULTS, *LOSSES)),
+        Kind("at once", deferred=True, config=(("write_behind_durability", Durability.LEDGER),)),
+        Kind("full", deferred=True, letters=("gsS", "gsSd", "gsdG"), config=(("write_behind_max_dirty", 1),)),
+        Kind("journal", deferred=True, config=(("write_behind_durability", Durability.JOURNAL),)),
+        Kind(
+            "forged",
+            deferred=True,
+            faults=("forge",),
+            letters=("gs", "gsb", "gsd", "gsx", "gsdBf"),
+            config=(RETRY_ONCE,),
+        ),
+        Kind("rights", faults=("mute", "mute_all", "read_only", "cut_redis", "lose_call")),
+        Kind("links", faults=("lose_streams", "lose_call", "lose_commit", "slow_call", "slow_read", "moment", "kill")),
+        Kind("failover", faults=("fail_over", "restart_redis", "lose_streams", "evict", "evict_intent")),
+        Kind("without L1", l1=False, faults=(*FAULTS, *LOSSES)),
+        Kind("L2 alone", l3=False, letters=("gs", "gsd", "gsG", "gSd", "gsf", "gsi"), faults=KEPT),
+        # A change by hand of which nobody lives to tell is not told.
+        Kind("by hand", letters=("gh", "gs", "gsh", "gGhd", "ghf"), faults=ALIVE),
+        Kind("bulk", letters=("gqs", "gWs", "gcs", "gfs", "gGs", "gqWcsd"), faults=(*FAULTS, *LOSSES)),
+        Kind("fresh", letters=("gsw", "gdw", "gsdwGf"), faults=(*FAULTS, *LOSSES), aging=SHORT),
     )
 }

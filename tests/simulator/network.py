@@ -17,6 +17,8 @@ from tests.simulator.world import Event, World
 if TYPE_CHECKING:
     from tests.simulator.process import Process
 
+SLOW = (0.0, 0.02, 0.3)  # seconds for which a slow answer is on its way
+LATE = (0.0, 0.0, 0.05, 0.6, 2.0)  # seconds after which is run what was lost with a connection
 DIAL = 1.0  # seconds that it takes to give a cut link up
 
 
@@ -51,6 +53,10 @@ class Server:
         self.valkey.begin()
         self.up, self.frozen = True, False
         self.ahead = 0.0  # seconds by which its clock is
+        self.mute: set[Process] = set()  # who may not publish
+        self.doomed: set[Process] = set()  # whose next call loses its connection
+        self.slow: set[Process] = set()  # to whom the next answer is a while on its way
+        self.valkey.read_only = False
         self.cut: set[Process] = set()  # between whom and the server nothing gets through
         self.streams: list[SimStream] = []
 
@@ -79,7 +85,25 @@ class Server:
     def heal(self) -> None:
         """Everybody gets through again. What was sent by those who have given up meanwhile is lost."""
         self.cut.clear()
-        self.frozen, self.up = False, True
+        self.mute.clear()
+        self.doomed.clear()
+        self.slow.clear()
+        self.frozen, self.up, self.valkey.read_only = False, True, False
+
+    def lose_call(self, stream: SimStream) -> None:
+        """A connection breaks; what was sent over it is run later, or never."""
+        requests, chance = list(stream.requests), self.world.chance
+        stream.lose()
+        self.doomed.discard(stream.process)
+        said = f"{stream.process} has lost its connection, and {said_all(requests)}"
+        self.world.say(f"!! {said}")
+        if chance.random() < 0.5:
+            self.world.after(chance.choice(LATE), lambda: self._run_late(requests), f"{said} arrives")
+
+    def _run_late(self, requests: Sequence[Sequence[bytes]]) -> None:
+        self.valkey.mute = False
+        for command in requests:
+            self.valkey.command(command)
 
     def _publish(self, channel: bytes, message: bytes) -> int:
         heard = [stream for stream in self.streams if channel in stream.channels]
@@ -138,12 +162,22 @@ class SimStream:
             self.channels.update(command[1:])
             answer = b"".join(encoded([b"subscribe", channel, 1]) for channel in command[1:])
         else:
+            server.valkey.mute = self.process in server.mute
             answer = encoded(server.valkey.command(command))
         if server.world.trace is not None:
             server.world.say(f"    {answer!r:.110}")
-        self.arrived += answer
+        if self.process in server.slow and not self.channels and command[0] in (b"EVALSHA", b"MGET"):
+            server.slow.discard(self.process)
+            server.world.after(
+                server.world.chance.choice(SLOW), lambda: self._arrive(answer), f"!! {answer!r:.60} arrives by and by"
+            )
+        else:
+            self._arrive(answer)
         if self.hung_up and not self.requests:
             server.streams.remove(self)
+
+    def _arrive(self, answer: bytes) -> None:
+        self.arrived += answer
 
     def said(self) -> str:
         """The command."""
@@ -155,6 +189,8 @@ class SimStream:
         self._reader.feed(data)
         while (command := self._reader.gets()) is not False:
             self.requests.append(command)
+        if self.process in self.server.doomed and self.requests and self.requests[-1][0] != b"SUBSCRIBE":
+            self.server.lose_call(self)
 
     def receive(self, seconds: float | None) -> bytes:
         if not self.arrived and not self.lost and not self.hung_up:
@@ -195,6 +231,11 @@ def said(command: Sequence[bytes]) -> str:
     if command[0] in (b"EVALSHA", b"EVAL"):
         return f"{SCRIPTS.get(command[1], command[1][:8])} {b' '.join(command[3:])!r:.110}"
     return f"{b' '.join(command)!r:.120}"
+
+
+def said_all(commands: Sequence[Sequence[bytes]]) -> str:
+    """Commands, for a trace."""
+    return "; ".join(map(said, commands))
 
 
 SCRIPTS: dict[bytes, str] = {}

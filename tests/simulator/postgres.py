@@ -18,6 +18,7 @@ from psycopg import errors
 from strata.l3 import failures
 from strata.l3.connection import GRACE, IDLE_IN_TRANSACTION
 from strata.l3.reads import Row
+from strata.l3.sqlstates import Failure, classify
 from strata.l3.table import Table
 from strata.l3.values import FIRST, Applied, Change, Repair, Status
 from strata.l3.writes import Written
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Lock = tuple[Any, ...]
+LATE = (0.0, 0.0, 0.05, 0.3, 0.6)  # seconds after which a lost commit arrives
+SLOW = (0.02, 0.3, 2.0)  # seconds for which a slow read is on its way
+KEPT = 1  # the place of the column of which L3 may make something else
 LOCK_TIMEOUT, STATEMENT_TIMEOUT = 5.0, 15.0  # seconds; the defaults of `L3PoolConfig`
 CONNECT_TIMEOUT = 2.0
 
@@ -62,6 +66,7 @@ class Postgres:
     def __init__(self, world: World) -> None:
         self.world = world
         self.committed: Callable[[Any, int, tuple[Any, ...] | None], None] = lambda *_: None
+        self.keeps: Callable[[str], str] = lambda text: text  # what it makes of the second column
         self.refuses: Callable[[tuple[Any, ...]], bool] = lambda values: False
         world.sources.append(self)
         self.begin()
@@ -72,6 +77,8 @@ class Postgres:
         self.locks: dict[Lock, dict[Session, bool]] = {}
         self.sessions: list[Session] = []
         self.cut: set[Process] = set()
+        self.doomed: set[Process] = set()  # whose next commit loses its connection
+        self.slow: set[Process] = set()  # whose next row is a while on its way
         self.frozen, self.up = False, True
 
     def __str__(self) -> str:
@@ -98,6 +105,7 @@ class Postgres:
             request = session.request
             if session.wakes <= now or (
                 request is not None
+                and request.sent <= now
                 and session.process not in self.cut
                 and (session.since == math.inf or self.free(session, request.locks))
             ):
@@ -121,7 +129,13 @@ class Postgres:
     def heal(self) -> None:
         """Everybody gets through again."""
         self.cut.clear()
+        self.doomed.clear()
+        self.slow.clear()
         self.frozen, self.up = False, True
+
+    def unlocked(self, key: Any) -> bool:
+        """Whether no transaction has the row."""
+        return ("row", key) not in self.locks
 
     def free(self, session: Session, locks: Mapping[Lock, bool]) -> bool:
         """Whether the session could have all of these locks, true being alone."""
@@ -153,6 +167,8 @@ class Statement:
         self.do = do
         self.locks = locks
         self.served = False
+        self.sent = self.answered = -math.inf  # when it arrives, and its answer
+        self.seen: Mapping[str, int] | None = None  # tombstones, as they were when it began to wait for its locks
         self.answer: Any = None
         self.error: psycopg.Error | None = None
 
@@ -235,6 +251,7 @@ class Session:
                 request.error = error
         elif self.since == math.inf:
             self.since = now
+            request.seen = dict(server.data.tombstones)
             return
         else:
             request.error = errors.LockNotAvailable("canceling statement due to lock timeout")
@@ -299,9 +316,12 @@ class Session:
         server = self.server
         request = self.request = Statement(what, do, locks or {})
         self.since = math.inf
+        self._goes_wrong(request)
 
         def answered() -> bool:
-            return self.lost or (request.served and server._reaches(self.process))
+            return self.lost or (
+                request.served and request.answered <= server.world.now and server._reaches(self.process)
+            )
 
         server.world.pause(answered, self.patience, f"postgres, {what}")
         if self.lost:
@@ -313,6 +333,22 @@ class Session:
         if request.error is not None:
             raise request.error
         return request.answer  # type: ignore[no-any-return]
+
+    def _goes_wrong(self, request: Statement) -> None:
+        server, process, world = self.server, self.process, self.server.world
+        if process in server.doomed and (request.what == "COMMIT" or (request.locks and not self.in_transaction)):
+            server.doomed.discard(process)
+            world.say(f"!! {process} has lost its connection to {server}, and {request.what}")
+            self.lost = True
+            request.sent = world.now + world.chance.choice(LATE)
+            world.after(request.sent - world.now, lambda: None, f"{request.what} of {process} arrives, or is lost")
+            if world.chance.random() < 0.3:
+                self.drop()
+        elif process in server.slow and request.what.startswith("SELECT"):
+            server.slow.discard(process)
+            at = world.now + world.chance.choice(SLOW)
+            request.sent, request.answered = world.chance.choice(((at, at), (world.now, at)))
+            world.after(at - world.now, lambda: None, f"!! {request.what} of {process} was under way for a while")
 
     # -- what a statement sees, and writes ----------------------------------------------------------------------
 
@@ -326,8 +362,11 @@ class Session:
         return sorted(key for key in keys if self.row(key) is not None)
 
     def tombstone(self, key_text: str) -> int:
-        """The version at which the key was deleted, as the session sees it."""
-        return self.own.tombstones.get(key_text, self.server.data.tombstones.get(key_text, 0))
+        """The version at which the key was deleted, as the session sees it: rows that a statement has waited for are
+        looked at again, and not what it has read of other tables."""
+        seen = None if self.request is None else self.request.seen
+        held = self.server.data.tombstones if seen is None else seen
+        return self.own.tombstones.get(key_text, held.get(key_text, 0))
 
     def repairs(self) -> list[Repair]:
         """The repairs that it sees."""
@@ -351,6 +390,7 @@ class SimTable:
         self.sealed_names = table.sealed_names
         self.under_way = table.under_way
         self.waiting_repairs = table.waiting_repairs
+        self._names = tuple(column.name for column in table.plan.columns)
         self._place = [column.name for column in table.plan.columns].index(table.plan.key.name)
 
     def check(self, query: Any) -> None:
@@ -447,12 +487,20 @@ class SimTable:
         buried = conn.tombstone(self.plan.key_text(key)) if self.deferred else 0
         if held is None and buried:
             version = max(version, raised(buried, node))
-        merged, names = values, ()
+        merged = values
         if UNLOADED in values:
             assert held is not None, "partial writes of what is not there are not simulated"
             merged = tuple(held[1][at] if value is UNLOADED else value for at, value in enumerate(values))
+        merged = self._kept(conn, merged)
         conn.own.rows[key] = (version, merged)
-        return Written(version, (), names)
+        other = [
+            (name, value) for name, given, value in zip(self._names, values, merged, strict=True) if value != given
+        ]
+        return Written(version, tuple(value for _, value in other), tuple(name for name, _ in other))
+
+    def _kept(self, conn: Session, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A row as L3 has it."""
+        return tuple(conn.server.keeps(value) if place == KEPT else value for place, value in enumerate(values))
 
     def delete(self, conn: Session, id: Any, version: int, node: int) -> int:
         self._lock_key(conn, id, alone=True)
@@ -479,10 +527,15 @@ class SimTable:
         self.lock_shards(conn, dict(sorted(shards.items())))
         found = {}
         for at in order:
-            found[at] = self._apply_one(conn, changes[at], at)
+            try:
+                found[at] = self._apply_one(conn, changes[at])
+            except psycopg.Error as error:
+                if conn.closed or classify(error.sqlstate or "") is Failure.OUTAGE:
+                    raise
+                raise failures.batch_error(error).at([at]) from error
         return [found[at] for at in range(len(changes))]
 
-    def _apply_one(self, conn: Session, change: Change, at: int) -> Applied:
+    def _apply_one(self, conn: Session, change: Change) -> Applied:
         def do() -> Applied:
             held, buried = conn.row(change.key), conn.tombstone(change.key_text)
             version = 0 if held is None else held[0]
@@ -497,9 +550,13 @@ class SimTable:
             if version < change.version:
                 assert change.values is not None
                 if conn.server.refuses(change.values):
-                    raise failures.batch_error(Violates("a row that is refused")).at([at])
-                conn.own.rows[change.key] = (change.version, change.values)
-            return Applied(change.key, Status.APPLIED, change.version)
+                    raise Violates("a row that is refused")
+                held = (change.version, self._kept(conn, change.values))
+                conn.own.rows[change.key] = held
+            assert held is not None
+            if held[1] == change.values:
+                return Applied(change.key, Status.APPLIED, change.version)
+            return Applied(change.key, Status.APPLIED, change.version, (held[1][KEPT],), (self._names[KEPT],))
 
         return conn.ask(f"apply {change.key} {change.version}", do, {self._row_lock(change.key): True})
 

@@ -11,21 +11,24 @@ from typing import Any, TypeVar
 from greenlet import getcurrent
 from redis import utils as redis_utils
 
-from strata import Config, DataStore, Schema, collection, datastore
+from strata import Config, DataStore, Durability, Schema, collection, datastore
 from strata.l3 import connections
 from strata.l3 import table as tables
 from strata.l3.fingerprint import Fingerprint
+from strata.protocol import shards
 from strata.testing import inspect
 from strata.waits import hub
 from strata.waits.nudge import Nudge
-from strata.writebehind import endings
+from strata.writebehind import endings, service
 from strata.writebehind.fleet.doorbell import Doorbell
+from strata.writebehind.ledger import lag, shard
 from tests.simulator.network import SCRIPTS, Server, SimStream
 from tests.simulator.postgres import Postgres, Session, SimTable
 from tests.simulator.world import Task, World
 
 T = TypeVar("T")
 DSN = "host=postgres.sim dbname=sim"
+SHARDS = 2
 CACHE, LEDGER = "redis.sim:1", "redis.sim:2"
 
 
@@ -166,6 +169,8 @@ class Process:
         for server in self._servers.values():
             for stream in [stream for stream in server.streams if stream.process is self]:
                 stream.hang_up()
+        if self._config.write_behind_durability is Durability.JOURNAL:
+            inspect(self.store).journal.abandon()  # the files, and their locks, go with the process
         for session in [session for session in self.postgres.sessions if session.process is self]:
             session.close()
 
@@ -284,6 +289,8 @@ def install() -> None:
         _put(module, "monotonic", _monotonic)
     _put(tables, "under_way", _under_way)
     _put(tables, "waiting_repairs", _waiting_repairs)
+    for module in (shards, shard, lag, service):  # few, which are looked after once a second
+        _put(module, "SHARDS", SHARDS)
     # What takes long to make, and does not change, is made once.
     table = tables.Table
     _put(tables, "Table", cache(lambda *args, **kwargs: SimTable(table(*args, **kwargs))))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+from tests.simulator.kinds import REFUSED
 from tests.simulator.world import World
 
+JOURNALS = "the journals"
 STALE = 3.0  # seconds after a commit from which on nobody reads what was before
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """A row, or its deletion, as L3 took it."""
 
     at: float
@@ -36,7 +38,10 @@ class History:
         self.deferred = deferred
         self.commits: dict[Any, list[Commit]] = {}
         self._versions: dict[tuple[Any, str | None], int] = {}  # the last one of each value
+        self._deletions: dict[Any, list[int]] = {}
         self._seen: dict[tuple[Any, Any], int] = {}
+        self._safe: dict[Any, int] = {}  # the newest write of each key that the ledger has, or had
+        self._given_up: dict[Any, int] = {}  # the newest write of each key that is
         self._owed: dict[tuple[Any, Any], int] = {}  # the newest deferred write of a process that lives
 
     def committed(self, key: Any, version: int, values: tuple[Any, ...] | None) -> None:
@@ -50,13 +55,34 @@ class History:
             self.world.breaks(f"L3 took version {version} of {key} after {commits[-1].version}")
         commits.append(Commit(self.world.now, version, value))
 
+    def committed_untold(self, key: Any, values: tuple[Any, ...]) -> Callable[[], None]:
+        """Somebody else has changed a row, of which Strata is told when what is returned is called: until then, and
+        for a while, it may show what was before, at one time and not at another."""
+        self.calm = False
+        self.committed(key, 0, values)
+        commits, place = self.commits[key], len(self.commits[key]) - 1
+        commits[place] = commits[place]._replace(at=math.inf)
+
+        def told() -> None:
+            commits[place] = commits[place]._replace(at=self.world.now)
+
+        return told
+
     def stamped(self, key: Any, version: int, value: str | None) -> None:
         """A write has its version."""
         self._versions[key, value] = max(version, self._versions.get((key, value), 0))
+        if value is None:
+            self._deletions.setdefault(key, []).append(version)
 
     def version(self, key: Any, value: str | None) -> int:
         """That of a value; of an absence, that of the last deletion; -1 where nobody wrote it."""
         return self._versions.get((key, value), 0 if value is None else -1)
+
+    def _surely(self, key: Any, value: str | None, floor: int) -> int:
+        """As `version`, but of an absence that of the first deletion it may be by, not below `floor`."""
+        if value is not None:
+            return self.version(key, value)
+        return min((version for version in self._deletions.get(key, ()) if version >= floor), default=0)
 
     def newest(self, key: Any) -> Commit:
         """What L3 holds."""
@@ -67,13 +93,31 @@ class History:
         """The version below which the process reads nothing any more."""
         return self._seen.get((process, key), 0)
 
-    def wrote(self, process: Any, key: Any, value: str | None, stamp: int | None = None) -> None:
-        """A write returned; `stamp`: it is deferred, and has this version."""
-        version = self.version(key, value) if stamp is None else stamp
+    def gave_up(self, key: Any, version: int) -> None:
+        """A deferred write is given up: where L3 refuses it, everybody is to see again what L3 holds. What was written
+        before it, it has replaced."""
+        if not any(place[0] == key and _is_refused(place[1]) and version == at for place, at in self._versions.items()):
+            return
+        self._given_up[key] = max(version, self._given_up.get(key, 0))
+        self._owed = {place: owed for place, owed in self._owed.items() if place[1] != key or owed > version}
+        if self._safe.get(key, 0) <= version:
+            self._safe.pop(key, None)
+
+    def handed_off(self, key: Any, version: int) -> None:
+        """The ledger has a write, or a newer one: it outlives its writer."""
+        self._safe[key] = max(version, self._safe.get(key, 0))
+
+    def ledger_lost(self) -> None:
+        """What nobody has in memory is lost."""
+        self._safe.clear()
+
+    def wrote(self, process: Any, key: Any, value: str | None, stamp: int | None = None, since: int = 0) -> None:
+        """A write returned; `stamp`: it is deferred, and has this version. `since`: the newest when it began."""
+        version = self._surely(key, value, since + 1) if stamp is None else stamp
         if stamp is None and not any(commit.value == value for commit in self.commits.get(key, ())):
             self.world.breaks(f"{process} was told that {key} is {value}, which L3 never took")
         self._saw(process, key, version)
-        if stamp is not None:
+        if stamp is not None and version > self._given_up.get(key, 0):
             self._owed[process, key] = max(version, self._owed.get((process, key), 0))
 
     def read(self, process: Any, key: Any, value: str | None, floor: int, began: float) -> None:
@@ -81,25 +125,42 @@ class History:
         found = self.version(key, value)
         if found < 0:
             self.world.breaks(f"{process} read {value} of {key}, which nobody wrote")
-        elif found < floor:
+        elif found < self._still(key, floor):
             self.world.breaks(f"{process} read {value} of {key}, older than what it had seen or written before")
         for later in self.commits.get(key, ()):
             if later.version > found and later.at < began - STALE:
                 age = began - later.at
                 self.world.breaks(f"{process} read {value} of {key}, {age:.1f} s after {later.value} was committed")
         if self.calm:
-            self._saw(process, key, found)
+            self._saw(process, key, self._surely(key, value, floor))
 
-    def forget(self, process: Any) -> None:
-        """The process ended: what comes after it has seen nothing, and what it had in memory only is lost."""
+    def forget(self, process: Any, *, durable: bool = False) -> None:
+        """The process ended: what comes after it has seen nothing, and what it had in memory only is lost. `durable`:
+        it had nothing in memory only."""
         self._seen = {place: version for place, version in self._seen.items() if place[0] is not process}
+        left = {place[1]: version for place, version in self._owed.items() if place[0] is process and durable}
         self._owed = {place: version for place, version in self._owed.items() if place[0] is not process}
+        for key, version in left.items():
+            self._owed[JOURNALS, key] = max(version, self._owed.get((JOURNALS, key), 0))
 
     def check_persisted(self) -> None:
         """At rest: L3 has what it was owed, or what is newer."""
         for (process, key), version in self._owed.items():
             if self.newest(key).version < version:
                 self.world.breaks(f"a write of {key} by {process} is not in L3")
+        for key, version in self._safe.items():
+            if self.newest(key).version < version:
+                self.world.breaks(f"a write of {key} that was handed off is not in L3")
+
+    def _still(self, key: Any, floor: int) -> int:
+        """What is left of a floor where writes were given up."""
+        if floor > self._given_up.get(key, 0):
+            return floor
+        return max((commit.version for commit in self.commits.get(key, ()) if commit.version <= floor), default=0)
 
     def _saw(self, process: Any, key: Any, version: int) -> None:
         self._seen[process, key] = max(version, self._seen.get((process, key), 0))
+
+
+def _is_refused(value: str | None) -> bool:
+    return value is not None and value.startswith(REFUSED)

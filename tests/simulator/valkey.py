@@ -35,6 +35,12 @@ class Listed(list[bytes]):
 
 
 OK = Status(b"OK")
+WRITES = frozenset(
+    "del expire hdel hincrby hset ltrim pexpire pexpireat rename rpush set setrange zadd zrem zremrangebyrank"
+    " zremrangebyscore".split()
+)
+READ_ONLY = "READONLY You can't write against a read only replica."
+NO_PUBLISH = "User default has no permissions to run the 'publish' command"
 KINDS: dict[type, bytes] = {bytes: b"string", Hash: b"hash", Sorted: b"zset", Listed: b"list"}
 
 
@@ -62,16 +68,37 @@ class Valkey:
             b" if ok or type(r) == 'table' then return r end return { err = 'ERR ' .. tostring(r) } end end"
         )
         self._scripts: dict[bytes, Any] = {}
+        self._learnt: list[bytes] = []  # of these, those that somebody has sent
+        self.mute = False  # whether who asks now may not publish
+        self.read_only = False
+        self.stored: Callable[[bytes, bytes], None] | None = None  # told of each text that is stored
 
     def begin(self) -> None:
-        """Empty, as after a start; compiled scripts are known still."""
+        """Empty, as after a start; the scripts that it was to know from the start are known still."""
+        for sha in self._learnt:
+            del self._scripts[sha]
+        self._learnt.clear()
         self.data.clear()
         self.expires.clear()
 
-    def command(self, parts: Sequence[bytes]) -> Any:
-        """The answer; an error is returned as `RefusedError`."""
+    def copied(self) -> tuple[dict[bytes, Any], dict[bytes, float]]:
+        """What is here now, for `restore`."""
+        held = {key: value if type(value) is bytes else type(value)(value) for key, value in self.data.items()}
+        return held, dict(self.expires)
+
+    def restore(self, copy: tuple[dict[bytes, Any], dict[bytes, float]]) -> None:
+        """What was here when the copy was made, and nothing else."""
+        self.data, self.expires = copy
+
+    def command(self, parts: Sequence[bytes], *, script: bool = False) -> Any:
+        """The answer; an error is returned as `RefusedError`. `script`: it is a script that asks."""
+        name = parts[0].decode().lower()
+        if self.mute and name == "publish":
+            return RefusedError(f"NOPERM ACL failure in script: {NO_PUBLISH}" if script else f"NOPERM {NO_PUBLISH}")
+        if self.read_only and name in WRITES:
+            return RefusedError(READ_ONLY)
         try:
-            return getattr(self, "do_" + parts[0].decode().lower())(*parts[1:])
+            return getattr(self, "do_" + name)(*parts[1:])
         except RefusedError as error:
             return error
         except AttributeError:
@@ -83,6 +110,7 @@ class Valkey:
         sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
         if sha not in self._scripts:
             self._scripts[sha] = self._compile(text)
+            self._learnt.append(sha)
         return self.do_evalsha(sha, count, *rest)
 
     def do_evalsha(self, sha: bytes, count: bytes, *rest: bytes) -> Any:
@@ -97,7 +125,7 @@ class Valkey:
         self._scripts[sha.encode()] = self._compile(text.encode())
 
     def _from_script(self, name: bytes, *args: Any) -> Any:
-        answer = self.command([name, *[part if type(part) is bytes else _number(part) for part in args]])
+        answer = self.command([name, *[part if type(part) is bytes else _number(part) for part in args]], script=True)
         if isinstance(answer, RefusedError):
             return self._table({b"err": str(answer).encode()})
         return self._to_lua(answer)
@@ -241,6 +269,8 @@ class Valkey:
                 return None
         self._drop(key)
         self.data[key] = bytes(value)
+        if self.stored is not None:
+            self.stored(key, bytes(value))
         if expires is not None:
             self.expires[key] = expires
         return OK
@@ -290,15 +320,18 @@ class Valkey:
         return self._held(key, Sorted) or Sorted()
 
     def do_zadd(self, key: bytes, *args: bytes) -> int:
-        held, left, rule = self._made(key, Sorted), list(args), b""
-        if left[0].upper() in (b"NX", b"XX"):
-            rule = left.pop(0).upper()
-        added = 0
-        for score, member in zip(left[::2], left[1::2], strict=True):
-            if rule == b"" or (member in held) == (rule == b"XX"):
-                added += member not in held
-                held[member] = float(score)
-        return int(self._swept(key, added))
+        held, left, flags = self._made(key, Sorted), list(args), set[bytes]()
+        while left[0].upper() in (b"NX", b"XX", b"CH"):
+            flags.add(left.pop(0).upper())
+        added = changed = 0
+        for text, member in zip(left[::2], left[1::2], strict=True):
+            score, there = float(text), member in held
+            if (b"NX" in flags and there) or (b"XX" in flags and not there):
+                continue
+            changed += not there or held[member] != score
+            added += not there
+            held[member] = score
+        return int(self._swept(key, changed if b"CH" in flags else added))
 
     def do_zrem(self, key: bytes, *members: bytes) -> int:
         held = self._members(key)

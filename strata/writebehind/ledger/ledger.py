@@ -55,8 +55,8 @@ _BURIAL = ("dirty", "due", "claims", "floor0", "floor1", "dead", "deaths", "grav
 
 class Ledger:
     """The scripts of the ledger on one Redis. `now_ms` is Redis's clock, where it is known; `on_stray` is told of each
-    key that was put aside, and its type. Thread-safe: all that changes are the tokens' numbers, each taken in one call.
-    After fork: `reset_tokens`."""
+    key that was put aside, and its type. Thread-safe: all that changes are the tokens' numbers, each taken in one call,
+    and `_ahead`, which is replaced as a whole. After fork: `reset_tokens`."""
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class Ledger:
         self.timing = timing
         self._now_ms = now_ms
         self._on_stray = on_stray
+        self._ahead = 0  # ms by which the ledger's clock is ahead of `now_ms`, where that is another Redis's
         self.reset_tokens()
 
     def reset_tokens(self) -> None:
@@ -94,9 +95,22 @@ class Ledger:
         self, handed: Sequence[tuple[Shard, Sequence[LedgerPut]]], channel: str
     ) -> list[ShardAnswer | L2RefusedError]:
         """Hand records over, no key of a shard twice, in one round trip; answers in the same order."""
-        calls = []
         now = self._now_ms()
-        deadline = 0 if now is None else now + round(self.server.timeout * 1000)
+        answers = self._hand_off(handed, channel, now)
+        late = [place for place, answer in enumerate(answers) if isinstance(answer, int)]
+        if late and now is not None:
+            # Whoever waits for the answer is not late: the ledger's clock is another one than was thought.
+            self._ahead = max(answers[place] for place in late) - now
+            again = self._hand_off([handed[place] for place in late], channel, now)
+            for place, answer in zip(late, again, strict=True):
+                answers[place] = L2RefusedError("a hand-off came too late") if isinstance(answer, int) else answer
+        return [answer if isinstance(answer, L2RefusedError) else taken(answer) for answer in answers]
+
+    def _hand_off(
+        self, handed: Sequence[tuple[Shard, Sequence[LedgerPut]]], channel: str, now: int | None
+    ) -> list[Any]:
+        calls = []
+        deadline = 0 if now is None else now + self._ahead + round(self.server.timeout * 1000)
         for shard, items in handed:
             keys = self.keys(shard, "dirty", "due", "claims", "floor0", "floor1", "epoch", "bell")
             with_l2 = bool(items[0].l2_key)
@@ -107,8 +121,7 @@ class Ledger:
             if with_l2:
                 keys += [item.l2_key for item in items]
             calls.append((keys, args))
-        answers = self._run_each("handoff", [shard for shard, _ in handed], calls)
-        return [answer if isinstance(answer, L2RefusedError) else taken(answer) for answer in answers]
+        return self._run_each("handoff", [shard for shard, _ in handed], calls)
 
     def claim(self, shard: Shard, token: str, keys: Sequence[str] = ()) -> list[Claimed]:
         """Lease what is due; or those of `keys` that are pending, whoever holds them.
@@ -248,7 +261,10 @@ class Ledger:
 
     def now(self) -> float:
         """The ledger's time in ms."""
-        return self.server.time_ms()
+        asked, now = self._now_ms(), self.server.time_ms()
+        if asked is not None:
+            self._ahead = round(now) - asked
+        return now
 
     def ring(self, shard: Shard) -> bool:
         """Whether the doorbell of the shard is to be rung, since no ring is under way."""

@@ -180,6 +180,7 @@ class Replay:
             self._hand_off()  # what the ledger has makes room
             if not self._buffer.put(bound.name, key, key_text, item).room:
                 return False
+        bound.l1.forget(key, below=item.version)  # nobody tells this process of what it hands off itself
         slot = self._buffer.slot(bound.name, key)
         if slot is not None:
             taken.append(slot)

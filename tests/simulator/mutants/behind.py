@@ -1,0 +1,328 @@
+"""Rules of what is written behind, and of what is forged or damaged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from strata import Durability
+from strata.coherence.inbox import Inbox
+from strata.coherence.repairs import Repairs
+from strata.engine.commit import Commit
+from strata.engine.context import Context
+from strata.engine.load import Load
+from strata.l1.tier import L1Tier
+from strata.l2.content import Contents
+from strata.writebehind import pending
+from strata.writebehind.dirty.buffer import DirtyBuffer
+from strata.writebehind.persist.bypass import Bypass
+from strata.writebehind.persist.outcomes import Outcomes
+from strata.writebehind.persist.persister import Persister
+from strata.writebehind.persist.settle import Settler
+from strata.writebehind.writer import handoff
+from tests.simulator.kinds import Kind
+from tests.simulator.mutants.mutant import Mutant, code, each, script, scripts
+from tests.simulator.postgres import SimTable
+
+PROMPT = ("write_behind_flush_threshold", 1)  # what is written is handed on at once
+SOON, LATER = ((("write_behind_flush_interval", seconds),) for seconds in (0.05, 2.0))
+AT_ONCE = (("write_behind_durability", Durability.LEDGER),)
+
+
+def calling(
+    *programs: str,
+    faults: tuple[str, ...] = ("moment",),
+    config: tuple[tuple[str, Any], ...] = (PROMPT,),
+    **options: Any,
+) -> Kind:
+    """Houses with a schema that is written behind, in which only these calls are made, and only these faults happen."""
+    options = {"span": 60, "steady": faults == ("moment",)} | options
+    return Kind("behind", deferred=True, programs=programs, faults=faults, config=config, **options)
+
+
+BEHIND = {
+    "a read asks the own dirty buffer before L2": Mutant(
+        calling("0:sf 0:f", "0:sf", l2=False),
+        1,
+        apply=code(Context, "pending", "self.writebehind.peek(bound, id)", "None"),
+    ),
+    "a read that misses L2 asks the ledger": Mutant(
+        calling("0:s 1:gg", l2=False),
+        2,
+        apply=code(Context, "handed_off", "return self.writebehind.ledger_read(bound, key_texts)", "return {}"),
+    ),
+    "... before it asks L3": Mutant(
+        calling("0:s 1:gg", "0:s 1:gg 1:g", l2=False),
+        2,
+        apply=each(
+            code(Load, "run", "context.handed_off(bound, list(claims)) if bound.deferred else {}", "{}"),
+            code(
+                Load,
+                "beneath",
+                "            for text, claim in claims.items():\n",
+                "            pending = self._context.handed_off(bound, list(claims)) if bound.deferred else {}\n"
+                "            for text, claim in claims.items():\n",
+            ),
+        ),
+    ),
+    "a deferred write is stamped as it enters the buffer, so that what is newer finds it there": Mutant(
+        calling("0:s 0:bwf", config=()),
+        1,
+        apply=code(
+            DirtyBuffer,
+            "write",
+            "return self._take(\n        lambda: self._put(schema, key, key_text, Buffered(self._owner.stamp(), record",
+            "from strata import waits\n    version = self._owner.stamp()\n    waits.sleep(0.01)\n"
+            "    return self._take(\n        lambda: self._put(schema, key, key_text, Buffered(version, record",
+        ),
+    ),
+    "a deferred write enters L1 only if it still is what reads get from the buffer": Mutant(
+        calling("0:s 0:B", "0:s 0:b", config=AT_ONCE),
+        1,
+        apply=code(L1Tier, "write", "if self.own is not None and (", "if False and ("),
+    ),
+    "an own write of which a newer one was heard is not read any more": Mutant(
+        calling("0:ff 0:sff 1:s", "0:fff 0:sf 1:s"),
+        1,
+        apply=code(DirtyBuffer, "peek", "slot.superseded <= item.version", "True"),
+    ),
+    "... but a read that finds nothing newer below returns it all the same": Mutant(
+        calling("0:sgg 1:s", faults=("restart_redis", "freeze_redis"), l1=False),
+        1,
+        apply=code(
+            DirtyBuffer,
+            "peek",
+            "if slot.given_up >= item.version:",
+            "if slot.given_up >= item.version or slot.superseded > item.version:",
+        ),
+    ),
+    "an own write stays in the buffer until L3 has it": Mutant(
+        calling("0:sg", faults=("restart_redis",)),
+        1,
+        apply=code(DirtyBuffer, "sent", "self._keep(slot)", "self._keep(slot)\n                self._remove(slot)"),
+    ),
+    "a hand-off at or below what L3 is known to have is refused": Mutant(
+        calling("0:swzl 1:be 1:wf", config=LATER),
+        1,
+        script("handoff", "if known[i] ~= '' and not older(known[i], version) then", "if false then"),
+    ),
+    "a hand-off does not replace a newer entry": Mutant(
+        calling("0:s 1:s 2:fef", "0:s 1:s 2:ffef", processes=3),
+        1,
+        script(
+            "handoff",
+            "elseif old and older(version, there) and",
+            "elseif false and",
+            "elseif old and older(version, there) then",
+            "elseif old and older(version, there) and expected ~= '*' then",
+        ),
+    ),
+    "when the buffer lets go of a write, the claims on its key are void": Mutant(
+        calling("0:d 0:q 0:qg", processes=1, l2=False, faults=("slow_read",), span=25),
+        1,
+        apply=code(DirtyBuffer, "_remove", "self._owner.uncover(slot.schema, slot.key)", "pass"),
+    ),
+    "a hand-off that the ledger refuses does not reach L2 either": Mutant(
+        calling("0:s 0:b 0:b", "0:s 0:be", "0:s 1:be"),
+        1,
+        script(
+            "handoff",
+            "if in_l2 and (answers[i] == '+' or answers[i] == '=') then",
+            "if in_l2 then",
+            "if met then",
+            "if met and (answers[i] == '+' or answers[i] == '=') then",
+        ),
+    ),
+    "a hand-off spoils an intent that it meets": Mutant(
+        calling("0:b 1:ws 2:wff", processes=3, faults=("freeze_postgres",), span=25, steady=True),
+        1,
+        script("handoff", "if k == 'I' then spoil(key, raw) return true end", "if k == 'I' then return true end"),
+    ),
+    "... and the writer's own L1 does not keep what L2 refused": Mutant(
+        calling("0:s 1:b", "0:s 1:B", faults=("kill",), span=40),
+        1,
+        apply=code(handoff, "_leave_l1", "encoded.bound.l1.forget(encoded.slot.key)", "pass"),
+    ),
+    "where the ledger is elsewhere, L2 hears of a hand-off later: it creates no key then": Mutant(
+        calling("0:s 1:be", apart=True), 1, script("pend", "elseif held ~= '' then", "else")
+    ),
+    "writers of L3 take the shard's lock first, alone for deletions": Mutant(
+        calling("0:s 1:B"), 1, apply=code(SimTable, "lock_shards", "conn.ask(", "lambda *_: (")
+    ),
+    "a deletion leaves a tombstone in L3": Mutant(
+        calling("0:s 1:B"),
+        1,
+        apply=each(
+            code(SimTable, "_delete", "conn.own.tombstones[text] = version", "pass"),
+            code(SimTable, "_apply_one", "conn.own.tombstones[change.key_text] = change.version", "pass"),
+        ),
+    ),
+    "a deferred write is applied only if it is newer than what L3 holds": Mutant(
+        calling("0:s 1:b"),
+        1,
+        apply=code(
+            SimTable,
+            "_apply_one",
+            "if version > change.version or buried > change.version or",
+            "if",
+            "if version < change.version:",
+            "if True:",
+        ),
+    ),
+    "L2 is settled before the ledger is told": Mutant(
+        calling("0:s 1:g", apart=True, faults=("kill", "lose_call")),
+        2,
+        apply=code(
+            Persister,
+            "_succeeded",
+            "    self._settler.settle_or_repair(bound, [(work.change, applied) for work, applied in done])\n",
+            "",
+            "    told = [",
+            "    self._settler.settle_or_repair(bound, [(work.change, applied) for work, applied in done])\n"
+            "    told = [",
+        ),
+    ),
+    "settling removes a lease": Mutant(
+        calling("0:s 1:g", "0:s 1:g 1:f", keeps=True, apart=True),
+        1,
+        script("settle", "if k == 'L' then\n    call('DEL', key)", "if k == 'L' then"),
+    ),
+    "settling removes what is older than L3": Mutant(
+        calling("0:s 1:g", known=(1,), apart=True, faults=("lose_call", "cut_redis")),
+        1,
+        script("settle", "elseif raw and older(version_of(raw), version) then\n    call('DEL', key)", ""),
+    ),
+    "... and publishes that, since others may have read it too": Mutant(
+        calling("0:s 1:gg", apart=True, faults=("cut_redis", "lose_stream", "freeze_redis")),
+        1,
+        script(
+            "settle",
+            "if ARGV[at + 5] == '1' or not holds_version(raw) or version_of(raw) ~= version then",
+            "if false then",
+        ),
+    ),
+    "settling never creates a key": Mutant(
+        calling("0:s 1:b 0:b", "0:s 1:be"),
+        1,
+        script(
+            "settle",
+            "if k == 'L' then\n    call('DEL', key)",
+            "if k == '' and string.sub(content, 1, 1) == 'C' then\n    store(key, string.sub(content, 2), px)\n"
+            "  elseif k == 'L' then\n    call('DEL', key)",
+            "elseif content ~= '' then",
+            "elseif content ~= '' and string.sub(content, 1, 1) ~= 'C' then",
+        ),
+        code(
+            Settler,
+            "_settlement",
+            "    return change.key_text,",
+            "    if bound.l2 is not None and not content and applied.version == change.version:\n"
+            "        record = None if change.delete else bound.record(change.values)\n"
+            "        content = b'C' + bound.l2.content(applied.version, record)\n"
+            "    return change.key_text,",
+        ),
+    ),
+    "done removes only what is not newer than what L3 has": Mutant(
+        calling("0:ss 1:ffef", "0:ss 1:fef"),
+        1,
+        script(
+            "done",
+            "if entry and (version_of(entry) == version or not older(version, version_of(entry))) then",
+            "if entry then",
+        ),
+    ),
+    "... and raises the floor": Mutant(
+        calling("0:swzl 1:be 1:wf", config=LATER),
+        1,
+        apply=code(
+            Commit,
+            "_raise_floor",
+            "deferred.raise_floor(bound, {change.key_text: change.version for change in changes}, part.partial)",
+            "pass",
+        ),
+    ),
+    "... before its put, so that no older hand-off comes between": Mutant(
+        calling("0:s 1:b 1:b", config=SOON, faults=("slow_call",), span=40),
+        1,
+        apply=code(
+            Commit,
+            "_put",
+            "    self._raise_floor(part, changes)\n    stored = self._put_l2(part, changes)\n",
+            "    stored = self._put_l2(part, changes)\n    self._raise_floor(part, changes)\n",
+        ),
+    ),
+    "... and where the ledger did not hear of the floor, a repair row is left": Mutant(
+        calling("0:swzl 1:bewf", config=LATER, faults=("lose_call",), l1=False, span=30),
+        1,
+        apply=code(Commit, "_raise_floor", "self._leave_repairs(part, changes)", "pass"),
+    ),
+    "a repair raises the floor, so that nothing older is handed off after it": Mutant(
+        calling("0:swzl 1:bwf", config=LATER, faults=("cut_redis",), l1=False, span=12),
+        1,
+        apply=code(Repairs, "_repair_keys", "if bound.deferred and whole:", "if False:"),
+    ),
+    "what is pending is not read where L3 has no row and remembers a newer deletion": Mutant(
+        calling("0:s 1:df", faults=("cut_redis", "lose_call"), config=AT_ONCE, l1=False, span=40),
+        1,
+        apply=code(Load, "beneath", "table.tombstone(conn, text)", "0"),
+    ),
+    "a deferred write that goes around the ledger leaves a repair row": Mutant(
+        calling("1:f 0:s 1:f", faults=("cut_redis",), known=(1,), config=AT_ONCE, l1=False, span=20),
+        1,
+        apply=each(
+            code(Bypass, "_write", "if repaired:\n", "if False:\n"),
+            code(Bypass, "_settle", "self._settler.leave_repairs(bound, done)", "pass"),
+        ),
+    ),
+    "a purge removes a lease": Mutant(
+        calling("0:x 1:eg", faults=("slow_read",), config=(PROMPT, ("write_behind_max_retry", 1))),
+        1,
+        script("purge", "if k == 'L' then\n    redis.call('DEL', key)", "if k == 'L' then"),
+    ),
+    "a purge removes the value that was given up": Mutant(
+        calling("0:xg 1:g", config=(PROMPT, ("write_behind_max_retry", 1))),
+        1,
+        script("purge", "elseif raw and not older(version, version_of(raw)) then\n    redis.call('DEL', key)", ""),
+    ),
+    "a message of the far future drops the entry, and touches no pending write": Mutant(
+        calling("0:s", "0:sg", processes=1, config=LATER, faults=("forge_message",), span=30),
+        1,
+        apply=code(Inbox, "_apply", "if version is not None and not self._versions.believed(version):", "if False:"),
+    ),
+    "a value of the far future is not served, and goes where it is met": Mutant(
+        Kind("through", programs=("0:s 1:g", "0:s 1:gg"), faults=("forge",), span=40),
+        1,
+        scripts(
+            ("handoff", "pend", "invalidate", "own", "purge", "put", "settle"),
+            "if not holds_version(raw) or not is_beyond(version_of(raw)) then return raw end",
+            "do return raw end",
+        ),
+        code(Contents, "read", "or not self._versions.believed(version)", ""),
+    ),
+    "a floor of the far future refuses no hand-off": Mutant(
+        calling("0:s", "0:sg", processes=1, faults=("forge",), span=30),
+        1,
+        scripts(
+            ("handoff", "done", "bury", "probe"),
+            "if x ~= '' and is_beyond(x) then x = '' end",
+            "",
+            "if y ~= '' and is_beyond(y) then y = '' end",
+            "",
+        ),
+    ),
+    "a pending entry of the far future is neither read nor applied, and gives way to a hand-off": Mutant(
+        calling("0:s", "0:sg", processes=1, faults=("forge",), span=30),
+        1,
+        scripts(("handoff", "done", "bury", "probe"), "and not is_beyond(version_of(raw))", ""),
+        each(
+            code(pending, "_pending", "if not common.versions.believed(entry.version):", "if False:"),
+            code(Persister, "_examine", "if not self._versions.believed(entry.version):", "if False:"),
+        ),
+    ),
+    "an outcome of the far future ends no pending write of another version": Mutant(
+        calling("0:sws", processes=1, config=LATER, faults=("forge_outcome", "freeze_postgres"), span=150),
+        2,
+        apply=code(
+            Outcomes, "apply", "if self._meant(bound, key, item)", "", "or self._meant(bound, key, item)", "or True"
+        ),
+    ),
+}
