@@ -85,6 +85,11 @@ class Kind:
         return [Schema(Item, name="item", write_mode=mode, l1=l1, l2=l2, l3=l3)]
 
 
+SAFE = Aging(
+    {"ttl": 3, "fail_safe": 600},
+    {"ttl": 6, "fail_safe": 600},
+    {"soft_timeout": 0.1, "hard_timeout": 2},
+)
 ALIVE = tuple(fault for fault in (*FAULTS, *LOSSES) if fault != "kill")
 SHORT = Aging(
     {"ttl": 3, "negative_ttl": 1, "eager_refresh": 0.5, "jitter": 0.1},
@@ -124,5 +129,6 @@ KINDS = {
         Kind("by hand", letters=("gh", "gs", "gsh", "gGhd", "ghf"), faults=ALIVE),
         Kind("bulk", letters=("gqs", "gWs", "gcs", "gfs", "gGs", "gqWcsd"), faults=(*FAULTS, *LOSSES)),
         Kind("fresh", letters=("gsw", "gdw", "gsdwGf"), faults=(*FAULTS, *LOSSES), aging=SHORT),
+        Kind("fail-safe", letters=("gsw", "gdw", "gsdwGf"), faults=(*FAULTS, *LOSSES), aging=SAFE),
     )
 }
