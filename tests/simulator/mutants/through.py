@@ -207,7 +207,6 @@ RECEIVERS = {
         0,
         script("invalidate", "elseif k == 'L' or (holds_version(raw)", "elseif (holds_version(raw)"),
     ),
-    "... and spoils intents": Mutant(calling("0:s 1:h"), 0, script("invalidate", "spoil(KEYS[1], raw)", "")),
     "... and voids claims and entries, whatever their version": Mutant(
         calling("0:h 1:g 1:g", "0:h 1:gg"),
         0,
@@ -221,11 +220,6 @@ RECEIVERS = {
 }
 
 UNREACHABLE = {
-    "what L2 was not told of stays in the writer's L1 for the bus's grace only": Mutant(
-        calling("0:s 1:s", faults=("mute@1", "slow_call@0", "lose_call@0"), span=14),
-        3,
-        apply=code(Commit, "_put", "claim.brief = self._untold(part)", "pass"),
-    ),
     "a commit that L2 was not told of leaves a repair row": Mutant(
         calling(
             "0:s",
