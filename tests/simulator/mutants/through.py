@@ -42,14 +42,14 @@ FILLS = {
         ),
     ),
     "what L2 refused does not enter L1": Mutant(
-        calling("0:s 1:g", faults=("kill@0",), span=30),
-        1,
+        calling("0:s 1:g", faults=("slow_call@0", "lose_call@0"), span=14),
+        2,
         apply=code(Load, "_fill", "if text not in allowed:", "if False:"),
     ),
     "rows found by a query are compared with L3 after the leases, before they fill": Mutant(
         calling("0:s 1:q", faults=("evict",), span=60, known=(0,)),
         1,
-        apply=code(Filler, "_unchanged", "if versions.get(item.id) == item.version", ""),
+        apply=code(Filler, "_unchanged", "versions.get(item.id) == item.version", "True"),
     ),
 }
 
@@ -122,8 +122,8 @@ WRITES = {
         script("put", "elseif k == 'I' then\n    spoil(key, raw)\n", "elseif k == 'I' then\n"),
     ),
     "the put is published": Mutant(
-        calling("0:s 1:g", faults=("evict_intent",), span=30),
-        1,
+        calling("0:s 1:g", faults=("slow_call@0", "evict_intent"), span=20),
+        2,
         script("put", "say(ARGV[2], ARGV[at + 4])", ""),
     ),
     "with the outcome unknown the intent is left to expire": Mutant(
