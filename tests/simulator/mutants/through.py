@@ -122,7 +122,7 @@ WRITES = {
         script("put", "elseif k == 'I' then\n    spoil(key, raw)\n", "elseif k == 'I' then\n"),
     ),
     "the put is published": Mutant(
-        calling("0:s 1:g", faults=("slow_call@0", "evict_intent"), span=20),
+        calling("0:s 1:g", faults=("slow_call@0", "evict_intent"), span=6),
         2,
         script("put", "say(ARGV[2], ARGV[at + 4])", ""),
     ),
