@@ -269,7 +269,7 @@ UNREACHABLE = {
         apply=code(Repairs, "distrust", "self._distrusted += 1", "pass"),
     ),
     "... that begins after the read of L3 has ended": Mutant(
-        calling("0:s 1:gg", faults=("lose_call@1", "mute@0", "slow_read@1"), span=8, known=(0,), l1=False, steady=True),
+        calling("0:s 1:gg", faults=("lose_call@1", "mute@0", "slow_read@1"), span=4, known=(0,), l1=False, steady=True),
         3,
         apply=code(Load, "run", "if silent:", "if False:"),
     ),
