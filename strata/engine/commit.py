@@ -287,6 +287,8 @@ class Commit:
         fills, gone = [], []
         for change, claim in zip(changes, part.claims, strict=True):
             if kept and change.record is not None and change.key_text in stored:
+                # Of a later commit, whose intent stands in L2, perhaps nobody hears: it was told of before this one.
+                claim.brief = self._untold(part)
                 fills.append((claim, bound.plan.freeze(change.record), change.version, False))
             else:
                 gone.append(change.id)

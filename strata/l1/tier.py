@@ -228,6 +228,7 @@ def _life(claim: Claim, store: MemStore) -> float | None:
     """Seconds for which what the claim fills is kept; None: as long as the store keeps anything.
 
     A read past an L2 that does not answer may find the row before a commit whose intent others have heard of, and
-    whose put nobody will: then no message takes the entry away.
+    whose put nobody will: then no message takes the entry away. Nor does one take away what was committed without L2,
+    before such a commit.
     """
     return min(BUS_GRACE, store.ttl) if claim.brief else None

@@ -10,6 +10,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from strata import Collection, DataStore, L2PoolConfig, MemPolicy, PostgresPolicy, RedisPolicy, WriteMode
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
+from strata.l1.trust import BUS_GRACE
 from strata.protocol.versions import NODE_BITS
 from strata.testing import Proxy, inspect
 from tests.models import Note
@@ -70,6 +71,16 @@ def test_what_a_writer_without_redis_commits_others_read_while_it_is_still_cut_o
     assert text(written) == "new"
     wait_until(lambda: text(read) == "new", what="the new value")
     assert not link.connections
+
+
+def test_what_is_written_without_redis_stays_in_memory_for_a_moment_only(make: MakeStore, link: Proxy) -> None:
+    # Another writer may have announced its commit before, and put nothing after it.
+    writer = make(redis_addr=link.addr, l2_pool=SHORT)
+    written = registered(writer)
+    cut(link)
+    written.set(1, Note(1, "new"))
+    entry = inspect(writer).schemas["notes"].l1.entries[1]
+    assert entry.ends <= entry.loaded + BUS_GRACE
 
 
 def test_what_is_deleted_without_redis_is_gone_for_others(make: MakeStore, link: Proxy) -> None:

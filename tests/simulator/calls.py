@@ -162,6 +162,17 @@ class Calls:
                 tell()
                 return
 
+    def change_outside(self, process: Process) -> None:
+        """Another program changes a row of a table that is watched, or deletes it, or makes it anew."""
+        key = self._key()
+        value = self._fresh() if self._world.chance.random() < 0.7 else None
+        self._world.pause(lambda: self._postgres.unlocked(key), what=f"{key} to be {value}, by another program")
+        bound = inspect(process.store).schemas["item"]
+        table, values = bound.rows.table, None if value is None else (key, value)
+        if value is not None or key in self._postgres.data.rows:
+            self._history.calm = False  # L2 may show what was before at one time, and L3 what is new at another
+            self._postgres.change(table.name, key, values, cached=bound.l2 is not None)
+
     def wait(self, process: Process) -> None:
         """Some time passes."""
         self._world.pause(seconds=self._world.chance.choice((0.05, 0.6, 2.0, 5.0)), what="waits")

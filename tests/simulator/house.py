@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from functools import partial
 from shutil import rmtree
@@ -27,7 +28,7 @@ from tests.simulator.kinds import REFUSED, Item, Kind
 from tests.simulator.network import Server
 from tests.simulator.postgres import Postgres
 from tests.simulator.process import LEDGER, Mutate, Process, as_shipped, know
-from tests.simulator.promises import History
+from tests.simulator.promises import STALE, History
 from tests.simulator.world import World
 
 HEALED = 60.0  # seconds after which, all faults being mended, everybody trusts the caches again
@@ -137,7 +138,8 @@ class House:
         keys = self.calls.keys = (2 * self._episodes - 1, 2 * self._episodes)
         self.calls.alone = scenario.keys == 1
         calm = self.kind.steady or not scenario.faults
-        self.history.begin(calm=calm, deferred=self.kind.deferred)
+        stale = math.inf if "fail_safe" in self.kind.aging.l1 else STALE  # an outage may be as long as it likes
+        self.history.begin(calm=calm, deferred=self.kind.deferred, stale=stale)
         if self.kind.l3:
             self.history.committed(keys[0], 1, (keys[0], "v0"))
             self.postgres.data.rows[keys[0]] = (1, (keys[0], "v0"))

@@ -13,6 +13,7 @@ CALLS = {
     "g": "get", "G": "get_many", "s": "set", "S": "set_many", "d": "delete", "t": "tx", "q": "search",
     "i": "invalidate", "f": "get_past_l1", "c": "search_cached", "W": "warm", "h": "update_by_hand", "w": "wait",
     "b": "set_alone", "B": "delete_alone", "e": "evict", "m": "forget", "x": "set_refused", "l": "flush", "z": "stall",
+    "o": "change_outside",
 }  # fmt: skip
 FAULTS = (
     "kill", "freeze", "cut_redis", "cut_postgres", "freeze_redis", "freeze_postgres", "lose_stream", "lose_session",
@@ -74,6 +75,7 @@ class Kind:
     apart: bool = False
     keeps: bool = False  # whether L3 makes something else of each text
     config: tuple[tuple[str, Any], ...] = ()
+    watch: bool = False  # whether changes made outside are heard of
 
     def schemas(self) -> list[Schema[Any]]:
         """Those of each process."""
@@ -81,10 +83,15 @@ class Kind:
         aging = self.aging
         l1 = MemPolicy(**aging.l1) if self.l1 else None
         l2 = RedisPolicy(**aging.l2) if self.l2 else None
-        l3 = PostgresPolicy(**aging.l3) if self.l3 else None
+        l3 = PostgresPolicy(watch=self.watch, **aging.l3) if self.l3 else None
         return [Schema(Item, name="item", write_mode=mode, l1=l1, l2=l2, l3=l3)]
 
 
+SAFE = Aging(
+    {"ttl": 3, "fail_safe": 600},
+    {"ttl": 6, "fail_safe": 600},
+    {"soft_timeout": 0.1, "hard_timeout": 2},
+)
 ALIVE = tuple(fault for fault in (*FAULTS, *LOSSES) if fault != "kill")
 SHORT = Aging(
     {"ttl": 3, "negative_ttl": 1, "eager_refresh": 0.5, "jitter": 0.1},
@@ -124,5 +131,7 @@ KINDS = {
         Kind("by hand", letters=("gh", "gs", "gsh", "gGhd", "ghf"), faults=ALIVE),
         Kind("bulk", letters=("gqs", "gWs", "gcs", "gfs", "gGs", "gqWcsd"), faults=(*FAULTS, *LOSSES)),
         Kind("fresh", letters=("gsw", "gdw", "gsdwGf"), faults=(*FAULTS, *LOSSES), aging=SHORT),
+        Kind("watched", letters=("go", "gos", "goGd", "goq", "gof"), faults=(*FAULTS, *LOSSES), watch=True),
+        Kind("fail-safe", letters=("gsw", "gdw", "gsdwGf"), faults=(*FAULTS, *LOSSES), aging=SAFE),
     )
 }

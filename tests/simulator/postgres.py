@@ -8,8 +8,11 @@ pool, and transactions opened and ended by the shipped `Database`.
 
 from __future__ import annotations
 
+import json
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -24,7 +27,7 @@ from strata.l3.values import FIRST, Applied, Change, Repair, Status
 from strata.l3.writes import Written
 from strata.model.markers import UNLOADED
 from strata.protocol.shards import shard_of
-from strata.protocol.versions import NODE_BITS
+from strata.protocol.versions import L3_NODE, NODE_BITS
 from tests.simulator.world import Event, World
 
 if TYPE_CHECKING:
@@ -84,7 +87,7 @@ class Postgres:
     def __str__(self) -> str:
         return "postgres"
 
-    def connect(self, process: Process) -> Session:
+    def connect(self, process: Process, kind: type[Session] | None = None) -> Session:
         """Raises `psycopg.OperationalError`."""
         if not self._reaches(process):
             self.world.pause(lambda: self._reaches(process), CONNECT_TIMEOUT, "postgres to be reached")
@@ -92,7 +95,7 @@ class Postgres:
                 raise errors.ConnectionTimeout("connection timeout expired")
         if not self.up:
             raise psycopg.OperationalError("connection refused")
-        session = Session(self, process)
+        session = (kind or Session)(self, process)
         self.sessions.append(session)
         return session
 
@@ -110,6 +113,8 @@ class Postgres:
                 and (session.since == math.inf or self.free(session, request.locks))
             ):
                 events.append(session)
+            if isinstance(session, Listening) and session.flight and session.process not in self.cut:
+                events.append(session.mail)
 
     def deadline(self) -> float:
         """Of the locks that are waited for, and of the transactions in which nothing happens."""
@@ -132,6 +137,23 @@ class Postgres:
         self.doomed.clear()
         self.slow.clear()
         self.frozen, self.up = False, True
+
+    def change(self, table: str, key: Any, values: tuple[Any, ...] | None, *, cached: bool) -> None:
+        """Another program changes a row of a table that is watched, or, where `values` is None, deletes it; `cached`:
+        schemas have it in L2. What the trigger of `strata/l3/outside.py` does."""
+        old = self.data.rows.get(key)
+        version = max(int(self.world.now * 1e6), (old[0] >> NODE_BITS) + 1 if old else 0) << NODE_BITS | L3_NODE
+        if values is None:
+            self.data.rows.pop(key, None)
+        else:
+            self.data.rows[key] = (version, values)
+        if cached:
+            self.data.repairs[Repair(str(key), version)] = True
+        self.committed(key, version, values)
+        said = json.dumps({"table": table, "keys": {str(key): version if values else -version}})
+        for session in self.sessions:
+            if isinstance(session, Listening) and session.listens:
+                session.flight.append(said)
 
     def unlocked(self, key: Any) -> bool:
         """Whether no transaction has the row."""
@@ -372,6 +394,75 @@ class Session:
         """The repairs that it sees."""
         seen = dict(self.server.data.repairs) | self.own.repairs
         return sorted(repair for repair, there in seen.items() if there)
+
+
+class Listening(Session):
+    """A session that hears notifications, as `strata.l3.listener.Listener` uses it; its own socket, too."""
+
+    def __init__(self, server: Postgres, process: Process) -> None:
+        super().__init__(server, process)
+        self.flight: deque[str] = deque()  # notifications on their way
+        self.heard: deque[str] = deque()
+        self.listens = False
+        self.mail = Notice(self)
+
+    @property
+    def socket(self) -> Listening:
+        return self
+
+    def command(self, sql: str) -> str:
+        self.ask(sql, self._listen)
+        return sql
+
+    def _listen(self) -> None:
+        self.listens = True
+
+    def add_notify_handler(self, handler: object) -> None:
+        """Of what comes while something is asked, which `notifies` gives as well."""
+
+    def consume_input(self) -> None:
+        if self.lost:
+            raise psycopg.OperationalError("the connection is lost")
+
+    def notifies(self) -> Any:
+        return SimpleNamespace(extra=self.heard.popleft().encode()) if self.heard else None
+
+    def results(self, sql: str) -> list[Any]:
+        listens = self.ask("listens it", lambda: self.listens)
+        return [SimpleNamespace(get_value=lambda *place: b"t" if listens else b"f")]
+
+
+class Notice:
+    """The next notification on its way to a session."""
+
+    def __init__(self, session: Listening) -> None:
+        self._session = session
+
+    def happen(self) -> None:
+        """It arrives."""
+        self._session.heard.append(self._session.flight.popleft())
+
+    def said(self) -> str:
+        """What arrives."""
+        return f"{self._session.process} is notified of {self._session.flight[0]}"
+
+
+class SimEars:
+    """Takes the place of `strata.waits.sockets.Ears`."""
+
+    def __init__(self, session: Listening) -> None:
+        self._session = session
+        self._woken = False
+
+    def wait(self, seconds: float) -> None:
+        session = self._session
+        session.server.world.pause(
+            lambda: bool(session.heard) or session.lost or self._woken, seconds, "notifications of postgres"
+        )
+        self._woken = False
+
+    def wake(self) -> None:
+        self._woken = True
 
 
 class SimTable:

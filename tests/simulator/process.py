@@ -12,7 +12,7 @@ from greenlet import getcurrent
 from redis import utils as redis_utils
 
 from strata import Config, DataStore, Durability, Schema, collection, datastore
-from strata.l3 import connections
+from strata.l3 import connections, listener
 from strata.l3 import table as tables
 from strata.l3.fingerprint import Fingerprint
 from strata.protocol import shards
@@ -23,7 +23,7 @@ from strata.writebehind import endings, service
 from strata.writebehind.fleet.doorbell import Doorbell
 from strata.writebehind.ledger import lag, shard
 from tests.simulator.network import SCRIPTS, Server, SimStream
-from tests.simulator.postgres import Postgres, Session, SimTable
+from tests.simulator.postgres import Listening, Postgres, Session, SimEars, SimTable
 from tests.simulator.world import Task, World
 
 T = TypeVar("T")
@@ -251,6 +251,12 @@ def _connect(conninfo: str, config: Any, clock: Any) -> Session:
     return process.postgres.connect(process)
 
 
+def _listen(conninfo: str, config: Any, clock: Any) -> Session:
+    process = _of_task()
+    assert process is not None
+    return process.postgres.connect(process, Listening)
+
+
 def _under_way(conn: Session) -> frozenset[int]:
     mine: Callable[[], frozenset[int]] = lambda: frozenset(  # noqa: E731
         id(session) for session in conn.server.sessions if session.under_way and session is not conn
@@ -283,6 +289,9 @@ def install() -> None:
     _installed.append(True)
     hub.find_by(_of_task)  # type: ignore[arg-type]  # but for its streams, which have the methods of one
     _put(connections, "connect", _connect)
+    _put(listener, "connect", _listen)
+    _put(listener, "Ears", SimEars)
+    _put(listener, "waiting_repairs", _waiting_repairs)
     _put(Doorbell, "_ring", _ring)
     _put(endings, "watch", lambda behind: Finalizer())
     for module in (collection, datastore):

@@ -32,9 +32,10 @@ class History:
         self.world = world
         self.begin(calm=True)
 
-    def begin(self, *, calm: bool, deferred: bool = False) -> None:
-        """Nothing was written."""
+    def begin(self, *, calm: bool, deferred: bool = False, stale: float = STALE) -> None:
+        """Nothing was written. `stale`: seconds after a commit from which on nobody reads what was before."""
         self.calm = calm
+        self._stale = stale
         self.deferred = deferred
         self.commits: dict[Any, list[Commit]] = {}
         self._versions: dict[tuple[Any, str | None], int] = {}  # the last one of each value
@@ -128,7 +129,7 @@ class History:
         elif found < self._still(key, floor):
             self.world.breaks(f"{process} read {value} of {key}, older than what it had seen or written before")
         for later in self.commits.get(key, ()):
-            if later.version > found and later.at < began - STALE:
+            if later.version > found and later.at < began - self._stale:
                 age = began - later.at
                 self.world.breaks(f"{process} read {value} of {key}, {age:.1f} s after {later.value} was committed")
         if self.calm:

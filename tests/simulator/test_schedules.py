@@ -64,6 +64,7 @@ def test_a_rule_that_is_left_out_is_found(mutant: str) -> None:
     finally:
         hunter.kill()
     assert found.broken, found
+    assert not re.search(" raised (Attribute|Name|Type)Error", found.broken), "a mistake of the mutant's"
 
 
 def hunt(mutant: str, seed: int, said: Any) -> None:

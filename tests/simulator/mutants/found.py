@@ -6,6 +6,7 @@ from strata.engine import own
 from strata.engine.commit import Commit
 from tests.simulator.kinds import Kind
 from tests.simulator.mutants.mutant import Mutant, code, script
+from tests.simulator.mutants.through import calling
 
 FOUND = {
     "a commit of unknown outcome is told of once it has ended": Mutant(
@@ -28,4 +29,10 @@ FOUND = {
         2,
         script("put", "(k == 'T' and not is_pending(raw))", "false"),
     ),
+    "what L2 was not told of stays in the writer's L1 for the bus's grace only": Mutant(
+        calling("0:s 1:s", faults=("mute@1", "slow_call@0", "lose_call@0"), span=14),
+        3,
+        apply=code(Commit, "_put", "claim.brief = self._untold(part)", "pass"),
+    ),
+    "an invalidation spoils intents": Mutant(calling("0:s 1:h"), 0, script("invalidate", "spoil(KEYS[1], raw)", "")),
 }

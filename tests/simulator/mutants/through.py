@@ -42,14 +42,14 @@ FILLS = {
         ),
     ),
     "what L2 refused does not enter L1": Mutant(
-        calling("0:s 1:g", faults=("kill@0",), span=30),
-        1,
+        calling("0:s 1:g", faults=("slow_call@0", "lose_call@0"), span=14),
+        2,
         apply=code(Load, "_fill", "if text not in allowed:", "if False:"),
     ),
     "rows found by a query are compared with L3 after the leases, before they fill": Mutant(
         calling("0:s 1:q", faults=("evict",), span=60, known=(0,)),
         1,
-        apply=code(Filler, "_unchanged", "if versions.get(item.id) == item.version", ""),
+        apply=code(Filler, "_unchanged", "versions.get(item.id) == item.version", "True"),
     ),
 }
 
@@ -122,8 +122,8 @@ WRITES = {
         script("put", "elseif k == 'I' then\n    spoil(key, raw)\n", "elseif k == 'I' then\n"),
     ),
     "the put is published": Mutant(
-        calling("0:s 1:g", faults=("evict_intent",), span=30),
-        1,
+        calling("0:s 1:g", faults=("slow_call@0", "evict_intent"), span=6),
+        2,
         script("put", "say(ARGV[2], ARGV[at + 4])", ""),
     ),
     "with the outcome unknown the intent is left to expire": Mutant(
@@ -269,7 +269,7 @@ UNREACHABLE = {
         apply=code(Repairs, "distrust", "self._distrusted += 1", "pass"),
     ),
     "... that begins after the read of L3 has ended": Mutant(
-        calling("0:s 1:gg", faults=("lose_call@1", "mute@0", "slow_read@1"), span=8, known=(0,), l1=False, steady=True),
+        calling("0:s 1:gg", faults=("lose_call@1", "mute@0", "slow_read@1"), span=4, known=(0,), l1=False, steady=True),
         3,
         apply=code(Load, "run", "if silent:", "if False:"),
     ),
