@@ -10,6 +10,7 @@ from tests.simulator.kinds import SPAN, Kind
 from tests.simulator.world import Event
 
 Pick = Callable[[list[Event]], Event]
+FORGET = {"restart_redis", "fail_over", "evict", "evict_intent"}  # what may cost Redis an intent
 
 
 class Planned(NamedTuple):
@@ -30,6 +31,8 @@ class Scenario(NamedTuple):
 def drawn(kind: Kind, chance: random.Random, faults: int) -> Scenario:
     """Three programs of one to three calls, and so many faults."""
     all_of = list(kind.faults) if faults == len(kind.faults) else [chance.choice(kind.faults) for _ in range(faults)]
+    if "kill" in all_of and FORGET.intersection(all_of):
+        all_of = [fault for fault in all_of if fault != "kill"]  # nobody can tell then (docs/coherence.md)
     planned = tuple(sorted(Planned(chance.randrange(kind.span), fault) for fault in all_of))
     if kind.programs:
         return Scenario(called(chance.choice(kind.programs)), planned, keys=1)

@@ -10,6 +10,7 @@ from strata.coherence.repairs import Repairs
 from strata.engine.commit import Commit
 from strata.engine.context import Context
 from strata.engine.load import Load
+from strata.engine.rows import Filler
 from strata.l1.tier import L1Tier
 from strata.l2.content import Contents
 from strata.writebehind import pending
@@ -44,6 +45,11 @@ BEHIND = {
         calling("0:sf 0:f", "0:sf", l2=False),
         1,
         apply=code(Context, "pending", "self.writebehind.peek(bound, id)", "None"),
+    ),
+    "... and with the ledger": Mutant(
+        calling("0:s 1:q 1:g", "0:s 1:qg", l2=False, faults=()),
+        0,
+        apply=code(Filler, "_unchanged", "if bound.deferred and", "if False and"),
     ),
     "a read that misses L2 asks the ledger": Mutant(
         calling("0:s 1:gg", l2=False),
