@@ -44,6 +44,7 @@ from strata.writebehind.service import WriteBehind
 from strata.writebehind.writer.flusher import Flusher
 from strata.writebehind.writer.handoff import HandOff
 from strata.writebehind.writer.redrive import Redrive
+from strata.writebehind.writer.replay import Replay
 
 T = TypeVar("T")
 
@@ -211,6 +212,11 @@ class Inspection:
     def journal(self) -> Journal:
         """The files of this process's writes."""
         return _there(self._process.journal, "journal")
+
+    @property
+    def replay(self) -> Replay:
+        """What takes over the journals of dead processes."""
+        return _there(self._process.replay, "journal")
 
     @property
     def flusher(self) -> Flusher:

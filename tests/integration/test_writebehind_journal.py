@@ -121,7 +121,7 @@ def test_who_takes_over_a_journal_does_not_read_what_was_before(
     store.set_many(Note, {1: Note(1, "before")})
     assert write(dsn, redis_addr, tmp_path, "os.kill(os.getpid(), 9)") == -9
     assert store.get(Note, 1).text == "before"
-    inspect(store)._process.look_at_journal()
+    inspect(store).replay.take_over()
     assert store.get(Note, 1).text == "new"
 
 

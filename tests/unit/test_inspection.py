@@ -16,7 +16,7 @@ NOUNS = [name for name, _ in standard.getmembers(Inspection, lambda it: isinstan
 OF_REDIS = {"redis", "ledger_redis", "bus"}
 OF_POSTGRES = {"database", "ownership", "listener"}
 OF_WRITES = {
-    "writebehind", "ledger", "buffer", "journal", "flusher", "handoff", "doorbell", "workers", "drainer", "redrive",
+    "writebehind", "ledger", "buffer", "journal", "replay", "flusher", "handoff", "doorbell", "workers", "drainer", "redrive",
     "persister", "renewer", "outcomes", "giving_up", "bypass",
 }  # fmt: skip
 
@@ -46,7 +46,7 @@ def test_looking_at_every_part_starts_no_thread_and_asks_no_server() -> None:
     config = Config(postgres_dsn="postgresql://u@127.0.0.1:1/x", redis_addr="127.0.0.1:1", broker_url="memory://")
     with DataStore(config) as store:
         store.register(schema(Point, name="points", write_mode=WriteMode.WRITE_BEHIND))
-        assert lacking(store) == {"listener", "journal"}
+        assert lacking(store) == {"listener", "journal", "replay"}
         assert set(inspect(store).breakers) == {"cache", "primary"}
         assert all(breaker.closed for breaker in inspect(store).breakers.values())
         assert not any(daemon.started for daemon in inspect(store).daemons)
