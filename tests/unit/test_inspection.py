@@ -16,8 +16,8 @@ NOUNS = [name for name, _ in standard.getmembers(Inspection, lambda it: isinstan
 OF_REDIS = {"redis", "ledger_redis", "bus"}
 OF_POSTGRES = {"database", "ownership", "listener"}
 OF_WRITES = {
-    "writebehind", "ledger", "buffer", "journal", "replay", "flusher", "handoff", "doorbell", "workers", "drainer", "redrive",
-    "persister", "renewer", "outcomes", "giving_up", "bypass",
+    "writebehind", "ledger", "buffer", "journal", "replay", "flusher", "handoff", "doorbell", "workers", "drainer",
+    "redrive", "persister", "renewer", "outcomes", "giving_up", "bypass",
 }  # fmt: skip
 
 
