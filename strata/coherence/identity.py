@@ -98,8 +98,8 @@ class Identity:
             self._turns.take(turn)
             if self._clock.monotonic() < self._compared + DOUBT_SECONDS:
                 return
-            self._compared = self._clock.monotonic()
             self._discipline(self._servers())
+            self._compared = self._clock.monotonic()  # last: who comes meanwhile waits for what is found
         finally:
             self._turns.leave(turn)
 

@@ -207,3 +207,26 @@ def test_a_clock_that_was_never_compared_refuses_nothing(far: Proxy) -> None:
     far.refuse()
     assert process.versions.believed(int((time.time() + 3600) * 1e6) << NODE_BITS)
     far.resume()
+
+
+def test_no_version_is_called_one_of_the_far_future_while_another_thread_has_the_clock_corrected(far: Proxy) -> None:
+    class Set(SystemClock):
+        off = 0.0
+
+        def wall(self) -> float:
+            return time.time() + self.off
+
+    clock = Set()
+    process = Process(far.addr, "me", clock)
+    process.write()
+    clock.off, now = -300.0, int(time.time() * 1e6) << NODE_BITS
+    found: list[bool] = []
+    far.stall()
+    threads = [threading.Thread(target=lambda: found.append(process.versions.believed(now))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: found or process.identity._turns._waiting)
+    far.resume()
+    for thread in threads:
+        thread.join()
+    assert found == [True, True]

@@ -420,6 +420,17 @@ def test_writes_that_left_a_full_buffer_are_still_flushed(make: MakeStore, dsn: 
     assert store.stats().dirty_count == 0
 
 
+def test_a_write_that_left_a_full_buffer_and_was_written_anew_is_not_waited_for_ever(make: MakeStore) -> None:
+    store = store_of(make, deferred(), write_behind_max_dirty=1)
+    for id, text in ((1, "left"), (2, "left"), (1, "anew")):
+        store.set(Note, id, Note(id, text))
+        hand_off(store)
+    assert persist(store, "note") == 2
+    inspect(store).outcomes.collect()
+    inspect(store).redrive.own()
+    assert store.stats().dirty_count == 0
+
+
 def test_flush_says_how_many_are_left(make: MakeStore, dsn: str) -> None:
     store = store_of(make, deferred())
     run(dsn, "DROP TABLE note")

@@ -75,7 +75,7 @@ class Redrive:
         """Ring for, or drain, those of the shards that are overdue; returns how many."""
         if not shards:
             return 0
-        now, timing = self._ledger.now(), self._ledger.timing
+        now, timing, left = self._ledger.now(), self._ledger.timing, self._buffer.left()
         late: dict[Shard, float] = {}
         epochs = self._handoff.known_epochs()
         looks: dict[Shard, ShardTimes] = {}
@@ -86,6 +86,8 @@ class Redrive:
                 looks[shard] = look
         self._handoff.epochs_seen(epochs, {shard: look.epoch for shard, look in looks.items()})
         for shard, look in looks.items():
+            if shard in left and look.due is None and not look.untimed:
+                self._buffer.drained(shard, left[shard])
             if (look.untimed or (look.last or 0.0) > now + timing.ahead * 1000) and self._retime(shard):
                 late[shard] = 0.0
             if look.due is not None and now > look.due:

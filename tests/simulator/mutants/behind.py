@@ -107,7 +107,7 @@ BEHIND = {
         apply=code(DirtyBuffer, "sent", "self._keep(slot)", "self._keep(slot)\n                self._remove(slot)"),
     ),
     "a hand-off at or below what L3 is known to have is refused": Mutant(
-        calling("0:swzl 1:be 1:wf", config=LATER),
+        calling("0:s 1:bezwf", faults=("slow_call@0",), span=20),
         1,
         script("handoff", "if known[i] ~= '' and not older(known[i], version) then", "if false then"),
     ),
@@ -139,13 +139,13 @@ BEHIND = {
         ),
     ),
     "a hand-off spoils an intent that it meets": Mutant(
-        calling("0:b 1:ws 2:wff", processes=3, faults=("freeze_postgres",), span=25, steady=True),
-        1,
+        calling("0:b 1:ws 2:zwff", processes=3, faults=(), steady=True),
+        0,
         script("handoff", "if k == 'I' then spoil(key, raw) return true end", "if k == 'I' then return true end"),
     ),
     "... and the writer's own L1 does not keep what L2 refused": Mutant(
-        calling("0:s 1:b", "0:s 1:B", faults=("kill",), span=40),
-        1,
+        calling("0:s 1:b", faults=("slow_call@1", "kill@1"), span=50),
+        2,
         apply=code(handoff, "_leave_l1", "encoded.bound.l1.forget(encoded.slot.key)", "pass"),
     ),
     "where the ledger is elsewhere, L2 hears of a hand-off later: it creates no key then": Mutant(
@@ -175,7 +175,7 @@ BEHIND = {
         ),
     ),
     "L2 is settled before the ledger is told": Mutant(
-        calling("0:s 1:g", apart=True, faults=("kill", "lose_call")),
+        calling("0:s 1:g", apart=True, faults=("kill@0", "lose_call@0")),
         2,
         apply=code(
             Persister,
@@ -193,7 +193,7 @@ BEHIND = {
         script("settle", "if k == 'L' then\n    call('DEL', key)", "if k == 'L' then"),
     ),
     "settling removes what is older than L3": Mutant(
-        calling("0:s 1:g", known=(1,), apart=True, faults=("lose_call", "cut_redis")),
+        calling("0:s 1:g", known=(1,), apart=True, faults=("lose_call@0", "cut_redis@0")),
         1,
         script("settle", "elseif raw and older(version_of(raw), version) then\n    call('DEL', key)", ""),
     ),
@@ -237,7 +237,7 @@ BEHIND = {
         ),
     ),
     "... and raises the floor": Mutant(
-        calling("0:swzl 1:be 1:wf", config=LATER),
+        calling("0:s 1:bezwf", faults=("slow_call@0",), span=20),
         1,
         apply=code(
             Commit,
@@ -247,8 +247,8 @@ BEHIND = {
         ),
     ),
     "... before its put, so that no older hand-off comes between": Mutant(
-        calling("0:s 1:b 1:b", config=SOON, faults=("slow_call",), span=40),
-        1,
+        calling("0:s 1:b 1:b", faults=("slow_call@0", "slow_call@1"), span=30),
+        2,
         apply=code(
             Commit,
             "_put",
@@ -257,22 +257,22 @@ BEHIND = {
         ),
     ),
     "... and where the ledger did not hear of the floor, a repair row is left": Mutant(
-        calling("0:swzl 1:bewf", config=LATER, faults=("lose_call",), l1=False, span=30),
-        1,
+        calling("0:s 1:bezwf", faults=("slow_call@0", "lose_call@1"), l1=False, span=30),
+        2,
         apply=code(Commit, "_raise_floor", "self._leave_repairs(part, changes)", "pass"),
     ),
     "a repair raises the floor, so that nothing older is handed off after it": Mutant(
-        calling("0:swzl 1:bwf", config=LATER, faults=("cut_redis",), l1=False, span=12),
-        1,
+        calling("0:s 1:bwf", faults=("slow_call@0", "kill@0", "lose_call@1"), l1=False, span=30),
+        3,
         apply=code(Repairs, "_repair_keys", "if bound.deferred and whole:", "if False:"),
     ),
     "what is pending is not read where L3 has no row and remembers a newer deletion": Mutant(
-        calling("0:s 1:df", faults=("cut_redis", "lose_call"), config=AT_ONCE, l1=False, span=40),
+        calling("0:s 1:df", faults=("cut_redis@1", "lose_call@1"), config=AT_ONCE, l1=False, span=40),
         1,
         apply=code(Load, "beneath", "table.tombstone(conn, text)", "0"),
     ),
     "a deferred write that goes around the ledger leaves a repair row": Mutant(
-        calling("1:f 0:s 1:f", faults=("cut_redis",), known=(1,), config=AT_ONCE, l1=False, span=20),
+        calling("1:f 0:s 1:f", faults=("cut_redis@0",), known=(1,), config=AT_ONCE, l1=False, span=20),
         1,
         apply=each(
             code(Bypass, "_write", "if repaired:\n", "if False:\n"),
