@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from tests.simulator.kinds import KINDS
 from tests.simulator.mutants import MUTANTS
 from tests.simulator.process import Mutate, as_shipped
 from tests.simulator.search import Ended, alone, episodes, live, shorten
+
+ASIDE = re.compile(r"\.strata-(bus|repairs|sweeper)|gets \d+$")  # lines of threads that do the same all the time
 
 
 def main() -> int:
@@ -27,6 +30,7 @@ def main() -> int:
     parser.add_argument("--brief", action="store_true", help="do not show what breaks a promise, nor shorten it")
     parser.add_argument("--replay", action="store_true", help="one life, with every event of its last episode")
     parser.add_argument("--calls", help="with --replay: an episode alone, such as '0:gs 1:g'")
+    parser.add_argument("--keys", type=int, choices=(1, 2), default=1, help="with --calls: how many they are about")
     parser.add_argument("--happens", default="", help="with --calls: after how many events what, such as '30:kill'")
     parser.add_argument("--every", action="store_true", help="with --calls: every order of the events of an episode")
     parser.add_argument("--during", choices=FAULTS, default="none", help="with --every: what happens, at any moment")
@@ -40,7 +44,7 @@ def main() -> int:
         apply()
     for kind in kinds:
         house = House(kind, mutate)
-        scenario = _scenario(given.calls, given.happens) if given.calls else None
+        scenario = _scenario(given.calls, given.happens, given.keys) if given.calls else None
         if given.every:
             assert scenario is not None, "which calls? See --calls"
             if not _every(house, scenario, given.during, given.most):
@@ -108,20 +112,21 @@ def _report(house: House, found: Ended, faults: int) -> None:
 def _show(house: House, seed: int, all_of: Iterator[Episode]) -> None:
     trace: list[str] = []
     *_, ended = live(house, seed, all_of, trace)
-    print("\n".join(trace))
+    print("\n".join(line for line in trace if not ASIDE.search(line)))
     print(f"{_options(ended.scenario)}: {ended.broken or 'every promise was kept'}")
 
 
 def _options(scenario: Scenario) -> str:
     calls = " ".join(f"{process}:{letters}" for process, letters in scenario.programs)
     happens = " ".join(f"{fault.after}:{fault.fault}" for fault in scenario.faults)
-    return f"--calls {calls!r}" + (f" --happens {happens!r}" if happens else "")
+    keys = " --keys 2" if scenario.keys == 2 else ""
+    return f"--calls {calls!r}{keys}" + (f" --happens {happens!r}" if happens else "")
 
 
-def _scenario(calls: str, happens: str) -> Scenario:
+def _scenario(calls: str, happens: str, keys: int) -> Scenario:
     """What `_options` tells of."""
     faults = tuple(Planned(int(after), fault) for after, _, fault in (each.partition(":") for each in happens.split()))
-    return Scenario(called(calls), faults, keys=1)
+    return Scenario(called(calls), faults, keys=keys)
 
 
 if __name__ == "__main__":

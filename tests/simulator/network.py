@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import hiredis
+from greenlet import getcurrent
 from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import TimeoutError as LateError
 
@@ -138,7 +139,8 @@ class Mail:
 
     def said(self) -> str:
         """What arrives."""
-        return f"{self.stream.process} gets {self.stream.flight[0]!r:.120}"
+        message = self.stream.flight[0].splitlines()[-1]
+        return f"{self.stream.process} gets {readable(message):.120}"
 
 
 class SimStream:
@@ -152,6 +154,7 @@ class SimStream:
         self.arrived = bytearray()
         self.channels: set[bytes] = set()
         self.lost = self.hung_up = False
+        self.asker = ""  # for a trace: who has sent last
         self.mail = Mail(self)
         self._reader = hiredis.Reader()
 
@@ -165,7 +168,7 @@ class SimStream:
             server.valkey.mute = self.process in server.mute
             answer = encoded(server.valkey.command(command))
         if server.world.trace is not None:
-            server.world.say(f"    {answer!r:.110}")
+            server.world.say(f"    {readable(answer):.110} to {self.asker}")
         if self.process in server.slow and not self.channels and command[0] in (b"EVALSHA", b"MGET"):
             server.slow.discard(self.process)
             server.world.after(
@@ -181,11 +184,12 @@ class SimStream:
 
     def said(self) -> str:
         """The command."""
-        return f"{self.server} serves {self.process}: {said(self.requests[0])}"
+        return f"{self.server} serves {self.asker}: {said(self.requests[0])}"
 
     def send(self, data: bytes, seconds: float | None) -> None:
         if self.lost or self.hung_up:
             raise ConnectionResetError("the connection is lost")
+        self.asker = str(getcurrent())
         self._reader.feed(data)
         while (command := self._reader.gets()) is not False:
             self.requests.append(command)
@@ -229,8 +233,13 @@ class SimStream:
 def said(command: Sequence[bytes]) -> str:
     """A command, for a trace."""
     if command[0] in (b"EVALSHA", b"EVAL"):
-        return f"{SCRIPTS.get(command[1], command[1][:8])} {b' '.join(command[3:])!r:.110}"
-    return f"{b' '.join(command)!r:.120}"
+        return f"{SCRIPTS.get(command[1], command[1][:8])} {readable(b' '.join(command[3:])):.110}"
+    return f"{readable(b' '.join(command)):.120}"
+
+
+def readable(data: bytes) -> str:
+    """As text, in one line."""
+    return data.decode(errors="backslashreplace").replace("\r\n", " ").strip()
 
 
 def said_all(commands: Sequence[Sequence[bytes]]) -> str:

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
+from greenlet import getcurrent
 from psycopg import errors
 
 from strata.l3 import failures
@@ -186,6 +187,7 @@ class Statement:
 
     def __init__(self, what: str, do: Callable[[], Any], locks: Mapping[Lock, bool]) -> None:
         self.what = what
+        self.asker = str(getcurrent())
         self.do = do
         self.locks = locks
         self.served = False
@@ -288,10 +290,10 @@ class Session:
         """The statement."""
         if self.request is None:
             return f"postgres ends a transaction of {self.process}, in which nothing happens"
-        what = self.request.what
+        asker, what = self.request.asker, self.request.what
         if self.server.free(self, self.request.locks):
-            return f"postgres serves {self.process}: {what}"
-        return f"postgres {'waits' if self.since == math.inf else 'has waited'} for locks, for {self.process}: {what}"
+            return f"postgres serves {asker}: {what}"
+        return f"postgres {'waits' if self.since == math.inf else 'has waited'} for locks, for {asker}: {what}"
 
     def command(self, sql: str) -> str:
         """BEGIN, with what may follow it, COMMIT or ROLLBACK; others are of no concern."""
