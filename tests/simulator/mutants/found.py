@@ -10,23 +10,23 @@ from tests.simulator.mutants.through import calling
 
 FOUND = {
     "a commit of unknown outcome is told of once it has ended": Mutant(
-        Kind("lost commits", l2=False, letters=("gs",), faults=("restart_postgres", "lose_session")),
+        calling("0:s 1:s", faults=("lose_commit@0",), span=10, l2=False),
         1,
         apply=code(Commit, "_doubt", "context.unfinished.undecided(", "print if True else ("),
     ),
     "an own pending write is compared with what is below while others may not be heard": Mutant(
-        Kind("cut off", deferred=True, letters=("gs",), faults=("cut_redis", "freeze")),
+        calling("0:swwg 1:ws", faults=("cut_redis@0",), deferred=True, span=20),
         1,
         apply=code(own, "own_write", "bound.l1.trust.sure(now) or now < own.born + BUS_GRACE", "True"),
     ),
     "an own write is as new as the time before its commit": Mutant(
-        Kind("slow writers", l2=False, letters=("gs",), faults=("freeze",)),
+        calling("0:sg 1:s", faults=("freeze",), span=16, l2=False),
         1,
         apply=code(Commit, "_put", "fill_many(fills, began)", "fill_many(fills, context.clock.monotonic())"),
     ),
     "a put without its intent removes a settled tombstone": Mutant(
-        Kind("deleted", letters=("gsd",), faults=("cut_redis", "restart_redis")),
-        2,
+        calling("0:s 1:d", "0:s 1:sd", faults=("restart_redis", "lose_streams@0"), span=25),
+        1,
         script("put", "(k == 'T' and not is_pending(raw))", "false"),
     ),
     "what L2 was not told of stays in the writer's L1 for the bus's grace only": Mutant(
