@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from strata.bound import Bound
@@ -125,13 +126,18 @@ class Bypass:
                 if (answer.late or not silent) and answer.status in (Status.APPLIED, Status.SUPERSEDED)
             ]
             if done:
-                self._settle(bound, done)
+                self._settle(bound, done, repaired)
         return applied
 
-    def _settle(self, bound: Bound, done: Sequence[tuple[Change, Applied]]) -> None:
-        try:
-            self._settler.settle(bound, done, unheard=True)
-        except WITHOUT_L2:
+    def _settle(self, bound: Bound, done: Sequence[tuple[Change, Applied]], repaired: bool) -> None:
+        told = True
+        # The floor first: else what is older is handed off between them, and stands in L2 as the newest.
+        for tell in (self._settler.raise_floor, partial(self._settler.settle, unheard=True)):
+            try:
+                tell(bound, done)
+            except WITHOUT_L2:
+                told = False
+        if not (told or repaired):
             with self._unannounced(bound, [change.key_text for change, _ in done]):
                 self._settler.leave_repairs(bound, done)
 
