@@ -407,6 +407,17 @@ def test_a_full_buffer_writes_to_l3_at_once_and_tells_everybody(make: MakeStore,
     wait_until(lambda: other.get(Note, 99).text == "new", timeout=5)
 
 
+def test_what_went_around_the_ledger_is_not_followed_by_what_is_older(make: MakeStore) -> None:
+    store, older = store_of(make, deferred(), write_behind_max_dirty=1), store_of(make, deferred())
+    older.delete(Note, 1)
+    comes_after(store, older)
+    store.set(Note, 2, Note(2, "in the buffer"))
+    store.set(Note, 1, Note(1, "around"))
+    hand_off(older)
+    assert store.get(Note, 1, force_l2=True).text == "around"
+    wait_until(lambda: older.get(Note, 1, default=None, force_l2=True) == Note(1, "around"))
+
+
 def test_writes_that_left_a_full_buffer_are_still_flushed(make: MakeStore, dsn: str) -> None:
     store = store_of(make, deferred(), write_behind_max_dirty=10)
     for id in range(10):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from strata.bound import Bound
@@ -108,14 +109,16 @@ class Bypass:
         self, bound: Bound, wanted: Sequence[Change], *, l2_down: bool, silent: bool = False
     ) -> Sequence[Applied]:
         table, database = bound.rows.table, bound.rows.primary
-        repaired = l2_down and bound.l2 is not None
+        # No ledger entry brings anybody back to these, and nobody else refuses what is older and handed off later: so
+        # rows are left also where L2 answers, until this process, or whoever outlives it, has seen to them.
+        repaired = bound.l2 is not None and not silent
         keys = [change.key_text for change in wanted] if repaired else []
         with self._unannounced(bound, keys), database.transaction() as conn:
             applied = changes.apply(bound, conn, wanted)
             if repaired:
                 for change, answer in zip(wanted, applied, strict=True):
                     table.record_repair(conn, change.key_text, Repairs.bound_of(bound, answer.version))
-        if not repaired:
+        if bound.l2 is None or not l2_down:
             done = [
                 (change, answer)
                 for change, answer in zip(wanted, applied, strict=True)
@@ -123,14 +126,18 @@ class Bypass:
                 if (answer.late or not silent) and answer.status in (Status.APPLIED, Status.SUPERSEDED)
             ]
             if done:
-                self._settle(bound, done)
+                self._settle(bound, done, repaired)
         return applied
 
-    def _settle(self, bound: Bound, done: Sequence[tuple[Change, Applied]]) -> None:
-        # No ledger entry brings anybody back to these: so rows are left wherever the ledger is.
-        try:
-            self._settler.settle(bound, done, unheard=True)
-        except WITHOUT_L2:
+    def _settle(self, bound: Bound, done: Sequence[tuple[Change, Applied]], repaired: bool) -> None:
+        told = True
+        # The floor first: else what is older is handed off between them, and stands in L2 as the newest.
+        for tell in (self._settler.raise_floor, partial(self._settler.settle, unheard=True)):
+            try:
+                tell(bound, done)
+            except WITHOUT_L2:
+                told = False
+        if not (told or repaired):
             with self._unannounced(bound, [change.key_text for change, _ in done]):
                 self._settler.leave_repairs(bound, done)
 

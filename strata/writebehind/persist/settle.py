@@ -8,10 +8,11 @@ from strata.bound import Bound
 from strata.coherence.repairs import Repairs
 from strata.errors import WITHOUT_L2
 from strata.l2.tier import L2Tier
-from strata.l3.values import Applied, Change
+from strata.l3.values import Applied, Change, Status
 from strata.protocol.messages import MessageOp as Said
 from strata.writebehind.dirty.changes import as_kept, kept
 from strata.writebehind.ledger.common import Common
+from strata.writebehind.ledger.shard import Shard, home_of
 
 GONE = b"-"  # in the place of a content: L2 has none that L3 has
 
@@ -46,6 +47,19 @@ class Settler:
             if told is self._common.ledger.server:
                 raise
             self.leave_repairs(bound, written)
+
+    def raise_floor(self, bound: Bound, written: Written) -> None:
+        """L3 has these, which went around the ledger: it is to take, and to hold, nothing older.
+
+        Raises `L2UnavailableError`.
+        """
+        by_shard: dict[Shard, list[tuple[str, int]]] = {}
+        partial: set[str] = set()
+        for change, applied in written:
+            by_shard.setdefault(home_of(bound.name, change.key_text), []).append((change.key_text, change.version))
+            if applied.status is Status.SUPERSEDED or change.names is not None:
+                partial.add(change.key_text)
+        self._common.ledger.done(list(by_shard.items()), partial)
 
     def leave_repairs(self, bound: Bound, written: Written) -> None:
         """Leave rows in L3 from which L2 is repaired, in a transaction of their own."""
