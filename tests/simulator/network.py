@@ -113,15 +113,16 @@ class Server:
         return len(heard)
 
     def deadline(self) -> float:
-        """Nothing comes by itself."""
-        return math.inf
+        """Of what is a while on its way."""
+        held = [stream.held for stream in self.streams if stream.requests and stream.held > self.world.now]
+        return min(held, default=math.inf)
 
     def add_events(self, events: list[Event]) -> None:
         """What was sent, and what it sends."""
         if self.frozen or not self.up:
             return
         for stream in self.streams:
-            if stream.requests and stream.process not in self.cut:
+            if stream.requests and stream.process not in self.cut and stream.held <= self.world.now:
                 events.append(stream)
             if stream.flight and stream.process not in self.cut:
                 events.append(stream.mail)
@@ -155,6 +156,7 @@ class SimStream:
         self.channels: set[bytes] = set()
         self.lost = self.hung_up = False
         self.asker = ""  # for a trace: who has sent last
+        self.held = 0.0  # when what was sent arrives, where it is a while on its way
         self.mail = Mail(self)
         self._reader = hiredis.Reader()
 
@@ -178,6 +180,10 @@ class SimStream:
             self._arrive(answer)
         if self.hung_up and not self.requests:
             server.streams.remove(self)
+
+    def asks(self, script: str) -> bool:
+        """Whether this script was sent, and has not run yet."""
+        return any(command[0] == b"EVALSHA" and SCRIPTS.get(command[1]) == script for command in self.requests)
 
     def _arrive(self, answer: bytes) -> None:
         self.arrived += answer

@@ -107,7 +107,7 @@ BEHIND = {
         apply=code(DirtyBuffer, "sent", "self._keep(slot)", "self._keep(slot)\n                self._remove(slot)"),
     ),
     "a hand-off at or below what L3 is known to have is refused": Mutant(
-        calling("0:s 1:bezwf", faults=("slow_call@0",), span=20),
+        calling("0:s 1:bezwf", faults=("late_handoff@0",), span=5),
         1,
         script("handoff", "if known[i] ~= '' and not older(known[i], version) then", "if false then"),
     ),
@@ -139,13 +139,13 @@ BEHIND = {
         ),
     ),
     "a hand-off spoils an intent that it meets": Mutant(
-        calling("0:b 1:ws 2:zwff", processes=3, faults=(), steady=True),
+        calling("0:b 1:s 1:ff 2:ff", processes=3, faults=(), steady=True),
         0,
         script("handoff", "if k == 'I' then spoil(key, raw) return true end", "if k == 'I' then return true end"),
     ),
     "... and the writer's own L1 does not keep what L2 refused": Mutant(
-        calling("0:s 1:b", faults=("slow_call@1", "kill@1"), span=50),
-        2,
+        calling("0:s 1:b", faults=("kill_committed@1",), span=5),
+        1,
         apply=code(handoff, "_leave_l1", "encoded.bound.l1.forget(encoded.slot.key)", "pass"),
     ),
     "where the ledger is elsewhere, L2 hears of a hand-off later: it creates no key then": Mutant(
@@ -237,7 +237,7 @@ BEHIND = {
         ),
     ),
     "... and raises the floor": Mutant(
-        calling("0:s 1:bezwf", faults=("slow_call@0",), span=20),
+        calling("0:s 1:bezwf", faults=("late_handoff@0",), span=5),
         1,
         apply=code(
             Commit,
@@ -247,7 +247,7 @@ BEHIND = {
         ),
     ),
     "... before its put, so that no older hand-off comes between": Mutant(
-        calling("0:s 1:b 1:b", faults=("slow_call@0", "slow_call@1"), span=30),
+        calling("0:s 1:b 2:eee", processes=3, faults=("late_handoff@0", "slow_put@1"), span=5),
         2,
         apply=code(
             Commit,
@@ -257,12 +257,12 @@ BEHIND = {
         ),
     ),
     "... and where the ledger did not hear of the floor, a repair row is left": Mutant(
-        calling("0:s 1:bezwf", faults=("slow_call@0", "lose_call@1"), l1=False, span=30),
+        calling("0:s 1:bezwf", faults=("late_handoff@0", "lose_floor@1"), l1=False, span=5),
         2,
         apply=code(Commit, "_raise_floor", "self._leave_repairs(part, changes)", "pass"),
     ),
     "a repair raises the floor, so that nothing older is handed off after it": Mutant(
-        calling("0:s 1:bwf", faults=("slow_call@0", "kill@0", "lose_call@1"), l1=False, span=30),
+        calling("0:s 1:bwzwf", faults=("late_handoff@0", "lose_intent@1", "lose_floor@1"), l1=False, span=5),
         3,
         apply=code(Repairs, "_repair_keys", "if bound.deferred and whole:", "if False:"),
     ),
