@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from strata.engine import own
 from strata.engine.commit import Commit
-from tests.simulator.kinds import Kind
 from tests.simulator.mutants.mutant import Mutant, code, script
 from tests.simulator.mutants.through import calling
 
