@@ -147,7 +147,7 @@ class Calls:
         """Another program changes the row; then the key is invalidated, until that succeeds, and so is promised."""
         key, value = self._key(), self._fresh()
         rows = self._postgres.data.rows
-        self._world.pause(lambda: self._postgres.unlocked(key), what=f"an UPDATE of {key} by hand")
+        self._world.pause(lambda: self._postgres.writable(key), what=f"an UPDATE of {key} by hand")
         if (row := rows.get(key)) is None:
             return
         rows[key] = (row[0], (key, value))
@@ -166,12 +166,12 @@ class Calls:
         """Another program changes a row of a table that is watched, or deletes it, or makes it anew."""
         key = self._key()
         value = self._fresh() if self._world.chance.random() < 0.7 else None
-        self._world.pause(lambda: self._postgres.unlocked(key), what=f"{key} to be {value}, by another program")
+        self._world.pause(lambda: self._postgres.writable(key), what=f"{key} to be {value}, by another program")
         bound = inspect(process.store).schemas["item"]
         table, values = bound.rows.table, None if value is None else (key, value)
         if value is not None or key in self._postgres.data.rows:
-            self._history.calm = False  # L2 may show what was before at one time, and L3 what is new at another
             self._postgres.change(table.name, key, values, cached=bound.l2 is not None)
+            self._history.changed_outside(key)
 
     def wait(self, process: Process) -> None:
         """Some time passes."""

@@ -156,9 +156,9 @@ class Postgres:
             if isinstance(session, Listening) and session.listens:
                 session.flight.append(said)
 
-    def unlocked(self, key: Any) -> bool:
-        """Whether no transaction has the row."""
-        return ("row", key) not in self.locks
+    def writable(self, key: Any) -> bool:
+        """Whether it could run a statement that writes the row."""
+        return self.up and not self.frozen and ("row", key) not in self.locks
 
     def free(self, session: Session, locks: Mapping[Lock, bool]) -> bool:
         """Whether the session could have all of these locks, true being alone."""

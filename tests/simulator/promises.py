@@ -34,7 +34,7 @@ class History:
 
     def begin(self, *, calm: bool, deferred: bool = False, stale: float = STALE) -> None:
         """Nothing was written. `stale`: seconds after a commit from which on nobody reads what was before."""
-        self.calm = calm
+        self.calm = self._faultless = calm
         self._stale = stale
         self.deferred = deferred
         self.commits: dict[Any, list[Commit]] = {}
@@ -68,6 +68,13 @@ class History:
             commits[place] = commits[place]._replace(at=self.world.now)
 
         return told
+
+    def changed_outside(self, key: Any) -> None:
+        """The last commit of a key was another program's: until its notification has come L2 may show what was before
+        at one time, and L3 what is new at another; and what is a fault's doing is seen to only when that is over."""
+        self.calm = False
+        if not self._faultless:
+            self.commits[key][-1] = self.commits[key][-1]._replace(at=math.inf)
 
     def stamped(self, key: Any, version: int, value: str | None) -> None:
         """A write has its version."""
