@@ -84,6 +84,7 @@ class Postgres:
         self.doomed: set[Process] = set()  # whose next commit loses its connection
         self.slow: set[Process] = set()  # whose next row is a while on its way
         self.frozen, self.up = False, True
+        self._micros = 0  # of the last change by another program
 
     def __str__(self) -> str:
         return "postgres"
@@ -143,7 +144,8 @@ class Postgres:
         """Another program changes a row of a table that is watched, or, where `values` is None, deletes it; `cached`:
         schemas have it in L2. What the trigger of `strata/l3/outside.py` does."""
         old = self.data.rows.get(key)
-        version = max(int(self.world.now * 1e6), (old[0] >> NODE_BITS) + 1 if old else 0) << NODE_BITS | L3_NODE
+        self._micros = max(int(self.world.now * 1e6), self._micros + 1)  # a statement takes longer than one
+        version = max(self._micros, (old[0] >> NODE_BITS) + 1 if old else 0) << NODE_BITS | L3_NODE
         if values is None:
             self.data.rows.pop(key, None)
         else:
