@@ -266,11 +266,6 @@ BEHIND = {
         3,
         apply=code(Repairs, "_repair_keys", "if bound.deferred and whole:", "if False:"),
     ),
-    "what is pending is not read where L3 has no row and remembers a newer deletion": Mutant(
-        calling("0:s 1:df", faults=("cut_redis@1", "lose_call@1"), config=AT_ONCE, l1=False, span=40),
-        1,
-        apply=code(Load, "beneath", "table.tombstone(conn, text)", "0"),
-    ),
     "a deferred write that goes around the ledger leaves a repair row": Mutant(
         calling("1:f 0:s 1:f", faults=("cut_redis@0",), known=(1,), config=AT_ONCE, l1=False, span=20),
         1,
