@@ -7,9 +7,10 @@
 --       any more (0 = none), so that a script which a frozen server runs late does nothing; then for each record, no
 --       key twice: key, entry, expected version ('*' any, '' no entry, '-' never), L2 content, px, message (said if
 --       taken; '' = none)
--- Returns the ms of its clock alone where nobody waits any more; else epoch; 1 if the bell is to be rung; then for each record: '+' taken, '=' there already, both followed by 'I'
--- where L2 holds a synchronous writer's intent instead, '<' and a version that L3 has, '>' and the newer version that is
--- pending, '?' and the pending entry that was not expected, or that is newer but carries some columns only, '!' full.
+-- Returns the ms of its clock alone where nobody waits any more; else epoch; 1 if the bell is to be rung; then for each
+-- record: '+' taken, '=' there already, both followed by 'I' where L2 holds a synchronous writer's intent instead, '<' and
+-- a version that L3 has, '>' and the newer version that is pending, '?' and the pending entry that was not expected, or
+-- that is newer but carries some columns only, '!' full.
 local dirty, due, claims = KEYS[1], KEYS[2], KEYS[3]
 local call, now = redis.call, now_ms()
 local at_once = whole(now)
