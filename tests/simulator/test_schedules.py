@@ -1,7 +1,6 @@
 """The shipped code keeps its promises in random schedules, and needs each of its rules to do so.
 
-Seeds are new with each run, and printed. `./ops/simulate` runs more of them, replays one event by event, and shortens
-what fails.
+Seeds are the same with each run. `./ops/simulate` runs new ones, replays one event by event, and shortens what fails.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ RARE = {  # what many episodes go by without
     "when the buffer lets go of a write, the claims on its key are void",
     "... but a read that finds nothing newer below returns it all the same",
 }
+FIRST = 7000  # seed
 SECONDS = 1.5  # of CPU, for which each kind of houses is looked at
 SMALL = [("without L2", "0:s 1:g", "none"), ("without L2", "0:i 1:g", "none"), ("through", "0:i 1:g", "none")]
 PAIRS = ["0:s 1:g", "0:s 1:s", "0:d 1:g", "0:s 1:i", "0:i 1:g", "0:s 0:g"]
@@ -92,16 +92,15 @@ def _look(name: str, first: int, said: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_promise_is_kept_in_schedules_with_a_fault_each(kind: str, looker: Looker) -> None:
-    first = time.time_ns() // 1_000_000
-    ended = looker(kind, first)
-    print(f"seeds {first} to {ended.seed}")
+    ended = looker(kind, FIRST)
+    print(f"seeds {FIRST} to {ended.seed}")
     again = f"./ops/simulate --kind {kind!r} --faults 1 --replay --seed {ended.seed}"
     assert not ended.broken, f"{ended.broken}; again: {again}"
 
 
 @pytest.mark.parametrize("mutant", [pytest.param(name, marks=[pytest.mark.long] * (name in RARE)) for name in MUTANTS])
 def test_a_rule_that_is_left_out_is_found(mutant: str, looker: Looker) -> None:
-    ended = looker(mutant, time.time_ns() // 1_000_000)
+    ended = looker(mutant, FIRST)
     assert ended.broken, ended
     assert not re.search(" raised (Attribute|Name|Type)Error", ended.broken), "a mistake of the mutant's"
 
