@@ -29,7 +29,7 @@ from strata.writebehind import endings
 from strata.writebehind.dirty import changes, directory
 from strata.writebehind.dirty.slot import Buffered, OwnWrite
 from strata.writebehind.ledger.lag import PendingStats
-from strata.writebehind.ledger.shard import Shard, home_of, shards_of
+from strata.writebehind.ledger.shard import Shard, by_home, home_of, shards_of
 from strata.writebehind.pending import Pending, read_pending
 from strata.writebehind.persist.dead_letters import DeadLetters
 from strata.writebehind.persist.giving_up import Reason
@@ -137,12 +137,9 @@ class WriteBehind:
 
         Raises `L2UnavailableError`.
         """
-        by_shard: dict[Shard, list[tuple[str, int]]] = {}
         parse = bound.plan.parse_key
         self._process.outcomes.persisted(bound, [(parse(key_text), version) for key_text, version in versions.items()])
-        for key_text, version in versions.items():
-            by_shard.setdefault(home_of(bound.name, key_text), []).append((key_text, version))
-        self._ledger.done(list(by_shard.items()), partial)
+        self._ledger.done(by_home(bound.name, versions.items()), partial)
 
     def hear_floor(self, bound: Bound, versions: Mapping[str, int]) -> None:
         """As `raise_floor`, of versions that were found noted; those of the far future say nothing of what L3 has.

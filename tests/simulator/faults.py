@@ -153,20 +153,18 @@ class Faults:
 
     def late_handoff(self) -> bool:
         """What is handed off is a while on its way, as soon as something is."""
-        for stream in self._asking("handoff"):
+
+        def hold(stream: SimStream) -> None:
             stream.held = self._world.now + self._chance.choice((0.02, 0.3))
             self._world.say(
                 f"!! what {stream.process} hands off is on its way until {stream.held - self._world.began:g}"
             )
-            return True
-        return False
+
+        return self._strikes("handoff", hold)
 
     def slow_put(self) -> bool:
         """The answer to a put is a while on its way, as soon as there is one."""
-        for stream in self._asking("put"):
-            stream.server.slow.add(stream.process)
-            return True
-        return False
+        return self._strikes("put", lambda stream: stream.server.slow.add(stream.process))
 
     def lose_floor(self) -> bool:
         """A connection breaks over which the ledger was to be told of what L3 has, as soon as there is one."""
@@ -177,22 +175,28 @@ class Faults:
         return self._lose("intent")
 
     def _lose(self, script: str) -> bool:
-        for stream in self._asking(script):
+        def lose(stream: SimStream) -> None:
             self._world.say(f"!! {stream.process} loses the connection over which it sent {script}")
             stream.lose()
-            return True
-        return False
+
+        return self._strikes(script, lose)
 
     def kill_committed(self) -> bool:
         """A process ends when it has committed, and told nobody but the ledger, as soon as there is one."""
-        for stream in self._asking("done"):
+
+        def kill(stream: SimStream) -> None:
             self._world.say(f"!! {stream.process} is killed")
             self.kill_one(stream.process)
-            return True
-        return False
 
-    def _asking(self, script: str) -> list[SimStream]:
-        return [stream for server in self._servers for stream in self._streams(server) if stream.asks(script)]
+        return self._strikes("done", kill)
+
+    def _strikes(self, script: str, do: Callable[[SimStream], None]) -> bool:
+        """What is done to the first connection over which a script was sent that has not run; whether there is one."""
+        sent = (stream for server in self._servers for stream in self._streams(server) if stream.asks(script))
+        stream = next(sent, None)
+        if stream is not None:
+            do(stream)
+        return stream is not None
 
     def _streams(self, server: Server) -> list[SimStream]:
         return [stream for stream in server.streams if not stream.hung_up and stream.process in self._processes]

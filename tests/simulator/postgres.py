@@ -486,7 +486,7 @@ class SimTable:
         self.under_way = table.under_way
         self.waiting_repairs = table.waiting_repairs
         self._names = tuple(column.name for column in table.plan.columns)
-        self._place = [column.name for column in table.plan.columns].index(table.plan.key.name)
+        self._place = self._names.index(table.plan.key.name)
 
     def check(self, query: Any) -> None:
         """Every query will do; conditions are of no concern."""

@@ -49,7 +49,7 @@ def simulate(*arguments: str, timeout: float = 100) -> subprocess.CompletedProce
     )
 
 
-Looker = Callable[[str, int], Ended]
+Looker = Callable[[str], Ended]
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +63,9 @@ def looker() -> Iterator[Looker]:
         first.start()
         first.join()
 
-    def look(name: str, first_seed: int) -> Ended:
+    def look(name: str) -> Ended:
         ours, theirs = forks.Pipe()
-        process = forks.Process(target=_look, args=(name, first_seed, theirs), daemon=True)
+        process = forks.Process(target=_look, args=(name, theirs), daemon=True)
         process.start()
         try:
             assert ours.poll(110), "it does not end"
@@ -77,13 +77,13 @@ def looker() -> Iterator[Looker]:
     yield look
 
 
-def _look(name: str, first: int, said: Any) -> None:
+def _look(name: str, said: Any) -> None:
     """In a kind of houses with a fault an episode, for some seconds; or with a rule left out, for longer."""
     kind, faults, mutate, apply = MUTANTS[name] if name in MUTANTS else Mutant(KINDS[name], 1)
     apply()
     until = time.process_time() + (60 if name in MUTANTS else SECONDS)
     house = House(kind, mutate)
-    lives = (live(house, seed, episodes(house, seed, faults)) for seed in itertools.count(first))
+    lives = (live(house, seed, episodes(house, seed, faults)) for seed in itertools.count(FIRST))
     for ended in itertools.chain.from_iterable(lives):
         if ended.broken or time.process_time() > until:
             said.send(ended)
@@ -92,7 +92,7 @@ def _look(name: str, first: int, said: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_promise_is_kept_in_schedules_with_a_fault_each(kind: str, looker: Looker) -> None:
-    ended = looker(kind, FIRST)
+    ended = looker(kind)
     print(f"seeds {FIRST} to {ended.seed}")
     again = f"./ops/simulate --kind {kind!r} --faults 1 --replay --seed {ended.seed}"
     assert not ended.broken, f"{ended.broken}; again: {again}"
@@ -100,7 +100,7 @@ def test_every_promise_is_kept_in_schedules_with_a_fault_each(kind: str, looker:
 
 @pytest.mark.parametrize("mutant", [pytest.param(name, marks=[pytest.mark.long] * (name in RARE)) for name in MUTANTS])
 def test_a_rule_that_is_left_out_is_found(mutant: str, looker: Looker) -> None:
-    ended = looker(mutant, FIRST)
+    ended = looker(mutant)
     assert ended.broken, ended
     assert not re.search(" raised (Attribute|Name|Type)Error", ended.broken), "a mistake of the mutant's"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
@@ -29,3 +30,11 @@ def shards_of(schema: str) -> tuple[Shard, ...]:
 def home_of(schema: str, key_text: str) -> Shard:
     """The shard of a key."""
     return shards_of(schema)[shard_of(key_text)]
+
+
+def by_home(schema: str, versions: Iterable[tuple[str, int]]) -> list[tuple[Shard, list[tuple[str, int]]]]:
+    """Versions by key text, those of each shard together."""
+    homes: dict[Shard, list[tuple[str, int]]] = {}
+    for key_text, version in versions:
+        homes.setdefault(home_of(schema, key_text), []).append((key_text, version))
+    return list(homes.items())

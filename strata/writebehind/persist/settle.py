@@ -12,7 +12,7 @@ from strata.l3.values import Applied, Change, Status
 from strata.protocol.messages import MessageOp as Said
 from strata.writebehind.dirty.changes import as_kept, kept
 from strata.writebehind.ledger.common import Common
-from strata.writebehind.ledger.shard import Shard, home_of
+from strata.writebehind.ledger.shard import by_home
 
 GONE = b"-"  # in the place of a content: L2 has none that L3 has
 
@@ -53,13 +53,13 @@ class Settler:
 
         Raises `L2UnavailableError`.
         """
-        by_shard: dict[Shard, list[tuple[str, int]]] = {}
-        partial: set[str] = set()
-        for change, applied in written:
-            by_shard.setdefault(home_of(bound.name, change.key_text), []).append((change.key_text, change.version))
-            if applied.status is Status.SUPERSEDED or change.names is not None:
-                partial.add(change.key_text)
-        self._common.ledger.done(list(by_shard.items()), partial)
+        partial = {
+            change.key_text
+            for change, applied in written
+            if applied.status is Status.SUPERSEDED or change.names is not None
+        }
+        versions = [(change.key_text, change.version) for change, _ in written]
+        self._common.ledger.done(by_home(bound.name, versions), partial)
 
     def leave_repairs(self, bound: Bound, written: Written) -> None:
         """Leave rows in L3 from which L2 is repaired, in a transaction of their own."""

@@ -24,11 +24,7 @@ class Mutant(NamedTuple):
 
 def script(name: str, *words: str) -> Mutate:
     """Replaces some words of one script, which must be there, by those that follow them."""
-
-    def mutate(found: str, text: str) -> str:
-        return _replaced(name, text, words) if found == name else text
-
-    return mutate
+    return scripts((name,), *words)
 
 
 def scripts(names: Sequence[str], *words: str) -> Mutate:
