@@ -30,8 +30,11 @@ class BusRhythm:
         self.log.remind()
         self.housekeeping.beat()
 
-    def returned(self) -> None:
+    def subscribed(self) -> None:
         self.repairs.wake()
+
+    def returned(self) -> None:
+        self.repairs.replaced()  # once more: another Redis may have come since the loss
 
     def lost(self) -> None:
         self.repairs.replaced()

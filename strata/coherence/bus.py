@@ -39,8 +39,11 @@ class Rhythm(Protocol):
     def beat(self, number: int) -> None:
         """Send the heartbeat of this number."""
 
+    def subscribed(self) -> None:
+        """There is a subscription, the first one."""
+
     def returned(self) -> None:
-        """There is a new subscription."""
+        """There is one again, after one that was lost: meanwhile nobody could see what became of the server."""
 
     def lost(self) -> None:
         """A subscription that was alive has ended."""
@@ -81,6 +84,7 @@ class Bus:
         self._subscription: Wire | None = None
         self._beats = _Beats(self._clock)
         self._confirmed = 0  # of the two channels
+        self._lost = False  # whether a subscription was, or could not be had
         self.connected = False  # whether heartbeats come back
         self._trust.until = -math.inf
 
@@ -147,10 +151,14 @@ class Bus:
         self._trust.until = -math.inf
         self._inbox.clear()
         self.resets += 1
-        self._rhythm.returned()
+        if self._lost:
+            self._rhythm.returned()
+        else:
+            self._rhythm.subscribed()
 
     def _lose(self, error: BaseException) -> None:
         connected = self.connected
+        self._lost = True
         self._hang_up()
         if not self.daemon.stopped:
             if isinstance(error, StrataError | OSError | RedisError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from strata._wiring.rhythm import BusRhythm
 from strata.engine import own
 from strata.engine.commit import Commit
 from tests.simulator.mutants.mutant import Mutant, code, script
@@ -32,6 +33,11 @@ FOUND = {
         calling("0:s 1:s", faults=("mute@1", "slow_call@0", "lose_call@0"), span=14),
         3,
         apply=code(Commit, "_put", "claim.brief = self._untold(part)", "pass"),
+    ),
+    "a Redis that comes while there is no subscription is told again": Mutant(
+        calling("0:S 1:s", faults=("fail_over", "restart_redis"), span=30),
+        2,
+        apply=code(BusRhythm, "returned", "replaced()", "wake()"),
     ),
     "an invalidation spoils intents": Mutant(calling("0:s 1:h"), 0, script("invalidate", "spoil(KEYS[1], raw)", "")),
 }
