@@ -9,7 +9,6 @@ from typing import Any
 from greenlet import getcurrent
 
 from strata.errors import StrataError
-from strata.testing import inspect
 from strata.writebehind.dirty.slot import Buffered, Slot
 from tests.simulator.kinds import CALLS, REFUSED, Item
 from tests.simulator.postgres import Postgres
@@ -38,7 +37,7 @@ class Calls:
 
     def watch(self, process: Process) -> None:
         """Know the versions of a process's deferred writes as it takes them."""
-        buffer = inspect(process.store).buffer
+        buffer = process.inside.buffer
         put, sent = buffer._put, buffer.sent
 
         def noted(schema: str, key: Any, key_text: str, item: Buffered, *, newest: bool = False) -> Any:
@@ -54,7 +53,7 @@ class Calls:
             sent(versions, now)
 
         buffer._put, buffer.sent = noted, handed_off  # type: ignore[method-assign]
-        giving_up = inspect(process.store).giving_up
+        giving_up = process.inside.giving_up
         bury = giving_up.bury
 
         def buried(bound: Any, shard: Any, key_text: str, entry: Any, blame: Any) -> None:
@@ -167,7 +166,7 @@ class Calls:
         key = self._key()
         value = self._fresh() if self._world.chance.random() < 0.7 else None
         self._world.pause(lambda: self._postgres.writable(key), what=f"{key} to be {value}, by another program")
-        bound = inspect(process.store).schemas["item"]
+        bound = process.inside.schemas["item"]
         table, values = bound.rows.table, None if value is None else (key, value)
         if value is not None or key in self._postgres.data.rows:
             self._postgres.change(table.name, key, values, cached=bound.l2 is not None)
@@ -193,7 +192,7 @@ class Calls:
 
     def evict(self, process: Process) -> None:
         """Redis gives up a record, to have room."""
-        l2 = inspect(process.store).schemas["item"].l2
+        l2 = process.inside.schemas["item"].l2
         if l2 is not None and self.cache is not None:
             key = l2.key(str(self.keys[0])).encode()
             if self.cache.do_mget(key)[0] and self.cache.data[key][:1] in b"VT":
@@ -202,7 +201,7 @@ class Calls:
 
     def forget(self, process: Process) -> None:
         """L1 gives up a record, to have room."""
-        l1 = inspect(process.store).schemas["item"].l1
+        l1 = process.inside.schemas["item"].l1
         if l1.store is not None:
             self._world.say(f"    {process} forgets {self.keys[0]}")
             l1.store.drop(self.keys[0])

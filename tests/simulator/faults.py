@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from strata.testing import inspect
 from tests.simulator.network import Server, SimStream
 from tests.simulator.postgres import Postgres
 from tests.simulator.process import Process
@@ -210,7 +209,7 @@ class Faults:
     def crowd_out(self) -> None:
         """The L1 of a process gives up what it has of the schema, to have room."""
         process = self._some(self._processes)
-        l1 = inspect(process.store).schemas["item"].l1
+        l1 = process.inside.schemas["item"].l1
         if l1.store is not None:
             self._world.say(f"!! L1 of {process} has no room for {list(l1.entries)}")
             for key in list(l1.entries):

@@ -9,7 +9,6 @@ import msgspec
 from strata.l3.values import Repair
 from strata.protocol.entry import Entry, EntryOp
 from strata.protocol.versions import NODE_BITS, text
-from strata.testing import inspect
 from strata.writebehind.ledger.shard import home_of
 from strata.writebehind.persist.outcomes import Failed, OutcomeReport, Persisted
 from tests.simulator.kinds import Item
@@ -47,7 +46,7 @@ class Forgery:
         return f"a message, {op}"
 
     def _value(self, process: Process, key: int, version: int) -> str:
-        l2 = inspect(process.store).schemas["item"].l2
+        l2 = process.inside.schemas["item"].l2
         if l2 is None:
             return "nothing"
         record = self._chance.choice((Item(key, "forged"), None))
@@ -69,7 +68,7 @@ class Forgery:
         field, valkey = str(key).encode(), self._ledger.valkey
         if valkey.do_hget(dirty, field) is not None:
             return "nothing"
-        now, plan = int(self._world.now * 1000), inspect(process.store).schemas["item"].plan
+        now, plan = int(self._world.now * 1000), process.inside.schemas["item"].plan
         entry = Entry(version, EntryOp.SET, now, "somebody", plan.pack_row((key, "forged")))
         valkey.do_hset(dirty, field, entry.encode())
         valkey.do_zadd(due, str(now).encode(), field)
@@ -79,10 +78,10 @@ class Forgery:
         report = OutcomeReport("item", persisted=[Persisted(str(key), version)])
         if self._chance.random() < 0.5:
             report = OutcomeReport("item", failed=[Failed(str(key), version, "", "forged", 1, True)])
-        name = inspect(process.store).outcomes._list(inspect(process.store).instance)
+        name = process.inside.outcomes._list(process.inside.instance)
         self._ledger.valkey.do_rpush(name.encode(), msgspec.msgpack.encode(report))
         return "an outcome"
 
     def _keys(self, process: Process, key: int, *names: str) -> list[bytes]:
-        ledger = inspect(process.store).ledger
+        ledger = process.inside.ledger
         return [name.encode() for name in ledger.keys(home_of("item", str(key)), *names)]

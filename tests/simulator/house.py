@@ -18,7 +18,6 @@ from strata.l2 import strays, tier
 from strata.l2.content import HEADER
 from strata.l2.tier import L2Tier
 from strata.protocol.versions import NODE_BITS
-from strata.testing import inspect
 from strata.writebehind.ledger import ledger
 from tests.simulator.calls import Calls
 from tests.simulator.draw import Pick, Planned, Scenario, first
@@ -165,7 +164,7 @@ class House:
         self.world.spawn(process, partial(_quietly, partial(self.calls.read, process, 0)), "opens")
 
     def _sure(self, process: Process) -> bool:
-        return inspect(process.store).sure
+        return process.inside.sure
 
     def _started(self, process: Process) -> None:
         if self.kind.deferred:
@@ -246,18 +245,22 @@ class House:
             self._check_l2()
 
     def _healed(self) -> bool:
-        repairs = [inspect(process.store).repairs for process in self.processes]
         return (
-            all(self._sure(process) for process in self.processes)
-            and (not self.kind.l3 or all(each._sure and not each._skipped for each in repairs))
-            and not any(len(inspect(process.store).unfinished) for process in self.processes)
-            and not self.postgres.data.repairs
-            and not any(self._pending(process) for process in self.processes)
+            not self.postgres.data.repairs
+            and all(map(self._is_well, self.processes))
             and not any(key.endswith((b":dirty", b":untold")) for key in self.ledger.valkey.data)
         )
 
-    def _pending(self, process: Process) -> int:
-        return inspect(process.store).writebehind.dirty_count() if self.kind.deferred else 0
+    def _is_well(self, process: Process) -> bool:
+        """Whether it trusts its caches, and has nothing left to write or to tell."""
+        inside = process.inside
+        repairs = inside.repairs
+        return (
+            inside.sure
+            and (not self.kind.l3 or (repairs._sure and not repairs._skipped))
+            and not len(inside.unfinished)
+            and not (self.kind.deferred and inside.writebehind.dirty_count())
+        )
 
     def _last(self, process: Process) -> None:
         for key in self.calls.keys:
@@ -290,7 +293,7 @@ class House:
                     self.world.breaks(f"at rest L2 holds something else of {key} than L3")
 
     def _l2(self) -> L2Tier:
-        l2 = inspect(self.processes[0].store).schemas["item"].l2
+        l2 = self.processes[0].inside.schemas["item"].l2
         assert l2 is not None
         return l2
 

@@ -142,7 +142,8 @@ class Process:
         self.store = DataStore(self._config)
         for schema in self._schemas:
             self.store.register(schema)
-        for database in inspect(self.store).databases.values():
+        self.inside = inspect(self.store)
+        for database in self.inside.databases.values():
             database.fingerprint = Fingerprint("sim", "1", "1")
 
     def _do(self, run: Callable[[], object]) -> None:
@@ -170,7 +171,7 @@ class Process:
             for stream in [stream for stream in server.streams if stream.process is self]:
                 stream.hang_up()
         if self._config.write_behind_durability is Durability.JOURNAL:
-            inspect(self.store).journal.abandon()  # the files, and their locks, go with the process
+            self.inside.journal.abandon()  # the files, and their locks, go with the process
         for session in [session for session in self.postgres.sessions if session.process is self]:
             session.close()
 
