@@ -109,6 +109,14 @@ class Context:
             bound.l1.forget(id, below=own.version)
         return own
 
+    def met(self, bound: Bound, id: Any, version: int) -> None:
+        """A read shows this version of a key: an older write of this process, which L3 does not have yet, is shown by
+        none that comes after it."""
+        if self.writebehind is not None and bound.deferred:
+            own = self.writebehind.peek(bound, id)
+            if own is not None and own.newest and own.version < version:
+                self.writebehind.supersede(bound, id, version)
+
     def handed_off(self, bound: Bound, key_texts: Sequence[str]) -> dict[str, Pending]:
         """What any process has handed off and L3 may not have yet, by key text. It must be asked before L3."""
         if self.writebehind is None or not bound.deferred:

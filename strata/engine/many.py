@@ -52,8 +52,12 @@ class ManyReader:
     def _from_below(self, bound: Bound, left: Mapping[Any, str], own: Mapping[Any, OwnWrite]) -> dict[Any, Any]:
         try:
             loaded = self._load(bound, {key_text: Claim(id) for id, key_text in left.items()})
+            for id, key_text in left.items():
+                self._context.met(bound, id, loaded[key_text].version)
             records = {
-                id: shown(bound, key_text, own[id], loaded[key_text]) if id in own else loaded[key_text].record
+                id: shown(self._context, bound, id, key_text, own[id], loaded[key_text])
+                if id in own
+                else loaded[key_text].record
                 for id, key_text in left.items()
             }
         except FAILED:

@@ -8,7 +8,9 @@ from msgspec.structs import replace
 
 from strata.bound import Bound
 from strata.engine.context import ABSENT, Context
-from strata.engine.load import NOTHING, Loaded
+from strata.engine.load import NOTHING, Load, Loaded
+from strata.errors import WITHOUT_L2, WITHOUT_L3
+from strata.l1.claims import Claim
 from strata.l1.trust import BUS_GRACE
 
 if TYPE_CHECKING:
@@ -48,11 +50,29 @@ def instead(bound: Bound, own: OwnWrite | None) -> Loaded | None:
     return Loaded(_laid_over(bound, own, NOTHING)) if own is not None and own.doubted and not own.partial else None
 
 
-def shown(bound: Bound, key_text: str, own: OwnWrite, loaded: Loaded) -> Any:
+def shown(context: Context, bound: Bound, id: Any, key_text: str, own: OwnWrite, loaded: Loaded) -> Any:
     """What a read shows of this process's own write and of what it has found below. Raises as L3 does."""
     if loaded.record is ABSENT and not loaded.version and not own.newest:
         loaded = Loaded(ABSENT, _buried(bound, key_text))
+    if own.partial and loaded.version > own.version and loaded.record is not ABSENT:
+        return _decided(context, bound, id, key_text, own, loaded)
     return _laid_over(bound, own, loaded)
+
+
+def _decided(context: Context, bound: Bound, id: Any, key_text: str, own: OwnWrite, loaded: Loaded) -> Any:
+    """An own write of some columns under something newer, which may have been one of other columns: L3 alone knows. So
+    it gets the write now; without L3 the own columns are shown."""
+    assert context.writebehind is not None
+    try:
+        context.writebehind.persist_own(bound, id)
+        below, unreadable = Load(context, bound, {key_text: Claim(id)}, {}).beneath(
+            context.handed_off(bound, [key_text])
+        )
+    except (*WITHOUT_L2, *WITHOUT_L3):
+        return bound.plan.merge(loaded.record, own.record)
+    if unreadable is not None:
+        raise unreadable
+    return below[key_text].record
 
 
 def _laid_over(bound: Bound, own: OwnWrite, loaded: Loaded) -> Any:

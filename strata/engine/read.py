@@ -60,7 +60,7 @@ class Reader:
         if found is not None and found.state in (State.VALUE, State.TOMBSTONE):
             if own is not None:
                 record = found.record if found.state is State.VALUE else ABSENT
-                return shown(bound, key_text, own, Loaded(record, found.version)) is not ABSENT
+                return shown(self._context, bound, id, key_text, own, Loaded(record, found.version)) is not ABSENT
             return found.state is State.VALUE
         if bound.l3 is None:
             return False
@@ -70,7 +70,8 @@ class Reader:
             if unreadable is not None:
                 raise unreadable
             below = loaded[key_text]
-            return (below.record if own is None else shown(bound, key_text, own, below)) is not ABSENT
+            record = below.record if own is None else shown(self._context, bound, id, key_text, own, below)
+            return record is not ABSENT
         with bound.rows.primary.connection() as conn:
             return bound.rows.table.exists(conn, id)
 
@@ -99,7 +100,8 @@ class Reader:
             return known.record
         try:
             loaded = self._loaded(bound, id, key_text)
-            return loaded.record if own is None else shown(bound, key_text, own, loaded)
+            self._context.met(bound, id, loaded.version)
+            return loaded.record if own is None else shown(self._context, bound, id, key_text, own, loaded)
         except FAILED:
             if (known := instead(bound, own)) is None:
                 raise

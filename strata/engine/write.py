@@ -127,10 +127,12 @@ class Writer:
         except BaseException:
             bound.l1.forget(id)  # it may be pending all the same, or in L3
             raise
-        if record is not None and not bound.plan.unloaded(record):
-            bound.l1.write(id, bound.plan.freeze(record), version, began)
-        else:
+        if record is None:
             bound.l1.forget(id, below=version)
+        elif bound.plan.unloaded(record):
+            bound.l1.forget(id)
+        else:
+            bound.l1.write(id, bound.plan.freeze(record), version, began)
         return None if record is None else bound.plan.copy(record)
 
     def _own(self, bound: Bound, l2: L2Tier, changes: Mapping[str, tuple[Any, Any]]) -> None:

@@ -1,6 +1,6 @@
 """Versions: 63-bit hybrid logical clock stamps, unique among live processes and rising in each.
 
-A version is microseconds since 1970 shifted left by 11 bits, or'ed with the process's node id (0 to 2047). The
+A version is microseconds since 1970 shifted left by 11 bits, or'ed with the process's node id (11 bits). The
 clock is the machine's, corrected by the offset to Redis's TIME, and never behind a version met (S. Kulkarni et
 al., "Logical Physical Clocks", 2014).
 
@@ -18,7 +18,11 @@ from strata.waits.locks import memory_lock
 
 NODE_BITS = 11
 NODES = 1 << NODE_BITS
-L3_NODE = NODES - 1  # of versions given by PostgreSQL, or under a row's lock for it; no process leases it
+# No process has these, since what is stamped there and what is raised above something met may share a microsecond.
+L3_NODE = NODES - 1  # of versions given by PostgreSQL, or under a row's lock for it
+ROW_NODE = NODES - 2  # of synchronous writes that were raised above the row which they met
+LEDGER_NODE = NODES - 3  # of deferred writes that were raised above the entry which they met
+LEASED = NODES - 3  # node ids of processes
 VERSION_DIGITS = 19
 AHEAD = 60_000_000  # microseconds that a version may be ahead; `strata/l2/scripts/common.lua` has the same bound
 
@@ -88,7 +92,7 @@ class VersionClock:
 
     def draw_node(self) -> None:
         """Take a node id at random, which another process may have, if not likely."""
-        self.adopt_node(waits.chance().randrange(L3_NODE))
+        self.adopt_node(waits.chance().randrange(LEASED))
 
     def discipline(self, reference_seconds: float, asked: float, answered: float) -> None:
         """Take over the time of a reference read between two readings of the own wall clock (all in seconds).

@@ -16,6 +16,7 @@ from strata.errors import (
     FlushTimeoutError,
     L2RefusedError,
     L2UnavailableError,
+    L3UnavailableError,
     MigrationError,
     WriteBehindFullError,
     WriteBehindMaxRetryError,
@@ -103,12 +104,20 @@ class WriteBehind:
             process.flusher.wake()  # a process that wrote may be gone: whoever uses the schema looks after the ledger
         return process.buffer.peek(bound.name, key)
 
+    def persist_own(self, bound: Bound, key: Any) -> None:
+        """Bring this process's pending write of the key to L3, of which something newer was met. Raises
+        `L3UnavailableError`."""
+        process = self._process
+        slot = process.buffer.slot(bound.name, key)
+        if slot is not None and process.bypass.overtaken(bound, [(slot, slot.item)]).left:
+            raise L3UnavailableError(f"a deferred write to schema {bound.name!r} could not be persisted")
+
     def supersede(self, bound: Bound, key: Any, version: int) -> None:
         """A newer write of the key was met, on the bus or of this process's own."""
         self._process.buffer.supersede(bound.name, key, version)
 
     def purged(self, bound: Bound, key: Any, version: int) -> None:
-        """Writes of the key up to this version were given up."""
+        """The write of the key at this version was given up."""
         self._process.buffer.give_up(bound.name, key, version)
 
     # -- the ledger ---------------------------------------------------------------------------------------------
@@ -128,17 +137,19 @@ class WriteBehind:
             names = None if whole else pending.names
             found.append(Change(key, key_text, pending.version, False, names, pending.values))
         slot = self._process.buffer.slot(bound.name, key)
-        if slot is not None and slot.given_up < slot.item.version:
+        if slot is not None and slot.given_up != slot.item.version:
             found.append(changes.of_item(bound, key, key_text, slot.item))
         return found
 
     def raise_floor(self, bound: Bound, versions: Mapping[str, int], partial: Collection[str] = ()) -> None:
-        """Synchronous writes reached L3 at these versions, by key text; those of `partial` with some columns only.
+        """Synchronous writes reached L3 at these versions, by key text; those of `partial` with some columns only, so
+        that what this process wrote before has still a word on the others.
 
         Raises `L2UnavailableError`.
         """
         parse = bound.plan.parse_key
-        self._process.outcomes.persisted(bound, [(parse(key_text), version) for key_text, version in versions.items()])
+        whole = [(parse(key_text), version) for key_text, version in versions.items() if key_text not in partial]
+        self._process.outcomes.persisted(bound, whole)
         self._ledger.done(by_home(bound.name, versions.items()), partial)
 
     def hear_floor(self, bound: Bound, versions: Mapping[str, int]) -> None:

@@ -31,7 +31,7 @@ from strata.protocol.entry import Entry, EntryOp
 from strata.testing import inspect
 from strata.writebehind.dirty.slot import Buffered
 from strata.writebehind.ledger.shard import Shard, home_of
-from tests.behind import Errors, client, deferred, hand_off, idle, paced, persist, rows, run, sound
+from tests.behind import Errors, client, comes_after, deferred, hand_off, idle, paced, persist, rows, run, sound
 from tests.lines import Log
 from tests.models import Note
 from tests.stores import MakeStore, stores, sure
@@ -101,6 +101,25 @@ def test_a_dead_letter_says_what_when_and_why_and_reads_go_back_to_l3(make: Make
     assert letter.first_at <= letter.last_at
     assert letter.values is None and store.dead_letters.show(letter.id).values is not None
     wait_until(lambda: store.get(Note, 1).text == "good", timeout=5)
+    wait_until(lambda: other.get(Note, 1).text == "good", timeout=5)
+
+
+@pytest.mark.parametrize("handed_off", [False, True])
+def test_an_older_write_of_another_process_outlives_the_newer_one_that_is_given_up(
+    make: MakeStore, dsn: str, handed_off: bool
+) -> None:
+    one, other = (store_of(make, deferred(), write_behind_max_retry=1) for _ in range(2))
+    run(dsn, "ALTER TABLE note ADD CHECK (text <> 'poison')")
+    one.set(Note, 1, Note(1, "good"))
+    if handed_off:
+        hand_off(one)
+    comes_after(other, one)
+    other.set(Note, 1, Note(1, "poison"))
+    other.flush_dirty(10)
+    assert len(one.dead_letters.list("note")) == 1
+    assert one.get(Note, 1).text == "good"
+    one.flush_dirty(10)
+    assert rows(dsn, "SELECT text FROM note") == [("good",)]
     wait_until(lambda: other.get(Note, 1).text == "good", timeout=5)
 
 

@@ -230,3 +230,39 @@ def agrees(one: DataStore, other: DataStore, name: str, biography: str) -> None:
             )
         )
         wait_until(lambda store=store: store.get(Account, "a").name == name)  # type: ignore[misc]
+
+
+def test_a_partial_write_over_an_own_deletion_is_given_up_and_the_deletion_stays(make: MakeStore, dsn: str) -> None:
+    store, _ = two(make)
+    store.delete(Account, "a")
+    store.set(Account, "a", part(name="late"))
+    assert store.get(Account, "a", default=None) is None
+    assert [letter.op for letter in store.dead_letters.list()] == ["partial"]
+    store.flush_dirty(10)
+    assert rows(dsn, "SELECT * FROM account") == []
+
+
+def overtaken(store: DataStore) -> bool:
+    slot = inspect(store).buffer.slot("account", "a")
+    return slot is not None and slot.overtaken
+
+
+def test_a_partial_write_that_was_overtaken_by_one_of_another_column_is_read_by_its_process(make: MakeStore) -> None:
+    one, other = two(make)
+    one.set(Account, "a", part(name="own"))
+    comes_after(other, one)
+    other.set_many(Account, {"a": part(biography="other")})
+    wait_until(lambda: overtaken(one))
+    for found in (one.get(Account, "a"), one.get_many(Account, ["a"])["a"]):
+        assert found.name == "own"
+
+
+def test_a_partial_write_leaves_the_overtaken_one_before_it_what_that_gave(make: MakeStore, dsn: str) -> None:
+    one, other = two(make)
+    one.set(Account, "a", part(name="own"))
+    comes_after(other, one)
+    other.set_many(Account, {"a": part(secret="other")})
+    wait_until(lambda: overtaken(one))
+    one.set(Account, "a", part(biography="own, later"))
+    one.flush_dirty(10)
+    assert held(dsn) == ("own", "other", "own, later")

@@ -8,9 +8,11 @@ from typing import Any
 
 from greenlet import getcurrent
 
+from strata import UNLOADED
 from strata.errors import StrataError
+from strata.protocol.entry import EntryOp
 from strata.writebehind.dirty.slot import Buffered, Slot
-from tests.simulator.kinds import CALLS, REFUSED, Item
+from tests.simulator.kinds import CALLS, REFUSED, Item, Pair
 from tests.simulator.postgres import Postgres
 from tests.simulator.process import Process
 from tests.simulator.promises import History
@@ -19,13 +21,17 @@ from tests.simulator.world import World
 
 
 class Calls:
-    """A call fails without a promise: but it may have done what it was to do. `keys`: those that calls are about."""
+    """A call fails without a promise: but it may have done what it was to do. `keys`: those that calls are about.
 
-    def __init__(self, world: World, history: History, postgres: Postgres) -> None:
+    To the history each column of a row is a key of its own: the second one of row 7 is -7.
+    """
+
+    def __init__(self, world: World, history: History, postgres: Postgres, model: type[Item] = Item) -> None:
         self._world = world
         self._history = history
         self._postgres = postgres
         self.cache: Valkey | None = None  # where records are evicted from
+        self._model = model
         self.begin()
 
     def begin(self) -> None:
@@ -34,6 +40,7 @@ class Calls:
         self.alone = False  # whether calls of one key are of the first
         self._values = 0
         self._stamps: dict[Any, int] = {}  # the version of the deferred write that a task made last
+        self._carried: dict[tuple[int, int], list[int]] = {}  # the columns of a key's deferred write of a version
 
     def watch(self, process: Process) -> None:
         """Know the versions of a process's deferred writes as it takes them."""
@@ -42,14 +49,17 @@ class Calls:
 
         def noted(schema: str, key: Any, key_text: str, item: Buffered, *, newest: bool = False) -> Any:
             if key in self.keys:  # of earlier ones nobody is asked any more
-                self._history.stamped(key, item.version, None if item.record is None else item.record.text)
+                for column, value in self.columns(key, item.record).items():
+                    self._history.stamped(column, item.version, value)
+                self._carried[key, item.version] = list(self.columns(key, item.record))
             self._stamps[getcurrent()] = item.version
             return put(schema, key, key_text, item, newest=newest)
 
         def handed_off(versions: Iterable[tuple[Slot, int]], now: float) -> None:
             versions = list(versions)
-            for slot, version in ((slot, version) for slot, version in versions if slot.key in self.keys):
-                self._history.handed_off(slot.key, version)
+            for slot, version in versions:
+                for column in self._carried.get((slot.key, version), ()):
+                    self._history.handed_off(column, version)
             sent(versions, now)
 
         buffer._put, buffer.sent = noted, handed_off  # type: ignore[method-assign]
@@ -57,10 +67,19 @@ class Calls:
         bury = giving_up.bury
 
         def buried(bound: Any, shard: Any, key_text: str, entry: Any, blame: Any) -> None:
-            self._history.gave_up(int(key_text), entry.version)
+            key = int(key_text)
+            orphan = entry.op is EntryOp.PARTIAL and self._is_gone(key)
+            for column in self._carried.get((key, entry.version), [key]):
+                self._history.gave_up(column, entry.version, orphan=orphan)
             bury(bound, shard, key_text, entry, blame)
 
         giving_up.bury = buried  # type: ignore[method-assign]
+
+    def _is_gone(self, key: int) -> bool:
+        """Whether L3 holds no row, or a deletion of it is pending."""
+        return (
+            key not in self._postgres.data.rows or self._history.version(key, None) > self._history.newest(key).version
+        )
 
     def run(self, process: Process, program: str) -> None:
         """One call after the other."""
@@ -70,10 +89,20 @@ class Calls:
             with contextlib.suppress(StrataError):
                 getattr(self, CALLS[letter])(process)
 
-    def read(self, process: Process, key: int, *, force_l2: bool = False) -> str | None:
-        """What a process reads, of which no promise is held against it."""
-        record = process.store.get(Item, key, default=None, force_l2=force_l2)
-        return None if record is None else str(record.text)
+    def columns(self, key: int, record: Item | None) -> dict[int, str | None]:
+        """What a record has in the columns that it carries; of none, in all of them."""
+        found = {key: None if record is None else record.text}
+        if self._model is Pair:
+            found[-key] = record.note if isinstance(record, Pair) else None
+        return {column: value for column, value in found.items() if value is not UNLOADED}
+
+    def record(self, key: int, value: str) -> Item:
+        """One that has a value in each column."""
+        return Pair(key, value, value) if self._model is Pair else Item(key, value)
+
+    def read(self, process: Process, key: int, *, force_l2: bool = False) -> dict[int, str | None]:
+        """What a process reads, of which no promise is held against it, by column."""
+        return self.columns(key, process.store.get(self._model, key, default=None, force_l2=force_l2))
 
     def _key(self) -> int:
         return self.keys[0] if self.alone or self._world.chance.random() < 0.8 else self.keys[1]
@@ -82,65 +111,96 @@ class Calls:
         self._values += 1
         return f"{kind}{self._values}"
 
-    def _wrote(self, process: Process, key: int, value: str | None, since: int = 0) -> None:
-        self._world.say(f"    {process} has set {key} to {value}")
-        self._history.wrote(process, key, value, self._stamps.get(getcurrent()), since)
+    def _wrote(self, process: Process, key: int, record: Item | None, since: int = 0, *, through: bool = False) -> None:
+        """A call returned that wrote a record, `through` in any mode; `since`: the newest version when it began."""
+        stamp = None if through else self._stamps.get(getcurrent())
+        for column, value in self.columns(key, record).items():
+            self._world.say(f"    {process} has set {column} to {value}")
+            held = value if value is None or stamp is not None else self._postgres.keeps(value)
+            self._history.wrote(process, column, held, stamp, since)
+
+    def _floors(self, process: Process, key: int) -> dict[int, int]:
+        return {column: self._history.floor(process, column) for column in self.columns(key, None)}
+
+    def _read(self, process: Process, found: dict[int, str | None], floors: dict[int, int], began: float) -> None:
+        for column, value in found.items():
+            self._world.say(f"    {process} has read {value} of {column}")
+            floor = floors[column]
+            if self._is_hidden(column, floor):
+                floor = self._history.newest(column).version
+            self._history.read(process, column, value, floor, began)
+
+    def _is_hidden(self, column: int, version: int) -> bool:
+        """Whether it is a deferred write of all columns under a newer one of the other column: until L3 has it, it may
+        be hidden (docs/write-modes.md)."""
+        whole = len(self._carried.get((abs(column), version), ())) == 2
+        return whole and self._history.newest(column).version < version < self._history.latest(-column)
 
     def get(self, process: Process, *, force_l2: bool = False) -> None:
         key, began = self._key(), self._world.now
-        floor = self._history.floor(process, key)
-        found = self.read(process, key, force_l2=force_l2)
-        self._world.say(f"    {process} has read {found} of {key}")
-        self._history.read(process, key, found, floor, began)
+        floors = self._floors(process, key)
+        self._read(process, self.read(process, key, force_l2=force_l2), floors, began)
 
     def get_past_l1(self, process: Process) -> None:
         self.get(process, force_l2=True)
 
     def get_many(self, process: Process) -> None:
         began = self._world.now
-        floors = {key: self._history.floor(process, key) for key in self.keys}
-        found = process.store.get_many(Item, list(self.keys))
+        floors = {key: self._floors(process, key) for key in self.keys}
+        found = process.store.get_many(self._model, list(self.keys))
         for key, floor in floors.items():
-            value = found[key].text if key in found else None
-            self._world.say(f"    {process} has read {value} of {key}")
-            self._history.read(process, key, value, floor, began)
+            self._read(process, self.columns(key, found.get(key)), floor, began)
 
     def set(self, process: Process) -> None:
-        key, value = self._key(), self._fresh()
-        process.store.set(Item, key, Item(key, value))
-        self._wrote(process, key, value)
+        self._set(process, self.record(self._key(), self._fresh()))
+
+    def _set(self, process: Process, record: Item) -> None:
+        process.store.set(self._model, record.id, record)
+        self._wrote(process, record.id, record)
+
+    def _part(self) -> Item:
+        value = self._fresh()
+        return Pair(self._key(), *((value, UNLOADED) if self._world.chance.random() < 0.5 else (UNLOADED, value)))
+
+    def set_part(self, process: Process) -> None:
+        """One of the columns."""
+        self._set(process, self._part())
+
+    def set_part_alone(self, process: Process) -> None:
+        """As `set_part`, written through in any mode."""
+        self._set_alone(process, self._part())
 
     def set_many(self, process: Process) -> None:
-        values = {key: self._fresh() for key in self.keys}
-        process.store.set_many(Item, {key: Item(key, value) for key, value in values.items()})
-        for key, value in values.items():
-            self._history.wrote(process, key, self._postgres.keeps(value))
+        records = {key: self.record(key, self._fresh()) for key in self.keys}
+        process.store.set_many(self._model, records)
+        for key, record in records.items():
+            self._wrote(process, key, record, through=True)
 
     def delete(self, process: Process) -> None:
         key = self._key()
         since = self._history.newest(key).version
-        process.store.delete(Item, key)
+        process.store.delete(self._model, key)
         self._wrote(process, key, None, since)
 
     def tx(self, process: Process) -> None:
-        values = {key: self._fresh() for key in self.keys}
+        records = {key: self.record(key, self._fresh()) for key in self.keys}
         with process.store.tx() as tx:
-            for key, value in values.items():
-                tx.set(Item, key, Item(key, value))
-        for key, value in values.items():
-            self._history.wrote(process, key, self._postgres.keeps(value))
+            for key, record in records.items():
+                tx.set(self._model, key, record)
+        for key, record in records.items():
+            self._wrote(process, key, record, through=True)
 
     def search(self, process: Process) -> None:
-        process.store.search(Item)
+        process.store.search(self._model)
 
     def search_cached(self, process: Process) -> None:
-        process.store.search_cached(Item)
+        process.store.search_cached(self._model)
 
     def warm(self, process: Process) -> None:
-        process.store.warm_cache(Item)
+        process.store.warm_cache(self._model)
 
     def invalidate(self, process: Process) -> None:
-        process.store.invalidate(Item, self._key())
+        process.store.invalidate(self._model, self._key())
 
     def update_by_hand(self, process: Process) -> None:
         """Another program changes the row; then the key is invalidated, until that succeeds, and so is promised."""
@@ -154,7 +214,7 @@ class Calls:
         tell = self._history.committed_untold(key, (key, value))
         while True:
             try:
-                process.store.invalidate(Item, key)
+                process.store.invalidate(self._model, key)
             except StrataError:
                 self._world.pause(seconds=0.2, what="invalidates again")
             else:
@@ -178,17 +238,19 @@ class Calls:
 
     def set_alone(self, process: Process) -> None:
         """What is written through, of one key, in any mode."""
-        key, value = self._key(), self._fresh()
-        process.store.set_many(Item, {key: Item(key, value)})
-        self._history.wrote(process, key, self._postgres.keeps(value))
+        self._set_alone(process, self.record(self._key(), self._fresh()))
+
+    def _set_alone(self, process: Process, record: Item) -> None:
+        process.store.set_many(self._model, {record.id: record})
+        self._wrote(process, record.id, record, through=True)
 
     def delete_alone(self, process: Process) -> None:
         """As `set_alone`, a deletion."""
         key = self._key()
         since = self._history.newest(key).version
         with process.store.tx() as tx:
-            tx.delete(Item, key)
-        self._history.wrote(process, key, None, since=since)
+            tx.delete(self._model, key)
+        self._wrote(process, key, None, since, through=True)
 
     def evict(self, process: Process) -> None:
         """Redis gives up a record, to have room."""
@@ -214,9 +276,7 @@ class Calls:
 
     def set_refused(self, process: Process) -> None:
         """A write that L3 refuses."""
-        key, value = self._key(), self._fresh(REFUSED)
-        process.store.set(Item, key, Item(key, value))
-        self._wrote(process, key, value)
+        self._set(process, self.record(self._key(), self._fresh(REFUSED)))
 
     def flush(self, process: Process) -> None:
         process.store.flush_dirty(timeout=2.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +24,7 @@ from tests.simulator.calls import Calls
 from tests.simulator.draw import Pick, Planned, Scenario, first
 from tests.simulator.faults import Faults
 from tests.simulator.forgery import AHEAD, Forgery
-from tests.simulator.kinds import REFUSED, Item, Kind
+from tests.simulator.kinds import REFUSED, Item, Kind, Pair
 from tests.simulator.network import Server
 from tests.simulator.postgres import Postgres
 from tests.simulator.process import LEDGER, Mutate, Process, as_shipped, know
@@ -52,7 +53,7 @@ class House:
         self.redis = Server(world, "redis")
         self.postgres = Postgres(world)
         self.history = History(world)
-        self.postgres.committed = self.history.committed
+        self.postgres.committed = self._committed
         if kind.keeps:
             self.postgres.keeps = lambda text: text if text.endswith("*") else f"{text}*"
         self.postgres.refuses = lambda values: str(values[1]).startswith(REFUSED)
@@ -74,7 +75,7 @@ class House:
             Process(world, number, servers, self.postgres, kind.schemas(), **settings)
             for number in range(kind.processes)
         ]
-        self.calls = Calls(world, self.history, self.postgres)
+        self.calls = Calls(world, self.history, self.postgres, kind.model)
         self.calls.cache = self.redis.valkey
         self.faults = Faults(world, self.processes, self.servers, self.postgres)
         self.faults.kill_one = self._replace
@@ -102,6 +103,7 @@ class House:
         self.history.begin(calm=True, deferred=self.kind.deferred)
         self.calls.begin()
         self.busy = 0
+        self._kept: set[int] = set()  # columns of rows that outlived a deletion
         self._episodes = 0
         world.pick = first
         for process in self.processes:
@@ -132,7 +134,7 @@ class House:
         self.world.end()
 
     def _prepare(self, scenario: Scenario) -> None:
-        """Keys of which nobody knows, but who is to: the first has a row."""
+        """Keys of which nobody knows, but who is to: the first has a row, and where rows are written in part, both."""
         self._episodes += 1
         keys = self.calls.keys = (2 * self._episodes - 1, 2 * self._episodes)
         self.calls.alone = scenario.keys == 1
@@ -140,8 +142,10 @@ class House:
         stale = math.inf if "fail_safe" in self.kind.aging.l1 else STALE  # an outage may be as long as it likes
         self.history.begin(calm=calm, deferred=self.kind.deferred, stale=stale)
         if self.kind.l3:
-            self.history.committed(keys[0], 1, (keys[0], "v0"))
-            self.postgres.data.rows[keys[0]] = (1, (keys[0], "v0"))
+            for key in keys if self.kind.model is Pair else keys[:1]:
+                row = dataclasses.astuple(self.calls.record(key, "v0"))
+                self.postgres.data.rows[key] = (1, row)
+                self._committed(key, 1, row)
         else:
             l2 = self._l2()
             self.redis.valkey.do_set(l2.key(str(keys[0])).encode(), l2.content(1, Item(keys[0], "v0")))
@@ -264,13 +268,13 @@ class House:
 
     def _last(self, process: Process) -> None:
         for key in self.calls.keys:
-            wanted = self.history.newest(key).value
-            found = self._read_by_and_by(process, key)
-            if found != wanted:
-                self.world.breaks(f"at rest {process} reads {found} of {key}, and L3 holds {wanted}")
+            for column, found in self._read_by_and_by(process, key).items():
+                wanted = self.history.newest(column).value
+                if found != wanted:
+                    self.world.breaks(f"at rest {process} reads {found} of {column}, and L3 holds {wanted}")
         self.busy -= 1
 
-    def _read_by_and_by(self, process: Process, key: int) -> str | None:
+    def _read_by_and_by(self, process: Process, key: int) -> dict[int, str | None]:
         until = self.world.now + HEALED
         while True:
             try:
@@ -289,7 +293,7 @@ class House:
             if raw_key.startswith(prefix) and raw[:1] == b"V" and int(raw[3:22]) < unread:
                 key = int(raw_key.removeprefix(prefix))
                 row = self.postgres.data.rows.get(key)
-                if row is None or row[0] != int(raw[3:22]) or row[1][1] != self._decoded(raw).text:
+                if row is None or row[0] != int(raw[3:22]) or row[1] != dataclasses.astuple(self._decoded(raw)):
                     self.world.breaks(f"at rest L2 holds something else of {key} than L3")
 
     def _l2(self) -> L2Tier:
@@ -300,6 +304,28 @@ class House:
     def _decoded(self, raw: bytes) -> Any:
         """The record in a content of L2."""
         return self._l2()._contents._decode(raw[HEADER:])
+
+    def _committed(self, key: int, version: int, values: tuple[Any, ...] | None) -> None:
+        """L3 has taken a change, which is one of each column that has a value of another write."""
+        if self.kind.model is Item:
+            self.history.committed(key, version, values)
+            return
+        note = self.postgres.data.notes.get(key)
+        good = note if note is not None and note.version == version else None
+        record = None if values is None else Pair(*values)
+        for name, (column, value) in zip(("text", "note"), self.calls.columns(key, record).items(), strict=True):
+            last, deleted = self.history.newest(column), self.history.version(column, None)
+            if value is None or value != last.value:
+                at = good.columns.get(name, good.base) if good else version
+                if column in self._kept:
+                    at = max(at, last.version + 1)
+            elif last.version < deleted < version:
+                # A part, newer than a deletion that L3 has not seen yet, keeps the row with what it had.
+                at = version
+                self._kept.add(column)
+            else:
+                continue
+            self.history.committed(column, at, None if value is None else (key, value))
 
     def _stored(self, raw_key: bytes, raw: bytes) -> None:
         """Where L2 is the lowest tier, what is stored there is committed."""

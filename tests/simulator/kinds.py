@@ -13,7 +13,7 @@ CALLS = {
     "g": "get", "G": "get_many", "s": "set", "S": "set_many", "d": "delete", "t": "tx", "q": "search",
     "i": "invalidate", "f": "get_past_l1", "c": "search_cached", "W": "warm", "h": "update_by_hand", "w": "wait",
     "b": "set_alone", "B": "delete_alone", "e": "evict", "m": "forget", "x": "set_refused", "l": "flush", "z": "stall",
-    "o": "change_outside",
+    "o": "change_outside", "p": "set_part", "P": "set_part_alone",
 }  # fmt: skip
 FAULTS = (
     "kill", "freeze", "cut_redis", "cut_postgres", "freeze_redis", "freeze_postgres", "lose_stream", "lose_session",
@@ -38,6 +38,13 @@ class Item:
 
     id: Annotated[int, PrimaryKey]
     text: str = ""
+
+
+@dataclass
+class Pair(Item):
+    """As above, with another column that can be written apart."""
+
+    note: str = ""
 
 
 class Aging(NamedTuple):
@@ -76,6 +83,7 @@ class Kind:
     keeps: bool = False  # whether L3 makes something else of each text
     config: tuple[tuple[str, Any], ...] = ()
     watch: bool = False  # whether changes made outside are heard of
+    model: type[Item] = Item
 
     def schemas(self) -> list[Schema[Any]]:
         """Those of each process."""
@@ -84,7 +92,7 @@ class Kind:
         l1 = MemPolicy(**aging.l1) if self.l1 else None
         l2 = RedisPolicy(**aging.l2) if self.l2 else None
         l3 = PostgresPolicy(watch=self.watch, **aging.l3) if self.l3 else None
-        return [Schema(Item, name="item", write_mode=mode, l1=l1, l2=l2, l3=l3)]
+        return [Schema(self.model, name="item", write_mode=mode, l1=l1, l2=l2, l3=l3)]
 
 
 SAFE = Aging(
@@ -111,6 +119,7 @@ KINDS = {
         Kind("three", processes=3),
         Kind("refused", deferred=True, letters=("gx", "gsx", "gsxb", "gxdB", "sxlf"), config=(RETRY_ONCE,)),
         Kind("kept", deferred=True, keeps=True, letters=("gs", "gsb", "gse", "gsdf", "gsSdtq")),
+        Kind("in part", deferred=True, model=Pair, letters=("gp", "gps", "gpP", "gpPs", "gpGsb")),
         Kind("apart", deferred=True, apart=True, faults=(*FAULTS, *LOSSES)),
         Kind("at once", deferred=True, config=(("write_behind_durability", Durability.LEDGER),)),
         Kind("full", deferred=True, letters=("gsS", "gsSd", "gsdG"), config=(("write_behind_max_dirty", 1),)),

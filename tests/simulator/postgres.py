@@ -13,12 +13,13 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import psycopg
 from greenlet import getcurrent
 from psycopg import errors
 
+from strata.errors import EncodeError
 from strata.l3 import failures
 from strata.l3.connection import GRACE, IDLE_IN_TRANSACTION
 from strata.l3.reads import Row
@@ -54,6 +55,14 @@ class Violates(errors.CheckViolation):
     sqlstate = "23514"
 
 
+class Note(NamedTuple):
+    """What `strata/l3/partials.py` notes of a row; good while the row has this version."""
+
+    version: int
+    base: int
+    columns: dict[str, int]
+
+
 class Data:
     """What one database holds of one table. `None` for a row: it was deleted in the transaction that sees this."""
 
@@ -62,6 +71,7 @@ class Data:
         self.tombstones: dict[str, int] = {}
         self.repairs: dict[Repair, bool] = {}
         self.deletions: dict[Any, int] = {}  # the versions at which rows were deleted
+        self.notes: dict[Any, Note] = {}
 
 
 class Postgres:
@@ -196,7 +206,7 @@ class Statement:
         self.sent = self.answered = -math.inf  # when it arrives, and its answer
         self.seen: Mapping[str, int] | None = None  # tombstones, as they were when it began to wait for its locks
         self.answer: Any = None
-        self.error: psycopg.Error | None = None
+        self.error: psycopg.Error | EncodeError | None = None
 
 
 class Session:
@@ -273,7 +283,7 @@ class Session:
                 request.answer = request.do()
                 if not self.in_transaction and self.own.rows:
                     self._commit()
-            except psycopg.Error as error:
+            except (psycopg.Error, EncodeError) as error:
                 request.error = error
         elif self.since == math.inf:
             self.since = now
@@ -324,6 +334,7 @@ class Session:
             else:
                 data.rows[key] = row
         data.tombstones.update(own.tombstones)
+        data.notes.update(own.notes)
         for repair, there in own.repairs.items():
             if there:
                 data.repairs[repair] = True
@@ -381,6 +392,19 @@ class Session:
     def row(self, key: Any) -> tuple[int, tuple[Any, ...]] | None:
         """A row as the session sees it."""
         return self.own.rows[key] if key in self.own.rows else self.server.data.rows.get(key)
+
+    def note(self, key: Any) -> Note | None:
+        """That of a row, if there is a good one."""
+        row, note = self.row(key), self.own.notes.get(key) or self.server.data.notes.get(key)
+        return note if row is not None and note is not None and note.version == row[0] else None
+
+    def lay(self, key: Any, version: int, columns: Mapping[str, Any], names: Sequence[str]) -> None:
+        """Give a row some of its columns at a version, and note it."""
+        old, good = self.row(key), self.note(key)
+        assert old is not None
+        noted = dict.fromkeys(columns, version)
+        self.own.notes[key] = Note(version, good.base, good.columns | noted) if good else Note(version, old[0], noted)
+        self.own.rows[key] = (version, tuple(columns.get(n, v) for n, v in zip(names, old[1], strict=True)))
 
     def present(self) -> list[Any]:
         """The keys of the rows that it sees, in order."""
@@ -582,16 +606,25 @@ class SimTable:
         buried = conn.tombstone(self.plan.key_text(key)) if self.deferred else 0
         if held is None and buried:
             version = max(version, raised(buried, node))
-        merged = values
         if UNLOADED in values:
-            assert held is not None, "partial writes of what is not there are not simulated"
-            merged = tuple(held[1][at] if value is UNLOADED else value for at, value in enumerate(values))
-        merged = self._kept(conn, merged)
-        conn.own.rows[key] = (version, merged)
+            if held is None:
+                raise EncodeError("there is no row to keep them from")
+            merged = tuple(old if value is UNLOADED else value for old, value in zip(held[1], values, strict=True))
+            if self.deferred:
+                conn.lay(key, version, self._columns(values), self._names)
+            conn.own.rows[key] = (version, merged)
+        else:
+            merged = self._kept(conn, values)
+            conn.own.rows[key] = (version, merged)
         other = [
             (name, value) for name, given, value in zip(self._names, values, merged, strict=True) if value != given
         ]
         return Written(version, tuple(value for _, value in other), tuple(name for name, _ in other))
+
+    def _columns(self, values: Sequence[Any], names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Those that were given, but for the key, by name."""
+        given = dict(zip(names or self._names, values, strict=True))
+        return {name: value for name, value in given.items() if value is not UNLOADED and name != self.plan.key.name}
 
     def _kept(self, conn: Session, values: tuple[Any, ...]) -> tuple[Any, ...]:
         """A row as L3 has it."""
@@ -634,6 +667,8 @@ class SimTable:
         def do() -> Applied:
             held, buried = conn.row(change.key), conn.tombstone(change.key_text)
             version = 0 if held is None else held[0]
+            if not change.delete and self._lay_late(conn, change):
+                return Applied(change.key, Status.SUPERSEDED, conn.row(change.key)[0], late=True)  # type: ignore[index]
             if version > change.version or buried > change.version or (buried == change.version and not change.delete):
                 return Applied(change.key, Status.SUPERSEDED, max(version, buried))
             if change.delete:
@@ -642,8 +677,14 @@ class SimTable:
                     conn.own.deletions[change.key] = change.version
                     conn.own.rows[change.key] = None
                 return Applied(change.key, Status.APPLIED, change.version)
+            assert change.values is not None
+            if change.names is not None:
+                if held is None:
+                    return Applied(change.key, Status.MISSING_ROW, buried)
+                if version < change.version:
+                    conn.lay(change.key, change.version, self._columns(change.values, change.names), self._names)
+                return Applied(change.key, Status.APPLIED, change.version)
             if version < change.version:
-                assert change.values is not None
                 if conn.server.refuses(change.values):
                     raise Violates("a row that is refused")
                 held = (change.version, self._kept(conn, change.values))
@@ -655,10 +696,30 @@ class SimTable:
 
         return conn.ask(f"apply {change.key} {change.version}", do, {self._row_lock(change.key): True})
 
+    def _lay_late(self, conn: Session, change: Change) -> bool:
+        """Give a row the columns that newer writes did not carry; whether there are any."""
+        row, good = conn.row(change.key), conn.note(change.key)
+        if row is None or good is None or not good.base < change.version < row[0]:
+            return False
+        given = self._columns(change.values or (), change.names)
+        given = {name: value for name, value in given.items() if good.columns.get(name, good.base) < change.version}
+        if not given:
+            return False
+        version = raised(row[0], L3_NODE)
+        base, columns = good.base, good.columns | dict.fromkeys(given, change.version)
+        if change.names is None:
+            base, columns = change.version, {name: at for name, at in columns.items() if at > change.version}
+        conn.lay(change.key, version, given, self._names)
+        conn.own.notes[change.key] = Note(version, base, columns)
+        return True
+
     # -- what Strata's own tables hold --------------------------------------------------------------------------
 
     def noted(self, conn: Session, key_texts: Sequence[str]) -> set[str]:
-        return set()
+        def do() -> set[str]:
+            return {text for text in map(str, [*conn.server.data.notes, *conn.own.notes]) if text in key_texts}
+
+        return conn.ask(f"notes of {list(key_texts)}", do)
 
     def tombstone(self, conn: Session, key_text: str) -> int:
         return conn.ask(f"tombstone of {key_text}", lambda: conn.tombstone(key_text))

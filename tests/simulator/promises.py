@@ -92,6 +92,10 @@ class History:
             return self.version(key, value)
         return min((version for version in self._deletions.get(key, ()) if version >= floor), default=0)
 
+    def latest(self, key: Any) -> int:
+        """The highest version that a value of the key has."""
+        return max((version for place, version in self._versions.items() if place[0] == key), default=0)
+
     def newest(self, key: Any) -> Commit:
         """What L3 holds."""
         commits = self.commits.get(key)
@@ -101,13 +105,16 @@ class History:
         """The version below which the process reads nothing any more."""
         return self._seen.get((process, key), 0)
 
-    def gave_up(self, key: Any, version: int) -> None:
-        """A deferred write is given up: where L3 refuses it, everybody is to see again what L3 holds. What was written
-        before it, it has replaced."""
-        if not any(place[0] == key and _is_refused(place[1]) and version == at for place, at in self._versions.items()):
+    def gave_up(self, key: Any, version: int, *, orphan: bool = False) -> None:
+        """A deferred write is given up: where L3 refuses it, or it is an `orphan`, a part of a row that was deleted,
+        everybody is to see again what L3 holds. What was written before it, by a process that lives, is to
+        be there then; the ledger has it no more."""
+        if not orphan and not any(
+            place[0] == key and _is_refused(place[1]) and version == at for place, at in self._versions.items()
+        ):
             return
         self._given_up[key] = max(version, self._given_up.get(key, 0))
-        self._owed = {place: owed for place, owed in self._owed.items() if place[1] != key or owed > version}
+        self._owed = {place: owed for place, owed in self._owed.items() if place[1] != key or owed != version}
         if self._safe.get(key, 0) <= version:
             self._safe.pop(key, None)
 

@@ -101,7 +101,7 @@ class DirtyBuffer:
         if slot is None:
             return None
         item = slot.item
-        if slot.given_up >= item.version:
+        if slot.given_up == item.version:
             return None
         return OwnWrite(item.version, item.record, item.partial, slot.superseded <= item.version, slot.born)
 
@@ -171,19 +171,20 @@ class DirtyBuffer:
         return overtook
 
     def give_up(self, schema: str, key: Hashable, version: int) -> None:
-        """The write, up to this version, is given up: reads do not get it any more. It stays until that was told."""
+        """The write of this version is given up: reads do not get it any more. It stays until that was told. An older
+        one, which may have been its base, or another's, is not: L3 has not refused that."""
         with self._lock:
             slot = self._slots.get((schema, key))
-            if slot is not None:
+            if slot is not None and slot.item.version == version:
                 self._owner.uncover(schema, key)
-                slot.given_up = max(slot.given_up, version)
+                slot.given_up = version
 
     def drop(self, schema: str, key: Hashable, version: int) -> None:
-        """The write, up to this version, was given up, and whoever wrote it was told."""
+        """The write of this version was given up, and whoever wrote it was told."""
         with self._lock:
             self._begin()
             slot = self._slots.get((schema, key))
-            if slot is not None and slot.item.version <= version:
+            if slot is not None and slot.item.version == version:
                 self._remove(slot)
             self._torn = False
 
@@ -326,7 +327,10 @@ class DirtyBuffer:
         if item.version < old.version and not newest:
             self._overtaken(slot, item)
             return Accepted(item.version)
-        if item.partial and slot.superseded < old.version:
+        if item.partial:
+            if slot.superseded >= old.version:
+                # What is newer may have left columns out that the old one gives: neither replaces the other.
+                return Accepted(item.version, room=False)
             if old.record is None:
                 return Accepted(item.version, orphan=True)
             item = Buffered(item.version, self._owner.merge(slot.schema, old.record, item.record), old.partial)

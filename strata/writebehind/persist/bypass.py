@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from strata.l3.values import Applied, Change, Status
 from strata.protocol.versions import VersionClock
 from strata.writebehind.dirty import changes
 from strata.writebehind.dirty.slot import Buffered, Slot
+from strata.writebehind.persist.giving_up import Reason
 from strata.writebehind.persist.isolate import Outcome, isolate
 from strata.writebehind.persist.outcomes import Outcomes
 from strata.writebehind.persist.persister import BEHIND_FUTURE, why_lost
@@ -26,7 +27,8 @@ Unannounced = Callable[[Bound, Sequence[str]], AbstractContextManager[None]]
 
 class Bypass:
     """Thread-safe: it keeps no state. `unannounced` surrounds writes of keys that L2 must not be asked for later;
-    `give_up` is called for a write that was overtaken and cannot reach L3."""
+    `give_up` is called for a write that was overtaken and cannot reach L3: it becomes a dead letter, unless what is
+    newer did reach it."""
 
     def __init__(
         self,
@@ -34,7 +36,7 @@ class Bypass:
         outcomes: Outcomes,
         versions: VersionClock,
         unannounced: Unannounced,
-        give_up: Callable[[Bound, Slot, Buffered, str], None],
+        give_up: Callable[[Bound, Slot, Buffered, Reason], None],
     ) -> None:
         self._settler = settler
         self._outcomes = outcomes
@@ -71,14 +73,15 @@ class Bypass:
         return outcome
 
     def overtaken(self, bound: Bound, items: Sequence[tuple[Slot, Buffered]]) -> Outcome[Applied]:
-        """Writes of which a newer version was met: L3 has that one, takes them, or refuses what does not matter any
-        more. The newer version has seen to L2."""
+        """Writes of which a newer version was met: L3 has that one, which has seen to L2, or takes them, or refuses
+        them: the newer one may have been given up."""
         outcome = self._each(bound, items, l2_down=False, silent=True)
         behind = {place for place, a in outcome.written.items() if why_lost(bound, a, self._versions) is BEHIND_FUTURE}
         for place in behind:
-            self._give_up(bound, *items[place], BEHIND_FUTURE)
-        ended = [place for place in (*outcome.written, *outcome.refused) if place not in behind]
-        self._let_go(bound, items, outcome, ended)
+            self._give_up(bound, *items[place], Reason(BEHIND_FUTURE))
+        for place, found in outcome.refused.items():
+            self._give_up(bound, *items[place], Reason(found.message, found.sqlstate))
+        self._let_go(bound, items, outcome, [place for place in outcome.written if place not in behind])
         return outcome
 
     def _let_go(
@@ -111,22 +114,21 @@ class Bypass:
         table, database = bound.rows.table, bound.rows.primary
         # No ledger entry brings anybody back to these, and nobody else refuses what is older and handed off later: so
         # rows are left also where L2 answers, until this process, or whoever outlives it, has seen to them.
-        repaired = bound.l2 is not None and not silent
-        keys = [change.key_text for change in wanted] if repaired else []
-        with self._unannounced(bound, keys), database.transaction() as conn:
+        repaired = bound.l2 is not None
+        with ExitStack() as after_commit, database.transaction() as conn:
             applied = changes.apply(bound, conn, wanted)
-            if repaired:
-                for change, answer in zip(wanted, applied, strict=True):
-                    table.record_repair(conn, change.key_text, Repairs.bound_of(bound, answer.version))
-        if bound.l2 is None or not l2_down:
             done = [
                 (change, answer)
                 for change, answer in zip(wanted, applied, strict=True)
-                # What a late one added to a newer row, nobody has told of.
-                if (answer.late or not silent) and answer.status in (Status.APPLIED, Status.SUPERSEDED)
+                # What it added to a newer row, nobody has told of.
+                if answer.status is Status.APPLIED or answer.late or (answer.status is Status.SUPERSEDED and not silent)
             ]
-            if done:
-                self._settle(bound, done, repaired)
+            if repaired and done:
+                after_commit.enter_context(self._unannounced(bound, [change.key_text for change, _ in done]))
+                for change, answer in done:
+                    table.record_repair(conn, change.key_text, Repairs.bound_of(bound, answer.version))
+        if done and (bound.l2 is None or not l2_down):
+            self._settle(bound, done, repaired)
         return applied
 
     def _settle(self, bound: Bound, done: Sequence[tuple[Change, Applied]], repaired: bool) -> None:

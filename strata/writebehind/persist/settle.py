@@ -29,11 +29,16 @@ class Settler:
         """Settle what was written; `unheard`: no hand-off has told the bus of it. Raises `L2UnavailableError`."""
         items = [self._settlement(bound, change, applied, unheard) for change, applied in written]
         channel, publisher = self._common.announcer.channel, self._common.publisher
-        if bound.l2 is not None:
-            bound.l2.settle(channel, items)
-            bound.searches.drop()
-        elif publisher is not None:
-            publisher.pipeline([("PUBLISH", channel, message) for *_, message, _ in items if message])
+        try:
+            if bound.l2 is not None:
+                bound.l2.settle(channel, items)
+                bound.searches.drop()
+            elif publisher is not None:
+                publisher.pipeline([("PUBLISH", channel, message) for *_, message, _ in items if message])
+        finally:  # the bus does not bring this instance its own messages
+            for (change, applied), (*_, surely) in zip(written, items, strict=True):
+                if surely:
+                    bound.l1.forget(change.key, below=applied.version + kept(change, applied))
 
     def settle_or_repair(self, bound: Bound, written: Written) -> None:
         """As `settle`; where Redis is away and the ledger is not, leave rows in L3 from which it is repaired.

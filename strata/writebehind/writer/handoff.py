@@ -230,7 +230,7 @@ class HandOff:
             if count:
                 self._log.warning("the ledger was lost; writes are handed off again", schema=schema, count=count)
 
-    def drop(self, bound: Bound, slot: Slot, item: Buffered, reason: str) -> None:
+    def drop(self, bound: Bound, slot: Slot, item: Buffered, reason: Reason) -> None:
         """Give up a write. Raises `L2UnavailableError`."""
         entry = self._encoder.entry(bound, slot, item)
         self._drop(bound, slot.shard, slot, entry, reason)
@@ -247,16 +247,16 @@ class HandOff:
             return self._encoder.pack(bound, slot, item)
         except Exception as error:  # noqa: BLE001 a record that cannot be encoded must not hold up the others
             shard, entry = self._encoder.address(slot, item)
-            self._drop(bound, shard, slot, entry, f"the record cannot be encoded ({type(error).__name__})")
+            self._drop(bound, shard, slot, entry, Reason(f"the record cannot be encoded ({type(error).__name__})"))
             return None
 
     def _merge(self, encoded: EncodedWrite, raw: bytes) -> EncodedWrite | None:
         """The record merged with what the ledger holds; None where that cannot be done, now or ever."""
         bound, slot = encoded.bound, encoded.slot
         try:
-            merged = self._encoder.merge(encoded, raw, self._versions.node)
+            merged = self._encoder.merge(encoded, raw)
         except GivenUpError as reason:
-            self._drop(bound, encoded.shard, slot, encoded.entry, str(reason))
+            self._drop(bound, encoded.shard, slot, encoded.entry, Reason(str(reason)))
         except DecodeError as error:
             self._log.warning("a deferred write waits for a newer release", reason=str(error), schema=bound.name)
             self._buffer.tried([slot], self._clock.monotonic())
@@ -269,9 +269,9 @@ class HandOff:
             return merged
         return None
 
-    def _drop(self, bound: Bound, shard: Shard, slot: Slot, entry: Entry, reason: str) -> None:
+    def _drop(self, bound: Bound, shard: Shard, slot: Slot, entry: Entry, reason: Reason) -> None:
         # The dead letter comes first: where that fails, the write is still in the buffer.
-        self._giving_up.bury(bound, shard, slot.key_text, entry, Reason(reason))
+        self._giving_up.bury(bound, shard, slot.key_text, entry, reason)
         self._buffer.drop(bound.name, slot.key, entry.version)
 
 

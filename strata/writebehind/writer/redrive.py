@@ -141,7 +141,7 @@ class Redrive:
             self._outcomes.persisted(bound, [(slot.key, status.persisted)])
         elif item.version in status.dead:
             self._giving_up.learn(bound, slot.shard, item.version)
-        elif slot.given_up >= item.version:
+        elif slot.given_up == item.version:
             self._buffer.drop(slot.schema, slot.key, item.version)  # its dead letter was seen to already
         elif status.pending < item.version and slot.overtaken:
             self._workers.drain_here(slot.shard)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from strata._wiring.rhythm import BusRhythm
+from strata.coherence.bus import Bus
 from strata.engine import own
 from strata.engine.commit import Commit
 from tests.simulator.mutants.mutant import Mutant, code, script
@@ -37,7 +37,7 @@ FOUND = {
     "a Redis that comes while there is no subscription is told again": Mutant(
         calling("0:S 1:s", faults=("fail_over", "restart_redis"), span=30),
         2,
-        apply=code(BusRhythm, "returned", "replaced()", "wake()"),
+        apply=code(Bus, "_returned", "if self._lost:", "if False:"),
     ),
     "an invalidation spoils intents": Mutant(calling("0:s 1:h"), 0, script("invalidate", "spoil(KEYS[1], raw)", "")),
 }
