@@ -112,8 +112,9 @@ class History:
             self._safe.pop(key, None)
 
     def handed_off(self, key: Any, version: int) -> None:
-        """The ledger has a write, or a newer one: it outlives its writer."""
-        self._safe[key] = max(version, self._safe.get(key, 0))
+        """The ledger has a write, or a newer one: it outlives its writer. One that has been given up took it along."""
+        if version > self._given_up.get(key, 0):
+            self._safe[key] = max(version, self._safe.get(key, 0))
 
     def ledger_lost(self) -> None:
         """What nobody has in memory is lost."""
