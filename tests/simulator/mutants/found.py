@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from strata.coherence.identity import Identity
 from strata.engine import own
 from strata.engine.commit import Commit
-from tests.simulator.mutants.mutant import Mutant, code, script
+from strata.protocol.versions import VersionClock
+from tests.simulator.mutants.mutant import Mutant, code, each, script
 from tests.simulator.mutants.through import calling
 
 FOUND = {
@@ -32,6 +34,15 @@ FOUND = {
         calling("0:s 1:s", faults=("mute@1", "slow_call@0", "lose_call@0"), span=14),
         3,
         apply=code(Commit, "_put", "claim.brief = self._untold(part)", "pass"),
+    ),
+    "no version goes by a clock that was set": Mutant(
+        calling("0:s 1:s", faults=("clock", "clock_of_redis", "freeze_redis"), deferred=True, span=20),
+        3,
+        apply=each(
+            code(VersionClock, "_now", "self._clock.monotonic()", "self._clock.wall()"),
+            code(VersionClock, "discipline", "self._clock.wall() - self._clock.monotonic()", "0.0"),
+            code(Identity, "_discipline", "self._clock.monotonic()", "self._clock.wall()"),
+        ),
     ),
     "an invalidation spoils intents": Mutant(calling("0:s 1:h"), 0, script("invalidate", "spoil(KEYS[1], raw)", "")),
 }
