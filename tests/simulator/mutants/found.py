@@ -6,6 +6,8 @@ from strata.coherence.identity import Identity
 from strata.engine import own
 from strata.engine.commit import Commit
 from strata.protocol.versions import VersionClock
+from strata.writebehind.persist.notifier import Notifier
+from tests.simulator.kinds import RETRY_ONCE
 from tests.simulator.mutants.mutant import Mutant, code, each, script
 from tests.simulator.mutants.through import calling
 
@@ -34,6 +36,11 @@ FOUND = {
         calling("0:s 1:s", faults=("mute@1", "slow_call@0", "lose_call@0"), span=14),
         3,
         apply=code(Commit, "_put", "claim.brief = self._untold(part)", "pass"),
+    ),
+    "a word whose claim was not answered is under way no more": Mutant(
+        calling("0:xl", faults=("freeze_redis",), span=120, deferred=True, config=(RETRY_ONCE,)),
+        1,
+        apply=code(Notifier, "tell", "del self._under_way[word.place]", "pass"),
     ),
     "no version goes by a clock that was set": Mutant(
         calling("0:s 1:s", faults=("clock", "clock_of_redis", "freeze_redis"), deferred=True, span=20),
