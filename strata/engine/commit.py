@@ -29,6 +29,7 @@ from strata.l3.values import Status
 from strata.policies import WriteMode
 from strata.protocol.messages import MessageOp
 from strata.protocol.shards import shard_of
+from strata.protocol.versions import ROW_NODE
 
 if TYPE_CHECKING:
     from strata.l3.values import Change as Pending
@@ -226,17 +227,17 @@ class Commit:
 
     def _write_part(self, conn: Any, part: SchemaChanges) -> None:
         context, bound = self._context, part.bound
-        table, node = bound.rows.table, context.versions.node
+        table = bound.rows.table
         self._write_beneath(conn, part)
         for change in part.ordered(deleted=True):
-            change.version = table.delete(conn, change.id, context.stamp(), node)
+            change.version = table.delete(conn, change.id, context.stamp(), ROW_NODE)
         changes = part.ordered(deleted=False)
         rows = [part.rows[change.key_text] for change in changes]
         stamps = [context.stamp() for _ in changes]
         if conn.in_transaction:
-            answers = table.set_many(conn, rows, stamps, node)
+            answers = table.set_many(conn, rows, stamps, ROW_NODE)
         else:
-            answers = [table.upsert(conn, row, stamp, node) for row, stamp in zip(rows, stamps, strict=True)]
+            answers = [table.upsert(conn, row, stamp, ROW_NODE) for row, stamp in zip(rows, stamps, strict=True)]
         for change, written in zip(changes, answers, strict=True):
             change.version = written.version
             change.record = as_written(conn, bound, change.record, written)

@@ -18,7 +18,10 @@ from strata.waits.locks import memory_lock
 
 NODE_BITS = 11
 NODES = 1 << NODE_BITS
-L3_NODE = NODES - 1  # of versions given by PostgreSQL, or under a row's lock for it; no process leases it
+# No process leases these, so that no stamp is the same: they are of versions that PostgreSQL gives; of those just above
+# a row's, for who holds its lock; and of those just above an entry of the ledger, for who takes its place.
+L3_NODE, ROW_NODE, LEDGER_NODE = NODES - 1, NODES - 2, NODES - 3
+RESERVED = (L3_NODE, ROW_NODE, LEDGER_NODE)
 VERSION_DIGITS = 19
 AHEAD = 60_000_000  # microseconds that a version may be ahead; `strata/l2/scripts/common.lua` has the same bound
 
@@ -90,7 +93,7 @@ class VersionClock:
 
     def draw_node(self) -> None:
         """Take a node id at random, which another process may have, if not likely."""
-        self.adopt_node(waits.chance().randrange(L3_NODE))
+        self.adopt_node(waits.chance().randrange(min(RESERVED)))
 
     def discipline(self, reference_seconds: float, asked: float, answered: float) -> None:
         """Take over the time of a reference read between two readings of the own monotonic clock (all in seconds).

@@ -13,7 +13,7 @@ from strata.model.plan import UnknownColumnError
 from strata.protocol.entry import Entry, EntryOp, decode
 from strata.protocol.messages import Announcer
 from strata.protocol.messages import MessageOp as Said
-from strata.protocol.versions import NODE_BITS, text
+from strata.protocol.versions import LEDGER_NODE, NODE_BITS, text
 from strata.waits.clock import Clock
 from strata.writebehind.dirty import changes
 from strata.writebehind.dirty.slot import Buffered, Slot
@@ -63,7 +63,7 @@ class Encoder:
         put = self._put(bound, slot.key_text, entry, item.record, expected)
         return EncodedWrite(slot, item, bound, shard, entry, put)
 
-    def merge(self, encoded: EncodedWrite, raw: bytes, node: int) -> EncodedWrite:
+    def merge(self, encoded: EncodedWrite, raw: bytes) -> EncodedWrite:
         """The partial write laid over the entry that the ledger holds, b"" being none; or a newer partial entry laid
         over the write, at the version just above it, since both would be lost to whoever has the entry already.
 
@@ -83,7 +83,7 @@ class Encoder:
         except DecodeError:  # nobody's: what takes its place is not to be lost with it
             return self._again(encoded, replace(encoded.entry, op=EntryOp.PARTIAL, row=own), None, text(base.version))
         if base.version > encoded.entry.version:
-            version = ((base.version >> NODE_BITS) + 1) << NODE_BITS | node
+            version = ((base.version >> NODE_BITS) + 1) << NODE_BITS | LEDGER_NODE
             op = EntryOp.PARTIAL if encoded.item.partial else EntryOp.SET
             return self._merged(encoded, replace(encoded.entry, version=version, op=op), own, base)
         return self._merged(encoded, replace(encoded.entry, op=base.op), base.row, replace(base, row=own))

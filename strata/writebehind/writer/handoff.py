@@ -254,7 +254,7 @@ class HandOff:
         """The record merged with what the ledger holds; None where that cannot be done, now or ever."""
         bound, slot = encoded.bound, encoded.slot
         try:
-            merged = self._encoder.merge(encoded, raw, self._versions.node)
+            merged = self._encoder.merge(encoded, raw)
         except GivenUpError as reason:
             self._drop(bound, encoded.shard, slot, encoded.entry, str(reason))
         except DecodeError as error:

@@ -8,6 +8,7 @@ from strata.engine.commit import Commit
 from strata.protocol.versions import VersionClock
 from strata.writebehind.persist.notifier import Notifier
 from tests.simulator.kinds import RETRY_ONCE
+from tests.simulator.mutants.behind import PROMPT
 from tests.simulator.mutants.mutant import Mutant, code, each, script
 from tests.simulator.mutants.through import calling
 
@@ -50,6 +51,11 @@ FOUND = {
             code(VersionClock, "discipline", "self._clock.wall() - self._clock.monotonic()", "0.0"),
             code(Identity, "_discipline", "self._clock.monotonic()", "self._clock.wall()"),
         ),
+    ),
+    "no version just above a row's is a stamp": Mutant(
+        calling("0:b 0:d 1:b", faults=("freeze_postgres",), deferred=True, config=(PROMPT,)),
+        1,
+        apply=code(Commit, "_write_part", "ROW_NODE", "context.versions.node"),
     ),
     "an invalidation spoils intents": Mutant(calling("0:s 1:h"), 0, script("invalidate", "spoil(KEYS[1], raw)", "")),
 }
