@@ -284,6 +284,9 @@ class Commit:
         context.versions.observe(max(change.version for change in changes))
         self._raise_floor(part, changes)
         stored = self._put_l2(part, changes)
+        if bound.deferred and context.writebehind is not None:
+            # Not before the put: where Redis has lost the intent, L2 may show until then what is older than own writes.
+            context.writebehind.persisted(bound, [(change.id, change.version) for change in changes])
         kept = bound.mode is not WriteMode.WRITE_THROUGH_L1_ASYNC
         fills, gone = [], []
         for change, claim in zip(changes, part.claims, strict=True):

@@ -299,6 +299,28 @@ def test_a_deferred_write_never_has_the_version_of_a_synchronous_one_that_is_und
     assert rows(dsn, "SELECT text FROM note") == [(notes.get(1).text,)]
 
 
+def test_own_writes_are_read_until_a_synchronous_one_has_seen_to_a_redis_that_lost_its_intent(
+    make: MakeStore, redis_addr: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, notes = still(make)
+    notes.set_many({1: Note(1, "old")})
+    redis, bound = client(redis_addr), inspect(store).schemas["note"]
+    assert bound.l2 is not None
+    key, put, seen = bound.l2.key("1"), bound.l2.put, []
+    old = redis.get(key)
+    notes.set(1, Note(1, "own"))
+
+    def late(*args: Any) -> Any:
+        redis.set(key, old)  # by a reader who had read it before the commit
+        seen.append(notes.get(1, force_l2=True).text)
+        return put(*args)
+
+    monkeypatch.setattr(bound.l2, "put", late)
+    notes.set_many({1: Note(1, "synchronous")})
+    assert seen == ["own"]
+    assert notes.get(1).text == "synchronous"
+
+
 def test_a_write_that_is_overtaken_on_its_way_into_l1_does_not_enter_it(
     make: MakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
