@@ -3,7 +3,8 @@
 The lease of a node id is `SET strata:{node}:<id> <instance> NX EX`. The first stamp of a process waits until node id
 and time were asked for, whichever thread it is; afterwards the bus renews both in the background. Only where nobody
 has renewed the lease for as long as it lasts (the process was frozen, or may start no thread), or where the machine's
-clock was set, does a stamp wait once more: another process may have the node id by then, or time be another one.
+clock was set, or it slept, does a stamp wait once more: another process may have the node id by then, or time be
+another one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from strata.errors import WITHOUT_L2
-from strata.protocol.versions import LEASED, NODES, VersionClock
+from strata.protocol.versions import NODES, RESERVED, VersionClock
 from strata.waits.clock import Clock
 from strata.waits.seats import Turn, Turns
 
@@ -33,10 +34,10 @@ class Identity:
 
     `servers` are those of Redis that there are, that of the caches first: the time is that of the first one that
     answers, and node ids are leased at the first. Whoever has the turn of `_turns` asks them, while those that need the
-    answer wait; `_leased` belongs to it. `_sure` (the monotonic time up to which, and how far
-    the wall clock was ahead of it then), `_due` and `_compared` are written in a turn and read without.
+    answer wait; `_leased` belongs to it. `_sure` (the monotonic time up to which, and the bounds between which the wall
+    clock is ahead of it), `_due` and `_compared` (by the steady clock) are written in a turn and read without.
 
-    Where Redis does not answer, the node id is drawn at random and the clock is left as it is: versions then stay
+    Where Redis does not answer, the node id is drawn at random and the clock goes on as it did: versions then stay
     unique with high probability, by 11 random bits and a microsecond. After fork: `reset`.
     """
 
@@ -54,15 +55,15 @@ class Identity:
         self._turns = Turns()
         self.instance = instance
         self._leased: int | None = None
-        self._sure = (-math.inf, 0.0)
+        self._sure = (-math.inf, 0.0, 0.0)
         self._due = -math.inf
         self._compared = -math.inf
 
     def ensure(self) -> None:
         """Before a stamp: have a node id and Redis's time, as far as they can be had without waiting twice."""
-        sure = until, ahead = self._sure
+        sure = until, least, most = self._sure
         now = self._clock.monotonic()
-        if now < until and abs(self._clock.wall() - now - ahead) < STEP_SECONDS:
+        if now < until and least < self._clock.wall() - now < most:
             return
         turn = Turn()
         try:
@@ -79,37 +80,38 @@ class Identity:
 
     def beat(self) -> None:
         """In the background, once in a while: renew what is due."""
-        if self._clock.monotonic() < self._due:
+        if self._clock.steady() < self._due:
             return
         turn = Turn()
         try:
             self._turns.take(turn)
             if not self._renew():
-                self._due = self._clock.monotonic() + DOUBT_SECONDS
+                self._due = self._clock.steady() + DOUBT_SECONDS
         finally:
             self._turns.leave(turn)
 
     def compare(self) -> None:
         """Read Redis's time once more, at most once a second, since a version seems to be from the far future."""
-        if self._clock.monotonic() < self._compared + DOUBT_SECONDS:
+        if self._clock.steady() < self._compared + DOUBT_SECONDS:
             return
         turn = Turn()
         try:
             self._turns.take(turn)
-            if self._clock.monotonic() < self._compared + DOUBT_SECONDS:
+            if self._clock.steady() < self._compared + DOUBT_SECONDS:
                 return
             self._discipline(self._servers())
-            self._compared = self._clock.monotonic()  # last: who comes meanwhile waits for what is found
+            self._compared = self._clock.steady()  # last: who comes meanwhile waits for what is found
         finally:
             self._turns.leave(turn)
 
-    def _from_now(self) -> tuple[float, float]:
+    def _from_now(self) -> tuple[float, float, float]:
         now = self._clock.monotonic()
-        return now + SURE_SECONDS, self._clock.wall() - now
+        ahead = self._clock.wall() - now
+        return now + SURE_SECONDS, ahead - STEP_SECONDS, ahead + STEP_SECONDS
 
     def _renew(self) -> bool:
         """Whether time and node id could be had, or there is nobody to ask."""
-        sure, due = self._from_now(), self._clock.monotonic() + RENEW_SECONDS
+        sure, due = self._from_now(), self._clock.steady() + RENEW_SECONDS
         servers = self._servers()
         if servers:
             try:
@@ -124,13 +126,14 @@ class Identity:
 
     def _discipline(self, servers: Sequence[RedisServer]) -> bool:
         """Whether somebody said what time it is."""
+        self._versions.awoke()
         for server in servers:
-            asked = self._clock.wall()
+            asked = self._clock.monotonic()
             try:
                 now = server.time_ms() / 1000
             except WITHOUT_L2:
                 continue
-            self._versions.discipline(now, asked, self._clock.wall())
+            self._versions.discipline(now, asked, self._clock.monotonic())
             return True
         return False
 
@@ -140,7 +143,8 @@ class Identity:
         self._leased = None
         node = self._versions.node
         for _ in range(ATTEMPTS):
-            if node < LEASED and server.execute("SET", _key(server, node), self.instance, "NX", "EX", LEASE_SECONDS):
+            free = node not in RESERVED
+            if free and server.execute("SET", _key(server, node), self.instance, "NX", "EX", LEASE_SECONDS):
                 self._leased = node
                 self._versions.adopt_node(node)
                 return

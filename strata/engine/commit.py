@@ -284,6 +284,11 @@ class Commit:
         context.versions.observe(max(change.version for change in changes))
         self._raise_floor(part, changes)
         stored = self._put_l2(part, changes)
+        if bound.deferred and context.writebehind is not None:
+            # Not before the put: where Redis has lost the intent, L2 may show until then what is older than own writes.
+            # What it wrote before has still a word on columns that this did not carry.
+            whole = [(change.id, change.version) for change in changes if change.key_text not in part.partial]
+            context.writebehind.persisted(bound, whole)
         kept = bound.mode is not WriteMode.WRITE_THROUGH_L1_ASYNC
         fills, gone = [], []
         for change, claim in zip(changes, part.claims, strict=True):

@@ -1,8 +1,8 @@
 """Versions: 63-bit hybrid logical clock stamps, unique among live processes and rising in each.
 
-A version is microseconds since 1970 shifted left by 11 bits, or'ed with the process's node id (11 bits). The
-clock is the machine's, corrected by the offset to Redis's TIME, and never behind a version met (S. Kulkarni et
-al., "Logical Physical Clocks", 2014).
+A version is microseconds since 1970 shifted left by 11 bits, or'ed with the process's node id (0 to 2047). The
+clock is Redis's TIME as it was read last, carried on by a clock that nobody sets, and never behind a version met
+(S. Kulkarni et al., "Logical Physical Clocks", 2014). Until it was read once, the machine's clock has to do.
 
 One that lies more than 60 s ahead is nobody's: a clock gone wrong elsewhere, or one forged or damaged byte, must
 neither take everybody along nor overtake a write. Whoever takes a version from outside asks `believed` first.
@@ -18,11 +18,10 @@ from strata.waits.locks import memory_lock
 
 NODE_BITS = 11
 NODES = 1 << NODE_BITS
-# No process has these, since what is stamped there and what is raised above something met may share a microsecond.
-L3_NODE = NODES - 1  # of versions given by PostgreSQL, or under a row's lock for it
-ROW_NODE = NODES - 2  # of synchronous writes that were raised above the row which they met
-LEDGER_NODE = NODES - 3  # of deferred writes that were raised above the entry which they met
-LEASED = NODES - 3  # node ids of processes
+# No process leases these, so that no stamp is the same: they are of versions that PostgreSQL gives; of those just above
+# a row's, for who holds its lock; and of those just above an entry of the ledger, for who takes its place.
+L3_NODE, ROW_NODE, LEDGER_NODE = NODES - 1, NODES - 2, NODES - 3
+RESERVED = (L3_NODE, ROW_NODE, LEDGER_NODE)
 VERSION_DIGITS = 19
 AHEAD = 60_000_000  # microseconds that a version may be ahead; `strata/l2/scripts/common.lua` has the same bound
 
@@ -59,8 +58,10 @@ class NoReference:
 
 
 class VersionClock:
-    """Stamps versions, and judges those of others. Thread-safe: `_lock` guards `_last`, `_offset` and `_node`, which
-    are read without it where a moment's difference does not matter.
+    """Stamps versions, and judges those of others. Thread-safe: `_lock` guards `_last`, `_offset`, `_slept` and
+    `_node`, which are read without it where a moment's difference does not matter. `_offset` is the seconds by which
+    the reference is ahead of the monotonic clock, None while it was never read; `_slept` those that the machine had
+    slept by then.
 
     `node` is leased by the identity where there is a Redis; until then, and without one, it is drawn at random.
     `reference` is set once, by the identity. After fork the child calls `reset`, since two processes must not share a
@@ -76,8 +77,8 @@ class VersionClock:
         """Forget node id and history."""
         self._lock = memory_lock()
         self._last = 0
-        self._offset = 0
-        self._disciplined = False
+        self._offset: float | None = None
+        self._slept = 0.0
         self.draw_node()
 
     @property
@@ -92,26 +93,37 @@ class VersionClock:
 
     def draw_node(self) -> None:
         """Take a node id at random, which another process may have, if not likely."""
-        self.adopt_node(waits.chance().randrange(LEASED))
+        self.adopt_node(waits.chance().randrange(min(RESERVED)))
 
     def discipline(self, reference_seconds: float, asked: float, answered: float) -> None:
-        """Take over the time of a reference read between two readings of the own wall clock (all in seconds).
+        """Take over the time of a reference read between two readings of the own monotonic clock (all in seconds).
 
         The offset moves no further than that reading proves it wrong: a Redis or a process that stood still meanwhile
         proves little, and half of its pause, as an estimate, would put one process's writes before another's. Stamps
         that a clock gone wrong has made beyond the bound do not count any more: nobody believes them.
         """
-        least, most = (int((reference_seconds - own) * 1_000_000) for own in (answered, asked))
+        least, most = reference_seconds - answered, reference_seconds - asked
         with self._lock:
-            self._disciplined = True
-            self._offset = min(max(self._offset, least), most)
+            offset = self._offset
+            if offset is None:
+                offset = self._clock.wall() - self._clock.monotonic()
+            self._offset = min(max(offset, least), most)
+            self._slept = self._sleep()
             now = self._now()
             if self._last >> NODE_BITS > now + AHEAD:
                 self._last = now << NODE_BITS
 
+    def awoke(self) -> None:
+        """Count in what the machine has slept, if it has: its monotonic clock stood still meanwhile."""
+        with self._lock:
+            slept = self._sleep()
+            if self._offset is not None:
+                self._offset += slept - self._slept
+            self._slept = slept
+
     def reference_ms(self) -> int | None:
         """The reference's time in ms since 1970; None while it was never read."""
-        return self._now() // 1000 if self._disciplined else None
+        return None if self._offset is None else self._now() // 1000
 
     def stamp(self) -> int:
         """A version above every one stamped or met before."""
@@ -137,7 +149,7 @@ class VersionClock:
 
         A clock that was never compared with its reference is no judge: it may itself be late.
         """
-        return self._near(version) or not self._disciplined
+        return self._near(version) or self._offset is None
 
     def believed(self, version: int) -> bool:
         """As `plausible`; before one is refused, the clock is compared with its reference, as the own one may be wrong.
@@ -153,4 +165,8 @@ class VersionClock:
         return version <= self._last or version >> NODE_BITS <= self._now() + AHEAD
 
     def _now(self) -> int:
-        return int(self._clock.wall() * 1_000_000) + self._offset
+        offset = self._offset
+        return int((self._clock.wall() if offset is None else self._clock.monotonic() + offset) * 1_000_000)
+
+    def _sleep(self) -> float:
+        return self._clock.steady() - self._clock.monotonic()

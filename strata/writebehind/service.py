@@ -142,23 +142,25 @@ class WriteBehind:
         return found
 
     def raise_floor(self, bound: Bound, versions: Mapping[str, int], partial: Collection[str] = ()) -> None:
-        """Synchronous writes reached L3 at these versions, by key text; those of `partial` with some columns only, so
-        that what this process wrote before has still a word on the others.
+        """Synchronous writes reached L3 at these versions, by key text; those of `partial` with some columns only.
 
         Raises `L2UnavailableError`.
         """
-        parse = bound.plan.parse_key
-        whole = [(parse(key_text), version) for key_text, version in versions.items() if key_text not in partial]
-        self._process.outcomes.persisted(bound, whole)
         self._ledger.done(by_home(bound.name, versions.items()), partial)
+
+    def persisted(self, bound: Bound, versions: Sequence[tuple[Any, int]]) -> None:
+        """L3 has these versions, and L2 nothing older, so that reads need what this process has written no more."""
+        self._process.outcomes.persisted(bound, versions)
 
     def hear_floor(self, bound: Bound, versions: Mapping[str, int]) -> None:
         """As `raise_floor`, of versions that were found noted; those of the far future say nothing of what L3 has.
 
         Raises `L2UnavailableError`.
         """
-        believed = self._shared.versions.believed
-        self.raise_floor(bound, {text: version for text, version in versions.items() if believed(version)})
+        believed, parse = self._shared.versions.believed, bound.plan.parse_key
+        versions = {text: version for text, version in versions.items() if believed(version)}
+        self.persisted(bound, [(parse(text), version) for text, version in versions.items()])
+        self.raise_floor(bound, versions)
 
     def pending_stats(self) -> dict[str, PendingStats]:
         """What the ledger holds, by schema. Raises `L2UnavailableError`."""

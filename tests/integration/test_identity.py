@@ -28,6 +28,21 @@ class Slow(SystemClock):
         return time.time() - 5
 
 
+class Set(SystemClock):
+    """The clocks of a machine whose wall clock is `off`, and whose others have missed `paused` seconds."""
+
+    off = paused = 0.0
+
+    def wall(self) -> float:
+        return time.time() + self.off
+
+    def monotonic(self) -> float:
+        return time.monotonic() - self.paused
+
+    def steady(self) -> float:
+        return time.monotonic() - self.paused
+
+
 class Process:
     """What a process has of its own. `asked` counts the commands that it sent."""
 
@@ -177,12 +192,6 @@ def test_before_a_version_is_called_one_of_the_far_future_a_clock_that_is_late_i
 
 @pytest.mark.parametrize("step", [-86_400.0, -120.0, -2.0, 2.0, 120.0, 86_400.0])
 def test_a_clock_that_is_set_and_set_back_makes_no_stamp_of_another_time(redis_addr: str, step: float) -> None:
-    class Set(SystemClock):
-        off = 0.0
-
-        def wall(self) -> float:
-            return time.time() + self.off
-
     clock = Set()
     process = Process(redis_addr, "set", clock)
     stamps = [process.write()]
@@ -191,6 +200,31 @@ def test_a_clock_that_is_set_and_set_back_makes_no_stamp_of_another_time(redis_a
         stamps.append(process.write())
         assert abs(seconds(stamps[-1]) - time.time()) < 1
     assert stamps == sorted(stamps)
+
+
+@pytest.mark.parametrize("step", [-86_400.0, -2.0, 2.0, 86_400.0])
+def test_a_clock_that_is_set_while_redis_is_silent_makes_no_stamp_of_another_time(far: Proxy, step: float) -> None:
+    clock = Set()
+    process = Process(far.addr, "set", clock)
+    process.write()
+    far.refuse()
+    clock.off = step
+    assert abs(seconds(process.write()) - time.time()) < 1
+    far.resume()
+
+
+def test_a_machine_that_has_slept_while_redis_is_silent_knows_the_time(far: Proxy) -> None:
+    class Slept(Set):
+        def steady(self) -> float:
+            return SystemClock.steady()
+
+    clock = Slept()
+    process = Process(far.addr, "slept", clock)
+    process.write()
+    far.refuse()
+    clock.paused = 3600.0
+    assert abs(seconds(process.write()) - time.time()) < 1
+    far.resume()
 
 
 def test_where_the_first_redis_is_away_the_time_is_that_of_another(far: Proxy, redis_addr: str) -> None:
@@ -210,16 +244,10 @@ def test_a_clock_that_was_never_compared_refuses_nothing(far: Proxy) -> None:
 
 
 def test_no_version_is_called_one_of_the_far_future_while_another_thread_has_the_clock_corrected(far: Proxy) -> None:
-    class Set(SystemClock):
-        off = 0.0
-
-        def wall(self) -> float:
-            return time.time() + self.off
-
     clock = Set()
     process = Process(far.addr, "me", clock)
     process.write()
-    clock.off, now = -300.0, int(time.time() * 1e6) << NODE_BITS
+    clock.paused, now = 300.0, int(time.time() * 1e6) << NODE_BITS
     found: list[bool] = []
     far.stall()
     threads = [threading.Thread(target=lambda: found.append(process.versions.believed(now))) for _ in range(2)]

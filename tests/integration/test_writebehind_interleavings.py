@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 
 from strata import UNLOADED, Collection, DataStore
 from strata.protocol.messages import Message, MessageOp
+from strata.protocol.versions import NODE_BITS
 from strata.testing import inspect
 from tests.behind import client, comes_after, deferred, hand_off, idle, paced, persist, rows
 from tests.models import Account, Note
@@ -18,6 +21,7 @@ from tests.stores import MakeStore, sure
 from tests.support import wait_until
 
 HOUR = 3600.0
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 STEPS = 120
 SHARED = ["s1", "s2", "s3"]
 
@@ -271,6 +275,50 @@ def test_an_own_write_is_read_again_where_the_newer_one_that_overtook_it_is_lost
     inspect(mine).schemas["note"].l1.clear()
     assert mine.get(Note, 1, default=None) is None
     assert mine.get_many(Note, [1]) == {}
+
+
+def test_a_deferred_write_never_has_the_version_of_a_synchronous_one_that_is_under_way(
+    make: MakeStore, dsn: str
+) -> None:
+    store, notes = still(make)
+    notes.set_many({1: Note(1, "first")})
+    # Another process, whose clock is ahead, commits between the stamp and the commit of a synchronous write.
+    ahead = inspect(store).stamp() + (1_000_000 << NODE_BITS)
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(dsn) as other:
+        other.execute("UPDATE note SET _strata_version = %s WHERE id = 1", (ahead,))
+        synchronous = pool.submit(notes.set_many, {1: Note(1, "synchronous")})
+        wait_until(lambda: rows(dsn, WAITING) == [(1,)])
+        inspect(store).versions.observe(ahead)
+        notes.set(1, Note(1, "deferred"))
+        slot = inspect(store).buffer.slot("note", 1)
+        assert slot is not None
+        other.commit()
+        synchronous.result()
+    assert rows(dsn, "SELECT _strata_version FROM note") != [(slot.item.version,)]
+    store.flush_dirty(20)
+    assert rows(dsn, "SELECT text FROM note") == [(notes.get(1).text,)]
+
+
+def test_own_writes_are_read_until_a_synchronous_one_has_seen_to_a_redis_that_lost_its_intent(
+    make: MakeStore, redis_addr: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, notes = still(make)
+    notes.set_many({1: Note(1, "old")})
+    redis, bound = client(redis_addr), inspect(store).schemas["note"]
+    assert bound.l2 is not None
+    key, put, seen = bound.l2.key("1"), bound.l2.put, []
+    old = redis.get(key)
+    notes.set(1, Note(1, "own"))
+
+    def late(*args: Any) -> Any:
+        redis.set(key, old)  # by a reader who had read it before the commit
+        seen.append(notes.get(1, force_l2=True).text)
+        return put(*args)
+
+    monkeypatch.setattr(bound.l2, "put", late)
+    notes.set_many({1: Note(1, "synchronous")})
+    assert seen == ["own"]
+    assert notes.get(1).text == "synchronous"
 
 
 def test_a_write_that_is_overtaken_on_its_way_into_l1_does_not_enter_it(

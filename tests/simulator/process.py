@@ -70,6 +70,8 @@ class SimClock:
     def monotonic(self) -> float:
         return self._world.now
 
+    steady = monotonic
+
     def wall(self) -> float:
         return self._world.now + self.ahead
 

@@ -39,6 +39,7 @@ class History:
         self.deferred = deferred
         self.commits: dict[Any, list[Commit]] = {}
         self._versions: dict[tuple[Any, str | None], int] = {}  # the last one of each value
+        self._taken: dict[tuple[Any, str | None], float] = {}  # when it was given
         self._deletions: dict[Any, list[int]] = {}
         self._seen: dict[tuple[Any, Any], int] = {}
         self._safe: dict[Any, int] = {}  # the newest write of each key that the ledger has, or had
@@ -78,7 +79,8 @@ class History:
 
     def stamped(self, key: Any, version: int, value: str | None) -> None:
         """A write has its version."""
-        self._versions[key, value] = max(version, self._versions.get((key, value), 0))
+        if version > self._versions.get((key, value), 0):
+            self._versions[key, value], self._taken[key, value] = version, self.world.now
         if value is None:
             self._deletions.setdefault(key, []).append(version)
 
@@ -119,8 +121,9 @@ class History:
             self._safe.pop(key, None)
 
     def handed_off(self, key: Any, version: int) -> None:
-        """The ledger has a write, or a newer one: it outlives its writer."""
-        self._safe[key] = max(version, self._safe.get(key, 0))
+        """The ledger has a write, or a newer one: it outlives its writer. One that has been given up took it along."""
+        if version > self._given_up.get(key, 0):
+            self._safe[key] = max(version, self._safe.get(key, 0))
 
     def ledger_lost(self) -> None:
         """What nobody has in memory is lost."""
@@ -142,8 +145,9 @@ class History:
             self.world.breaks(f"{process} read {value} of {key}, which nobody wrote")
         elif found < self._still(key, floor):
             self.world.breaks(f"{process} read {value} of {key}, older than what it had seen or written before")
+        taken = self._taken.get((key, value), 0.0)  # a clock that was set back stamps below what was committed before
         for later in self.commits.get(key, ()):
-            if later.version > found and later.at < began - self._stale:
+            if later.version > found and max(later.at, taken) < began - self._stale:
                 age = began - later.at
                 self.world.breaks(f"{process} read {value} of {key}, {age:.1f} s after {later.value} was committed")
         if self.calm:

@@ -8,13 +8,18 @@ from strata.protocol.versions import NODE_BITS, VersionClock
 
 
 class Still:
-    """A clock that stands at 1,000 s."""
+    """A clock that stands at 1,000 s, `off` by its wall, and has slept for some."""
+
+    off = slept = 0.0
 
     def wall(self) -> float:
-        return 1000.0
+        return 1000.0 + self.off
 
     def monotonic(self) -> float:
         return 1000.0
+
+    def steady(self) -> float:
+        return 1000.0 + self.slept
 
 
 def seconds(clock: VersionClock) -> float:
@@ -40,6 +45,31 @@ def test_a_reading_that_took_long_still_corrects_what_it_proves_wrong() -> None:
     clock = VersionClock(Still())
     clock.discipline(1060.0, 1000.0, 1003.0)
     assert 1057 <= seconds(clock) <= 1060
+
+
+@pytest.mark.parametrize("off", [-5.0, 5.0])
+def test_what_the_wall_clock_is_set_to_counts_until_the_reference_was_read(off: float) -> None:
+    still = Still()
+    clock = VersionClock(still)
+    still.off = off
+    assert seconds(clock) == 1000 + off
+    clock.discipline(1000.0, 1000.0, 1000.0)
+    still.off = 2 * off
+    assert seconds(clock) == pytest.approx(max(1000.0, 1000 + off), abs=0.001)
+    assert clock.reference_ms() == 1_000_000
+
+
+def test_what_the_machine_has_slept_counts_once() -> None:
+    still = Still()
+    clock = VersionClock(still)
+    clock.awoke()
+    assert seconds(clock) == 1000.0
+    still.slept = 5.0
+    clock.discipline(1000.0, 1000.0, 1000.0)
+    still.slept = 7.0
+    for _ in range(2):
+        clock.awoke()
+        assert seconds(clock) == pytest.approx(1002.0, abs=0.001)
 
 
 def at(seconds: float) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from strata import waits
 from strata.bound import Bound
-from strata.errors import WriteBehindMaxRetryError
+from strata.errors import StrataError, WriteBehindMaxRetryError
 from strata.runtime.daemon import Daemon
 from strata.waits.nudge import LOOK, Nudge
 from strata.writebehind.dirty.buffer import DirtyBuffer
@@ -70,7 +70,12 @@ class Notifier:
         words = [word for key, failure in failed if self._begin(word := Word(bound, key, failure))]
         if not words:
             return not failed
-        claims = self._ledger.tell([(home_of(bound.name, word.failure.key_text), word.version) for word in words])
+        try:
+            claims = self._ledger.tell([(home_of(bound.name, word.failure.key_text), word.version) for word in words])
+        except StrataError:
+            for word in words:  # whoever keeps the error keeps them alive
+                del self._under_way[word.place]
+            raise
         told = [word for word, mine in zip(words, claims, strict=True) if mine]
         self._say(bound.name, told)
         for word, mine in zip(words, claims, strict=True):

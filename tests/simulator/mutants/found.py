@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from strata.coherence.bus import Bus
+from strata.coherence.identity import Identity
 from strata.engine import own
 from strata.engine.commit import Commit
-from tests.simulator.mutants.mutant import Mutant, code, script
+from strata.protocol.versions import VersionClock
+from strata.writebehind.persist.notifier import Notifier
+from tests.simulator.kinds import RETRY_ONCE
+from tests.simulator.mutants.behind import PROMPT
+from tests.simulator.mutants.mutant import Mutant, code, each, script
 from tests.simulator.mutants.through import calling
 
 FOUND = {
@@ -38,6 +43,25 @@ FOUND = {
         calling("0:S 1:s", faults=("fail_over", "restart_redis"), span=30),
         2,
         apply=code(Bus, "_returned", "if self._lost:", "if False:"),
+    ),
+    "a word whose claim was not answered is under way no more": Mutant(
+        calling("0:xl", faults=("freeze_redis",), span=120, deferred=True, config=(RETRY_ONCE,)),
+        1,
+        apply=code(Notifier, "tell", "del self._under_way[word.place]", "pass"),
+    ),
+    "no version goes by a clock that was set": Mutant(
+        calling("0:s 1:s", faults=("clock", "clock_of_redis", "freeze_redis"), deferred=True, span=20),
+        3,
+        apply=each(
+            code(VersionClock, "_now", "self._clock.monotonic()", "self._clock.wall()"),
+            code(VersionClock, "discipline", "self._clock.wall() - self._clock.monotonic()", "0.0"),
+            code(Identity, "_discipline", "self._clock.monotonic()", "self._clock.wall()"),
+        ),
+    ),
+    "no version just above a row's is a stamp": Mutant(
+        calling("0:b 0:d 1:b", faults=("freeze_postgres",), deferred=True, config=(PROMPT,)),
+        1,
+        apply=code(Commit, "_write_part", "ROW_NODE", "context.versions.node"),
     ),
     "an invalidation spoils intents": Mutant(calling("0:s 1:h"), 0, script("invalidate", "spoil(KEYS[1], raw)", "")),
 }
