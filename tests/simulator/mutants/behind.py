@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from strata import Durability
-from strata.coherence.inbox import Inbox
 from strata.coherence.repairs import Repairs
 from strata.engine.commit import Commit
 from strata.engine.context import Context
@@ -270,7 +269,7 @@ BEHIND = {
         calling("1:f 0:s 1:f", faults=("cut_redis@0",), known=(1,), config=AT_ONCE, l1=False, span=20),
         1,
         apply=each(
-            code(Bypass, "_write", "if repaired:\n", "if False:\n"),
+            code(Bypass, "_write", "if repaired and done:", "if False:"),
             code(Bypass, "_settle", "self._settler.leave_repairs(bound, done)", "pass"),
         ),
     ),
@@ -283,11 +282,6 @@ BEHIND = {
         calling("0:xg 1:g", config=(PROMPT, ("write_behind_max_retry", 1))),
         1,
         script("purge", "elseif raw and not older(version, version_of(raw)) then\n    redis.call('DEL', key)", ""),
-    ),
-    "a message of the far future drops the entry, and touches no pending write": Mutant(
-        calling("0:s", "0:sg", processes=1, config=LATER, faults=("forge_message",), span=30),
-        1,
-        apply=code(Inbox, "_apply", "if version is not None and not self._versions.believed(version):", "if False:"),
     ),
     "a value of the far future is not served, and goes where it is met": Mutant(
         Kind("through", programs=("0:s 1:g", "0:s 1:gg"), faults=("forge",), span=40),
