@@ -58,7 +58,8 @@ class Calls:
         def handed_off(versions: Iterable[tuple[Slot, int]], now: float) -> None:
             versions = list(versions)
             for slot, version in versions:
-                for column in self._carried.get((slot.key, version), ()):
+                # A journal may have writes of keys of which nobody is asked any more.
+                for column in self._carried.get((slot.key, version), ()) if slot.key in self.keys else ():
                     self._history.handed_off(column, version)
             sent(versions, now)
 
