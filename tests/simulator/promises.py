@@ -47,6 +47,8 @@ class History:
         self._safe: dict[Any, int] = {}  # the newest write of each key that the ledger has, or had
         self._given_up: dict[Any, int] = {}  # the newest write of each key that is
         self._owed: dict[tuple[Any, Any], int] = {}  # the newest deferred write of a process that lives
+        self._left: dict[tuple[Any, Any], int] = {}  # those that were let go of, since the ledger had them
+        self._ledger_lost = False
 
     def committed(self, key: Any, version: int, values: tuple[Any, ...] | None, untold: bool = False) -> None:
         """L3 has taken a change."""
@@ -130,6 +132,11 @@ class History:
     def ledger_lost(self) -> None:
         """What nobody has in memory is lost."""
         self._safe.clear()
+        self._ledger_lost = True
+
+    def left(self, process: Any, key: Any, version: int) -> None:
+        """A full buffer let go of a write that was handed off: it is lost with the ledger."""
+        self._left[process, key] = max(version, self._left.get((process, key), 0))
 
     def wrote(self, process: Any, key: Any, value: str | None, stamp: int | None = None, since: int = 0) -> None:
         """A write returned; `stamp`: it is deferred, and has this version. `since`: the newest when it began."""
@@ -168,7 +175,8 @@ class History:
     def check_persisted(self) -> None:
         """At rest: L3 has what it was owed, or what is newer."""
         for (process, key), version in self._owed.items():
-            if self.newest(key).version < version:
+            gone = self._ledger_lost and version <= self._left.get((process, key), 0)
+            if self.newest(key).version < version and not gone:
                 self.world.breaks(f"a write of {key} by {process} is not in L3")
         for key, version in self._safe.items():
             if self.newest(key).version < version:
