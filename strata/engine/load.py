@@ -74,7 +74,8 @@ class Load:
         loaded, unreadable = self.beneath(context.handed_off(bound, list(claims)) if bound.deferred else {})
         if silent:
             context.repairs.distrust()  # once more: L3 may have shown what an earlier look at the repairs missed
-        self._fill(loaded, began)
+        bound.counters.l3_hits += sum(item.record is not ABSENT and not item.pending for item in loaded.values())
+        self.fill(loaded, began)
         if unreadable is not None:
             raise unreadable
         return loaded
@@ -114,7 +115,8 @@ class Load:
             raise
         return loaded, unreadable
 
-    def _fill(self, loaded: Mapping[str, Loaded], began: float) -> None:
+    def fill(self, loaded: Mapping[str, Loaded], began: float) -> None:
+        """Fill upward what was loaded, as new as `began`, where nothing has happened to a key meanwhile."""
         bound, allowed = self._bound, self._fill_l2(loaded)
         fills = []
         for text, (record, version, pending) in loaded.items():
@@ -217,7 +219,6 @@ def joined(bound: Bound, row: Row | None, pending: Pending | None, deletion: int
         return Loaded(record, pending.version, True)
     if row is None:
         return Loaded(ABSENT, deletion)
-    bound.counters.l3_hits += 1
     record = bound.record(row.values)
     if pending is None or pending.version <= row.version:
         return Loaded(record, row.version)

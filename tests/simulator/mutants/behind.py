@@ -48,7 +48,7 @@ BEHIND = {
     "... and with the ledger": Mutant(
         calling("0:s 1:q 1:g", "0:s 1:qg", l2=False, faults=()),
         0,
-        apply=code(Filler, "_unchanged", "if bound.deferred and", "if False and"),
+        apply=code(Filler, "_load", "if bound.deferred and", "if False and"),
     ),
     "a read that misses L2 asks the ledger": Mutant(
         calling("0:s 1:gg", l2=False),
