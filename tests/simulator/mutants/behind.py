@@ -39,6 +39,12 @@ def calling(
     return Kind("behind", deferred=True, programs=programs, faults=faults, config=config, **options)
 
 
+def overflowing(letters: str, faults: tuple[str, ...] = ("moment",), **options: Any) -> Kind:
+    """Houses with a dirty buffer of one write, so that those of another key go around the ledger."""
+    full = (("write_behind_max_dirty", 1),)
+    return Kind("behind", deferred=True, letters=(letters,), faults=faults, config=full, **options)
+
+
 BEHIND = {
     "a read asks the own dirty buffer before L2": Mutant(
         calling("0:sf 0:f", "0:sf", l2=False),
@@ -271,6 +277,18 @@ BEHIND = {
         apply=each(
             code(Bypass, "_write", "if repaired and done:", "if False:"),
             code(Bypass, "_settle", "self._settler.leave_repairs(bound, done)", "pass"),
+        ),
+    ),
+    "... also where L2 answers, since whoever wrote it may be killed before it tells": Mutant(
+        overflowing("ssff", faults=("kill_committed",), span=5, known=(1,)),
+        1,
+        apply=code(Bypass, "_write", "bound.l2 is not None and not silent", "bound.l2 is not None and l2_down"),
+    ),
+    "... and raises the floor, so that nothing older is handed off before the row is seen to": Mutant(
+        overflowing("ssff", steady=True),
+        1,
+        apply=code(
+            Bypass, "_settle", "(self._settler.raise_floor, partial", "(partial", "unheard=True)):", "unheard=True),):"
         ),
     ),
     "a purge removes a lease": Mutant(
