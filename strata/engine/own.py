@@ -36,11 +36,11 @@ def known_here(
 def own_write(context: Context, bound: Bound, id: Any, now: float) -> OwnWrite | None:
     """This process's own write of the key, which nobody below has yet.
 
-    While the process may have missed what others have written since, an own write is as old as anything that it knows:
-    after the same second as what L1 has read from below it is compared with what is below.
+    Where the process may have missed what others have written since, an own write is as old as anything that it knows:
+    after the same second as what L1 has read from below it is compared with what is below, also when the bus is back.
     """
     own = context.pending(bound, id)
-    if own is None or not own.newest or bound.l1.trust.sure(now) or now < own.born + BUS_GRACE:
+    if own is None or not own.newest or bound.l1.trust.heard(own.born, now) or now < own.born + BUS_GRACE:
         return own
     return replace(own, newest=False, doubted=True)
 

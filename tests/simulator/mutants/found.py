@@ -6,10 +6,11 @@ from strata.coherence.bus import Bus
 from strata.coherence.identity import Identity
 from strata.engine import own
 from strata.engine.commit import Commit
+from strata.l1.trust import Trust
 from strata.protocol.versions import VersionClock
 from strata.writebehind.persist.notifier import Notifier
 from tests.simulator.kinds import RETRY_ONCE
-from tests.simulator.mutants.behind import PROMPT
+from tests.simulator.mutants.behind import AT_ONCE, PROMPT
 from tests.simulator.mutants.mutant import Mutant, code, each, script
 from tests.simulator.mutants.through import calling
 
@@ -22,7 +23,12 @@ FOUND = {
     "an own pending write is compared with what is below while others may not be heard": Mutant(
         calling("0:swwg 1:ws", faults=("cut_redis@0",), deferred=True, span=20),
         1,
-        apply=code(own, "own_write", "bound.l1.trust.sure(now) or now < own.born + BUS_GRACE", "True"),
+        apply=code(own, "own_write", "bound.l1.trust.heard(own.born, now) or now < own.born + BUS_GRACE", "True"),
+    ),
+    "... and still once they are heard again, if it is from before": Mutant(
+        calling("0:dwf 1:s", faults=("cut_redis@0",), deferred=True, span=10, config=AT_ONCE),
+        1,
+        apply=code(Trust, "heard", "and began >= self.since", ""),
     ),
     "an own write is as new as the time before its commit": Mutant(
         calling("0:sg 1:s", faults=("freeze",), span=16, l2=False),
