@@ -66,12 +66,12 @@ class Load:
         """
         context, bound, claims = self._context, self._bound, self._claims
         began = context.clock.monotonic()
-        silent = False
-        if self._found is None and bound.l2 is not None:
-            for claim in claims.values():
-                claim.brief = True
-                silent = silent or claim.silent
-        loaded, unreadable = self.beneath(context.handed_off(bound, list(claims)) if bound.deferred else {})
+        pending = context.handed_off(bound, list(claims))
+        past = self._found is None and bound.l2 is not None
+        for claim in claims.values():
+            claim.brief = past or pending is None
+        silent = past and any(claim.silent for claim in claims.values())
+        loaded, unreadable = self.beneath(pending or {})
         if silent:
             context.repairs.distrust()  # once more: L3 may have shown what an earlier look at the repairs missed
         bound.counters.l3_hits += sum(item.record is not ABSENT and not item.pending for item in loaded.values())

@@ -232,6 +232,6 @@ def _life(claim: Claim, store: MemStore) -> float | None:
 
     A read past an L2 that does not answer may find the row before a commit whose intent others have heard of, and
     whose put nobody will: then no message takes the entry away. Nor does one take away what was committed without L2,
-    before such a commit.
+    before such a commit; nor what was read past a ledger that does not answer, but has told of something newer.
     """
     return min(BUS_GRACE, store.ttl) if claim.brief else None

@@ -305,7 +305,7 @@ UNREACHABLE = {
     "what was read while L2 could not be asked stays in L1 for the bus's grace only": Mutant(
         calling("0:s 1:g", faults=("slow_call@0", "lose_call@0", "lose_call@1"), span=14),
         3,
-        apply=code(Load, "run", "claim.brief = True", "pass"),
+        apply=code(Load, "run", "past or pending is None", "pending is None"),
     ),
 }
 
