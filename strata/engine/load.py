@@ -83,7 +83,8 @@ class Load:
     def beneath(self, pending: Mapping[str, Pending]) -> tuple[dict[str, Loaded], DecodeError | None]:
         """What L3 holds under what the ledger was found to hold; and the error of the first row that cannot be read.
 
-        Where L3 is away, what is pending as a whole is the newest.
+        Where L3 is away, what is pending as a whole is the newest, unless the ledger was not told of a newer write of
+        this process.
         """
         bound, claims, observe = self._bound, self._claims, self._context.versions.observe
         loaded: dict[str, Loaded] = {}
@@ -105,7 +106,7 @@ class Load:
                         observe(item.version)
         except WITHOUT_L3 as error:
             whole = {text: joined(bound, None, entry) for text, entry in pending.items() if not entry.partial}
-            if len(whole) == len(claims):
+            if len(whole) == len(claims) and not self._context.repairs.skips(bound, claims):
                 return whole, None
             away = isinstance(error, L3UnavailableError) and not self._context.awaits_postgres
             if away and self._found is None and bound.l2 is not None:

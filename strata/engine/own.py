@@ -66,7 +66,7 @@ def _decided(context: Context, bound: Bound, id: Any, key_text: str, own: OwnWri
     try:
         context.writebehind.persist_own(bound, id)
         below, unreadable = Load(context, bound, {key_text: Claim(id)}, {}).beneath(
-            context.handed_off(bound, [key_text])
+            context.handed_off(bound, [key_text]) or {}
         )
     except (*WITHOUT_L2, *WITHOUT_L3):
         return bound.plan.merge(loaded.record, own.record)

@@ -6,12 +6,14 @@ from strata.coherence.bus import Bus
 from strata.coherence.identity import Identity
 from strata.engine import own
 from strata.engine.commit import Commit
+from strata.engine.load import Load
 from strata.l1.trust import Trust
 from strata.protocol.versions import VersionClock
 from strata.writebehind.persist.notifier import Notifier
 from tests.simulator.kinds import RETRY_ONCE
 from tests.simulator.mutants.behind import AT_ONCE, PROMPT
 from tests.simulator.mutants.mutant import Mutant, code, each, script
+from strata.writebehind.persist.settle import Settler
 from tests.simulator.mutants.through import calling
 
 FOUND = {
@@ -68,6 +70,23 @@ FOUND = {
         calling("0:b 0:d 1:b", faults=("freeze_postgres",), deferred=True, config=(PROMPT,)),
         1,
         apply=code(Commit, "_write_part", "ROW_NODE", "context.versions.node"),
+    "who persists drops what is older from its own L1 too": Mutant(
+        calling("0:s 1:g", "0:s 1:gg", faults=("kill@0",), deferred=True, apart=True, span=20, config=AT_ONCE),
+        1,
+        apply=code(Settler, "settle", "bound.l1.forget(change.key, below=applied.version + kept(change, applied))", "pass"),
+    ),
+    "what is pending is not read without L3 where the ledger was not told of a newer own write": Mutant(
+        calling(
+            "0:s 1:bg",
+            "0:s 1:bgg",
+            faults=("freeze_redis", "freeze_postgres"),
+            deferred=True,
+            l1=False,
+            l2=False,
+            span=30,
+        ),
+        2,
+        apply=code(Load, "beneath", "and not self._context.repairs.skips(bound, claims)", ""),
     ),
     "an invalidation spoils intents": Mutant(calling("0:s 1:h"), 0, script("invalidate", "spoil(KEYS[1], raw)", "")),
 }
