@@ -130,18 +130,20 @@ class L1Tier:
         with self.claims.lock:
             self._outdate(claim, version)
 
-    def write(self, key: Hashable, value: Any, version: int, began: float) -> None:
+    def write(self, key: Hashable, value: Any, version: int, began: float, claim: Claim | None = None) -> None:
         """Put an own write, as new as `began`: what is under way for the key is void, and what is older gives way.
 
-        One that was overtaken between the buffer and here, or that L3 has already, does not enter.
+        One that was overtaken between the buffer and here, or that L3 has already, does not enter; nor does one whose
+        `claim`, where there is one, is void.
         """
         with self.claims.lock:
+            good = claim is None or claim.alive
             self.claims.void(key)
             self._present(key)
             if self.store is None or self._newer(key, version, pending=True):
                 return
             own = None if self.own is None else self.own(key)
-            if self.own is not None and (own is None or not own.newest or own.version != version):
+            if not good or (self.own is not None and (own is None or not own.newest or own.version != version)):
                 self.store.drop(key)
                 return
             evicted = self.store.enter(key, value, version, True, began)

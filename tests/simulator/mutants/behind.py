@@ -92,9 +92,9 @@ BEHIND = {
         ),
     ),
     "a deferred write enters L1 only if it still is what reads get from the buffer": Mutant(
-        calling("0:s 0:B", "0:s 0:b", config=AT_ONCE),
+        calling("0:s 0:B", "0:s 0:b", "0:s 1:s", config=()),
         1,
-        apply=code(L1Tier, "write", "if self.own is not None and (", "if False and ("),
+        apply=code(L1Tier, "write", "(self.own is not None and (", "(False and ("),
     ),
     "an own write of which a newer one was heard is not read any more": Mutant(
         calling("0:ff 0:sff 1:s", "0:fff 0:sf 1:s"),
@@ -157,6 +157,16 @@ BEHIND = {
         calling("0:s 1:b", faults=("kill_committed@1",), span=5),
         1,
         apply=code(handoff, "_leave_l1", "encoded.bound.l1.forget(encoded.slot.key)", "pass"),
+    ),
+    "... also where the hand-off is part of the write": Mutant(
+        calling("0:s 1:b", faults=("kill_committed@1",), config=AT_ONCE, span=60),
+        1,
+        apply=code(L1Tier, "write", "good = claim is None or claim.alive", "good = True"),
+    ),
+    "... nor what it may have refused, where its answer was lost": Mutant(
+        calling("0:s 1:b", "0:sg 1:b", faults=("lose_call@0", "kill_committed@1"), apart=True),
+        2,
+        apply=code(handoff.HandOff, "_exchange", "_leave_l1(encoded)", "pass"),
     ),
     "where the ledger is elsewhere, L2 hears of a hand-off later: it creates no key then": Mutant(
         calling("0:s 1:be", apart=True), 1, script("pend", "elseif held ~= '' then", "else")
