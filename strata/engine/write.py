@@ -15,6 +15,7 @@ from strata.errors import (
     EncodeError,
     L2UnavailableError,
     MissingPrimaryKeyError,
+    WriteBehindFullError,
 )
 from strata.l1.claims import Claim
 from strata.l2.values import Put
@@ -134,8 +135,12 @@ class Writer:
                 bound.l1.forget(id)
             else:
                 bound.l1.write(id, bound.plan.freeze(record), version, began, claim)
-        except BaseException:
+        except BaseException as error:
             bound.l1.forget(id)  # it may be pending all the same, or in L3
+            if isinstance(error, WriteBehindFullError):
+                # It went around the ledger, and a commit may be under way of which nobody else will tell.
+                drop = partial(self._context.drop, bound, id, key_text)
+                self._context.unfinished.undecided(bound, key_text, drop)
             raise
         finally:
             if claim is not None:

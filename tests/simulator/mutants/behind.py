@@ -10,6 +10,7 @@ from strata.engine.commit import Commit
 from strata.engine.context import Context
 from strata.engine.load import Load
 from strata.engine.rows import Filler
+from strata.engine.write import Writer
 from strata.l1.tier import L1Tier
 from strata.l2.content import Contents
 from strata.writebehind import pending
@@ -305,6 +306,11 @@ BEHIND = {
         apply=code(
             Bypass, "_settle", "(self._settler.raise_floor, partial", "(partial", "unheard=True)):", "unheard=True),):"
         ),
+    ),
+    "... and without L2, where the outcome of its commit stayed unknown, is told of once that has ended": Mutant(
+        overflowing("ssgf", faults=("lose_commit@0", "freeze_postgres"), span=40, known=(1,), l2=False),
+        2,
+        apply=code(Writer, "_behind", "isinstance(error, WriteBehindFullError)", "False"),
     ),
     "a purge removes a lease": Mutant(
         calling("0:x 1:eg", faults=("slow_read",), config=(PROMPT, ("write_behind_max_retry", 1))),
