@@ -10,10 +10,10 @@ from strata.engine.load import Load
 from strata.l1.trust import Trust
 from strata.protocol.versions import VersionClock
 from strata.writebehind.persist.notifier import Notifier
+from strata.writebehind.persist.settle import Settler
 from tests.simulator.kinds import RETRY_ONCE
 from tests.simulator.mutants.behind import AT_ONCE, PROMPT
 from tests.simulator.mutants.mutant import Mutant, code, each, script
-from strata.writebehind.persist.settle import Settler
 from tests.simulator.mutants.through import calling
 
 FOUND = {
