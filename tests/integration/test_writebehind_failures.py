@@ -196,27 +196,6 @@ def test_dead_letters_are_discarded_and_unknown_ones_are_an_error(make: MakeStor
         store.dead_letters.list("unknown")
 
 
-def test_a_dead_letter_does_not_bring_back_what_it_had_replaced(make: MakeStore, dsn: str) -> None:
-    mine, theirs = Errors(), Errors()
-    store = store_of(make, deferred(hooks=mine.hooks()))
-    other = store_of(make, deferred(hooks=theirs.hooks()), write_behind_max_retry=1)
-    store.set_many(Note, {1: Note(1, "first")})
-    run(dsn, "ALTER TABLE note ADD CHECK (text <> 'poison')")
-    sure(store)
-    store.set(Note, 1, Note(1, "good"))
-    hand_off(store)
-    comes_after(other, store)
-    other.set(Note, 1, Note(1, "poison"))
-    hand_off(other)
-    persist_until(other, "note", lambda: other.dead_letters.count() == 1)
-    for instance in (store, other):
-        instance.flush_dirty(10)
-        wait_until(lambda instance=instance: instance.get(Note, 1).text == "first")  # type: ignore[misc]
-        assert instance.stats().dirty_count == 0
-    wait_until(lambda: theirs.keys == [1])
-    assert mine.keys == [] and rows(dsn, "SELECT text FROM note") == [("first",)]
-
-
 def test_a_newer_write_of_the_key_clears_its_dead_letter(make: MakeStore, dsn: str) -> None:
     store = store_of(make, deferred(), write_behind_max_retry=1)
     run(dsn, "ALTER TABLE note ADD CHECK (text <> 'poison')")
