@@ -19,7 +19,8 @@ class Held:
     def __init__(self, store: DataStore, name: str = "notes") -> None:
         self.count = 0
         table: Any = inspect(store).schemas[name].rows.table
-        table.get, table.get_many = self._holding(table.get), self._holding(table.get_many)
+        for read in ("get", "get_many", "search", "page"):
+            setattr(table, read, self._holding(getattr(table, read)))
         self._gate: threading.Event | None = None
         self.arrived = threading.Event()
 
@@ -34,11 +35,11 @@ class Held:
         assert gate is not None
         gate.set()
 
-    def _holding(self, read: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        def held(conn: Any, asked: Any) -> Any:
+    def _holding(self, read: Callable[..., Any]) -> Callable[..., Any]:
+        def held(*asked: Any) -> Any:
             self.count += 1
             gate = self._gate
-            found = read(conn, asked)
+            found = read(*asked)
             if gate is not None and not self.arrived.is_set():
                 self.arrived.set()
                 assert gate.wait(30)

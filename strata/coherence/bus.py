@@ -149,6 +149,7 @@ class Bus:
 
     def _returned(self) -> None:
         self._trust.until = -math.inf
+        self._trust.since = self._clock.monotonic()
         self._inbox.clear()
         self.resets += 1
         if self._lost:

@@ -117,14 +117,15 @@ class Context:
             if own is not None and own.newest and own.version < version:
                 self.writebehind.supersede(bound, id, version)
 
-    def handed_off(self, bound: Bound, key_texts: Sequence[str]) -> dict[str, Pending]:
-        """What any process has handed off and L3 may not have yet, by key text. It must be asked before L3."""
+    def handed_off(self, bound: Bound, key_texts: Sequence[str]) -> dict[str, Pending] | None:
+        """What any process has handed off and L3 may not have yet, by key text; None where the ledger does not answer,
+        and only the own pending writes are visible. It must be asked before L3."""
         if self.writebehind is None or not bound.deferred:
             return {}
         try:
             return self.writebehind.ledger_read(bound, key_texts)
         except WITHOUT_L2:
-            return {}  # the ledger is unreachable: only the own pending writes are visible
+            return None
 
     def listen(self) -> None:
         """From now on this instance hears of other instances' writes, and tells the recorder of its own doings.

@@ -66,15 +66,16 @@ class Load:
         """
         context, bound, claims = self._context, self._bound, self._claims
         began = context.clock.monotonic()
-        silent = False
-        if self._found is None and bound.l2 is not None:
-            for claim in claims.values():
-                claim.brief = True
-                silent = silent or claim.silent
-        loaded, unreadable = self.beneath(context.handed_off(bound, list(claims)) if bound.deferred else {})
+        pending = context.handed_off(bound, list(claims))
+        past = self._found is None and bound.l2 is not None
+        for claim in claims.values():
+            claim.brief = past or pending is None
+        silent = past and any(claim.silent for claim in claims.values())
+        loaded, unreadable = self.beneath(pending or {})
         if silent:
             context.repairs.distrust()  # once more: L3 may have shown what an earlier look at the repairs missed
-        self._fill(loaded, began)
+        bound.counters.l3_hits += sum(item.record is not ABSENT and not item.pending for item in loaded.values())
+        self.fill(loaded, began)
         if unreadable is not None:
             raise unreadable
         return loaded
@@ -82,7 +83,8 @@ class Load:
     def beneath(self, pending: Mapping[str, Pending]) -> tuple[dict[str, Loaded], DecodeError | None]:
         """What L3 holds under what the ledger was found to hold; and the error of the first row that cannot be read.
 
-        Where L3 is away, what is pending as a whole is the newest.
+        Where L3 is away, what is pending as a whole is the newest, unless the ledger was not told of a newer write of
+        this process.
         """
         bound, claims, observe = self._bound, self._claims, self._context.versions.observe
         loaded: dict[str, Loaded] = {}
@@ -104,7 +106,7 @@ class Load:
                         observe(item.version)
         except WITHOUT_L3 as error:
             whole = {text: joined(bound, None, entry) for text, entry in pending.items() if not entry.partial}
-            if len(whole) == len(claims):
+            if len(whole) == len(claims) and not self._context.repairs.skips(bound, claims):
                 return whole, None
             away = isinstance(error, L3UnavailableError) and not self._context.awaits_postgres
             if away and self._found is None and bound.l2 is not None:
@@ -114,7 +116,8 @@ class Load:
             raise
         return loaded, unreadable
 
-    def _fill(self, loaded: Mapping[str, Loaded], began: float) -> None:
+    def fill(self, loaded: Mapping[str, Loaded], began: float) -> None:
+        """Fill upward what was loaded, as new as `began`, where nothing has happened to a key meanwhile."""
         bound, allowed = self._bound, self._fill_l2(loaded)
         fills = []
         for text, (record, version, pending) in loaded.items():
@@ -217,7 +220,6 @@ def joined(bound: Bound, row: Row | None, pending: Pending | None, deletion: int
         return Loaded(record, pending.version, True)
     if row is None:
         return Loaded(ABSENT, deletion)
-    bound.counters.l3_hits += 1
     record = bound.record(row.values)
     if pending is None or pending.version <= row.version:
         return Loaded(record, row.version)

@@ -36,11 +36,11 @@ def known_here(
 def own_write(context: Context, bound: Bound, id: Any, now: float) -> OwnWrite | None:
     """This process's own write of the key, which nobody below has yet.
 
-    While the process may have missed what others have written since, an own write is as old as anything that it knows:
-    after the same second as what L1 has read from below it is compared with what is below.
+    Where the process may have missed what others have written since, an own write is as old as anything that it knows:
+    after the same second as what L1 has read from below it is compared with what is below, also when the bus is back.
     """
     own = context.pending(bound, id)
-    if own is None or not own.newest or bound.l1.trust.sure(now) or now < own.born + BUS_GRACE:
+    if own is None or not own.newest or bound.l1.trust.heard(own.born, now) or now < own.born + BUS_GRACE:
         return own
     return replace(own, newest=False, doubted=True)
 
@@ -66,7 +66,7 @@ def _decided(context: Context, bound: Bound, id: Any, key_text: str, own: OwnWri
     try:
         context.writebehind.persist_own(bound, id)
         below, unreadable = Load(context, bound, {key_text: Claim(id)}, {}).beneath(
-            context.handed_off(bound, [key_text])
+            context.handed_off(bound, [key_text]) or {}
         )
     except (*WITHOUT_L2, *WITHOUT_L3):
         return bound.plan.merge(loaded.record, own.record)

@@ -66,7 +66,7 @@ class Reader:
             return False
         pending = self._context.handed_off(bound, [key_text])
         if pending or own is not None:
-            loaded, unreadable = Load(self._context, bound, {key_text: claim}, {}).beneath(pending)
+            loaded, unreadable = Load(self._context, bound, {key_text: claim}, {}).beneath(pending or {})
             if unreadable is not None:
                 raise unreadable
             below = loaded[key_text]

@@ -1,8 +1,8 @@
-"""From rows of L3 to records, and into the caches: what `search`, `get_many` and warming share.
+"""From rows of L3 to records, and into the caches: what `search` and warming share.
 
-Bulk fills: claims and leases first, then, for schemas that are written behind, what the ledger holds, then the rows'
-versions once more, then the fills of those that are unchanged, and of which nothing newer is pending. So whatever was
-written after the lease was left refuses the fill.
+A bulk fill is a load as `get_many` has it, of the keys that were found: claims and leases first, then the ledger, then
+L3. The rows that were found are older than the leases, and that their version is still the same says little: another
+program's UPDATE leaves it as it was. So the rows that fill are read after the leases; what a cache has is not read.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from strata.bound import Bound
 from strata.engine.context import Context
+from strata.engine.load import Load, fill_l1
 from strata.errors import WITHOUT_L2, WITHOUT_L3, DecodeError, EncodeError, MissingPrimaryKeyError
 from strata.l1.claims import Claim
 from strata.l2.content import Found, State
-from strata.l2.values import Put
 
 
 class Item(NamedTuple):
@@ -34,79 +34,63 @@ class Filler:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def fill(self, bound: Bound, items: Sequence[Item], *, strict: bool = False, take_over: bool = False) -> int:
-        """Fill where nothing newer is known; returns how many entered a cache.
+    def fill(self, bound: Bound, items: Sequence[Item], *, strict: bool = False, take_over: bool = False) -> None:
+        """Fill where nothing newer is known, and L1 from L2 where that has what was found, or newer.
 
         An outage fills nothing, or, where it is `strict`, raises `L2UnavailableError` or `L3UnavailableError`. What
         another reader is loading is left to it, or, to `take_over`, filled in its place: two that did so all the time
         would take each other's leases for ever.
         """
-        items = [item for item in items if item.key_text]
-        if not items or (bound.l1.store is None and bound.l2 is None):
-            return 0
         began = self._context.clock.monotonic()
+        items = [item for item in items if item.key_text and (take_over or not _known(bound, item, began))]
+        if not items or (bound.l1.store is None and bound.l2 is None):
+            return
         claims = {item.key_text: Claim(item.id) for item in items}
         try:
             bound.l1.claims.enter(*claims.values())
-            seen = None
+            found, left = None, claims
             if bound.l2 is not None:
-                seen = bound.l2.read_many([item.key_text for item in items], exist=True, take_over=take_over)
-            sure = self._unchanged(bound, items)
-            filled = self._fill_l2(bound, seen, items, {item.key_text for item in sure})
-            for item in sure:
-                claim = claims[item.key_text]
-                if item.key_text in filled:
-                    bound.l1.fill(claim, bound.plan.freeze(item.record), item.version, loaded=began)
-                else:
-                    bound.l1.met(claim, item.version)
-            return len(filled)
+                found = bound.l2.read_many(list(claims), exist=True, take_over=take_over)
+                left = self._from_l2(bound, items, claims, found, began)
+            if left:
+                self._load(bound, left, found)
         except (*WITHOUT_L2, *WITHOUT_L3):
             if strict:
                 raise
-            return 0
         finally:
             bound.l1.claims.release(*claims.values())
 
-    def _unchanged(self, bound: Bound, items: Sequence[Item]) -> list[Item]:
-        deferred, pending = self._context.writebehind, {}
+    def _from_l2(
+        self, bound: Bound, items: Sequence[Item], claims: dict[str, Claim], found: dict[str, Found], began: float
+    ) -> dict[str, Claim]:
+        """Fill L1 with what L2 has of the rows; returns the claims of those of which it may have what L3 has."""
+        skips = self._context.repairs.skips(bound, claims)
+        left, fills = {}, []
+        for item in items:
+            claim, answer = claims[item.key_text], found[item.key_text]
+            if answer.state is State.LEASED or answer.state is State.STALE:
+                left[item.key_text] = claim
+            elif answer.state is State.VALUE and answer.version >= item.version and not skips:
+                self._context.versions.observe(answer.version)
+                fills.append((claim, bound.plan.freeze(answer.record), answer.version, answer.pending))
+            else:
+                bound.l1.met(claim, item.version)
+        fill_l1(bound, fills, began)
+        return left
+
+    def _load(self, bound: Bound, claims: dict[str, Claim], found: dict[str, Found] | None) -> None:
+        began, deferred, pending = self._context.clock.monotonic(), self._context.writebehind, {}
         if bound.deferred and deferred is not None:
-            pending = deferred.ledger_read(bound, [item.key_text for item in items])  # before L3, as any read
-        with bound.rows.primary.connection() as conn:
-            versions = bound.rows.table.read_versions(conn, [item.id for item in items])
-        return [
-            item
-            for item in items
-            if versions.get(item.id) == item.version
-            and (item.key_text not in pending or pending[item.key_text].version <= item.version)
-        ]
+            pending = deferred.ledger_read(bound, list(claims))
+        load = Load(self._context, bound, claims, found)
+        loaded, _ = load.beneath(pending)
+        load.fill(loaded, began)
 
-    def _fill_l2(self, bound: Bound, seen: dict[str, Found] | None, items: Sequence[Item], sure: set[str]) -> set[str]:
-        """Fill what was leased, and end the leases of rows that changed; returns what L1 may hold as well."""
-        if bound.l2 is None or seen is None:
-            return sure
-        leased = {text: found.token for text, found in seen.items() if found.state is State.LEASED}
-        puts = [
-            Put(item.key_text, item.version, bound.plan.cached(item.record) if item.key_text in sure else None)
-            for item in items
-            if item.key_text in leased
-        ]
-        held = {
-            item.key_text
-            for item in items
-            if seen[item.key_text].state is State.VALUE and seen[item.key_text].version == item.version
-        }
-        for token in set(leased.values()):
-            held |= bound.l2.fill(token, [put for put in puts if leased[put.key_text] == token])
-        held |= bound.l2.refresh(seen, self._instead(bound, seen, items, sure))
-        return held & sure
 
-    def _instead(self, bound: Bound, seen: dict[str, Found], items: Sequence[Item], sure: set[str]) -> list[Put]:
-        """What takes the place of stale values."""
-        return [
-            Put(item.key_text, item.version, bound.plan.cached(item.record))
-            for item in items
-            if item.key_text in sure and seen[item.key_text].state is State.STALE
-        ]
+def _known(bound: Bound, item: Item, now: float) -> bool:
+    """Whether L1 has just what was found."""
+    entry = bound.l1.lookup(item.id, now)
+    return entry is not None and entry.version == item.version and not entry.pending
 
 
 def items_of(bound: Bound, rows: Sequence[Any]) -> list[Item]:

@@ -15,6 +15,7 @@ from strata.errors import (
     EncodeError,
     L2UnavailableError,
     MissingPrimaryKeyError,
+    WriteBehindFullError,
 )
 from strata.l1.claims import Claim
 from strata.l2.values import Put
@@ -122,17 +123,28 @@ class Writer:
         assert deferred is not None
         self._context.ready()
         began = self._context.clock.monotonic()
+        # What is handed off within the call may be refused by L2, which is then not to be in L1 either.
+        claim = Claim(id) if deferred.at_once else None
         try:
+            if claim is not None:
+                bound.l1.claims.enter(claim)
             version = deferred.put(bound, id, key_text, record)
-        except BaseException:
+            if record is None:
+                bound.l1.forget(id, below=version)
+            elif bound.plan.unloaded(record):
+                bound.l1.forget(id)
+            else:
+                bound.l1.write(id, bound.plan.freeze(record), version, began, claim)
+        except BaseException as error:
             bound.l1.forget(id)  # it may be pending all the same, or in L3
+            if isinstance(error, WriteBehindFullError):
+                # It went around the ledger, and a commit may be under way of which nobody else will tell.
+                drop = partial(self._context.drop, bound, id, key_text)
+                self._context.unfinished.undecided(bound, key_text, drop)
             raise
-        if record is None:
-            bound.l1.forget(id, below=version)
-        elif bound.plan.unloaded(record):
-            bound.l1.forget(id)
-        else:
-            bound.l1.write(id, bound.plan.freeze(record), version, began)
+        finally:
+            if claim is not None:
+                bound.l1.claims.release(claim)
         return None if record is None else bound.plan.copy(record)
 
     def _own(self, bound: Bound, l2: L2Tier, changes: Mapping[str, tuple[Any, Any]]) -> None:

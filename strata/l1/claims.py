@@ -33,8 +33,8 @@ class Claim:
 
     A flight is a claim that others may wait for: its owner sets `result` or `error`, and then, first of all in its
     `finally`, `ended`. `stale` is what may be served instead, until the claim is voided. `brief`, set by its owner: L2
-    could not be asked, or told, so that what is filled may be older than what others were told; `silent`: L2 was asked,
-    and did not answer. `passed_on`: another thread ends it.
+    could not be asked, or told, or the ledger not be asked, so that what is filled may be older than what others were
+    told; `silent`: L2 was asked, and did not answer. `passed_on`: another thread ends it.
     """
 
     __slots__ = (

@@ -130,18 +130,20 @@ class L1Tier:
         with self.claims.lock:
             self._outdate(claim, version)
 
-    def write(self, key: Hashable, value: Any, version: int, began: float) -> None:
+    def write(self, key: Hashable, value: Any, version: int, began: float, claim: Claim | None = None) -> None:
         """Put an own write, as new as `began`: what is under way for the key is void, and what is older gives way.
 
-        One that was overtaken between the buffer and here, or that L3 has already, does not enter.
+        One that was overtaken between the buffer and here, or that L3 has already, does not enter; nor does one whose
+        `claim`, where there is one, is void.
         """
         with self.claims.lock:
+            good = claim is None or claim.alive
             self.claims.void(key)
             self._present(key)
             if self.store is None or self._newer(key, version, pending=True):
                 return
             own = None if self.own is None else self.own(key)
-            if self.own is not None and (own is None or not own.newest or own.version != version):
+            if not good or (self.own is not None and (own is None or not own.newest or own.version != version)):
                 self.store.drop(key)
                 return
             evicted = self.store.enter(key, value, version, True, began)
@@ -232,6 +234,6 @@ def _life(claim: Claim, store: MemStore) -> float | None:
 
     A read past an L2 that does not answer may find the row before a commit whose intent others have heard of, and
     whose put nobody will: then no message takes the entry away. Nor does one take away what was committed without L2,
-    before such a commit.
+    before such a commit; nor what was read past a ledger that does not answer, but has told of something newer.
     """
     return min(BUS_GRACE, store.ttl) if claim.brief else None

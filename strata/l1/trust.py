@@ -8,21 +8,27 @@ BUS_GRACE = 1.0  # seconds for which an unsure instance serves what it has just 
 
 
 class Trust:
-    """`until`: the monotonic time up to which L1 is surely coherent.
+    """`until`: the monotonic time up to which L1 is surely coherent; `since`: the one before which messages may have
+    been missed.
 
     Written by the bus's thread only (and, before it starts, by nobody); read without a lock on every L1 hit, where
     one float read is atomic. The echo of a heartbeat sent at t proves that all messages published before t were
     handled, so `until` follows the sending, not the arrival.
     """
 
-    __slots__ = ("until",)
+    __slots__ = ("since", "until")
 
     def __init__(self, until: float = -math.inf) -> None:
         self.until = until
+        self.since = -math.inf
 
     def sure(self, now: float) -> bool:
         """Whether L1 may be served without looking at when it was read."""
         return now < self.until
+
+    def heard(self, began: float, now: float) -> bool:
+        """Whether every message since then was surely heard."""
+        return now < self.until and began >= self.since
 
 
 ALWAYS = Trust(math.inf)

@@ -40,9 +40,6 @@ class Reads:
         self._get = layout.statement(f"{self._whole} WHERE {key} = $1", at)
         self._get_many = layout.statement(f"{self._whole} WHERE {key} = ANY($1)", ARRAYS[at])
         self._exists = layout.statement(f"SELECT 1 FROM {table} WHERE {key} = $1", at)
-        self._versions = layout.statement(
-            f"SELECT {layout.shown([layout.plan.key.name])}, {VERSION} FROM {table} WHERE {key} = ANY($1)", ARRAYS[at]
-        )
         self._first = layout.statement(f"{self._whole} ORDER BY {key} LIMIT $1", INT8)
         self._next = layout.statement(f"{self._whole} WHERE {key} > $1 ORDER BY {key} LIMIT $2", at, INT8)
         self._first_up_to = layout.statement(f"{self._whole} WHERE {key} <= $1 ORDER BY {key} LIMIT $2", at, INT8)
@@ -70,10 +67,6 @@ class Reads:
     def exists(self, conn: Connection, id: Any) -> bool:
         """Whether there is a row of this key."""
         return self._exists.row(conn, (id,)) is not None
-
-    def read_versions(self, conn: Connection, ids: Sequence[Any]) -> dict[Any, int]:
-        """The versions of the rows found, by key."""
-        return dict(self._versions.rows(conn, (list(ids),)))
 
     def page(self, conn: Connection, after: Any, limit: int, last: Any = None) -> list[Row]:
         """Up to `limit` rows in the order of their keys, from the first one beyond `after` (None: from the start), and

@@ -64,7 +64,6 @@ class Table:
         self.get = self._door(reads.get)
         self.get_many = self._door(reads.get_many)
         self.exists = self._door(reads.exists)
-        self.read_versions = self._door(reads.read_versions)
         self.page = self._door(reads.page)
         self.key_bounds = self._door(reads.key_bounds)
         self.check = reads.check

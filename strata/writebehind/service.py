@@ -97,6 +97,11 @@ class WriteBehind:
             self._hand_over(bound, key, key_text)
         return put.version
 
+    @property
+    def at_once(self) -> bool:
+        """Whether `put` hands off."""
+        return self._durability is Durability.LEDGER
+
     def peek(self, bound: Bound, key: Any) -> OwnWrite | None:
         """This process's pending write of the key."""
         process = self._process

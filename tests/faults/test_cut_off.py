@@ -218,6 +218,9 @@ def test_who_is_cut_off_does_not_go_on_reading_its_own_deferred_write_that_anoth
     other.flush_dirty()
     assert calls[read](theirs)
     wait_until(lambda: calls[read](mine), what="what the other wrote")
+    link.resume()
+    sure(alone)
+    assert calls[read](mine), "nobody has told it of what it missed"
 
 
 @pytest.mark.parametrize("read", ["get", "get_many", "exists"])

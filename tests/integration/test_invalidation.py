@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from strata.embedded import EmbeddedPostgres
 from strata.engine import unfinished
 from strata.testing import inspect
 from tests.databases import login
+from tests.held import Held, execute
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores, sure
 from tests.support import wait_until
@@ -73,6 +75,26 @@ def test_each_of_several_transactions_is_awaited(make: MakeStore, dsn: str) -> N
         assert store.get(Note, 1) == Note(1, "old")
         assert len(inspect(store).unfinished) == 2
     comes(store)
+
+
+@pytest.mark.parametrize("missing", ["none", "l1", "l2"])
+@pytest.mark.parametrize("call", ["search", "search_cached", "warm_cache"])
+def test_rows_that_were_read_before_it_fill_nothing_after_it(
+    make: MakeStore, dsn: str, call: str, missing: str
+) -> None:
+    store = ready(make, **({} if missing == "none" else {missing: None}))
+    store.set(Note, 1, Note(1, "old"))
+    store.invalidate(Note, 1)
+    held = Held(store, "note")
+    held.pause()
+    thread = threading.Thread(target=getattr(store, call), args=(Note,))
+    thread.start()
+    assert held.arrived.wait(30)
+    execute(dsn, "UPDATE note SET text = 'new' WHERE id = 1")
+    store.invalidate(Note, 1)
+    held.go()
+    thread.join(30)
+    assert store.get(Note, 1) == Note(1, "new")
 
 
 def test_a_role_without_privileges_sees_the_transactions_of_others(make: MakeStore, dsn: str, redis_addr: str) -> None:

@@ -410,7 +410,7 @@ def test_hammered_by_many_writers_every_key_ends_at_its_highest_version(database
     expected = {key: item.values[2] for key, item in last.items() if item.values is not None}
     assert sizes(database, table) == expected
     with database.connection() as conn:
-        versions = table.read_versions(conn, list(last))
+        versions = {key: row.version for key, row in table.get_many(conn, list(last)).items()}
     assert versions == {key: last[key].version for key in expected}
 
 

@@ -100,7 +100,6 @@ def test_an_absent_row_is_none(database: Database, table: Table) -> None:
         assert table.get(conn, "b") is None
         assert table.get_many(conn, ["a", "b"]).keys() == {"a"}
         assert (table.exists(conn, "a"), table.exists(conn, "b")) == (True, False)
-        assert table.read_versions(conn, ["a", "b"]) == {"a": stamp(1)}
 
 
 @pytest.mark.parametrize("key", [0, -1, 2**63 - 1, -(2**63)])

@@ -137,7 +137,7 @@ KINDS = {
         Kind("without L1", l1=False, faults=(*FAULTS, *LOSSES)),
         Kind("L2 alone", l3=False, letters=("gs", "gsd", "gsG", "gSd", "gsf", "gsi"), faults=KEPT),
         # A change by hand of which nobody lives to tell is not told.
-        Kind("by hand", letters=("gh", "gs", "gsh", "gGhd", "ghf"), faults=ALIVE),
+        Kind("by hand", letters=("gh", "gs", "gsh", "gGhd", "ghf", "ghq", "gscWh"), faults=ALIVE),
         Kind("bulk", letters=("gqs", "gWs", "gcs", "gfs", "gGs", "gqWcsd"), faults=(*FAULTS, *LOSSES)),
         Kind("fresh", letters=("gsw", "gdw", "gsdwGf"), faults=(*FAULTS, *LOSSES), aging=SHORT),
         Kind("watched", letters=("go", "gos", "goGd", "goq", "gof"), faults=(*FAULTS, *LOSSES), watch=True),

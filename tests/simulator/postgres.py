@@ -548,12 +548,6 @@ class SimTable:
     def exists(self, conn: Session, id: Any) -> bool:
         return conn.ask(f"EXISTS {id}", lambda: conn.row(id) is not None)
 
-    def read_versions(self, conn: Session, ids: Sequence[Any]) -> dict[Any, int]:
-        def do() -> dict[Any, int]:
-            return {id: row[0] for id in ids if (row := conn.row(id)) is not None}
-
-        return conn.ask(f"versions of {list(ids)}", do)
-
     def page(self, conn: Session, after: Any, limit: int, last: Any = None) -> list[Row]:
         def do() -> list[Row]:
             keys = [key for key in conn.present() if (after is None or key > after) and (last is None or key <= last)]

@@ -36,9 +36,8 @@ class Settler:
             elif publisher is not None:
                 publisher.pipeline([("PUBLISH", channel, message) for *_, message, _ in items if message])
         finally:  # the bus does not bring this instance its own messages
-            for (change, applied), (*_, surely) in zip(written, items, strict=True):
-                if surely:
-                    bound.l1.forget(change.key, below=applied.version + kept(change, applied))
+            for change, applied in written:
+                bound.l1.forget(change.key, below=applied.version + kept(change, applied))
 
     def settle_or_repair(self, bound: Bound, written: Written) -> None:
         """As `settle`; where Redis is away and the ledger is not, leave rows in L3 from which it is repaired.

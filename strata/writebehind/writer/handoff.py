@@ -164,7 +164,15 @@ class HandOff:
         bound.l1.forget(slot.key, below=version)
 
     def _exchange(self, writes: Sequence[EncodedWrite]) -> list[tuple[EncodedWrite, Answer | L2RefusedError]]:
-        """Ask the ledger, put into L2 what it took, and ring."""
+        """Ask the ledger, put into L2 what it took, and ring. Where an answer does not come, L2 may have refused."""
+        try:
+            return self._hand_off(writes)
+        except BaseException:
+            for encoded in writes:
+                _leave_l1(encoded)
+            raise
+
+    def _hand_off(self, writes: Sequence[EncodedWrite]) -> list[tuple[EncodedWrite, Answer | L2RefusedError]]:
         groups: dict[tuple[Shard, bool], list[EncodedWrite]] = {}
         for encoded in writes:
             groups.setdefault((encoded.shard, bool(encoded.put.l2_key)), []).append(encoded)

@@ -10,6 +10,7 @@ from strata.engine.commit import Commit
 from strata.engine.context import Context
 from strata.engine.load import Load
 from strata.engine.rows import Filler
+from strata.engine.write import Writer
 from strata.l1.tier import L1Tier
 from strata.l2.content import Contents
 from strata.writebehind import pending
@@ -39,6 +40,12 @@ def calling(
     return Kind("behind", deferred=True, programs=programs, faults=faults, config=config, **options)
 
 
+def overflowing(letters: str, faults: tuple[str, ...] = ("moment",), **options: Any) -> Kind:
+    """Houses with a dirty buffer of one write, so that those of another key go around the ledger."""
+    full = (("write_behind_max_dirty", 1),)
+    return Kind("behind", deferred=True, letters=(letters,), faults=faults, config=full, **options)
+
+
 BEHIND = {
     "a read asks the own dirty buffer before L2": Mutant(
         calling("0:sf 0:f", "0:sf", l2=False),
@@ -48,7 +55,7 @@ BEHIND = {
     "... and with the ledger": Mutant(
         calling("0:s 1:q 1:g", "0:s 1:qg", l2=False, faults=()),
         0,
-        apply=code(Filler, "_unchanged", "if bound.deferred and", "if False and"),
+        apply=code(Filler, "_load", "if bound.deferred and", "if False and"),
     ),
     "a read that misses L2 asks the ledger": Mutant(
         calling("0:s 1:gg", l2=False),
@@ -59,15 +66,20 @@ BEHIND = {
         calling("0:s 1:gg", "0:s 1:gg 1:g", l2=False),
         2,
         apply=each(
-            code(Load, "run", "context.handed_off(bound, list(claims)) if bound.deferred else {}", "{}"),
+            code(Load, "run", "context.handed_off(bound, list(claims))", "{}"),
             code(
                 Load,
                 "beneath",
                 "            for text, claim in claims.items():\n",
-                "            pending = self._context.handed_off(bound, list(claims)) if bound.deferred else {}\n"
+                "            pending = self._context.handed_off(bound, list(claims)) or {}\n"
                 "            for text, claim in claims.items():\n",
             ),
         ),
+    ),
+    "what was read while the ledger could not be asked stays in L1 for the bus's grace only": Mutant(
+        calling("0:s 1:g", faults=("lose_call@1",), span=20, l2=False),
+        1,
+        apply=code(Load, "run", "past or pending is None", "past"),
     ),
     "a deferred write is stamped as it enters the buffer, so that what is newer finds it there": Mutant(
         calling("0:s 0:bwf", config=()),
@@ -81,9 +93,9 @@ BEHIND = {
         ),
     ),
     "a deferred write enters L1 only if it still is what reads get from the buffer": Mutant(
-        calling("0:s 0:B", "0:s 0:b", config=AT_ONCE),
+        calling("0:s 0:B", "0:s 0:b", "0:s 1:s", config=()),
         1,
-        apply=code(L1Tier, "write", "if self.own is not None and (", "if False and ("),
+        apply=code(L1Tier, "write", "(self.own is not None and (", "(False and ("),
     ),
     "an own write of which a newer one was heard is not read any more": Mutant(
         calling("0:ff 0:sff 1:s", "0:fff 0:sf 1:s"),
@@ -146,6 +158,16 @@ BEHIND = {
         calling("0:s 1:b", faults=("kill_committed@1",), span=5),
         1,
         apply=code(handoff, "_leave_l1", "encoded.bound.l1.forget(encoded.slot.key)", "pass"),
+    ),
+    "... also where the hand-off is part of the write": Mutant(
+        calling("0:s 1:b", faults=("kill_committed@1",), config=AT_ONCE, span=60),
+        1,
+        apply=code(L1Tier, "write", "good = claim is None or claim.alive", "good = True"),
+    ),
+    "... nor what it may have refused, where its answer was lost": Mutant(
+        calling("0:s 1:b", "0:sg 1:b", faults=("lose_call@0", "kill_committed@1"), apart=True),
+        2,
+        apply=code(handoff.HandOff, "_exchange", "_leave_l1(encoded)", "pass"),
     ),
     "where the ledger is elsewhere, L2 hears of a hand-off later: it creates no key then": Mutant(
         calling("0:s 1:be", apart=True), 1, script("pend", "elseif held ~= '' then", "else")
@@ -272,6 +294,23 @@ BEHIND = {
             code(Bypass, "_write", "if repaired and done:", "if False:"),
             code(Bypass, "_settle", "self._settler.leave_repairs(bound, done)", "pass"),
         ),
+    ),
+    "... also where L2 answers, since whoever wrote it may be killed before it tells": Mutant(
+        overflowing("ssff", faults=("kill_committed",), span=5, known=(1,)),
+        1,
+        apply=code(Bypass, "_write", "bound.l2 is not None and not silent", "bound.l2 is not None and l2_down"),
+    ),
+    "... and raises the floor, so that nothing older is handed off before the row is seen to": Mutant(
+        overflowing("ssff", steady=True),
+        1,
+        apply=code(
+            Bypass, "_settle", "(self._settler.raise_floor, partial", "(partial", "unheard=True)):", "unheard=True),):"
+        ),
+    ),
+    "... and without L2, where the outcome of its commit stayed unknown, is told of once that has ended": Mutant(
+        overflowing("ssgf", faults=("lose_commit@0", "freeze_postgres"), span=40, known=(1,), l2=False),
+        2,
+        apply=code(Writer, "_behind", "isinstance(error, WriteBehindFullError)", "False"),
     ),
     "a purge removes a lease": Mutant(
         calling("0:x 1:eg", faults=("slow_read",), config=(PROMPT, ("write_behind_max_retry", 1))),

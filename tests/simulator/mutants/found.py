@@ -7,14 +7,16 @@ from strata.coherence.identity import Identity
 from strata.engine import own
 from strata.engine.commit import Commit
 from strata.engine.context import Context
+from strata.engine.load import Load
 from strata.l1.tier import L1Tier
+from strata.l1.trust import Trust
 from strata.protocol.versions import VersionClock
 from strata.writebehind.dirty.buffer import DirtyBuffer
 from strata.writebehind.persist.notifier import Notifier
 from strata.writebehind.persist.settle import Settler
 from strata.writebehind.writer.redrive import Redrive
-from tests.simulator.kinds import KINDS, RETRY_ONCE, Pair
-from tests.simulator.mutants.behind import PROMPT
+from tests.simulator.kinds import RETRY_ONCE, Pair
+from tests.simulator.mutants.behind import AT_ONCE, PROMPT
 from tests.simulator.mutants.mutant import Mutant, code, each, script
 from tests.simulator.mutants.through import calling
 
@@ -27,7 +29,12 @@ FOUND = {
     "an own pending write is compared with what is below while others may not be heard": Mutant(
         calling("0:swwg 1:ws", faults=("cut_redis@0",), deferred=True, span=20),
         1,
-        apply=code(own, "own_write", "bound.l1.trust.sure(now) or now < own.born + BUS_GRACE", "True"),
+        apply=code(own, "own_write", "bound.l1.trust.heard(own.born, now) or now < own.born + BUS_GRACE", "True"),
+    ),
+    "... and still once they are heard again, if it is from before": Mutant(
+        calling("0:dwf 1:s", faults=("cut_redis@0",), deferred=True, span=10, config=AT_ONCE),
+        1,
+        apply=code(Trust, "heard", "and began >= self.since", ""),
     ),
     "an own write is as new as the time before its commit": Mutant(
         calling("0:sg 1:s", faults=("freeze",), span=16, l2=False),
@@ -102,15 +109,28 @@ FOUND = {
         0,
         apply=code(L1Tier, "_fill", "own.partial or", ""),
     ),
-    "who persists a late write keeps nothing older in L1": Mutant(
-        KINDS["in part"],
-        0,
-        apply=code(Settler, "settle", "if surely:", "if False:"),
-    ),
     "what a read has shown hides older own writes": Mutant(
         calling("0:sb 0:gg", deferred=True),
         0,
         apply=code(Context, "met", "own.version < version", "False"),
+    ),
+    "who persists drops what is older from its own L1 too": Mutant(
+        calling("0:s 1:g", "0:s 1:gg", faults=("kill@0",), deferred=True, apart=True, span=20, config=AT_ONCE),
+        1,
+        apply=code(Settler, "settle", "for change, applied in written:", "for change, applied in ():"),
+    ),
+    "what is pending is not read without L3 where the ledger was not told of a newer own write": Mutant(
+        calling(
+            "0:s 1:bg",
+            "0:s 1:bgg",
+            faults=("freeze_redis", "freeze_postgres"),
+            deferred=True,
+            l1=False,
+            l2=False,
+            span=30,
+        ),
+        2,
+        apply=code(Load, "beneath", "and not self._context.repairs.skips(bound, claims)", ""),
     ),
     "an invalidation spoils intents": Mutant(calling("0:s 1:h"), 0, script("invalidate", "spoil(KEYS[1], raw)", "")),
 }

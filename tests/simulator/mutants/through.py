@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from strata.bound import Bound
 from strata.coherence.bus import Bus
 from strata.coherence.inbox import Inbox
 from strata.coherence.repairs import Repairs
 from strata.engine.commit import Commit
-from strata.engine.load import Load
-from strata.engine.rows import Filler
+from strata.engine.context import Context
+from strata.engine.load import Load, Loaded
+from strata.engine.rows import Filler, Item
 from strata.engine.write import Writer
-from strata.l1.claims import Claims
+from strata.l1.claims import Claim, Claims
 from strata.l1.tier import L1Tier
 from tests.simulator.kinds import KINDS, Kind
 from tests.simulator.mutants.mutant import Mutant, code, each, script
@@ -27,6 +30,31 @@ DROPPED = "(entry := bound.l1.entries.get(key)) and bound.l1.store.drop(key)"
 DROPPED_OLDER = (
     "(entry := bound.l1.entries.get(key)) and bound.l1._outdated(entry, version) and bound.l1.store.drop(key)"
 )
+
+
+def as_found(context: Context, items: Sequence[Item], bound: Bound, left: dict[str, Claim], found: Any) -> None:
+    """Fill with the rows that a query has found."""
+    loaded = {item.key_text: Loaded(item.record, item.version) for item in items if item.key_text in left}
+    Load(context, bound, left, found).fill(loaded, context.clock.monotonic())
+
+
+def unchanged(context: Context, items: Sequence[Item], bound: Bound, left: dict[str, Claim], found: Any) -> None:
+    """As `as_found`, with those whose version is still the same."""
+    with bound.rows.primary.connection() as conn:
+        rows = bound.rows.table.get_many(conn, [item.id for item in items])
+    same = [item for item in items if item.id in rows and rows[item.id].version == item.version]
+    as_found(context, same, bound, left, found)
+
+
+def filling(how: Callable[..., None]) -> Callable[[], None]:
+    """Queries fill in this way."""
+    return code(
+        Filler,
+        "fill",
+        "self._load(",
+        f"from tests.simulator.mutants import through; through.{how.__name__}(self._context, items, ",
+    )
+
 
 FILLS = {
     "a fill is stored only where the reader's very lease stands": Mutant(
@@ -46,10 +74,11 @@ FILLS = {
         2,
         apply=code(Load, "_fill", "if text not in allowed:", "if False:"),
     ),
-    "rows found by a query are compared with L3 after the leases, before they fill": Mutant(
-        calling("0:s 1:q", faults=("evict",), span=60, known=(0,)),
-        1,
-        apply=code(Filler, "_unchanged", "versions.get(item.id) == item.version", "True"),
+    "rows found by a query are read again after the leases, before they fill": Mutant(
+        calling("0:s 1:q", faults=("evict",), span=60, known=(0,)), 1, apply=filling(as_found)
+    ),
+    "... which a version that is the same does not spare": Mutant(
+        calling("0:q 1:h", "0:c 1:h", "0:W 1:h"), 0, apply=filling(unchanged)
     ),
 }
 
@@ -276,7 +305,7 @@ UNREACHABLE = {
     "what was read while L2 could not be asked stays in L1 for the bus's grace only": Mutant(
         calling("0:s 1:g", faults=("slow_call@0", "lose_call@0", "lose_call@1"), span=14),
         3,
-        apply=code(Load, "run", "claim.brief = True", "pass"),
+        apply=code(Load, "run", "past or pending is None", "pending is None"),
     ),
 }
 
