@@ -84,7 +84,7 @@ class Wiring:
         announcer = Announcer(channel, self.instance, self._database())
         self.inbox = Inbox(schemas, self.instance, versions, self._deferred)
         pulse = None if self.server is None else Pulse(self.server, announcer)
-        repairs = Repairs(schemas, pulse, announcer, self.log, self.clock, self._hear_floor)
+        repairs = Repairs(schemas, pulse, announcer, self.log, self.clock, self._hear_floor, self._hear_persisted)
         self.outside = Outside(schemas, repairs, versions, self._deferred)
         pool = config.l3_pool
         background = Background(pool.max_conns, self.log)
@@ -171,6 +171,9 @@ class Wiring:
 
     def _hear_floor(self, bound: Bound, versions: Mapping[str, int]) -> None:
         self.writebehind().hear_floor(bound, versions)
+
+    def _hear_persisted(self, bound: Bound, versions: Mapping[str, int]) -> None:
+        self.writebehind().hear_persisted(bound, versions)
 
     def writebehind(self) -> WriteBehind:
         """The store's write-behind, built for the first schema that needs it."""

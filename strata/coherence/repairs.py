@@ -72,11 +72,13 @@ class Repairs:
         log: SafeLogger,
         clock: Clock,
         raise_floor: Callable[[Bound, Mapping[str, int]], None],
+        persisted: Callable[[Bound, Mapping[str, int]], None],
     ) -> None:
         self._schemas = schemas
         self._pulse = pulse
         self._clock = clock
         self._raise_floor = raise_floor
+        self._persisted = persisted
         self._announcer = announcer
         self._log = log
         self.daemon = Daemon("strata-repairs", self._step, log)
@@ -346,6 +348,8 @@ class Repairs:
             for row in sorted(rows, key=lambda row: row.version)
         }
         self._tell(bound, announcer, list(puts.values()))
+        if bound.deferred and whole:
+            self._persisted(bound, whole)  # not before: L2 may have shown what is older than own writes
         bound.searches.drop()
         for put in puts.values():
             # The bus does not bring this instance its own messages.

@@ -162,10 +162,13 @@ class WriteBehind:
 
         Raises `L2UnavailableError`.
         """
+        believed = self._shared.versions.believed
+        self.raise_floor(bound, {text: version for text, version in versions.items() if believed(version)})
+
+    def hear_persisted(self, bound: Bound, versions: Mapping[str, int]) -> None:
+        """As `persisted`, of the same."""
         believed, parse = self._shared.versions.believed, bound.plan.parse_key
-        versions = {text: version for text, version in versions.items() if believed(version)}
-        self.persisted(bound, [(parse(text), version) for text, version in versions.items()])
-        self.raise_floor(bound, versions)
+        self.persisted(bound, [(parse(text), version) for text, version in versions.items() if believed(version)])
 
     def pending_stats(self) -> dict[str, PendingStats]:
         """What the ledger holds, by schema. Raises `L2UnavailableError`."""

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from strata import UNLOADED, Collection, DataStore
+from strata.l3.values import Repair
 from strata.protocol.messages import Message, MessageOp
 from strata.protocol.versions import NODE_BITS
 from strata.testing import inspect
@@ -319,6 +320,23 @@ def test_own_writes_are_read_until_a_synchronous_one_has_seen_to_a_redis_that_lo
     notes.set_many({1: Note(1, "synchronous")})
     assert seen == ["own"]
     assert notes.get(1).text == "synchronous"
+
+
+def test_own_writes_are_read_until_a_repair_has_seen_to_l2(make: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, notes = still(make)
+    notes.set_many({1: Note(1, "old")})
+    notes.set(1, Note(1, "own"))
+    repairs, bound, seen = inspect(store).repairs, inspect(store).schemas["note"], []
+    tell = repairs._tell
+
+    def late(*args: Any) -> None:
+        seen.append(notes.get(1, force_l2=True).text)
+        tell(*args)
+
+    monkeypatch.setattr(repairs, "_tell", late)
+    repairs._repair_keys(bound, [Repair("1", inspect(store).stamp())], ())  # another process's, whom nobody heard
+    assert seen == ["own"]
+    assert notes.get(1).text == "old"  # as L3 has it
 
 
 def test_a_write_that_is_overtaken_on_its_way_into_l1_does_not_enter_it(

@@ -45,7 +45,7 @@ class Calls:
     def watch(self, process: Process) -> None:
         """Know the versions of a process's deferred writes as it takes them."""
         buffer = process.inside.buffer
-        put, sent = buffer._put, buffer.sent
+        put, sent, make_room = buffer._put, buffer.sent, buffer._make_room
 
         def noted(schema: str, key: Any, key_text: str, item: Buffered, *, newest: bool = False) -> Any:
             if key in self.keys:  # of earlier ones nobody is asked any more
@@ -58,11 +58,18 @@ class Calls:
         def handed_off(versions: Iterable[tuple[Slot, int]], now: float) -> None:
             versions = list(versions)
             for slot, version in versions:
-                for column in self._carried.get((slot.key, version), ()):
+                # A journal may have writes of keys of which nobody is asked any more.
+                for column in self._carried.get((slot.key, version), ()) if slot.key in self.keys else ():
                     self._history.handed_off(column, version)
             sent(versions, now)
 
-        buffer._put, buffer.sent = noted, handed_off  # type: ignore[method-assign]
+        def made_room() -> bool:
+            for slot in [*buffer._kept][:1]:
+                for column in self._carried.get((slot.key, slot.item.version), ()):
+                    self._history.left(process, column, slot.item.version)
+            return make_room()
+
+        buffer._put, buffer.sent, buffer._make_room = noted, handed_off, made_room  # type: ignore[method-assign]
         giving_up = process.inside.giving_up
         bury = giving_up.bury
 

@@ -54,6 +54,7 @@ class House:
         self.postgres = Postgres(world)
         self.history = History(world)
         self.postgres.committed = self._committed
+        self.history.answers_since = lambda: self.postgres.answers_since
         if kind.keeps:
             self.postgres.keeps = lambda text: text if text.endswith("*") else f"{text}*"
         self.postgres.refuses = lambda values: str(values[1]).startswith(REFUSED)
@@ -305,10 +306,10 @@ class House:
         """The record in a content of L2."""
         return self._l2()._contents._decode(raw[HEADER:])
 
-    def _committed(self, key: int, version: int, values: tuple[Any, ...] | None) -> None:
+    def _committed(self, key: int, version: int, values: tuple[Any, ...] | None, untold: bool = False) -> None:
         """L3 has taken a change, which is one of each column that has a value of another write."""
         if self.kind.model is Item:
-            self.history.committed(key, version, values)
+            self.history.committed(key, version, values, untold)
             return
         note = self.postgres.data.notes.get(key)
         good = note if note is not None and note.version == version else None
@@ -325,7 +326,7 @@ class House:
                 self._kept.add(column)
             else:
                 continue
-            self.history.committed(column, at, None if value is None else (key, value))
+            self.history.committed(column, at, None if value is None else (key, value), untold)
 
     def _stored(self, raw_key: bytes, raw: bytes) -> None:
         """Where L2 is the lowest tier, what is stored there is committed."""

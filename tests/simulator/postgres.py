@@ -75,11 +75,12 @@ class Data:
 
 
 class Postgres:
-    """One server. `committed` is told of each change of a row: the key, its version, and its values, None: deleted."""
+    """One server. `committed` is told of each change of a row: the key, its version, its values, None: deleted, and
+    whether nothing but a repair tells of it. `answers_since`: when it last went on, infinite while it stands still."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.committed: Callable[[Any, int, tuple[Any, ...] | None], None] = lambda *_: None
+        self.committed: Callable[[Any, int, tuple[Any, ...] | None, bool], None] = lambda *_: None
         self.keeps: Callable[[str], str] = lambda text: text  # what it makes of the second column
         self.refuses: Callable[[tuple[Any, ...]], bool] = lambda values: False
         world.sources.append(self)
@@ -93,11 +94,21 @@ class Postgres:
         self.cut: set[Process] = set()
         self.doomed: set[Process] = set()  # whose next commit loses its connection
         self.slow: set[Process] = set()  # whose next row is a while on its way
-        self.frozen, self.up = False, True
+        self.answers_since, self.up = 0.0, True
         self._micros = 0  # of the last change by another program
 
     def __str__(self) -> str:
         return "postgres"
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it does nothing, while its connections stay."""
+        return self.answers_since == math.inf
+
+    @frozen.setter
+    def frozen(self, frozen: bool) -> None:
+        if frozen != self.frozen:
+            self.answers_since = math.inf if frozen else self.world.now
 
     def connect(self, process: Process, kind: type[Session] | None = None) -> Session:
         """Raises `psycopg.OperationalError`."""
@@ -162,7 +173,7 @@ class Postgres:
             self.data.rows[key] = (version, values)
         if cached:
             self.data.repairs[Repair(str(key), version)] = True
-        self.committed(key, version, values)
+        self.committed(key, version, values, False)
         said = json.dumps({"table": table, "keys": {str(key): version if values else -version}})
         for session in self.sessions:
             if isinstance(session, Listening) and session.listens:
@@ -340,9 +351,10 @@ class Session:
                 data.repairs[repair] = True
             else:
                 data.repairs.pop(repair, None)
+        untold = {repair.key_text for repair, there in own.repairs.items() if there}
         for key, row in own.rows.items():
             version = own.deletions[key] if row is None else row[0]
-            self.server.committed(key, version, None if row is None else row[1])
+            self.server.committed(key, version, None if row is None else row[1], str(key) in untold)
         self._end()
 
     def ask(self, what: str, do: Callable[[], T], locks: Mapping[Lock, bool] | None = None) -> T:

@@ -19,6 +19,7 @@ class Commit(NamedTuple):
     at: float
     version: int
     value: str | None
+    untold: bool = False  # whether nothing but a repair tells of it
 
 
 class History:
@@ -30,6 +31,7 @@ class History:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.answers_since: Callable[[], float] = lambda: 0.0  # when L3 last went on, infinite while it stands still
         self.begin(calm=True)
 
     def begin(self, *, calm: bool, deferred: bool = False, stale: float = STALE) -> None:
@@ -45,8 +47,10 @@ class History:
         self._safe: dict[Any, int] = {}  # the newest write of each key that the ledger has, or had
         self._given_up: dict[Any, int] = {}  # the newest write of each key that is
         self._owed: dict[tuple[Any, Any], int] = {}  # the newest deferred write of a process that lives
+        self._left: dict[tuple[Any, Any], int] = {}  # those that were let go of, since the ledger had them
+        self._ledger_lost = False
 
-    def committed(self, key: Any, version: int, values: tuple[Any, ...] | None) -> None:
+    def committed(self, key: Any, version: int, values: tuple[Any, ...] | None, untold: bool = False) -> None:
         """L3 has taken a change."""
         value = None if values is None else values[1]
         commits = self.commits.setdefault(key, [])
@@ -55,7 +59,7 @@ class History:
         self.stamped(key, version, value)
         if commits and version <= commits[-1].version:
             self.world.breaks(f"L3 took version {version} of {key} after {commits[-1].version}")
-        commits.append(Commit(self.world.now, version, value))
+        commits.append(Commit(self.world.now, version, value, untold))
 
     def committed_untold(self, key: Any, values: tuple[Any, ...]) -> Callable[[], None]:
         """Somebody else has changed a row, of which Strata is told when what is returned is called: until then, and
@@ -128,6 +132,11 @@ class History:
     def ledger_lost(self) -> None:
         """What nobody has in memory is lost."""
         self._safe.clear()
+        self._ledger_lost = True
+
+    def left(self, process: Any, key: Any, version: int) -> None:
+        """A full buffer let go of a write that was handed off: it is lost with the ledger."""
+        self._left[process, key] = max(version, self._left.get((process, key), 0))
 
     def wrote(self, process: Any, key: Any, value: str | None, stamp: int | None = None, since: int = 0) -> None:
         """A write returned; `stamp`: it is deferred, and has this version. `since`: the newest when it began."""
@@ -147,7 +156,8 @@ class History:
             self.world.breaks(f"{process} read {value} of {key}, older than what it had seen or written before")
         taken = self._taken.get((key, value), 0.0)  # a clock that was set back stamps below what was committed before
         for later in self.commits.get(key, ()):
-            if later.version > found and max(later.at, taken) < began - self._stale:
+            known = max(later.at, taken, self.answers_since() if later.untold else 0.0)
+            if later.version > found and known < began - self._stale:
                 age = began - later.at
                 self.world.breaks(f"{process} read {value} of {key}, {age:.1f} s after {later.value} was committed")
         if self.calm:
@@ -165,7 +175,8 @@ class History:
     def check_persisted(self) -> None:
         """At rest: L3 has what it was owed, or what is newer."""
         for (process, key), version in self._owed.items():
-            if self.newest(key).version < version:
+            gone = self._ledger_lost and version <= self._left.get((process, key), 0)
+            if self.newest(key).version < version and not gone:
                 self.world.breaks(f"a write of {key} by {process} is not in L3")
         for key, version in self._safe.items():
             if self.newest(key).version < version:

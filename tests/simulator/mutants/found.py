@@ -6,12 +6,16 @@ from strata.coherence.bus import Bus
 from strata.coherence.identity import Identity
 from strata.engine import own
 from strata.engine.commit import Commit
+from strata.engine.context import Context
 from strata.engine.load import Load
+from strata.l1.tier import L1Tier
 from strata.l1.trust import Trust
 from strata.protocol.versions import VersionClock
+from strata.writebehind.dirty.buffer import DirtyBuffer
 from strata.writebehind.persist.notifier import Notifier
 from strata.writebehind.persist.settle import Settler
-from tests.simulator.kinds import RETRY_ONCE
+from strata.writebehind.writer.redrive import Redrive
+from tests.simulator.kinds import KINDS, RETRY_ONCE, Pair
 from tests.simulator.mutants.behind import AT_ONCE, PROMPT
 from tests.simulator.mutants.mutant import Mutant, code, each, script
 from tests.simulator.mutants.through import calling
@@ -88,6 +92,50 @@ FOUND = {
         ),
         2,
         apply=code(Load, "beneath", "and not self._context.repairs.skips(bound, claims)", ""),
+    ),
+    "giving a write up ends none of another version": Mutant(
+        calling("0:s 1:x", "0:sl 1:x", deferred=True, config=(RETRY_ONCE,)),
+        0,
+        apply=each(
+            code(DirtyBuffer, "give_up", "slot.item.version == version", "slot.item.version <= version"),
+            code(DirtyBuffer, "peek", "slot.given_up == item.version", "slot.given_up >= item.version"),
+            code(Redrive, "_learn", "slot.given_up == item.version", "slot.given_up >= item.version"),
+        ),
+    ),
+    "a synchronous write in part lets go of no deferred one": Mutant(
+        calling("0:p 0:P", deferred=True, model=Pair),
+        0,
+        apply=code(Commit, "_put", "change.key_text not in part.partial", "True"),
+    ),
+    "a deferred write in part takes the place of none that was overtaken": Mutant(
+        calling("0:pp 1:P", deferred=True, model=Pair),
+        0,
+        apply=code(
+            DirtyBuffer,
+            "_coalesce",
+            "return Accepted(item.version, room=False)",
+            "return self._replace(slot, item) or Accepted(1)",
+        ),
+    ),
+    "... which its process reads under a newer one of another column": Mutant(
+        calling("0:pg 1:P", deferred=True, model=Pair),
+        0,
+        apply=code(own, "_decided", "assert context.writebehind is not None", "return loaded.record"),
+    ),
+    "... and which L1 does not hide": Mutant(
+        calling("0:pg 0:gg 1:P", deferred=True, model=Pair),
+        0,
+        apply=code(L1Tier, "_fill", "own.partial or", ""),
+    ),
+    "who persists a late write keeps nothing older in L1": Mutant(
+        KINDS["in part"],
+        0,
+        apply=code(Settler, "settle", "for change, applied in written:", "for change, applied in ():"),
+    ),
+    "what a read has shown hides older own writes": Mutant(
+        calling("0:sb 0:gg", deferred=True),
+        0,
+        apply=code(Context, "met", "own.version < version", "False"),
     ),
     "an invalidation spoils intents": Mutant(calling("0:s 1:h"), 0, script("invalidate", "spoil(KEYS[1], raw)", "")),
 }
