@@ -298,11 +298,11 @@ BEHIND = {
     "... also where L2 answers, since whoever wrote it may be killed before it tells": Mutant(
         overflowing("ssff", faults=("kill_committed",), span=5, known=(1,)),
         1,
-        apply=code(Bypass, "_write", "bound.l2 is not None and not silent", "bound.l2 is not None and l2_down"),
+        apply=code(Bypass, "_write", "repaired = bound.l2 is not None", "repaired = bound.l2 is not None and l2_down"),
     ),
     "... and raises the floor, so that nothing older is handed off before the row is seen to": Mutant(
-        overflowing("ssff", steady=True),
-        1,
+        overflowing("ssgf", steady=True, l1=False, span=60),
+        2,
         apply=code(
             Bypass, "_settle", "(self._settler.raise_floor, partial", "(partial", "unheard=True)):", "unheard=True),):"
         ),
