@@ -122,6 +122,14 @@ KINDS = {
         Kind("in part", deferred=True, model=Pair, letters=("gp", "gps", "gpP", "gpPs", "gpGsb")),
         Kind("apart", deferred=True, apart=True, faults=(*FAULTS, *LOSSES)),
         Kind("at once", deferred=True, config=(("write_behind_durability", Durability.LEDGER),)),
+        Kind(
+            "at once, apart",
+            deferred=True,
+            apart=True,
+            letters=("gs", "gsb", "gsdG", "gsft"),
+            config=(("write_behind_durability", Durability.LEDGER),),
+        ),
+        Kind("behind without L2", deferred=True, l2=False, letters=("gs", "gsb", "gsdG", "gsqt")),
         Kind("full", deferred=True, letters=("gsS", "gsSd", "gsdG"), config=(("write_behind_max_dirty", 1),)),
         Kind("journal", deferred=True, config=(("write_behind_durability", Durability.JOURNAL),)),
         Kind(
