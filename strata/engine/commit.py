@@ -82,6 +82,8 @@ class SchemaChanges:
     intending: bool = False  # whether the intent may stand in L2
     partial: set[str] = field(default_factory=set)  # keys of records that do not carry all columns
     beneath: dict[str, list[Pending]] = field(default_factory=dict)  # deferred writes under partial records, by key
+    own: dict[str, int] = field(default_factory=dict)  # the version of this process's own one among them, and
+    handed_off: dict[str, int] = field(default_factory=dict)  # of the one that the ledger has
 
     def add(self, change: KeyChange) -> None:
         """A later change of a key takes the earlier one's place, keeping what it did not load."""
@@ -182,6 +184,9 @@ class Commit:
                 part.partial.add(text)
                 if beneath := deferred.beneath(part.bound, change.id, text, waiting.get(text)):
                     part.beneath[text] = beneath
+                    part.own[text] = 0 if own is None else own.version
+                    if text in waiting:
+                        part.handed_off[text] = waiting[text].version
 
     def _write(self, parts: Sequence[SchemaChanges], timeout: float | None) -> None:
         adapting(lambda: self._transact(parts, timeout))
@@ -286,9 +291,11 @@ class Commit:
         stored = self._put_l2(part, changes)
         if bound.deferred and context.writebehind is not None:
             # Not before the put: where Redis has lost the intent, L2 may show until then what is older than own writes.
-            # What it wrote before has still a word on columns that this did not carry.
-            whole = [(change.id, change.version) for change in changes if change.key_text not in part.partial]
-            context.writebehind.persisted(bound, whole)
+            # What came under a partial record meanwhile has still a word on the columns that this did not carry.
+            known = {text: part.own.get(text, 0) for text in part.partial}
+            context.writebehind.persisted(
+                bound, [(change.id, known.get(change.key_text, change.version)) for change in changes]
+            )
         kept = bound.mode is not WriteMode.WRITE_THROUGH_L1_ASYNC
         fills, gone = [], []
         for change, claim in zip(changes, part.claims, strict=True):
@@ -313,7 +320,9 @@ class Commit:
         for change in changes:
             deferred.supersede(bound, change.id, change.version)
         try:
-            deferred.raise_floor(bound, {change.key_text: change.version for change in changes}, part.partial)
+            # Of those under partial records L3 has just what was brought to it: what came since is still due.
+            whole = {text: change.version for text, change in part.changes.items() if text not in part.partial}
+            deferred.raise_floor(bound, whole | part.handed_off, part.partial)
         except WITHOUT_L2:
             if part.intended:
                 self._leave_repairs(part, changes)

@@ -10,7 +10,7 @@ from greenlet import getcurrent
 
 from strata import UNLOADED
 from strata.errors import StrataError
-from strata.protocol.entry import EntryOp
+from strata.protocol.entry import IN_PARTS
 from strata.writebehind.dirty.slot import Buffered, Slot
 from tests.simulator.kinds import CALLS, REFUSED, Item, Pair
 from tests.simulator.postgres import Postgres
@@ -75,9 +75,11 @@ class Calls:
 
         def buried(bound: Any, shard: Any, key_text: str, entry: Any, blame: Any) -> None:
             key = int(key_text)
-            orphan = entry.op is EntryOp.PARTIAL and self._is_gone(key)
-            for column in self._carried.get((key, entry.version), [key]):
-                self._history.gave_up(column, entry.version, orphan=orphan)
+            own = buffer.slot("item", key)
+            orphan = entry.op in IN_PARTS and (self._is_gone(key) or (own is not None and own.item.record is None))
+            for version in {entry.version, *dict(entry.ages).values()}:
+                for column in self._carried.get((key, version), [key]):
+                    self._history.gave_up(column, version, orphan=orphan)
             bury(bound, shard, key_text, entry, blame)
 
         giving_up.bury = buried  # type: ignore[method-assign]

@@ -316,16 +316,17 @@ class House:
         record = None if values is None else Pair(*values)
         for name, (column, value) in zip(("text", "note"), self.calls.columns(key, record).items(), strict=True):
             last, deleted = self.history.newest(column), self.history.version(column, None)
-            if value is None or value != last.value:
-                at = good.columns.get(name, good.base) if good else version
-                if column in self._kept:
-                    at = max(at, last.version + 1)
-            elif last.version < deleted < version:
+            same = value is not None and value == last.value
+            at = last.version if same else good.columns.get(name, good.base) if good else version
+            if value is not None and at < deleted < version:
                 # A part, newer than a deletion that L3 has not seen yet, keeps the row with what it had.
                 at = version
                 self._kept.add(column)
-            else:
+            elif same:
                 continue
+            if column in self._kept:
+                at = max(at, last.version + 1)
+                self.history.stamped(column, at, value)
             self.history.committed(column, at, None if value is None else (key, value), untold)
 
     def _stored(self, raw_key: bytes, raw: bytes) -> None:

@@ -119,7 +119,7 @@ KINDS = {
         Kind("three", processes=3),
         Kind("refused", deferred=True, letters=("gx", "gsx", "gsxb", "gxdB", "sxlf"), config=(RETRY_ONCE,)),
         Kind("kept", deferred=True, keeps=True, letters=("gs", "gsb", "gse", "gsdf", "gsSdtq")),
-        Kind("in part", deferred=True, model=Pair, letters=("gp", "gps", "gpP", "gpPs", "gpGsb")),
+        Kind("in part", deferred=True, model=Pair, letters=("gp", "gps", "gpP", "gpPs", "gpGsbd")),
         Kind("apart", deferred=True, apart=True, faults=(*FAULTS, *LOSSES)),
         Kind("at once", deferred=True, config=(("write_behind_durability", Durability.LEDGER),)),
         Kind(

@@ -56,6 +56,8 @@ class History:
         commits = self.commits.setdefault(key, [])
         if not self.deferred:
             version = len(commits) + 1
+        if self.deferred and commits and 0 < self._versions.get((key, value), version) < commits[-1].version:
+            self.world.breaks(f"L3 took {value} of {key}, which is older than {commits[-1].value}")
         self.stamped(key, version, value)
         if commits and version <= commits[-1].version:
             self.world.breaks(f"L3 took version {version} of {key} after {commits[-1].version}")

@@ -55,6 +55,9 @@ class Buffer:
     def merge(self, schema: str, base: dict[str, int], over: dict[str, int]) -> dict[str, int]:
         return base | over
 
+    def carried(self, schema: str, record: dict[str, int]) -> set[str]:
+        return set(record)
+
     def uncover(self, schema: str, key: Any) -> None:
         self.uncovered.append((key, self.buffer.peek(schema, key)))
 

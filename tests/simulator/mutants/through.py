@@ -72,7 +72,7 @@ FILLS = {
     "what L2 refused does not enter L1": Mutant(
         calling("0:s 1:g", faults=("slow_call@0", "lose_call@0"), span=14),
         2,
-        apply=code(Load, "_fill", "if text not in allowed:", "if False:"),
+        apply=code(Load, "fill", "if text not in allowed:", "if False:"),
     ),
     "rows found by a query are read again after the leases, before they fill": Mutant(
         calling("0:s 1:q", faults=("evict",), span=60, known=(0,)), 1, apply=filling(as_found)
