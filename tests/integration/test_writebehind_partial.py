@@ -9,7 +9,7 @@ import pytest
 import strata
 from strata import UNLOADED, DataStore
 from strata.testing import inspect
-from tests.behind import comes_after, deferred, hand_off, idle, paced, persist, rows
+from tests.behind import comes_after, deferred, hand_off, idle, paced, persist, rows, run
 from tests.models import Account
 from tests.stores import MakeStore
 from tests.support import wait_until
@@ -240,6 +240,24 @@ def test_a_partial_write_over_an_own_deletion_is_given_up_and_the_deletion_stays
     assert [letter.op for letter in store.dead_letters.list()] == ["partial"]
     store.flush_dirty(10)
     assert rows(dsn, "SELECT * FROM account") == []
+
+
+def test_a_dead_letter_outlives_a_newer_write_of_other_columns(make: MakeStore, dsn: str) -> None:
+    store, other = two(make)
+    run(dsn, "ALTER TABLE account ADD CONSTRAINT good CHECK (name <> 'refused')")
+    store.set(Account, "a", part(name="refused", biography="given up"))
+    with pytest.raises(strata.FlushTimeoutError):
+        store.flush_dirty(0.5)
+    wait_until(lambda: (persist(store, "account"), len(store.dead_letters.list()) == 1)[1])
+    other.set_many(Account, {"a": part(secret="synchronous")})
+    comes_after(other, store)
+    other.set(Account, "a", part(secret="deferred"))
+    other.flush_dirty(10)
+    [letter] = store.dead_letters.list()
+    run(dsn, "ALTER TABLE account DROP CONSTRAINT good")
+    store.dead_letters.retry(letter.id)
+    store.flush_dirty(10)
+    assert held(dsn) == ("refused", "deferred", "given up")
 
 
 def overtaken(store: DataStore) -> bool:
