@@ -278,8 +278,8 @@ class Calls:
     def stall(self, process: Process) -> None:
         """PostgreSQL stands still for a moment."""
         self._world.say("    postgres stands still for 1.2 s")
-        self._postgres.frozen = True
-        self._world.after(1.2, lambda: setattr(self._postgres, "frozen", False), "postgres goes on")
+        self._postgres.freeze()
+        self._world.after(1.2, self._postgres.go_on, "postgres goes on")
 
     def set_refused(self, process: Process) -> None:
         """A write that L3 refuses."""

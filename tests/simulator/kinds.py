@@ -27,7 +27,7 @@ CALLS = {
 }  # fmt: skip
 FAULTS = (
     "kill", "freeze", "cut_redis", "cut_postgres", "freeze_redis", "freeze_postgres", "lose_stream", "lose_session",
-    "restart_redis", "restart_postgres", "evict", "clock", "clock_of_redis",
+    "restart_redis", "restart_postgres", "evict", "clock", "clock_of_redis", "redis_down", "postgres_down",
 )  # fmt: skip
 SPAN = 120  # events in which faults happen
 LOSSES = (
@@ -36,7 +36,7 @@ LOSSES = (
 )  # fmt: skip
 KEPT = (
     "kill", "freeze", "cut_redis", "freeze_redis", "lose_stream", "lose_streams", "lose_call", "slow_call", "mute",
-    "mute_all", "read_only", "crowd_out",
+    "mute_all", "read_only", "crowd_out", "redis_down",
 )  # fmt: skip
 REFUSED = "x"  # what a text begins with that L3 refuses
 LETTERS = ("gs", "gs", "gsd", "gsG", "gSt", "gsi", "gsq", "gggssGSdtqi")

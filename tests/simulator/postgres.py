@@ -78,7 +78,8 @@ class Data:
 
 class Postgres:
     """One server. `committed` is told of each change of a row: the key, its version, its values, None: deleted, and
-    whether nothing but a repair tells of it. `answers_since`: when it last went on, infinite while it stands still."""
+    whether nothing but a repair tells of it. `up`: whether it runs; `frozen`: whether it does nothing, while its
+    connections stay. `answers_since`: when it last went on, infinite while it is down or stands still."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -97,21 +98,11 @@ class Postgres:
         self.cut: set[Process] = set()
         self.doomed: set[Process] = set()  # whose next commit loses its connection
         self.slow: set[Process] = set()  # whose next row is a while on its way
-        self.answers_since, self.up = 0.0, True
+        self.up, self.frozen, self.answers_since = True, False, 0.0
         self._micros = 0  # of the last change by another program
 
     def __str__(self) -> str:
         return "postgres"
-
-    @property
-    def frozen(self) -> bool:
-        """Whether it does nothing, while its connections stay."""
-        return self.answers_since == math.inf
-
-    @frozen.setter
-    def frozen(self, frozen: bool) -> None:
-        if frozen != self.frozen:
-            self.answers_since = math.inf if frozen else self.world.now
 
     def connect(self, process: Process, kind: type[Session] | None = None) -> Session:
         """Raises `psycopg.OperationalError`."""
@@ -157,12 +148,26 @@ class Postgres:
             session.lost = True
             session.drop()
 
+    def freeze(self) -> None:
+        """It does nothing, until it goes on."""
+        self.frozen, self.answers_since = True, math.inf
+
+    def stop(self) -> None:
+        """It runs no more, until it goes on."""
+        self.restart()
+        self.up, self.answers_since = False, math.inf
+
+    def go_on(self) -> None:
+        """Whatever it was that held it up."""
+        if self.frozen or not self.up:
+            self.up, self.frozen, self.answers_since = True, False, self.world.now
+
     def heal(self) -> None:
         """Everybody gets through again."""
         self.cut.clear()
         self.doomed.clear()
         self.slow.clear()
-        self.frozen, self.up = False, True
+        self.go_on()
 
     def change(self, table: str, key: Any, values: tuple[Any, ...] | None, *, cached: bool) -> None:
         """Another program changes a row of a table that is watched, or, where `values` is None, deletes it; `cached`:
