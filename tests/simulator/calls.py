@@ -107,7 +107,7 @@ class Calls:
 
     def record(self, key: int, value: str) -> Item:
         """One that has a value in each column."""
-        return Pair(key, value, value) if self._model is Pair else Item(key, value)
+        return Pair(key, value, value) if self._model is Pair else self._model(key, value)
 
     def read(self, process: Process, key: int, *, force_l2: bool = False) -> dict[int, str | None]:
         """What a process reads, of which no promise is held against it, by column."""
@@ -280,12 +280,16 @@ class Calls:
     def stall(self, process: Process) -> None:
         """PostgreSQL stands still for a moment."""
         self._world.say("    postgres stands still for 1.2 s")
-        self._postgres.frozen = True
-        self._world.after(1.2, lambda: setattr(self._postgres, "frozen", False), "postgres goes on")
+        self._postgres.freeze()
+        self._world.after(1.2, self._postgres.go_on, "postgres goes on")
 
     def set_refused(self, process: Process) -> None:
         """A write that L3 refuses."""
         self._set(process, self.record(self._key(), self._fresh(REFUSED)))
+
+    def rotate_keys(self, process: Process) -> None:
+        """What is under another key than the process's is encrypted anew."""
+        process.store.rotate_keys()
 
     def flush(self, process: Process) -> None:
         process.store.flush_dirty(timeout=2.0)

@@ -22,6 +22,11 @@ from tests.simulator.mutants.mutant import Mutant, code, each, script
 from tests.simulator.mutants.through import calling
 
 FOUND = {
+    "a deferred write that a synchronous one in part brings to L3 is not read over it any more": Mutant(
+        calling("0:pPg", faults=("postgres_down",), deferred=True, span=40, model=Pair),
+        1,
+        apply=code(Commit, "_put", "held is not None and context", "False and context"),
+    ),
     "a commit of unknown outcome is told of once it has ended": Mutant(
         calling("0:s 1:s", faults=("lose_commit@0",), span=10, l2=False),
         1,
@@ -113,7 +118,7 @@ FOUND = {
     "a synchronous write in part ends no deferred one that was handed off meanwhile": Mutant(
         calling("0:p 1:P", deferred=True, model=Pair, faults=("kill@0", "freeze_postgres"), span=80),
         2,
-        apply=code(Commit, "_raise_floor", "if text not in part.partial", "", "| part.handed_off", ""),
+        apply=code(Commit, "_raise_floor", "if text not in part.partial", "", "| ended", ""),
     ),
     "what a read has shown hides older own writes": Mutant(
         calling("0:sb 0:gg", deferred=True),
