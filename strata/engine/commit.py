@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from strata.l3.values import Change as Pending
 
 
+TAKEN = (Status.APPLIED, Status.SUPERSEDED)  # L3 has the write, or a newer one
+
+
 def as_written(conn: Any, bound: Bound, record: Any, written: Any) -> Any:
     """The record with the columns of which L3 holds other values: unloaded ones, AutoNowAdd of the first insert, and
     what the table rounds, computes or changes by trigger. Raises `DecodeError` where it cannot be read, before COMMIT
@@ -82,6 +85,8 @@ class SchemaChanges:
     intending: bool = False  # whether the intent may stand in L2
     partial: set[str] = field(default_factory=set)  # keys of records that do not carry all columns
     beneath: dict[str, list[Pending]] = field(default_factory=dict)  # deferred writes under partial records, by key
+    handed_off: dict[str, int] = field(default_factory=dict)  # the version of the one that the ledger has
+    brought: dict[tuple[str, int], int] = field(default_factory=dict)  # what L3 holds with the commit in their place
 
     def add(self, change: KeyChange) -> None:
         """A later change of a key takes the earlier one's place, keeping what it did not load."""
@@ -182,6 +187,8 @@ class Commit:
                 part.partial.add(text)
                 if beneath := deferred.beneath(part.bound, change.id, text, waiting.get(text)):
                     part.beneath[text] = beneath
+                    if text in waiting:
+                        part.handed_off[text] = waiting[text].version
 
     def _write(self, parts: Sequence[SchemaChanges], timeout: float | None) -> None:
         adapting(lambda: self._transact(parts, timeout))
@@ -252,11 +259,16 @@ class Commit:
         """
         table = part.bound.rows.table
         left = [list(pending) for pending in part.beneath.values()]
+        part.brought.clear()
         try:
             while left:  # no key twice in one call; more than one round where ledger and buffer both have a write
-                applied = table.apply(conn, [pending.pop(0) for pending in left])
+                laid = [pending.pop(0) for pending in left]
+                applied = table.apply(conn, laid)
                 if any(answer.status is Status.SWALLOWED for answer in applied):
                     raise suppressed(table.name)
+                for change, answer in zip(laid, applied, strict=True):
+                    if answer.status in TAKEN:
+                        part.brought[change.key_text, change.version] = answer.version
                 left = [pending for pending in left if pending]
         except BatchError as error:
             raise unfit(error)  # noqa: B904 the cause is set
@@ -286,9 +298,14 @@ class Commit:
         stored = self._put_l2(part, changes)
         if bound.deferred and context.writebehind is not None:
             # Not before the put: where Redis has lost the intent, L2 may show until then what is older than own writes.
-            # What it wrote before has still a word on columns that this did not carry.
-            whole = [(change.id, change.version) for change in changes if change.key_text not in part.partial]
-            context.writebehind.persisted(bound, whole)
+            # What it wrote before has still a word on columns that this did not carry, unless it came to L3 with it.
+            ended = [(change.id, change.version) for change in changes if change.key_text not in part.partial]
+            for change in changes:
+                own = context.writebehind.peek(bound, change.id)
+                held = part.brought.get((change.key_text, own.version)) if own is not None else None
+                if own is not None and held is not None and context.versions.believed(held):
+                    ended.append((change.id, own.version))
+            context.writebehind.persisted(bound, ended)
         kept = bound.mode is not WriteMode.WRITE_THROUGH_L1_ASYNC
         fills, gone = [], []
         for change, claim in zip(changes, part.claims, strict=True):
@@ -313,7 +330,10 @@ class Commit:
         for change in changes:
             deferred.supersede(bound, change.id, change.version)
         try:
-            deferred.raise_floor(bound, {change.key_text: change.version for change in changes}, part.partial)
+            # Of those under partial records L3 has just what was brought to it: what came since is still due.
+            whole = {text: change.version for text, change in part.changes.items() if text not in part.partial}
+            ended = {text: version for text, version in part.handed_off.items() if (text, version) in part.brought}
+            deferred.raise_floor(bound, whole | ended, part.partial)
         except WITHOUT_L2:
             if part.intended:
                 self._leave_repairs(part, changes)

@@ -215,7 +215,7 @@ def joined(bound: Bound, row: Row | None, pending: Pending | None, deletion: int
 
     `deletion` is the version at which L3 knows that there is no row.
     """
-    if pending is not None and not pending.partial and pending.version > (deletion if row is None else row.version):
+    if pending is not None and not pending.partial and pending.oldest > (deletion if row is None else row.version):
         record = ABSENT if pending.deleted else bound.record(pending.values, pending.names)
         return Loaded(record, pending.version, True)
     if row is None:
@@ -223,7 +223,14 @@ def joined(bound: Bound, row: Row | None, pending: Pending | None, deletion: int
     record = bound.record(row.values)
     if pending is None or pending.version <= row.version:
         return Loaded(record, row.version)
-    over = bound.record(pending.values, pending.names)
+    ages, key = dict(pending.ages), bound.plan.key.name
+    # Of columns that are older than the row L3 alone knows whether it has newer ones.
+    carried = {
+        name: value
+        for name, value in zip(pending.names, pending.values, strict=True)
+        if name == key or ages.get(name, pending.version) > row.version
+    }
+    over = bound.record(tuple(carried.values()), tuple(carried))
     return Loaded(bound.plan.merge(record, over), pending.version, True)
 
 

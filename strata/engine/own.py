@@ -9,7 +9,6 @@ from msgspec.structs import replace
 from strata.bound import Bound
 from strata.engine.context import ABSENT, Context
 from strata.engine.load import NOTHING, Load, Loaded
-from strata.errors import WITHOUT_L2, WITHOUT_L3
 from strata.l1.claims import Claim
 from strata.l1.trust import BUS_GRACE
 
@@ -54,22 +53,18 @@ def shown(context: Context, bound: Bound, id: Any, key_text: str, own: OwnWrite,
     """What a read shows of this process's own write and of what it has found below. Raises as L3 does."""
     if loaded.record is ABSENT and not loaded.version and not own.newest:
         loaded = Loaded(ABSENT, _buried(bound, key_text))
-    if own.partial and loaded.version > own.version and loaded.record is not ABSENT:
-        return _decided(context, bound, id, key_text, own, loaded)
+    if own.in_parts and loaded.version > (own.oldest or own.version) and loaded.record is not ABSENT:
+        return _decided(context, bound, id, key_text)
     return _laid_over(bound, own, loaded)
 
 
-def _decided(context: Context, bound: Bound, id: Any, key_text: str, own: OwnWrite, loaded: Loaded) -> Any:
-    """An own write of some columns under something newer, which may have been one of other columns: L3 alone knows. So
-    it gets the write now; without L3 the own columns are shown."""
+def _decided(context: Context, bound: Bound, id: Any, key_text: str) -> Any:
+    """An own write of some columns, or with some that are older, and something newer, which may have been one of other
+    columns: L3 alone knows. So it gets the write now. Raises as L3 does: either could be the older one."""
     assert context.writebehind is not None
-    try:
-        context.writebehind.persist_own(bound, id)
-        below, unreadable = Load(context, bound, {key_text: Claim(id)}, {}).beneath(
-            context.handed_off(bound, [key_text]) or {}
-        )
-    except (*WITHOUT_L2, *WITHOUT_L3):
-        return bound.plan.merge(loaded.record, own.record)
+    context.writebehind.persist_own(bound, id)
+    pending = context.handed_off(bound, [key_text]) or {}
+    below, unreadable = Load(context, bound, {key_text: Claim(id)}, {}).beneath(pending)
     if unreadable is not None:
         raise unreadable
     return below[key_text].record

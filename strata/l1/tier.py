@@ -16,15 +16,15 @@ FILLED = 1000  # fills in one hold of the lock, which writers and other fills wa
 
 
 class PendingWrite(Protocol):
-    """A write of this process that nobody below has yet; `newest`: nothing newer was met; `partial`: it is one of some
-    columns, which is laid over what is below with each read."""
+    """A write of this process that nobody below has yet; `newest`: nothing newer was met; `in_parts`: what is below may
+    be newer in some columns, so that it is compared with each read."""
 
     @property
     def version(self) -> int: ...
     @property
     def newest(self) -> bool: ...
     @property
-    def partial(self) -> bool: ...
+    def in_parts(self) -> bool: ...
 
 
 class L1Tier:
@@ -189,7 +189,7 @@ class L1Tier:
         """What had to leave for it; None where it may not be put."""
         # A write is in the buffer before it voids claims, so that either this sees it, or it removes this entry.
         own = None if self.own is None else self.own(claim.key)
-        behind = own is not None and (own.partial or version < own.version)
+        behind = own is not None and (own.in_parts or version < own.version)
         wrong = behind or not self._versions.plausible(version)
         if wrong or not claim.alive or self._newer(claim.key, version, pending):
             self._outdate(claim, version)

@@ -24,7 +24,8 @@ class Status(enum.Enum):
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
-    """One key's pending change. `names` are the columns it carries, None all of them; `values` are theirs, in order."""
+    """One key's pending change. `names` are the columns it carries, None all of them; `values` are theirs, in order.
+    `ages`: columns that are older than `version`, with theirs; see `writebehind.dirty.changes.apply`."""
 
     key: Any
     key_text: str
@@ -32,6 +33,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     delete: bool = False
     names: tuple[str, ...] | None = None
     values: tuple[Any, ...] | None = None
+    ages: tuple[tuple[str, int], ...] = ()
 
 
 class Applied(msgspec.Struct, frozen=True, gc=False):

@@ -12,28 +12,46 @@ from strata.model.plan import UnknownColumnError
 
 
 class EntryOp(enum.StrEnum):
-    """What an entry does: stores a whole row, deletes it, or changes some of its columns."""
+    """What an entry does: stores a whole row, or deletes it, or changes some of its columns; MIXED: a whole row, over
+    which newer writes of some columns were laid."""
 
     SET = "s"
     DELETE = "d"
     PARTIAL = "p"
+    MIXED = "m"
 
 
 _OPS = {ord(op.value): op for op in EntryOp}
+IN_PARTS = (EntryOp.PARTIAL, EntryOp.MIXED)  # those that do not speak for every column at their version
+Ages = tuple[tuple[str, int], ...]
+"""The columns of a write that are older than its version, with theirs."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One pending write. `since` is ms since 1970 of the first write that L3 does not have, `origin` an instance."""
+    """One pending write. `since` is ms since 1970 of the first write that L3 does not have, `origin` an instance.
+
+    `ages`: where writes in part of one row wait together each column keeps the version of its own write.
+    """
 
     version: int
     op: EntryOp
     since: int
     origin: str
     row: bytes
+    ages: Ages = ()
+
+    @property
+    def oldest(self) -> int:
+        """The version of its oldest column."""
+        return min((version for _, version in self.ages), default=self.version)
 
     def encode(self) -> bytes:
-        """`E1:<version>:<op>:<since>:<origin>:<row>`, all but the last two of fixed width."""
-        return b"E1:%019d:%s:%013d:%s:%s" % (self.version, self.op.encode(), self.since, self.origin.encode(), self.row)
+        """`E1:<version>:<op>:<since>:<origin>:<row>`, all but the last two of fixed width. Before the row of a write in
+        parts stand its ages, `<column>=<version>` each, and another colon."""
+        row = self.row
+        if self.op in IN_PARTS:
+            row = b"%s:%s" % (",".join(f"{name}={version:019d}" for name, version in self.ages).encode(), row)
+        return b"E1:%019d:%s:%013d:%s:%s" % (self.version, self.op.encode(), self.since, self.origin.encode(), row)
 
 
 UNDECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -45,7 +63,8 @@ class NewerError(UnknownColumnError):
 
 
 # As in `scripts/ledger.lua`. Every format has its number and the version in the same place.
-_OURS = re.compile(rb"E1:(\d{19}):([sdp]):(\d{13}):([^:]*):", re.DOTALL)
+_OURS = re.compile(rb"E1:(\d{19}):([sdpm]):(\d{13}):([^:]*):", re.DOTALL)
+_AGES = re.compile(rb"((?:[a-z0-9_]+=\d{19}(?:,(?!:)|(?=:)))*):")
 _LATER = re.compile(rb"E[02-9]:\d{19}:")
 _VERSION = re.compile(rb"\d{19}")
 
@@ -68,5 +87,18 @@ def decode(raw: bytes) -> Entry:
         raise NewerError("an entry of the ledger has another format; a newer process can read it")
     if found is None:
         raise DecodeError("what the ledger holds is no entry; something else wrote it, or it is damaged")
-    version, op, since, origin = found.groups()
-    return Entry(int(version), _OPS[op[0]], int(since), origin.decode(errors="replace"), raw[found.end() :])
+    version, code, since, origin = found.groups()
+    op, end = _OPS[code[0]], found.end()
+    ages: Ages = ()
+    if op in IN_PARTS:
+        ages, end = _ages(raw, end)
+    return Entry(int(version), op, int(since), origin.decode(errors="replace"), raw[end:], ages)
+
+
+def _ages(raw: bytes, at: int) -> tuple[Ages, int]:
+    """The ages that begin there, and where they end."""
+    found = _AGES.match(raw, at)
+    if found is None:
+        raise DecodeError("what the ledger holds is no entry; the versions of its columns are damaged")
+    pairs = (pair.split("=") for pair in found[1].decode().split(",") if pair)
+    return tuple((name, int(version)) for name, version in pairs), found.end()

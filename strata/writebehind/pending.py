@@ -7,20 +7,27 @@ from typing import Any, NamedTuple
 
 from strata.bound import Bound
 from strata.errors import DecodeError
-from strata.protocol.entry import EntryOp, decode
+from strata.protocol.entry import Ages, EntryOp, decode
 from strata.writebehind.dirty import changes
 from strata.writebehind.ledger.common import Common
 from strata.writebehind.ledger.shard import Shard, home_of
 
 
 class Pending(NamedTuple):
-    """A write of some process that L3 does not have yet; `partial`: it carries some of the columns only."""
+    """A write of some process that L3 does not have yet; `partial`: it carries some of the columns only; `ages`: those
+    that are older than its version, with theirs."""
 
     version: int
     deleted: bool
     partial: bool
     names: tuple[str, ...]
     values: tuple[Any, ...]
+    ages: Ages = ()
+
+    @property
+    def oldest(self) -> int:
+        """The version of its oldest column."""
+        return min((version for _, version in self.ages), default=self.version)
 
 
 def read_pending(common: Common, bound: Bound, key_texts: Sequence[str]) -> dict[str, Pending]:
@@ -49,4 +56,4 @@ def _pending(common: Common, bound: Bound, key_text: str, raw: bytes) -> Pending
         names, values = changes.row_of(bound, bound.plan.parse_key(key_text), entry)
     except DecodeError:
         return None
-    return Pending(entry.version, False, entry.op is EntryOp.PARTIAL, names, values)
+    return Pending(entry.version, False, entry.op is EntryOp.PARTIAL, names, values, entry.ages)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,6 +168,10 @@ class Process:
 
     def merge(self, schema: str, base: Any, over: Any) -> Any:
         return self._shared.schemas[schema].plan.merge(base, over)
+
+    def carried(self, schema: str, record: Any) -> Collection[str]:
+        plan = self._shared.schemas[schema].plan
+        return set(plan.column_names) - {plan.key.name, *plan.unloaded(record)}
 
     def uncover(self, schema: str, key: Any) -> None:
         self._shared.schemas[schema].l1.claims.void(key)

@@ -140,10 +140,11 @@ class WriteBehind:
         elif pending is not None:
             whole = not pending.partial and pending.names == bound.plan.column_names
             names = None if whole else pending.names
-            found.append(Change(key, key_text, pending.version, False, names, pending.values))
+            change = Change(key, key_text, pending.version, False, names, pending.values, pending.ages)
+            found += changes.in_order(bound, change)
         slot = self._process.buffer.slot(bound.name, key)
         if slot is not None and slot.given_up != slot.item.version:
-            found.append(changes.of_item(bound, key, key_text, slot.item))
+            found += changes.in_order(bound, changes.of_item(bound, key, key_text, slot.item))
         return found
 
     def raise_floor(self, bound: Bound, versions: Mapping[str, int], partial: Collection[str] = ()) -> None:

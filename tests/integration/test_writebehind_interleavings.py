@@ -346,10 +346,10 @@ def test_a_write_that_is_overtaken_on_its_way_into_l1_does_not_enter_it(
     bound = inspect(store).schemas["note"]
     write = bound.l1.write
 
-    def late(key: Any, value: Any, version: int, began: float) -> None:
+    def late(key: Any, *args: Any) -> None:
         newer = inspect(store).stamp()
         inspect(store).inbox._apply(bound, key, Message("note", str(key), MessageOp.SET, str(newer)))
-        write(key, value, version, began)
+        write(key, *args)
 
     monkeypatch.setattr(bound.l1, "write", late)
     notes.set(1, Note(1, "overtaken"))

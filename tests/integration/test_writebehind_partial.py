@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import strata
 from strata import UNLOADED, DataStore
-from strata.testing import inspect
-from tests.behind import comes_after, deferred, hand_off, idle, paced, persist, rows
+from strata.testing import Proxy, inspect
+from tests.behind import comes_after, deferred, hand_off, idle, paced, persist, rows, run
 from tests.models import Account
 from tests.stores import MakeStore
 from tests.support import wait_until
@@ -17,11 +18,11 @@ from tests.support import wait_until
 SLOW = {"write_behind_flush_interval": 3600.0, "write_behind_flush_threshold": 10**9}
 
 
-def two(make: MakeStore) -> tuple[DataStore, DataStore]:
+def two(make: MakeStore, **options: Any) -> tuple[DataStore, DataStore]:
     """Two instances of which nothing moves by itself; the first has written the record, and L3 has it."""
     made = []
     for _ in range(2):
-        store = make(encryption_key=bytes(range(32)), **SLOW)
+        store = make(encryption_key=bytes(range(32)), **SLOW, **options)
         paced(store)
         store.register(deferred(Account))
         store.migrate()
@@ -242,6 +243,23 @@ def test_a_partial_write_over_an_own_deletion_is_given_up_and_the_deletion_stays
     assert rows(dsn, "SELECT * FROM account") == []
 
 
+def test_a_dead_letter_outlives_a_newer_write_of_other_columns(make: MakeStore, dsn: str) -> None:
+    store, other = two(make)
+    run(dsn, "ALTER TABLE account ADD CONSTRAINT good CHECK (name <> 'refused')")
+    store.set(Account, "a", part(name="refused", biography="given up"))
+    store.flush_dirty(30)
+    assert len(store.dead_letters.list()) == 1
+    other.set_many(Account, {"a": part(secret="synchronous")})
+    comes_after(other, store)
+    other.set(Account, "a", part(secret="deferred"))
+    other.flush_dirty(10)
+    [letter] = store.dead_letters.list()
+    run(dsn, "ALTER TABLE account DROP CONSTRAINT good")
+    store.dead_letters.retry(letter.id)
+    store.flush_dirty(10)
+    assert held(dsn) == ("refused", "deferred", "given up")
+
+
 def overtaken(store: DataStore) -> bool:
     slot = inspect(store).buffer.slot("account", "a")
     return slot is not None and slot.overtaken
@@ -255,6 +273,19 @@ def test_a_partial_write_that_was_overtaken_by_one_of_another_column_is_read_by_
     wait_until(lambda: overtaken(one))
     for found in (one.get(Account, "a"), one.get_many(Account, ["a"])["a"]):
         assert found.name == "own"
+
+
+def test_without_l3_a_synchronous_partial_write_is_read_and_not_the_deferred_one_before_it(
+    make: MakeStore, dsn: str
+) -> None:
+    place = conninfo_to_dict(dsn)
+    with Proxy(f"{place['host']}:{place['port']}") as link:
+        store, _ = two(make, postgres_dsn=make_conninfo(dsn, host="127.0.0.1", port=link.port))
+        store.set(Account, "a", part(name="deferred"))
+        store.set_many(Account, {"a": part(name="newer")})
+        link.refuse()
+        assert store.get(Account, "a", force_l2=True).name == "newer"
+        assert store.stats().dirty_count == 0
 
 
 def test_a_partial_write_leaves_the_overtaken_one_before_it_what_that_gave(make: MakeStore, dsn: str) -> None:

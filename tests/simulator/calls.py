@@ -10,7 +10,7 @@ from greenlet import getcurrent
 
 from strata import UNLOADED
 from strata.errors import StrataError
-from strata.protocol.entry import EntryOp
+from strata.protocol.entry import IN_PARTS
 from strata.writebehind.dirty.slot import Buffered, Slot
 from tests.simulator.kinds import CALLS, REFUSED, Item, Pair
 from tests.simulator.postgres import Postgres
@@ -75,9 +75,11 @@ class Calls:
 
         def buried(bound: Any, shard: Any, key_text: str, entry: Any, blame: Any) -> None:
             key = int(key_text)
-            orphan = entry.op is EntryOp.PARTIAL and self._is_gone(key)
-            for column in self._carried.get((key, entry.version), [key]):
-                self._history.gave_up(column, entry.version, orphan=orphan)
+            own = buffer.slot("item", key)
+            orphan = entry.op in IN_PARTS and (self._is_gone(key) or (own is not None and own.item.record is None))
+            for version in {entry.version, *dict(entry.ages).values()}:
+                for column in self._carried.get((key, version), [key]):
+                    self._history.gave_up(column, version, orphan=orphan)
             bury(bound, shard, key_text, entry, blame)
 
         giving_up.bury = buried  # type: ignore[method-assign]
@@ -105,7 +107,7 @@ class Calls:
 
     def record(self, key: int, value: str) -> Item:
         """One that has a value in each column."""
-        return Pair(key, value, value) if self._model is Pair else Item(key, value)
+        return Pair(key, value, value) if self._model is Pair else self._model(key, value)
 
     def read(self, process: Process, key: int, *, force_l2: bool = False) -> dict[int, str | None]:
         """What a process reads, of which no promise is held against it, by column."""
@@ -278,12 +280,16 @@ class Calls:
     def stall(self, process: Process) -> None:
         """PostgreSQL stands still for a moment."""
         self._world.say("    postgres stands still for 1.2 s")
-        self._postgres.frozen = True
-        self._world.after(1.2, lambda: setattr(self._postgres, "frozen", False), "postgres goes on")
+        self._postgres.freeze()
+        self._world.after(1.2, self._postgres.go_on, "postgres goes on")
 
     def set_refused(self, process: Process) -> None:
         """A write that L3 refuses."""
         self._set(process, self.record(self._key(), self._fresh(REFUSED)))
+
+    def rotate_keys(self, process: Process) -> None:
+        """What is under another key than the process's is encrypted anew."""
+        process.store.rotate_keys()
 
     def flush(self, process: Process) -> None:
         process.store.flush_dirty(timeout=2.0)

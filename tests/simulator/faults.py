@@ -116,8 +116,8 @@ class Faults:
 
     def freeze_postgres(self) -> None:
         """PostgreSQL does nothing, and its connections stay."""
-        self._postgres.frozen = True
-        self._for_a_while("postgres stands still", lambda: setattr(self._postgres, "frozen", False))
+        self._postgres.freeze()
+        self._for_a_while("postgres stands still", self._postgres.go_on)
 
     def lose_stream(self) -> None:
         """A connection to a Redis breaks."""
@@ -241,6 +241,18 @@ class Faults:
     def _forge(self, what: str) -> None:
         process = self._some([process for process in self._processes if process.alive])
         self._world.say(f"!! somebody forges {self.forge_for(process, what)}")
+
+    def redis_down(self) -> None:
+        """A Redis runs no more, and then again, with what it had."""
+        server = self._some(self._servers)
+        server.restart(empty=False)
+        server.up = False
+        self._for_a_while(f"{server} is down", lambda: setattr(server, "up", True))
+
+    def postgres_down(self) -> None:
+        """PostgreSQL runs no more, and then again, with all that was committed."""
+        self._postgres.stop()
+        self._for_a_while("postgres is down", self._postgres.go_on)
 
     def restart_redis(self) -> None:
         """A Redis is there again at once, with nothing in it."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
 from shutil import rmtree
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from strata import Durability
 from strata.coherence import ownership, pulse
@@ -24,13 +23,14 @@ from tests.simulator.calls import Calls
 from tests.simulator.draw import Pick, Planned, Scenario, first
 from tests.simulator.faults import Faults
 from tests.simulator.forgery import AHEAD, Forgery
-from tests.simulator.kinds import REFUSED, Item, Kind, Pair
+from tests.simulator.kinds import OLD, REFUSED, Item, Kind, Pair, Secret
 from tests.simulator.network import Server
 from tests.simulator.postgres import Postgres
 from tests.simulator.process import LEDGER, Mutate, Process, as_shipped, know
 from tests.simulator.promises import STALE, History
 from tests.simulator.world import World
 
+T = TypeVar("T")
 HEALED = 60.0  # seconds after which, all faults being mended, everybody trusts the caches again
 HEARD = 0.05  # seconds after which everybody that is connected has heard of a commit
 GRACE = BUS_GRACE + HEARD  # the same where somebody may not have been connected a moment ago
@@ -54,6 +54,7 @@ class House:
         self.postgres = Postgres(world)
         self.history = History(world)
         self.postgres.committed = self._committed
+        self.postgres.resealed = self._resealed
         self.history.answers_since = lambda: self.postgres.answers_since
         if kind.keeps:
             self.postgres.keeps = lambda text: text if text.endswith("*") else f"{text}*"
@@ -73,7 +74,7 @@ class House:
             self.journals = TemporaryDirectory()
             settings["journal_dir"] = f"{self.journals.name}/journals"
         self.processes = [
-            Process(world, number, servers, self.postgres, kind.schemas(), **settings)
+            Process(world, number, servers, self.postgres, kind.schemas(), encryption_key=kind.keys(number), **settings)
             for number in range(kind.processes)
         ]
         self.calls = Calls(world, self.history, self.postgres, kind.model)
@@ -144,7 +145,7 @@ class House:
         self.history.begin(calm=calm, deferred=self.kind.deferred, stale=stale)
         if self.kind.l3:
             for key in keys if self.kind.model is Pair else keys[:1]:
-                row = dataclasses.astuple(self.calls.record(key, "v0"))
+                row = self.processes[0].at_once(partial(self._row, self.calls.record(key, "v0")))
                 self.postgres.data.rows[key] = (1, row)
                 self._committed(key, 1, row)
         else:
@@ -241,6 +242,10 @@ class House:
                 break
             if world.now >= until:
                 world.breaks(f"{HEALED:g} s after all was mended the caches are not trusted again")
+        if self.kind.model is Secret:
+            last = self.processes[-1]
+            world.spawn(last, partial(self._by_and_by, partial(self.calls.rotate_keys, last)), "rotates")
+            world.run(lambda: not any(task.name == "rotates" for task in world.tasks))
         for process in self.processes:
             self.busy += 1
             world.spawn(process, partial(self._last, process), "looks")
@@ -248,6 +253,7 @@ class House:
         if not world.broken:
             self.history.check_persisted()
             self._check_l2()
+            self._check_keys()
 
     def _healed(self) -> bool:
         return (
@@ -269,17 +275,17 @@ class House:
 
     def _last(self, process: Process) -> None:
         for key in self.calls.keys:
-            for column, found in self._read_by_and_by(process, key).items():
+            for column, found in self._by_and_by(partial(self.calls.read, process, key)).items():
                 wanted = self.history.newest(column).value
                 if found != wanted:
                     self.world.breaks(f"at rest {process} reads {found} of {column}, and L3 holds {wanted}")
         self.busy -= 1
 
-    def _read_by_and_by(self, process: Process, key: int) -> dict[int, str | None]:
+    def _by_and_by(self, call: Callable[[], T]) -> T:
         until = self.world.now + HEALED
         while True:
             try:
-                return self.calls.read(process, key)
+                return call()
             except StrataError:
                 if self.world.now >= until:
                     raise
@@ -294,8 +300,23 @@ class House:
             if raw_key.startswith(prefix) and raw[:1] == b"V" and int(raw[3:22]) < unread:
                 key = int(raw_key.removeprefix(prefix))
                 row = self.postgres.data.rows.get(key)
-                if row is None or row[0] != int(raw[3:22]) or row[1] != dataclasses.astuple(self._decoded(raw)):
+                if row is None or row[0] != int(raw[3:22]) or self._record(row[1]) != self._decoded(raw):
                     self.world.breaks(f"at rest L2 holds something else of {key} than L3")
+
+    def _check_keys(self) -> None:
+        """The last rotation has left nothing under the old key, which could be taken away now."""
+        for where, held in (("L3", self.postgres.data.rows), ("the ledger", self.ledger.valkey.data)):
+            if f"s1:{OLD}:" in str(held):
+                self.world.breaks(f"at rest there is a ciphertext under the old key in {where}")
+
+    def _row(self, record: Item) -> tuple[Any, ...]:
+        """A record as L3 has it."""
+        bound = self.processes[0].inside.schemas["item"]
+        return bound.plan.to_row(record, bound.cipher)
+
+    def _record(self, values: tuple[Any, ...]) -> Any:
+        """The record that a row of L3 is."""
+        return self.processes[0].inside.schemas["item"].record(values)
 
     def _l2(self) -> L2Tier:
         l2 = self.processes[0].inside.schemas["item"].l2
@@ -308,25 +329,32 @@ class House:
 
     def _committed(self, key: int, version: int, values: tuple[Any, ...] | None, untold: bool = False) -> None:
         """L3 has taken a change, which is one of each column that has a value of another write."""
-        if self.kind.model is Item:
-            self.history.committed(key, version, values, untold)
+        record = None if values is None else self._record(values)
+        if self.kind.model is not Pair:
+            self.history.committed(key, version, record and (key, record.text), untold)
             return
         note = self.postgres.data.notes.get(key)
         good = note if note is not None and note.version == version else None
-        record = None if values is None else Pair(*values)
         for name, (column, value) in zip(("text", "note"), self.calls.columns(key, record).items(), strict=True):
             last, deleted = self.history.newest(column), self.history.version(column, None)
-            if value is None or value != last.value:
-                at = good.columns.get(name, good.base) if good else version
-                if column in self._kept:
-                    at = max(at, last.version + 1)
-            elif last.version < deleted < version:
+            same = value is not None and value == last.value
+            at = last.version if same else good.columns.get(name, good.base) if good else version
+            if value is not None and at < deleted < version:
                 # A part, newer than a deletion that L3 has not seen yet, keeps the row with what it had.
                 at = version
                 self._kept.add(column)
-            else:
+            elif same:
                 continue
+            if column in self._kept:
+                at = max(at, last.version + 1)
+                self.history.stamped(column, at, value)
             self.history.committed(column, at, None if value is None else (key, value), untold)
+
+    def _resealed(self, key: int, values: tuple[Any, ...]) -> None:
+        """A rotation has made other ciphertexts of a row, which is to be what it was."""
+        found, wanted = self._record(values).text, self.history.newest(key).value
+        if key in self.history.commits and found != wanted:
+            self.world.breaks(f"a rotation has put {found} in the place of {wanted} in row {key}")
 
     def _stored(self, raw_key: bytes, raw: bytes) -> None:
         """Where L2 is the lowest tier, what is stored there is committed."""

@@ -7,17 +7,27 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
-from strata import Durability, MemPolicy, PostgresPolicy, PrimaryKey, RedisPolicy, Schema, WriteMode
+from strata import (
+    Durability,
+    Encrypted,
+    EncryptionKeys,
+    MemPolicy,
+    PostgresPolicy,
+    PrimaryKey,
+    RedisPolicy,
+    Schema,
+    WriteMode,
+)
 
 CALLS = {
     "g": "get", "G": "get_many", "s": "set", "S": "set_many", "d": "delete", "t": "tx", "q": "search",
     "i": "invalidate", "f": "get_past_l1", "c": "search_cached", "W": "warm", "h": "update_by_hand", "w": "wait",
     "b": "set_alone", "B": "delete_alone", "e": "evict", "m": "forget", "x": "set_refused", "l": "flush", "z": "stall",
-    "o": "change_outside", "p": "set_part", "P": "set_part_alone",
+    "o": "change_outside", "p": "set_part", "P": "set_part_alone", "k": "rotate_keys",
 }  # fmt: skip
 FAULTS = (
     "kill", "freeze", "cut_redis", "cut_postgres", "freeze_redis", "freeze_postgres", "lose_stream", "lose_session",
-    "restart_redis", "restart_postgres", "evict", "clock", "clock_of_redis",
+    "restart_redis", "restart_postgres", "evict", "clock", "clock_of_redis", "redis_down", "postgres_down",
 )  # fmt: skip
 SPAN = 120  # events in which faults happen
 LOSSES = (
@@ -26,7 +36,7 @@ LOSSES = (
 )  # fmt: skip
 KEPT = (
     "kill", "freeze", "cut_redis", "freeze_redis", "lose_stream", "lose_streams", "lose_call", "slow_call", "mute",
-    "mute_all", "read_only", "crowd_out",
+    "mute_all", "read_only", "crowd_out", "redis_down",
 )  # fmt: skip
 REFUSED = "x"  # what a text begins with that L3 refuses
 LETTERS = ("gs", "gs", "gsd", "gsG", "gSt", "gsi", "gsq", "gggssGSdtqi")
@@ -45,6 +55,16 @@ class Pair(Item):
     """As above, with another column that can be written apart."""
 
     note: str = ""
+
+
+@dataclass
+class Secret(Item):
+    """As `Item`, with a text that is encrypted."""
+
+    text: Annotated[str, Encrypted] = ""
+
+
+OLD, NEW = "old", "new"  # keys of encryption, which everybody has: some write under the one, and some under the other
 
 
 class Aging(NamedTuple):
@@ -85,6 +105,13 @@ class Kind:
     watch: bool = False  # whether changes made outside are heard of
     model: type[Item] = Item
 
+    def keys(self, number: int) -> EncryptionKeys | None:
+        """Those of a process: the last one writes under the new key, the others still under the old one."""
+        if self.model is not Secret:
+            return None
+        current = NEW if number == self.processes - 1 else OLD
+        return EncryptionKeys(current, {OLD: bytes(32), NEW: bytes(range(32))})
+
     def schemas(self) -> list[Schema[Any]]:
         """Those of each process."""
         mode = WriteMode.WRITE_BEHIND if self.deferred else WriteMode.WRITE_THROUGH
@@ -119,7 +146,9 @@ KINDS = {
         Kind("three", processes=3),
         Kind("refused", deferred=True, letters=("gx", "gsx", "gsxb", "gxdB", "sxlf"), config=(RETRY_ONCE,)),
         Kind("kept", deferred=True, keeps=True, letters=("gs", "gsb", "gse", "gsdf", "gsSdtq")),
-        Kind("in part", deferred=True, model=Pair, letters=("gp", "gps", "gpP", "gpPs", "gpGsb")),
+        Kind("in part", deferred=True, model=Pair, letters=("gp", "gps", "gpP", "gpPs", "gpGsbd")),
+        Kind("sealed", model=Secret, letters=("gk", "gsk", "gsdk", "gSkt", "gsqk"), faults=(*FAULTS, *LOSSES)),
+        Kind("sealed behind", deferred=True, model=Secret, letters=("gk", "gsk", "gskb", "gskdf", "gskSdtq")),
         Kind("apart", deferred=True, apart=True, faults=(*FAULTS, *LOSSES)),
         Kind("at once", deferred=True, config=(("write_behind_durability", Durability.LEDGER),)),
         Kind(

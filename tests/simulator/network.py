@@ -102,6 +102,8 @@ class Server:
             self.world.after(chance.choice(LATE), lambda: self._run_late(requests), f"{said} arrives")
 
     def _run_late(self, requests: Sequence[Sequence[bytes]]) -> None:
+        if not self.up:
+            return
         self.valkey.mute = False
         for command in requests:
             self.valkey.command(command)

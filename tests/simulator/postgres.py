@@ -1,9 +1,9 @@
 """A PostgreSQL of rows, row locks, advisory locks and transactions, as `strata.l3.table.Table` asks it.
 
-What is modelled is the meaning of the statements of `strata/l3/{reads,writes,apply,marks}.py` under READ COMMITTED:
-each sees what was committed when it runs, waits for the locks it needs, and is answered some time later. The server
-runs what was sent to it, whatever became of its client meanwhile. Sessions are taken and given back by the shipped
-pool, and transactions opened and ended by the shipped `Database`.
+What is modelled is the meaning of the statements of `strata/l3/{reads,writes,apply,marks,secrets}.py` under READ
+COMMITTED: each sees what was committed when it runs, waits for the locks it needs, and is answered some time later. The
+server runs what was sent to it, whatever became of its client meanwhile. Sessions are taken and given back by the
+shipped pool, and transactions opened and ended by the shipped `Database`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from strata.errors import EncodeError
 from strata.l3 import failures
 from strata.l3.connection import GRACE, IDLE_IN_TRANSACTION
 from strata.l3.reads import Row
+from strata.l3.secrets import Sealed
 from strata.l3.sqlstates import Failure, classify
 from strata.l3.table import Table
 from strata.l3.values import FIRST, Applied, Change, Repair, Status
@@ -72,15 +73,18 @@ class Data:
         self.repairs: dict[Repair, bool] = {}
         self.deletions: dict[Any, int] = {}  # the versions at which rows were deleted
         self.notes: dict[Any, Note] = {}
+        self.resealed: set[Any] = set()  # rows of which the transaction changes nothing but ciphertexts
 
 
 class Postgres:
     """One server. `committed` is told of each change of a row: the key, its version, its values, None: deleted, and
-    whether nothing but a repair tells of it. `answers_since`: when it last went on, infinite while it stands still."""
+    whether nothing but a repair tells of it. `up`: whether it runs; `frozen`: whether it does nothing, while its
+    connections stay. `answers_since`: when it last went on, infinite while it is down or stands still."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.committed: Callable[[Any, int, tuple[Any, ...] | None, bool], None] = lambda *_: None
+        self.resealed: Callable[[Any, tuple[Any, ...]], None] = lambda *_: None  # told of rows with other ciphertexts
         self.keeps: Callable[[str], str] = lambda text: text  # what it makes of the second column
         self.refuses: Callable[[tuple[Any, ...]], bool] = lambda values: False
         world.sources.append(self)
@@ -94,21 +98,11 @@ class Postgres:
         self.cut: set[Process] = set()
         self.doomed: set[Process] = set()  # whose next commit loses its connection
         self.slow: set[Process] = set()  # whose next row is a while on its way
-        self.answers_since, self.up = 0.0, True
+        self.up, self.frozen, self.answers_since = True, False, 0.0
         self._micros = 0  # of the last change by another program
 
     def __str__(self) -> str:
         return "postgres"
-
-    @property
-    def frozen(self) -> bool:
-        """Whether it does nothing, while its connections stay."""
-        return self.answers_since == math.inf
-
-    @frozen.setter
-    def frozen(self, frozen: bool) -> None:
-        if frozen != self.frozen:
-            self.answers_since = math.inf if frozen else self.world.now
 
     def connect(self, process: Process, kind: type[Session] | None = None) -> Session:
         """Raises `psycopg.OperationalError`."""
@@ -154,12 +148,26 @@ class Postgres:
             session.lost = True
             session.drop()
 
+    def freeze(self) -> None:
+        """It does nothing, until it goes on."""
+        self.frozen, self.answers_since = True, math.inf
+
+    def stop(self) -> None:
+        """It runs no more, until it goes on."""
+        self.restart()
+        self.up, self.answers_since = False, math.inf
+
+    def go_on(self) -> None:
+        """Whatever it was that held it up."""
+        if self.frozen or not self.up:
+            self.up, self.frozen, self.answers_since = True, False, self.world.now
+
     def heal(self) -> None:
         """Everybody gets through again."""
         self.cut.clear()
         self.doomed.clear()
         self.slow.clear()
-        self.frozen, self.up = False, True
+        self.go_on()
 
     def change(self, table: str, key: Any, values: tuple[Any, ...] | None, *, cached: bool) -> None:
         """Another program changes a row of a table that is watched, or, where `values` is None, deletes it; `cached`:
@@ -353,6 +361,9 @@ class Session:
                 data.repairs.pop(repair, None)
         untold = {repair.key_text for repair, there in own.repairs.items() if there}
         for key, row in own.rows.items():
+            if row is not None and key in own.resealed:
+                self.server.resealed(key, row[1])
+                continue
             version = own.deletions[key] if row is None else row[0]
             self.server.committed(key, version, None if row is None else row[1], str(key) in untold)
         self._end()
@@ -523,6 +534,7 @@ class SimTable:
         self.waiting_repairs = table.waiting_repairs
         self._names = tuple(column.name for column in table.plan.columns)
         self._place = self._names.index(table.plan.key.name)
+        self._sealed = tuple(map(self._names.index, table.sealed_names))
 
     def check(self, query: Any) -> None:
         """Every query will do; conditions are of no concern."""
@@ -718,6 +730,33 @@ class SimTable:
         conn.lay(change.key, version, given, self._names)
         conn.own.notes[change.key] = Note(version, base, columns)
         return True
+
+    def sealed(self, conn: Session, after: Any, limit: int, current: str) -> list[Sealed]:
+        def do() -> list[Sealed]:
+            keys = [key for key in conn.present() if after is None or key > after]
+            return [Sealed(key, stale(row.values)) for key in keys[:limit] if (row := _row(conn.row(key))) is not None]
+
+        def stale(values: tuple[Any, ...]) -> tuple[str | None, ...]:
+            return tuple(None if values[at].startswith(current) else values[at] for at in self._sealed)
+
+        return conn.ask("a page of ciphertexts", do)
+
+    def replace_sealed(self, conn: Session, rows: Sequence[tuple[Sealed, Sequence[str | None]]]) -> int:
+        def do() -> int:
+            return sum(replace(sealed, fresh) for sealed, fresh in rows)
+
+        def replace(sealed: Sealed, fresh: Sequence[str | None]) -> bool:
+            held = conn.row(sealed.key)
+            texts = [text for text in zip(self._sealed, sealed.texts, fresh, strict=True) if text[2] is not None]
+            if held is None or any(held[1][at] != old for at, old, _ in texts):
+                return False
+            new = {at: text for at, _, text in texts}
+            conn.own.rows[sealed.key] = (held[0], tuple(new.get(at, value) for at, value in enumerate(held[1])))
+            conn.own.resealed.add(sealed.key)
+            return True
+
+        locks = {self._row_lock(sealed.key): True for sealed, _ in rows}
+        return conn.ask(f"reseal {[sealed.key for sealed, _ in rows]}", do, locks)
 
     # -- what Strata's own tables hold --------------------------------------------------------------------------
 

@@ -137,7 +137,7 @@ class Process:
         self.lives += 1
         self.alive, self.frozen = True, False
         self.chance.seed(f"{self.world.chance.random()} {self}")
-        self._do(self._make)
+        self.at_once(self._make)
         self.on_start(self)
 
     def _make(self) -> None:
@@ -148,14 +148,16 @@ class Process:
         for database in self.inside.databases.values():
             database.fingerprint = Fingerprint("sim", "1", "1")
 
-    def _do(self, run: Callable[[], object]) -> None:
-        """At once, in the process; nothing in it may wait."""
-        task = Task(self.world, self, run, "does", daemon=False)
+    def at_once(self, run: Callable[[], T]) -> T:
+        """In the process; nothing in it may wait."""
+        found: list[T] = []
+        task = Task(self.world, self, lambda: found.append(run()), "does", daemon=False)
         overtaking, self.world.overtaking = self.world.overtaking, 0.0
         task.switch()
         self.world.overtaking = overtaking
         if not task.dead or self.world.broken:
             raise AssertionError(self.world.broken or task.wait)
+        return found[0]
 
     def __str__(self) -> str:
         return f"p{self.number}" + "'" * (self.lives - 1)

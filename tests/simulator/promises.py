@@ -56,6 +56,8 @@ class History:
         commits = self.commits.setdefault(key, [])
         if not self.deferred:
             version = len(commits) + 1
+        if self.deferred and commits and 0 < self._versions.get((key, value), version) < commits[-1].version:
+            self.world.breaks(f"L3 took {value} of {key}, which is older than {commits[-1].value}")
         self.stamped(key, version, value)
         if commits and version <= commits[-1].version:
             self.world.breaks(f"L3 took version {version} of {key} after {commits[-1].version}")
@@ -143,7 +145,8 @@ class History:
         version = self._surely(key, value, since + 1) if stamp is None else stamp
         if stamp is None and not any(commit.value == value for commit in self.commits.get(key, ())):
             self.world.breaks(f"{process} was told that {key} is {value}, which L3 never took")
-        self._saw(process, key, version)
+        if stamp is None or stamp != self._given_up.get(key):  # else it was given up before the call returned
+            self._saw(process, key, version)
         if stamp is not None and version > self._given_up.get(key, 0):
             self._owed[process, key] = max(version, self._owed.get((process, key), 0))
 

@@ -22,9 +22,11 @@ from strata.writebehind.ledger.shard import home_of
 BEGAN = ManualClock().monotonic()
 
 
-def own(version: int, record: dict[str, int] | None, partial: bool, *, newest: bool = True) -> OwnWrite:
+def own(
+    version: int, record: dict[str, int] | None, partial: bool, *, newest: bool = True, oldest: int = 0
+) -> OwnWrite:
     """What is read of a write that was made before the clock moved."""
-    return OwnWrite(version, record, partial, newest, BEGAN)
+    return OwnWrite(version, record, partial, newest, BEGAN, oldest=oldest)
 
 
 class Buffer:
@@ -54,6 +56,9 @@ class Buffer:
 
     def merge(self, schema: str, base: dict[str, int], over: dict[str, int]) -> dict[str, int]:
         return base | over
+
+    def carried(self, schema: str, record: dict[str, int]) -> set[str]:
+        return set(record)
 
     def uncover(self, schema: str, key: Any) -> None:
         self.uncovered.append((key, self.buffer.peek(schema, key)))
@@ -127,14 +132,18 @@ def test_a_superseded_write_is_read_only_where_the_newer_one_cannot_be(dirty: Bu
 def test_partial_writes_merge_by_column(dirty: Buffer) -> None:
     dirty.put("a", 1, {"x": 1, "y": 1}, partial=True)
     dirty.put("a", 2, {"y": 2}, partial=True)
-    assert dirty.buffer.peek("things", "a") == own(2, {"x": 1, "y": 2}, True)
+    assert dirty.buffer.peek("things", "a") == own(2, {"x": 1, "y": 2}, True, oldest=1)
+    [(_, item)] = dirty.buffer.take(10)
+    assert item.ages == (("x", 1),)  # what another process wrote to x at 1.5 is not undone by the write of y
 
 
 def test_a_partial_write_over_a_whole_one_is_whole(dirty: Buffer) -> None:
     dirty.put("a", 1, {"x": 1, "y": 1})
     dirty.hand_off()
     dirty.put("a", 2, {"y": 2}, partial=True)
-    assert dirty.buffer.peek("things", "a") == own(2, {"x": 1, "y": 2}, False)
+    assert dirty.buffer.peek("things", "a") == own(2, {"x": 1, "y": 2}, False, oldest=1)
+    dirty.buffer.supersede("things", "a", 2)
+    assert dirty.buffer.peek("things", "a") == own(2, {"x": 1, "y": 2}, False, newest=False, oldest=1)
 
 
 def test_a_partial_write_over_a_pending_deletion_is_refused(dirty: Buffer) -> None:
@@ -148,7 +157,7 @@ def test_a_whole_write_that_was_stamped_before_a_partial_one_is_its_base_whichev
     dirty.hand_off()
     dirty.put("a", 1, {"x": 1, "y": 1})
     item = dirty.buffer.peek("things", "a")
-    assert item == own(1000, {"x": 1, "y": 2}, False)  # a new version: the ledger has the partial one
+    assert item == own(1000, {"x": 1, "y": 2}, False, oldest=1)  # a new version: the ledger has the partial one
     assert dirty.hand_off() == [("a", 1000)]
 
 

@@ -103,7 +103,10 @@ class DirtyBuffer:
         item = slot.item
         if slot.given_up == item.version:
             return None
-        return OwnWrite(item.version, item.record, item.partial, slot.superseded <= item.version, slot.born)
+        if not item.ages:
+            return OwnWrite(item.version, item.record, item.partial, slot.superseded <= item.version, slot.born)
+        oldest = item.oldest
+        return OwnWrite(item.version, item.record, item.partial, slot.superseded <= oldest, slot.born, oldest=oldest)
 
     def slot(self, schema: str, key: Hashable) -> Slot | None:
         """The slot of a key, if it has a write that L3 is not known to have."""
@@ -325,25 +328,33 @@ class DirtyBuffer:
         if item.version == old.version:
             return Accepted(item.version)  # the same write, out of a journal that was read before
         if item.version < old.version and not newest:
-            self._overtaken(slot, item)
-            return Accepted(item.version)
-        if item.partial:
-            if slot.superseded >= old.version:
-                # What is newer may have left columns out that the old one gives: neither replaces the other.
-                return Accepted(item.version, room=False)
-            if old.record is None:
-                return Accepted(item.version, orphan=True)
-            item = Buffered(item.version, self._owner.merge(slot.schema, old.record, item.record), old.partial)
+            return self._overtaken(slot, item)
+        if item.partial and old.record is not None:
+            item = self._laid(slot.schema, old, item)
+        elif item.partial and not slot.overtaken:
+            return Accepted(item.version, orphan=True)
         self._replace(slot, item)
         return Accepted(item.version)
 
-    def _overtaken(self, slot: Slot, item: Buffered) -> None:
+    def _overtaken(self, slot: Slot, item: Buffered) -> Accepted:
         """A write that was stamped before what is here comes after it, out of a journal or the dead letters."""
         old = slot.item
-        if old.partial and item.record is not None and slot.superseded < old.version:
+        if old.oldest < item.version:
+            return Accepted(item.version, room=False)  # it is between what was laid one over the other
+        if old.partial and item.record is not None:
             # It is what the other left out. A version of its own, since the ledger may have the other one already.
-            record = self._owner.merge(slot.schema, item.record, old.record)
-            self._replace(slot, Buffered(self._owner.stamp(), record, item.partial))
+            laid = self._laid(slot.schema, item, old)
+            ages = dict.fromkeys(self._owner.carried(slot.schema, laid.record), old.version) | dict(laid.ages)
+            self._replace(slot, Buffered(self._owner.stamp(), laid.record, item.partial, tuple(sorted(ages.items()))))
+        return Accepted(item.version)
+
+    def _laid(self, schema: str, under: Buffered, over: Buffered) -> Buffered:
+        """A newer write of some columns laid over another: each column keeps the version of the write that gave it."""
+        ages = dict.fromkeys(self._owner.carried(schema, under.record), under.version) | dict(under.ages)
+        for name in self._owner.carried(schema, over.record):
+            ages.pop(name, None)
+        record = self._owner.merge(schema, under.record, over.record)
+        return Buffered(over.version, record, under.partial, (*sorted(ages.items()), *over.ages))
 
     def _replace(self, slot: Slot, item: Buffered) -> None:
         slot.item = item

@@ -13,7 +13,7 @@ from strata.encryption_keys import key_id_of
 from strata.errors import DecodeError
 from strata.l3.diagnosis import BatchError, Diagnosis
 from strata.l3.sqlstates import Failure
-from strata.l3.values import Applied, Change
+from strata.l3.values import Applied, Change, Status
 from strata.model.columns import Column
 from strata.protocol.entry import Entry, EntryOp
 
@@ -54,8 +54,8 @@ def of_entry(bound: Bound, key: Any, key_text: str, entry: Entry) -> Change:
     if entry.op is EntryOp.DELETE:
         return Change(key, key_text, entry.version, delete=True)
     names, values = row_of(bound, key, entry)
-    whole = entry.op is EntryOp.SET and names == bound.plan.column_names
-    return Change(key, key_text, entry.version, False, None if whole else names, values)
+    whole = entry.op is not EntryOp.PARTIAL and names == bound.plan.column_names
+    return Change(key, key_text, entry.version, False, None if whole else names, values, entry.ages)
 
 
 def of_item(bound: Bound, key: Any, key_text: str, item: Buffered) -> Change:
@@ -64,10 +64,34 @@ def of_item(bound: Bound, key: Any, key_text: str, item: Buffered) -> Change:
         return Change(key, key_text, item.version, delete=True)
     row = bound.plan.to_row(item.record, bound.cipher)
     if not item.partial:
-        return Change(key, key_text, item.version, False, None, row)
+        return Change(key, key_text, item.version, False, None, row, item.ages)
     missing = set(bound.plan.unloaded(item.record))
     pairs = [(name, value) for name, value in zip(bound.plan.column_names, row, strict=True) if name not in missing]
-    return Change(key, key_text, item.version, False, tuple(n for n, _ in pairs), tuple(v for _, v in pairs))
+    names, values = tuple(n for n, _ in pairs), tuple(v for _, v in pairs)
+    return Change(key, key_text, item.version, False, names, values, item.ages)
+
+
+def in_order(bound: Bound, change: Change) -> list[Change]:
+    """The writes of which a change is made, each of one version, oldest first: of a whole row that row, and, as every
+    other, what was laid over it. The last has the change's own version, if no column of its own."""
+    if not change.ages:
+        return [change]
+    names = bound.plan.column_names if change.names is None else change.names
+    given = dict(zip(names, change.values or (), strict=True))
+    ages = dict(change.ages)
+    by_version: dict[int, list[str]] = {change.version: []}
+    for name in names:
+        if name != bound.plan.key.name:
+            by_version.setdefault(ages.get(name, change.version), []).append(name)
+    found: list[Change] = []
+    for version, some in sorted(by_version.items()):
+        if change.names is None and not found:
+            found.append(replace(change, version=version, ages=()))
+        else:
+            carried = (bound.plan.key.name, *some)
+            values = tuple(given[name] for name in carried)
+            found.append(replace(change, version=version, names=carried, values=values, ages=()))
+    return found
 
 
 def widened(bound: Bound, change: Change, entry: Entry) -> Change:
@@ -93,8 +117,37 @@ def as_kept(bound: Bound, change: Change, applied: Applied) -> Any:
 
 
 def apply(bound: Bound, conn: Any, wanted: Sequence[Change]) -> list[Applied]:
-    """As `Table.apply`. Raises `BatchError`, too, for a record of which the table makes what cannot be read back, and
-    which would be in the way of those beside it ever after."""
+    """As `Table.apply`, of changes that may be made of several writes, each of which L3 judges by its own version.
+
+    Raises `BatchError`, too, for a record of which the table makes what cannot be read back, and which would be in the
+    way of those beside it ever after.
+    """
+    if not any(change.ages for change in wanted):
+        return _apply(bound, conn, wanted)
+    left = {place: in_order(bound, change) for place, change in enumerate(wanted)}
+    answers: dict[int, Applied] = {}
+    while left:  # no key twice at once
+        places = list(left)
+        try:
+            applied = _apply(bound, conn, [left[place].pop(0) for place in places])
+        except BatchError as error:
+            error.at(places)
+            raise
+        for place, answer in zip(places, applied, strict=True):
+            answers[place] = _both(answers[place], answer) if place in answers else answer
+        left = {place: changes for place, changes in left.items() if changes}
+    return [answers[place] for place in range(len(wanted))]
+
+
+def _both(before: Applied, after: Applied) -> Applied:
+    """The answer to a write, and to one that was laid over it."""
+    if before.status not in (Status.APPLIED, Status.SUPERSEDED):
+        return before
+    kept, names = (before.kept, before.kept_names) if after.kept is None else (after.kept, after.kept_names)
+    return replace(after, late=before.late or after.late, kept=kept, kept_names=names)
+
+
+def _apply(bound: Bound, conn: Any, wanted: Sequence[Change]) -> list[Applied]:
     applied = bound.rows.table.apply(conn, wanted)
     for index, (change, answer) in enumerate(zip(wanted, applied, strict=True)):
         if answer.kept is None or change.delete:

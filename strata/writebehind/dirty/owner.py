@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,6 +27,9 @@ class Owner(Protocol):
 
     def merge(self, schema: str, base: Any, over: Any) -> Any:
         """A record with the columns of a partial one over it."""
+
+    def carried(self, schema: str, record: Any) -> Collection[str]:
+        """The columns, but for the key, that a record has."""
 
     def uncover(self, schema: str, key: Any) -> None:
         """Reads of the key are about to go below again; what was read there while the write covered it may be older

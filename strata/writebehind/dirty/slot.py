@@ -6,16 +6,24 @@ from typing import Any
 
 import msgspec
 
+from strata.protocol.entry import Ages
 from strata.writebehind.dirty.journal import Segment
 from strata.writebehind.ledger.shard import Shard, home_of
 
 
 class Buffered(msgspec.Struct, frozen=True, gc=False):
-    """A pending write; `record` is None for a deletion, `partial` where it has columns that were not loaded."""
+    """A pending write; `record` is None for a deletion, `partial` where it has columns that were not loaded. `ages`:
+    columns that earlier writes gave, over which this one was laid, with their versions."""
 
     version: int
     record: Any
     partial: bool
+    ages: Ages = ()
+
+    @property
+    def oldest(self) -> int:
+        """The version of its oldest column."""
+        return min((version for _, version in self.ages), default=self.version)
 
 
 class OwnWrite(msgspec.Struct, frozen=True, gc=False):
@@ -23,7 +31,7 @@ class OwnWrite(msgspec.Struct, frozen=True, gc=False):
     the least that a read may show: the newer one may be lost with the process, or the Redis, that has it. `born` is
     when the process wrote it, or what it took the place of (monotonic). `doubted`: nothing newer may have been met only
     because this process does not hear the others just now; it is shown where the tiers below hold nothing newer, or
-    cannot be asked."""
+    cannot be asked. `oldest`: the version of its oldest column; 0: that of all."""
 
     version: int
     record: Any
@@ -31,6 +39,12 @@ class OwnWrite(msgspec.Struct, frozen=True, gc=False):
     newest: bool = True
     born: float = 0.0
     doubted: bool = False
+    oldest: int = 0
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether something newer may be below, of some columns."""
+        return self.partial or self.oldest > 0
 
 
 class Slot(msgspec.Struct, gc=False, eq=False):

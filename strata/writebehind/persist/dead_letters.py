@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from strata.writebehind.ledger.ledger import Ledger
 
 MOST = 1_000_000_000  # of letters that a list may ask for
-_OPS = {EntryOp.SET: "set", EntryOp.DELETE: "delete", EntryOp.PARTIAL: "partial"}
+_OPS = {EntryOp.SET: "set", EntryOp.DELETE: "delete", EntryOp.PARTIAL: "partial", EntryOp.MIXED: "set"}
 
 
 class Letter(msgspec.Struct, frozen=True, array_like=True):

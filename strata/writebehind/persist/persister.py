@@ -16,7 +16,7 @@ from strata.l3.diagnosis import Diagnosis, swallowed
 from strata.l3.sqlstates import Failure
 from strata.l3.values import Applied, Change, Status
 from strata.model.plan import UnknownColumnError
-from strata.protocol.entry import Entry, EntryOp, decode, version_of
+from strata.protocol.entry import IN_PARTS, Entry, EntryOp, decode, version_of
 from strata.protocol.versions import VersionClock
 from strata.writebehind.dirty import changes
 from strata.writebehind.ledger.answers import Claimed, Release
@@ -170,7 +170,9 @@ class Persister:
         narrow = [
             place
             for place, applied in outcome.written.items()
-            if applied.status is Status.MISSING_ROW and works[place].entry.op is EntryOp.SET
+            if applied.status is Status.MISSING_ROW
+            and works[place].entry.op is not EntryOp.PARTIAL
+            and works[place].change.names is not None
         ]
         if narrow:
             for place in narrow:
@@ -225,7 +227,7 @@ class Persister:
             self._outage_is_over(batch)
         self._settler.settle_or_repair(bound, [(work.change, applied) for work, applied in done])
         # A newer row may itself have been written in part: it does not speak for what came between the two.
-        partial = {w.change.key_text for w, a in done if a.status is Status.SUPERSEDED or w.entry.op is EntryOp.PARTIAL}
+        partial = {w.change.key_text for w, a in done if a.status is Status.SUPERSEDED or w.entry.op in IN_PARTS}
         self._ledger.done([(shard, [(work.change.key_text, work.entry.version) for work, _ in done])], partial)
         told = [
             (

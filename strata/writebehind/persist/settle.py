@@ -60,7 +60,7 @@ class Settler:
         partial = {
             change.key_text
             for change, applied in written
-            if applied.status is Status.SUPERSEDED or change.names is not None
+            if applied.status is Status.SUPERSEDED or change.names is not None or change.ages
         }
         versions = [(change.key_text, change.version) for change, _ in written]
         self._common.ledger.done(by_home(bound.name, versions), partial)
@@ -92,7 +92,7 @@ class Settler:
 
 
 def _content(bound: Bound, l2: L2Tier, change: Change, applied: Applied) -> tuple[bytes, int]:
-    if change.names is not None:
+    if change.names is not None or change.ages:
         return GONE, 0  # what a read laid over the old row
     record = as_kept(bound, change, applied)
     return l2.content(applied.version, bound.plan.cached(record)), l2.px(record)

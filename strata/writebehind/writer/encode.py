@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from strata.bound import Bound
 from strata.errors import DecodeError
 from strata.model.plan import UnknownColumnError
-from strata.protocol.entry import Entry, EntryOp, decode
+from strata.protocol.entry import IN_PARTS, Entry, EntryOp, decode
 from strata.protocol.messages import Announcer
 from strata.protocol.messages import MessageOp as Said
 from strata.protocol.versions import LEDGER_NODE, NODE_BITS, text
@@ -45,9 +45,8 @@ class Encoder:
 
     def address(self, slot: Slot, item: Buffered, row: bytes = b"") -> tuple[Shard, Entry]:
         """Where a write goes, and its entry."""
-        op = EntryOp.DELETE if item.record is None else EntryOp.PARTIAL if item.partial else EntryOp.SET
-        entry = Entry(item.version, op, int(self._clock.wall() * 1000), self._announcer.source, row)
-        return slot.shard, entry
+        now, origin = int(self._clock.wall() * 1000), self._announcer.source
+        return slot.shard, Entry(item.version, _op(item), now, origin, row, item.ages)
 
     def entry(self, bound: Bound, slot: Slot, item: Buffered) -> Entry:
         """The entry of a write."""
@@ -59,43 +58,34 @@ class Encoder:
         if slot.overtaken:
             # If what overtook it is gone from the ledger, this must not stand there, nor in L2, as the newest.
             return EncodedWrite(slot, item, bound, shard, entry, LedgerPut(slot.key_text, entry.encode(), NEVER))
-        expected = "" if entry.op is EntryOp.PARTIAL else ANY
+        expected = "" if entry.op in IN_PARTS else ANY
         put = self._put(bound, slot.key_text, entry, item.record, expected)
         return EncodedWrite(slot, item, bound, shard, entry, put)
 
     def merge(self, encoded: EncodedWrite, raw: bytes) -> EncodedWrite:
-        """The partial write laid over the entry that the ledger holds, b"" being none; or a newer partial entry laid
-        over the write, at the version just above it, since both would be lost to whoever has the entry already.
+        """The write and the entry that the ledger holds, b"" being none, one laid over the other: each column keeps the
+        version of the write that gave it. Where the entry is the newer one the version is the one just above it, since
+        both would be lost to whoever has the entry already.
 
         Raises `GivenUpError` over a deletion, `DecodeError` where a newer process wrote the entry.
         """
-        bound, record = encoded.bound, encoded.item.record
-        own = _row(bound, record)
+        bound, key = encoded.bound, encoded.slot.key
+        own = self.entry(bound, encoded.slot, encoded.item)
         if not raw:
-            return self._again(encoded, replace(encoded.entry, op=EntryOp.PARTIAL, row=own), None, "")
+            return self._again(encoded, own, None, "")
         base = decode(raw)
-        if base.op is EntryOp.DELETE:
+        if base.op is EntryOp.DELETE and (own.op is EntryOp.PARTIAL or own.oldest < base.version):
             raise GivenUpError("some columns were not loaded, and the record was deleted")
         try:
-            changes.row_of(bound, encoded.slot.key, base)
+            if base.op is not EntryOp.DELETE:
+                changes.row_of(bound, key, base)
+                own = _both(bound, own, base)
         except UnknownColumnError:
             raise
-        except DecodeError:  # nobody's: what takes its place is not to be lost with it
-            return self._again(encoded, replace(encoded.entry, op=EntryOp.PARTIAL, row=own), None, text(base.version))
-        if base.version > encoded.entry.version:
-            version = ((base.version >> NODE_BITS) + 1) << NODE_BITS | LEDGER_NODE
-            op = EntryOp.PARTIAL if encoded.item.partial else EntryOp.SET
-            return self._merged(encoded, replace(encoded.entry, version=version, op=op), own, base)
-        return self._merged(encoded, replace(encoded.entry, op=base.op), base.row, replace(base, row=own))
-
-    def _merged(self, encoded: EncodedWrite, entry: Entry, under: bytes, base: Entry) -> EncodedWrite:
-        """A write of `entry`, with the columns of `under` and those of the row of `base` over them."""
-        bound = encoded.bound
-        columns = _columns(bound, under) | _columns(bound, base.row)
-        names, values = tuple(columns), tuple(columns.values())
-        entry = replace(entry, row=bound.plan.pack_row(values, names))
-        whole = bound.record(values, names) if entry.op is EntryOp.SET else None
-        return self._again(encoded, entry, whole, text(base.version))
+        except DecodeError:
+            pass  # nobody's: what takes its place is not to be lost with it
+        whole = bound.record(*reversed(bound.plan.unpack_row(own.row))) if own.op is EntryOp.SET else None
+        return self._again(encoded, own, whole, text(base.version))
 
     def _again(self, encoded: EncodedWrite, entry: Entry, record: Any, expected: str) -> EncodedWrite:
         put = self._put(encoded.bound, encoded.slot.key_text, entry, record, expected)
@@ -107,7 +97,7 @@ class Encoder:
         l2 = bound.l2
         if l2 is None:
             return LedgerPut(key_text, entry.encode(), expected, message=message)
-        if entry.op is EntryOp.PARTIAL:
+        if entry.op in IN_PARTS:
             return LedgerPut(key_text, entry.encode(), expected, l2.key(key_text), message=message)
         cached = None if record is None else bound.plan.cached(record)
         content = l2.content(entry.version, cached, pending=True)
@@ -118,5 +108,30 @@ def _row(bound: Bound, record: Any) -> bytes:
     return bound.plan.pack_row(bound.plan.to_row(record, bound.cipher))
 
 
-def _columns(bound: Bound, row: bytes) -> dict[str, Any]:
-    return dict(zip(*bound.plan.unpack_row(row), strict=True))
+def _op(item: Buffered) -> EntryOp:
+    if item.record is None:
+        return EntryOp.DELETE
+    if item.partial:
+        return EntryOp.PARTIAL
+    return EntryOp.MIXED if item.ages else EntryOp.SET
+
+
+def _both(bound: Bound, own: Entry, base: Entry) -> Entry:
+    """The newest of each column, none being older than what was written whole."""
+    bottom = max((entry.oldest for entry in (own, base) if entry.op is not EntryOp.PARTIAL), default=0)
+    values: dict[str, Any] = {}
+    versions: dict[str, int] = {}
+    for entry in (base, own):
+        ages = dict(entry.ages)
+        for name, value in zip(*bound.plan.unpack_row(entry.row), strict=True):
+            version = ages.get(name, entry.version)
+            if version >= max(bottom, versions.get(name, 0)):
+                values[name], versions[name] = value, version
+    del versions[bound.plan.key.name]
+    version = own.version
+    if base.version > version:
+        version = ((base.version >> NODE_BITS) + 1) << NODE_BITS | LEDGER_NODE
+    older = tuple(sorted((name, at) for name, at in versions.items() if at != version))
+    op = EntryOp.PARTIAL if not bottom else EntryOp.MIXED if older else EntryOp.SET
+    row = bound.plan.pack_row(tuple(values.values()), tuple(values))
+    return Entry(version, op, own.since, own.origin, row, older)

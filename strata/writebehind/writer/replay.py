@@ -193,4 +193,4 @@ def restored(bound: Bound, key: Any, entry: Entry) -> Buffered:
         return Buffered(entry.version, None, False)
     names, values = changes.row_of(bound, key, entry)
     record = bound.record(values, names)
-    return Buffered(entry.version, record, bool(bound.plan.unloaded(record)))
+    return Buffered(entry.version, record, bool(bound.plan.unloaded(record)), entry.ages)

@@ -196,7 +196,7 @@ BEHIND = {
         ),
     ),
     "L2 is settled before the ledger is told": Mutant(
-        calling("0:s 1:g", apart=True, faults=("kill@0", "lose_call@0")),
+        calling("0:s 1:g", "0:s 1:ge", keeps=True, apart=True, faults=("kill@0", "evict"), span=40),
         2,
         apply=code(
             Persister,

@@ -14,6 +14,7 @@ from strata.protocol.versions import VersionClock
 from strata.writebehind.dirty.buffer import DirtyBuffer
 from strata.writebehind.persist.notifier import Notifier
 from strata.writebehind.persist.settle import Settler
+from strata.writebehind.writer import encode
 from strata.writebehind.writer.redrive import Redrive
 from tests.simulator.kinds import RETRY_ONCE, Pair
 from tests.simulator.mutants.behind import AT_ONCE, PROMPT
@@ -21,6 +22,11 @@ from tests.simulator.mutants.mutant import Mutant, code, each, script
 from tests.simulator.mutants.through import calling
 
 FOUND = {
+    "a deferred write that a synchronous one in part brings to L3 is not read over it any more": Mutant(
+        calling("0:pPg", faults=("postgres_down",), deferred=True, span=40, model=Pair),
+        1,
+        apply=code(Commit, "_put", "held is not None and context", "False and context"),
+    ),
     "a commit of unknown outcome is told of once it has ended": Mutant(
         calling("0:s 1:s", faults=("lose_commit@0",), span=10, l2=False),
         1,
@@ -87,27 +93,32 @@ FOUND = {
     "a synchronous write in part lets go of no deferred one": Mutant(
         calling("0:p 0:P", deferred=True, model=Pair),
         0,
-        apply=code(Commit, "_put", "change.key_text not in part.partial", "True"),
+        apply=code(Commit, "_put", "known.get(change.key_text, change.version)", "change.version"),
     ),
-    "a deferred write in part takes the place of none that was overtaken": Mutant(
-        calling("0:pp 1:P", deferred=True, model=Pair),
+    "of writes in part that wait together each column keeps the version of its own": Mutant(
+        calling("0:pp 1:P", "0:sp 1:P", deferred=True, model=Pair),
         0,
-        apply=code(
-            DirtyBuffer,
-            "_coalesce",
-            "return Accepted(item.version, room=False)",
-            "return self._replace(slot, item) or Accepted(1)",
-        ),
+        apply=code(DirtyBuffer, "_laid", "(*sorted(ages.items()), *over.ages)", "()"),
     ),
-    "... which its process reads under a newer one of another column": Mutant(
+    "... also where they meet in the ledger": Mutant(
+        calling("0:p 1:p 1:P", "0:p 0:P 1:p", deferred=True, model=Pair, processes=2),
+        0,
+        apply=code(encode, "_both", "if at != version", "if False"),
+    ),
+    "a write in part is read by its process under a newer one of another column": Mutant(
         calling("0:pg 1:P", deferred=True, model=Pair),
         0,
-        apply=code(own, "_decided", "assert context.writebehind is not None", "return loaded.record"),
+        apply=code(own, "shown", "loaded.version > (own.oldest or own.version)", "False"),
     ),
     "... and which L1 does not hide": Mutant(
         calling("0:pg 0:gg 1:P", deferred=True, model=Pair),
         0,
-        apply=code(L1Tier, "_fill", "own.partial or", ""),
+        apply=code(L1Tier, "_fill", "own.in_parts or", ""),
+    ),
+    "a synchronous write in part ends no deferred one that was handed off meanwhile": Mutant(
+        calling("0:p 1:P", deferred=True, model=Pair, faults=("kill@0", "freeze_postgres"), span=80),
+        2,
+        apply=code(Commit, "_raise_floor", "if text not in part.partial", "", "| ended", ""),
     ),
     "what a read has shown hides older own writes": Mutant(
         calling("0:sb 0:gg", deferred=True),

@@ -16,7 +16,7 @@ from strata.engine.rows import Filler, Item
 from strata.engine.write import Writer
 from strata.l1.claims import Claim, Claims
 from strata.l1.tier import L1Tier
-from tests.simulator.kinds import KINDS, Kind
+from tests.simulator.kinds import KINDS, Kind, Secret
 from tests.simulator.mutants.mutant import Mutant, code, each, script
 from tests.simulator.postgres import SimTable
 
@@ -72,7 +72,7 @@ FILLS = {
     "what L2 refused does not enter L1": Mutant(
         calling("0:s 1:g", faults=("slow_call@0", "lose_call@0"), span=14),
         2,
-        apply=code(Load, "_fill", "if text not in allowed:", "if False:"),
+        apply=code(Load, "fill", "if text not in allowed:", "if False:"),
     ),
     "rows found by a query are read again after the leases, before they fill": Mutant(
         calling("0:s 1:q", faults=("evict",), span=60, known=(0,)), 1, apply=filling(as_found)
@@ -357,4 +357,20 @@ TELLING = {
     ),
 }
 
-THROUGH = {**FILLS, **WRITES, **RECEIVERS, **UNREACHABLE, **TELLING}
+UNCOMPARED = code(SimTable, "replace_sealed", "held[1][at] != old", "False")
+
+SEALED = {
+    "a rotation replaces only the ciphertexts that it has read": Mutant(
+        calling("0:s 1:k", model=Secret), 0, apply=UNCOMPARED
+    ),
+    "... also where rows are written behind": Mutant(
+        calling("0:s 1:k", "0:sf 1:k", faults=("moment",), model=Secret, deferred=True), 1, apply=UNCOMPARED
+    ),
+    "a rotation keeps the version of a row": Mutant(
+        calling("0:s 1:k", model=Secret),
+        0,
+        apply=code(SimTable, "replace_sealed", "(held[0], tuple(", "(held[0] + 1, tuple("),
+    ),
+}
+
+THROUGH = {**FILLS, **WRITES, **RECEIVERS, **UNREACHABLE, **TELLING, **SEALED}

@@ -1,7 +1,8 @@
 --@common
 --@ledger
 -- L3 has these versions: what is not newer leaves the ledger, the floor rises, dead letters that are not newer go.
--- The floor does not rise for a write of some columns only: an older one still has a word on the others.
+-- The floor does not rise for a write of some columns only: an older one still has a word on the others, and so has a
+-- dead letter.
 -- KEYS  1 dirty; 2 due; 3 claims; 4 floor0; 5 floor1; 6 dead; 7 deaths; 8 graves; 9 untold
 -- ARGV  for each record: key, version that L3 has, 1 if the floor rises to it
 -- Returns the number of entries that left.
@@ -38,7 +39,7 @@ if redis.call('EXISTS', KEYS[8]) == 1 then
   for i, key in ipairs(keys) do
     local left = ''
     for _, version in ipairs(buried(KEYS[8], key)) do
-      if not older(ARGV[3 * i - 1], version) then
+      if version == ARGV[3 * i - 1] or (ARGV[3 * i] == '1' and not older(ARGV[3 * i - 1], version)) then
         redis.call('HDEL', KEYS[6], version)
         redis.call('ZREM', KEYS[7], version)
         redis.call('HDEL', KEYS[9], version)

@@ -42,8 +42,9 @@ for i = 1, n do
     answers[i] = '<' .. known[i]
   elseif there == version then
     answers[i] = '='
-  elseif old and older(version, there) and string.sub(old, 24, 24) == 'p' and string.sub(entry, 24, 24) ~= 'd' then
-    answers[i] = '?' .. old  -- the newer one carries some columns only: the caller lays it over its own
+  elseif old and older(version, there) and string.find(string.sub(old, 24, 24), '[pm]')
+      and string.sub(entry, 24, 24) ~= 'd' then
+    answers[i] = '?' .. old  -- the newer one is of some columns only: the caller lays it over its own
   elseif old and older(version, there) then
     answers[i] = '>' .. there
   elseif expected ~= '*' and expected ~= there then

@@ -24,7 +24,7 @@ local function even_if_full(due) redis.call('ZREMRANGEBYSCORE', due, 1, 0) end
 
 -- Whether a field of `dirty` holds an entry, of this format or of a later one. What holds none is nobody's: it gives way
 -- to a write, and whoever claims it sets it aside.
-local OURS = '^E1:' .. VERSION .. ':[sdp]:' .. string.rep('%d', 13) .. ':[^:]*:'
+local OURS = '^E1:' .. VERSION .. ':[sdpm]:' .. string.rep('%d', 13) .. ':[^:]*:'
 local LATER = '^E%d:' .. VERSION .. ':'
 local function is_entry(raw)
   local pattern = string.sub(raw, 1, 3) == 'E1:' and OURS or LATER
