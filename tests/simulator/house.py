@@ -104,6 +104,7 @@ class House:
             rmtree(f"{self.journals.name}/journals", ignore_errors=True)
         self.history.begin(calm=True, deferred=self.kind.deferred)
         self.calls.begin()
+        self.due: list[Planned] = []  # of the episode: what has not happened yet
         self.busy = 0
         self._kept: set[int] = set()  # columns of rows that outlived a deletion
         self._episodes = 0
@@ -122,9 +123,9 @@ class House:
             self._prepare(scenario)
             world.episode(episode.pick, trace)
             world.overtaking = episode.overtaking
-            due = list(scenario.faults)
-            self._heard = GRACE if due else HEARD
-            world.before_step = partial(self._let_happen, due) if due else None
+            self.due = list(scenario.faults)
+            self._heard = GRACE if self.due else HEARD
+            world.before_step = partial(self._let_happen, self.due) if self.due else None
             for number, program in scenario.programs:
                 self._call(self.processes[number], program)
             world.run(lambda: not self.busy)
