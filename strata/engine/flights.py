@@ -32,7 +32,7 @@ class Flights:
             return _private(bound, self._timeouts.fly(bound, id, key_text))
         mine, claims = Claim(id), bound.l1.claims
         try:
-            flight = claims.board(mine)
+            flight = bound.l1.board(mine, self._context.clock.monotonic())
             if flight is not mine:
                 return _private(bound, flight.wait())
             loaded = mine.result = self._load(bound, key_text, mine)
@@ -52,7 +52,7 @@ class Flights:
         def run() -> None:
             mine, claims = Claim(id), bound.l1.claims
             try:
-                while (flight := claims.board(mine)) is not mine:
+                while (flight := bound.l1.board(mine, self._context.clock.monotonic())) is not mine:
                     # Most likely that is the read which found it due; or it is one that waits for this very thread.
                     if found is None or not flight.landed(REFRESH_PATIENCE):
                         return  # somebody loads it already

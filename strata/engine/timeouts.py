@@ -28,7 +28,7 @@ class Timeouts:
         mine, claims = Claim(id), bound.l1.claims
         flight = mine
         try:
-            flight = claims.board(mine)
+            flight = bound.l1.board(mine, self._context.clock.monotonic())
             if flight is not mine:
                 return self._wait(bound, flight)
             return self._start(bound, key_text, mine)

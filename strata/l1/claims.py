@@ -32,19 +32,21 @@ class Claim:
     leaves nothing behind but a dead reference. `alive` goes from true to false once, under the lock of the claims.
 
     A flight is a claim that others may wait for: its owner sets `result` or `error`, and then, first of all in its
-    `finally`, `ended`. `stale` is what may be served instead, until the claim is voided. `brief`, set by its owner: L2
-    could not be asked, or told, or the ledger not be asked, so that what is filled may be older than what others were
-    told; `silent`: L2 was asked, and did not answer. `passed_on`: another thread ends it.
+    `finally`, `ended`; it was `born` when it was boarded first (monotonic). `stale` is what may be served instead, until
+    the claim is voided. `brief`, set by its owner: L2 could not be asked, or told, or the ledger not be asked, so that
+    what is filled may be older than what others were told; `silent`: L2 was asked, and did not answer. `passed_on`:
+    another thread ends it.
     """
 
     __slots__ = (
-        "__weakref__", "_waiting", "alive", "brief", "ended", "error", "key", "owner", "passed_on", "result", "shared",
-        "silent", "stale",
+        "__weakref__", "_waiting", "alive", "born", "brief", "ended", "error", "key", "owner", "passed_on", "result",
+        "shared", "silent", "stale",
     )  # fmt: skip
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
         self.alive = True
+        self.born = 0.0
         self.brief = self.silent = self.passed_on = False
         self.ended = False
         self.shared = False  # whether somebody waits for the result; final once the claim was released
@@ -121,15 +123,17 @@ class Claims:
             for claim in claims:
                 self._enter(claim)
 
-    def board(self, mine: Claim) -> Claim:
-        """The flight of a reader: `mine`, which the caller is to end and release, or another's to wait for."""
+    def board(self, mine: Claim, now: float, since: float = -math.inf) -> Claim:
+        """The flight of a reader: `mine`, which the caller is to end and release, or another's to wait for, that began
+        after `since`; monotonic times."""
         with self.lock:
             known = self._flights.get(mine.key)
             flight = None if known is None else known()
             # A loader that calls back into the store for its own key must not wait for itself.
-            if flight is not None and not flight.ended and flight.owner != waits.ident():
+            if flight is not None and not flight.ended and flight.born >= since and flight.owner != waits.ident():
                 flight.shared = True
                 return flight
+            mine.born = now
             self._enter(mine)
             self._flights[mine.key] = weakref.ref(mine)
             return mine

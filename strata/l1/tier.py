@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
@@ -63,6 +64,11 @@ class L1Tier:
         if entry is None or self.trust.sure(now) or now < entry.loaded + BUS_GRACE:
             return entry
         return None
+
+    def board(self, mine: Claim, now: float) -> Claim:
+        """As `Claims.board`. While unsure nobody waits for a flight that began before what may be served began to be
+        read: the process may have stood still since, and what it has read be as old."""
+        return self.claims.board(mine, now, -math.inf if self.trust.sure(now) else now - BUS_GRACE)
 
     def stale(self, key: Hashable, now: float) -> L1Entry | None:
         """What fail-safe may serve: the entry, as old as the policy allows, and however sure the instance is."""

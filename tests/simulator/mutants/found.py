@@ -8,6 +8,7 @@ from strata.engine import own
 from strata.engine.commit import Commit
 from strata.engine.context import Context
 from strata.engine.load import Load
+from strata.l1.claims import Claims
 from strata.l1.tier import L1Tier
 from strata.l1.trust import Trust
 from strata.protocol.versions import VersionClock
@@ -119,6 +120,11 @@ FOUND = {
         calling("0:p 1:P", deferred=True, model=Pair, faults=("kill@0", "freeze_postgres"), span=80),
         2,
         apply=code(Commit, "_raise_floor", "if text not in part.partial", "", "| ended", ""),
+    ),
+    "nobody waits for what a process began to read before it stood still": Mutant(
+        calling("0:gg 0:g 1:s", faults=("freeze@0",), span=16),
+        1,
+        apply=code(Claims, "board", "and flight.born >= since", ""),
     ),
     "what a read has shown hides older own writes": Mutant(
         calling("0:sb 0:gg", deferred=True),
