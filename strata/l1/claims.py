@@ -32,10 +32,10 @@ class Claim:
     leaves nothing behind but a dead reference. `alive` goes from true to false once, under the lock of the claims.
 
     A flight is a claim that others may wait for: its owner sets `result` or `error`, and then, first of all in its
-    `finally`, `ended`; it was `born` when it was boarded first (monotonic). `stale` is what may be served instead, until
-    the claim is voided. `brief`, set by its owner: L2 could not be asked, or told, or the ledger not be asked, so that
-    what is filled may be older than what others were told; `silent`: L2 was asked, and did not answer. `passed_on`:
-    another thread ends it.
+    `finally`, `ended`; it was `born` when it was boarded first (monotonic). `stale` is what may be served instead,
+    until the claim is voided. `brief`, set by its owner: L2 could not be asked, or told, or the ledger not be asked, so
+    that what is filled may be older than what others were told; `silent`: L2 was asked, and did not answer.
+    `passed_on`: another thread ends it.
     """
 
     __slots__ = (
