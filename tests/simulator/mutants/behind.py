@@ -263,7 +263,7 @@ BEHIND = {
         apply=code(
             Commit,
             "_raise_floor",
-            "deferred.raise_floor(bound, {change.key_text: change.version for change in changes}, part.partial)",
+            "deferred.raise_floor(bound, whole | ended, part.partial)",
             "pass",
         ),
     ),

@@ -23,11 +23,6 @@ from tests.simulator.mutants.mutant import Mutant, code, each, script
 from tests.simulator.mutants.through import calling
 
 FOUND = {
-    "a deferred write that a synchronous one in part brings to L3 is not read over it any more": Mutant(
-        calling("0:pPg", faults=("postgres_down",), deferred=True, span=40, model=Pair),
-        1,
-        apply=code(Commit, "_put", "held is not None and context", "False and context"),
-    ),
     "a commit of unknown outcome is told of once it has ended": Mutant(
         calling("0:s 1:s", faults=("lose_commit@0",), span=10, l2=False),
         1,
@@ -94,7 +89,7 @@ FOUND = {
     "a synchronous write in part lets go of no deferred one": Mutant(
         calling("0:p 0:P", deferred=True, model=Pair),
         0,
-        apply=code(Commit, "_put", "known.get(change.key_text, change.version)", "change.version"),
+        apply=code(Commit, "_put", "if change.key_text not in part.partial", ""),
     ),
     "of writes in part that wait together each column keeps the version of its own": Mutant(
         calling("0:pp 1:P", "0:sp 1:P", deferred=True, model=Pair),
@@ -109,7 +104,7 @@ FOUND = {
     "a write in part is read by its process under a newer one of another column": Mutant(
         calling("0:pg 1:P", deferred=True, model=Pair),
         0,
-        apply=code(own, "shown", "loaded.version > (own.oldest or own.version)", "False"),
+        apply=code(own, "_decided", "context.writebehind.persist_own(bound, id)", "pass"),
     ),
     "... and which L1 does not hide": Mutant(
         calling("0:pg 0:gg 1:P", deferred=True, model=Pair),
@@ -129,7 +124,7 @@ FOUND = {
     "what a read has shown hides older own writes": Mutant(
         calling("0:sb 0:gg", deferred=True),
         0,
-        apply=code(Context, "met", "own.version < version", "False"),
+        apply=code(Context, "met", "(own.oldest or own.version) < version", "False"),
     ),
     "who persists drops what is older from its own L1 too": Mutant(
         calling("0:s 1:g", "0:s 1:gg", faults=("kill@0",), deferred=True, apart=True, span=20, config=AT_ONCE),
