@@ -182,6 +182,8 @@ class Commit:
             own = deferred.peek(part.bound, change.id)
             if own is not None:
                 self._context.versions.observe(own.version)
+                # Reads compare it with what is below from now on: nobody may ever be told that the commit happened.
+                deferred.supersede(part.bound, change.id, own.version + 1)
             if change.record is not None and part.bound.plan.unloaded(change.record):
                 text = change.key_text
                 part.partial.add(text)

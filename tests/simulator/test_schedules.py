@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 RARE = {  # what many episodes go by without
     "when the buffer lets go of a write, the claims on its key are void",
     "... but a read that finds nothing newer below returns it all the same",
+    "an own pending write is compared with what is below once a synchronous one is under way",
 }
 FIRST = 7000  # seed
 SECONDS = 1.5  # of CPU, for which each kind of houses is looked at

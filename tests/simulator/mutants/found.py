@@ -121,6 +121,11 @@ FOUND = {
         1,
         apply=code(Claims, "board", "and flight.born >= since", ""),
     ),
+    "an own pending write is compared with what is below once a synchronous one is under way": Mutant(
+        calling("0:s 0:Sg", "0:sSg", faults=("freeze_postgres", "lose_commit@0"), span=30, deferred=True),
+        2,
+        apply=code(Commit, "_meet_ledger", "deferred.supersede(part.bound, change.id, own.version + 1)", "pass"),
+    ),
     "what a read has shown hides older own writes": Mutant(
         calling("0:sb 0:gg", deferred=True),
         0,
