@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from strata.protocol.entry import Ages
+
 
 class Status(enum.Enum):
     """What became of a change.
@@ -33,7 +35,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     delete: bool = False
     names: tuple[str, ...] | None = None
     values: tuple[Any, ...] | None = None
-    ages: tuple[tuple[str, int], ...] = ()
+    ages: Ages = ()
 
 
 class Applied(msgspec.Struct, frozen=True, gc=False):

@@ -27,6 +27,11 @@ Ages = tuple[tuple[str, int], ...]
 """The columns of a write that are older than its version, with theirs."""
 
 
+def oldest(version: int, ages: Ages) -> int:
+    """The version of the oldest column of a write."""
+    return min((at for _, at in ages), default=version)
+
+
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """One pending write. `since` is ms since 1970 of the first write that L3 does not have, `origin` an instance.
 
@@ -43,7 +48,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     @property
     def oldest(self) -> int:
         """The version of its oldest column."""
-        return min((version for _, version in self.ages), default=self.version)
+        return oldest(self.version, self.ages)
 
     def encode(self) -> bytes:
         """`E1:<version>:<op>:<since>:<origin>:<row>`, all but the last two of fixed width. Before the row of a write in

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from strata.bound import Bound
 from strata.errors import DecodeError
-from strata.protocol.entry import Ages, EntryOp, decode
+from strata.protocol.entry import Ages, EntryOp, decode, oldest
 from strata.writebehind.dirty import changes
 from strata.writebehind.ledger.common import Common
 from strata.writebehind.ledger.shard import Shard, home_of
@@ -27,7 +27,7 @@ class Pending(NamedTuple):
     @property
     def oldest(self) -> int:
         """The version of its oldest column."""
-        return min((version for _, version in self.ages), default=self.version)
+        return oldest(self.version, self.ages)
 
 
 def read_pending(common: Common, bound: Bound, key_texts: Sequence[str]) -> dict[str, Pending]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from strata.protocol.entry import Ages
+from strata.protocol.entry import Ages, oldest
 from strata.writebehind.dirty.journal import Segment
 from strata.writebehind.ledger.shard import Shard, home_of
 
@@ -23,7 +23,7 @@ class Buffered(msgspec.Struct, frozen=True, gc=False):
     @property
     def oldest(self) -> int:
         """The version of its oldest column."""
-        return min((version for _, version in self.ages), default=self.version)
+        return oldest(self.version, self.ages)
 
 
 class OwnWrite(msgspec.Struct, frozen=True, gc=False):
