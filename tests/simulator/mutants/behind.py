@@ -108,8 +108,8 @@ BEHIND = {
         apply=code(
             DirtyBuffer,
             "peek",
-            "if slot.given_up >= item.version:",
-            "if slot.given_up >= item.version or slot.superseded > item.version:",
+            "if slot.given_up == item.version:",
+            "if slot.given_up == item.version or slot.superseded > item.version:",
         ),
     ),
     "an own write stays in the buffer until L3 has it": Mutant(
