@@ -140,8 +140,8 @@ class Calls:
             self._history.read(process, column, value, floor, began)
 
     def _is_hidden(self, column: int, version: int) -> bool:
-        """Whether it is a deferred write that may be hidden until L3 has it: one of all columns, under a newer one of the
-        other column, or one of this column, over a record that is gone (docs/models-and-types.md)."""
+        """Whether it is a deferred write that may be hidden until L3 has it: one of all columns, under a newer one of
+        the other column, or one of this column, over a record that is gone (docs/models-and-types.md)."""
         carried, last = self._carried.get((abs(column), version), ()), self._history.newest(column)
         whole = len(carried) == 2 and version < self._history.latest(-column)
         orphan = len(carried) == 1 and last.value is None
