@@ -158,7 +158,7 @@ KINDS = {
             letters=("gs", "gsb", "gsdG", "gsft"),
             config=(("write_behind_durability", Durability.LEDGER),),
         ),
-        Kind("behind without L2", deferred=True, l2=False, letters=("gs", "gsb", "gsdG", "gsqt")),
+        Kind("behind without L2", deferred=True, l2=False, letters=("gs", "gsb", "gsdG", "gsqt"), faults=ALIVE),
         Kind("full", deferred=True, letters=("gsS", "gsSd", "gsdG"), config=(("write_behind_max_dirty", 1),)),
         Kind("journal", deferred=True, config=(("write_behind_durability", Durability.JOURNAL),)),
         Kind(
