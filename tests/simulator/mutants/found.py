@@ -127,7 +127,7 @@ FOUND = {
         apply=code(Commit, "_meet_ledger", "deferred.supersede(part.bound, change.id, own.version + 1)", "pass"),
     ),
     "what a read has shown hides older own writes": Mutant(
-        calling("0:sb 0:gg", deferred=True),
+        calling("0:s 0:gg 1:b", deferred=True),
         0,
         apply=code(Context, "met", "(own.oldest or own.version) < version", "False"),
     ),
