@@ -17,7 +17,7 @@ from tests.support import wait_until
 
 pytestmark = pytest.mark.faults
 
-IMPATIENT = L3PoolConfig(statement_timeout=0.3, lock_timeout=0.3, connect_timeout=1.0)
+IMPATIENT = L3PoolConfig(statement_timeout=1.0, lock_timeout=1.0, connect_timeout=2.0)
 
 
 def cached(store: DataStore) -> bool:
