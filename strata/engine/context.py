@@ -114,7 +114,7 @@ class Context:
         none that comes after it."""
         if self.writebehind is not None and bound.deferred:
             own = self.writebehind.peek(bound, id)
-            if own is not None and own.newest and (own.oldest or own.version) < version:
+            if own is not None and own.newest and own.oldest < version:
                 self.writebehind.supersede(bound, id, version)
 
     def handed_off(self, bound: Bound, key_texts: Sequence[str]) -> dict[str, Pending] | None:

@@ -154,6 +154,14 @@ class Load:
         return allowed
 
 
+def found_below(context: Context, bound: Bound, claim: Claim, key_text: str, pending: Mapping[str, Pending]) -> Loaded:
+    """What L3 holds of one key under what the ledger was found to hold; nothing is filled. Raises as `run` does."""
+    loaded, unreadable = Load(context, bound, {key_text: claim}, {}).beneath(pending)
+    if unreadable is not None:
+        raise unreadable
+    return loaded[key_text]
+
+
 def askable(context: Context, bound: Bound, key_texts: Collection[str]) -> L2Tier | None:
     """L2, where there is one, and it may be asked for these keys."""
     if bound.l2 is not None and bound.l3 is not None and context.repairs.skips(bound, key_texts):

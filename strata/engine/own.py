@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from strata.bound import Bound
 from strata.engine.context import ABSENT, Context
-from strata.engine.load import NOTHING, Load, Loaded
+from strata.engine.load import NOTHING, Loaded, found_below
 from strata.l1.claims import Claim
 from strata.l1.trust import BUS_GRACE
 
@@ -53,7 +53,7 @@ def shown(context: Context, bound: Bound, id: Any, key_text: str, own: OwnWrite,
     """What a read shows of this process's own write and of what it has found below. Raises as L3 does."""
     if loaded.record is ABSENT and not loaded.version and not own.newest:
         loaded = Loaded(ABSENT, _buried(bound, key_text))
-    if own.in_parts and loaded.version > (own.oldest or own.version) and loaded.record is not ABSENT:
+    if own.in_parts and loaded.version > own.oldest and loaded.record is not ABSENT:
         return _decided(context, bound, id, key_text)
     return _laid_over(bound, own, loaded)
 
@@ -64,10 +64,7 @@ def _decided(context: Context, bound: Bound, id: Any, key_text: str) -> Any:
     assert context.writebehind is not None
     context.writebehind.persist_own(bound, id)
     pending = context.handed_off(bound, [key_text]) or {}
-    below, unreadable = Load(context, bound, {key_text: Claim(id)}, {}).beneath(pending)
-    if unreadable is not None:
-        raise unreadable
-    return below[key_text].record
+    return found_below(context, bound, Claim(id), key_text, pending).record
 
 
 def _laid_over(bound: Bound, own: OwnWrite, loaded: Loaded) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from strata.bound import Bound
 from strata.engine.context import ABSENT, Context
 from strata.engine.flights import Flights
-from strata.engine.load import FAILED, Load, Loaded
+from strata.engine.load import FAILED, Loaded, found_below
 from strata.engine.own import instead, known_here, own_write, shown
 from strata.errors import L3UnavailableError
 from strata.l1.claims import Claim, LoaderLeft
@@ -66,10 +66,7 @@ class Reader:
             return False
         pending = self._context.handed_off(bound, [key_text])
         if pending or own is not None:
-            loaded, unreadable = Load(self._context, bound, {key_text: claim}, {}).beneath(pending or {})
-            if unreadable is not None:
-                raise unreadable
-            below = loaded[key_text]
+            below = found_below(self._context, bound, claim, key_text, pending or {})
             record = below.record if own is None else shown(self._context, bound, id, key_text, own, below)
             return record is not ABSENT
         with bound.rows.primary.connection() as conn:

@@ -26,7 +26,7 @@ def own(
     version: int, record: dict[str, int] | None, partial: bool, *, newest: bool = True, oldest: int = 0
 ) -> OwnWrite:
     """What is read of a write that was made before the clock moved."""
-    return OwnWrite(version, record, partial, newest, BEGAN, oldest=oldest)
+    return OwnWrite(version, record, partial, newest, BEGAN, oldest or version)
 
 
 class Buffer:

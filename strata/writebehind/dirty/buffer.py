@@ -103,10 +103,8 @@ class DirtyBuffer:
         item = slot.item
         if slot.given_up == item.version:
             return None
-        if not item.ages:
-            return OwnWrite(item.version, item.record, item.partial, slot.superseded <= item.version, slot.born)
-        oldest = item.oldest
-        return OwnWrite(item.version, item.record, item.partial, slot.superseded <= oldest, slot.born, oldest=oldest)
+        oldest = item.oldest if item.ages else item.version
+        return OwnWrite(item.version, item.record, item.partial, slot.superseded <= oldest, slot.born, oldest)
 
     def slot(self, schema: str, key: Hashable) -> Slot | None:
         """The slot of a key, if it has a write that L3 is not known to have."""

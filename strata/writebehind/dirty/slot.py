@@ -31,20 +31,20 @@ class OwnWrite(msgspec.Struct, frozen=True, gc=False):
     the least that a read may show: the newer one may be lost with the process, or the Redis, that has it. `born` is
     when the process wrote it, or what it took the place of (monotonic). `doubted`: nothing newer may have been met only
     because this process does not hear the others just now; it is shown where the tiers below hold nothing newer, or
-    cannot be asked. `oldest`: the version of its oldest column; 0: that of all."""
+    cannot be asked. `oldest`: the version of its oldest column."""
 
     version: int
     record: Any
     partial: bool
-    newest: bool = True
-    born: float = 0.0
+    newest: bool
+    born: float
+    oldest: int
     doubted: bool = False
-    oldest: int = 0
 
     @property
     def in_parts(self) -> bool:
         """Whether something newer may be below, of some columns."""
-        return self.partial or self.oldest > 0
+        return self.partial or self.oldest < self.version
 
 
 class Slot(msgspec.Struct, gc=False, eq=False):

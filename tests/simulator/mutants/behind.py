@@ -100,7 +100,7 @@ BEHIND = {
     "an own write of which a newer one was heard is not read any more": Mutant(
         calling("0:ff 0:sff 1:s", "0:fff 0:sf 1:s"),
         1,
-        apply=code(DirtyBuffer, "peek", "slot.superseded <= item.version", "True"),
+        apply=code(DirtyBuffer, "peek", "slot.superseded <= oldest", "True"),
     ),
     "... but a read that finds nothing newer below returns it all the same": Mutant(
         calling("0:sgg 1:s", faults=("restart_redis", "freeze_redis"), l1=False),
