@@ -13,6 +13,7 @@ from strata._wiring.tiers import Tiers
 from strata.bound import Bound, Callbacks, Rows
 from strata.coherence.identity import Identity
 from strata.coherence.inbox import Inbox
+from strata.coherence.mender import Mender
 from strata.coherence.outside import Outside
 from strata.coherence.pulse import Pulse
 from strata.coherence.repairs import Repairs
@@ -84,7 +85,8 @@ class Wiring:
         announcer = Announcer(channel, self.instance, self._database())
         self.inbox = Inbox(schemas, self.instance, versions, self._deferred)
         pulse = None if self.server is None else Pulse(self.server, announcer)
-        repairs = Repairs(schemas, pulse, announcer, self.log, self.clock, self._hear_floor, self._hear_persisted)
+        mender = Mender(pulse, announcer, self._hear_floor, self._hear_persisted)
+        repairs = Repairs(schemas, pulse, mender, self.log, self.clock)
         self.outside = Outside(schemas, repairs, versions, self._deferred)
         pool = config.l3_pool
         background = Background(pool.max_conns, self.log)

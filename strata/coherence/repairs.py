@@ -9,7 +9,8 @@ may have been shown what another wrote meanwhile, and L2 may still hold what was
 The writer may be the only one that cannot reach Redis, or is not allowed to tell. So about once a second one instance,
 whichever it is, looks whether there are rows: one query a second for all of them (`strata.coherence.pulse` gives out
 the turns). Where nobody can tell, no instance's beats succeed, and all are unsure. An instance trusts L2 from its first
-proof on that it could tell.
+proof on that it could tell, and look: rows may be there that nobody has seen to yet. So it is again once it has stood
+still, or was cut off: when its heartbeats are overdue.
 
 Rows changed outside of Strata come the same way: the trigger (`strata.l3.outside`) leaves the rows, one without a key
 where anything of the schema may have changed. One process at a time works on a schema's rows, so that of many that are
@@ -19,28 +20,24 @@ locked meanwhile: no writer waits for Redis, and a long transaction of another p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from strata.bound import Bound
+from strata.coherence.mender import Mender
 from strata.coherence.pulse import Pulse
-from strata.errors import WITHOUT_L2, DecodeError, MigrationError, StrataError
-from strata.l2.values import Put
-from strata.l3.values import FIRST
+from strata.errors import WITHOUT_L2, MigrationError, StrataError
 from strata.observe.log import SafeLogger
-from strata.protocol.messages import Announcer, MessageOp
 from strata.runtime.daemon import Daemon
 from strata.waits.clock import Clock
 from strata.waits.locks import memory_lock
 
 if TYPE_CHECKING:
     from strata.l3.pool import Database
-    from strata.l3.table import Table
-    from strata.l3.values import Repair
 
 LIMIT = 10_000  # keys remembered in the process; beyond it L2 is not asked at all until they are repaired
-BATCH = 500
 LAG = 60.0  # seconds by which a Redis that takes another's place may be behind it, or its loss be noticed late
 INTERVAL = 0.5  # seconds between attempts while something is left
 
@@ -59,8 +56,8 @@ class Repairs:
 
     `_lock` guards `_skipped`, the counts and `_unsure_since`; `skips` reads without it, since the writer itself added
     its keys before it returned. `_due` passes from the bus's thread to this one, `_busy` and `_blind` back; each is
-    replaced as a whole. `_wanted` is set by any thread, and cleared by this one before it looks, so that what comes
-    meanwhile is looked for again; `begun` is set by any, twice being harmless.
+    replaced as a whole. `_lapse` is set by any reader, after what it stands for; `begun` by any, twice being harmless;
+    `_wanted` by any, and cleared by this thread before it looks, so that what comes meanwhile is looked for again.
     After fork: `reset`; the rows are in L3, and the parent repairs its own.
     """
 
@@ -68,18 +65,14 @@ class Repairs:
         self,
         schemas: Mapping[str, Bound],
         pulse: Pulse | None,
-        announcer: Announcer,
+        mender: Mender,
         log: SafeLogger,
         clock: Clock,
-        raise_floor: Callable[[Bound, Mapping[str, int]], None],
-        persisted: Callable[[Bound, Mapping[str, int]], None],
     ) -> None:
         self._schemas = schemas
         self._pulse = pulse
+        self._mender = mender
         self._clock = clock
-        self._raise_floor = raise_floor
-        self._persisted = persisted
-        self._announcer = announcer
         self._log = log
         self.daemon = Daemon("strata-repairs", self._step, log)
         self.reset()
@@ -101,20 +94,27 @@ class Repairs:
         self._replaced = 0 if self._pulse is None else 1
         self._told = 0  # the last failover after which L2 was told again
         self._unsure_since = self._clock.monotonic()  # time of the oldest unhandled failure
+        self._lapse = -math.inf  # when heartbeats were last found to be overdue, as the trust in L1 says it
 
     @property
     def _sure(self) -> bool:
         return self._trusted == self._distrusted and self._told == self._replaced
 
     def begin(self) -> None:
-        """At the first use: L2 is trusted once it was seen that this instance can change it, and tell of it."""
+        """At the first use: L2 is trusted once it was seen that this instance can change it, and tell of it, and that
+        no repairs wait."""
         self.begun = True
         if self._pulse is None:
             return
         replaced = self._replaced
         try:
             self._pulse.prove()
+            waiting = bool(self._waiting(list(self._schemas)))
         except WITHOUT_L2:
+            waiting = True
+        except StrataError:
+            waiting = False  # to trust L2 takes no L3, which may be away
+        if waiting:
             self.wake()
             return
         with self._lock:
@@ -158,11 +158,20 @@ class Repairs:
 
     def skips(self, bound: Bound, key_texts: Iterable[str] = ()) -> bool:
         """Whether L2 may hold something older for any of these keys than what this process wrote to L3."""
-        if not self._sure:
+        if not self._sure or self._overdue(bound):
             return True
         if not self._skipped:
             return False
         return len(self._skipped) >= LIMIT or any((bound.name, text) in self._skipped for text in key_texts)
+
+    def _overdue(self, bound: Bound) -> bool:
+        """Whether this process, which was in touch, no longer is: seen once, by the first read after it stood still."""
+        until = bound.l1.trust.until
+        if until == self._lapse or not -math.inf < until <= self._clock.monotonic():
+            return False
+        self.replaced()
+        self._lapse = until
+        return True
 
     def concern(self, bound: Bound) -> bool:
         """Whether L2 may hold something older of this schema than what this process wrote to L3."""
@@ -231,20 +240,9 @@ class Repairs:
 
     def _look(self, names: Sequence[str]) -> None:
         """Whether there are rows of these schemas, and if there are, repair them."""
-        by_database: dict[Database, dict[str, Bound]] = {}
-        for name in names:
-            bound = self._schemas.get(name)
-            if bound is not None and bound.l3 is not None:
-                by_database.setdefault(bound.rows.primary, {})[bound.rows.table.mark] = bound
-        waiting: list[Bound] = []
         try:
-            for database, bounds in by_database.items():
-                table = next(iter(bounds.values())).rows.table  # whichever: it asks for all of them
-                with database.connection() as conn:
-                    waiting += [bounds[mark] for mark in table.waiting_repairs(conn, list(bounds))]
+            waiting = self._waiting(names)
             self._blind = False
-        except MigrationError:
-            return  # without the table nobody can have left a row
         except StrataError as error:
             self._blind = True
             self._log.debug("repairs could not be looked for", error=type(error).__name__)
@@ -255,6 +253,23 @@ class Repairs:
             except StrataError as error:
                 self._log.debug("repairs wait", schema=bound.name, error=type(error).__name__)
 
+    def _waiting(self, names: Iterable[str]) -> list[Bound]:
+        """Those of the schemas of which there are rows. Raises as L3 does."""
+        by_database: dict[Database, dict[str, Bound]] = {}
+        for name in names:
+            bound = self._schemas.get(name)
+            if bound is not None and bound.l3 is not None:
+                by_database.setdefault(bound.rows.primary, {})[bound.rows.table.mark] = bound
+        waiting: list[Bound] = []
+        for database, bounds in by_database.items():
+            table = next(iter(bounds.values())).rows.table  # whichever: it asks for all of them
+            try:
+                with database.connection() as conn:
+                    waiting += [bounds[mark] for mark in table.waiting_repairs(conn, list(bounds))]
+            except MigrationError:
+                pass  # without the table nobody can have left a row
+        return waiting
+
     def _attempt(self) -> bool:
         """Tell L2 again, and repair all rows there are; whether nothing is left to do."""
         distrusted, replaced = self._distrusted, self._replaced
@@ -264,14 +279,20 @@ class Repairs:
                 self._pulse.prove()
             if not self._sure:
                 for bound in bounds:
-                    self._tell_again(bound)
-                with self._lock:
-                    self._told = max(self._told, replaced)
+                    self._mender.tell_again(bound, self._unsure_since - LAG)
         except StrataError as error:
             self._log.debug(
                 "sending recent invalidations again failed; it is tried once more", error=type(error).__name__
             )
             return False
+        repaired = self._repair_all(bounds)
+        with self._lock:
+            self._told = max(self._told, replaced)  # even so: it takes no L3, which may be away
+            if repaired:
+                self._trusted = max(self._trusted, distrusted)
+            return repaired or (not self._skipped and self._trusted == distrusted)
+
+    def _repair_all(self, bounds: Sequence[Bound]) -> bool:
         for bound in bounds:
             try:
                 self._repair(bound)
@@ -279,128 +300,23 @@ class Repairs:
                 continue  # without the table nobody can have left a row
             except StrataError as error:
                 self._log.debug("repairs wait", schema=bound.name, error=type(error).__name__)
-                return not self._skipped and self._trusted == distrusted
-        with self._lock:
-            self._trusted = max(self._trusted, distrusted)
+                return False
         return True
 
-    def _tell_again(self, bound: Bound) -> None:
-        """A replica that became the master has not all that its master had acknowledged."""
-        l2 = bound.l2
-        if l2 is None:
-            return
-        announcer = self._announcer
-
-        def message(key_text: str, version: int | None) -> bytes:
-            return announcer.message(
-                bound.name, key_text, MessageOp.INVALIDATE if version is None else MessageOp.SET, version
-            )
-
-        told = l2.tell_again(self._unsure_since - LAG, announcer.channel, message)
-        bound.searches.drop()
-        for key_text, version in told.items():
-            bound.l1.forget(bound.plan.parse_key(key_text), below=version)  # what this process itself has told
-
     def _repair(self, bound: Bound) -> None:
-        if bound.l3 is None or self._pulse is None:
+        if self._pulse is None:
             return
-        table, database = bound.l3.table, bound.l3.primary
         before = {
             key: writes
             for key, writes in list(self._skipped.items())
             if key[0] == bound.name and all(write.ended for write in writes)
         }
-        last: Repair | None = FIRST
-        while last is not None:
-            last = self._repair_some(bound, table, database, last)
-        self._repair_whole(bound, table, database)
+        self._mender.mend(bound)
         with self._lock:
             for key, writes in before.items():
                 if self._skipped.get(key) is writes:
                     del self._skipped[key]
 
-    def _repair_some(self, bound: Bound, table: Table, database: Database, after: Repair) -> Repair | None:
-        """A page of the keys' rows; returns the last one, None where no other follows."""
-        with database.transaction() as conn:
-            rows = table.take_repairs(conn, BATCH, after)
-            if rows:
-                noted = table.noted(conn, [row.key_text for row in rows]) if bound.deferred else ()
-                self._repair_keys(bound, rows, noted)
-                table.repairs_done(conn, rows)
-        return rows[-1] if len(rows) == BATCH else None
-
-    def _repair_keys(self, bound: Bound, rows: Sequence[Repair], noted: Collection[str]) -> None:
-        """`noted`: keys that may have been written in part, so that an older write still has a word on the others."""
-        rows = [row for row in rows if _is_key(bound, row.key_text)]
-        whole = {row.key_text: row.version - 1 for row in rows if row.key_text not in noted}
-        ledger_is_away: StrataError | None = None
-        if bound.deferred and whole:
-            # First: else an older write of this key is handed off after the repair, and stands in L2 as the newest.
-            try:
-                self._raise_floor(bound, whole)
-            except WITHOUT_L2 as error:
-                ledger_is_away = error  # nothing is handed off meanwhile; the rows stay, and are repaired once more
-        announcer = self._announcer
-        puts = {
-            row.key_text: Put(
-                row.key_text, row.version, None, announcer.message(bound.name, row.key_text, MessageOp.SET, row.version)
-            )
-            for row in sorted(rows, key=lambda row: row.version)
-        }
-        self._tell(bound, announcer, list(puts.values()))
-        if bound.deferred and whole:
-            self._persisted(bound, whole)  # not before: L2 may have shown what is older than own writes
-        bound.searches.drop()
-        for put in puts.values():
-            # The bus does not bring this instance its own messages.
-            bound.l1.forget(bound.plan.parse_key(put.key_text), below=put.version)
-        if ledger_is_away is not None:
-            raise ledger_is_away
-
-    def _tell(self, bound: Bound, announcer: Announcer, puts: Sequence[Put]) -> None:
-        l2 = bound.l2
-        if l2 is None:
-            self._publish(announcer.channel, puts)
-            return
-        try:
-            # A put without an intent stores nothing and removes what is older: just what a repair is.
-            l2.put(l2.token(), announcer.channel, puts)
-        except WITHOUT_L2:
-            if l2.server.clustered:
-                self._publish(announcer.channel, puts)  # the node of one key is away, and every L1 can be told
-            raise
-
-    def _publish(self, channel: str, puts: Sequence[Put]) -> None:
-        assert self._pulse is not None
-        self._pulse.server.pipeline([("PUBLISH", channel, put.message) for put in puts])
-
-    def _repair_whole(self, bound: Bound, table: Table, database: Database) -> None:
-        """Empty the schema's part of L2, and everybody's L1, where anything may have changed."""
-        with database.transaction() as conn:
-            rows = table.take_whole_repairs(conn, BATCH)
-            if rows:
-                conn.command("SET LOCAL idle_in_transaction_session_timeout = 0")  # L2 may have many keys
-                self.clear(bound)
-                table.repairs_done(conn, rows)
-
     def clear(self, bound: Bound) -> None:
         """Empty the schema's part of L2, and everybody's L1. Raises `L2UnavailableError`."""
-        announcer = self._announcer
-        bound.l1.clear()
-        if self._pulse is None:
-            return
-        if bound.l2 is not None:
-            bound.l2.purge_all(announcer.channel)
-            bound.searches.drop()
-            bound.l1.clear()
-        self._pulse.server.execute("PUBLISH", announcer.channel, announcer.message(bound.name, "", MessageOp.CLEAR))
-
-
-def _is_key(bound: Bound, key_text: str) -> bool:
-    """Whether a row is about a key of the schema: another tool may have left any text, which concerns nobody."""
-    try:
-        bound.plan.parse_key(key_text)
-    except DecodeError:
-        bound.counters.unreadable += 1
-        return False
-    return True
+        self._mender.clear(bound)

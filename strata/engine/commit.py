@@ -363,7 +363,6 @@ class Commit:
                 bound.searches.committed(part.token)
                 return stored
         except WITHOUT_L2:
-            if bound.l2 is None:
-                self._leave_repairs(part, changes)
+            self._leave_repairs(part, changes)  # the intents may be gone, and then nobody was told
             return set()
         return {put.key_text for put in puts}

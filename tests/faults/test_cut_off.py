@@ -73,6 +73,15 @@ def test_what_a_writer_without_redis_commits_others_read_while_it_is_still_cut_o
     assert not link.connections
 
 
+def test_the_first_read_of_an_instance_finds_what_was_written_without_redis(make: MakeStore, link: Proxy) -> None:
+    writer = make(redis_addr=link.addr, l2_pool=SHORT)
+    written = registered(writer)
+    written.set(1, Note(1, "old"))
+    cut(link)
+    written.set(1, Note(1, "new"))
+    assert text(make().register(schema(Note, name="notes"))) == "new"
+
+
 def test_what_is_written_without_redis_stays_in_memory_for_a_moment_only(make: MakeStore, link: Proxy) -> None:
     # Another writer may have announced its commit before, and put nothing after it.
     writer = make(redis_addr=link.addr, l2_pool=SHORT)

@@ -326,15 +326,15 @@ def test_own_writes_are_read_until_a_repair_has_seen_to_l2(make: MakeStore, monk
     store, notes = still(make)
     notes.set_many({1: Note(1, "old")})
     notes.set(1, Note(1, "own"))
-    repairs, bound, seen = inspect(store).repairs, inspect(store).schemas["note"], []
-    tell = repairs._tell
+    mender, bound, seen = inspect(store).repairs._mender, inspect(store).schemas["note"], []
+    tell = mender._tell
 
     def late(*args: Any) -> None:
         seen.append(notes.get(1, force_l2=True).text)
         tell(*args)
 
-    monkeypatch.setattr(repairs, "_tell", late)
-    repairs._repair_keys(bound, [Repair("1", inspect(store).stamp())], ())  # another process's, whom nobody heard
+    monkeypatch.setattr(mender, "_tell", late)
+    mender._keys(bound, [Repair("1", inspect(store).stamp())], ())  # another process's, whom nobody heard
     assert seen == ["own"]
     assert notes.get(1).text == "old"  # as L3 has it
 

@@ -182,12 +182,20 @@ class Faults:
 
     def kill_committed(self) -> bool:
         """A process ends when it has committed, and told nobody but the ledger, as soon as there is one."""
+        return self._strikes("done", self._kill_at)
+
+    def kill_handed_off(self) -> bool:
+        """A process ends when it has handed off to a ledger apart, and told nobody else, as soon as there is one."""
 
         def kill(stream: SimStream) -> None:
-            self._world.say(f"!! {stream.process} is killed")
-            self.kill_one(stream.process)
+            stream.lose()
+            self._kill_at(stream)
 
-        return self._strikes("done", kill)
+        return self._strikes("pend", kill)
+
+    def _kill_at(self, stream: SimStream) -> None:
+        self._world.say(f"!! {stream.process} is killed")
+        self.kill_one(stream.process)
 
     def _strikes(self, script: str, do: Callable[[SimStream], None]) -> bool:
         """What is done to the first connection over which a script was sent that has not run; whether there is one."""

@@ -78,9 +78,9 @@ class Settler:
         content, px, message = b"", 0, b""
         announcer = self._common.announcer
         said = Said.DELETE if change.delete else Said.SET
-        surely = applied.version > change.version or unheard
-        # Others may have read what L2 holds in its place; where ledger and L2 are apart, they may not have been told.
-        if surely or bound.l2 is not None or not self._common.together:
+        # Where ledger and L2 are apart, whoever handed it off may not have come to telling of it.
+        surely = applied.version > change.version or unheard or not self._common.together
+        if surely or bound.l2 is not None:  # others may have read what L2 holds in its place
             message = announcer.message(bound.name, change.key_text, said, applied.version)
         if kept(change, applied) and applied.version == change.version:
             # Not SET: who holds this very version must drop it too.

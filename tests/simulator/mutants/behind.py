@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from strata import Durability
-from strata.coherence.repairs import Repairs
+from strata.coherence.mender import Mender
 from strata.engine.commit import Commit
 from strata.engine.context import Context
 from strata.engine.load import Load
@@ -285,7 +285,7 @@ BEHIND = {
     "a repair raises the floor, so that nothing older is handed off after it": Mutant(
         calling("0:s 1:bwzwf", faults=("late_handoff@0", "lose_intent@1", "lose_floor@1"), l1=False, span=5),
         3,
-        apply=code(Repairs, "_repair_keys", "if bound.deferred and whole:", "if False:"),
+        apply=code(Mender, "_keys", "if bound.deferred and whole:", "if False:"),
     ),
     "a deferred write that goes around the ledger leaves a repair row": Mutant(
         calling("1:f 0:s 1:f", faults=("cut_redis@0",), known=(1,), config=AT_ONCE, l1=False, span=20),
@@ -301,7 +301,7 @@ BEHIND = {
         apply=code(Bypass, "_write", "repaired = bound.l2 is not None", "repaired = bound.l2 is not None and l2_down"),
     ),
     "... and raises the floor, so that nothing older is handed off before the row is seen to": Mutant(
-        overflowing("ssgf", steady=True, l1=False, span=60),
+        overflowing("ssgf", steady=True, l1=False, span=40),
         2,
         apply=code(
             Bypass, "_settle", "(self._settler.raise_floor, partial", "(partial", "unheard=True)):", "unheard=True),):"

@@ -49,8 +49,8 @@ FOUND = {
         script("put", "(k == 'T' and not is_pending(raw))", "false"),
     ),
     "what L2 was not told of stays in the writer's L1 for the bus's grace only": Mutant(
-        calling("0:s 1:s", faults=("mute@1", "slow_call@0", "lose_call@0"), span=14),
-        3,
+        calling("0:s 1:s", faults=("lose_call@1", "kill@0"), span=24),
+        2,
         apply=code(Commit, "_put", "claim.brief = self._untold(part)", "pass"),
     ),
     "a Redis that comes while there is no subscription is told again": Mutant(
@@ -90,6 +90,11 @@ FOUND = {
         calling("0:p 0:P", deferred=True, model=Pair),
         0,
         apply=code(Commit, "_put", "if change.key_text not in part.partial", ""),
+    ),
+    "where ledger and L2 are apart, what is persisted is said, as who handed it off may have told nobody": Mutant(
+        calling("0:s 1:sg", faults=("kill_handed_off",), span=40, deferred=True, apart=True, config=AT_ONCE),
+        1,
+        apply=code(Settler, "_settlement", " or not self._common.together", ""),
     ),
     "of writes in part that wait together each column keeps the version of its own": Mutant(
         calling("0:pp 1:P", "0:sp 1:P", deferred=True, model=Pair),

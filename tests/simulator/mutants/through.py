@@ -8,6 +8,7 @@ from typing import Any
 from strata.bound import Bound
 from strata.coherence.bus import Bus
 from strata.coherence.inbox import Inbox
+from strata.coherence.mender import Mender
 from strata.coherence.repairs import Repairs
 from strata.engine.commit import Commit
 from strata.engine.context import Context
@@ -70,8 +71,8 @@ FILLS = {
         ),
     ),
     "what L2 refused does not enter L1": Mutant(
-        calling("0:s 1:g", faults=("slow_call@0", "lose_call@0"), span=14),
-        2,
+        calling("0:s 1:g", faults=("kill@0",), span=24),
+        1,
         apply=code(Load, "fill", "if text not in allowed:", "if False:"),
     ),
     "rows found by a query are read again after the leases, before they fill": Mutant(
@@ -288,9 +289,7 @@ UNREACHABLE = {
     "who repairs drops what is older from its own L1 too": Mutant(
         calling("0:sww", faults=("mute@0",), span=12, known=(1,)),
         1,
-        apply=code(
-            Repairs, "_repair_keys", "bound.l1.forget(bound.plan.parse_key(put.key_text), below=put.version)", "pass"
-        ),
+        apply=code(Mender, "_keys", "bound.l1.forget(bound.plan.parse_key(put.key_text), below=put.version)", "pass"),
     ),
     "who read past an L2 that did not answer asks it again only after a look at the repairs": Mutant(
         calling("0:s 1:gg", faults=("lose_call@1", "mute@0"), span=12, known=(0,), l1=False, steady=True),
@@ -303,13 +302,28 @@ UNREACHABLE = {
         apply=code(Load, "run", "if silent:", "if False:"),
     ),
     "what was read while L2 could not be asked stays in L1 for the bus's grace only": Mutant(
-        calling("0:s 1:g", faults=("slow_call@0", "lose_call@0", "lose_call@1"), span=14),
-        3,
+        calling("0:s 1:g", faults=("kill@0",), span=24),
+        1,
         apply=code(Load, "run", "past or pending is None", "pending is None"),
     ),
 }
 
 TELLING = {
+    "a put that failed leaves repairs, as the intents may be gone": Mutant(
+        calling("0:s 1:gwwwg", faults=("evict_intent", "lose_call@0"), span=24, known=(0, 1)),
+        2,
+        apply=code(Commit, "_put_l2", "self._leave_repairs(part, changes)", "pass"),
+    ),
+    "a process that begins looks for repairs before it trusts L2": Mutant(
+        calling("0:swwww 1:g", faults=("redis_down", "kill@1"), span=60, known=(1,)),
+        2,
+        apply=code(Repairs, "begin", "bool(self._waiting(list(self._schemas)))", "False"),
+    ),
+    "... and so does one whose heartbeats are overdue": Mutant(
+        calling("0:sg 1:gwgg", faults=("cut_redis@0", "freeze@1"), span=30),
+        2,
+        apply=code(Repairs, "skips", "or self._overdue(bound)", ""),
+    ),
     "instances that can tell look whether repairs were left by one that could not": Mutant(
         calling("0:sww 1:wwg", faults=("cut_redis@0",), span=12, known=(1,)),
         1,
