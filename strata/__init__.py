@@ -1,5 +1,9 @@
 """Strata: memory, Redis and PostgreSQL behind one API, with write-behind through a Celery worker fleet."""
 
+from strata.aio.collection import AsyncCollection
+from strata.aio.jobs import AsyncDeadLetters, AsyncJob
+from strata.aio.store import AsyncDataStore
+from strata.aio.tx import AsyncTx
 from strata.codec import JSON, MsgPack
 from strata.collection import Collection
 from strata.config import Config
@@ -84,6 +88,11 @@ __version__ = "0.1.0"
 __all__ = [
     "JSON",
     "UNLOADED",
+    "AsyncCollection",
+    "AsyncDataStore",
+    "AsyncDeadLetters",
+    "AsyncJob",
+    "AsyncTx",
     "AuditReport",
     "AutoNow",
     "AutoNowAdd",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 from strata import waits
@@ -91,7 +92,10 @@ class Callbacks:
     """The user's hooks, run so that the right ones abort and the others hide nothing. Immutable, but for the counters,
     which are as `Counters` has it, and `_evicting`."""
 
-    __slots__ = ("_counters", "_evicting", "_hooks", "_log", "_plan", "_schema", "before_set_given", "get_given")
+    __slots__ = (
+        "_counters", "_evicting", "_hooks", "_log", "_plan", "_schema", "before_set_awaited", "before_set_given",
+        "get_given",
+    )  # fmt: skip
 
     def __init__(
         self, schema: str, hooks: SchemaHooks[Any], plan: ModelPlan[Any], counters: Counters, log: SafeLogger
@@ -103,6 +107,7 @@ class Callbacks:
         self._log = log
         self._evicting: set[int] = set()  # the threads that are in `on_evict`; each use is one call
         self.before_set_given = hooks.before_set is not None
+        self.before_set_awaited = iscoroutinefunction(hooks.before_set)
         self.get_given = hooks.before_get is not None or hooks.after_get is not None
 
     def before_set(self, record: Any) -> Any:
@@ -142,7 +147,7 @@ class Callbacks:
 
     def _abort(self, name: str, hook: Callable[..., Any], *args: Any) -> Any:
         try:
-            return hook(*args)
+            return _said(hook(*args))
         except Exception as error:
             self._counters.hook_errors += 1
             raise HookError(
@@ -153,9 +158,14 @@ class Callbacks:
         if hook is None:
             return None
         try:
-            return hook(*args)
+            return _said(hook(*args))
         except Exception as error:  # noqa: BLE001 a notification never hides the result of the call
             self._counters.hook_errors += 1
             where = where_of(error, 1)  # the line of the hook itself
             self._log.error("hook raised", schema=self._schema, hook=name, error=type(error).__name__, where=where)
             return None
+
+
+def _said(answer: Any) -> Any:
+    """What a hook returned, or what comes of its coroutine."""
+    return waits.awaited(answer) if hasattr(answer, "__await__") else answer

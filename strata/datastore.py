@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, overload
 
 from strata import waits
 from strata._wiring import Wiring
@@ -57,6 +57,7 @@ from strata.writebehind.endings import install_sigterm
 from strata.writebehind.ledger.lag import together
 
 if TYPE_CHECKING:
+    from strata.aio.store import AsyncDataStore
     from strata.jobs.job import Job
     from strata.l3.report import MigrationRecord, MigrationReport
     from strata.writebehind.persist.dead_letters import DeadLetters
@@ -86,6 +87,8 @@ class DataStore:
     ...     players.set("p1", Player("p1", "andrew"))
     Player(id='p1', name='andrew')
     """
+
+    _face: ClassVar[Any]  # set by `strata.aio.store`, which stands above
 
     def __init__(self, config: Config) -> None:
         if not isinstance(config, Config):
@@ -117,6 +120,7 @@ class DataStore:
         self.fleet = Fleet(
             self._bound, self._wiring, self._warmer, self._wiring.migrator, lambda sample: self.audit(sample=sample)
         )
+        self._aio: AsyncDataStore | None = None  # made by the first that asks; two of them do no harm
         _stores.add(self)
 
     def register(self, schema: Schema[T]) -> Collection[T, Any]:
@@ -491,6 +495,16 @@ class DataStore:
         chosen = self._wiring.schemas if schema is None else [self._bound(schema)]
         audits = [self._auditor.audit(bound, sample, wait) for bound in chosen if bound.l3 is not None]
         return AuditReport(tuple(audits))
+
+    @property
+    def aio(self) -> AsyncDataStore:
+        """The same store for asyncio: its calls are awaited, and it shares everything with this one.
+
+        Its calls raise `InvalidConfigError` where greenlet is not installed.
+        """
+        if self._aio is None:
+            self._aio = self._face(self)
+        return self._aio
 
     # -- life ---------------------------------------------------------------------------------------------------
 

@@ -13,10 +13,12 @@ import pytest
 import redis
 from hypothesis import settings
 
+from strata import DataStore
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
 from strata.waits import hub
 from tests import databases
 from tests.databases import ThrowawayPostgres
+from tests.faces import AwaitedStore
 from tests.hubs import OneThread
 from tests.stores import MakeStore, stores
 
@@ -106,10 +108,25 @@ def own_valkey() -> Iterator[EmbeddedValkey]:
         yield server
 
 
+FACES = {"threads": DataStore, "asyncio": AwaitedStore}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The tests of the contract go through both faces."""
+    if "face" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2].startswith("test_contract_"):
+        metafunc.parametrize("face", FACES, indirect=True)
+
+
 @pytest.fixture
-def make(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
+def face(request: pytest.FixtureRequest) -> type[DataStore]:
+    """The face through which a store is called."""
+    return FACES[getattr(request, "param", "threads")]
+
+
+@pytest.fixture
+def make(dsn: str, redis_addr: str, face: type[DataStore]) -> Iterator[MakeStore]:
     """A factory of stores on the servers that the tests share; they are closed afterwards."""
-    with stores(dsn, redis_addr) as factory:
+    with stores(dsn, redis_addr, face) as factory:
         yield factory
 
 

@@ -16,13 +16,13 @@ MakeStore = Callable[..., DataStore]
 
 
 @contextmanager
-def stores(dsn: str, redis_addr: str) -> Iterator[MakeStore]:
+def stores(dsn: str, redis_addr: str, made_by: type[DataStore] = DataStore) -> Iterator[MakeStore]:
     """A factory of stores on these servers; options are those of `Config`."""
     with ExitStack() as stack:
 
         def make(**options: Any) -> DataStore:
             settings = {"postgres_dsn": dsn, "redis_addr": redis_addr} | options
-            store = DataStore(Config(**settings))
+            store = made_by(Config(**settings))
             stack.callback(_close, store)
             return store
 

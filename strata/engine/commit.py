@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from strata import waits
 from strata.bound import Bound
 from strata.engine.context import Context
 from strata.errors import WITHOUT_L2, WITHOUT_L3, DecodeError, L3UnavailableError, StrataError
@@ -129,8 +130,9 @@ class Commit:
                 self._meet_ledger(part)
             began = self._context.clock.monotonic()
             self._write(parts, timeout)
-            for part in parts:
-                self._put(part, began)
+            with waits.shield():  # one that is committed is put, and told
+                for part in parts:
+                    self._put(part, began)
         except BaseException as error:
             for part in parts:
                 for change in part.changes.values():

@@ -16,7 +16,7 @@ from typing import Any
 from strata import waits
 from strata.errors import StrataError
 from strata.waits.hub import MemoryLock
-from strata.waits.nudge import LOOK, Nudge
+from strata.waits.nudge import Nudge
 
 SWEPT = 256  # keys at least between two looks for claims whose calls were broken off
 
@@ -67,7 +67,7 @@ class Claim:
                 left = deadline - waits.monotonic()
                 if left <= 0:
                     return False
-                nudge.wait(min(left, LOOK))
+                nudge.wait_a_while(left)
             return True
         finally:
             self._waiting.pop(nudge, None)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import hiredis
 from redis.exceptions import AuthenticationError, NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
@@ -33,11 +34,11 @@ class WireTimeouts(NamedTuple):
 class Wire:
     """One connection; used by one thread at a time, which names its time-out each time."""
 
-    __slots__ = ("__weakref__", "_connection", "_failure", "_patience", "_reader", "_stream")
+    __slots__ = ("__weakref__", "_connection", "_failure", "_reader", "_stream", "patience")
 
     def __init__(self, connection: Any, patience: WireTimeouts) -> None:
         self._connection = connection
-        self._patience = patience
+        self.patience = patience
         abandon_in_child(self)
         self._stream = hub.current().stream(connection)
         self._reader = hiredis.Reader(protocolError=LostError, replyError=_reply_error)
@@ -45,7 +46,7 @@ class Wire:
 
     def send(self, packed: bytes) -> None:
         """Send packed commands."""
-        self._stream.send(packed, self._patience.write)
+        self._stream.send(packed, self.patience.write)
 
     def call(self, command: Sequence[Any]) -> Any:
         """The answer to one command. Raises `redis.RedisError` or `OSError`."""
@@ -55,7 +56,7 @@ class Wire:
     def receive(self) -> Any:
         """The next answer; an error answer is returned as an exception, not raised."""
         while (answer := self._reader.gets()) is False:
-            self._feed(self._patience.read)
+            self._feed(self.patience.read)
         return answer
 
     def hear(self, seconds: float) -> None:
@@ -86,6 +87,29 @@ class Wire:
         """Whether nothing came unasked: a server that went away leaves the end of the stream to be read."""
         return self._stream.silent()
 
+    @property
+    def fileno(self) -> int:
+        """The socket's descriptor, for whoever waits at many."""
+        return self._stream.fileno
+
+    def unblock(self) -> None:
+        """From now on only `send_now` and `read_now` are used, by one thread."""
+        self._stream.unblock()
+
+    def send_now(self, data: bytes) -> int:
+        """Send what can be sent without a wait; how many bytes that was."""
+        return self._stream.send_now(data)
+
+    def read_now(self) -> list[Any]:
+        """The answers that have come whole, without a wait. Raises `LostError` at the end of the stream."""
+        data = self._stream.receive_now()
+        if data is None:
+            return []
+        if not data:
+            raise LostError("the server closed the connection")
+        self._reader.feed(data)
+        return self.heard()
+
     def hang_up(self) -> None:
         """From another thread: who waits for an answer is told at once that the connection is closed."""
         self._stream.hang_up()
@@ -108,6 +132,13 @@ def abandon(connections: Iterable[Any]) -> None:
             sock.close()
 
 
+class SharedWire(Protocol):
+    """A connection that many operations use at a time."""
+
+    def retire(self) -> None:
+        """From any thread: what is under way is the last, and then it is to be closed."""
+
+
 class Wires:
     """Connections kept for reuse, the last one returned first. Thread-safe: a deque's ends are atomic, and `_seats`
     counts who uses one. One whose use was broken off is closed: its answer may still be on its way. `greet` has the
@@ -118,10 +149,11 @@ class Wires:
     ) -> None:
         self._pool = pool
         self._greet = greet
-        self._patience = patience
+        self.patience = patience
         self._longest = math.inf if patience.read is None else patience.read
         self._idle: deque[Wire] = deque()
         self._seats = Seats(size)
+        self._shared: dict[int, weakref.ref[SharedWire]] = {}  # each use is one call
 
     def call(self, command: Sequence[Any]) -> Any:
         """The answer to one command. Raises `redis.RedisError` or `OSError`; `LostError` if the connection broke."""
@@ -133,7 +165,7 @@ class Wires:
 
     def open(self) -> Wire:
         """A connection outside the pool, as for a subscription."""
-        wire = Wire(self._pool.connection_class(**self._pool.connection_kwargs), self._patience)
+        wire = Wire(self._pool.connection_class(**self._pool.connection_kwargs), self.patience)
         if self._greet is not None:
             try:
                 self._greet(wire)
@@ -142,11 +174,19 @@ class Wires:
                 raise
         return wire
 
+    def share(self, link: SharedWire) -> None:
+        """Operations of an event loop share a connection that was opened here."""
+        number = id(link)
+        self._shared[number] = weakref.ref(link, lambda _: self._shared.pop(number, None))
+
     def close(self) -> None:
-        """Close what is idle."""
+        """Close what is idle; what is shared, once nobody waits for an answer."""
         while self._idle:
             with contextlib.suppress(IndexError):
                 self._idle.pop().close()
+        for known in list(self._shared.values()):
+            if (link := known()) is not None:
+                link.retire()
 
     def block(self, packed: bytes, count: int) -> list[Any]:
         """Send commands, and take their answers, in a thread of the system, which stands still meanwhile."""
@@ -158,7 +198,7 @@ class Wires:
             wire = self._take()
             wire.send(packed)
             answers = [wire.receive() for _ in range(count)]
-            if any(isinstance(answer, _ELSEWHERE) for answer in answers):
+            if any(isinstance(answer, ELSEWHERE) for answer in answers):
                 # The master became a replica: whoever took its place is found by new connections. And a connection
                 # whose login has run out logs in anew.
                 wire.close()
@@ -185,7 +225,7 @@ class Wires:
             wire.close()
 
 
-_ELSEWHERE = (ReadOnlyError, AuthenticationError)
+ELSEWHERE = (ReadOnlyError, AuthenticationError)
 
 
 def _raised(answer: Any) -> Any:

@@ -264,6 +264,7 @@ def connect(conninfo: str, config: L3PoolConfig, clock: Clock) -> Connection:
     except psycopg.ProgrammingError as error:
         # The DSN was read before. What psycopg takes for a bad value in it is an exception from outside.
         raise error.__context__ or error  # noqa: B904
+    conn.user = waits.thread_ident()  # another one may have connected
     conn.clock = clock
     conn.patience = config.statement_timeout + GRACE
     conn.named = config.prepared

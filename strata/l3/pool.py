@@ -11,6 +11,7 @@ from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from strata import waits
 from strata.errors import InvalidConfigError, L3RefusedError, L3UnavailableError, StrataError, TxFailedError
 from strata.l3 import failures
 from strata.l3.causes import advice_of, cause_of
@@ -270,7 +271,8 @@ class Transaction:
             self._database.give(self, self._conn)
             raise failures.deadline_error(self._timeout or 0.0)
         try:
-            tag = self._conn.command("COMMIT")
+            with waits.shield():
+                tag = self._conn.command("COMMIT")
         except psycopg.Error as error:
             self._fail(error, sent=True)
         except BaseException:

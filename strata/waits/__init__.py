@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from strata.waits import hub
@@ -45,6 +46,16 @@ def sleep(seconds: float) -> None:
 def call(wait: Callable[[], T]) -> T:
     """Make a call that waits by means of its own: a driver's that connects, say."""
     return hub.current().call(wait)
+
+
+def awaited(awaitable: Awaitable[T]) -> T:
+    """What comes of a coroutine, as one that a hook returns. Raises `StrataError` where there is no event loop."""
+    return hub.current().awaited(awaitable)
+
+
+def shield() -> AbstractContextManager[None]:
+    """A block that no cancellation breaks off."""
+    return hub.current().shield()
 
 
 def chance() -> random.Random:

@@ -7,12 +7,15 @@ such hubs: they put something of their own in the place of the system's threads,
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from strata.errors import StrataError
 from strata.waits.clock import Clock, SystemClock
 from strata.waits.sockets import Stream
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from strata.waits.nudge import Nudge
 
 T = TypeVar("T")
+LOOK = 0.05  # seconds after which who waits looks for itself, since whoever was to nudge may have been interrupted
 MemoryLock = threading.RLock
 
 
@@ -48,6 +52,7 @@ class Hub(Protocol):
 
     clock: Clock
     chance: random.Random  # for all that is drawn at random, keys of encryption and their nonces too
+    look: float  # seconds after which who waits for a nudge looks whether it was missed
 
     def sleep(self, seconds: float) -> None:
         """Let time pass."""
@@ -67,6 +72,13 @@ class Hub(Protocol):
     def query(self, connection: Any, steps: Any, timeout: float | None) -> Any:
         """Take the steps of libpq (`strata.l3.connection.Connection`); `timeout` is for each wait among them."""
 
+    def awaited(self, awaitable: Awaitable[T]) -> T:
+        """What comes of a coroutine, as one that a hook returns. Raises `StrataError` where there is no event loop."""
+
+    def shield(self) -> AbstractContextManager[None]:
+        """A block that a cancellation of the operation does not break off: it is raised where the operation waits next
+        after it, or at its end."""
+
     def thread(self, run: Callable[[], None], name: str) -> Thread:
         """A thread that is not started yet. It does not keep the process from ending."""
 
@@ -80,12 +92,16 @@ class Hub(Protocol):
         """A number of the operation that asks, which no other one that is under way has."""
 
 
+_NOTHING = contextlib.nullcontext()
+
+
 class Threads:
     """The hub of operations that each have a thread of the system. Thread-safe: it keeps nothing that changes."""
 
     def __init__(self) -> None:
         self.clock: Clock = SystemClock()
         self.chance: random.Random = random.SystemRandom()
+        self.look = LOOK
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -106,6 +122,14 @@ class Threads:
 
     def query(self, connection: Any, steps: Any, timeout: float | None) -> Any:
         return connection.block(steps, timeout)
+
+    def awaited(self, awaitable: Awaitable[T]) -> T:
+        if hasattr(awaitable, "close"):
+            awaitable.close()  # else Python complains that it was never awaited
+        raise StrataError("a thread calls this, which cannot await what is a coroutine; call it by the store's `aio`")
+
+    def shield(self) -> AbstractContextManager[None]:
+        return _NOTHING
 
     def thread(self, run: Callable[[], None], name: str) -> Thread:
         return threading.Thread(target=run, name=name, daemon=True)

@@ -7,7 +7,7 @@ import weakref
 
 from strata.waits import hub
 from strata.waits.locks import memory_lock
-from strata.waits.nudge import LOOK, Nudge
+from strata.waits.nudge import Nudge
 
 
 class Seats:
@@ -65,7 +65,7 @@ class Seats:
                 left = deadline - clock.monotonic()
                 if left <= 0:
                     return False
-                nudge.wait(min(left, LOOK))
+                nudge.wait_a_while(left)
         finally:
             self._waiting.pop(nudge, None)
         if self._waiting and len(self._used) < self._size:

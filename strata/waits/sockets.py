@@ -11,6 +11,7 @@ import importlib.util
 import math
 import os
 import select
+import ssl
 from socket import SHUT_RDWR
 from types import BuiltinFunctionType, ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from strata.forks.inherited import abandon_in_child
 
 RECEIVE = 65_536  # bytes asked for at once
+_LATER = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 def _own_copy() -> ModuleType:
@@ -78,6 +80,35 @@ class Stream:
         """What has come, waiting for something to come; nothing at the end of the stream."""
         self._socket.settimeout(seconds)
         data: bytes = self._socket.recv(RECEIVE)
+        return data
+
+    @property
+    def fileno(self) -> int:
+        """Its descriptor, for whoever waits at many."""
+        number: int = self._socket.fileno()
+        return number
+
+    def unblock(self) -> None:
+        """From now on only `send_now` and `receive_now` are used."""
+        self._socket.setblocking(False)
+
+    def send_now(self, data: bytes) -> int:
+        """Send what can be sent without a wait; how much that was."""
+        try:
+            sent: int = self._socket.send(data)
+        except _LATER:
+            return 0
+        return sent
+
+    def receive_now(self) -> bytes | None:
+        """What has come; nothing at the end of the stream, None where there is nothing yet."""
+        try:
+            data: bytes = self._socket.recv(RECEIVE)
+            pending = getattr(self._socket, "pending", None)  # of TLS, which may hold what no poll shows
+            while data and pending is not None and pending():
+                data += self._socket.recv(RECEIVE)
+        except _LATER:
+            return None
         return data
 
     def silent(self) -> bool:

@@ -38,6 +38,7 @@ _wiring
 jobs
 collection
 datastore
+aio
 __init__
 application
 embedded
@@ -108,7 +109,8 @@ def test_the_library_imports_neither_workers_nor_celeryconfig_which_are_names_of
 def test_a_duration_becomes_seconds_where_it_is_given_and_nowhere_below() -> None:
     told = {module for module, path in MODULES.items() if "strata.durations" in set(imported(path))}
     assert told == {
-        "strata.config", "strata.policies", "strata.datastore", "strata.jobs.job", "strata.embedded.standby",
+        "strata.aio.jobs", "strata.aio.store", "strata.config", "strata.policies", "strata.datastore",
+        "strata.jobs.job", "strata.embedded.standby",
         "strata.testing.history", "strata.testing.proxy",
     }  # fmt: skip
     assert [module for module, path in MODULES.items() if ".total_seconds()" in path.read_text()] == [
@@ -126,9 +128,11 @@ def test_no_name_in_a_redis_is_made_outside_the_keyspace() -> None:
     assert len(made) == 1 and made[0].startswith("strata/config.py"), made  # the channel's name, without its namespace
 
 
-# Where a driver is imported that the settings turn out to need: by the check of its address, and for a store's parts.
+# Where a driver is imported that the settings turn out to need: by the check of its address, for a store's parts, and
+# by the first call of the asynchronous face.
 LATE = [
     *(f"strata/_wiring/{name}.py" for name in ("servers", "tiers", "wiring")),
+    "strata/aio/here.py",
     "strata/endpoints/__init__.py",
 ]
 

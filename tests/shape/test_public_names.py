@@ -31,7 +31,8 @@ SETTINGS = """
     Codec Logger MetricsRecorder
 """.split()
 STORE = """
-    DataStore Collection Tx Q Query Job JobState Progress DeadLetter DeadLetters SchemaRef Key Record
+    DataStore AsyncDataStore Collection AsyncCollection Tx AsyncTx Q Query Job AsyncJob JobState Progress
+    DeadLetter DeadLetters AsyncDeadLetters SchemaRef Key Record
 """.split()
 RESULTS = """
     MigrationReport MigrationRecord ManualChange KeyRotation Undecrypted AuditReport SchemaAudit StaleKey

@@ -8,8 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-# What runs beside the engine, each in a process or a thread of its own: commands, servers, what tests use, a worker.
-AROUND = {"application", "cli", "embedded", "integrations", "testing", "waits", "worker"}
+# What runs beside the engine: commands, servers, what tests use, a worker; and the event loop, which is a hub.
+AROUND = {"aio", "application", "cli", "embedded", "integrations", "testing", "waits", "worker"}
 WAITING = {
     "_thread", "asyncio", "concurrent", "queue", "random", "sched", "secrets", "select", "selectors", "signal",
     "socket", "subprocess", "threading", "time",

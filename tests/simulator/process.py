@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from strata.l3.fingerprint import Fingerprint
 from strata.protocol import shards
 from strata.testing import inspect
 from strata.waits import hub
+from strata.waits.hub import LOOK
 from strata.waits.nudge import Nudge
 from strata.writebehind import endings, service
 from strata.writebehind.fleet.doorbell import Doorbell
@@ -107,6 +109,8 @@ class SimLock:
 class Process:
     """One process, which can be killed, and started again, frozen, and cut off. A `Hub` for what runs in it."""
 
+    look = LOOK
+
     def __init__(
         self,
         world: World,
@@ -192,6 +196,12 @@ class Process:
 
     def call(self, wait: Callable[[], T]) -> T:
         return wait()
+
+    def awaited(self, awaitable: Awaitable[T]) -> T:
+        raise AssertionError("the simulator has no event loop")
+
+    def shield(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def stream(self, connection: Any) -> SimStream:
         return self._servers[connection.port].open(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from strata import waits
 from strata.errors import ClosedError
 from strata.waits.clock import Clock
-from strata.waits.nudge import LOOK
+from strata.waits.hub import LOOK
 
 
 class Gate:

@@ -16,7 +16,8 @@ from strata import waits
 from strata.bound import Bound
 from strata.errors import StrataError, WriteBehindMaxRetryError
 from strata.runtime.daemon import Daemon
-from strata.waits.nudge import LOOK, Nudge
+from strata.waits.hub import LOOK
+from strata.waits.nudge import Nudge
 from strata.writebehind.dirty.buffer import DirtyBuffer
 from strata.writebehind.ledger.common import Common
 from strata.writebehind.ledger.shard import home_of

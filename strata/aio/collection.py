@@ -1,0 +1,142 @@
+"""`AsyncCollection`: one schema of a store, with the asynchronous store's calls without `schema`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+
+from strata.aio.here import hub
+from strata.aio.jobs import AsyncJob
+from strata.aio.ready import Ready
+from strata.collection import RAISE, Collection
+from strata.model.keys import KEYS
+from strata.query import Q, Query
+from strata.schema import Key, Record
+
+T = TypeVar("T", bound=Record)
+D = TypeVar("D")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as WithDefault  # of `typing` from Python 3.13 on
+
+    from strata.aio.store import AsyncDataStore  # which makes collections; only its type is needed here
+
+    K = WithDefault("K", bound=Key, default=Any)
+else:
+    K = TypeVar("K", bound=Key)
+
+
+class AsyncCollection(Ready, Generic[T, K]):
+    """One schema of an asynchronous store: its calls, without `schema`. `AsyncDataStore.register` returns it.
+
+    To be used in any loop, and by `sync` from threads; as long-lived as its store. `AsyncCollection[Player, str]` says
+    that the ids are texts; `AsyncCollection[Player]` leaves open what they are.
+
+    >>> players: AsyncCollection[Player, str] = store.register(Schema(Player, l1=MemPolicy(ttl=60)))
+    >>> await players.set("p1", Player("p1", "andrew"))
+    Player(id='p1', name='andrew')
+
+    Attributes:
+        name: The schema's name.
+        model: The class of its records.
+        sync: The same for synchronous callers.
+    """
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, parts: Any) -> Any:
+            return super().__class_getitem__(parts if isinstance(parts, tuple) else (parts, Any))
+
+    __slots__ = ("_hot", "_store", "model", "name", "sync")
+
+    def __init__(self, store: AsyncDataStore, collection: Collection[T, K]) -> None:
+        self._store = store
+        self._hot = collection._hot
+        self.sync = collection
+        self.name = collection.name
+        self.model = collection.model
+
+    @overload
+    async def get(self, id: K, *, force_l2: bool = ..., force_l3: bool = ...) -> T: ...
+    @overload
+    async def get(self, id: K, *, default: D, force_l2: bool = ..., force_l3: bool = ...) -> T | D: ...
+    async def get(self, id: K, *, default: Any = RAISE, force_l2: bool = False, force_l3: bool = False) -> Any:
+        """As `Collection.get`. A hit in L1 does not give way to the loop."""
+        hot = self._hot  # the hit path once more, for the sake of its one frame
+        try:
+            entry = hot.lookup(id)
+        except Exception:
+            if type(id) in KEYS:
+                raise
+            entry = None
+        if entry is not None and not (force_l2 or force_l3) and (hot.exact is None or type(id) is hot.exact):
+            now = monotonic()
+            if now < entry.expires and now < hot.trust.until:
+                entry.used = now
+                entry.hits += 1
+                thaw = hot.thaw
+                return entry.value if thaw is None else thaw(entry.value)
+        store = self._store.sync
+        return await hub().carry(store._get_slowly, self.name, id, default, force_l2, force_l3)
+
+    async def get_many(self, ids: Iterable[K]) -> dict[K, T]:
+        """As `Collection.get_many`."""
+        return await hub().carry(self.sync.get_many, ids)
+
+    async def set(self, id: K, value: T) -> T:
+        """As `Collection.set`."""
+        return await hub().carry(self.sync.set, id, value)
+
+    async def set_many(self, values: Mapping[K, T]) -> dict[K, T]:
+        """As `Collection.set_many`."""
+        return await hub().carry(self.sync.set_many, values)
+
+    async def delete(self, id: K) -> None:
+        """As `Collection.delete`."""
+        await hub().carry(self.sync.delete, id)
+
+    async def delete_many(self, ids: Iterable[K]) -> None:
+        """As `Collection.delete_many`."""
+        await hub().carry(self.sync.delete_many, ids)
+
+    async def search(self, query: Q | Query | None = None) -> list[T]:
+        """As `Collection.search`."""
+        return await hub().carry(self.sync.search, query)
+
+    async def search_cached(self, query: Q | Query | None = None) -> list[T]:
+        """As `Collection.search_cached`."""
+        return await hub().carry(self.sync.search_cached, query)
+
+    def search_iter(self, query: Q | Query | None = None, *, chunk: int = 1000) -> AsyncIterator[T]:
+        """As `Collection.search_iter`, for `async for`. Where the loop over it ends early, `aclose` frees the connection
+        at once (`contextlib.aclosing`), else the event loop does so by and by."""
+        return self._store.search_iter(self.name, query, chunk=chunk)
+
+    async def exists(self, id: K) -> bool:
+        """As `Collection.exists`."""
+        return await hub().carry(self.sync.exists, id)
+
+    async def count(self, query: Q | Query | None = None) -> int:
+        """As `Collection.count`."""
+        return await hub().carry(self.sync.count, query)
+
+    async def invalidate(self, id: K) -> None:
+        """As `Collection.invalidate`."""
+        await hub().carry(self.sync.invalidate, id)
+
+    @overload
+    async def warm_cache(
+        self, limit: int = ..., *, background: Literal[False] = ..., progress: Callable[[int], object] | None = ...
+    ) -> int: ...
+    @overload
+    async def warm_cache(self, limit: int = ..., *, background: Literal[True]) -> AsyncJob: ...
+    async def warm_cache(
+        self, limit: int = 0, *, background: bool = False, progress: Callable[[int], object] | None = None
+    ) -> int | AsyncJob:
+        """As `Collection.warm_cache`; `progress` may be a coroutine function."""
+        warm: Callable[..., Any] = self._store.warm_cache
+        done: int | AsyncJob = await warm(self.name, limit, background=background, progress=progress)
+        return done
+
+    def __repr__(self) -> str:
+        return f"Async{self.sync!r}"

@@ -1,0 +1,337 @@
+"""`AsyncDataStore`: the face of the library for asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import fields
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
+
+from strata import waits
+from strata.aio.collection import AsyncCollection
+from strata.aio.here import hub
+from strata.aio.jobs import AsyncDeadLetters, AsyncJob
+from strata.aio.ready import Ready
+from strata.aio.tx import AsyncTx
+from strata.collection import RAISE
+from strata.config import Config
+from strata.datastore import DataStore
+from strata.durations import Duration
+from strata.jobs.job import Job
+from strata.model.keys import KEYS
+from strata.observe.counters import Stats
+from strata.observe.health import Health
+from strata.query import Q, Query
+from strata.schema import Key, Record, Schema, SchemaRef
+
+if TYPE_CHECKING:
+    from strata.l3.report import MigrationRecord, MigrationReport
+    from strata.maintenance.audit import AuditReport
+    from strata.maintenance.rotate_keys import KeyRotation
+
+T = TypeVar("T", bound=Record)
+D = TypeVar("D")
+K = TypeVar("K", bound=Key)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Stats(Stats, Ready):
+    pass
+
+
+class _Health(Health, Ready):
+    pass
+
+
+class AsyncDataStore:
+    """A `DataStore` whose calls are awaited: the same calls, which mean the same, on asyncio's event loop or uvloop's.
+
+    While a call waits for Redis or PostgreSQL, the loop goes on with other tasks; a hit in L1 waits for nothing, and
+    does not give way. One store may serve loops in several threads, and synchronous callers beside them (`sync`): they
+    share all that it has. Nothing is connected, or started, before it is needed.
+
+    A call may be cancelled wherever it waits: it leaves nothing behind, and what was not sent yet is not written. A
+    COMMIT that is under way, and the caches' share in it, are seen to their end first, for as long as their time-outs
+    are. Hooks, and functions that report progress, may be coroutine functions; those that a thread of the store calls
+    (`on_evict`, where L1 makes room by itself, and `on_write_error`) are awaited by the loop that used the store last.
+
+    `register`, `tx`, `stats` and `health` have nothing to wait for: they may be awaited, and need not be.
+
+    >>> async with AsyncDataStore(Config()) as ds:
+    ...     players = ds.register(Schema(Player, l1=MemPolicy(ttl=60)))
+    ...     await players.set("p1", Player("p1", "andrew"))
+    Player(id='p1', name='andrew')
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.sync = DataStore(config)
+
+    @classmethod
+    def _over(cls, store: DataStore) -> Self:
+        """The face of a store that there is, as `DataStore.aio` gives it."""
+        made = cls.__new__(cls)
+        made.sync = store
+        return made
+
+    @property
+    def config(self) -> Config:
+        """What the store was made with."""
+        return self.sync.config
+
+    def register(self, schema: Schema[T]) -> AsyncCollection[T, Any]:
+        """As `DataStore.register`; nothing is connected yet, and no loop need run."""
+        return AsyncCollection(self, self.sync.register(schema))
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    @overload
+    async def get(self, schema: type[T], id: Key, *, force_l2: bool = ..., force_l3: bool = ...) -> T: ...
+    @overload
+    async def get(
+        self, schema: type[T], id: Key, *, default: D, force_l2: bool = ..., force_l3: bool = ...
+    ) -> T | D: ...
+    @overload
+    async def get(
+        self, schema: str, id: Key, *, default: Any = ..., force_l2: bool = ..., force_l3: bool = ...
+    ) -> Any: ...
+    async def get(
+        self,
+        schema: SchemaRef[Any],
+        id: Key,
+        *,
+        default: Any = RAISE,
+        force_l2: bool = False,
+        force_l3: bool = False,
+    ) -> Any:
+        """As `DataStore.get`. A hit in L1 does not give way to the loop."""
+        store = self.sync
+        try:  # the hit path of `DataStore.get`, in this one frame
+            hot = store._hot[schema]
+            entry = hot.lookup(id)
+        except (TypeError, KeyError):
+            pass
+        except Exception:
+            if type(id) in KEYS:
+                raise
+        else:
+            if entry is not None and not (force_l2 or force_l3) and (hot.exact is None or type(id) is hot.exact):
+                now = monotonic()
+                if now < entry.expires and now < hot.trust.until:
+                    entry.used = now
+                    entry.hits += 1
+                    thaw = hot.thaw
+                    return entry.value if thaw is None else thaw(entry.value)
+        return await hub().carry(store._get_slowly, schema, id, default, force_l2, force_l3)
+
+    @overload
+    async def get_many(self, schema: type[T], ids: Iterable[K]) -> dict[K, T]: ...
+    @overload
+    async def get_many(self, schema: str, ids: Iterable[K]) -> dict[K, Any]: ...
+    async def get_many(self, schema: SchemaRef[Any], ids: Iterable[Any]) -> dict[Any, Any]:
+        """As `DataStore.get_many`."""
+        return await hub().carry(self.sync.get_many, schema, ids)
+
+    async def exists(self, schema: SchemaRef[Any], id: Key) -> bool:
+        """As `DataStore.exists`."""
+        return await hub().carry(self.sync.exists, schema, id)
+
+    @overload
+    async def search(self, schema: type[T], query: Q | Query | None = ...) -> list[T]: ...
+    @overload
+    async def search(self, schema: str, query: Q | Query | None = ...) -> list[Any]: ...
+    async def search(self, schema: SchemaRef[Any], query: Q | Query | None = None) -> list[Any]:
+        """As `DataStore.search`."""
+        return await hub().carry(self.sync.search, schema, query)
+
+    @overload
+    async def search_cached(self, schema: type[T], query: Q | Query | None = ...) -> list[T]: ...
+    @overload
+    async def search_cached(self, schema: str, query: Q | Query | None = ...) -> list[Any]: ...
+    async def search_cached(self, schema: SchemaRef[Any], query: Q | Query | None = None) -> list[Any]:
+        """As `DataStore.search_cached`."""
+        return await hub().carry(self.sync.search_cached, schema, query)
+
+    @overload
+    def search_iter(self, schema: type[T], query: Q | Query | None = ..., *, chunk: int = ...) -> AsyncIterator[T]: ...
+    @overload
+    def search_iter(self, schema: str, query: Q | Query | None = ..., *, chunk: int = ...) -> AsyncIterator[Any]: ...
+    def search_iter(
+        self, schema: SchemaRef[Any], query: Q | Query | None = None, *, chunk: int = 1000
+    ) -> AsyncIterator[Any]:
+        """As `DataStore.search_iter`, for `async for`. Where the loop over it ends early, `aclose` frees the connection
+        at once (`contextlib.aclosing`), else the event loop does so by and by.
+
+        Raises `QueryError` at once; then as `search` does.
+        """
+        return _chunks(self.sync.search_iter(schema, query, chunk=chunk), chunk)
+
+    async def count(self, schema: SchemaRef[Any], query: Q | Query | None = None) -> int:
+        """As `DataStore.count`."""
+        return await hub().carry(self.sync.count, schema, query)
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    @overload
+    async def set(self, schema: type[T], id: Key, value: T) -> T: ...
+    @overload
+    async def set(self, schema: str, id: Key, value: T) -> T: ...
+    async def set(self, schema: SchemaRef[Any], id: Key, value: Any) -> Any:
+        """As `DataStore.set`."""
+        return await hub().carry(self.sync.set, schema, id, value)
+
+    @overload
+    async def set_many(self, schema: type[T], values: Mapping[K, T]) -> dict[K, T]: ...
+    @overload
+    async def set_many(self, schema: str, values: Mapping[K, T]) -> dict[K, T]: ...
+    async def set_many(self, schema: SchemaRef[Any], values: Mapping[Any, Any]) -> dict[Any, Any]:
+        """As `DataStore.set_many`."""
+        return await hub().carry(self.sync.set_many, schema, values)
+
+    async def delete(self, schema: SchemaRef[Any], id: Key) -> None:
+        """As `DataStore.delete`."""
+        await hub().carry(self.sync.delete, schema, id)
+
+    async def delete_many(self, schema: SchemaRef[Any], ids: Iterable[Key]) -> None:
+        """As `DataStore.delete_many`."""
+        await hub().carry(self.sync.delete_many, schema, ids)
+
+    def tx(self, timeout: Duration | None = None) -> AsyncTx:
+        """As `DataStore.tx`; for `async with`, or to be committed by `await tx.commit()`."""
+        return AsyncTx(self.sync.tx(timeout))
+
+    # -- caches and write-behind --------------------------------------------------------------------------------
+
+    async def invalidate(self, schema: SchemaRef[Any], id: Key) -> None:
+        """As `DataStore.invalidate`."""
+        await hub().carry(self.sync.invalidate, schema, id)
+
+    @overload
+    async def warm_cache(
+        self,
+        schema: SchemaRef[Any],
+        limit: int = ...,
+        *,
+        background: Literal[False] = ...,
+        progress: Callable[[int], object] | None = ...,
+    ) -> int: ...
+    @overload
+    async def warm_cache(self, schema: SchemaRef[Any], limit: int = ..., *, background: Literal[True]) -> AsyncJob: ...
+    async def warm_cache(
+        self,
+        schema: SchemaRef[Any],
+        limit: int = 0,
+        *,
+        background: bool = False,
+        progress: Callable[[int], object] | None = None,
+    ) -> int | AsyncJob:
+        """As `DataStore.warm_cache`; `progress` may be a coroutine function."""
+        warm: Callable[..., int | Job] = self.sync.warm_cache
+        told = _awaiting(progress)
+        done = await hub().carry(partial(warm, schema, limit, background=background, progress=told))
+        return AsyncJob(done) if isinstance(done, Job) else done
+
+    async def flush_dirty(self, timeout: Duration | None = None) -> None:
+        """As `DataStore.flush_dirty`."""
+        await hub().carry(self.sync.flush_dirty, timeout)
+
+    @property
+    def dead_letters(self) -> AsyncDeadLetters:
+        """As `DataStore.dead_letters`."""
+        return AsyncDeadLetters(self.sync.dead_letters)
+
+    # -- migration ----------------------------------------------------------------------------------------------
+
+    @overload
+    async def migrate(self, *, background: Literal[False] = ...) -> MigrationReport: ...
+    @overload
+    async def migrate(self, *, background: Literal[True]) -> AsyncJob: ...
+    async def migrate(self, *, background: bool = False) -> MigrationReport | AsyncJob:
+        """As `DataStore.migrate`."""
+        migrate: Callable[..., MigrationReport | Job] = self.sync.migrate
+        done = await hub().carry(migrate, background=background)
+        return AsyncJob(done) if isinstance(done, Job) else done
+
+    async def migrate_from(self, directory: str | Path) -> list[str]:
+        """As `DataStore.migrate_from`."""
+        return await hub().carry(self.sync.migrate_from, directory)
+
+    async def migration_status(self) -> list[MigrationRecord]:
+        """As `DataStore.migration_status`."""
+        return await hub().carry(self.sync.migration_status)
+
+    # -- encryption ---------------------------------------------------------------------------------------------
+
+    async def rotate_keys(
+        self, schema: SchemaRef[Any] | None = None, *, progress: Callable[[str, int], object] | None = None
+    ) -> list[KeyRotation]:
+        """As `DataStore.rotate_keys`; `progress` may be a coroutine function."""
+        return await hub().carry(self.sync.rotate_keys, schema, progress=_awaiting(progress))
+
+    async def audit(
+        self, schema: SchemaRef[Any] | None = None, *, sample: int = 1000, pause: Duration | None = 1.0
+    ) -> AuditReport:
+        """As `DataStore.audit`."""
+        return await hub().carry(self.sync.audit, schema, sample=sample, pause=pause)
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """As `DataStore.stats`."""
+        return _as(_Stats, self.sync.stats())
+
+    def health(self) -> Health:
+        """As `DataStore.health`."""
+        return _as(_Health, self.sync.health())
+
+    async def close(self, timeout: Duration = 30) -> None:
+        """As `DataStore.close`, in a thread, as the store's own threads are waited for. Cancelled, it goes on there."""
+        here = hub()
+        try:
+            await here.in_thread(lambda: self.sync.close(timeout))
+        finally:
+            here.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"Async{self.sync!r}"
+
+
+DataStore._face = AsyncDataStore._over
+
+
+async def _chunks(records: Any, chunk: int) -> AsyncIterator[Any]:
+    """The records, so many at a time; whoever ends early frees the connection."""
+    try:
+        while some := await hub().carry(lambda: list(islice(records, chunk))):
+            for record in some:
+                yield record
+    finally:
+        await hub().carry(records.close)
+
+
+def _awaiting(call: Callable[P, object] | None) -> Callable[P, object] | None:
+    """The same, which the engine may call: what comes of a coroutine is waited for."""
+    if not callable(call):
+        return call
+
+    def called(*args: P.args, **kwargs: P.kwargs) -> object:
+        said = call(*args, **kwargs)
+        return waits.awaited(said) if isinstance(said, Awaitable) else said
+
+    return called
+
+
+def _as(kind: type[R], known: Any) -> R:
+    return kind(**{field.name: getattr(known, field.name) for field in fields(known)})
