@@ -108,8 +108,8 @@ class AsyncCollection(Ready, Generic[T, K]):
         return await hub().carry(self.sync.search_cached, query)
 
     def search_iter(self, query: Q | Query | None = None, *, chunk: int = 1000) -> AsyncIterator[T]:
-        """As `Collection.search_iter`, for `async for`. Where the loop over it ends early, `aclose` frees the connection
-        at once (`contextlib.aclosing`), else the event loop does so by and by."""
+        """As `Collection.search_iter`, for `async for`. Where the loop over it ends early, `aclose` frees the
+        connection, as `contextlib.aclosing` does at once, and the event loop by and by."""
         return self._store.search_iter(self.name, query, chunk=chunk)
 
     async def exists(self, id: K) -> bool:

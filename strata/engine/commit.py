@@ -207,7 +207,8 @@ class Commit:
                     stack.enter_context(self._context.repairs.unannounced(part.bound, part.changes))
             if timeout is None and self._is_one_statement(parts):
                 conn = stack.enter_context(database.session())
-                self._unsure = True  # it is its own commit
+                stack.enter_context(waits.shield())  # it is its own commit
+                self._unsure = True
             else:
                 conn = stack.enter_context(database.transaction(timeout))
                 for part in parts:

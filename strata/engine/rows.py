@@ -79,12 +79,15 @@ class Filler:
         return left
 
     def _load(self, bound: Bound, claims: dict[str, Claim], found: dict[str, Found] | None) -> None:
-        began, deferred, pending = self._context.clock.monotonic(), self._context.writebehind, {}
-        if bound.deferred and deferred is not None:
-            pending = deferred.ledger_read(bound, list(claims))
+        began, deferred = self._context.clock.monotonic(), self._context.writebehind
         load = Load(self._context, bound, claims, found)
-        loaded, _ = load.beneath(pending)
-        load.fill(loaded, began)
+        try:
+            pending = deferred.ledger_read(bound, list(claims)) if bound.deferred and deferred is not None else {}
+            loaded, _ = load.beneath(pending)
+            load.fill(loaded, began)
+        except BaseException as error:
+            load.broken_off(error)
+            raise
 
 
 def _known(bound: Bound, item: Item, now: float) -> bool:

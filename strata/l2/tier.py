@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from strata import waits
+from strata.errors import StrataError
 from strata.l2.content import Contents, Found, State
 from strata.l2.lifetimes import Lifetimes
 from strata.l2.script import Script, load
@@ -87,7 +88,14 @@ class L2Tier:
             return self.read_many([key_text], lease=lease)[key_text]
         [raw] = self.server.values([self.key(key_text)], CHUNK)
         found = self._contents.read(key_text, raw, -1)
-        return found or self._instead({key_text: raw}, raw is not None, self.token(), lease)[key_text]
+        if found is not None:
+            return found
+        token = self.token()
+        try:
+            return self._instead({key_text: raw}, raw is not None, token, lease)[key_text]
+        except BaseException as error:
+            self._broken_off(error, token, [key_text])
+            raise
 
     def read_many(
         self,
@@ -105,8 +113,19 @@ class L2Tier:
         `take_over`, of the lease of another reader, whose fill is then refused. Who does not `count` what cannot be
         read loads nothing in its place.
         """
+        token = self.token()
+        try:
+            return self._read_many(key_texts, token, lease, exist, take_over, count)
+        except BaseException as error:
+            self._broken_off(error, token, key_texts)
+            raise
+
+    def _read_many(
+        self, key_texts: Sequence[str], token: str, lease: bool, exist: bool, take_over: bool, count: bool
+    ) -> dict[str, Found]:
         found: dict[str, Found] = {}
-        token, useless, unreadable = self.token(), dict[str, bytes | None](), 0
+        useless: dict[str, bytes | None] = {}
+        unreadable = 0
         for key_text, raw, left in self._look(key_texts, token, lease):
             answer = self._contents.read(key_text, raw, left)
             unreadable += count and answer is None and raw is not None
@@ -154,6 +173,16 @@ class L2Tier:
         """
         answered = self._each("fill", [token], {put.key_text: self._loaded(put) for put in puts})
         return {key_text for key_text, stood in answered if stood}
+
+    def give_back(self, token: str, key_texts: Sequence[str]) -> None:
+        """Whoever was to fill is broken off: end the leases, so that nobody waits for it."""
+        with waits.shield():
+            self._each("fill", [token], dict.fromkeys(key_texts, (b"", 0)))
+
+    def _broken_off(self, error: BaseException, token: str, key_texts: Sequence[str]) -> None:
+        if not isinstance(error, StrataError):  # from outside: leases may have been left, of which nobody knows
+            with contextlib.suppress(StrataError):
+                self.give_back(token, key_texts)
 
     def refresh(self, found: dict[str, Found], puts: Sequence[Put]) -> set[str]:
         """Store what was loaded from below where the key still holds what was found; a record of None removes it.
