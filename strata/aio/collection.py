@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
-from strata.aio.here import hub
+from strata.aio.here import here
 from strata.aio.jobs import AsyncJob
 from strata.aio.ready import Ready
 from strata.collection import RAISE, Collection
@@ -77,35 +77,35 @@ class AsyncCollection(Ready, Generic[T, K]):
                 thaw = hot.thaw
                 return entry.value if thaw is None else thaw(entry.value)
         store = self._store.sync
-        return await hub().carry(store._get_slowly, self.name, id, default, force_l2, force_l3)
+        return await here().call(store._get_slowly, self.name, id, default, force_l2, force_l3)
 
     async def get_many(self, ids: Iterable[K]) -> dict[K, T]:
         """As `Collection.get_many`."""
-        return await hub().carry(self.sync.get_many, ids)
+        return await here().call(self.sync.get_many, ids)
 
     async def set(self, id: K, value: T) -> T:
         """As `Collection.set`."""
-        return await hub().carry(self.sync.set, id, value)
+        return await here().call(self.sync.set, id, value)
 
     async def set_many(self, values: Mapping[K, T]) -> dict[K, T]:
         """As `Collection.set_many`."""
-        return await hub().carry(self.sync.set_many, values)
+        return await here().call(self.sync.set_many, values)
 
     async def delete(self, id: K) -> None:
         """As `Collection.delete`."""
-        await hub().carry(self.sync.delete, id)
+        await here().call(self.sync.delete, id)
 
     async def delete_many(self, ids: Iterable[K]) -> None:
         """As `Collection.delete_many`."""
-        await hub().carry(self.sync.delete_many, ids)
+        await here().call(self.sync.delete_many, ids)
 
     async def search(self, query: Q | Query | None = None) -> list[T]:
         """As `Collection.search`."""
-        return await hub().carry(self.sync.search, query)
+        return await here().call(self.sync.search, query)
 
     async def search_cached(self, query: Q | Query | None = None) -> list[T]:
         """As `Collection.search_cached`."""
-        return await hub().carry(self.sync.search_cached, query)
+        return await here().call(self.sync.search_cached, query)
 
     def search_iter(self, query: Q | Query | None = None, *, chunk: int = 1000) -> AsyncIterator[T]:
         """As `Collection.search_iter`, for `async for`. Where the loop over it ends early, `aclose` frees the
@@ -114,15 +114,15 @@ class AsyncCollection(Ready, Generic[T, K]):
 
     async def exists(self, id: K) -> bool:
         """As `Collection.exists`."""
-        return await hub().carry(self.sync.exists, id)
+        return await here().call(self.sync.exists, id)
 
     async def count(self, query: Q | Query | None = None) -> int:
         """As `Collection.count`."""
-        return await hub().carry(self.sync.count, query)
+        return await here().call(self.sync.count, query)
 
     async def invalidate(self, id: K) -> None:
         """As `Collection.invalidate`."""
-        await hub().carry(self.sync.invalidate, id)
+        await here().call(self.sync.invalidate, id)
 
     @overload
     async def warm_cache(

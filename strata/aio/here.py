@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING
 from strata.errors import InvalidConfigError
 
 if TYPE_CHECKING:
-    from strata.aio.loop import LoopHub
+    from strata.aio.loop import EventLoop
 
 
-def hub() -> LoopHub:
-    """The hub of the loop that runs here. Raises `RuntimeError` where none does, and `InvalidConfigError` without
-    greenlet."""
+def here() -> EventLoop:
+    """What there is for the loop that runs here. Raises `RuntimeError` where none does; without greenlet
+    `InvalidConfigError`."""
     return _find()
 
 
-def _find_first() -> LoopHub:
+def _find_first() -> EventLoop:
     global _find
     try:
-        from strata.aio.loop import of_running_loop
+        from strata.aio.loop import running
     except ModuleNotFoundError as error:
         if error.name != "greenlet":
             raise
         raise InvalidConfigError("asyncio takes greenlet; install strata[asyncio]") from error
-    _find = of_running_loop
-    return of_running_loop()
+    _find = running
+    return running()
 
 
-_find: Callable[[], LoopHub] = _find_first  # replaced once, by whoever comes first; twice does no harm
+_find: Callable[[], EventLoop] = _find_first  # replaced once, by whoever comes first; twice does no harm

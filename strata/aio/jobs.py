@@ -6,7 +6,7 @@ import builtins
 from collections.abc import Awaitable
 from operator import attrgetter
 
-from strata.aio.here import hub
+from strata.aio.here import here
 from strata.durations import Duration
 from strata.jobs.job import Job, JobState, Progress
 from strata.writebehind.persist.dead_letters import DeadLetter, DeadLetters
@@ -26,16 +26,16 @@ class AsyncJob:
     @property
     def state(self) -> Awaitable[JobState]:
         """As `Job.state`."""
-        return hub().carry(attrgetter("state"), self._job)
+        return here().call(attrgetter("state"), self._job)
 
     @property
     def progress(self) -> Awaitable[Progress]:
         """As `Job.progress`."""
-        return hub().carry(attrgetter("progress"), self._job)
+        return here().call(attrgetter("progress"), self._job)
 
     async def wait(self, timeout: Duration | None = None) -> int:
         """As `Job.wait`."""
-        return await hub().carry(self._job.wait, timeout)
+        return await here().call(self._job.wait, timeout)
 
     def __repr__(self) -> str:
         return f"Async{self._job!r}"
@@ -49,24 +49,24 @@ class AsyncDeadLetters:
 
     async def list(self, schema: str | None = None, limit: int = 100) -> list[DeadLetter]:
         """As `DeadLetters.list`."""
-        return await hub().carry(self._letters.list, schema, limit)
+        return await here().call(self._letters.list, schema, limit)
 
     async def waiting(self, schema: str | None = None, limit: int = 100) -> builtins.list[DeadLetter]:
         """As `DeadLetters.waiting`."""
-        return await hub().carry(self._letters.waiting, schema, limit)
+        return await here().call(self._letters.waiting, schema, limit)
 
     async def count(self, schema: str | None = None) -> int:
         """As `DeadLetters.count`."""
-        return await hub().carry(self._letters.count, schema)
+        return await here().call(self._letters.count, schema)
 
     async def show(self, id: str) -> DeadLetter:
         """As `DeadLetters.show`."""
-        return await hub().carry(self._letters.show, id)
+        return await here().call(self._letters.show, id)
 
     async def retry(self, *ids: str, all: bool = False) -> int:
         """As `DeadLetters.retry`."""
-        return await hub().carry(self._letters.retry, *ids, all=all)
+        return await here().call(self._letters.retry, *ids, all=all)
 
     async def discard(self, *ids: str, all: bool = False) -> int:
         """As `DeadLetters.discard`."""
-        return await hub().carry(self._letters.discard, *ids, all=all)
+        return await here().call(self._letters.discard, *ids, all=all)

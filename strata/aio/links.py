@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import ConnectionError as LostError
 
 if TYPE_CHECKING:
-    from strata.aio.loop import LoopHub
+    from strata.aio.loop import EventLoop
     from strata.l2.wire import Wire, Wires
 
 
@@ -30,9 +30,9 @@ class Link:
     all the same.
     """
 
-    def __init__(self, hub: LoopHub, wires: Wires) -> None:
-        self._hub = hub
-        self._loop = hub.loop
+    def __init__(self, of: EventLoop, wires: Wires) -> None:
+        self._of = of
+        self._loop = of.loop
         self._wires = wires
         self._seconds = wires.patience.read
         self._wire: Wire | None = None
@@ -42,7 +42,7 @@ class Link:
         self._writing = False  # whether the socket has to be able to take more first
         self.retired = False  # nothing new comes this way
         wires.share(self)
-        opening = hub.in_thread(wires.open)
+        opening = of.in_thread(wires.open)
         opening.add_done_callback(self._opened)
 
     def exchange(self, packed: bytes, count: int) -> asyncio.Future[list[Any]]:
@@ -63,18 +63,18 @@ class Link:
     def retire(self) -> None:
         """From any thread: what is under way is the last, and then the connection is closed."""
         self.retired = True
-        self._hub.soon(self._end_if_idle)
+        self._of.soon(self._end_if_idle)
 
     def lose(self, error: Exception) -> None:
         """Close it; all that is under way fails."""
         self.retired = True
-        self._hub.unlink(self)
+        self._of.unlink(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         wire, self._wire = self._wire, None
         if wire is not None:
-            self._hub.deaf(wire.fileno)
+            self._of.deaf(wire.fileno)
             wire.close()
         asked, self._asked = self._asked, deque()
         self._unsent.clear()

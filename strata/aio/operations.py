@@ -1,4 +1,4 @@
-"""A call of the engine in a greenlet, which comes back to the event loop with each thing that it waits for.
+"""`Operation`: a call of the engine in a greenlet, which comes back to the event loop with all that it waits for.
 
 So the engine stays what it is: plain calls, which wait by `strata.waits`. The way is SQLAlchemy's `greenlet_spawn`; the
 greenlets are kept, since a new one costs a stack that the kernel has to map (10 µs of 12, measured).
@@ -6,26 +6,58 @@ greenlets are kept, since a new one costs a stack that the kernel has to map (10
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from greenlet import getcurrent, greenlet
+from psycopg.waiting import READY_R, READY_W, WAIT_R, WAIT_W
+
+from strata.l2.wire import ELSEWHERE
+from strata.l3.failures import WaitTimeout
+from strata.waits import hub
+from strata.waits.clock import Clock
+from strata.waits.hub import THREADS, MemoryLock, Thread
 
 if TYPE_CHECKING:
-    from strata.aio.loop import LoopHub
+    from strata.aio.loop import EventLoop
+    from strata.l2.wire import Wires
+    from strata.waits.nudge import Nudge
+    from strata.waits.sockets import Stream
+
+T = TypeVar("T")
+
+_outer: ContextVar[tuple[int, asyncio.Task[Any] | None]] = ContextVar("strata_outer")  # who awaits a hook's coroutine
+
+
+def outer() -> int | None:
+    """The number of the operation that awaits a hook's coroutine in this very task."""
+    known = _outer.get(None)
+    return known[0] if known is not None and known[1] is asyncio.current_task() else None
 
 
 class Operation(greenlet):  # type: ignore[misc]  # greenlet has no types
-    """Carries out one call after another, for tasks of one event loop; used by one of them at a time.
+    """Carries out one call after another, for tasks of one event loop; used by one of them at a time. It is its own
+    hub: the methods below the first two are called in it.
 
-    `ended` and `failed` say how the last switch came back: with what the call returned, or raised, or with something
-    to await. `shields` counts the blocks that a cancellation has to wait for. `dropped`: its task is no more, and
-    nothing can be awaited. `number` is that of the call (`Hub.ident`).
+    `ended` and `failed` say how it last came back: with what the call returned, or raised, or with something to await.
+    `shields` counts the blocks that a cancellation has to wait for. `dropped`: its task is no more, and nothing can be
+    awaited. `number` is that of the call, for `ident`.
     """
 
-    def __init__(self, hub: LoopHub) -> None:
+    clock: Clock = THREADS.clock
+    chance: random.Random = THREADS.chance
+    fair = True
+    look = 1.0  # a thousand may wait, and all would look
+
+    def __init__(self, of: EventLoop) -> None:
         super().__init__()
-        self.hub = hub
+        self._of = of
+        self._loop = of.loop
         self.number = 0
         self.shields = 0
         self.ended = self.failed = self.dropped = False
@@ -42,11 +74,136 @@ class Operation(greenlet):  # type: ignore[misc]  # greenlet has no types
             call = args = kwargs = None  # type: ignore[assignment]  # nothing of it is kept alive
             call, args, kwargs = self.parent.switch(outcome)
 
-    def wait(self, awaitable: Awaitable[Any]) -> Any:
-        """Called in it: what the loop has awaited. Raises what that raised, such as `CancelledError`."""
+    def raising(self, error: BaseException) -> Any:
+        """Have it go on with an error, raised where it waits; what it comes back with."""
+        self.parent = getcurrent()
+        return self.throw(type(error), error, error.__traceback__)
+
+    def _wait(self, awaitable: Awaitable[Any]) -> Any:
+        """What the loop has awaited. Raises what that raised, such as `CancelledError`."""
         if self.dropped:
             raise GeneratorExit
         return self.parent.switch(awaitable)
+
+    # -- Hub ----------------------------------------------------------------------------------------------------
+
+    def sleep(self, seconds: float) -> None:
+        future = self._loop.create_future()
+        timer = self._loop.call_later(seconds, finish, future, None)
+        try:
+            self._wait(future)
+        finally:
+            timer.cancel()
+
+    def nudged(self, nudge: Nudge, seconds: float | None) -> bool:
+        if nudge.block(0):
+            return True
+        if seconds is not None and seconds <= 0:
+            return False
+        future = self._loop.create_future()
+        arrive = partial(finish, future, None)
+        timer = None
+        try:
+            nudge.told = partial(self._of.soon, arrive)
+            if nudge.block(0):  # given just now
+                return True
+            if seconds is not None:
+                timer = self._loop.call_later(seconds, arrive)
+            self._wait(future)
+            return nudge.block(0)
+        finally:
+            nudge.told = None
+            if timer is not None:
+                timer.cancel()
+
+    def call(self, wait: Callable[[], T]) -> T:
+        result: T = self._wait(self._of.in_thread(wait))
+        return result
+
+    def awaited(self, awaitable: Awaitable[T]) -> T:
+        token = _outer.set((self.number, asyncio.current_task()))  # in the context of the task, as all here
+        try:
+            result: T = self._wait(awaitable)
+        finally:
+            _outer.reset(token)
+        return result
+
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        self.shields += 1
+        try:
+            yield
+        finally:
+            self.shields -= 1
+
+    def stream(self, connection: Any) -> Stream:
+        return self.call(lambda: THREADS.stream(connection))
+
+    def exchange(self, wires: Wires, packed: bytes, count: int) -> list[Any]:
+        link = self._of.link(wires, len(packed))
+        answers: list[Any] = self._wait(link.exchange(packed, count))
+        for answer in answers:
+            if isinstance(answer, ELSEWHERE):
+                link.retire()
+                wires.close()
+        return answers
+
+    def query(self, connection: Any, steps: Any, timeout: float | None) -> Any:
+        try:
+            want = next(steps)
+            while True:
+                if want & WAIT_W:
+                    want = steps.send(READY_W)  # a socket takes what is sent, but for a lot
+                    if not want & WAIT_W:
+                        continue
+                want = steps.send(self._able(connection.pgconn.socket, want, timeout))
+        except StopIteration as end:
+            return end.value
+
+    def _able(self, fileno: int, want: int, timeout: float | None) -> int:
+        """Wait until a socket can be read, or written to, as far as that is wanted; which of these it can."""
+        loop = self._loop
+        future: asyncio.Future[int] = loop.create_future()
+        timer = None
+        try:
+            if want & WAIT_R:
+                loop.add_reader(fileno, finish, future, int(READY_R))
+            if want & WAIT_W:
+                loop.add_writer(fileno, finish, future, int(READY_W))
+            if timeout is not None:
+                timer = loop.call_later(timeout, finish, future, 0)
+            ready: int = self._wait(future)
+        finally:
+            self._of.deaf(fileno, reading=bool(want & WAIT_R), writing=bool(want & WAIT_W))
+            if timer is not None:
+                timer.cancel()
+        if not ready:
+            raise WaitTimeout("wait timeout expired")
+        return ready
+
+    def thread(self, run: Callable[[], None], name: str) -> Thread:
+        return THREADS.thread(run, name)
+
+    def current_thread(self) -> Thread:
+        return THREADS.current_thread()
+
+    def lock(self) -> MemoryLock:
+        return THREADS.lock()
+
+    def ident(self) -> int:
+        return self.number
+
+
+def finish(future: asyncio.Future[T], result: T) -> None:
+    """Set its result, unless it was cancelled."""
+    if not future.done():
+        future.set_result(result)
+
+
+def fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    """Have it raise, unless it was cancelled."""
+    if not future.done():
+        future.set_exception(error)
 
 
 def current() -> Operation | None:
@@ -55,16 +212,4 @@ def current() -> Operation | None:
     return me if type(me) is Operation else None
 
 
-def switch(operation: Operation, *values: Any) -> Any:
-    """Have it go on with these; what it comes back with."""
-    # Whoever runs the task now, which may be another greenlet than before, is whom it comes back to.
-    me = operation.parent = getcurrent()
-    operation.gr_context = me.gr_context  # the task's, in which the engine runs as the caller does
-    return operation.switch(*values)
-
-
-def throw(operation: Operation, error: BaseException) -> Any:
-    """The same, with an error that is raised where it waits."""
-    me = operation.parent = getcurrent()
-    operation.gr_context = me.gr_context
-    return operation.throw(type(error), error, error.__traceback__)
+hub.find_by(current)

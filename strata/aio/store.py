@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overlo
 
 from strata import waits
 from strata.aio.collection import AsyncCollection
-from strata.aio.here import hub
+from strata.aio.here import here
 from strata.aio.jobs import AsyncDeadLetters, AsyncJob
 from strata.aio.ready import Ready
 from strata.aio.tx import AsyncTx
@@ -126,7 +126,7 @@ class AsyncDataStore:
                     entry.hits += 1
                     thaw = hot.thaw
                     return entry.value if thaw is None else thaw(entry.value)
-        return await hub().carry(store._get_slowly, schema, id, default, force_l2, force_l3)
+        return await here().call(store._get_slowly, schema, id, default, force_l2, force_l3)
 
     @overload
     async def get_many(self, schema: type[T], ids: Iterable[K]) -> dict[K, T]: ...
@@ -134,11 +134,11 @@ class AsyncDataStore:
     async def get_many(self, schema: str, ids: Iterable[K]) -> dict[K, Any]: ...
     async def get_many(self, schema: SchemaRef[Any], ids: Iterable[Any]) -> dict[Any, Any]:
         """As `DataStore.get_many`."""
-        return await hub().carry(self.sync.get_many, schema, ids)
+        return await here().call(self.sync.get_many, schema, ids)
 
     async def exists(self, schema: SchemaRef[Any], id: Key) -> bool:
         """As `DataStore.exists`."""
-        return await hub().carry(self.sync.exists, schema, id)
+        return await here().call(self.sync.exists, schema, id)
 
     @overload
     async def search(self, schema: type[T], query: Q | Query | None = ...) -> list[T]: ...
@@ -146,7 +146,7 @@ class AsyncDataStore:
     async def search(self, schema: str, query: Q | Query | None = ...) -> list[Any]: ...
     async def search(self, schema: SchemaRef[Any], query: Q | Query | None = None) -> list[Any]:
         """As `DataStore.search`."""
-        return await hub().carry(self.sync.search, schema, query)
+        return await here().call(self.sync.search, schema, query)
 
     @overload
     async def search_cached(self, schema: type[T], query: Q | Query | None = ...) -> list[T]: ...
@@ -154,7 +154,7 @@ class AsyncDataStore:
     async def search_cached(self, schema: str, query: Q | Query | None = ...) -> list[Any]: ...
     async def search_cached(self, schema: SchemaRef[Any], query: Q | Query | None = None) -> list[Any]:
         """As `DataStore.search_cached`."""
-        return await hub().carry(self.sync.search_cached, schema, query)
+        return await here().call(self.sync.search_cached, schema, query)
 
     @overload
     def search_iter(self, schema: type[T], query: Q | Query | None = ..., *, chunk: int = ...) -> AsyncIterator[T]: ...
@@ -172,7 +172,7 @@ class AsyncDataStore:
 
     async def count(self, schema: SchemaRef[Any], query: Q | Query | None = None) -> int:
         """As `DataStore.count`."""
-        return await hub().carry(self.sync.count, schema, query)
+        return await here().call(self.sync.count, schema, query)
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -182,7 +182,7 @@ class AsyncDataStore:
     async def set(self, schema: str, id: Key, value: T) -> T: ...
     async def set(self, schema: SchemaRef[Any], id: Key, value: Any) -> Any:
         """As `DataStore.set`."""
-        return await hub().carry(self.sync.set, schema, id, value)
+        return await here().call(self.sync.set, schema, id, value)
 
     @overload
     async def set_many(self, schema: type[T], values: Mapping[K, T]) -> dict[K, T]: ...
@@ -190,15 +190,15 @@ class AsyncDataStore:
     async def set_many(self, schema: str, values: Mapping[K, T]) -> dict[K, T]: ...
     async def set_many(self, schema: SchemaRef[Any], values: Mapping[Any, Any]) -> dict[Any, Any]:
         """As `DataStore.set_many`."""
-        return await hub().carry(self.sync.set_many, schema, values)
+        return await here().call(self.sync.set_many, schema, values)
 
     async def delete(self, schema: SchemaRef[Any], id: Key) -> None:
         """As `DataStore.delete`."""
-        await hub().carry(self.sync.delete, schema, id)
+        await here().call(self.sync.delete, schema, id)
 
     async def delete_many(self, schema: SchemaRef[Any], ids: Iterable[Key]) -> None:
         """As `DataStore.delete_many`."""
-        await hub().carry(self.sync.delete_many, schema, ids)
+        await here().call(self.sync.delete_many, schema, ids)
 
     def tx(self, timeout: Duration | None = None) -> AsyncTx:
         """As `DataStore.tx`; for `async with`, or to be committed by `await tx.commit()`."""
@@ -208,7 +208,7 @@ class AsyncDataStore:
 
     async def invalidate(self, schema: SchemaRef[Any], id: Key) -> None:
         """As `DataStore.invalidate`."""
-        await hub().carry(self.sync.invalidate, schema, id)
+        await here().call(self.sync.invalidate, schema, id)
 
     @overload
     async def warm_cache(
@@ -232,12 +232,12 @@ class AsyncDataStore:
         """As `DataStore.warm_cache`; `progress` may be a coroutine function."""
         warm: Callable[..., int | Job] = self.sync.warm_cache
         told = _awaiting(progress)
-        done = await hub().carry(partial(warm, schema, limit, background=background, progress=told))
+        done = await here().call(partial(warm, schema, limit, background=background, progress=told))
         return AsyncJob(done) if isinstance(done, Job) else done
 
     async def flush_dirty(self, timeout: Duration | None = None) -> None:
         """As `DataStore.flush_dirty`."""
-        await hub().carry(self.sync.flush_dirty, timeout)
+        await here().call(self.sync.flush_dirty, timeout)
 
     @property
     def dead_letters(self) -> AsyncDeadLetters:
@@ -253,16 +253,16 @@ class AsyncDataStore:
     async def migrate(self, *, background: bool = False) -> MigrationReport | AsyncJob:
         """As `DataStore.migrate`."""
         migrate: Callable[..., MigrationReport | Job] = self.sync.migrate
-        done = await hub().carry(migrate, background=background)
+        done = await here().call(migrate, background=background)
         return AsyncJob(done) if isinstance(done, Job) else done
 
     async def migrate_from(self, directory: str | Path) -> list[str]:
         """As `DataStore.migrate_from`."""
-        return await hub().carry(self.sync.migrate_from, directory)
+        return await here().call(self.sync.migrate_from, directory)
 
     async def migration_status(self) -> list[MigrationRecord]:
         """As `DataStore.migration_status`."""
-        return await hub().carry(self.sync.migration_status)
+        return await here().call(self.sync.migration_status)
 
     # -- encryption ---------------------------------------------------------------------------------------------
 
@@ -270,13 +270,13 @@ class AsyncDataStore:
         self, schema: SchemaRef[Any] | None = None, *, progress: Callable[[str, int], object] | None = None
     ) -> list[KeyRotation]:
         """As `DataStore.rotate_keys`; `progress` may be a coroutine function."""
-        return await hub().carry(self.sync.rotate_keys, schema, progress=_awaiting(progress))
+        return await here().call(self.sync.rotate_keys, schema, progress=_awaiting(progress))
 
     async def audit(
         self, schema: SchemaRef[Any] | None = None, *, sample: int = 1000, pause: Duration | None = 1.0
     ) -> AuditReport:
         """As `DataStore.audit`."""
-        return await hub().carry(self.sync.audit, schema, sample=sample, pause=pause)
+        return await here().call(self.sync.audit, schema, sample=sample, pause=pause)
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -290,11 +290,11 @@ class AsyncDataStore:
 
     async def close(self, timeout: Duration = 30) -> None:
         """As `DataStore.close`, in a thread, as the store's own threads are waited for. Cancelled, it goes on there."""
-        here = hub()
+        loop = here()
         try:
-            await here.in_thread(lambda: self.sync.close(timeout))
+            await loop.in_thread(lambda: self.sync.close(timeout))
         finally:
-            here.close()
+            loop.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -314,11 +314,11 @@ DataStore._face = AsyncDataStore._over
 async def _chunks(records: Any, chunk: int) -> AsyncIterator[Any]:
     """The records, so many at a time; whoever ends early frees the connection."""
     try:
-        while some := await hub().carry(lambda: list(islice(records, chunk))):
+        while some := await here().call(lambda: list(islice(records, chunk))):
             for record in some:
                 yield record
     finally:
-        await hub().carry(records.close)
+        await here().call(records.close)
 
 
 def _awaiting(call: Callable[P, object] | None) -> Callable[P, object] | None:

@@ -8,7 +8,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
-from strata.aio.here import hub
+from strata.aio.here import here
 from strata.engine.tx import Tx
 from strata.schema import Key, Record, SchemaRef
 
@@ -52,7 +52,7 @@ class AsyncTx:
 
     async def commit(self) -> None:
         """As `Tx.commit`: everything, once; in L3 all of it or nothing."""
-        await hub().carry(self._commit)
+        await here().call(self._commit)
 
     def rollback(self) -> None:
         """As `Tx.rollback`: there is nothing to await."""
@@ -75,7 +75,7 @@ class AsyncTx:
 
     async def _collected(self) -> Self:
         if self._left:
-            await hub().carry(self._collect)
+            await here().call(self._collect)
         return self
 
     def _commit(self) -> None:

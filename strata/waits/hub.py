@@ -53,6 +53,8 @@ class Hub(Protocol):
     clock: Clock
     chance: random.Random  # for all that is drawn at random, keys of encryption and their nonces too
     look: float  # seconds after which who waits for a nudge looks whether it was missed
+    fair: bool  # whether who comes waits behind those who wait; never where a signal's handler may come, for it then
+    # waited for what it has interrupted
 
     def sleep(self, seconds: float) -> None:
         """Let time pass."""
@@ -102,6 +104,7 @@ class Threads:
         self.clock: Clock = SystemClock()
         self.chance: random.Random = random.SystemRandom()
         self.look = LOOK
+        self.fair = False
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -162,6 +165,7 @@ def find_by(find: Callable[[], Hub | None]) -> None:
     before = current
 
     def found() -> Hub:
-        return find() or before()
+        known = find()
+        return before() if known is None else known
 
     current = found

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import math
 import weakref
+from typing import TYPE_CHECKING
 
 from strata.waits import hub
 from strata.waits.locks import memory_lock
 from strata.waits.nudge import Nudge
+
+if TYPE_CHECKING:
+    from strata.waits.hub import Hub
+
+
+PATIENCE = 0.05  # seconds; who comes meanwhile goes before, which is faster: it has a processor already
 
 
 class Seats:
@@ -23,7 +30,7 @@ class Seats:
         self._size = size
         self._lock = memory_lock()
         self._used: dict[weakref.ref[object], None] = {}
-        self._waiting: dict[Nudge, None] = {}
+        self._waiting: dict[Nudge, float] = {}  # since when, by the clock of waits
 
     @property
     def used(self) -> int:
@@ -43,7 +50,8 @@ class Seats:
 
     def take(self, user: object, patience: float = math.inf) -> bool:
         """Take a seat for `user`, as soon as one is free; False after `patience` seconds."""
-        return self.sit(user) or self._wait(user, patience)
+        behind = self._waiting and self._overdue(hub.current()) and not self._shares(user)
+        return (not behind and self.sit(user)) or self._wait(user, patience)
 
     def leave(self, user: object) -> None:
         """Give the seat back; no matter whether `user` has one."""
@@ -56,25 +64,38 @@ class Seats:
         return False
 
     def _wait(self, user: object, patience: float) -> bool:
-        clock = hub.current().clock
-        deadline = clock.monotonic() + patience
+        at = hub.current()
+        deadline = at.clock.monotonic() + patience
         nudge = Nudge()
         try:
-            self._waiting[nudge] = None
-            while not self.sit(user):
-                left = deadline - clock.monotonic()
+            self._waiting[nudge] = at.clock.monotonic()
+            while (self._overdue(at) and self._first() is not nudge) or not self.sit(user):
+                left = deadline - at.clock.monotonic()
                 if left <= 0:
                     return False
                 nudge.wait_a_while(left)
+            return True
         finally:
             self._waiting.pop(nudge, None)
-        if self._waiting and len(self._used) < self._size:
-            self._call_next()  # two left while one was called
-        return True
+            if self._waiting and len(self._used) < self._size:
+                self._call_next()  # two left while one was called, or who was called went without
 
     def _call_next(self) -> None:
-        for nudge in list(self._waiting)[:1]:
+        nudge = self._first()
+        if nudge is not None:
             nudge.give()
+
+    def _overdue(self, at: Hub) -> bool:
+        """Whether who waits longest has done so for long enough that nobody who came later may go before."""
+        first = self._first() if at.fair else None
+        return first is not None and at.clock.monotonic() - self._waiting.get(first, math.inf) > PATIENCE
+
+    def _first(self) -> Nudge | None:
+        """Whose turn it is next."""
+        try:
+            return next(iter(self._waiting), None)
+        except RuntimeError:  # another thread came, or went, in between
+            return next(iter(list(self._waiting)), None)
 
 
 class Turn:

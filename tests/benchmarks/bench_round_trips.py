@@ -32,7 +32,7 @@ SELECT = f"SELECT {COLUMNS} FROM by_hand WHERE id = %s"
 def run(options: Options) -> list[Row]:
     rounds = options.rounds(60)
     with ExitStack() as stack:
-        stack.enter_context(_one_core())
+        stack.enter_context(one_core())
         postgres = stack.enter_context(EmbeddedPostgres(settings=THROWAWAY))
         valkey = stack.enter_context(EmbeddedValkey(password=""))
         store = stack.enter_context(DataStore(Config(postgres_dsn=postgres.dsn, redis_addr=valkey.addr)))
@@ -199,7 +199,7 @@ def _each_once(function: Callable[[int], object], keys: Sequence[int]) -> Pass:
 
 
 @contextmanager
-def _one_core() -> Iterator[None]:
+def one_core() -> Iterator[None]:
     """This process, and the servers that it starts, on one core."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
