@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -21,8 +21,9 @@ class SchemaHooks(Generic[T]):
     """Callbacks, each optional, called in the thread that does the work; `on_write_error` in one of its own.
 
     What a `before_*` hook raises reaches the caller as `HookError`, with the original as its `__cause__`, and nothing
-    was written. What the others raise is logged and counted, and never hides a result. Raises `InvalidConfigError` for
-    what cannot be called.
+    was written. What the others raise is logged and counted, and never hides a result. Coroutine functions are for
+    asyncio (`AsyncDataStore`): where no event loop uses the store, they count as raising. Raises `InvalidConfigError`
+    for what cannot be called.
 
     Attributes:
         before_set: Called with a record before it is written; returns a replacement, or None, or raises to abort.
@@ -35,10 +36,10 @@ class SchemaHooks(Generic[T]):
             for all those of the schema that wait out a long outage.
     """
 
-    before_set: Callable[[T], T | None] | None = None
+    before_set: Callable[[T], T | Awaitable[T | None] | None] | None = None
     after_set: Callable[[T], object] | None = None
     before_get: Callable[[Any], object] | None = None
-    after_get: Callable[[T], T | None] | None = None
+    after_get: Callable[[T], T | Awaitable[T | None] | None] | None = None
     on_evict: Callable[[Any, T], object] | None = None
     on_write_error: Callable[[Any, WriteBehindMaxRetryError], object] | None = None
 

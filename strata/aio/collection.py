@@ -32,7 +32,7 @@ class AsyncCollection(Ready, Generic[T, K]):
     To be used in any loop, and by `sync` from threads; as long-lived as its store. `AsyncCollection[Player, str]` says
     that the ids are texts; `AsyncCollection[Player]` leaves open what they are.
 
-    >>> players: AsyncCollection[Player, str] = store.register(Schema(Player, l1=MemPolicy(ttl=60)))
+    >>> players: AsyncCollection[Player, str] = store.register(Schema(Player, name="others", l1=MemPolicy(ttl=60)))
     >>> await players.set("p1", Player("p1", "andrew"))
     Player(id='p1', name='andrew')
 

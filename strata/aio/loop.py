@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -13,6 +14,7 @@ from greenlet import getcurrent
 
 from strata.aio.links import Link
 from strata.aio.operations import Operation, fail, finish, outer
+from strata.waits.hub import THREADS, refuse
 
 if TYPE_CHECKING:
     from strata.l2.wire import Wires
@@ -37,6 +39,8 @@ class EventLoop:
         self._idle: list[Operation] = []
         self._begun = 0
         self._links: dict[tuple[int, bool], Link] = {}  # by the id of the wires, which a link keeps alive
+        self._process = os.getpid()
+        THREADS.elsewhere = self._from_thread
 
     async def call(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Make a call of the engine, giving way to the loop while it waits.
@@ -116,6 +120,12 @@ class EventLoop:
         threading.Thread(target=run, name="strata-connects", daemon=True).start()
         return future
 
+    def _from_thread(self, awaitable: Awaitable[T]) -> T:
+        """What comes of a hook's coroutine, of a call that another thread makes."""
+        if threading.get_ident() == self._thread or os.getpid() != self._process or not self.loop.is_running():
+            refuse(awaitable)
+        return asyncio.run_coroutine_threadsafe(_as_coroutine(awaitable), self.loop).result()
+
     def link(self, wires: Wires, size: int) -> Link:
         """The way for commands of so many bytes."""
         key = (id(wires), size >= LARGE)
@@ -145,6 +155,10 @@ class EventLoop:
                 link.lose(ConnectionError("the event loop was closed"))
             else:
                 link.retire()
+
+
+async def _as_coroutine(awaitable: Awaitable[T]) -> T:
+    return await awaitable
 
 
 async def _unbroken(future: asyncio.Future[T]) -> T:

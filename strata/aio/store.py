@@ -57,8 +57,8 @@ class AsyncDataStore:
 
     A call may be cancelled wherever it waits: it leaves nothing behind, and what was not sent yet is not written. A
     COMMIT that is under way, and the caches' share in it, are seen to their end first, for as long as their time-outs
-    are. Hooks, and functions that report progress, may be coroutine functions; those that a thread of the store calls
-    (`on_evict`, where L1 makes room by itself, and `on_write_error`) are awaited by the loop that used the store last.
+    are. Hooks, and functions that report progress, may be coroutine functions; where a thread calls a hook
+    (`on_write_error` always) it is awaited by the event loop that began to use a store last.
 
     `register`, `tx`, `stats` and `health` have nothing to wait for: they may be awaited, and need not be.
 
@@ -280,11 +280,11 @@ class AsyncDataStore:
 
     # -- life ---------------------------------------------------------------------------------------------------
 
-    def stats(self) -> Stats:
+    def stats(self) -> _Stats:
         """As `DataStore.stats`."""
         return _as(_Stats, self.sync.stats())
 
-    def health(self) -> Health:
+    def health(self) -> _Health:
         """As `DataStore.health`."""
         return _as(_Health, self.sync.health())
 

@@ -21,9 +21,7 @@ class AsyncTx:
     `set` and `delete` only collect: there is nothing to await, and `await` before them does no harm. Where `before_set`
     is a coroutine function it is awaited then, else in `commit`.
 
-    >>> async with store.tx() as tx:
-    ...     tx.set(Player, "p1", Player("p1", "andrew"))
-    ...     tx.delete("teams", 7)
+    >>> await store.tx().set(Player, "p1", Player("p1", "andrew")).delete("sessions", "s9").commit()
     """
 
     def __init__(self, tx: Tx) -> None:

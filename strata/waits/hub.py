@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from strata.errors import StrataError
 from strata.waits.clock import Clock, SystemClock
@@ -97,14 +97,27 @@ class Hub(Protocol):
 _NOTHING = contextlib.nullcontext()
 
 
+def _nowhere(awaitable: Awaitable[Any]) -> Any:
+    refuse(awaitable)
+
+
+def refuse(awaitable: Awaitable[Any]) -> NoReturn:
+    """Raise `StrataError`: there is no event loop to await it."""
+    if hasattr(awaitable, "close"):
+        awaitable.close()  # else Python complains that it was never awaited
+    raise StrataError("a thread calls this, which cannot await what is a coroutine; call it by the store's `aio`")
+
+
 class Threads:
-    """The hub of operations that each have a thread of the system. Thread-safe: it keeps nothing that changes."""
+    """The hub of operations that each have a thread of the system. Thread-safe: `elsewhere`, by which coroutines are
+    awaited, is set by each event loop that begins to use a store, and called by whoever finds it."""
 
     def __init__(self) -> None:
         self.clock: Clock = SystemClock()
         self.chance: random.Random = random.SystemRandom()
         self.look = LOOK
         self.fair = False
+        self.elsewhere: Callable[[Awaitable[Any]], Any] = _nowhere
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -127,9 +140,8 @@ class Threads:
         return connection.block(steps, timeout)
 
     def awaited(self, awaitable: Awaitable[T]) -> T:
-        if hasattr(awaitable, "close"):
-            awaitable.close()  # else Python complains that it was never awaited
-        raise StrataError("a thread calls this, which cannot await what is a coroutine; call it by the store's `aio`")
+        result: T = self.elsewhere(awaitable)
+        return result
 
     def shield(self) -> AbstractContextManager[None]:
         return _NOTHING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import doctest
 import importlib
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from strata.embedded import EmbeddedValkey
 from tests.stores import MakeStore, schema
 
 ROOT = Path(__file__).parents[2]
+AWAITED = "strata.aio."
 OLD, NEW = b"1" * 32, b"2" * 32
 
 
@@ -76,10 +78,38 @@ def test_the_examples_in_docstrings_say_what_they_print_and_print_it(
 ) -> None:
     runner = doctest.DocTestRunner(verbose=False)
     for test in examples():
+        if AWAITED in test.name:
+            continue
         test.globs = names | test.globs
         runner.run(test)
     failed, tried = runner.summarize(verbose=False)
     assert failed == 0 and tried > 20, capsys.readouterr().out
+
+
+class _Shown(ast.NodeTransformer):
+    """What a line is worth is printed, as at a prompt."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr:
+        call = ast.Call(ast.Name("_shown", ast.Load()), [node.value], [])
+        return ast.fix_missing_locations(ast.copy_location(ast.Expr(call), node))
+
+
+def _shown(value: object) -> None:
+    if value is not None:
+        print(repr(value))
+
+
+@pytest.mark.parametrize("test", [test for test in examples() if AWAITED in test.name], ids=lambda test: test.name)
+def test_the_examples_of_the_asynchronous_face_print_what_they_say(
+    names: dict[str, Any], capsys: pytest.CaptureFixture[str], test: doctest.DocTest
+) -> None:
+    body = [node for one in test.examples for node in _Shown().visit(ast.parse(one.source)).body]
+    main: Any = ast.parse("async def main(): pass").body[0]
+    main.body = body
+    names |= test.globs | {"_shown": _shown, "store": names["store"].aio}
+    exec(compile(ast.Module([main], []), test.name, "exec"), names)  # noqa: S102
+    asyncio.run(names["main"]())
+    assert capsys.readouterr().out == "".join(one.want for one in test.examples)
 
 
 def test_no_example_is_left_out() -> None:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = {name: ROOT / name for name in ("README.md", "docs/getting-started.md")}
+PAGES = {name: ROOT / name for name in ("README.md", "docs/getting-started.md", "docs/asyncio.md")}
 
 
 def blocks(page: str) -> list[str]:
@@ -69,3 +69,16 @@ def test_getting_started_runs_page_by_page(tmp_path: Path, dsn: str, redis_addr:
     assert used.returncode == 0, used.stderr
     with psycopg.connect(dsn) as conn:
         assert conn.execute("SELECT count(*) FROM articles").fetchone() == (0,)
+
+
+def test_the_examples_for_asyncio_run_as_they_stand(tmp_path: Path, dsn: str, redis_addr: str) -> None:
+    first, *others = blocks("docs/asyncio.md")
+    asks = "assert asyncio.run(profile('p1')) == asyncio.run(get_player('p1')) == Player('p1', 'andrew')"
+    (tmp_path / "players.py").write_text(first)
+    (tmp_path / "others.py").write_text("\n".join([first.replace("asyncio.run(main())", ""), *others, asks]))
+    servers = {"STRATA_POSTGRES_DSN": dsn, "STRATA_REDIS_ADDR": redis_addr}
+    result = run(tmp_path, "players.py", **servers)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.splitlines() == ["Player(id='p1', name='andrew', level=1)", "andrew", "berta", "carl"]
+    result = run(tmp_path, "others.py", **servers)
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,121 @@
+"""An application of FastAPI over the asynchronous face, while its servers freeze and restart."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from strata.embedded import EmbeddedPostgres, EmbeddedValkey
+from tests.support import wait_until
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+CLIENTS = 200
+PATIENCE = 12.0  # seconds: more than the time-outs of all that a request may wait for
+
+
+@pytest.fixture
+def address(own_postgres: EmbeddedPostgres, own_valkey: EmbeddedValkey) -> Iterator[str]:
+    """Where the application listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = os.environ | {"STRATA_POSTGRES_DSN": own_postgres.dsn, "STRATA_REDIS_ADDR": own_valkey.addr}
+    with subprocess.Popen([sys.executable, "-m", "tests.asyncio_app", str(port)], cwd=ROOT, env=env) as process:
+        try:
+            made = f"http://127.0.0.1:{port}"
+            wait_until(lambda: _answers(made) or process.poll() is not None, timeout=60, what="the application")
+            assert process.poll() is None
+            yield made
+        finally:
+            process.terminate()
+
+
+def _answers(address: str) -> bool:
+    try:
+        return httpx.get(address).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@dataclass
+class Client:
+    """Counts up in a note of its own, and reads it, and others'."""
+
+    http: httpx.AsyncClient
+    id: int
+    said: int = 0  # what was asked to be stored
+    acknowledged: int = 0
+    wrong: list[str] = field(default_factory=list)
+    answered: int = 0
+
+    async def ask(self) -> None:
+        self.said += 1
+        answer = await self.http.put(f"/notes/{self.id}", params={"text": str(self.said)})
+        if self._taken(answer):
+            self.acknowledged = self.said
+        await self._read(self.id, self.acknowledged)
+        await self._read(self.id, self.acknowledged, past_l1=True)
+        await self._read((self.id + 7) % CLIENTS, 0)
+
+    async def _read(self, id: int, least: int, *, past_l1: bool = False) -> None:
+        answer = await self.http.get(f"/notes/{id}", params={"past_l1": past_l1})
+        if answer.status_code == 404 and not least:
+            self.answered += 1
+        elif self._taken(answer) and int(answer.json()) < least:
+            self.wrong.append(f"{answer.json()} of {id}, of which {least} was acknowledged")
+
+    def _taken(self, answer: httpx.Response) -> bool:
+        if answer.status_code not in (200, 503):
+            self.wrong.append(f"{answer.status_code}: {answer.text}")
+        self.answered += answer.status_code == 200
+        return answer.status_code == 200
+
+
+def test_two_hundred_clients_are_served_while_redis_is_frozen_and_postgres_restarts(
+    address: str, own_postgres: EmbeddedPostgres, own_valkey: EmbeddedValkey
+) -> None:
+    clients = asyncio.run(_serve(address, own_postgres, own_valkey))
+    assert [client.wrong for client in clients if client.wrong] == []
+    assert all(client.acknowledged == client.said for client in clients), "the last write of each was acknowledged"
+
+
+async def _serve(address: str, postgres: EmbeddedPostgres, valkey: EmbeddedValkey) -> list[Client]:
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=address, timeout=PATIENCE, limits=limits) as http:
+        clients = [Client(http, id) for id in range(CLIENTS)]
+        over = asyncio.Event()
+
+        async def each(client: Client) -> None:
+            while not over.is_set():
+                await client.ask()
+            await client.ask()
+
+        async def more(count: int) -> None:
+            """Go on until each client had so many answers more."""
+            wanted = {client.id: client.answered + count for client in clients}
+            while any(client.answered < wanted[client.id] for client in clients):
+                await asyncio.sleep(0.05)
+
+        async with asyncio.TaskGroup() as tasks:
+            for client in clients:
+                tasks.create_task(each(client))
+            await more(2)
+            await asyncio.to_thread(valkey.freeze)
+            await more(2)  # from PostgreSQL
+            await asyncio.to_thread(valkey.thaw)
+            await more(2)
+            await asyncio.to_thread(postgres.restart)
+            await more(2)
+            over.set()
+        return clients
