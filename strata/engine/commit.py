@@ -250,7 +250,7 @@ class Commit:
             answers = table.set_many(conn, rows, stamps, ROW_NODE)
         else:
             answers = [table.upsert(conn, row, stamp, ROW_NODE) for row, stamp in zip(rows, stamps, strict=True)]
-        for change, written in zip(changes, answers, strict=True):
+        for change, written in waits.in_turns(zip(changes, answers, strict=True)):
             change.version = written.version
             change.record = as_written(conn, bound, change.record, written)
         if self._untold(part):
@@ -313,7 +313,7 @@ class Commit:
             context.writebehind.persisted(bound, ended)
         kept = bound.mode is not WriteMode.WRITE_THROUGH_L1_ASYNC
         fills, gone = [], []
-        for change, claim in zip(changes, part.claims, strict=True):
+        for change, claim in waits.in_turns(zip(changes, part.claims, strict=True)):
             if kept and change.record is not None and change.key_text in stored:
                 # Of a later commit, whose intent stands in L2, perhaps nobody hears: it was told of before this one.
                 claim.brief = self._untold(part)
@@ -352,7 +352,7 @@ class Commit:
     def _put_l2(self, part: SchemaChanges, changes: Sequence[KeyChange]) -> set[str]:
         context, bound = self._context, part.bound
         puts = []
-        for change in changes:
+        for change in waits.in_turns(changes):
             op = MessageOp.DELETE if change.record is None else MessageOp.SET
             message = context.message(bound, change.key_text, op, change.version)
             cached = None if change.record is None else bound.plan.cached(change.record)

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from strata import waits
 from strata.bound import Bound
 from strata.engine.context import ABSENT, Context
 from strata.errors import (
@@ -116,7 +117,7 @@ class Load:
                 table, keys = bound.rows.table, [claim.key for claim in claims.values()]
                 rows: Mapping[Any, Row | None]
                 rows = table.get_many(conn, keys) if len(keys) > 1 else {keys[0]: table.get(conn, keys[0])}
-                for text, claim in claims.items():
+                for text, claim in waits.in_turns(claims.items()):
                     row, entry = rows.get(claim.key), pending.get(text)
                     try:
                         # One that went around the ledger, while that was away, leaves an older write there.
@@ -142,7 +143,7 @@ class Load:
         """Fill upward what was loaded, as new as `began`, where nothing has happened to a key meanwhile."""
         bound, allowed = self._bound, self._fill_l2(loaded)
         fills = []
-        for text, (record, version, pending) in loaded.items():
+        for text, (record, version, pending) in waits.in_turns(loaded.items()):
             claim = self._claims[text]
             if text not in allowed:
                 bound.l1.met(claim, None if record is ABSENT else version)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from strata import waits
 from strata.bound import Bound
 from strata.engine.context import ABSENT, Context
 from strata.engine.load import FAILED, Load, Loaded, answered, askable, fill_l1, nowhere, stale_of, unanswered
@@ -73,7 +74,7 @@ class ManyReader:
         """Note what this process knows by itself, and its own writes; returns what must be loaded."""
         left: dict[Any, str] = {}
         now = self._context.clock.monotonic()
-        for id, key_text in wanted.items():
+        for id, key_text in waits.in_turns(wanted.items()):
             entry = bound.l1.lookup(id, now)
             if entry is not None:
                 entry.hits += 1
@@ -120,7 +121,7 @@ class ManyReader:
                 raise
             unanswered(context, bound, claims.values())
         fills = []
-        for key_text, answer in (found or {}).items():
+        for key_text, answer in waits.in_turns((found or {}).items()):
             claim = claims[key_text]
             if (known := answered(context, bound, claim, answer, began)) is None:
                 continue

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from strata import waits
 from strata.bound import Bound
 from strata.engine.context import Context
 from strata.engine.load import Load, fill_l1
@@ -66,7 +67,7 @@ class Filler:
         """Fill L1 with what L2 has of the rows; returns the claims of those of which it may have what L3 has."""
         skips = self._context.repairs.skips(bound, claims)
         left, fills = {}, []
-        for item in items:
+        for item in waits.in_turns(items):
             claim, answer = claims[item.key_text], found[item.key_text]
             if answer.state is State.LEASED or answer.state is State.STALE:
                 left[item.key_text] = claim
@@ -98,13 +99,13 @@ def _known(bound: Bound, item: Item, now: float) -> bool:
 
 def items_of(bound: Bound, rows: Sequence[Any]) -> list[Item]:
     """Whole rows as records. Raises `DecodeError`."""
-    return [_item(bound, row) for row in rows]
+    return [_item(bound, row) for row in waits.in_turns(rows)]
 
 
 def readable(bound: Bound, rows: Sequence[Any]) -> list[Item]:
     """Those whole rows that can be read, as records; the others are counted and told of."""
     items = []
-    for row in rows:
+    for row in waits.in_turns(rows):
         try:
             items.append(_item(bound, row))
         except DecodeError as error:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from strata import waits
 from strata.bound import Bound, Rows
 from strata.engine.context import Context
 from strata.engine.rows import Filler, items_of
@@ -144,7 +145,7 @@ class Searcher:
     def _filled(self, bound: Bound, query: Query, found: FoundRows) -> list[Any]:
         # A projection lacks columns, and a replica may lag behind: neither may fill a cache.
         if query.fields or not found.primary:
-            return [bound.record(row.values, found.names) for row in found.rows]
+            return [bound.record(row.values, found.names) for row in waits.in_turns(found.rows)]
         items = items_of(bound, found.rows)
         self._filler.fill(bound, items)
         return [item.record for item in items]
@@ -163,10 +164,10 @@ class Searcher:
             return None, generation
         wanted = set(_shown(bound, query.fields or bound.plan.column_names))
         try:
-            unpacked = [bound.plan.unpack_row(packed) for packed in _unpack(data)]
+            unpacked = [bound.plan.unpack_row(packed) for packed in waits.in_turns(_unpack(data))]
             if not all(wanted.issubset(names) for names, _ in unpacked):
                 raise DecodeError("a kept result lacks a column that is asked for")
-            return [bound.record(values, names) for names, values in unpacked], generation
+            return [bound.record(values, names) for names, values in waits.in_turns(unpacked)], generation
         except Exception:  # noqa: BLE001 an entry that cannot be read is a miss, and is replaced
             bound.counters.corrupt += 1
             return None, generation
@@ -175,7 +176,10 @@ class Searcher:
         """Rows as the ledger keeps them: ciphertext stays ciphertext, and OmitCache columns stay away."""
         names = _shown(bound, found.names)
         places = [found.names.index(name) for name in names]
-        packed = [bound.plan.pack_row(tuple(row.values[place] for place in places), names) for row in found.rows]
+        packed = [
+            bound.plan.pack_row(tuple(row.values[place] for place in places), names)
+            for row in waits.in_turns(found.rows)
+        ]
         try:
             bound.searches.keep(fingerprint, generation, _pack(packed))
         except WITHOUT_L2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from strata import waits
 from strata.bound import Bound
 from strata.engine.commit import Commit
 from strata.engine.context import Context
@@ -26,7 +27,7 @@ class ManyWriter:
             raise EncodeError(f"set_many takes a mapping of ids to records, not a {type(values).__name__}")
         prepare, named = self._writer.prepare, bound.plan.key_and_text
         keyed = [(*named(id), value) for id, value in values.items()]
-        prepared = {key_text: (id, prepare(bound, id, value)) for id, key_text, value in keyed}
+        prepared = {key_text: (id, prepare(bound, id, value)) for id, key_text, value in waits.in_turns(keyed)}
         self._context.listen()
         if bound.l3 is None:
             self._writer.keep(bound, prepared)
@@ -34,7 +35,7 @@ class ManyWriter:
         else:
             stored = {change.id: change.record for change in self._commit(bound, prepared)}
         bound.counters.sets += len(stored)
-        for record in stored.values():
+        for record in waits.in_turns(stored.values()):
             bound.hooks.after_set(record)
         return stored
 
@@ -44,7 +45,7 @@ class ManyWriter:
         gone = {key_text: (id, None) for id, key_text in named}
         self._context.listen()
         if bound.deferred:
-            for key_text, (id, _) in gone.items():
+            for key_text, (id, _) in waits.in_turns(gone.items()):
                 self._writer.write(bound, id, key_text, None)
         elif bound.l3 is None:
             self._writer.keep(bound, gone)
@@ -54,7 +55,7 @@ class ManyWriter:
 
     def _commit(self, bound: Bound, changes: Mapping[str, tuple[Any, Any]]) -> Iterable[Any]:
         commit = Commit(self._context)
-        for key_text, (id, record) in changes.items():
+        for key_text, (id, record) in waits.in_turns(changes.items()):
             commit.add(bound, id, key_text, record)
         commit.run()
         return commit.parts[bound.name].changes.values() if changes else ()

@@ -126,7 +126,7 @@ class L2Tier:
         found: dict[str, Found] = {}
         useless: dict[str, bytes | None] = {}
         unreadable = 0
-        for key_text, raw, left in self._look(key_texts, token, lease):
+        for key_text, raw, left in waits.in_turns(self._look(key_texts, token, lease)):
             answer = self._contents.read(key_text, raw, left)
             unreadable += count and answer is None and raw is not None
             if raw is None and lease and self._lifetimes.ages:
@@ -171,7 +171,7 @@ class L2Tier:
 
         Returns the key texts whose lease stood. Sent once only: an answer that is lost counts as refused.
         """
-        answered = self._each("fill", [token], {put.key_text: self._loaded(put) for put in puts})
+        answered = self._each("fill", [token], {put.key_text: self._loaded(put) for put in waits.in_turns(puts)})
         return {key_text for key_text, stood in answered if stood}
 
     def give_back(self, token: str, key_texts: Sequence[str]) -> None:
@@ -307,7 +307,7 @@ class L2Tier:
                 self.px(put.record),
                 put.message,
             )
-            for put in puts
+            for put in waits.in_turns(puts)
         ]
         return iter(self._spread(name, head, items))
 

@@ -15,6 +15,7 @@ from psycopg import adapt, errors, generators, pq
 from psycopg.abc import Buffer, Transformer
 from psycopg.adapt import PyFormat
 
+from strata import waits
 from strata.l3.connection import JSONB, Connection
 from strata.l3.failures import moved
 from strata.model.columns import UNHELD
@@ -34,6 +35,7 @@ _GOOD = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 _GONE = "26000"  # no such prepared statement
 _CHANGED = "0A000"  # its result would be of another type
 _OFTEN = 5  # times that a user's query is asked before it is prepared
+PART = 500  # rows of an answer that are read in one go
 _MANY = 500  # of these queries that are counted
 
 
@@ -226,8 +228,15 @@ class Started:
 
 def _load(transformer: Transformer, result: pq.abc.PGresult, make: Callable[[Sequence[Any]], T]) -> list[T]:
     transformer.set_pgresult(result)
+    count = result.ntuples
     try:
-        return transformer.load_rows(0, result.ntuples, make)
+        if count <= PART:
+            return transformer.load_rows(0, count, make)
+        rows: list[T] = []
+        for start in range(0, count, PART):
+            rows += transformer.load_rows(start, min(start + PART, count), make)
+            waits.give_way()
+        return rows
     except UNLOADABLE:
         return load_cells(transformer, result, make)
 

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from strata.waits import hub
 
 T = TypeVar("T")
+TURN = 200  # items, which are some milliseconds
 
 
 def monotonic() -> float:
@@ -46,6 +47,27 @@ def sleep(seconds: float) -> None:
 def call(wait: Callable[[], T]) -> T:
     """Make a call that waits by means of its own: a driver's that connects, say."""
     return hub.current().call(wait)
+
+
+def in_turns(items: Iterable[T]) -> Iterable[T]:
+    """The items; where many operations run in one thread, others have a turn after each so many. For what takes its
+    time over each, and holds no lock of memory."""
+    at = hub.current()
+    return _in_turns(items, at) if at.together else items
+
+
+def give_way() -> None:
+    """Let others have a turn, where many operations run in one thread."""
+    at = hub.current()
+    if at.together:
+        at.sleep(0)
+
+
+def _in_turns(items: Iterable[T], at: hub.Hub) -> Iterator[T]:
+    for place, item in enumerate(items, 1):
+        yield item
+        if place % TURN == 0:
+            at.sleep(0)
 
 
 def awaited(awaitable: Awaitable[T]) -> T:

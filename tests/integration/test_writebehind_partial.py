@@ -297,3 +297,15 @@ def test_a_partial_write_leaves_the_overtaken_one_before_it_what_that_gave(make:
     one.set(Account, "a", part(biography="own, later"))
     one.flush_dirty(10)
     assert held(dsn) == ("own", "other", "own, later")
+
+
+def test_a_write_that_was_deleted_before_its_process_wrote_a_part_of_it_is_not_read_any_more(make: MakeStore) -> None:
+    one, other = two(make)
+    one.set(Account, "a", whole("deleted"))
+    comes_after(other, one)
+    other.delete(Account, "a")
+    comes_after(one, other)
+    one.set(Account, "a", part(name="late"))
+    other.flush_dirty(10)
+    wait_until(lambda: one.get(Account, "a", default=None) is None, what="the deletion")
+    assert not one.exists(Account, "a") and one.get_many(Account, ["a"]) == {}

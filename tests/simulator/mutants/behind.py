@@ -66,20 +66,20 @@ BEHIND = {
         calling("0:s 1:gg", "0:s 1:gg 1:g", l2=False),
         2,
         apply=each(
-            code(Load, "run", "context.handed_off(bound, list(claims))", "{}"),
+            code(Load, "_run", "context.handed_off(bound, list(claims))", "{}"),
             code(
                 Load,
                 "beneath",
-                "            for text, claim in claims.items():\n",
+                "            for text, claim in waits.in_turns(claims.items()):\n",
                 "            pending = self._context.handed_off(bound, list(claims)) or {}\n"
-                "            for text, claim in claims.items():\n",
+                "            for text, claim in waits.in_turns(claims.items()):\n",
             ),
         ),
     ),
     "what was read while the ledger could not be asked stays in L1 for the bus's grace only": Mutant(
         calling("0:s 1:g", faults=("lose_call@1",), span=20, l2=False),
         1,
-        apply=code(Load, "run", "past or pending is None", "past"),
+        apply=code(Load, "_run", "past or pending is None", "past"),
     ),
     "a deferred write is stamped as it enters the buffer, so that what is newer finds it there": Mutant(
         calling("0:s 0:bwf", config=()),

@@ -111,6 +111,11 @@ FOUND = {
         0,
         apply=code(own, "_decided", "context.writebehind.persist_own(bound, id)", "pass"),
     ),
+    "... also where there was a deletion between its parts": Mutant(
+        calling("0:spg 1:d", "0:sp 0:g 1:d", deferred=True, model=Pair),
+        0,
+        apply=code(own, "shown", "or not own.partial", ""),
+    ),
     "... and which L1 does not hide": Mutant(
         calling("0:pg 0:gg 1:P", deferred=True, model=Pair),
         0,

@@ -299,12 +299,12 @@ UNREACHABLE = {
     "... that begins after the read of L3 has ended": Mutant(
         calling("0:s 1:gg", faults=("lose_call@1", "mute@0", "slow_read@1"), span=4, known=(0,), l1=False, steady=True),
         3,
-        apply=code(Load, "run", "if silent:", "if False:"),
+        apply=code(Load, "_run", "if silent:", "if False:"),
     ),
     "what was read while L2 could not be asked stays in L1 for the bus's grace only": Mutant(
         calling("0:s 1:g", faults=("kill@0",), span=24),
         1,
-        apply=code(Load, "run", "past or pending is None", "pending is None"),
+        apply=code(Load, "_run", "past or pending is None", "pending is None"),
     ),
 }
 
