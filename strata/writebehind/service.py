@@ -114,7 +114,11 @@ class WriteBehind:
         `L3UnavailableError`."""
         process = self._process
         slot = process.buffer.slot(bound.name, key)
-        if slot is not None and process.bypass.overtaken(bound, [(slot, slot.item)]).left:
+        try:
+            left = slot is not None and process.bypass.overtaken(bound, [(slot, slot.item)]).left
+        except WITHOUT_L2:
+            left = False  # L3 has refused it; to give it up waits for the ledger, in the buffer
+        if left:
             raise L3UnavailableError(f"a deferred write to schema {bound.name!r} could not be persisted")
 
     def supersede(self, bound: Bound, key: Any, version: int) -> None:

@@ -16,6 +16,7 @@ from strata.l3.sqlstates import Failure
 from strata.l3.values import Applied, Change, Status
 from strata.model.columns import Column
 from strata.protocol.entry import Entry, EntryOp
+from strata.protocol.shards import shard_of
 
 if TYPE_CHECKING:
     from strata.writebehind.dirty.slot import Buffered
@@ -124,6 +125,8 @@ def apply(bound: Bound, conn: Any, wanted: Sequence[Change]) -> list[Applied]:
     """
     if not any(change.ages for change in wanted):
         return _apply(bound, conn, wanted)
+    if bound.rows.table.locked:  # at once, as the last ones need them: who asked for more later would wait in a circle
+        bound.rows.table.lock_shards(conn, {shard_of(change.key_text): True for change in wanted})
     left = {place: in_order(bound, change) for place, change in enumerate(wanted)}
     answers: dict[int, Applied] = {}
     while left:  # no key twice at once

@@ -19,7 +19,7 @@ from strata.writebehind.dirty.slot import Buffered, Slot
 from strata.writebehind.persist.giving_up import Reason
 from strata.writebehind.persist.isolate import Outcome, isolate
 from strata.writebehind.persist.outcomes import Outcomes
-from strata.writebehind.persist.persister import BEHIND_FUTURE, why_lost
+from strata.writebehind.persist.persister import why_lost
 from strata.writebehind.persist.settle import Settler
 
 Unannounced = Callable[[Bound, Sequence[str]], AbstractContextManager[None]]
@@ -76,12 +76,12 @@ class Bypass:
         """Writes of which a newer version was met: L3 has that one, which has seen to L2, or takes them, or refuses
         them: the newer one may have been given up."""
         outcome = self._each(bound, items, l2_down=False, silent=True)
-        behind = {place for place, a in outcome.written.items() if why_lost(bound, a, self._versions) is BEHIND_FUTURE}
-        for place in behind:
-            self._give_up(bound, *items[place], Reason(BEHIND_FUTURE))
+        lost = {place: why for place, a in outcome.written.items() if (why := why_lost(bound, a, self._versions))}
+        for place, why in lost.items():
+            self._give_up(bound, *items[place], Reason(why))
         for place, found in outcome.refused.items():
             self._give_up(bound, *items[place], Reason(found.message, found.sqlstate))
-        self._let_go(bound, items, outcome, [place for place in outcome.written if place not in behind])
+        self._let_go(bound, items, outcome, [place for place in outcome.written if place not in lost])
         return outcome
 
     def _let_go(

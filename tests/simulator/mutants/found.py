@@ -12,7 +12,9 @@ from strata.l1.claims import Claims
 from strata.l1.tier import L1Tier
 from strata.l1.trust import Trust
 from strata.protocol.versions import VersionClock
+from strata.writebehind.dirty import changes
 from strata.writebehind.dirty.buffer import DirtyBuffer
+from strata.writebehind.persist.bypass import Bypass
 from strata.writebehind.persist.notifier import Notifier
 from strata.writebehind.persist.settle import Settler
 from strata.writebehind.writer import encode
@@ -112,9 +114,19 @@ FOUND = {
         apply=code(own, "_decided", "context.writebehind.persist_own(bound, id)", "pass"),
     ),
     "... also where there was a deletion between its parts": Mutant(
-        calling("0:spg 1:d", "0:sp 0:g 1:d", deferred=True, model=Pair),
-        0,
+        calling("0:sp 0:gg 1:d", faults=("freeze@0",), deferred=True, model=Pair, span=12),
+        1,
         apply=code(own, "shown", "or not own.partial", ""),
+    ),
+    "... which, where it refuses one of them, is told of": Mutant(
+        calling("0:spwwwg 1:d", faults=("mute@0",), deferred=True, model=Pair, span=12),
+        1,
+        apply=code(Bypass, "overtaken", "lost = {", "lost = {} and {"),
+    ),
+    "... with the locks that the last of them needs from the start": Mutant(
+        calling("0:sp 0:g 1:sd", faults=("freeze@0",), deferred=True, model=Pair, span=40),
+        1,
+        apply=code(changes, "apply", "if bound.rows.table.locked:", "if False:"),
     ),
     "... and which L1 does not hide": Mutant(
         calling("0:pg 0:gg 1:P", deferred=True, model=Pair),
