@@ -53,10 +53,14 @@ def shown(context: Context, bound: Bound, id: Any, key_text: str, own: OwnWrite,
     """What a read shows of this process's own write and of what it has found below. Raises as L3 does."""
     if loaded.record is ABSENT and not loaded.version and not own.newest:
         loaded = Loaded(ABSENT, _buried(bound, key_text))
-    beneath = loaded.record is not ABSENT or not own.partial  # else there is nothing that it could be a part of
-    if own.in_parts and loaded.version > own.oldest and beneath:
+    if own.in_parts and loaded.version > own.oldest and _matters(own, loaded):
         return _decided(context, bound, id, key_text)
     return _laid_over(bound, own, loaded)
+
+
+def _matters(own: OwnWrite, loaded: Loaded) -> bool:
+    """Whether it is shown in any case: of some columns only, it is nothing where there is no record."""
+    return loaded.record is not ABSENT or not own.partial
 
 
 def _decided(context: Context, bound: Bound, id: Any, key_text: str) -> Any:

@@ -116,7 +116,7 @@ FOUND = {
     "... also where there was a deletion between its parts": Mutant(
         calling("0:sp 0:gg 1:d", faults=("freeze@0",), deferred=True, model=Pair, span=12),
         1,
-        apply=code(own, "shown", "or not own.partial", ""),
+        apply=code(own, "_matters", "or not own.partial", ""),
     ),
     "... which, where it refuses one of them, is told of": Mutant(
         calling("0:spwwwg 1:d", faults=("mute@0",), deferred=True, model=Pair, span=12),
