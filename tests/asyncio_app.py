@@ -58,4 +58,5 @@ async def put(id: int, text: str) -> None:
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), loop="uvloop", log_level="warning")
+    # A connection that is closed for being idle would look as a fault to whoever asks just then.
+    uvicorn.run(app, port=int(sys.argv[1]), loop="uvloop", log_level="warning", timeout_keep_alive=600)

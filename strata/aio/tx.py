@@ -34,7 +34,7 @@ class AsyncTx:
     def set(self, schema: str, id: Key, value: Record) -> Self: ...
     def set(self, schema: SchemaRef[Any], id: Key, value: Any) -> Self:
         """As `Tx.set`: nothing is sent yet, and the transaction is returned."""
-        if self._left or self._tx.awaits(schema):
+        if self._left or self._tx._awaits(schema):
             self._left.append(partial(self._tx.set, schema, id, deepcopy(value)))
         else:
             self._tx.set(schema, id, value)
@@ -68,7 +68,7 @@ class AsyncTx:
     ) -> None:
         if kind is not None:
             self.rollback()
-        elif not self._tx.over:
+        elif not self._tx._over:
             await self.commit()
 
     async def _collected(self) -> Self:

@@ -25,7 +25,7 @@ class Tx:
     """Collects operations; `commit` applies them, leaving the `with` block without an exception does so too.
 
     Records are checked and copied when they are given; `before_set` runs then. Not thread-safe: one transaction
-    belongs to one caller. Schemas without L3 are applied after the commit. `over`: it was committed, or rolled back.
+    belongs to one caller. Schemas without L3 are applied after the commit.
 
     >>> store.tx().set(Player, "p1", Player("p1", "andrew")).delete("sessions", "s9").commit()
     """
@@ -38,7 +38,7 @@ class Tx:
         self._commit = Commit(context)
         self._others: list[tuple[Bound, Any, str, Any]] = []  # of schemas without L3
         self._told: list[tuple[Bound, Any]] = []
-        self.over = False
+        self._over = False
 
     @overload
     def set(self, schema: type[T], id: Key, value: T) -> Self: ...
@@ -76,7 +76,7 @@ class Tx:
         """
         self._open()
         self._context.check_open()
-        self.over = True
+        self._over = True
         self._context.listen()
         try:
             self._commit.run(self._timeout)
@@ -93,7 +93,7 @@ class Tx:
 
     def rollback(self) -> None:
         """Drop what was queued, of which nothing was sent; raises nothing, also where the transaction is over."""
-        self.over = True
+        self._over = True
         self._commit = Commit(self._context)
         self._others.clear()
         self._told.clear()
@@ -106,15 +106,15 @@ class Tx:
     ) -> None:
         if kind is not None:
             self.rollback()
-        elif not self.over:
+        elif not self._over:
             self.commit()
 
-    def awaits(self, schema: SchemaRef[Any]) -> bool:
+    def _awaits(self, schema: SchemaRef[Any]) -> bool:
         """Whether `set` of this schema calls a hook that is to be awaited. Raises `SchemaNotFoundError`."""
         return self._lookup(schema).hooks.before_set_awaited
 
     def _open(self) -> None:
-        if self.over:
+        if self._over:
             raise ClosedError("the transaction is over; start another with tx()")
 
     def _queue(self, bound: Bound, id: Any, key_text: str, record: Any) -> None:

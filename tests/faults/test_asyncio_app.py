@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = 200
-PATIENCE = 12.0  # seconds: more than the time-outs of all that a request may wait for
+PATIENCE = 30.0  # seconds: more than the time-outs of all that a request may wait for
 
 
 @pytest.fixture
@@ -110,12 +110,12 @@ async def _serve(address: str, postgres: EmbeddedPostgres, valkey: EmbeddedValke
         async with asyncio.TaskGroup() as tasks:
             for client in clients:
                 tasks.create_task(each(client))
-            await more(2)
+            await more(1)
             await asyncio.to_thread(valkey.freeze)
-            await more(2)  # from PostgreSQL
+            await more(1)  # from PostgreSQL
             await asyncio.to_thread(valkey.thaw)
-            await more(2)
+            await more(1)
             await asyncio.to_thread(postgres.restart)
-            await more(2)
+            await more(1)
             over.set()
         return clients
