@@ -147,7 +147,7 @@ class Callbacks:
 
     def _abort(self, name: str, hook: Callable[..., Any], *args: Any) -> Any:
         try:
-            return _said(hook(*args))
+            return waits.awaited(hook(*args))
         except Exception as error:
             self._counters.hook_errors += 1
             raise HookError(
@@ -158,14 +158,9 @@ class Callbacks:
         if hook is None:
             return None
         try:
-            return _said(hook(*args))
+            return waits.awaited(hook(*args))
         except Exception as error:  # noqa: BLE001 a notification never hides the result of the call
             self._counters.hook_errors += 1
             where = where_of(error, 1)  # the line of the hook itself
             self._log.error("hook raised", schema=self._schema, hook=name, error=type(error).__name__, where=where)
             return None
-
-
-def _said(answer: Any) -> Any:
-    """What a hook returned, or what comes of its coroutine."""
-    return waits.awaited(answer) if hasattr(answer, "__await__") else answer

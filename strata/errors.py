@@ -39,6 +39,7 @@ where it carries nothing private; no message carries a password, a key, a row or
 
 from __future__ import annotations
 
+import copy
 import sys
 from typing import Any
 
@@ -50,6 +51,15 @@ def shown(value: object, most: int = 80) -> str:
     except Exception:  # noqa: BLE001 a list in itself, a number of 5,000 digits, a class of the user's
         return f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def twin(error: Exception) -> Exception:
+    """The same error for another thread, or task: one that many raise would gather the traceback, and the frames, of
+    each."""
+    try:
+        return copy.copy(error)
+    except Exception:  # noqa: BLE001 an error of the user's that cannot be copied
+        return error
 
 
 def where_of(error: BaseException, depth: int = sys.maxsize) -> str:

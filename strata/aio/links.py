@@ -7,11 +7,13 @@ hundred that ask at once cost a few writes and reads instead of a hundred each.
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ConnectionError as LostError
+
+from strata.aio.operations import finish
+from strata.errors import twin
 
 if TYPE_CHECKING:
     from strata.aio.loop import EventLoop
@@ -82,7 +84,7 @@ class Link:
         for item in asked:
             if not item.future.done():
                 item.future.set_exception(told)
-                told = LostTogether(str(error)) if isinstance(error, LostError) else _twin(error)
+                told = LostTogether(str(error)) if isinstance(error, LostError) else twin(error)
 
     def _opened(self, opening: asyncio.Future[Wire]) -> None:
         if (error := opening.exception()) is not None:
@@ -146,8 +148,7 @@ class Link:
             asked.answers.append(answer)
             if len(asked.answers) == asked.count:
                 waiting.popleft()
-                if not asked.future.done():  # else it was cancelled
-                    asked.future.set_result(asked.answers)
+                finish(asked.future, asked.answers)
         if self.retired:
             self._end_if_idle()
 
@@ -174,11 +175,3 @@ class _Asked:
         self.answers: list[Any] = []
         self.future: asyncio.Future[list[Any]] = loop.create_future()
         self.at = loop.time()
-
-
-def _twin(error: Exception) -> Exception:
-    """The same for another one: an error that many raise would gather the traceback of each."""
-    try:
-        return copy.copy(error)
-    except Exception:  # noqa: BLE001 one that cannot be copied
-        return error

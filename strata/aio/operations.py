@@ -51,7 +51,7 @@ class Operation(greenlet):  # type: ignore[misc]  # greenlet has no types
 
     clock: Clock = THREADS.clock
     chance: random.Random = THREADS.chance
-    together = fair = True
+    together = True
     look = 1.0  # a thousand may wait, and all would look
 
     def __init__(self, of: EventLoop) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import partial
 from itertools import islice
@@ -327,8 +327,8 @@ def _awaiting(call: Callable[P, object] | None) -> Callable[P, object] | None:
         return call
 
     def called(*args: P.args, **kwargs: P.kwargs) -> object:
-        said = call(*args, **kwargs)
-        return waits.awaited(said) if isinstance(said, Awaitable) else said
+        said: object = waits.awaited(call(*args, **kwargs))
+        return said
 
     return called
 

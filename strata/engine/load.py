@@ -6,7 +6,6 @@ not missed in both; L2 again where its lease still stands; L1 where the claim st
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +18,6 @@ from strata.errors import (
     DecodeError,
     L3UnavailableError,
     RefusedError,
-    StrataError,
     UnavailableError,
 )
 from strata.l1.claims import Claim
@@ -76,15 +74,14 @@ class Load:
     def broken_off(self, error: BaseException) -> None:
         """What comes from outside ends the load: the leases that were left for it are others' to have."""
         l2, found = self._bound.l2, self._found
-        if isinstance(error, StrataError) or l2 is None or not found:
+        if l2 is None or not found:
             return
         leased: dict[str, list[str]] = {}
         for key_text in self._claims:
             if found[key_text].state is State.LEASED:
                 leased.setdefault(found[key_text].token, []).append(key_text)
-        with contextlib.suppress(StrataError):
-            for token, key_texts in leased.items():
-                l2.give_back(token, key_texts)
+        for token, key_texts in leased.items():
+            l2.broken_off(error, token, key_texts)
 
     def _run(self) -> dict[str, Loaded]:
         context, bound, claims = self._context, self._bound, self._claims

@@ -7,14 +7,13 @@ come while it is good share the result (single-flight); those that come after it
 
 from __future__ import annotations
 
-import copy
 import math
 import weakref
 from collections.abc import Hashable, Iterable
 from typing import Any
 
 from strata import waits
-from strata.errors import StrataError
+from strata.errors import StrataError, twin
 from strata.waits.hub import MemoryLock
 from strata.waits.nudge import Nudge
 
@@ -76,7 +75,7 @@ class Claim:
         """The owner's result, or its error raised here as well; `LoaderLeft` where that was meant for its thread."""
         self.landed()
         if isinstance(self.error, StrataError):
-            raise _twin(self.error) from self.error.__cause__
+            raise twin(self.error) from self.error.__cause__
         if self.error is not None:
             raise LoaderLeft from None
         return self.result
@@ -90,14 +89,6 @@ class Claim:
         """Those who wait look again."""
         for nudge in list(self._waiting):
             nudge.give()
-
-
-def _twin(error: Exception) -> Exception:
-    """The same error for another thread: one that many raise would gather the traceback, and the frames, of each."""
-    try:
-        return copy.copy(error)
-    except Exception:  # noqa: BLE001 an error of the user's that cannot be copied
-        return error
 
 
 class Claims:

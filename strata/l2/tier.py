@@ -94,7 +94,7 @@ class L2Tier:
         try:
             return self._instead({key_text: raw}, raw is not None, token, lease)[key_text]
         except BaseException as error:
-            self._broken_off(error, token, [key_text])
+            self.broken_off(error, token, [key_text])
             raise
 
     def read_many(
@@ -117,7 +117,7 @@ class L2Tier:
         try:
             return self._read_many(key_texts, token, lease, exist, take_over, count)
         except BaseException as error:
-            self._broken_off(error, token, key_texts)
+            self.broken_off(error, token, key_texts)
             raise
 
     def _read_many(
@@ -174,15 +174,11 @@ class L2Tier:
         answered = self._each("fill", [token], {put.key_text: self._loaded(put) for put in waits.in_turns(puts)})
         return {key_text for key_text, stood in answered if stood}
 
-    def give_back(self, token: str, key_texts: Sequence[str]) -> None:
-        """Whoever was to fill is broken off: end the leases, so that nobody waits for it."""
-        with waits.shield():
-            self._each("fill", [token], dict.fromkeys(key_texts, (b"", 0)))
-
-    def _broken_off(self, error: BaseException, token: str, key_texts: Sequence[str]) -> None:
-        if not isinstance(error, StrataError):  # from outside: leases may have been left, of which nobody knows
-            with contextlib.suppress(StrataError):
-                self.give_back(token, key_texts)
+    def broken_off(self, error: BaseException, token: str, key_texts: Sequence[str]) -> None:
+        """What comes from outside ends a read: the leases that it may have left are others' to have."""
+        if not isinstance(error, StrataError):
+            with contextlib.suppress(StrataError), waits.shield():
+                self._each("fill", [token], dict.fromkeys(key_texts, (b"", 0)))
 
     def refresh(self, found: dict[str, Found], puts: Sequence[Put]) -> set[str]:
         """Store what was loaded from below where the key still holds what was found; a record of None removes it.

@@ -34,11 +34,11 @@ class WireTimeouts(NamedTuple):
 class Wire:
     """One connection; used by one thread at a time, which names its time-out each time."""
 
-    __slots__ = ("__weakref__", "_connection", "_failure", "_reader", "_stream", "patience")
+    __slots__ = ("__weakref__", "_connection", "_failure", "_patience", "_reader", "_stream")
 
     def __init__(self, connection: Any, patience: WireTimeouts) -> None:
         self._connection = connection
-        self.patience = patience
+        self._patience = patience
         abandon_in_child(self)
         self._stream = hub.current().stream(connection)
         self._reader = hiredis.Reader(protocolError=LostError, replyError=_reply_error)
@@ -46,7 +46,7 @@ class Wire:
 
     def send(self, packed: bytes) -> None:
         """Send packed commands."""
-        self._stream.send(packed, self.patience.write)
+        self._stream.send(packed, self._patience.write)
 
     def call(self, command: Sequence[Any]) -> Any:
         """The answer to one command. Raises `redis.RedisError` or `OSError`."""
@@ -56,7 +56,7 @@ class Wire:
     def receive(self) -> Any:
         """The next answer; an error answer is returned as an exception, not raised."""
         while (answer := self._reader.gets()) is False:
-            self._feed(self.patience.read)
+            self._feed(self._patience.read)
         return answer
 
     def hear(self, seconds: float) -> None:
@@ -69,7 +69,9 @@ class Wire:
             self._failure = error
 
     def _feed(self, seconds: float | None) -> None:
-        data = self._stream.receive(seconds)
+        self._take(self._stream.receive(seconds))
+
+    def _take(self, data: bytes) -> None:
         if not data:
             raise LostError("the server closed the connection")
         self._reader.feed(data)
@@ -105,9 +107,7 @@ class Wire:
         data = self._stream.receive_now()
         if data is None:
             return []
-        if not data:
-            raise LostError("the server closed the connection")
-        self._reader.feed(data)
+        self._take(data)
         return self.heard()
 
     def hang_up(self) -> None:

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from strata.waits import hub
 
@@ -70,9 +70,10 @@ def _in_turns(items: Iterable[T], at: hub.Hub) -> Iterator[T]:
             at.sleep(0)
 
 
-def awaited(awaitable: Awaitable[T]) -> T:
-    """What comes of a coroutine, as one that a hook returns. Raises `StrataError` where there is no event loop."""
-    return hub.current().awaited(awaitable)
+def awaited(answer: Any) -> Any:
+    """What a function of the user's returned, or what comes of that where it is a coroutine, or the like. Raises
+    `StrataError` where there is no event loop."""
+    return hub.current().awaited(answer) if hasattr(answer, "__await__") else answer
 
 
 def shield() -> AbstractContextManager[None]:

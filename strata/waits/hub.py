@@ -53,9 +53,9 @@ class Hub(Protocol):
     clock: Clock
     chance: random.Random  # for all that is drawn at random, keys of encryption and their nonces too
     look: float  # seconds after which who waits for a nudge looks whether it was missed
-    together: bool  # whether many operations run in one thread
-    fair: bool  # whether who comes waits behind those who wait; never where a signal's handler may come, for it then
-    # waited for what it has interrupted
+    # Whether many operations run in one thread, of which none is interrupted by another: a signal's handler would wait
+    # for ever behind what it has interrupted.
+    together: bool
 
     def sleep(self, seconds: float) -> None:
         """Let time pass."""
@@ -117,7 +117,7 @@ class Threads:
         self.clock: Clock = SystemClock()
         self.chance: random.Random = random.SystemRandom()
         self.look = LOOK
-        self.together = self.fair = False
+        self.together = False
         self.elsewhere: Callable[[Awaitable[Any]], Any] = _nowhere
 
     def sleep(self, seconds: float) -> None:

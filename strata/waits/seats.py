@@ -87,7 +87,7 @@ class Seats:
 
     def _overdue(self, at: Hub) -> bool:
         """Whether who waits longest has done so for long enough that nobody who came later may go before."""
-        first = self._first() if at.fair else None
+        first = self._first() if at.together else None
         return first is not None and at.clock.monotonic() - self._waiting.get(first, math.inf) > PATIENCE
 
     def _first(self) -> Nudge | None:
