@@ -1,8 +1,8 @@
 --@common
 -- After a synchronous writer's commit: its value takes the place of its intent. A spoiled put stores nothing, and
--- the last writer to leave empties the key. A put that does not find its intent removes any lease, any older value and
--- any settled tombstone (a row that was written anew after its deletion may have a lower version), spoils other intents
--- and stores nothing.
+-- the last writer to leave empties the key. A put that does not find its intent removes all but other intents, which it
+-- spoils, and newer values that are pending, and stores nothing: a row that was written anew after its deletion may have
+-- a lower version than what is settled here.
 -- KEYS  the records' keys
 -- ARGV  1 writer's token; 2 channel; then for each key: version, content ('' = not to be kept), px, message
 local now = now_ms()
@@ -29,7 +29,7 @@ for i, key in ipairs(KEYS) do
     keep_intent(key, rest, true, now)
   elseif k == 'I' then
     spoil(key, raw)
-  elseif k == 'L' or (k == 'T' and not is_pending(raw)) or (holds_version(raw) and older(version_of(raw), version)) then
+  elseif k == 'L' or (holds_version(raw) and (not is_pending(raw) or older(version_of(raw), version))) then
     redis.call('DEL', key)
   end
 end

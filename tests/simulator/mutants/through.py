@@ -139,12 +139,14 @@ WRITES = {
     "... removes an older value": Mutant(
         calling("0:s 1:s", "0:s 1:sg", faults=("evict_intent",), span=50),
         1,
-        script("put", " or (holds_version(raw) and older(version_of(raw), version)) then", " then"),
+        script(
+            "put", " or (holds_version(raw) and (not is_pending(raw) or older(version_of(raw), version))) then", " then"
+        ),
     ),
     "... removes a lease": Mutant(
         calling("0:s 1:g", faults=("evict_intent",), span=30),
         1,
-        script("put", "elseif k == 'L' or (k == 'T'", "elseif (k == 'T'"),
+        script("put", "elseif k == 'L' or (", "elseif ("),
     ),
     "... spoils the intents of others": Mutant(
         calling("0:s 1:s", faults=("evict_intent", "slow_call@0"), span=40),
@@ -315,7 +317,7 @@ TELLING = {
         apply=code(Commit, "_put_l2", "self._leave_repairs(part, changes)", "pass"),
     ),
     "a process that begins looks for repairs before it trusts L2": Mutant(
-        calling("0:swwww 1:g", faults=("redis_down", "kill@1"), span=60, known=(1,)),
+        calling("0:swwww 1:g", faults=("redis_down", "kill@1"), span=80, known=(1,)),
         2,
         apply=code(Repairs, "begin", "bool(self._waiting(list(self._schemas)))", "False"),
     ),
