@@ -12,12 +12,12 @@ from strata import UNLOADED
 from strata.errors import StrataError
 from strata.protocol.entry import IN_PARTS
 from strata.writebehind.dirty.slot import Buffered, Slot
-from tests.simulator.kinds import CALLS, REFUSED, Item, Pair
+from tests.simulator.kinds import CALLS, OTHERS, REFUSED, Item, Pair
 from tests.simulator.postgres import Postgres
 from tests.simulator.process import Process
 from tests.simulator.promises import History
 from tests.simulator.valkey import Valkey
-from tests.simulator.world import World
+from tests.simulator.world import Cancelled, World
 
 
 class Calls:
@@ -95,8 +95,11 @@ class Calls:
         for number, letter in enumerate(program):
             if number:
                 self._world.pause(lambda: True, what=f"calls {CALLS[letter]}")
-            with contextlib.suppress(StrataError):
+            task = getcurrent()
+            task.awaited = letter not in OTHERS
+            with contextlib.suppress(StrataError, Cancelled):
                 getattr(self, CALLS[letter])(process)
+            task.awaited = task.cancelled = False
 
     def columns(self, key: int, record: Item | None) -> dict[int, str | None]:
         """What a record has in the columns that it carries; of none, in all of them."""

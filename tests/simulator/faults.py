@@ -59,6 +59,15 @@ class Faults:
         self._world.say(f"!! {process} is killed")
         self.kill_one(process)
 
+    def cancel(self) -> bool:
+        """A task that awaits a call is cancelled, as soon as one does."""
+        tasks = [task for task in self._world.tasks if task.awaited and task.process in self._processes]
+        task = self._some([task for task in tasks if not task.cancelled])
+        if task is not None:
+            self._world.say(f"!! {task} is cancelled")
+            task.cancel()
+        return task is not None
+
     def freeze(self) -> None:
         """A process stands still, as a virtual machine that is moved."""
         process = self._some(self._processes)

@@ -251,6 +251,11 @@ class House:
             self.busy += 1
             world.spawn(process, partial(self._last, process), "looks")
         world.run(lambda: not self.busy)
+        until = world.now + HEALED
+        world.run(lambda: world.now >= until or not any(map(_left, self.processes)))
+        for process in self.processes:
+            if left := _left(process):
+                world.breaks(f"at rest {process} still has {left}")
         if not world.broken:
             self.history.check_persisted()
             self._check_l2()
@@ -363,6 +368,17 @@ class House:
         if raw_key.startswith(prefix) and raw[:1] in (b"V", b"T"):
             key = int(raw_key.removeprefix(prefix))
             self.history.committed(key, 0, (key, self._decoded(raw).text) if raw[:1] == b"V" else None)
+
+
+def _left(process: Process) -> str:
+    """What calls have taken, and not given back."""
+    inside = process.inside
+    if any(bound.l1.claims._claims or bound.l1.claims._flights for bound in inside.schemas.values()):
+        return "a claim"
+    if any(used.open > used.idle for used in (database.counts() for database in inside.databases.values())):
+        return "a connection of PostgreSQL"
+    wires = (server._wires for server in (inside.redis, inside.ledger_redis))
+    return "a connection of Redis" if any(wire is not None and wire._seats.used for wire in wires) else ""
 
 
 def _quietly(run: Callable[[], object]) -> None:

@@ -25,9 +25,10 @@ CALLS = {
     "b": "set_alone", "B": "delete_alone", "e": "evict", "m": "forget", "x": "set_refused", "l": "flush", "z": "stall",
     "o": "change_outside", "p": "set_part", "P": "set_part_alone", "k": "rotate_keys",
 }  # fmt: skip
+OTHERS = "ohwezm"  # calls that are not the store's, or not of it alone
 FAULTS = (
     "kill", "freeze", "cut_redis", "cut_postgres", "freeze_redis", "freeze_postgres", "lose_stream", "lose_session",
-    "restart_redis", "restart_postgres", "evict", "clock", "clock_of_redis", "redis_down", "postgres_down",
+    "restart_redis", "restart_postgres", "evict", "clock", "clock_of_redis", "redis_down", "postgres_down", "cancel",
 )  # fmt: skip
 SPAN = 120  # events in which faults happen
 LOSSES = (
@@ -36,7 +37,7 @@ LOSSES = (
 )  # fmt: skip
 KEPT = (
     "kill", "freeze", "cut_redis", "freeze_redis", "lose_stream", "lose_streams", "lose_call", "slow_call", "mute",
-    "mute_all", "read_only", "crowd_out", "redis_down",
+    "mute_all", "read_only", "crowd_out", "redis_down", "cancel",
 )  # fmt: skip
 REFUSED = "x"  # what a text begins with that L3 refuses
 LETTERS = ("gs", "gs", "gsd", "gsG", "gSt", "gsi", "gsq", "gggssGSdtqi")
@@ -170,6 +171,8 @@ KINDS = {
         ),
         Kind("rights", faults=("mute", "mute_all", "read_only", "cut_redis", "lose_call")),
         Kind("links", faults=("lose_streams", "lose_call", "lose_commit", "slow_call", "slow_read", "moment", "kill")),
+        Kind("cancelled", faults=("cancel",)),
+        Kind("cancelled behind", deferred=True, faults=("cancel",), letters=("gs", "gsb", "gsdS", "gsl")),
         Kind("failover", faults=("fail_over", "restart_redis", "lose_streams", "evict", "evict_intent")),
         Kind("without L1", l1=False, faults=(*FAULTS, *LOSSES)),
         Kind("L2 alone", l3=False, letters=("gs", "gsd", "gsG", "gSd", "gsf", "gsi"), faults=KEPT),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
@@ -90,9 +90,9 @@ class SimLock:
         me, world = getcurrent(), self._world
         if self._owner is not me:
             if me is not world.main and not world.over and world.overtakes():
-                world.pause(lambda: self._owner is None, what="a lock")
+                world.pause(lambda: self._owner is None, what="a lock", firm=True)
             while self._owner is not None:
-                world.pause(lambda: self._owner is None, what="a lock that is held")
+                world.pause(lambda: self._owner is None, what="a lock that is held", firm=True)
             self._owner = me
         self._depth += 1
         return True
@@ -201,8 +201,14 @@ class Process:
     def awaited(self, awaitable: Awaitable[T]) -> T:
         raise AssertionError("the simulator has no event loop")
 
-    def shield(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        task = getcurrent()
+        task.shields += 1
+        try:
+            yield
+        finally:
+            task.shields -= 1
 
     def stream(self, connection: Any) -> SimStream:
         return self._servers[connection.port].open(self)

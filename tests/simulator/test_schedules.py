@@ -20,12 +20,13 @@ from typing import Any
 
 import pytest
 
+from tests.simulator.draw import Planned, Scenario, called
 from tests.simulator.exhaust import FAULTS
 from tests.simulator.house import House
-from tests.simulator.kinds import KINDS
+from tests.simulator.kinds import KINDS, OTHERS
 from tests.simulator.mutants import MUTANTS
 from tests.simulator.mutants.mutant import Mutant
-from tests.simulator.search import Ended, episodes, live
+from tests.simulator.search import Ended, alone, episodes, live
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +38,7 @@ RARE = {  # what many episodes go by without
 }
 FIRST = 7000  # seed with which a rule that was left out is looked for
 FRESH = random.SystemRandom().randrange(1_000_000_000)
+CANCELLED = "cancelled: "
 SECONDS = 1.5  # of CPU, for which each kind of houses is looked at
 SMALL = [("without L2", "0:s 1:g", "none"), ("without L2", "0:i 1:g", "none"), ("through", "0:i 1:g", "none")]
 PAIRS = ["0:s 1:g", "0:s 1:s", "0:d 1:g", "0:s 1:i", "0:i 1:g", "0:s 0:g"]
@@ -69,7 +71,8 @@ def looker() -> Iterator[Looker]:
 
     def look(name: str, first: int) -> Ended:
         ours, theirs = forks.Pipe()
-        process = forks.Process(target=_look, args=(name, first, theirs), daemon=True)
+        target = _cancel if name.startswith(CANCELLED) else _look
+        process = forks.Process(target=target, args=(name.removeprefix(CANCELLED), first, theirs), daemon=True)
         process.start()
         try:
             assert ours.poll(110), "it does not end"
@@ -95,12 +98,36 @@ def _look(name: str, first: int, said: Any) -> None:
             return
 
 
+def _cancel(name: str, first: int, said: Any) -> None:
+    """In a kind of houses, each call, beside another process's, at each of the events until it has ended."""
+    kind = KINDS[name]
+    house, cancelled = House(kind), 0
+    for letter in sorted(set("".join(kind.letters)) - set(OTHERS)):
+        for after in itertools.count():
+            scenario = Scenario(called(f"0:{letter}g 1:{letter}g"), (Planned(after, "cancel@0"),), keys=1)
+            [*_, ended] = live(house, first, alone(scenario, first + after))
+            if ended.broken:
+                said.send(ended)
+                return
+            if house.due:  # it was over before
+                break
+            cancelled += 1
+    said.send(ended if cancelled > 30 else ended._replace(broken=f"it was cancelled {cancelled} times only"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_promise_is_kept_in_schedules_with_a_fault_each(kind: str, looker: Looker) -> None:
     ended = looker(kind, FRESH)
     print(f"seeds {FRESH} to {ended.seed}")
     again = f"./ops/simulate --kind {kind!r} --faults 1 --replay --seed {ended.seed}"
     assert not ended.broken, f"{ended.broken}; again: {again}"
+
+
+@pytest.mark.parametrize("kind", ["through", "without L2", "behind", "at once", "in part"])
+def test_every_promise_is_kept_where_a_call_is_cancelled_at_any_of_its_events(kind: str, looker: Looker) -> None:
+    ended = looker(CANCELLED + kind, FRESH)
+    print(f"seed {FRESH}")
+    assert not ended.broken, ended
 
 
 @pytest.mark.parametrize("mutant", [pytest.param(name, marks=[pytest.mark.long] * (name in RARE)) for name in MUTANTS])

@@ -61,10 +61,16 @@ class Wait(NamedTuple):
     ready: Callable[[], bool]
     deadline: float | None
     what: str
+    firm: bool = False  # no cancellation breaks it off
+
+
+class Cancelled(BaseException):
+    """The task that awaits a call was cancelled: raised in the call, out of what it waits for."""
 
 
 class Task(greenlet):  # type: ignore[misc]  # greenlet ships no types
-    """One thread of a process, or one of its calls."""
+    """One thread of a process, or one of its calls. `awaited`: it is in a call that can be cancelled, as one from an
+    event loop; `shields`: how many blocks it is in that a cancellation has to wait for."""
 
     def __init__(self, world: World, process: Process, run: Callable[[], object], name: str, *, daemon: bool) -> None:
         super().__init__(self._main, world.main)
@@ -74,6 +80,8 @@ class Task(greenlet):  # type: ignore[misc]  # greenlet ships no types
         self.daemon = daemon
         self.number = world.next_number()
         self.wait = Wait(_at_once, None, "begins")
+        self.awaited = self.cancelled = False
+        self.shields = 0
         self._run = run
 
     def _main(self) -> None:
@@ -94,7 +102,17 @@ class Task(greenlet):  # type: ignore[misc]  # greenlet ships no types
 
     def said(self) -> str:
         """What it goes on with."""
+        if self.breaks_off():
+            return f"{self}: breaks off {self.wait.what}"
         return f"{self}: {'' if self.wait.ready() else 'time-out of '}{self.wait.what}"
+
+    def breaks_off(self) -> bool:
+        """Whether it was cancelled, and goes on with that."""
+        return self.cancelled and self.awaited and not self.shields and not self.wait.firm
+
+    def cancel(self) -> None:
+        """As a task of asyncio is: once, where it waits, or will wait next."""
+        self.cancelled = True
 
     def __str__(self) -> str:
         return f"{self.process}.{self.name}"
@@ -153,16 +171,28 @@ class World:
         self.tasks.append(task)
         return task
 
-    def pause(self, ready: Callable[[], bool] = _never, seconds: float | None = None, what: str = "") -> bool:
-        """Called by a task: until `ready`, for `seconds` at most; whether it was."""
+    def pause(
+        self,
+        ready: Callable[[], bool] = _never,
+        seconds: float | None = None,
+        what: str = "",
+        *,
+        firm: bool = False,
+    ) -> bool:
+        """Called by a task: until `ready`, for `seconds` at most; whether it was. Raises `Cancelled` where the task is
+        cancelled, unless it is `firm`."""
         task = getcurrent()
         assert isinstance(task, Task), what
         if self.over:
             raise GreenletExit
-        task.wait = Wait(ready, None if seconds is None else self.now + seconds, what)
-        self.main.switch()
+        task.wait = Wait(ready, None if seconds is None else self.now + seconds, what, firm)
+        if not task.breaks_off():
+            self.main.switch()
         if self.over:
             raise GreenletExit
+        if task.breaks_off():
+            task.cancelled = False
+            raise Cancelled
         return ready()
 
     def overtakes(self) -> bool:
@@ -217,8 +247,8 @@ class World:
         events: list[Event] = []
         for task in self.tasks:
             if not task.process.frozen:
-                ready, deadline, _ = task.wait
-                if (deadline is not None and deadline <= now) or ready():
+                ready, deadline, *_ = task.wait
+                if (deadline is not None and deadline <= now) or ready() or (task.cancelled and task.breaks_off()):
                     events.append(task)
         for source in self.sources:
             source.add_events(events)

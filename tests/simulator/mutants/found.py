@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from strata.coherence.bus import Bus
 from strata.coherence.identity import Identity
-from strata.engine import own
+from strata.engine import commit, own
 from strata.engine.commit import Commit
 from strata.engine.context import Context
 from strata.engine.load import Load
@@ -29,6 +29,14 @@ FOUND = {
         calling("0:s 1:s", faults=("lose_commit@0",), span=10, l2=False),
         1,
         apply=code(Commit, "_doubt", "context.unfinished.undecided(", "print if True else ("),
+    ),
+    "a statement that is a commit of its own, and was broken off, is told of once it has ended": Mutant(
+        calling("0:s 1:gg", "0:sg 1:sg", faults=("cancel@0",), span=30),
+        1,
+        apply=each(
+            code(Commit, "_transact", "stack.enter_context(waits.shield())", "pass"),
+            code(commit, "outcome_unknown", "unsure and", "False and"),
+        ),
     ),
     "an own pending write is compared with what is below while others may not be heard": Mutant(
         calling("0:swwg 1:ws", faults=("cut_redis@0",), deferred=True, span=20),
