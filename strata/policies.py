@@ -240,12 +240,11 @@ class L2PoolConfig:
     cannot work.
 
     Attributes:
-        pool_size: Connections at most, of one process to one Redis. Default: 50.
+        pool_size: Connections at most, of one process to one Redis, or to each node of a Cluster. Default: 50.
         dial_timeout: Seconds in which a connection is made. Default: 1.
         read_timeout: Seconds of each wait: for an answer, for more of one that has begun to come, and for one of
             `pool_size` connections to be free. Default: 1.
-        write_timeout: Seconds in which a call's commands are sent. To the nodes of a Cluster, where redis-py sends and
-            receives, the longer of this and `read_timeout` bounds both. Default: 1.
+        write_timeout: Seconds in which a call's commands are sent. Default: 1.
     """
 
     pool_size: int = 50

@@ -8,6 +8,8 @@ from typing import Any
 
 import strata
 from strata import Config, DataStore, MemPolicy, PostgresPolicy, RedisPolicy, Schema
+from strata.l2.client import RedisServer
+from strata.l2.wire import Wires
 from strata.testing import inspect
 from tests.support import wait_until
 
@@ -45,3 +47,10 @@ def _close(store: DataStore) -> None:
         store.close(timeout=2)
     except strata.FlushTimeoutError:
         pass  # the test has taken the servers away
+
+
+def wires_of(server: RedisServer) -> Wires:
+    """Its connections, as to a single Redis."""
+    wires = server._way()
+    assert isinstance(wires, Wires)
+    return wires

@@ -64,7 +64,7 @@ def instances(store: DataStore) -> int:
     if server is None:
         return 0
     answer = server.execute("PUBSUB", "NUMSUB", server.keys.channel(store.config.invalidation_channel))
-    return int(answer[1]) if len(answer) == 2 else int(answer[0][1])  # [name, count], or redis-py's [(name, count)]
+    return int(answer[1])  # [name, count]
 
 
 def ask_postgres(store: DataStore, dsn: str, sql: str) -> Any:

@@ -9,6 +9,7 @@ it is held by any one node, and does not care for the others. But each failover 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from strata.l2.client import RedisServer
 
 INTERVAL = 1.0  # seconds between looks
+EPOCH = re.compile(rb"cluster_current_epoch:(\d+)")
 
 
 class Lineage:
@@ -39,6 +41,7 @@ class Lineage:
         self._server.look()
         if not self._server.clustered:
             return
-        known, self._epoch = self._epoch, self._server.execute("CLUSTER INFO").get("cluster_current_epoch")
+        found = EPOCH.search(self._server.execute("CLUSTER", "INFO"))
+        known, self._epoch = self._epoch, None if found is None else found[1]
         if known is not None and known != self._epoch:
             self._on_change()

@@ -105,7 +105,7 @@ class Mender:
             self._publish(announcer.channel, puts)
             return
         try:
-            # A put without an intent stores nothing and removes what is older: just what a repair is.
+            # A put without an intent stores nothing, and removes what is settled: just what a repair is.
             l2.put(l2.token(), announcer.channel, puts)
         except WITHOUT_L2:
             if l2.server.clustered:

@@ -69,7 +69,7 @@ class JobRecord:
     def read(self) -> dict[str, str]:
         """All of its fields. Raises `L2UnavailableError`."""
         flat = self._server.execute("HGETALL", self.key)
-        pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
+        pairs = zip(flat[::2], flat[1::2], strict=True)
         return {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in pairs}
 
     def report(self) -> JobFields:

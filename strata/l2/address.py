@@ -94,9 +94,6 @@ def _single(addr: str, found: RedisAddress, options: dict[str, Any], db: int) ->
 
 def _cluster(nodes: list[ClusterNode], options: dict[str, Any], pool: L2PoolConfig) -> Any:
     options = {k: v for k, v in options.items() if k not in ("db", "host", "port", "path")}
-    # redis-py, which speaks to the nodes, knows one time-out for sending and receiving.
-    options["socket_timeout"] = max(pool.read_timeout, pool.write_timeout)
-    # Redirections are followed all the same; a retry would send a script twice whose answer was lost.
     return RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 from redis.cluster import RedisCluster
@@ -12,6 +11,7 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError, R
 from strata import waits
 from strata.errors import L2RefusedError, L2UnavailableError, StrataError
 from strata.l2.causes import cause_of
+from strata.l2.cluster import Cluster
 from strata.l2.refusals import Effect, Refusal, refusal_of
 from strata.l2.script import Script
 from strata.l2.wire import Wire, Wires, WireTimeouts, abandon, packed
@@ -33,7 +33,7 @@ class RedisServer:
 
     `make` builds the redis-py client; it is called again after a fork, since sockets are not shared with a parent.
     `keys` names what is kept there; `place` is shown as long as it was not reached. `write_timeout` are the seconds
-    that sending may take (None: as many as an answer), except to a Cluster, where redis-py sends.
+    that sending may take (None: as many as an answer).
     Every method raises `L2UnavailableError` when the server does not answer, or at once while the breaker is open, and
     `L2RefusedError` where it will not have a command, which opens no breaker.
     """
@@ -58,7 +58,7 @@ class RedisServer:
         # Written by whoever finds None, and by `close`; each read once a use, so that nobody meets the other's None. Of
         # two racing callers each uses what it built; what is not kept ends with its use.
         self._client: Any = None
-        self._wires: Wires | None = None
+        self._wires: Wires | Cluster | None = None
         self._clustered: bool | None = None  # isinstance of redis-py's classes takes 2 us
         # Set once, before or while the server is used; `_asked_until` by any thread, asking twice being harmless.
         self._check: Callable[[Ask], None] | None = None
@@ -181,31 +181,23 @@ class RedisServer:
 
         `anywhere`: from a random place on to the end, and then all of them.
         """
-        if self.clustered:
-            keys = self.client.scan_iter(match=pattern, count=step)
-            while some := self._guarded(lambda: waits.call(lambda: list(islice(keys, step)))):
-                yield some
-            return
-        cursor: Any = 0
-        if anywhere:
+        for wires in self._guarded(self._each_master):
             # A cursor is a number of a bucket with its bits reversed; the server masks those that it does not have.
-            cursor = waits.chance().getrandbits(48)
-            while int(cursor) != 0:
-                cursor, found = self.execute("SCAN", cursor, "MATCH", pattern, "COUNT", step)
-                if found:
-                    yield found
-        while True:
-            cursor, found = self.execute("SCAN", cursor, "MATCH", pattern, "COUNT", step)
-            if found:
-                yield found
-            if int(cursor) == 0:
-                return
+            for start in (waits.chance().getrandbits(48), 0) if anywhere else (0,):
+                cursor: Any = start
+                while True:
+                    command = ("SCAN", cursor, "MATCH", pattern, "COUNT", step)
+                    cursor, found = self._guarded(lambda: wires.call(command))  # noqa: B023 called at once
+                    if found:
+                        yield found
+                    if int(cursor) == 0:
+                        break
 
     def subscribe(self, *channels: str) -> Wire:
         """A connection that is asked to subscribe; its confirmations are the first things to come."""
 
         def send() -> Wire:
-            wire = self._subscription()
+            wire = self._way().open()
             wire.send(b"".join([packed(("SUBSCRIBE", channel)) for channel in channels]))
             return wire
 
@@ -281,7 +273,7 @@ class RedisServer:
 
     @property
     def _connected(self) -> bool:
-        # A first connection asks by itself; those to a Cluster are redis-py's.
+        # A first connection asks by itself; one to a node of a Cluster cannot, which has some of the keys only.
         return self._wires is not None or self.clustered
 
     def _ask_again(self) -> None:
@@ -305,25 +297,27 @@ class RedisServer:
         if wires is not None:
             wires.close()
 
-    def _single(self) -> Wires:
+    def _way(self) -> Wires | Cluster:
         wires = self._wires
         if wires is None:
-            pool = self.client.connection_pool
-            wires = self._wires = Wires(pool, pool.max_connections, self._patience, self._greet)
+            client = self.client
+            if self.clustered:
+                size = client.nodes_manager.connection_kwargs["max_connections"]
+                wires = self._wires = Cluster(client, size, self._patience)
+            else:
+                pool = client.connection_pool
+                wires = self._wires = Wires(pool, pool.max_connections, self._patience, self._greet)
         return wires
 
+    def _each_master(self) -> list[Wires]:
+        way = self._way()
+        return way.masters() if isinstance(way, Cluster) else [way]
+
     def _call(self, command: Command) -> Any:
-        if not self.clustered:
-            return self._single().call(command)
-        return waits.call(lambda: self.client.execute_command(*command))
+        return self._way().call(command)
 
     def _call_many(self, commands: Sequence[Command]) -> list[Any]:
-        if not self.clustered:
-            return self._single().call_many(commands)
-        pipe = self.client.pipeline()
-        for command in commands:
-            pipe.execute_command(*command)
-        return waits.call(lambda: list(pipe.execute(raise_on_error=False)))
+        return self._way().call_many(commands)
 
     def _run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         return _run_on(self._call, script, keys, args)
@@ -333,9 +327,9 @@ class RedisServer:
 
     def _answers(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         """What the script said to each call; error answers are among them, as exceptions."""
-        if self.clustered or len(calls) == 1:
-            return [_answer(lambda: self._run(script, *call)) for call in calls]  # noqa: B023 called at once
-        answers = self._single().call_many([("EVALSHA", script.sha, len(keys), *keys, *args) for keys, args in calls])
+        if len(calls) == 1:
+            return [_answer(lambda: self._run(script, *calls[0]))]
+        answers = self._call_many([("EVALSHA", script.sha, len(keys), *keys, *args) for keys, args in calls])
         for place, answer in enumerate(answers):
             if isinstance(answer, NoScriptError):  # refused before it did anything, so it may be sent again
                 answers[place] = _answer(lambda: self._run(script, *calls[place]))  # noqa: B023 called at once
@@ -350,14 +344,6 @@ class RedisServer:
                     raise answer
                 answers[place] = self.unavailable(answer)
         return answers
-
-    def _subscription(self) -> Wire:
-        if not self.clustered:
-            return self._single().open()
-        # Every node of a Cluster passes on what is published on any of them.
-        node = waits.call(self.client.get_random_node)
-        pool = self.client.get_redis_connection(node).connection_pool
-        return Wires(pool, 1, self._patience).open()
 
 
 def _run_on(call: Callable[[Command], Any], script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:

@@ -328,8 +328,9 @@ class L2Tier:
 
     def _calls(self, name: str, calls: Sequence[Call]) -> Iterator[Any]:
         """The answers of a script's calls, some of them in one round trip where the server is a single one."""
-        for start in range(0, len(calls), TOGETHER):
-            yield from self.server.run_many(_script(name), calls[start : start + TOGETHER])
+        step = TOGETHER * (CHUNK if self.server.clustered else 1)
+        for start in range(0, len(calls), step):
+            yield from self.server.run_many(_script(name), calls[start : start + step])
 
     def _chunks(self, key_texts: Sequence[str]) -> Iterator[Sequence[str]]:
         # One key a call on a Cluster, where the keys of one call must share a slot.

@@ -15,7 +15,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import hiredis
-from redis.exceptions import AuthenticationError, NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    ClusterDownError,
+    MovedError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as LostError
 
 from strata.forks.inherited import abandon_in_child
@@ -51,7 +61,7 @@ class Wire:
     def call(self, command: Sequence[Any]) -> Any:
         """The answer to one command. Raises `redis.RedisError` or `OSError`."""
         self.send(packed(command))
-        return _raised(self.receive())
+        return raised(self.receive())
 
     def receive(self) -> Any:
         """The next answer; an error answer is returned as an exception, not raised."""
@@ -157,7 +167,7 @@ class Wires:
 
     def call(self, command: Sequence[Any]) -> Any:
         """The answer to one command. Raises `redis.RedisError` or `OSError`; `LostError` if the connection broke."""
-        return _raised(hub.current().exchange(self, packed(command), 1)[0])
+        return raised(hub.current().exchange(self, packed(command), 1)[0])
 
     def call_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """The answers to many commands in one round trip; error answers are among them, as exceptions."""
@@ -228,7 +238,8 @@ class Wires:
 ELSEWHERE = (ReadOnlyError, AuthenticationError)
 
 
-def _raised(answer: Any) -> Any:
+def raised(answer: Any) -> Any:
+    """An answer; raises it where it is an error."""
     if isinstance(answer, Exception):
         raise answer
     return answer
@@ -254,12 +265,20 @@ def _text(part: Any) -> Any:
     return str(part) if isinstance(part, int | float) else part
 
 
+_REDIRECTIONS: dict[str, Callable[[str], Exception]] = {
+    "MOVED": MovedError, "ASK": AskError, "TRYAGAIN": TryAgainError, "CLUSTERDOWN": ClusterDownError,
+}  # fmt: skip
+
+
 def _reply_error(text: str) -> Exception:
     code = text.partition(" ")[0]
     if code == "NOSCRIPT":
         return NoScriptError(text)
     if code == "NOAUTH":
         return AuthenticationError(text)
+    if code in _REDIRECTIONS:
+        with contextlib.suppress(ValueError):  # it names no node
+            return _REDIRECTIONS[code](text[len(code) + 1 :])
     if code == "READONLY":
         return ReadOnlyError(text)
     if code == "OOM" or " -OOM " in text:  # the latter is how Redis 6 says it of a script

@@ -11,7 +11,7 @@ from strata import DataStore, WriteMode
 from strata.testing import inspect
 from tests.hubs import Cancelled, OneThread
 from tests.models import Note
-from tests.stores import MakeStore, schema, sure
+from tests.stores import MakeStore, schema, sure, wires_of
 from tests.support import wait_until
 
 pytestmark = pytest.mark.faults
@@ -60,7 +60,7 @@ def left(store: DataStore) -> dict[str, Any]:
     claims = [bound.l1.claims for bound in seen.schemas.values()]
     return {
         "connections of PostgreSQL": database.counts().open - database.counts().idle,
-        "connections of Redis": seen.redis._single()._seats.used,
+        "connections of Redis": wires_of(seen.redis)._seats.used,
         "claims": sum(len(each._claims) + len(each._flights) for each in claims),
         "open breakers": [name for name, breaker in seen.breakers.items() if not breaker.closed],
     }

@@ -19,7 +19,7 @@ from strata import Collection, DataStore, L2PoolConfig, L3PoolConfig, StrataErro
 from strata.l3.pool import Database
 from strata.testing import inspect
 from tests.models import Note
-from tests.stores import MakeStore, schema
+from tests.stores import MakeStore, schema, wires_of
 from tests.support import wait_until
 
 pytestmark = [
@@ -88,8 +88,7 @@ def whole(store: DataStore) -> None:
         wait_until(partial(unused, database), 5, "no seat is taken")
         assert database.counts().open <= database.config.max_conns
     server = inspect(store).redis
-    wires = server._wires
-    wait_until(lambda: wires is None or not wires._seats.used, 5, "no wire is used")
+    wait_until(lambda: not wires_of(server)._seats.used, 5, "no wire is used")
     for bound in inspect(store).schemas.values():
         claims = bound.l1.claims
         claims._sweep()

@@ -113,8 +113,12 @@ def test_a_put_without_its_intent_removes_what_is_older_and_stores_nothing(tier:
     assert tier.read("a").state is State.LEASED
 
 
-def test_a_put_without_its_intent_leaves_what_is_newer(tier: L2Tier) -> None:
+def test_a_put_without_its_intent_removes_what_is_newer_too_unless_it_is_pending(tier: L2Tier) -> None:
     commit(tier, "a", 9, "nine")
+    assert not put(tier, "a", 5, "five")
+    found = tier.read("a")
+    assert found.state is State.LEASED
+    tier.fill(found.token, [Put("a", 9, "nine", pending=True)])
     assert not put(tier, "a", 5, "five")
     assert tier.read("a").record == "nine"
 

@@ -39,7 +39,7 @@ from strata.l2.client import RedisServer
 from strata.testing import inspect
 from tests.behind import client
 from tests.models import Note
-from tests.stores import MakeStore, schema, sure
+from tests.stores import MakeStore, schema, sure, wires_of
 from tests.support import wait_until
 
 LONG = 3600.0  # seconds: what waits for them hangs, as far as a test is concerned
@@ -125,15 +125,14 @@ def test_pool_size_is_the_number_of_calls_that_are_under_way(make: MakeStore, re
         admin.rpush("list", number)
     for call in calls:
         call.join()
-    assert server._wires is not None and len(server._wires._idle) == 2
+    assert len(wires_of(server)._idle) == 2
 
 
 def test_read_timeout_is_also_how_long_a_call_waits_for_a_connection(make: MakeStore, redis_addr: str) -> None:
     server = server_of(make, redis_addr, pool_size=1, read_timeout=0.1)
     server.execute("PING")
-    assert server._wires is not None
     user = threading.Lock()  # anything that lives
-    assert server._wires._seats.sit(user)
+    assert wires_of(server)._seats.sit(user)
     error = raised(lambda: server.execute("PING"))
     assert isinstance(error, L2UnavailableError) and "pool_size" in str(error.__cause__)
 

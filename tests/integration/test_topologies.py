@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from redis.crc import key_slot
 from redis.sentinel import Sentinel
 
 from strata import WriteMode
@@ -19,7 +22,7 @@ from strata.writebehind.fleet.broker import Broker
 from tests import battery
 from tests.databases import ThrowawayPostgres
 from tests.models import Note
-from tests.stores import MakeStore, schema, stores
+from tests.stores import MakeStore, schema, stores, sure
 from tests.tls import certificate, serving
 
 PASSWORD = "pass word/%"
@@ -136,6 +139,57 @@ def test_write_behind_with_the_ledger_in_the_cluster(make: MakeStore, options: d
     store = make(**options, broker_url=f"redis://{redis_addr}")
     battery.run(store, "L1+L2+L3", WriteMode.WRITE_BEHIND)
     assert store.stats().dirty_count == 0
+
+
+@pytest.mark.parametrize("options", ["cluster"], indirect=True)
+def test_a_key_is_followed_to_the_node_that_is_being_given_it_and_then_has_it(
+    make: MakeStore, options: dict[str, Any], cluster: EmbeddedCluster
+) -> None:
+    store = make(**options)
+    notes = store.register(schema(Note, name="notes", l3=None, l1=None))
+    notes.set_many({id: Note(id, "first") for id in range(40)})
+    name = inspect(store).schemas["notes"].l2.key("7")  # type: ignore[union-attr]
+    source, slot = cluster.owner_of(name), key_slot(name.encode())
+    target = next(node for node in cluster.nodes[:3] if node is not source)
+    with cluster.client(source) as giving, cluster.client(target) as taking:
+        ids = [client.execute_command("CLUSTER", "MYID") for client in (giving, taking)]
+        taking.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+        giving.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        giving.delete(name)  # so that the node sends on whoever asks
+        notes.set(7, Note(7, "second"))
+        assert taking.execute_command("CLUSTER", "COUNTKEYSINSLOT", slot) == 1
+        assert notes.get(7).text == "second"
+        for client in (taking, giving):
+            client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+    found = notes.get_many(list(range(40)))
+    assert [found[id].text for id in range(40)] == ["second" if id == 7 else "first" for id in range(40)]
+    assert inspect(store).redis.breaker.closed
+
+
+@pytest.mark.parametrize("options", ["cluster"], indirect=True)
+def test_an_event_loop_waits_for_the_nodes_of_a_cluster_itself(
+    make: MakeStore, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(**options)
+    notes = store.aio.register(schema(Note, name="notes", l1=None))
+    store.migrate()
+
+    async def use() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for id in range(60):
+                tasks.create_task(notes.set(id, Note(id, "text")))
+        found = await asyncio.gather(*(notes.get(id) for id in range(60)), notes.get_many(list(range(60))))
+        assert {note.text for note in found[:60]} == {"text"}
+
+    async def use_twice() -> None:
+        await use()  # each connection is made by a thread
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", lambda thread: pytest.fail(f"{thread} was started"))
+            await use()
+
+    sure(store)
+    asyncio.run(use_twice())
+    assert store.stats().l2_hits == 240
 
 
 @pytest.mark.parametrize("options", ["password", "sentinel", "tls"], indirect=True)

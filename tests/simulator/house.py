@@ -29,6 +29,7 @@ from tests.simulator.postgres import Postgres
 from tests.simulator.process import LEDGER, Mutate, Process, as_shipped, know
 from tests.simulator.promises import STALE, History
 from tests.simulator.world import World
+from tests.stores import wires_of
 
 T = TypeVar("T")
 HEALED = 60.0  # seconds after which, all faults being mended, everybody trusts the caches again
@@ -377,8 +378,8 @@ def _left(process: Process) -> str:
         return "a claim"
     if any(used.open > used.idle for used in (database.counts() for database in inside.databases.values())):
         return "a connection of PostgreSQL"
-    wires = (server._wires for server in (inside.redis, inside.ledger_redis))
-    return "a connection of Redis" if any(wire is not None and wire._seats.used for wire in wires) else ""
+    used = any(wires_of(server)._seats.used for server in (inside.redis, inside.ledger_redis))
+    return "a connection of Redis" if used else ""
 
 
 def _quietly(run: Callable[[], object]) -> None:

@@ -86,13 +86,5 @@ def _forgetting(what: str, facts: Mapping[str, Any], *, ledger: bool) -> Iterato
 
 
 def _facts(server: RedisServer) -> Mapping[str, Any]:
-    answer = server.execute("INFO")
-    if not isinstance(answer, Mapping):
-        return _parsed(answer)
-    first = next(iter(answer.values()), None)  # a Cluster answers by node
-    return first if isinstance(first, Mapping) else answer
-
-
-def _parsed(answer: Any) -> dict[str, Any]:
-    text = answer.decode(errors="replace") if isinstance(answer, bytes) else str(answer)
+    text = server.execute("INFO").decode(errors="replace")  # of a Cluster, any node's
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line and not line.startswith("#"))
