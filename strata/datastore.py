@@ -96,13 +96,13 @@ class DataStore:
         self.config = config
         if config.flush_on_sigterm:
             install_sigterm()
-        # `_schemas`, `_by_class` and `_hot` are written under `_lock` by `register` and `close`, and read without
+        # `_schemas`, `_known` and `_hot` are written under `_lock` by `register` and `close`, and read without
         # it: each write is one dict store, and whoever goes through them makes a list first, in one call
         # (`Wiring.schemas`). After fork `_after_fork` gives the child a lock that nobody holds.
         self._lock = memory_lock()
         self._closing = Turns()  # of those who close, one after the other
         self._schemas: dict[str, Bound] = {}
-        self._by_class: dict[type, Bound] = {}
+        self._known: dict[str | type, Bound] = {}  # by name, and by class, of which the first schema is known
         self._hot: dict[Any, Hot] = {}
         self._made_with = threading.Lock  # what it was when the parts were made: see `_patched`
         self._wiring = Wiring(config, self._schemas)
@@ -138,9 +138,9 @@ class DataStore:
                     f"a schema {schema.name!r} is registered already; give this one another name"
                 )
             bound = self._wiring.bind(schema)
-            self._schemas[schema.name] = bound
+            self._schemas[schema.name] = self._known[schema.name] = bound
             self._hot[schema.name] = hot = Hot(bound)
-            if self._by_class.setdefault(schema.model, bound) is bound:
+            if self._known.setdefault(schema.model, bound) is bound:
                 self._hot[schema.model] = hot
         return Collection(self, schema.name, schema.model, hot)
 
@@ -589,25 +589,22 @@ class DataStore:
         self._context.check_not_closed()
         if threading.Lock is not self._made_with:
             self._patched()
-        bound: Bound | None = None
-        if isinstance(schema, str | type):
-            try:
-                bound = self._schemas.get(schema) if isinstance(schema, str) else self._by_class.get(schema)
-            except TypeError:
-                pass  # a class that cannot be hashed
-        if bound is None:
-            known = f"registered: {', '.join(map(repr, list(self._schemas))) or 'none'}"
-            if not isinstance(schema, str | type):
-                kind = type(schema).__name__
-                raise SchemaNotFoundError(
-                    f"a schema is told by its name or its class, not by a value of {kind}; {known}"
-                )
-            name = shown(schema) if isinstance(schema, str) else schema.__name__
-            raise SchemaNotFoundError(f"no schema {name} is registered with this store; {known}")
+        try:
+            bound = self._known[schema]
+        except Exception:  # noqa: BLE001 what is no schema may raise anything when it is hashed
+            raise self._not_found(schema) from None
         if bound.lacking:
             raise InvalidConfigError(bound.lacking)
         self._context.check_whole(bound)
         return bound
+
+    def _not_found(self, schema: Any) -> SchemaNotFoundError:
+        known = f"registered: {', '.join(map(repr, list(self._schemas))) or 'none'}"
+        if not isinstance(schema, str | type):
+            kind = type(schema).__name__
+            return SchemaNotFoundError(f"a schema is told by its name or its class, not by a value of {kind}; {known}")
+        name = shown(schema) if isinstance(schema, str) else schema.__name__
+        return SchemaNotFoundError(f"no schema {name} is registered with this store; {known}")
 
     def _open(self) -> None:
         self._context.check_open()

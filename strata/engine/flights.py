@@ -104,9 +104,11 @@ class Flights:
 
     def _hit(self, bound: Bound, key_text: str, claim: Claim, found: Found, began: float) -> None:
         bound.counters.l2_hits += 1
-        value = bound.plan.freeze(found.record)
-        if not bound.l1.fill(claim, value, found.version, pending=found.pending, loaded=began):
-            bound.counters.stale_fills += bound.l1.store is not None
+        l1 = bound.l1
+        if l1.store is not None:
+            value = bound.plan.freeze(found.record)
+            if not l1.fill(claim, value, found.version, pending=found.pending, loaded=began):
+                bound.counters.stale_fills += 1
         if found.due:
             self.refresh(bound, claim.key, key_text, found)
 

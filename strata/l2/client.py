@@ -168,9 +168,14 @@ class RedisServer:
             return []
         return self._guarded(lambda: _raised(self._call_many(commands)))  # type: ignore[no-any-return]
 
+    def value(self, key: str) -> bytes | None:
+        """What a plain key holds."""
+        # MGET, of one key too: to it a key of another type is empty.
+        [raw] = self._guarded(lambda: self._way().call(("MGET", key)))
+        return raw  # type: ignore[no-any-return]
+
     def values(self, keys: Sequence[str], step: int) -> list[bytes | None]:
         """What plain keys hold, in one round trip to each server; `step` is how many keys one command may name."""
-        # MGET, of one key too: to it a key of another type is empty.
         if self.clustered:
             step = 1
         parts = [keys[start : start + step] for start in range(0, len(keys), step)]

@@ -56,6 +56,9 @@ class L2Tier:
         self._lifetimes = lifetimes
         self._versions = versions
         self._on_corrupt = on_corrupt
+        # Whether the last read found nothing, as the next one will too, most likely: that one leaves its lease at once.
+        # Set by any thread; it matters for the number of round trips alone.
+        self._missed = False
         self.reset_tokens()
 
     def reset_tokens(self) -> None:
@@ -86,16 +89,18 @@ class L2Tier:
         """What the key holds; where it is empty and `lease`, a lease is left that allows one fill."""
         if self._lifetimes.ages:
             return self.read_many([key_text], lease=lease)[key_text]
-        [raw] = self.server.values([self.key(key_text)], CHUNK)
+        expected = self._missed and lease
+        raw = None if expected else self.server.value(self._prefix + key_text)
         found = self._contents.read(key_text, raw, -1)
-        if found is not None:
-            return found
-        token = self.token()
-        try:
-            return self._instead({key_text: raw}, raw is not None, token, lease)[key_text]
-        except BaseException as error:
-            self.broken_off(error, token, [key_text])
-            raise
+        if found is None:
+            token = self.token()
+            try:
+                found = self._instead({key_text: raw}, raw is not None, token, lease)[key_text]
+            except BaseException as error:
+                self.broken_off(error, token, [key_text])
+                raise
+        self._missed = found.state is State.LEASED
+        return found
 
     def read_many(
         self,
@@ -313,6 +318,10 @@ class L2Tier:
 
     def _each(self, name: str, head: list[Any], by_text: Mapping[str, Sequence[Any]]) -> list[tuple[str, Any]]:
         """Run a script over keys, each with arguments of its own after the common ones; its answer for each."""
+        if len(by_text) == 1:
+            [(text, own)] = by_text.items()
+            answers = self._run(name, [self._prefix + text], [*head, *own])
+            return [(text, answers[0] if isinstance(answers, list) else answers)]
         chunks = list(self._chunks(list(by_text)))
         calls = [
             (

@@ -106,6 +106,10 @@ class _Tree:
         """The order that the path asks for, and then any; the promise that is broken."""
         self._begin()
         self._house.world.settle()
+        for process in self._house.processes:
+            for bound in process.inside.schemas.values():
+                if bound.l2 is not None:
+                    bound.l2._missed = False  # as the last order found it
         self._exploring = True
         return self._house.run(Episode(scenario, self._pick))
 

@@ -32,7 +32,6 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 RARE = {  # what many episodes go by without
-    "when the buffer lets go of a write, the claims on its key are void",
     "... but a read that finds nothing newer below returns it all the same",
     "an own pending write is compared with what is below once a synchronous one is under way",
 }

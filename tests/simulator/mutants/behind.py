@@ -133,11 +133,6 @@ BEHIND = {
             "elseif old and older(version, there) and expected ~= '*' then",
         ),
     ),
-    "when the buffer lets go of a write, the claims on its key are void": Mutant(
-        calling("0:d 0:q 0:qg", processes=1, l2=False, faults=("slow_read",), span=25),
-        1,
-        apply=code(DirtyBuffer, "_remove", "self._owner.uncover(slot.schema, slot.key)", "pass"),
-    ),
     "a hand-off that the ledger refuses does not reach L2 either": Mutant(
         calling("0:s 0:b 0:b", "0:s 0:be", "0:s 1:be"),
         1,
@@ -301,7 +296,14 @@ BEHIND = {
         apply=code(Bypass, "_write", "repaired = bound.l2 is not None", "repaired = bound.l2 is not None and l2_down"),
     ),
     "... and raises the floor, so that nothing older is handed off before the row is seen to": Mutant(
-        overflowing("ssgf", steady=True, l1=False, span=40),
+        overflowing(
+            "s",
+            ("moment", "cut_redis@0", "freeze_redis"),
+            steady=True,
+            l1=False,
+            span=30,
+            programs=("0:ss 0:s 1:ff", "0:ss 1:sf", "0:s 0:s 1:sff"),
+        ),
         2,
         apply=code(
             Bypass, "_settle", "(self._settler.raise_floor, partial", "(partial", "unheard=True)):", "unheard=True),):"
