@@ -12,7 +12,9 @@ from strata.datastore import DataStore
 from strata.encryption_keys import EncryptionKeys
 from strata.engine.tx import Tx
 from strata.errors import (
+    AlreadyExistsError,
     ClosedError,
+    ConflictError,
     ConstraintError,
     DecodeError,
     EncodeError,
@@ -88,6 +90,7 @@ __version__ = "0.1.0"
 __all__ = [
     "JSON",
     "UNLOADED",
+    "AlreadyExistsError",
     "AsyncCollection",
     "AsyncDataStore",
     "AsyncDeadLetters",
@@ -100,6 +103,7 @@ __all__ = [
     "Codec",
     "Collection",
     "Config",
+    "ConflictError",
     "ConstraintError",
     "DataStore",
     "DeadLetter",

@@ -109,6 +109,36 @@ class Collection(Generic[T, K]):
         """
         return self._store.set(self.name, id, value)
 
+    def insert(self, record: T, /) -> T:
+        """Store a record whose key no record has yet, synchronously in every mode; returns it as stored.
+
+        Raises `AlreadyExistsError` where there is one, and nothing is written then; otherwise as `set_many` does.
+        """
+        return self._store.insert(self.name, record)
+
+    def update(self, id: K, /, *, expect: Mapping[str, Any] | None = None, **fields: Any) -> T:
+        """Write these fields of a record and leave the others as they are; returns it as stored.
+
+        By the schema's write mode, and in a write-behind schema the others are UNLOADED in what is returned. With
+        `expect`, values that fields must have for anything to be written, it is synchronous in every mode.
+
+        Raises `EncodeError` for a field that is none, or a value that cannot be stored; `NotFoundError` where there is
+        no record (what is deferred becomes a dead letter then); `ConflictError` where `expect` is not what is there;
+        otherwise as `set` does.
+        """
+        return self._store.update(self.name, id, expect=expect, **fields)  # type: ignore[no-any-return]
+
+    def modify(self, id: K, function: Callable[[T], T | None], /) -> T:
+        """Write what `function` makes of the record, in one step against every other writer of any process; returns it
+        as stored.
+
+        `function` gets a record of its own, which it may change and return; None is no change. It may be called more
+        than once, while the row is locked. Synchronous in every mode.
+
+        Raises `NotFoundError` where there is no record, what `function` raises, and otherwise as `set_many` does.
+        """
+        return self._store.modify(self.name, id, function)
+
     def set_many(self, values: Mapping[K, T]) -> dict[K, T]:
         """Store records by id, synchronously in every mode and all or nothing in L3; returns them as stored.
 

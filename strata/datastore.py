@@ -20,6 +20,7 @@ from strata.durations import Duration, seconds
 from strata.engine.context import ABSENT
 from strata.engine.hot import Hot
 from strata.engine.many import ManyReader
+from strata.engine.modify import Modifier
 from strata.engine.read import Reader
 from strata.engine.readings import numbers_of
 from strata.engine.rows import Filler
@@ -113,6 +114,7 @@ class DataStore:
         self._many = ManyReader(context)
         self._writer = Writer(context)
         self._many_writer = ManyWriter(context, self._writer)
+        self._modifier = Modifier(context, self._writer)
         self._searcher = Searcher(context, filler)
         self._warmer = Warmer(context, filler)
         self._auditor = Auditor(context, self._wiring.metrics)
@@ -298,6 +300,78 @@ class DataStore:
         bound = self._bound(schema)
         with _Counted(bound, self._metrics, "strata_set_seconds"):
             return self._writer.set(bound, id, value)
+
+    @overload
+    def insert(self, schema: type[T], record: T, /) -> T: ...
+    @overload
+    def insert(self, schema: str, record: T, /) -> T: ...
+    def insert(self, schema: SchemaRef[Any], record: Any, /) -> Any:
+        """Store a record whose key no record has yet, synchronously in every mode; returns it as stored.
+
+        Deferred writes of the key that the ledger has count as there.
+
+        Raises `AlreadyExistsError` where there is one, and nothing is written then; otherwise as `set_many` does.
+
+        >>> store.insert(Player, Player("p7", "berta"))
+        Player(id='p7', name='berta')
+        >>> store.insert(Player, Player("p7", "another"))
+        Traceback (most recent call last):
+        strata.errors.AlreadyExistsError: ...
+        """
+        bound = self._bound(schema)
+        with _Counted(bound, self._metrics, "strata_set_seconds"):
+            return self._modifier.insert(bound, record)
+
+    @overload
+    def update(self, schema: type[T], id: Key, /, *, expect: Mapping[str, Any] | None = ..., **fields: Any) -> T: ...
+    @overload
+    def update(self, schema: str, id: Key, /, *, expect: Mapping[str, Any] | None = ..., **fields: Any) -> Any: ...
+    def update(
+        self, schema: SchemaRef[Any], id: Key, /, *, expect: Mapping[str, Any] | None = None, **fields: Any
+    ) -> Any:
+        """Write these fields of a record and leave the others as they are; returns it as stored.
+
+        By the schema's write mode, and in a write-behind schema the others are UNLOADED in what is returned. With
+        `expect`, values that fields must have for anything to be written, it is synchronous in every mode: they are
+        compared in the lowest tier, in one step with the write.
+
+        Raises `EncodeError` for a field that is none, or a value that cannot be stored; `NotFoundError` where there is
+        no record (what is deferred becomes a dead letter then); `ConflictError` where `expect` is not what is there;
+        otherwise as `set` does.
+
+        >>> store.update(Player, "p1", name="andrew II")
+        Player(id='p1', name='andrew II')
+        >>> store.update(Player, "p1", name="andrew", expect={"name": "andrew II"})
+        Player(id='p1', name='andrew')
+        """
+        bound = self._bound(schema)
+        with _Counted(bound, self._metrics, "strata_set_seconds"):
+            return self._modifier.update(bound, id, fields, expect)
+
+    @overload
+    def modify(self, schema: type[T], id: Key, function: Callable[[T], T | None], /) -> T: ...
+    @overload
+    def modify(self, schema: str, id: Key, function: Callable[[T], T | None], /) -> T: ...
+    def modify(self, schema: SchemaRef[Any], id: Key, function: Callable[[Any], Any], /) -> Any:
+        """Write what `function` makes of the record, in one step against every other writer of any process; returns it
+        as stored.
+
+        `function` gets a record of its own, which it may change and return; None is no change. It may be called more
+        than once, while the row is locked, so it should be quick, and call nothing that waits for this record. It is
+        synchronous in every mode: deferred writes that the ledger has are seen; what another process has not handed
+        off yet is not, and loses in the fields that `function` changes.
+
+        Raises `NotFoundError` where there is no record, what `function` raises, and otherwise as `set_many` does.
+
+        >>> def rename(player: Player) -> Player:
+        ...     player.name = player.name.title()
+        ...     return player
+        >>> store.modify(Player, "p1", rename)
+        Player(id='p1', name='Andrew')
+        """
+        bound = self._bound(schema)
+        with _Counted(bound, self._metrics, "strata_set_seconds"):
+            return self._modifier.modify(bound, id, function)
 
     @overload
     def set_many(self, schema: type[T], values: Mapping[K, T]) -> dict[K, T]: ...

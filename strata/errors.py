@@ -134,6 +134,28 @@ class ConstraintError(StrataError):
         self.constraint = constraint
 
 
+class AlreadyExistsError(ConstraintError):
+    """`insert` of a key that is there: `schema` and `key` say which, the message does not repeat the key."""
+
+    def __init__(
+        self, message: str, *, sqlstate: str = "", constraint: str | None = None, schema: str = "", key: Any = None
+    ) -> None:
+        super().__init__(message, sqlstate=sqlstate, constraint=constraint)
+        self.schema = schema
+        self.key = key
+
+
+class ConflictError(StrataError):
+    """The record is not what `expect` said, so nothing was written: `schema` and `key` say which, and `fields` what
+    differs; the message repeats neither key nor values."""
+
+    def __init__(self, message: str, *, schema: str = "", key: Any = None, fields: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.schema = schema
+        self.key = key
+        self.fields = fields
+
+
 class UnavailableError(StrataError):
     """No tier that could have answered was there to ask: an outage, which passes, and nothing else.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 from strata.aio.here import here
 from strata.aio.jobs import AsyncJob
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     K = WithDefault("K", bound=Key, default=Any)
 else:
     K = TypeVar("K", bound=Key)
+
+
+Change: TypeAlias = Callable[[T], T | Awaitable[T | None] | None]
 
 
 class AsyncCollection(Ready, Generic[T, K]):
@@ -86,6 +90,18 @@ class AsyncCollection(Ready, Generic[T, K]):
     async def set(self, id: K, value: T) -> T:
         """As `Collection.set`."""
         return await here().call(self.sync.set, id, value)
+
+    async def insert(self, record: T, /) -> T:
+        """As `Collection.insert`."""
+        return await here().call(self.sync.insert, record)
+
+    async def update(self, id: K, /, *, expect: Mapping[str, Any] | None = None, **fields: Any) -> T:
+        """As `Collection.update`."""
+        return await here().call(partial(self.sync.update, id, expect=expect, **fields))
+
+    async def modify(self, id: K, function: Change[T], /) -> T:
+        """As `Collection.modify`; the function may be a coroutine function."""
+        return await here().call(self.sync.modify, id, function)  # type: ignore[arg-type]  # the engine awaits it
 
     async def set_many(self, values: Mapping[K, T]) -> dict[K, T]:
         """As `Collection.set_many`."""

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from strata import waits
-from strata.aio.collection import AsyncCollection
+from strata.aio.collection import AsyncCollection, Change
 from strata.aio.here import here
 from strata.aio.jobs import AsyncDeadLetters, AsyncJob
 from strata.aio.ready import Ready
@@ -183,6 +183,36 @@ class AsyncDataStore:
     async def set(self, schema: SchemaRef[Any], id: Key, value: Any) -> Any:
         """As `DataStore.set`."""
         return await here().call(self.sync.set, schema, id, value)
+
+    @overload
+    async def insert(self, schema: type[T], record: T, /) -> T: ...
+    @overload
+    async def insert(self, schema: str, record: T, /) -> T: ...
+    async def insert(self, schema: SchemaRef[Any], record: Any, /) -> Any:
+        """As `DataStore.insert`."""
+        return await here().call(self.sync.insert, schema, record)
+
+    @overload
+    async def update(
+        self, schema: type[T], id: Key, /, *, expect: Mapping[str, Any] | None = ..., **fields: Any
+    ) -> T: ...
+    @overload
+    async def update(
+        self, schema: str, id: Key, /, *, expect: Mapping[str, Any] | None = ..., **fields: Any
+    ) -> Any: ...
+    async def update(
+        self, schema: SchemaRef[Any], id: Key, /, *, expect: Mapping[str, Any] | None = None, **fields: Any
+    ) -> Any:
+        """As `DataStore.update`."""
+        return await here().call(partial(self.sync.update, schema, id, expect=expect, **fields))
+
+    @overload
+    async def modify(self, schema: type[T], id: Key, function: Change[T], /) -> T: ...
+    @overload
+    async def modify(self, schema: str, id: Key, function: Change[T], /) -> T: ...
+    async def modify(self, schema: SchemaRef[Any], id: Key, function: Change[Any], /) -> Any:
+        """As `DataStore.modify`; the function may be a coroutine function."""
+        return await here().call(self.sync.modify, schema, id, function)
 
     @overload
     async def set_many(self, schema: type[T], values: Mapping[K, T]) -> dict[K, T]: ...

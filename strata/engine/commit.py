@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from strata import waits
 from strata.bound import Bound
-from strata.engine.context import Context
+from strata.engine.context import ABSENT, Context
 from strata.errors import WITHOUT_L2, WITHOUT_L3, DecodeError, L3UnavailableError, StrataError
 from strata.l1.claims import Claim
 from strata.l2.values import Put
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from strata.l3.values import Change as Pending
 
 
+UNDECIDED = object()  # in the place of a record that is yet to be decided on
 TAKEN = (Status.APPLIED, Status.SUPERSEDED)  # L3 has the write, or a newer one
 
 
@@ -63,14 +64,28 @@ def outcome_unknown(error: BaseException, unsure: bool) -> bool:
     return unsure and not isinstance(error, StrataError)
 
 
+class Decision(Protocol):
+    """What is to become of a row, decided where nobody else can change it: it is called in the transaction, with the
+    record that L3 has, or ABSENT, and gives the checked and stamped one to be written, perhaps with UNLOADED columns.
+    What it raises ends the commit. It may be called more than once."""
+
+    @property
+    def inserts(self) -> bool:
+        """Whether there must be no row, so that none is decided on."""
+
+    def __call__(self, held: Any, /) -> Any: ...
+
+
 @dataclass(slots=True)
 class KeyChange:
-    """One key's last word in the batch: a checked, stamped record, or None for its deletion."""
+    """One key's last word in the batch: a checked, stamped record, or None for its deletion; where there is a `decide`,
+    what that has decided on."""
 
     id: Any
     key_text: str
     record: Any
     version: int = 0
+    decide: Decision | None = None
 
 
 @dataclass(slots=True)
@@ -99,6 +114,11 @@ class SchemaChanges:
         if change.record is not None:
             self.rows[change.key_text] = self.bound.plan.to_row(change.record, self.bound.cipher)
 
+    @property
+    def decision(self) -> Decision | None:
+        """What decides on the one key that there is then."""
+        return next((change.decide for change in self.changes.values() if change.decide is not None), None)
+
     def ordered(self, deleted: bool) -> list[KeyChange]:
         """Those that are deletions, or those that are not, sorted by key, so that batches do not deadlock."""
         chosen = [change for change in self.changes.values() if (change.record is None) is deleted]
@@ -117,6 +137,13 @@ class Commit:
         """A record that `Writer.prepare` gave, or None. Raises `EncodeError` before any tier is touched."""
         part = self.parts.setdefault(bound.name, SchemaChanges(bound))
         part.add(KeyChange(id, key_text, record))
+
+    def decide(self, bound: Bound, id: Any, key_text: str, decide: Decision) -> Any:
+        """`run`, of this alone; returns the record as stored."""
+        part = self.parts[bound.name] = SchemaChanges(bound)
+        change = part.changes[key_text] = KeyChange(id, key_text, UNDECIDED, decide=decide)
+        self.run()
+        return change.record
 
     def run(self, timeout: float | None = None) -> None:
         """Write everything to L3 in one transaction, then to the caches. Schemas without L3 are not for here."""
@@ -186,7 +213,7 @@ class Commit:
                 self._context.versions.observe(own.version)
                 # Reads compare it with what is below from now on: nobody may ever be told that the commit happened.
                 deferred.supersede(part.bound, change.id, own.version + 1)
-            if change.record is not None and part.bound.plan.unloaded(change.record):
+            if change.decide is not None or (change.record is not None and part.bound.plan.unloaded(change.record)):
                 text = change.key_text
                 part.partial.add(text)
                 if beneath := deferred.beneath(part.bound, change.id, text, waiting.get(text)):
@@ -223,7 +250,7 @@ class Commit:
 
     def _is_one_statement(self, parts: Sequence[SchemaChanges]) -> bool:
         first, *others = parts
-        if others or len(first.changes) > 1 or self._untold(first):
+        if others or len(first.changes) > 1 or self._untold(first) or first.decision is not None:
             return False
         table = first.bound.rows.table
         return table.alone if first.rows else not table.locked
@@ -233,7 +260,7 @@ class Commit:
             shards: dict[int, bool] = {}
             for change in part.changes.values():
                 shard = shard_of(change.key_text)
-                alone = change.record is None or change.key_text in part.beneath
+                alone = change.record is None or change.decide is not None or change.key_text in part.beneath
                 shards[shard] = shards.get(shard, False) or alone
             part.bound.rows.table.lock_shards(conn, shards)
 
@@ -241,12 +268,16 @@ class Commit:
         context, bound = self._context, part.bound
         table = bound.rows.table
         self._write_beneath(conn, part)
+        if (decision := part.decision) is not None:
+            self._decide(conn, part, decision)
         for change in part.ordered(deleted=True):
             change.version = table.delete(conn, change.id, context.stamp(), ROW_NODE)
         changes = part.ordered(deleted=False)
         rows = [part.rows[change.key_text] for change in changes]
         stamps = [context.stamp() for _ in changes]
-        if conn.in_transaction:
+        if decision is not None and decision.inserts:
+            answers = [self._insert(conn, bound, decision, rows[0], stamps[0])]
+        elif conn.in_transaction:
             answers = table.set_many(conn, rows, stamps, ROW_NODE)
         else:
             answers = [table.upsert(conn, row, stamp, ROW_NODE) for row, stamp in zip(rows, stamps, strict=True)]
@@ -256,6 +287,19 @@ class Commit:
         if self._untold(part):
             for change in part.changes.values():
                 table.record_repair(conn, change.key_text, context.repairs.bound_of(bound, change.version))
+
+    def _decide(self, conn: Any, part: SchemaChanges, decision: Decision) -> None:
+        bound = part.bound
+        for change in part.changes.values():
+            row = bound.rows.table.hold(conn, change.id)
+            change.record = decision(ABSENT if row is None else bound.record(row.values))
+            part.rows[change.key_text] = bound.plan.to_row(change.record, bound.cipher)
+
+    def _insert(self, conn: Any, bound: Bound, decision: Decision, row: tuple[Any, ...], stamp: int) -> Any:
+        written = bound.rows.table.insert(conn, row, stamp, ROW_NODE)
+        if written is None:
+            decision(row)  # which came just now, and raises
+        return written
 
     def _write_beneath(self, conn: Any, part: SchemaChanges) -> None:
         """Bring what is pending under partial records to L3, at its own versions, for these to be laid over it.

@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 RETRIES = 5  # of a write to L2 alone that met a newer version: each try stamps above it
 
 
+def check_kind(bound: Bound, value: Any) -> None:
+    """Raise `EncodeError` for what is no record of the schema."""
+    model = bound.plan.model
+    if type(value) is not model:
+        raise EncodeError(
+            f"schema {bound.name!r} stores {model.__name__}, not {type(value).__name__}; give it such a record"
+        )
+
+
 class Writer:
     """Writes single records. Thread-safe: it keeps no state of its own."""
 
@@ -54,10 +63,7 @@ class Writer:
     def prepare(self, bound: Bound, id: Any, value: Any) -> Any:
         """The private, checked, stamped copy of a record that is to be stored. Raises before any tier is touched."""
         plan = bound.plan
-        if type(value) is not plan.model:
-            raise EncodeError(
-                f"schema {bound.name!r} stores {plan.model.__name__}, not {type(value).__name__}; give it such a record"
-            )
+        check_kind(bound, value)
         if bound.hooks.before_set_given:
             value = bound.hooks.before_set(self._given(bound, value))
         plan.check(value)
@@ -175,6 +181,26 @@ class Writer:
             raise
         finally:
             claims.release(*mine.values())
+
+    def swap(self, bound: Bound, id: Any, key_text: str, record: Any, stood: int | None) -> tuple[bool, int | None]:
+        """Write a checked record of a schema whose lowest tier is L2, as `L2Tier.swap` does."""
+        assert bound.l2 is not None
+        claim = Claim(id)
+        try:
+            bound.l1.claims.enter(claim)
+            put = self._put(bound, key_text, record)
+            began = self._context.clock.monotonic()
+            done, stands = bound.l2.swap(self._context.announcer.channel, put, stood)
+            if done:
+                self._take(bound, [(claim, record, put.version)], began)
+            elif stands is not None:
+                self._context.versions.observe(stands)
+            return done, stands
+        except WITHOUT_L2:
+            bound.l1.forget(id)  # the outcome may be unknown
+            raise
+        finally:
+            bound.l1.claims.release(claim)
 
     def _put(self, bound: Bound, key_text: str, record: Any) -> Put:
         version = self._context.stamp()

@@ -157,6 +157,14 @@ class L1Tier:
             self.store.attend()
         self._report(evicted)
 
+    def swap(self, key: Hashable, stood: L1Entry | None, value: Any, version: int, now: float) -> bool:
+        """As `write` where L1 is the lowest tier, if what was found there is still all that there is."""
+        with self.claims.lock:
+            if self.store is None or self.store.live(key, now) is not stood:
+                return False
+            self.write(key, value, version, now)
+            return True
+
     def forget(self, key: Hashable, below: int | None = None) -> None:
         """Drop the entry if it is older than `below` (None: whatever it is); claims on the key are void."""
         with self.claims.lock:

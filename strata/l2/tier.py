@@ -31,7 +31,7 @@ NEWEST = (1 << 63) - 1  # no version is above it
 LEASE_MS = 5_000
 
 _scripts = {name: load("strata.l2.scripts", name) for name in (
-    "read", "aged", "fill", "refresh", "intent", "put", "abandon", "own", "invalidate", "settle", "purge",
+    "read", "aged", "fill", "refresh", "intent", "put", "abandon", "own", "swap", "invalidate", "settle", "purge",
 )}  # fmt: skip
 
 
@@ -231,6 +231,12 @@ class L2Tier:
         """Write where L2 is the lowest tier; returns the versions in the way of those that were refused."""
         return {key_text: int(answer) for key_text, answer in self._each_put("own", [channel], puts) if answer}
 
+    def swap(self, channel: str, put: Put, stood: int | None) -> tuple[bool, int | None]:
+        """Write where L2 is the lowest tier, if what stood there, by its version (None: nothing), still does; returns
+        whether that was so, and what stands there otherwise."""
+        [(_, answer)] = self._each_put("swap", [channel], [put], "" if stood is None else f"{stood:019d}")
+        return not answer, int(answer) if answer and answer != b"-" else None
+
     def invalidate(self, key_text: str, channel: str, message: bytes) -> None:
         """Drop the value, whatever its version; what is pending stays."""
         self._remember([(key_text, None)])
@@ -298,7 +304,7 @@ class L2Tier:
         now = self.server.clock.monotonic()
         self._told.extend([(now, key_text, version) for key_text, version in told])
 
-    def _each_put(self, name: str, head: list[Any], puts: Sequence[Put]) -> Iterator[tuple[str, Any]]:
+    def _each_put(self, name: str, head: list[Any], puts: Sequence[Put], *more: Any) -> Iterator[tuple[str, Any]]:
         plausible = self._versions.plausible
         items = [
             (
@@ -307,6 +313,7 @@ class L2Tier:
                 self.content(put.version, put.record) if plausible(put.version) else b"",
                 self.px(put.record),
                 put.message,
+                *more,
             )
             for put in waits.in_turns(puts)
         ]

@@ -31,6 +31,10 @@ class Diagnosis:
     line: int | None = None
 
 
+class NoRowError(EncodeError):
+    """A record with UNLOADED columns, which only a row could have filled, and there is none."""
+
+
 class BatchError(StrataError):
     """A batch was refused as a whole; `index` is the change to blame, where PostgreSQL told."""
 

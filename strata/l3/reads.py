@@ -38,6 +38,7 @@ class Reads:
         at, key, table = layout.key_oid, layout.key, layout.table
         self._whole = f"SELECT {VERSION}, {layout.shown(layout.names)} FROM {table}"
         self._get = layout.statement(f"{self._whole} WHERE {key} = $1", at)
+        self._hold = layout.statement(f"{self._whole} WHERE {key} = $1 FOR UPDATE", at)
         self._get_many = layout.statement(f"{self._whole} WHERE {key} = ANY($1)", ARRAYS[at])
         self._exists = layout.statement(f"SELECT 1 FROM {table} WHERE {key} = $1", at)
         self._first = layout.statement(f"{self._whole} ORDER BY {key} LIMIT $1", INT8)
@@ -54,6 +55,11 @@ class Reads:
     def get(self, conn: Connection, id: Any) -> Row | None:
         """The row of a key."""
         row = self._get.row(conn, (id,))
+        return None if row is None else Row(row[0], row[1:])
+
+    def hold(self, conn: Connection, id: Any) -> Row | None:
+        """As `get`; nobody else changes the row until the transaction ends."""
+        row = self._hold.row(conn, (id,))
         return None if row is None else Row(row[0], row[1:])
 
     def get_many(self, conn: Connection, ids: Sequence[Any]) -> dict[Any, Row]:

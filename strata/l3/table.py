@@ -62,6 +62,7 @@ class Table:
 
         reads = Reads(layout)
         self.get = self._door(reads.get)
+        self.hold = self._door(reads.hold)
         self.get_many = self._door(reads.get_many)
         self.exists = self._door(reads.exists)
         self.page = self._door(reads.page)
@@ -120,6 +121,16 @@ class Table:
                 raise doubt.OutdatedError(self.name)
             written = writing.writes.upsert(conn, values, version, node)
             self._make_sure(conn, writing, written.names)
+            return written
+
+    def insert(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written | None:
+        """See `Writes.insert`; in a transaction."""
+        self._fit(conn)
+        with self._doubted():
+            writing = self._now(conn)
+            written = writing.writes.insert(conn, values, version, node)
+            if written is not None:
+                self._make_sure(conn, writing, written.names)
             return written
 
     def set_many(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from psycopg.errors import DeadlockDetected, UniqueViolation
 
-from strata.errors import EncodeError, StrataError
+from strata.errors import StrataError
 from strata.l3 import diagnosis
 from strata.l3.connection import Connection
 from strata.l3.layout import TOMBSTONES, VERSION, Layout, quote
@@ -57,6 +57,7 @@ class Writes:
         self._layout = layout
         self._partials = partials
         self._upsert = self._upsert_statement()
+        self._insert = self._insert_statement()
         delete = f"DELETE FROM {layout.table} r WHERE {layout.key} = $1{own(layout.name)}"
         raised = f"RETURNING {layout.raised(f'r.{VERSION}', '$2')} AS version"
         self._delete = layout.statement(f"{delete} {raised}", layout.key_oid, INT8)
@@ -122,6 +123,19 @@ class Writes:
             raise diagnosis.suppressed(layout.name)
         return self.written(values, layout.kept, row)
 
+    def insert(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written | None:
+        """Insert the row where there is none of its key, else None. The shard's lock was taken, where there is one."""
+        layout = self._layout
+        values = layout.filled(values)
+        key = values[layout.key_place]
+        sent = [*values, version, node, *((layout.plan.key_text(key),) if layout.deferred else ())]
+        row = self._insert.row(conn, sent)
+        if row is not None:
+            return self.written(values, layout.kept, row)
+        if self._there.row(conn, ([key],)) is None:
+            raise diagnosis.suppressed(layout.name)
+        return None
+
     def delete(self, conn: Connection, id: Any, version: int, node: int) -> int:
         """Delete the row, if there is one; returns the version of its deletion."""
         layout = self._layout
@@ -171,7 +185,7 @@ class Writes:
         """The error of records that were not loaded whole, and of which no row was updated."""
         if self._there.row(conn, (list(keys),)) is not None:
             return diagnosis.suppressed(self._layout.name)
-        return EncodeError(
+        return diagnosis.NoRowError(
             f"a record of schema {self._layout.schema_name!r} has UNLOADED fields and there is no row to keep them "
             "from; read the whole record, or give every field a value"
         )
@@ -221,6 +235,18 @@ class Writes:
             ),
             *types,
         )
+
+    def _insert_statement(self) -> Statement:
+        layout = self._layout
+        count = len(layout.names)
+        given = {name: layout.given(name, f"${place}") for place, name in enumerate(layout.names, 1)}
+        places = ", ".join(given[name] for name in layout.carried)
+        version = layout.inserted(f"${count + 1}", f"${count + 2}", f"${count + 3}")
+        unless = "" if layout.monthly else f"ON CONFLICT ({layout.key}) DO NOTHING"
+        return layout.statement(
+            f"{layout.insert} VALUES ({places}, {version}) {unless} RETURNING {layout.returned(layout.kept)}",
+            *layout.oids, INT8, INT8, *((TEXT,) if layout.deferred else ()),
+        )  # fmt: skip
 
     def _update_statement(self, loaded: tuple[str, ...]) -> Statement:
         layout = self._layout

@@ -65,16 +65,25 @@ class Compiler:
     def prepare(self) -> Function:
         """A function that gives the private, stamped copy of a checked record."""
         source = Source("prepare", "record, now")
-        values = {}
+        values, read = {}, []
         for column in self._columns:
             if column.field.stamped:
-                values[column.field.name] = "now"
+                # A record that is not whole has a row already, which keeps the time of its insert.
+                values[column.field.name] = "(U if part else now)" if column.field.auto_now_add else "now"
                 continue
             variable = self._read(source, column)
+            read.append(variable)
             exact = source.plain(column.form.exact, variable)
             settled = f"({variable} if {exact} else {source.bind(column.settle)}({variable}))"
             values[column.field.name] = source.apply(column.form.copy, variable) if column.form.copy else settled
+        if any(column.field.auto_now_add for column in self._columns):
+            source.line(f"part = {' or '.join(f'{variable} is U' for variable in read)}")
         return self.make(source, values)
+
+    def part(self) -> Function:
+        """A function that makes a record of some of its fields, by name, with UNLOADED in the others."""
+        source = Source("part", "values")
+        return self.make(source, {c.field.name: f"values.get({c.field.name!r}, U)" for c in self._columns})
 
     def copy(self) -> Function:
         """A function that gives a private copy of a record as it is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
@@ -67,7 +67,8 @@ class ModelPlan(Generic[T]):
     - `freeze` gives the form in which L1 keeps a record, compact and of no interest to the collector; `thaw` makes a
       private record of it, with UNLOADED in what L1 does not keep. `copy` makes a private record of a record.
     - `cached` gives a record as L2 keeps it, for encoding: it shares its values with the record given. `unloaded`
-      names the columns that hold UNLOADED; `merge(base, over)` fills them in, as a private record.
+      names the columns that hold UNLOADED; `merge(base, over)` fills them in, as a private record. `part` makes a
+      record of the values of some fields, by name, with UNLOADED in the others.
     - A row is a tuple in the order of `columns` of what psycopg takes and gives: an Enum as its text, JSONB as JSON
       text, an encrypted column as ciphertext, UNLOADED as itself. `pack_row` and `unpack_row` make bytes of it, with
       `unpack_row` returning the names of the columns that are there and their values.
@@ -102,6 +103,7 @@ class ModelPlan(Generic[T]):
     cached: Callable[[Any], T]
     unloaded: Callable[[Any], tuple[str, ...]]
     merge: Callable[[Any, Any], T]
+    part: Callable[[Mapping[str, Any]], T]
     to_row: Callable[[Any, FieldCipher | None], tuple[Any, ...]]
     from_row: FromRow[T]
     pack_row: PackRow
@@ -199,6 +201,7 @@ def _compile(model: type[T]) -> ModelPlan[T]:
         cached=compiler.cached(),
         unloaded=compiler.unloaded(),
         merge=compiler.merge(),
+        part=compiler.part(),
         to_row=compiler.to_row(),
         from_row=compiler.from_row(),
         pack_row=pack_row,

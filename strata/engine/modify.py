@@ -1,0 +1,236 @@
+"""`insert`, `update` and `modify`: what depends on the row as it is, in one step against every other writer.
+
+The row is locked in L3 and decided on there (`commit.Decision`), so that it holds against SQL from outside too. What is
+pending beneath is brought to L3 first. Only the columns that differ are written: of the others, deferred writes that
+have not been handed off yet keep their word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from strata import waits
+from strata.bound import Bound
+from strata.engine.commit import Commit, Decision
+from strata.engine.context import ABSENT, Context
+from strata.engine.write import Writer, check_kind
+from strata.errors import AlreadyExistsError, ConflictError, EncodeError, L2RefusedError, NotFoundError
+from strata.l2.content import State
+from strata.l3.diagnosis import NoRowError
+from strata.model.markers import UNLOADED
+
+if TYPE_CHECKING:
+    from strata.l2.tier import L2Tier
+
+RETRIES = 20  # of a change in L2 alone that others came before
+
+
+class Unchanged(Exception):
+    """Nothing is to be written; `record` is what is there."""
+
+    def __init__(self, record: Any) -> None:
+        self.record = record
+
+
+def _whole(bound: Bound, held: Any, record: Any) -> Any:
+    return record if held is ABSENT else bound.plan.merge(held, record)
+
+
+class Modifier:
+    """Thread-safe: it keeps no state of its own."""
+
+    def __init__(self, context: Context, writer: Writer) -> None:
+        self._context = context
+        self._writer = writer
+
+    def insert(self, bound: Bound, record: Any) -> Any:
+        """Store a record whose key no record has yet; returns it as stored."""
+        check_kind(bound, record)
+        id, key_text = bound.plan.key_and_text(bound.plan.key_of(record))
+        return self._decided(bound, id, key_text, _Insert(bound, id, self._writer.prepare(bound, id, record)))
+
+    def update(self, bound: Bound, id: Any, fields: Mapping[str, Any], expect: Mapping[str, Any] | None) -> Any:
+        """Write some columns of a record that is there; with `expect` only if it has these values."""
+        id, key_text = bound.plan.key_and_text(id)
+        record = self._part(bound, id, fields, "update")
+        expected = {} if expect is None else self._expected(bound, id, expect)
+        if not expected and bound.l3 is not None:
+            try:
+                return self._writer.set(bound, id, record)
+            except NoRowError:
+                raise _missing(bound, id) from None
+        prepared = self._writer.prepare(bound, id, record)
+        return self._decided(bound, id, key_text, _Update(bound, id, prepared, expected))
+
+    def modify(self, bound: Bound, id: Any, function: Callable[[Any], Any]) -> Any:
+        """Write what `function` makes of the record; returns it as stored."""
+        if not callable(function):
+            raise EncodeError(f"modify takes a function of the record, not a {type(function).__name__}")
+        id, key_text = bound.plan.key_and_text(id)
+        return self._decided(bound, id, key_text, _Modify(bound, id, function, self._writer))
+
+    def _decided(self, bound: Bound, id: Any, key_text: str, decision: Decision) -> Any:
+        self._context.listen()
+        try:
+            if bound.l3 is not None:
+                stored = Commit(self._context).decide(bound, id, key_text, decision)
+            elif bound.l2 is not None:
+                stored = self._in_l2(bound, bound.l2, id, key_text, decision)
+            else:
+                stored = self._in_l1(bound, id, decision)
+        except Unchanged as nothing:
+            return nothing.record
+        bound.counters.sets += 1
+        bound.hooks.after_set(bound.plan.copy(stored))
+        return stored
+
+    def _in_l2(self, bound: Bound, l2: L2Tier, id: Any, key_text: str, decision: Decision) -> Any:
+        """Until nobody else has written in between, as by WATCH and MULTI."""
+        known: int | None = None  # what stands there and cannot be read
+        for _ in range(RETRIES):
+            found = l2.read(key_text, lease=False)
+            there = found.state is State.VALUE
+            stood = known if found.state is State.BUSY else found.version
+            held = found.record if there else ABSENT
+            record = _whole(bound, held, decision(held))
+            done, known = self._writer.swap(bound, id, key_text, record, stood)
+            if done:
+                return record
+        raise L2RefusedError(
+            f"a record of schema {bound.name!r} was changed by others {RETRIES} times meanwhile; try again, or keep it "
+            "in a schema with L3, where who comes later waits"
+        )
+
+    def _in_l1(self, bound: Bound, id: Any, decision: Decision) -> Any:
+        context, plan = self._context, bound.plan
+        while True:
+            now = context.clock.monotonic()
+            entry = bound.l1.lookup(id, now)
+            held = ABSENT if entry is None else plan.thaw(entry.value)
+            record = _whole(bound, held, decision(held))
+            if bound.l1.swap(id, entry, plan.freeze(record), context.versions.stamp(), now):
+                return record
+
+    def _part(self, bound: Bound, id: Any, fields: Mapping[str, Any], call: str) -> Any:
+        plan = bound.plan
+        if not fields:
+            raise EncodeError(f"{call} was given no field; name those that are to be written")
+        self._check_names(bound, fields)
+        if plan.key.name in fields:
+            raise EncodeError(
+                f"{plan.key.name!r} is the key of {plan.model.__name__}, which no {call} changes; delete the record "
+                "and insert another"
+            )
+        return plan.part({**fields, plan.key.name: id})
+
+    def _expected(self, bound: Bound, id: Any, expect: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values as a record has them. Raises `EncodeError` for those that no record could have."""
+        plan = bound.plan
+        if not isinstance(expect, Mapping):
+            raise EncodeError(f"expect takes a mapping of fields to values, not a {type(expect).__name__}")
+        self._check_names(bound, expect)
+        given = plan.part({plan.key.name: id, **expect})
+        plan.check(given)
+        exact = plan.prepare(given, None if not plan.has_stamped else self._context.now())
+        stamped = {field.name for field in plan.columns if field.stamped}
+        return {name: value if name in stamped else getattr(exact, name) for name, value in expect.items()}
+
+    def _check_names(self, bound: Bound, fields: Mapping[str, Any]) -> None:
+        for name in fields:
+            if name not in bound.plan.column_names:
+                raise EncodeError(
+                    f"{bound.plan.model.__name__} has no stored field {name!r}; it has "
+                    f"{', '.join(bound.plan.column_names)}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class _Insert:
+    bound: Bound
+    id: Any
+    record: Any
+    inserts: bool = True
+
+    def __call__(self, held: Any, /) -> Any:
+        if held is not ABSENT:
+            raise AlreadyExistsError(
+                f"schema {self.bound.name!r} has a record of this key; update it, or set it whatever is there",
+                sqlstate="23505",
+                schema=self.bound.name,
+                key=self.id,
+            )
+        return self.record
+
+
+@dataclass(frozen=True, slots=True)
+class _Update:
+    bound: Bound
+    id: Any
+    record: Any
+    expected: Mapping[str, Any]
+    inserts: bool = False
+
+    def __call__(self, held: Any, /) -> Any:
+        _check_there(self.bound, self.id, held)
+        other = tuple(name for name, value in self.expected.items() if getattr(held, name) != value)
+        if other:
+            raise ConflictError(
+                f"the record of schema {self.bound.name!r} is another than expected in {', '.join(other)}; read it "
+                "again, and decide anew",
+                schema=self.bound.name,
+                key=self.id,
+                fields=other,
+            )
+        return self.record
+
+
+@dataclass(frozen=True, slots=True)
+class _Modify:
+    bound: Bound
+    id: Any
+    function: Callable[[Any], Any]
+    writer: Writer
+    inserts: bool = False
+
+    def __call__(self, held: Any, /) -> Any:
+        bound, plan = self.bound, self.bound.plan
+        _check_there(bound, self.id, held)
+        made = waits.awaited(self.function(plan.copy(held)))
+        if made is None:
+            raise Unchanged(held)
+        prepared = self.writer.prepare(bound, self.id, made)
+        before, after = (plan.to_row(record, _PLAIN) for record in (held, prepared))
+        names = [
+            column.name
+            for column, was, is_ in zip(plan.columns, before, after, strict=True)
+            if is_ is not UNLOADED and not column.auto_now_add and _differ(was, is_)
+        ]
+        if not names:
+            raise Unchanged(held)
+        return plan.part({plan.key.name: self.id} | {name: getattr(prepared, name) for name in names})
+
+
+def _check_there(bound: Bound, id: Any, held: Any) -> None:
+    if held is ABSENT:
+        raise _missing(bound, id)
+
+
+def _missing(bound: Bound, id: Any) -> NotFoundError:
+    return NotFoundError(f"schema {bound.name!r} has no record of this key; insert it first", schema=bound.name, key=id)
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether a row would hold another value: 1.0 is not 1.00 there, and true is not 1."""
+    return repr(one) != repr(other)
+
+
+class _Plain:
+    """Stands for a cipher where rows are compared."""
+
+    def encrypt(self, name: str, key: str, value: Any) -> Any:
+        return value
+
+
+_PLAIN: Any = _Plain()
