@@ -217,7 +217,7 @@ class Borrowed:
 
     def _fail(self, error: psycopg.Error) -> NoReturn:
         if self._open:
-            roll_back(self._conn)
+            _roll_back(self._database, self, self._conn)
         lost = self._database.give(self, self._conn, error)
         raise failures.statement_error(error, outcome_unknown=lost)
 
@@ -250,7 +250,7 @@ class Transaction:
         elif error is None:
             self._commit()
         elif isinstance(error, _OURS):
-            roll_back(self._conn)
+            _roll_back(self._database, self, self._conn)
             self._database.give(self, self._conn)
         else:
             self._database.discard(self, self._conn)
@@ -267,7 +267,7 @@ class Transaction:
 
     def _commit(self) -> None:
         if self._late():
-            roll_back(self._conn)
+            _roll_back(self._database, self, self._conn)
             self._database.give(self, self._conn)
             raise failures.deadline_error(self._timeout or 0.0)
         try:
@@ -287,7 +287,7 @@ class Transaction:
         lost = self._conn.closed or failures.lost(error)
         late = self._late() and (lost or classify(error.sqlstate or "") is Failure.TIMEOUT)
         if not lost:
-            roll_back(self._conn)
+            _roll_back(self._database, self, self._conn)
         self._database.give(self, self._conn, error)
         if late and not (lost and sent):
             failures.diagnose(error)
@@ -298,10 +298,13 @@ class Transaction:
         return self._conn.deadline is not None and self._database.clock.monotonic() >= self._conn.deadline
 
 
-def roll_back(conn: Connection) -> None:
+def _roll_back(database: Database, user: object, conn: Connection) -> None:
     """End the transaction, if one is open; a connection where that fails is closed."""
     try:
         if conn.in_transaction and not conn.closed:
             conn.command("ROLLBACK")
     except psycopg.Error:
         conn.close()
+    except BaseException:
+        database.discard(user, conn)
+        raise

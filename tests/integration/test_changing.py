@@ -283,6 +283,18 @@ def test_hooks_are_called_as_by_set(make: MakeStore, tiers: dict[str, Any]) -> N
     assert [note.text for note in told] == ["first", "second", "third"]
 
 
+def test_what_stands_in_l2_and_cannot_be_read_is_no_record(make: MakeStore) -> None:
+    store = store_of(make, TIERS["L2"], Note)
+    store.set("records", 1, Note(1, "first"))
+    inside = inspect(store)
+    key = inside.schemas["records"].l2.key("1")  # type: ignore[union-attr]
+    raw = inside.redis.execute("GET", key)
+    inside.redis.execute("SET", key, raw[:25] + b"nothing that can be read")
+    with pytest.raises(NotFoundError):
+        store.modify("records", 1, lambda note: note)
+    assert store.insert("records", Note(1, "second")) == store.get("records", 1)
+
+
 @dataclass
 class Price:
     id: Annotated[int, strata.PrimaryKey]

@@ -30,6 +30,7 @@ class Calls:
         self._world = world
         self._history = history
         self._postgres = postgres
+        self.l3 = True
         self.cache: Valkey | None = None  # where records are evicted from
         self._model = model
         self.begin()
@@ -245,6 +246,41 @@ class Calls:
         if value is not None or key in self._postgres.data.rows:
             self._postgres.change(table.name, key, values, cached=bound.l2 is not None)
             self._history.changed_outside(key)
+
+    def insert(self, process: Process) -> None:
+        """A record, where there is none."""
+        key, value = self._key(), self._fresh()
+        self._history.decided(key, self._kept(value), None)
+        process.store.insert(self._model, self.record(key, value))
+        self._wrote(process, key, self.record(key, value), through=True)
+
+    def update(self, process: Process) -> None:
+        """If it still is what it was."""
+        key, value = self._key(), self._fresh()
+        held = process.store.get(self._model, key, force_l3=self.l3).text
+        self._history.decided(key, self._kept(value), held)
+        process.store.update(self._model, key, expect={"text": held}, text=value)
+        self._changed(process, key, value)
+
+    def modify(self, process: Process) -> None:
+        """A change that depends on what is there."""
+        key, made = self._key(), []
+
+        def change(record: Item) -> Item:
+            made.append(self._fresh())
+            self._history.decided(key, self._kept(made[-1]), record.text)
+            record.text = made[-1]
+            return record
+
+        process.store.modify(self._model, key, change)
+        self._changed(process, key, made[-1])
+
+    def _changed(self, process: Process, key: int, value: str) -> None:
+        record = Pair(key, value, UNLOADED) if self._model is Pair else self.record(key, value)
+        self._wrote(process, key, record, through=True)
+
+    def _kept(self, value: str) -> str:
+        return self._postgres.keeps(value)
 
     def wait(self, process: Process) -> None:
         """Some time passes."""

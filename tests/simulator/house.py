@@ -80,6 +80,7 @@ class House:
         ]
         self.calls = Calls(world, self.history, self.postgres, kind.model)
         self.calls.cache = self.redis.valkey
+        self.calls.l3 = kind.l3
         self.faults = Faults(world, self.processes, self.servers, self.postgres)
         self.faults.kill_one = self._replace
         self.faults.lost = self._lost

@@ -24,6 +24,7 @@ CALLS = {
     "i": "invalidate", "f": "get_past_l1", "c": "search_cached", "W": "warm", "h": "update_by_hand", "w": "wait",
     "b": "set_alone", "B": "delete_alone", "e": "evict", "m": "forget", "x": "set_refused", "l": "flush", "z": "stall",
     "o": "change_outside", "p": "set_part", "P": "set_part_alone", "k": "rotate_keys",
+    "n": "insert", "u": "update", "y": "modify",
 }  # fmt: skip
 OTHERS = "ohwezm"  # calls that are not the store's, or not of it alone
 FAULTS = (
@@ -40,7 +41,7 @@ KEPT = (
     "mute_all", "read_only", "crowd_out", "redis_down", "cancel",
 )  # fmt: skip
 REFUSED = "x"  # what a text begins with that L3 refuses
-LETTERS = ("gs", "gs", "gsd", "gsG", "gSt", "gsi", "gsq", "gggssGSdtqi")
+LETTERS = ("gs", "gs", "gsd", "gsG", "gSt", "gsi", "gsq", "gsy", "gndu", "gggssGSdtqinuy")
 
 
 @dataclass
@@ -147,8 +148,8 @@ KINDS = {
         Kind("three", processes=3),
         Kind("refused", deferred=True, letters=("gx", "gsx", "gsxb", "gxdB", "sxlf"), config=(RETRY_ONCE,)),
         Kind("kept", deferred=True, keeps=True, letters=("gs", "gsb", "gse", "gsdf", "gsSdtq")),
-        Kind("in part", deferred=True, model=Pair, letters=("gp", "gps", "gpP", "gpPs", "gpGsbd")),
-        Kind("sealed", model=Secret, letters=("gk", "gsk", "gsdk", "gSkt", "gsqk"), faults=(*FAULTS, *LOSSES)),
+        Kind("in part", deferred=True, model=Pair, letters=("gp", "gps", "gpP", "gpPs", "gpy", "gpGsbduyn")),
+        Kind("sealed", model=Secret, letters=("gk", "gsk", "gsdk", "gSkt", "gsqk", "gyku"), faults=(*FAULTS, *LOSSES)),
         Kind("sealed behind", deferred=True, model=Secret, letters=("gk", "gsk", "gskb", "gskdf", "gskSdtq")),
         Kind("apart", deferred=True, apart=True, faults=(*FAULTS, *LOSSES)),
         Kind("at once", deferred=True, config=(("write_behind_durability", Durability.LEDGER),)),
@@ -175,7 +176,7 @@ KINDS = {
         Kind("cancelled behind", deferred=True, faults=("cancel",), letters=("gs", "gsb", "gsdS", "gsl")),
         Kind("failover", faults=("fail_over", "restart_redis", "lose_streams", "evict", "evict_intent")),
         Kind("without L1", l1=False, faults=(*FAULTS, *LOSSES)),
-        Kind("L2 alone", l3=False, letters=("gs", "gsd", "gsG", "gSd", "gsf", "gsi"), faults=KEPT),
+        Kind("L2 alone", l3=False, letters=("gs", "gsd", "gsG", "gSd", "gsf", "gsi", "gsy", "gndu"), faults=KEPT),
         # A change by hand of which nobody lives to tell is not told.
         Kind("by hand", letters=("gh", "gs", "gsh", "gGhd", "ghf", "ghq", "gscWh"), faults=ALIVE),
         Kind("bulk", letters=("gqs", "gWs", "gcs", "gfs", "gGs", "gqWcsd"), faults=(*FAULTS, *LOSSES)),

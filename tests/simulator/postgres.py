@@ -228,6 +228,19 @@ class Statement:
         self.error: psycopg.Error | EncodeError | None = None
 
 
+class IfThere(dict[Lock, bool]):
+    """The lock of a row, if there is one when it is asked for."""
+
+    def __init__(self, conn: Session, id: Any, lock: Lock) -> None:
+        super().__init__({lock: True})
+        self._conn = conn
+        self._id = id
+
+    def items(self) -> Any:
+        """As of a dict."""
+        return super().items() if self._conn.row(self._id) is not None else ()
+
+
 class Session:
     """A connection, as the pool and `Database` use it; its writes are its own until they are committed."""
 
@@ -550,6 +563,9 @@ class SimTable:
     def get(self, conn: Session, id: Any) -> Row | None:
         return conn.ask(f"SELECT {id}", lambda: _row(conn.row(id)))
 
+    def hold(self, conn: Session, id: Any) -> Row | None:
+        return conn.ask(f"SELECT {id} FOR UPDATE", lambda: _row(conn.row(id)), IfThere(conn, id, self._row_lock(id)))
+
     def get_many(self, conn: Session, ids: Sequence[Any]) -> dict[Any, Row]:
         def do() -> dict[Any, Row]:
             found = {id: _row(conn.row(id)) for id in ids}
@@ -606,6 +622,14 @@ class SimTable:
         return conn.ask(
             f"upsert {key}", lambda: self._put(conn, tuple(values), version, node), {self._row_lock(key): True}
         )
+
+    def insert(self, conn: Session, values: Sequence[Any], version: int, node: int) -> Written | None:
+        key = values[self._place]
+
+        def do() -> Written | None:
+            return self._put(conn, tuple(values), version, node) if conn.row(key) is None else None
+
+        return conn.ask(f"insert {key}", do, {self._row_lock(key): True})
 
     def set_many(
         self, conn: Session, rows: Sequence[tuple[Any, ...]], versions: Sequence[int], node: int

@@ -49,11 +49,14 @@ class History:
         self._owed: dict[tuple[Any, Any], int] = {}  # the newest deferred write of a process that lives
         self._left: dict[tuple[Any, Any], int] = {}  # those that were let go of, since the ledger had them
         self._ledger_lost = False
+        self._decided: dict[tuple[Any, str | None], str | None] = {}  # by what each value was decided on
 
     def committed(self, key: Any, version: int, values: tuple[Any, ...] | None, untold: bool = False) -> None:
         """L3 has taken a change."""
         value = None if values is None else values[1]
         commits = self.commits.setdefault(key, [])
+        if commits:
+            self._check_decided(key, value)
         if not self.deferred:
             version = len(commits) + 1
         if self.deferred and commits and 0 < self._versions.get((key, value), version) < commits[-1].version:
@@ -62,6 +65,17 @@ class History:
         if commits and version <= commits[-1].version:
             self.world.breaks(f"L3 took version {version} of {key} after {commits[-1].version}")
         commits.append(Commit(self.world.now, version, value, untold))
+
+    def decided(self, key: Any, value: str, held: str | None) -> None:
+        """A write of a value is decided on, by what the row is seen to hold."""
+        self._decided[key, value] = held
+
+    def _check_decided(self, key: Any, value: str | None) -> None:
+        """Nobody was in between: L3 had what it was decided by, or gets that with it, as it was still pending."""
+        if (key, value) in self._decided and key in self.commits:
+            held, last = self._decided[key, value], self.commits[key][-1]
+            if held != last.value and not (self.deferred and self.version(key, held) > last.version):
+                self.world.breaks(f"L3 took {value} of {key}, decided by {held}, after {last.value}")
 
     def committed_untold(self, key: Any, values: tuple[Any, ...]) -> Callable[[], None]:
         """Somebody else has changed a row, of which Strata is told when what is returned is called: until then, and
