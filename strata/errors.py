@@ -11,6 +11,8 @@ StrataError
 ├── EncodeError                  a value that cannot be stored as it is
 ├── DecodeError                  stored bytes that cannot be read back
 ├── ConstraintError              the database refused the row
+│   └── AlreadyExistsError       ... that insert was to be the first of
+├── ConflictError                the record is not what expect said
 ├── UnavailableError             every tier that could answer is down
 │   ├── L1UnavailableError       (never raised: memory is always there)
 │   ├── L2UnavailableError

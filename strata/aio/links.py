@@ -81,6 +81,8 @@ class Link:
         asked, self._asked = self._asked, deque()
         self._unsent.clear()
         told = error
+        if self._loop.is_closed():
+            return  # nobody waits there any more
         for item in asked:
             if not item.future.done():
                 item.future.set_exception(told)

@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import os
 import threading
+import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+import psycopg
 from greenlet import getcurrent
 
 from strata.aio.links import Link
@@ -18,11 +21,13 @@ from strata.waits.hub import THREADS, refuse
 
 if TYPE_CHECKING:
     from strata.l2.wire import Wires
+    from strata.l3.connection import Connection
 
 P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 IDLE = 200  # greenlets that are kept; each has a stack of some 16 KiB
+MOST = 100  # statements that wait to be given up; a PostgreSQL that stands still gives up none
 LARGE = 65_536  # bytes from which commands go another way, lest everybody's wait for them
 
 
@@ -40,7 +45,10 @@ class EventLoop:
         self._begun = 0
         self._links: dict[tuple[int, bool], Link] = {}  # by the id of the wires, which a link keeps alive
         self._process = os.getpid()
-        THREADS.elsewhere = self._from_thread
+        # Appended to in the loop's thread, and taken from by one that is begun with the first, and ends with the last.
+        self._giving_up: deque[Callable[[], None]] = deque()
+        _last.insert(0, weakref.ref(self))
+        THREADS.elsewhere = _from_thread
 
     async def call(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Make a call of the engine, giving way to the loop while it waits.
@@ -79,6 +87,8 @@ class EventLoop:
                 except asyncio.CancelledError as error:
                     if operation.shields and not found.cancelled():
                         held = error
+                        if operation.asking is not None:
+                            self.give_up(operation.asking)
                     else:
                         found = operation.raising(error)
                 except BaseException as error:  # noqa: BLE001 it belongs to the engine's code
@@ -86,10 +96,10 @@ class EventLoop:
                 else:
                     operation.parent = getcurrent()
                     found = operation.switch(answer)
-            if operation.failed:
-                raise found
             if held is not None:
                 raise held
+            if operation.failed:
+                raise found
             return found  # type: ignore[no-any-return]  # what the call returned
         finally:
             if operation.ended and len(idle) < IDLE:
@@ -120,11 +130,26 @@ class EventLoop:
         threading.Thread(target=run, name="strata-connects", daemon=True).start()
         return future
 
-    def _from_thread(self, awaitable: Awaitable[T]) -> T:
-        """What comes of a hook's coroutine, of a call that another thread makes."""
-        if threading.get_ident() == self._thread or os.getpid() != self._process or not self.loop.is_running():
-            refuse(awaitable)
-        return asyncio.run_coroutine_threadsafe(_as_coroutine(awaitable), self.loop).result()
+    def give_up(self, connection: Connection) -> None:
+        """Have PostgreSQL give up the statement of a call that was cancelled, which would hold its locks, or run on,
+        when the call is long over. But a COMMIT is seen to its end."""
+        if connection.committing or connection.given_up or len(self._giving_up) >= MOST:
+            return
+        with contextlib.suppress(psycopg.Error):  # the connection is lost
+            self._giving_up.append(connection.giving_up())
+            if len(self._giving_up) == 1:
+                threading.Thread(target=self._give_up_all, name="strata-gives-up", daemon=True).start()
+
+    def _give_up_all(self) -> None:
+        while self._giving_up:
+            with contextlib.suppress(psycopg.Error):
+                self._giving_up[0]()
+            self._giving_up.popleft()
+
+    @property
+    def runs_elsewhere(self) -> bool:
+        """Whether this thread could wait for what it does."""
+        return threading.get_ident() != self._thread and os.getpid() == self._process and self.loop.is_running()
 
     def link(self, wires: Wires, size: int) -> Link:
         """The way for commands of so many bytes."""
@@ -155,6 +180,21 @@ class EventLoop:
                 link.lose(ConnectionError("the event loop was closed"))
             else:
                 link.retire()
+
+
+_last: list[weakref.ref[EventLoop]] = []  # the last one first; each use is one call
+
+
+def _from_thread(awaitable: Awaitable[T]) -> T:
+    """What comes of a hook's coroutine, of a call that a thread makes: of the last loop that began to use a store, and
+    still runs. Raises `StrataError` where none does."""
+    for known in [known for known in list(_last) if (of := known()) is None or of.loop.is_closed()]:
+        with contextlib.suppress(ValueError):  # another thread has done so
+            _last.remove(known)
+    loop = next((of.loop for known in list(_last) if (of := known()) is not None and of.runs_elsewhere), None)
+    if loop is None:
+        refuse(awaitable)
+    return asyncio.run_coroutine_threadsafe(_as_coroutine(awaitable), loop).result()
 
 
 async def _as_coroutine(awaitable: Awaitable[T]) -> T:

@@ -45,8 +45,9 @@ class Operation(greenlet):  # type: ignore[misc]  # greenlet has no types
     hub: the methods below the first two are called in it.
 
     `ended` and `failed` say how it last came back: with what the call returned, or raised, or with something to await.
-    `shields` counts the blocks that a cancellation has to wait for. `dropped`: its task is no more, and nothing can be
-    awaited. `number` is that of the call, for `ident`.
+    `shields` counts the blocks that a cancellation has to wait for; `asking` is the connection of PostgreSQL with a
+    statement under way. `dropped`: its task is no more, and nothing can be awaited. `number` is that of the call, for
+    `ident`.
     """
 
     clock: Clock = THREADS.clock
@@ -60,6 +61,7 @@ class Operation(greenlet):  # type: ignore[misc]  # greenlet has no types
         self._loop = of.loop
         self.number = 0
         self.shields = 0
+        self.asking: Any = None
         self.ended = self.failed = self.dropped = False
 
     def run(self, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -149,6 +151,7 @@ class Operation(greenlet):  # type: ignore[misc]  # greenlet has no types
         return answers
 
     def query(self, connection: Any, steps: Any, timeout: float | None) -> Any:
+        self.asking = connection
         try:
             want = next(steps)
             while True:
@@ -159,6 +162,11 @@ class Operation(greenlet):  # type: ignore[misc]  # greenlet has no types
                 want = steps.send(self._able(connection.pgconn.socket, want, timeout))
         except StopIteration as end:
             return end.value
+        except (asyncio.CancelledError, GeneratorExit):
+            self._of.give_up(connection)
+            raise
+        finally:
+            self.asking = None
 
     def _able(self, fileno: int, want: int, timeout: float | None) -> int:
         """Wait until a socket can be read, or written to, as far as that is wanted; which of these it can."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+from strata.errors import StrataError
 
 
 class Ready:
@@ -14,3 +16,16 @@ class Ready:
     def __await__(self) -> Generator[Any, None, Self]:
         return self
         yield
+
+
+class AsyncWith:
+    """Says what would be right where `with` stands in the place of `async with`. Type checkers see no such method."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:
+
+        def __enter__(self) -> NoReturn:
+            raise StrataError(f"{type(self).__name__} is entered by `async with`, not by `with`")
+
+        def __exit__(self, *raised: object) -> None: ...

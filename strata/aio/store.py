@@ -15,9 +15,9 @@ from strata import waits
 from strata.aio.collection import AsyncCollection, Change
 from strata.aio.here import here
 from strata.aio.jobs import AsyncDeadLetters, AsyncJob
-from strata.aio.ready import Ready
+from strata.aio.ready import AsyncWith, Ready
 from strata.aio.tx import AsyncTx
-from strata.collection import RAISE
+from strata.collection import RAISE, Collection
 from strata.config import Config
 from strata.datastore import DataStore
 from strata.durations import Duration
@@ -48,7 +48,7 @@ class _Health(Health, Ready):
     pass
 
 
-class AsyncDataStore:
+class AsyncDataStore(AsyncWith):
     """A `DataStore` whose calls are awaited: the same calls, which mean the same, on asyncio's event loop or uvloop's.
 
     While a call waits for Redis or PostgreSQL, the loop goes on with other tasks; a hit in L1 waits for nothing, and
@@ -58,7 +58,7 @@ class AsyncDataStore:
     A call may be cancelled wherever it waits: it leaves nothing behind, and what was not sent yet is not written. A
     COMMIT that is under way, and the caches' share in it, are seen to their end first, for as long as their time-outs
     are. Hooks, and functions that report progress, may be coroutine functions; where a thread calls a hook
-    (`on_write_error` always) it is awaited by the event loop that began to use a store last.
+    (`on_write_error` always) it is awaited by the last event loop that began to use a store, and still runs.
 
     `register`, `tx`, `stats` and `health` have nothing to wait for: they may be awaited, and need not be.
 
@@ -327,6 +327,7 @@ class AsyncDataStore:
             loop.close()
 
     async def __aenter__(self) -> Self:
+        self.sync.__enter__()
         return self
 
     async def __aexit__(
@@ -339,6 +340,7 @@ class AsyncDataStore:
 
 
 DataStore._face = AsyncDataStore._over
+Collection._face = lambda self: AsyncCollection(self._store.aio, self)
 
 
 async def _chunks(records: Any, chunk: int) -> AsyncIterator[Any]:

@@ -9,13 +9,14 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from strata.aio.here import here
+from strata.aio.ready import AsyncWith, Ready
 from strata.engine.tx import Tx
 from strata.schema import Key, Record, SchemaRef
 
 T = TypeVar("T", bound=Record)
 
 
-class AsyncTx:
+class AsyncTx(AsyncWith):
     """Changes of several records, all or nothing in L3, then in the caches; as `strata.Tx`. Used by one task.
 
     `set` and `delete` only collect: there is nothing to await, and `await` before them does no harm. Where `before_set`
@@ -52,10 +53,11 @@ class AsyncTx:
         """As `Tx.commit`: everything, once; in L3 all of it or nothing."""
         await here().call(self._commit)
 
-    def rollback(self) -> None:
-        """As `Tx.rollback`: there is nothing to await."""
+    def rollback(self) -> Ready:
+        """As `Tx.rollback`: there is nothing to await, and that does no harm."""
         self._left.clear()
         self._tx.rollback()
+        return Ready()
 
     def __await__(self) -> Generator[Any, Any, Self]:
         return self._collected().__await__()

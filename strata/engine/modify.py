@@ -1,7 +1,7 @@
 """`insert`, `update` and `modify`: what depends on the row as it is, in one step against every other writer.
 
-The row is locked in L3 and decided on there (`commit.Decision`), so that it holds against SQL from outside too. What is
-pending beneath is brought to L3 first. Only the columns that differ are written: of the others, deferred writes that
+The row is locked in L3 and decided on there (`changes.Decision`), so that it holds against SQL from outside too. What
+is pending beneath is brought to L3 first. Only the columns that differ are written: of the others, deferred writes that
 have not been handed off yet keep their word.
 """
 
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from strata import waits
 from strata.bound import Bound
-from strata.engine.commit import Commit, Decision
+from strata.engine.changes import Decision
+from strata.engine.commit import Commit
 from strata.engine.context import ABSENT, Context
 from strata.engine.write import Writer, check_kind
 from strata.errors import AlreadyExistsError, ConflictError, EncodeError, L2RefusedError, NotFoundError

@@ -14,6 +14,7 @@ from typing import Any
 
 from strata import waits
 from strata.errors import StrataError, twin
+from strata.waits import hub
 from strata.waits.hub import MemoryLock
 from strata.waits.nudge import Nudge
 
@@ -39,7 +40,7 @@ class Claim:
 
     __slots__ = (
         "__weakref__", "_waiting", "alive", "born", "brief", "ended", "error", "key", "owner", "passed_on", "result",
-        "shared", "silent", "stale",
+        "shared", "silent", "stale", "thread",
     )  # fmt: skip
 
     def __init__(self, key: Hashable) -> None:
@@ -50,6 +51,7 @@ class Claim:
         self.ended = False
         self.shared = False  # whether somebody waits for the result; final once the claim was released
         self.owner = waits.ident()
+        self.thread = waits.thread_ident()
         self.result: Any = None
         self.error: BaseException | None = None
         self.stale: Any = None
@@ -120,8 +122,7 @@ class Claims:
         with self.lock:
             known = self._flights.get(mine.key)
             flight = None if known is None else known()
-            # A loader that calls back into the store for its own key must not wait for itself.
-            if flight is not None and not flight.ended and flight.born >= since and flight.owner != waits.ident():
+            if flight is not None and not flight.ended and flight.born >= since and not _stands_still_for(flight):
                 flight.shared = True
                 return flight
             mine.born = now
@@ -132,7 +133,7 @@ class Claims:
     def hand_over(self, flight: Claim) -> None:
         """Another thread will load and release the flight, and its caller waits for it like everybody else."""
         with self.lock:
-            flight.owner = 0
+            flight.owner = flight.thread = 0
             flight.shared = True
 
     def offer(self, flight: Claim, stale: Any) -> None:
@@ -191,6 +192,12 @@ class Claims:
         self._claims = {key: claims for key, claims in self._claims.items() if any(known() for known in claims)}
         self._flights = {key: known for key, known in self._flights.items() if known() is not None}
         self._sweep_at = SWEPT + 2 * len(self._claims)
+
+
+def _stands_still_for(flight: Claim) -> bool:
+    """Whether it would never end while the caller waits for it: a loader that calls back into the store for its own
+    key; or one of this thread's event loop, which the caller would stop."""
+    return flight.owner == waits.ident() or (flight.thread == waits.thread_ident() and not hub.current().together)
 
 
 def _living(claims: Iterable[weakref.ref[Claim]]) -> list[Claim]:

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 
 import psycopg
-from psycopg import errors, generators, pq
+from psycopg import capabilities, errors, generators, pq
 from psycopg.abc import PQGen, PQGenConn, Transformer
 from psycopg.adapt import AdaptersMap, Dumper, Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -104,6 +104,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         self.expires_at = math.inf
         self.idle_since = 0.0
         self.wanted_at = 0.0  # by the monotonic clock, when its borrower came
+        self.committing = False  # whether what is under way is seen to its end, whoever is cancelled
+        self.given_up = False  # whether the server was asked to give a statement up, be it the next one's
         self.prepared: dict[Any, tuple[bytes, Transformer]] = {}
         self.asked: dict[Any, int] = {}  # how often each query of a user's was, before it was prepared
         self.staged: list[bytes] = []  # what the transaction has put on its stage (`strata.l3.stage`)
@@ -160,6 +162,14 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             return greenlets.connecting(gen, float(conninfo_to_dict(conninfo).get("connect_timeout") or math.inf))
         return gen
 
+    def giving_up(self) -> Callable[[], None]:
+        """What has the server give up the statement under way, if called in any thread: it waits for an answer. The
+        connection is not used again, since the server may get to it when that has ended."""
+        self.given_up = True
+        if capabilities.has_cancel_safe():
+            return self.pgconn.cancel_conn().blocking
+        return self.pgconn.get_cancel().cancel
+
     def command(self, sql: str) -> str:
         """Run statements without parameters and results; returns the tag of the last."""
         results = self.results(sql)
@@ -210,12 +220,12 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     @property
     def full(self) -> bool:
-        """Whether it holds enough prepared statements, and is to be closed rather than kept.
+        """Whether it holds enough prepared statements, or is to be closed rather than kept for another reason.
 
         To close single statements takes a message of the protocol that libpq has from 17 on, or DEALLOCATE, which does
         not know the names that a pooler gives.
         """
-        return len(self.prepared) >= PREPARED
+        return len(self.prepared) >= PREPARED or self.given_up
 
     @property
     def in_transaction(self) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from strata import DataStore, PrimaryKey, StrataError, UnavailableError, WriteMode
+from strata.aio.store import AsyncDataStore
 from strata.durations import seconds as seconds_of
 from strata.errors import shown
 
@@ -220,7 +221,7 @@ class Actor:
 
 
 def observe(
-    stores: Sequence[DataStore],
+    stores: Sequence[DataStore | AsyncDataStore],
     seconds: float,
     disturb: Callable[[], Any] | None = None,
     *,
@@ -234,14 +235,16 @@ def observe(
     answer again when `disturb` has returned. Afterwards all is flushed, and every store must show what L3
     holds. Raises what `disturb` raises, and `StrataError` where servers stay away, or there are no stores.
     """
-    if not isinstance(stores, Sequence) or not stores or not all(isinstance(store, DataStore) for store in stores):
+    kinds = (DataStore, AsyncDataStore)
+    if not isinstance(stores, Sequence) or not stores or not all(isinstance(store, kinds) for store in stores):
         raise StrataError(f"stores is {shown(stores)}; it must be a list of one or more DataStores")
+    all_of = [store.sync if isinstance(store, AsyncDataStore) else store for store in stores]
     duration = seconds_of(seconds, "seconds") or 0.0
     board = Board()
     bound = BOUNDS[mode]
     actors = [
         Actor(store, number, len(stores), schema=schema, bound=bound, strict=strict, board=board)
-        for number, store in enumerate(stores)
+        for number, store in enumerate(all_of)
     ]
     threads = [
         threading.Thread(target=actor.run, args=(duration, number), daemon=True) for number, actor in enumerate(actors)
@@ -252,10 +255,10 @@ def observe(
         disturb()
     for thread in threads:
         thread.join()
-    for store in stores:
+    for store in all_of:
         flush(store)
     time.sleep(BOUNDS[WriteMode.WRITE_THROUGH])
-    truth = {key: stores[0].get(schema, key, default=Count(key), force_l3=True).n for key in range(KEYS)}
+    truth = {key: all_of[0].get(schema, key, default=Count(key), force_l3=True).n for key in range(KEYS)}
     at_rest = [actor.at_rest() for actor in actors]
     report = Report(
         sum(actor.report.operations for actor in actors),

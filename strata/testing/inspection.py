@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from strata import DataStore, InvalidConfigError
 from strata._wiring import Wiring
+from strata.aio.store import AsyncDataStore
 from strata.bound import Bound
 from strata.coherence.bus import Bus
 from strata.coherence.inbox import Inbox
@@ -49,9 +50,11 @@ from strata.writebehind.writer.replay import Replay
 T = TypeVar("T")
 
 
-def inspect(store: DataStore) -> Inspection:
+def inspect(store: DataStore | AsyncDataStore) -> Inspection:
     """What is behind a store. It builds, starts and asks nothing; the parts are the store's own, so what is done to
     them is done to it. Raises `InvalidConfigError` for what is no `DataStore`."""
+    if isinstance(store, AsyncDataStore):
+        store = store.sync
     if not isinstance(store, DataStore):
         raise InvalidConfigError(f"inspect takes a DataStore, not a {type(store).__name__}")
     return Inspection(store)

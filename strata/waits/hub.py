@@ -27,6 +27,10 @@ LOOK = 0.05  # seconds after which who waits looks for itself, since whoever was
 MemoryLock = threading.RLock
 
 
+class NoLoopError(StrataError):
+    """Nobody is there to await what is a coroutine."""
+
+
 class Thread(Protocol):
     """As in `threading`."""
 
@@ -106,7 +110,9 @@ def refuse(awaitable: Awaitable[Any]) -> NoReturn:
     """Raise `StrataError`: there is no event loop to await it."""
     if hasattr(awaitable, "close"):
         awaitable.close()  # else Python complains that it was never awaited
-    raise StrataError("a thread calls this, which cannot await what is a coroutine; call it by the store's `aio`")
+    raise NoLoopError(
+        "it is a coroutine, and who calls awaits nothing; call by the store's `aio`, with a coroutine function as hook"
+    )
 
 
 class Threads:

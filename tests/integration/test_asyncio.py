@@ -17,12 +17,14 @@ import strata
 from strata import (
     AsyncCollection,
     AsyncDataStore,
+    ClosedError,
     Config,
     DataStore,
     HookError,
     L3PoolConfig,
     Q,
     SchemaHooks,
+    StrataError,
     WriteMode,
 )
 from strata.embedded import EmbeddedPostgres
@@ -327,3 +329,143 @@ def test_greenlets_are_kept_and_no_call_takes_a_thread(make: MakeStore, run: Run
         assert {thread.ident for thread in threading.enumerate()} <= before | {None}
 
     run(use())
+
+
+def test_a_synchronous_read_does_not_wait_for_a_load_that_its_own_thread_stops(make: MakeStore, run: Run) -> None:
+    notes = registered(make())
+
+    async def read_while_it_is_loaded() -> tuple[Note, Note]:
+        await notes.set(1, Note(1, "there"))
+        await notes.invalidate(1)
+        load = asyncio.create_task(notes.get(1))
+        await asyncio.sleep(0)  # it waits for Redis by now
+        return notes.sync.get(1), await load
+
+    assert run(read_while_it_is_loaded()) == (Note(1, "there"), Note(1, "there"))
+
+
+HELD: dict[str, Callable[[AsyncCollection[Note, int]], Awaitable[Any]]] = {
+    "set": lambda notes: notes.set(1, Note(1, "late")),
+    "delete": lambda notes: notes.delete(1),
+    "set_many": lambda notes: notes.set_many({1: Note(1, "late"), 2: Note(2, "late")}),
+    "modify": lambda notes: notes.modify(1, lambda note: Note(1, "late")),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_cancelled_write_waits_for_no_lock_and_another_may_follow(make: MakeStore, run: Run, name: str) -> None:
+    store = make(l3_pool=L3PoolConfig(lock_timeout=60))
+    notes = registered(store)
+    store.set("notes", 1, Note(1, "first"))
+
+    async def cancelled() -> None:
+        with inspect(store).database.transaction() as conn:
+            conn.command("SELECT FROM notes WHERE id = 1 FOR UPDATE")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await HELD[name](notes)
+            await asyncio.to_thread(wait_until, lambda: _statements(store) == 0)
+        assert await notes.get(1) == await notes.get(1, force_l3=True) == Note(1, "first")
+        await notes.set(1, Note(1, "second"))
+
+    run(cancelled())
+    assert store.get("notes", 1) == store.get("notes", 1, force_l3=True) == Note(1, "second")
+
+
+def _statements(store: DataStore) -> int:
+    """How many of this test's PostgreSQL are under way, but for those that look."""
+    with inspect(store).database.session() as conn:
+        found = conn.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
+            " AND pid <> pg_backend_pid()"
+        )
+        return int(found.fetchone()[0])  # type: ignore[index]
+
+
+def test_postgres_gives_up_what_a_cancelled_search_asked(make: MakeStore, run: Run) -> None:
+    store = make()
+    notes = registered(store)
+    store.set("notes", 1, Note(1))
+
+    async def one() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await notes.search(Q().where("pg_sleep(60) IS NOT NULL"))
+
+    async def many() -> None:
+        await asyncio.gather(*(one() for _ in range(6)))
+        await asyncio.to_thread(wait_until, lambda: _statements(store) == 0)
+
+    run(many())
+    assert store.get("notes", 1, force_l3=True) == Note(1)
+
+
+def test_calls_that_a_closed_loop_has_left_harm_nobody(make: MakeStore) -> None:
+    notes = registered(make(), l1=None)
+
+    async def many() -> None:
+        for id in range(200):
+            asyncio.get_running_loop().create_task(notes.get(id, default=None))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async def use() -> Note:
+        await notes.set(1, Note(1, "there"))
+        return await notes.get(1)
+
+    for _ in range(5):
+        left = asyncio.new_event_loop()
+        left.set_exception_handler(lambda loop, context: None)  # which tells of the tasks that were left
+        left.run_until_complete(many())
+        left.close()
+        assert asyncio.run(use()) == Note(1, "there")
+
+
+def test_a_coroutine_hook_of_a_thread_is_awaited_by_the_last_loop_that_still_runs(make: MakeStore, run: Run) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    async def before_set(note: Note) -> None:
+        seen.append((note.text, asyncio.get_running_loop().is_running()))
+
+    notes = registered(make(), hooks=SchemaHooks(before_set=before_set))
+
+    async def use() -> None:
+        await notes.set(1, Note(1, "by the loop"))
+        await asyncio.to_thread(lambda: asyncio.run(other()))
+        await asyncio.to_thread(notes.sync.set, 2, Note(2, "by a thread"))
+        with pytest.raises(HookError, match=r"cannot be awaited: it is a coroutine.*`aio`"):
+            notes.sync.set(3, Note(3, "by the loop's thread"))
+
+    async def other() -> None:
+        await notes.set(4, Note(4, "by a loop that ends"))
+
+    run(use())
+    assert [text for text, _ in seen] == ["by the loop", "by a loop that ends", "by a thread"]
+
+
+def test_the_other_face_of_a_store_and_of_a_collection_is_at_hand(make: MakeStore, run: Run) -> None:
+    store = make()
+    notes = store.register(schema(Note, name="notes"))
+    store.migrate()
+    run(notes.aio.set(1, Note(1, "by aio")))
+    assert notes.get(1) == store.aio.sync.get("notes", 1) == Note(1, "by aio")
+    assert notes.aio.sync is notes and inspect(store.aio).redis is inspect(store).redis
+
+
+def test_mistakes_with_a_store_are_told(make: MakeStore, run: Run) -> None:
+    store = make()
+    with pytest.raises(StrataError, match="AsyncDataStore is entered by `async with`"):
+        with store.aio:  # type: ignore[attr-defined]
+            pass
+    with pytest.raises(StrataError, match="AsyncTx is entered by `async with`"):
+        with store.aio.tx():  # type: ignore[attr-defined]
+            pass
+
+    async def again() -> None:
+        async with store.aio:
+            await store.aio.tx().rollback()
+        with pytest.raises(ClosedError):
+            async with store.aio:
+                pass
+
+    run(again())

@@ -453,7 +453,7 @@ def test_a_tier_that_is_down_is_stood_in_for_or_named(
 
 def test_every_error_is_of_one_family_and_has_its_own_name() -> None:
     errors = [getattr(strata, name) for name in strata.__all__ if name.endswith("Error")]
-    assert len(errors) == 30 and all(issubclass(error, strata.StrataError) for error in errors)
+    assert len(errors) == 32 and all(issubclass(error, strata.StrataError) for error in errors)
     assert issubclass(strata.NotFoundError, LookupError)
     for tier in (strata.L1UnavailableError, strata.L2UnavailableError, strata.L3UnavailableError):
         assert issubclass(tier, strata.UnavailableError)

@@ -73,7 +73,14 @@ def test_getting_started_runs_page_by_page(tmp_path: Path, dsn: str, redis_addr:
 
 def test_the_examples_for_asyncio_run_as_they_stand(tmp_path: Path, dsn: str, redis_addr: str) -> None:
     first, *others = blocks("docs/asyncio.md")
-    asks = "assert asyncio.run(profile('p1')) == asyncio.run(get_player('p1')) == Player('p1', 'andrew')"
+    asks = """from fastapi.testclient import TestClient
+
+assert asyncio.run(profile('p1')) == Player('p1', 'andrew')
+for _ in range(2):
+    with TestClient(app) as client:
+        assert client.get('/players/p1').json() == {'id': 'p1', 'name': 'andrew', 'level': 1}
+        assert client.get('/players/p9').status_code == 404
+"""
     (tmp_path / "players.py").write_text(first)
     (tmp_path / "others.py").write_text("\n".join([first.replace("asyncio.run(main())", ""), *others, asks]))
     servers = {"STRATA_POSTGRES_DSN": dsn, "STRATA_REDIS_ADDR": redis_addr}

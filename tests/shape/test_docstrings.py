@@ -20,7 +20,7 @@ SETTINGS = [
 ]  # fmt: skip
 
 QUIET = """
-    DataStore.stats AsyncDataStore.config Tx.rollback
+    DataStore.stats Collection.aio AsyncDataStore.config Tx.rollback
     Q.force_l2 Q.force_l3 Q.build Query.order Query.limit_rows Query.fingerprint
     Job.id Health.ok MigrationReport.blocking
     AuditReport.compared AuditReport.stale AuditReport.share AuditReport.nines SchemaAudit.share SchemaAudit.nines

@@ -40,8 +40,9 @@ RESULTS = """
 """.split()
 ERRORS = """
     StrataError SchemaNotFoundError SchemaDuplicateError NoPrimaryKeyError InvalidModelError MissingPrimaryKeyError
-    NotFoundError DecodeError EncodeError ConstraintError UnavailableError L1UnavailableError L2UnavailableError
-    L3UnavailableError RefusedError L2RefusedError L3RefusedError L3TimeoutError TxFailedError TxTimeoutError
+    NotFoundError DecodeError EncodeError ConstraintError AlreadyExistsError ConflictError UnavailableError
+    L1UnavailableError L2UnavailableError L3UnavailableError RefusedError L2RefusedError L3RefusedError L3TimeoutError
+    TxFailedError TxTimeoutError
     InvalidConfigError HookError WriteBehindMaxRetryError WriteBehindFullError FlushTimeoutError JobFailedError
     JobTimeoutError QueryError MigrationError ClosedError
 """.split()

@@ -350,7 +350,7 @@ def test_unloaded_stays_unloaded_on_every_way() -> None:
     partial = Account("a", UNLOADED, UNLOADED, UNLOADED, NOW, NOW)
     plan.check(partial)
     for back in (plan.prepare(partial, NOW), plan.copy(partial), plan.from_row(plan.to_row(partial, None), None)):
-        assert plan.unloaded(back) == ("name", "secret", "text")
+        assert set(plan.unloaded(back)) >= {"name", "secret", "text"}
     assert plan.thaw(plan.freeze(partial)).name is UNLOADED
 
 

@@ -1,0 +1,75 @@
+"""What a commit is about: the last word on each key, by schema."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from strata.bound import Bound
+from strata.l1.claims import Claim
+
+if TYPE_CHECKING:
+    from strata.l3.values import Change as Pending
+
+UNDECIDED = object()  # in the place of a record that is yet to be decided on
+
+
+class Decision(Protocol):
+    """What is to become of a row, decided where nobody else can change it: it is called in the transaction, with the
+    record that L3 has, or ABSENT, and gives the checked and stamped one to be written, perhaps with UNLOADED columns.
+    What it raises ends the commit. It may be called more than once."""
+
+    @property
+    def inserts(self) -> bool:
+        """Whether there must be no row, so that none is decided on."""
+
+    def __call__(self, held: Any, /) -> Any: ...
+
+
+@dataclass(slots=True)
+class KeyChange:
+    """One key's last word in the batch: a checked, stamped record, or None for its deletion; where there is a `decide`,
+    what that has decided on."""
+
+    id: Any
+    key_text: str
+    record: Any
+    version: int = 0
+    decide: Decision | None = None
+
+
+@dataclass(slots=True)
+class SchemaChanges:
+    """The changes of one schema, by key text."""
+
+    bound: Bound
+    changes: dict[str, KeyChange] = field(default_factory=dict)
+    claims: list[Claim] = field(default_factory=list)
+    rows: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    token: str = ""
+    intended: bool = False
+    intending: bool = False  # whether the intent may stand in L2
+    partial: set[str] = field(default_factory=set)  # keys of records that do not carry all columns
+    beneath: dict[str, list[Pending]] = field(default_factory=dict)  # deferred writes under partial records, by key
+    handed_off: dict[str, int] = field(default_factory=dict)  # the version of the one that the ledger has
+    brought: dict[tuple[str, int], int] = field(default_factory=dict)  # what L3 holds with the commit in their place
+
+    def add(self, change: KeyChange) -> None:
+        """A later change of a key takes the earlier one's place, keeping what it did not load."""
+        earlier = self.changes.pop(change.key_text, None)
+        both = earlier is not None and earlier.record is not None and change.record is not None
+        if both and self.bound.plan.unloaded(change.record):
+            change.record = self.bound.plan.merge(earlier.record, change.record)  # type: ignore[union-attr]
+        self.changes[change.key_text] = change
+        if change.record is not None:
+            self.rows[change.key_text] = self.bound.plan.to_row(change.record, self.bound.cipher)
+
+    @property
+    def decision(self) -> Decision | None:
+        """What decides on the one key that there is then."""
+        return next((change.decide for change in self.changes.values() if change.decide is not None), None)
+
+    def ordered(self, deleted: bool) -> list[KeyChange]:
+        """Those that are deletions, or those that are not, sorted by key, so that batches do not deadlock."""
+        chosen = [change for change in self.changes.values() if (change.record is None) is deleted]
+        return sorted(chosen, key=lambda change: change.id)
