@@ -27,16 +27,17 @@ class LostTogether(LostError):
 class Link:
     """Used in its loop's thread only, but for `retire`. It connects in a thread of its own, once.
 
-    A connection that breaks, or of which an answer is overdue, is closed, and all that is under way fails: whether it
-    was done is as unknown as with a connection of each one's own. An answer whose caller was cancelled is taken off
-    all the same.
+    A connection that breaks, or over which nothing gets on for as long as an answer may take, is closed, and all that
+    is under way fails: whether it was done is as unknown as with a connection of each one's own. An answer whose
+    caller was cancelled is taken off all the same.
     """
 
     def __init__(self, of: EventLoop, wires: Wires) -> None:
         self._of = of
         self._loop = of.loop
         self._wires = wires
-        self._seconds = wires.patience.read
+        self._read, self._write = wires.patience
+        self._moved = 0.0  # when something was sent, or came, by the loop's clock
         self._wire: Wire | None = None
         self._asked: deque[_Asked] = deque()
         self._unsent: list[bytes] = []  # to go out together
@@ -52,8 +53,8 @@ class Link:
         asked = _Asked(count, self._loop)
         alone = not self._asked and self._wire is not None
         self._asked.append(asked)
-        if self._timer is None and self._seconds is not None:
-            self._timer = self._loop.call_later(self._seconds, self._look)
+        if self._timer is None and (patience := self._patience) is not None:
+            self._timer = self._loop.call_later(patience, self._look)
         if alone:
             self._send(packed)
         else:
@@ -120,6 +121,8 @@ class Link:
         except Exception as error:  # noqa: BLE001 a socket, or TLS, raises what it likes
             self.lose(error if isinstance(error, OSError) else LostError(str(error)))
             return
+        if sent:
+            self._moved = self._loop.time()
         if sent < len(data):
             self._unsent.insert(0, data[sent:])
             if not self._writing:
@@ -141,6 +144,7 @@ class Link:
         except Exception as error:  # noqa: BLE001 redis-py and hiredis raise any, and so does a socket
             self.lose(error if isinstance(error, LostError | OSError) else LostError(str(error)))
             return
+        self._moved = self._loop.time()
         waiting = self._asked
         for answer in answers:
             if not waiting:
@@ -154,13 +158,18 @@ class Link:
         if self.retired:
             self._end_if_idle()
 
+    @property
+    def _patience(self) -> float | None:
+        return self._write if self._writing else self._read
+
     def _look(self) -> None:
-        """Whether the oldest answer is overdue."""
+        """Whether nothing has got on for too long since the oldest answer is awaited."""
         self._timer = None
-        if not self._asked or self._seconds is None:
+        patience = self._patience
+        if not self._asked or patience is None:
             return
         connecting = self._wire is None  # which ends by itself
-        left = self._seconds if connecting else self._asked[0].at + self._seconds - self._loop.time()
+        left = patience if connecting else max(self._asked[0].at, self._moved) + patience - self._loop.time()
         if left <= 0:
             self.lose(TimeoutError("timed out"))
         else:

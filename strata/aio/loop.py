@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import wait
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -17,7 +18,7 @@ from greenlet import getcurrent
 
 from strata.aio.links import Link
 from strata.aio.operations import Operation, fail, finish, outer
-from strata.waits.hub import THREADS, refuse
+from strata.waits.hub import LOOK, THREADS, NoLoopError, refuse
 
 if TYPE_CHECKING:
     from strata.l2.wire import Wires
@@ -28,7 +29,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 IDLE = 200  # greenlets that are kept; each has a stack of some 16 KiB
 MOST = 100  # statements that wait to be given up; a PostgreSQL that stands still gives up none
-LARGE = 65_536  # bytes from which commands go another way, lest everybody's wait for them
+LARGE = 4_096  # bytes from which commands go another way, lest everybody's wait for them, or for many answers
 
 
 class EventLoop:
@@ -42,6 +43,7 @@ class EventLoop:
         self.loop = loop
         self._thread = threading.get_ident()
         self._idle: list[Operation] = []
+        self._busy: set[Operation] = set()
         self._begun = 0
         self._links: dict[tuple[int, bool], Link] = {}  # by the id of the wires, which a link keeps alive
         self._process = os.getpid()
@@ -62,6 +64,7 @@ class EventLoop:
         # A hook's call, in the hook's task, is of the operation that awaits the hook, and must not wait for itself.
         operation.number = outer() or -self._begun  # threads have positive numbers
         operation.ended = False
+        self._busy.add(operation)
         held: asyncio.CancelledError | None = None
         try:
             # Whoever runs the task now, which may be another greenlet than before, is whom it comes back to.
@@ -81,8 +84,7 @@ class EventLoop:
                     else:
                         answer = await found
                 except GeneratorExit as error:
-                    operation.dropped = True
-                    operation.raising(error)
+                    operation.drop(error)
                     raise
                 except asyncio.CancelledError as error:
                     if operation.shields and not found.cancelled():
@@ -102,7 +104,8 @@ class EventLoop:
                 raise found
             return found  # type: ignore[no-any-return]  # what the call returned
         finally:
-            if operation.ended and len(idle) < IDLE:
+            self._busy.discard(operation)
+            if operation.ended and not operation.dropped and len(idle) < IDLE:
                 idle.append(operation)
             found = held = None
 
@@ -173,13 +176,20 @@ class EventLoop:
             if writing:
                 self.loop.remove_writer(fileno)
 
-    def close(self) -> None:
-        """Close what it has connected; at once where the loop was closed."""
+    def leave(self) -> None:
+        """The loop runs no more: what its calls have taken is given back, and what it has connected is closed. In the
+        loop's thread."""
+        for operation in list(self._busy):
+            with contextlib.suppress(BaseException):
+                operation.drop(GeneratorExit())
+        self._busy.clear()
         for link in list(self._links.values()):
-            if self.loop.is_closed():
-                link.lose(ConnectionError("the event loop was closed"))
-            else:
-                link.retire()
+            link.lose(ConnectionError("the event loop runs no more"))
+
+    def close(self) -> None:
+        """Close what it has connected, once nobody waits for an answer."""
+        for link in list(self._links.values()):
+            link.retire()
 
 
 _last: list[weakref.ref[EventLoop]] = []  # the last one first; each use is one call
@@ -194,7 +204,13 @@ def _from_thread(awaitable: Awaitable[T]) -> T:
     loop = next((of.loop for known in list(_last) if (of := known()) is not None and of.runs_elsewhere), None)
     if loop is None:
         refuse(awaitable)
-    return asyncio.run_coroutine_threadsafe(_as_coroutine(awaitable), loop).result()
+    future = asyncio.run_coroutine_threadsafe(_as_coroutine(awaitable), loop)
+    while not wait([future], LOOK).done:
+        if not loop.is_running():
+            if not loop.is_closed():
+                future.cancel()
+            raise NoLoopError("the event loop that awaited it was stopped in the midst of it")
+    return future.result()
 
 
 async def _as_coroutine(awaitable: Awaitable[T]) -> T:
@@ -218,8 +234,17 @@ class _Known(threading.local):
     """Those of the loops that this thread runs, by the loop's id, and that of the last one."""
 
     def __init__(self) -> None:
-        self.all: dict[int, EventLoop] = {}
+        self.all = _Loops()
         self.last: EventLoop | None = None
+
+
+class _Loops(dict[int, "EventLoop"]):
+    """Goes with its thread, which is the last to be able to go on with what its loops have left."""
+
+    def __del__(self) -> None:
+        for of in list(self.values()):
+            if not of.loop.is_running():
+                of.leave()
 
 
 _known = _Known()
@@ -234,7 +259,7 @@ def running() -> EventLoop:
     known = _known.all
     for other in [other for other in known.values() if other.loop.is_closed()]:
         del known[id(other.loop)]
-        other.close()
+        other.leave()
     if id(loop) not in known:
         known[id(loop)] = EventLoop(loop)
     last = _known.last = known[id(loop)]

@@ -64,6 +64,11 @@ class Operation(greenlet):  # type: ignore[misc]  # greenlet has no types
         self.asking: Any = None
         self.ended = self.failed = self.dropped = False
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the loop does not run."""
+        return not self._loop.is_running()
+
     def run(self, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """The greenlet's life. Ended by greenlet itself, while it waits for a call, once nobody refers to it."""
         while True:
@@ -75,6 +80,12 @@ class Operation(greenlet):  # type: ignore[misc]  # greenlet has no types
             self.ended = True
             call = args = kwargs = None  # type: ignore[assignment]  # nothing of it is kept alive
             call, args, kwargs = self.parent.switch(outcome)
+
+    def drop(self, error: GeneratorExit) -> None:
+        """End the call where it waits, for its task is no more."""
+        self.dropped = True
+        if not self.ended:
+            self.raising(error)
 
     def raising(self, error: BaseException) -> Any:
         """Have it go on with an error, raised where it waits; what it comes back with."""

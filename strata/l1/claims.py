@@ -15,7 +15,7 @@ from typing import Any
 from strata import waits
 from strata.errors import StrataError, twin
 from strata.waits import hub
-from strata.waits.hub import MemoryLock
+from strata.waits.hub import Hub, MemoryLock
 from strata.waits.nudge import Nudge
 
 SWEPT = 256  # keys at least between two looks for claims whose calls were broken off
@@ -39,8 +39,8 @@ class Claim:
     """
 
     __slots__ = (
-        "__weakref__", "_waiting", "alive", "born", "brief", "ended", "error", "key", "owner", "passed_on", "result",
-        "shared", "silent", "stale", "thread",
+        "__weakref__", "_waiting", "alive", "born", "brief", "ended", "error", "hub", "key", "owner", "passed_on",
+        "result", "shared", "silent", "stale", "thread",
     )  # fmt: skip
 
     def __init__(self, key: Hashable) -> None:
@@ -50,7 +50,8 @@ class Claim:
         self.brief = self.silent = self.passed_on = False
         self.ended = False
         self.shared = False  # whether somebody waits for the result; final once the claim was released
-        self.owner = waits.ident()
+        self.hub: Hub | None = hub.current()
+        self.owner = self.hub.ident()
         self.thread = waits.thread_ident()
         self.result: Any = None
         self.error: BaseException | None = None
@@ -58,13 +59,16 @@ class Claim:
         self._waiting: dict[Nudge, None] = {}  # each use is one call
 
     def landed(self, seconds: float | None = None) -> bool:
-        """Wait for the end of the flight, for `seconds` at most; whether it has come."""
+        """Wait for the end of the flight, for `seconds` at most; whether it has come. Where it stands still it does
+        not."""
         # By the clock that waits go by, not the store's.
         deadline = math.inf if seconds is None else waits.monotonic() + seconds
         nudge = Nudge()
         try:
             self._waiting[nudge] = None
             while not self.ended:
+                if self.stopped:
+                    return False
                 left = deadline - waits.monotonic()
                 if left <= 0:
                     return False
@@ -75,12 +79,18 @@ class Claim:
 
     def wait(self) -> Any:
         """The owner's result, or its error raised here as well; `LoaderLeft` where that was meant for its thread."""
-        self.landed()
+        if not self.landed():
+            raise LoaderLeft
         if isinstance(self.error, StrataError):
             raise twin(self.error) from self.error.__cause__
         if self.error is not None:
             raise LoaderLeft from None
         return self.result
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nobody goes on with it: its event loop was closed, or left, in the midst of it."""
+        return self.hub is not None and self.hub.stopped
 
     def void(self) -> None:
         """Something happened to the key; called under the lock of the claims."""
@@ -134,6 +144,7 @@ class Claims:
         """Another thread will load and release the flight, and its caller waits for it like everybody else."""
         with self.lock:
             flight.owner = flight.thread = 0
+            flight.hub = None
             flight.shared = True
 
     def offer(self, flight: Claim, stale: Any) -> None:
@@ -196,8 +207,10 @@ class Claims:
 
 def _stands_still_for(flight: Claim) -> bool:
     """Whether it would never end while the caller waits for it: a loader that calls back into the store for its own
-    key; or one of this thread's event loop, which the caller would stop."""
-    return flight.owner == waits.ident() or (flight.thread == waits.thread_ident() and not hub.current().together)
+    key; one of this thread's event loop, which the caller would stop; or of one that has stopped."""
+    at = hub.current()
+    mine = flight.owner == at.ident() or (flight.thread == waits.thread_ident() and not at.together)
+    return mine or flight.stopped
 
 
 def _living(claims: Iterable[weakref.ref[Claim]]) -> list[Claim]:

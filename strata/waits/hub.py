@@ -60,6 +60,8 @@ class Hub(Protocol):
     # Whether many operations run in one thread, of which none is interrupted by another: a signal's handler would wait
     # for ever behind what it has interrupted.
     together: bool
+    # Whether nobody goes on, now or any more, with the operation that it is the hub of; asked by other threads too.
+    stopped: bool
 
     def sleep(self, seconds: float) -> None:
         """Let time pass."""
@@ -123,7 +125,7 @@ class Threads:
         self.clock: Clock = SystemClock()
         self.chance: random.Random = random.SystemRandom()
         self.look = LOOK
-        self.together = False
+        self.together = self.stopped = False
         self.elsewhere: Callable[[Awaitable[Any]], Any] = _nowhere
 
     def sleep(self, seconds: float) -> None:

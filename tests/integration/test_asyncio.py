@@ -21,6 +21,7 @@ from strata import (
     Config,
     DataStore,
     HookError,
+    L2PoolConfig,
     L3PoolConfig,
     Q,
     SchemaHooks,
@@ -30,6 +31,7 @@ from strata import (
 from strata.embedded import EmbeddedPostgres
 from strata.testing import inspect
 from tests.models import Note
+from tests.paced import paced
 from tests.stores import MakeStore, schema, sure
 from tests.support import wait_until
 
@@ -469,3 +471,95 @@ def test_mistakes_with_a_store_are_told(make: MakeStore, run: Run) -> None:
                 pass
 
     run(again())
+
+
+@pytest.mark.parametrize("where", ["in this thread", "in a thread that ends"])
+def test_what_a_closed_loop_has_left_under_way_holds_nobody_up(make: MakeStore, where: str) -> None:
+    store = make(l3_pool=L3PoolConfig(max_conns=2, acquire_timeout=1, lock_timeout=60, statement_timeout=60))
+    notes = registered(store, l1=None)
+    store.set("notes", 1, Note(1, "there"))
+
+    async def begin() -> None:
+        await notes.invalidate(1)
+        task = asyncio.get_running_loop().create_task(notes.get(1))
+        while inspect(store).database.counts().open == inspect(store).database.counts().idle:
+            await asyncio.sleep(0.01)
+        task.add_done_callback(lambda task: None)
+
+    def leave() -> None:
+        left = asyncio.new_event_loop()
+        left.set_exception_handler(lambda loop, context: None)  # which tells of the task that was left
+        left.run_until_complete(begin())
+        if where == "in this thread":
+            left.close()
+
+    for _ in range(3):
+        with inspect(store).database.transaction() as conn:
+            conn.command("LOCK TABLE notes")
+            if where == "in this thread":
+                leave()
+            else:
+                thread = threading.Thread(target=leave)
+                thread.start()
+                thread.join()
+        assert store.get("notes", 1) == Note(1, "there")
+    assert asyncio.run(notes.get(1, force_l3=True)) == Note(1, "there")
+    wait_until(lambda: inspect(store).database.counts().open <= 2)
+
+
+@pytest.mark.parametrize("close", [False, True], ids=["stopped", "closed"])
+def test_a_thread_does_not_wait_for_a_hook_whose_loop_was_stopped(make: MakeStore, close: bool) -> None:
+    began = threading.Event()
+
+    async def before_set(note: Note) -> None:
+        began.set()
+        await asyncio.sleep(60)
+
+    store = make()
+    registered(store, hooks=SchemaHooks(before_set=before_set))
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda loop, context: None)
+    runs = threading.Thread(target=loop.run_forever)
+    runs.start()
+    asyncio.run_coroutine_threadsafe(store.aio.exists("notes", 1), loop).result()
+    failed: list[Exception] = []
+
+    def write() -> None:
+        try:
+            store.set("notes", 1, Note(1))
+        except HookError as error:
+            failed.append(error)
+
+    writes = threading.Thread(target=write)
+    writes.start()
+    assert began.wait(10)
+    loop.call_soon_threadsafe(loop.stop)
+    runs.join()
+    if close:
+        loop.close()
+    writes.join(10)
+    assert not writes.is_alive() and "was stopped" in str(failed[0])
+    if not close:
+        loop.run_until_complete(asyncio.sleep(0))  # the task that was cancelled ends
+        loop.close()
+
+
+@pytest.mark.parametrize("way", ["a record", "many records"])
+def test_an_answer_may_take_longer_than_the_time_out_while_it_gets_on(
+    make: MakeStore, redis_addr: str, run: Run, way: str
+) -> None:
+    size = 1_000_000 if way == "a record" else 40_000
+    with paced(redis_addr, 0.1) as addr:
+        store = make(redis_addr=addr, l2_pool=L2PoolConfig(read_timeout=0.8))
+        notes = registered(store, l1=None, l3=None)
+        store.set_many("notes", {id: Note(id, "x" * size) for id in range(25)})
+
+        async def read() -> None:
+            if way == "a record":
+                assert len((await notes.get(1)).text) == size
+            else:
+                assert len(await notes.get_many(list(range(25)))) == 25
+
+        run(read())
+        assert inspect(store).redis.breaker.closed
+        store.close()

@@ -110,7 +110,7 @@ class Process:
     """One process, which can be killed, and started again, frozen, and cut off. A `Hub` for what runs in it."""
 
     look = LOOK
-    together = False
+    together = stopped = False
 
     def __init__(
         self,
