@@ -308,7 +308,7 @@ class RedisServer:
             client = self.client
             if self.clustered:
                 size = client.nodes_manager.connection_kwargs["max_connections"]
-                wires = self._wires = Cluster(client, size, self._patience)
+                wires = self._wires = Cluster(client, size, self._patience, self.clock)
             else:
                 pool = client.connection_pool
                 wires = self._wires = Wires(pool, pool.max_connections, self._patience, self._greet)

@@ -13,9 +13,12 @@ from typing import Any, NamedTuple
 from redis.cluster import RedisCluster
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, TryAgainError
+from redis.exceptions import ConnectionError as LostError
 
 from strata import waits
 from strata.l2.wire import Wire, Wires, WireTimeouts, raised
+from strata.runtime.breaker import Breaker
+from strata.waits.clock import Clock
 
 HOPS = 16  # answers in a row that lead elsewhere, beyond which the nodes are thought not to agree
 PAUSE = 0.05  # seconds until a key is asked for again of which the half has moved
@@ -32,15 +35,17 @@ class Node(NamedTuple):
 
 class Cluster:
     """As `Wires`, over several nodes, with so many connections to each. Thread-safe: `_wires` gets and loses an entry
-    in one call; `_stale` and `_anyone` are set by any thread, and asking the nodes once more does no harm. The child
-    of a fork makes another one."""
+    in one call, and so does `_breakers`; `_stale` and `_anyone` are set by any thread, and asking the nodes once more
+    does no harm. The child of a fork makes another one."""
 
-    def __init__(self, client: RedisCluster, size: int, patience: WireTimeouts) -> None:
+    def __init__(self, client: RedisCluster, size: int, patience: WireTimeouts, clock: Clock) -> None:
         self._client = client
+        self._clock = clock
         self._nodes: Any = client.nodes_manager
         self._size = size
         self._patience = patience
         self._wires: dict[tuple[str, int], Wires] = {}
+        self._breakers: dict[tuple[str, int], Breaker] = {}  # of nodes that did not answer
         self._stale = False  # whether the nodes are to be asked for their slots
         self._anyone: Node | None = None  # who is asked what is of no key
 
@@ -95,13 +100,21 @@ class Cluster:
             wires.close()
 
     def _ask(self, node: Node, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        breaker = self._breakers.get(node[:2])
+        if breaker is not None and not breaker.allow():
+            raise LostError(f"node {node.host}:{node.port} was not asked, and is tried again shortly")
         try:
             if not node.asking:
-                return self._to(node).call_many(commands)
-            return self._to(node).call_many([part for command in commands for part in (("ASKING",), command)])[1::2]
+                answers = self._to(node).call_many(commands)
+            else:
+                both = [part for command in commands for part in (("ASKING",), command)]
+                answers = self._to(node).call_many(both)[1::2]
         except (RedisError, OSError):
             self._failed(node)
             raise
+        if breaker is not None:
+            self._breakers.pop(node[:2], None)
+        return answers
 
     def _following(self, node: Node, answer: Exception) -> Node | None:
         """Who is to be asked instead; None where the answer stands."""
@@ -115,14 +128,18 @@ class Cluster:
         return node if isinstance(answer, TryAgainError) else None
 
     def _failed(self, node: Node) -> None:
+        # The others are asked for their slots at once, since it may be that another one has its slots by now; and then
+        # each time that it is tried again, and still does not answer.
         self._stale = True
+        breaker = self._breakers.setdefault(node[:2], Breaker(self._clock, threshold=1))
+        breaker.failed("it did not answer")
         others = [other for other in self._masters() if other[:2] != node[:2]]
         self._anyone = waits.chance().choice(others) if others else None
 
     def _ask_for_slots(self) -> None:
         self._stale = False
         try:
-            waits.call(self._nodes.initialize)
+            waits.call(self._initialize)
         except BaseException:
             self._stale = True
             raise
@@ -130,6 +147,14 @@ class Cluster:
         for place in [place for place in list(self._wires) if place not in known]:
             if (gone := self._wires.pop(place, None)) is not None:
                 gone.close()
+
+    def _initialize(self) -> None:
+        # Not those that keep one waiting; who answers tells of them again.
+        away = {f"{host}:{port}" for host, port in list(self._breakers)}
+        others = {name: node for name, node in list(self._nodes.startup_nodes.items()) if name not in away}
+        if others:
+            self._nodes.startup_nodes = others
+        self._nodes.initialize()
 
     def _home(self, command: Sequence[Any]) -> Node:
         name = command[0]

@@ -14,7 +14,7 @@ import redis
 from redis.crc import key_slot
 from redis.sentinel import Sentinel
 
-from strata import WriteMode
+from strata import L2PoolConfig, L2UnavailableError, WriteMode
 from strata.embedded import EmbeddedCluster, EmbeddedSentinel, EmbeddedValkey
 from strata.embedded.process import free_port
 from strata.testing import Proxy, inspect
@@ -23,6 +23,7 @@ from tests import battery
 from tests.databases import ThrowawayPostgres
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores, sure
+from tests.support import wait_until
 from tests.tls import certificate, serving
 
 PASSWORD = "pass word/%"
@@ -164,6 +165,36 @@ def test_a_key_is_followed_to_the_node_that_is_being_given_it_and_then_has_it(
     found = notes.get_many(list(range(40)))
     assert [found[id].text for id in range(40)] == ["second" if id == 7 else "first" for id in range(40)]
     assert inspect(store).redis.breaker.closed
+
+
+def test_a_node_that_stands_still_keeps_few_waiting_and_none_of_the_others(make: MakeStore) -> None:
+    with EmbeddedCluster(replicas=0, options={"cluster-require-full-coverage": "no"}) as nodes:
+        store = make(redis_addr=nodes.url, l2_pool=L2PoolConfig(dial_timeout=0.5, read_timeout=0.5))
+        notes = store.register(schema(Note, name="notes", l1=None, l3=None))
+        notes.set_many({id: Note(id, "there") for id in range(60)})
+        l2 = inspect(store).schemas["notes"].l2
+        assert l2 is not None
+        frozen = nodes.owner_of(l2.key("0"))
+        homes = {id: nodes.owner_of(l2.key(str(id))) for id in range(60)}
+        frozen.freeze()
+        waited = 0
+        try:
+            for id, home in homes.items():
+                try:
+                    assert notes.get(id).text == "there" and home is not frozen
+                except L2UnavailableError as error:  # also of others, where several in a row were the frozen node's
+                    waited += isinstance(error.__cause__, TimeoutError)
+        finally:
+            frozen.thaw()
+        assert 1 <= waited <= 5 and list(homes.values()).count(frozen) > 10
+        wait_until(lambda: _all_there(notes), what="all records to be read again")
+
+
+def _all_there(notes: Any) -> bool:
+    try:
+        return len(notes.get_many(list(range(60)))) == 60
+    except L2UnavailableError:
+        return False
 
 
 @pytest.mark.parametrize("options", ["cluster"], indirect=True)
