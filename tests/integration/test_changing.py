@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -281,6 +282,18 @@ def test_hooks_are_called_as_by_set(make: MakeStore, tiers: dict[str, Any]) -> N
     assert store.modify("records", 1, lambda note: Note(1, " second ")).text == "second"
     assert store.update("records", 1, expect={"text": "second"}, text=" third ").text == "third"
     assert [note.text for note in told] == ["first", "second", "third"]
+
+
+def test_the_function_may_be_a_coroutine_function(make: MakeStore, tiers: dict[str, Any]) -> None:
+    store = store_of(make, tiers, Note)
+    store.insert("records", Note(1, "first"))
+
+    async def change(note: Note) -> Note:
+        await asyncio.sleep(0)
+        return Note(note.id, f"{note.text}, then second")
+
+    asyncio.run(store.aio.modify("records", 1, change))
+    assert store.get("records", 1).text == "first, then second"
 
 
 def test_what_stands_in_l2_and_cannot_be_read_is_no_record(make: MakeStore) -> None:
