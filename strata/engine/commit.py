@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     pass
 
 
+AT_ONCE = 1000  # claims that are entered in one hold of the lock
 TAKEN = (Status.APPLIED, Status.SUPERSEDED)  # L3 has the write, or a newer one
 
 
@@ -112,15 +113,16 @@ class Commit:
                 part.bound.l1.claims.release(*part.claims)
 
     def _claim(self, part: SchemaChanges) -> None:
-        ids = [change.id for change in part.changes.values()]
-        for id in ids:
-            part.bound.l1.forget(id)
-        part.claims = [Claim(id) for id in ids]
-        part.bound.l1.claims.enter(*part.claims)
+        for change in waits.in_turns(part.changes.values()):
+            part.bound.l1.forget(change.id)
+            part.claims.append(Claim(change.id))
+        for start in range(0, len(part.claims), AT_ONCE):
+            part.bound.l1.claims.enter(*part.claims[start : start + AT_ONCE])
+            waits.give_way()
 
     def _intend(self, part: SchemaChanges) -> None:
         context, bound = self._context, part.bound
-        said = {text: context.message(bound, text, MessageOp.INTENT) for text in part.changes}
+        said = {text: context.message(bound, text, MessageOp.INTENT) for text in waits.in_turns(part.changes)}
         try:
             if bound.l2 is None:
                 context.publish(*said.values())
@@ -302,7 +304,7 @@ class Commit:
                 fills.append((claim, bound.plan.freeze(change.record), change.version, False))
             else:
                 gone.append(change.id)
-        for id in [*gone, *bound.l1.fill_many(fills, began)]:
+        for id in waits.in_turns([*gone, *bound.l1.fill_many(fills, began)]):
             bound.l1.forget(id)
 
     def _raise_floor(self, part: SchemaChanges, changes: Sequence[KeyChange]) -> None:

@@ -26,7 +26,7 @@ class ManyWriter:
         if not isinstance(values, Mapping):
             raise EncodeError(f"set_many takes a mapping of ids to records, not a {type(values).__name__}")
         prepare, named = self._writer.prepare, bound.plan.key_and_text
-        keyed = [(*named(id), value) for id, value in values.items()]
+        keyed = [(*named(id), value) for id, value in waits.in_turns(values.items())]
         prepared = {key_text: (id, prepare(bound, id, value)) for id, key_text, value in waits.in_turns(keyed)}
         self._context.listen()
         if bound.l3 is None:
@@ -41,8 +41,8 @@ class ManyWriter:
 
     def delete_many(self, bound: Bound, ids: Iterable[Any]) -> None:
         """Remove the records; those of write-through schemas in one transaction."""
-        named = map(bound.plan.key_and_text, listed(ids))
-        gone = {key_text: (id, None) for id, key_text in named}
+        named = bound.plan.key_and_text
+        gone = {key_text: (id, None) for id, key_text in map(named, waits.in_turns(listed(ids)))}
         self._context.listen()
         if bound.deferred:
             for key_text, (id, _) in waits.in_turns(gone.items()):

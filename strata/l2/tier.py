@@ -321,7 +321,8 @@ class L2Tier:
 
     def _spread(self, name: str, head: list[Any], items: Sequence[tuple[Any, ...]]) -> list[tuple[str, Any]]:
         # items are (key text, version, further arguments...), no key twice
-        return self._each(name, head, {key_text: (f"{version:019d}", *rest) for key_text, version, *rest in items})
+        by_text = {key_text: (f"{version:019d}", *rest) for key_text, version, *rest in waits.in_turns(items)}
+        return self._each(name, head, by_text)
 
     def _each(self, name: str, head: list[Any], by_text: Mapping[str, Sequence[Any]]) -> list[tuple[str, Any]]:
         """Run a script over keys, each with arguments of its own after the common ones; its answer for each."""
@@ -330,23 +331,24 @@ class L2Tier:
             answers = self._run(name, [self._prefix + text], [*head, *own])
             return [(text, answers[0] if isinstance(answers, list) else answers)]
         chunks = list(self._chunks(list(by_text)))
-        calls = [
+        calls = (
             (
                 [self.key(text) for text in chunk],
                 [*head, *itertools.chain.from_iterable(by_text[text] for text in chunk)],
             )
             for chunk in chunks
-        ]
+        )
         answered: list[tuple[str, Any]] = []
         for chunk, answers in zip(chunks, self._calls(name, calls), strict=True):
             answered += zip(chunk, answers if isinstance(answers, list) else [answers] * len(chunk), strict=True)
         return answered
 
-    def _calls(self, name: str, calls: Sequence[Call]) -> Iterator[Any]:
-        """The answers of a script's calls, some of them in one round trip where the server is a single one."""
-        step = TOGETHER * (CHUNK if self.server.clustered else 1)
-        for start in range(0, len(calls), step):
-            yield from self.server.run_many(_script(name), calls[start : start + step])
+    def _calls(self, name: str, calls: Iterable[Call]) -> Iterator[Any]:
+        """The answers of a script's calls, which are made as they are sent: some of them in one round trip, which is one
+        to each node of a Cluster."""
+        step, left = TOGETHER * (CHUNK if self.server.clustered else 1), iter(calls)
+        while some := list(itertools.islice(left, step)):
+            yield from self.server.run_many(_script(name), some)
 
     def _chunks(self, key_texts: Sequence[str]) -> Iterator[Sequence[str]]:
         # One key a call on a Cluster, where the keys of one call must share a slot.
