@@ -105,8 +105,8 @@ class Mender:
             self._publish(announcer.channel, puts)
             return
         try:
-            # A put without an intent stores nothing, and removes what is settled: just what a repair is.
-            l2.put(l2.token(), announcer.channel, puts)
+            # A put without an intent stores nothing, and removes what is older: just what a repair is.
+            l2.put("", announcer.channel, puts)
         except WITHOUT_L2:
             if l2.server.clustered:
                 self._publish(announcer.channel, puts)  # the node of one key is away, and every L1 can be told

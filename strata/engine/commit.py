@@ -234,6 +234,8 @@ class Commit:
             row = bound.rows.table.hold(conn, change.id)
             change.record = decision(ABSENT if row is None else bound.record(row.values))
             part.rows[change.key_text] = bound.plan.to_row(change.record, bound.cipher)
+            # One of all columns supersedes what is older, as any other.
+            (part.partial.add if bound.plan.unloaded(change.record) else part.partial.discard)(change.key_text)
 
     def _insert(self, conn: Any, bound: Bound, decision: Decision, row: tuple[Any, ...], stamp: int) -> Any:
         written = bound.rows.table.insert(conn, row, stamp, ROW_NODE)

@@ -48,8 +48,13 @@ class Modifier:
 
     def insert(self, bound: Bound, record: Any) -> Any:
         """Store a record whose key no record has yet; returns it as stored."""
+        plan = bound.plan
         check_kind(bound, record)
-        id, key_text = bound.plan.key_and_text(bound.plan.key_of(record))
+        try:
+            id, key_text = plan.key_and_text(plan.key_of(record))
+        except AttributeError:
+            plan.check(record)  # it has no key, which this says
+            raise
         return self._decided(bound, id, key_text, _Insert(bound, id, self._writer.prepare(bound, id, record)))
 
     def update(self, bound: Bound, id: Any, fields: Mapping[str, Any], expect: Mapping[str, Any] | None) -> Any:

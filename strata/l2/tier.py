@@ -89,16 +89,22 @@ class L2Tier:
         """What the key holds; where it is empty and `lease`, a lease is left that allows one fill."""
         if self._lifetimes.ages:
             return self.read_many([key_text], lease=lease)[key_text]
-        expected = self._missed and lease
-        raw = None if expected else self.server.value(self._prefix + key_text)
-        found = self._contents.read(key_text, raw, -1)
-        if found is None:
-            token = self.token()
-            try:
+        token = self.token() if self._missed and lease else ""
+        try:
+            if token:
+                [(_, raw)] = self._each("read", [token, LEASE_MS], {key_text: (b"",)})
+            else:
+                raw = self.server.value(self._prefix + key_text)
+            if token and raw is None:
+                return Found(State.LEASED, token=token)
+            found = self._contents.read(key_text, raw, -1)
+            if found is None:
+                token = token or self.token()
                 found = self._instead({key_text: raw}, raw is not None, token, lease)[key_text]
-            except BaseException as error:
+        except BaseException as error:
+            if token:
                 self.broken_off(error, token, [key_text])
-                raise
+            raise
         self._missed = found.state is State.LEASED
         return found
 
@@ -292,7 +298,7 @@ class L2Tier:
             for key_text, version in newest.items()
             if version is not None
         ]
-        for _ in self._each_put("put", [self.token(), channel], puts):
+        for _ in self._each_put("put", ["", channel], puts):
             pass
         for key_text, version in newest.items():
             if version is None:
@@ -344,8 +350,7 @@ class L2Tier:
         return answered
 
     def _calls(self, name: str, calls: Iterable[Call]) -> Iterator[Any]:
-        """The answers of a script's calls, which are made as they are sent: some of them in one round trip, which is one
-        to each node of a Cluster."""
+        """The answers of a script's calls, which are made as they are sent: some of them in one round trip."""
         step, left = TOGETHER * (CHUNK if self.server.clustered else 1), iter(calls)
         while some := list(itertools.islice(left, step)):
             yield from self.server.run_many(_script(name), some)

@@ -32,7 +32,7 @@ from strata import (
 from strata.testing import inspect
 from tests.faces import AwaitedStore
 from tests.models import Note, Player
-from tests.stores import MakeStore, schema, stores
+from tests.stores import MakeStore, schema, stores, sure
 
 L1, L2, L3 = MemPolicy(ttl=60), RedisPolicy(ttl=600), PostgresPolicy()
 TIERS: dict[str, dict[str, Any]] = {
@@ -64,6 +64,8 @@ def store_of(make: MakeStore, tiers: dict[str, Any], model: type = Player, **opt
     store = make()
     store.register(Schema(model, name="records", **(tiers | options)))
     store.migrate()
+    if any(tiers[name] is not None for name in ("l2", "l3")):
+        sure(store)  # one that is not yet leaves it to repairs to tell L2
     return store
 
 

@@ -166,12 +166,19 @@ def key_doors(store: DataStore, name: str, id: Any) -> dict[str, Door]:
         return lambda x: store.set(name, id, model(**({"id": id} | {column: x})))
 
     columns = fields(model) if not issubclass(model, msgspec.Struct) else msgspec.structs.fields(model)
+    new: dict[str, Any] = {next(column.name for column in columns if column.name != "id"): "new"}
     doors: dict[str, Door] = {
         "get": lambda x: store.get(name, x),
         "get force_l3": lambda x: store.get(name, x, default=None, force_l3=True),
         "get_many": lambda x: store.get_many(name, x),
         "get_many of one": lambda x: store.get_many(name, [x]),
         "exists": lambda x: store.exists(name, x),
+        "insert": lambda x: store.insert(name, x),
+        "update": lambda x: store.update(name, x, **new),
+        "update value": lambda x: store.update(name, id, **dict.fromkeys(new, x)),
+        "update expect": keyword(partial(store.update, name, id), "expect", **new),
+        "modify": lambda x: store.modify(name, x, lambda record: None),
+        "modify value": lambda x: store.modify(name, id, lambda record: x),
         "set id": lambda x: store.set(name, x, Named("a")),
         "set value": lambda x: store.set(name, id, x),
         "set_many": lambda x: store.set_many(name, x),
@@ -234,6 +241,9 @@ def store_doors(store: DataStore) -> dict[str, Door]:
         "collection.search_cached": named.search_cached,
         "collection.search_iter": lambda x: list(named.search_iter(x)),
         "collection.exists": named.exists,
+        "collection.insert": named.insert,
+        "collection.update": lambda x: named.update("a", expect=x),
+        "collection.modify": lambda x: named.modify("a", lambda record: x),
         "collection.count": named.count,
         "collection.invalidate": named.invalidate,
         "collection.warm_cache": named.warm_cache,

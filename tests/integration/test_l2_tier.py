@@ -123,6 +123,15 @@ def test_a_put_without_its_intent_removes_what_is_newer_too_unless_it_is_pending
     assert tier.read("a").record == "nine"
 
 
+def test_what_is_told_once_more_removes_only_what_is_older(tier: L2Tier) -> None:
+    commit(tier, "a", 9, "nine")
+    for version in (5, 9):
+        assert not tier.put("", CHANNEL, [Put("a", version, "told")])
+        assert tier.read("a").record == "nine"
+    assert not tier.put("", CHANNEL, [Put("a", 10, "told")])
+    assert tier.read("a").state is State.LEASED
+
+
 def test_a_put_without_its_intent_spoils_those_of_others(tier: L2Tier) -> None:
     other = tier.token()
     tier.intend(other, 10, CHANNEL, {"a": b"{}"})

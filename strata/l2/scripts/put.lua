@@ -1,10 +1,11 @@
 --@common
 -- After a synchronous writer's commit: its value takes the place of its intent. A spoiled put stores nothing, and
--- the last writer to leave empties the key. A put that does not find its intent removes all but other intents, which it
--- spoils, and newer values that are pending, and stores nothing: a row that was written anew after its deletion may have
--- a lower version than what is settled here.
+-- the last writer to leave empties the key. A put that does not find its intent removes any lease and any older value,
+-- spoils other intents, and stores nothing. It also removes what is settled here with a higher version: a row that was
+-- written anew after its deletion may have a lower one. But who tells once more what L2 was told before, with no token,
+-- removes no value that is newer.
 -- KEYS  the records' keys
--- ARGV  1 writer's token; 2 channel; then for each key: version, content ('' = not to be kept), px, message
+-- ARGV  1 writer's token, '' = none; 2 channel; then for each key: version, content ('' = not to be kept), px, message
 local now = now_ms()
 local stored = {}
 for i, key in ipairs(KEYS) do
@@ -29,7 +30,9 @@ for i, key in ipairs(KEYS) do
     keep_intent(key, rest, true, now)
   elseif k == 'I' then
     spoil(key, raw)
-  elseif k == 'L' or (holds_version(raw) and (not is_pending(raw) or older(version_of(raw), version))) then
+  elseif k == 'L' or (holds_version(raw) and older(version_of(raw), version)) then
+    redis.call('DEL', key)
+  elseif holds_version(raw) and not is_pending(raw) and (k == 'T' or (ARGV[1] ~= '' and version_of(raw) ~= version)) then
     redis.call('DEL', key)
   end
 end

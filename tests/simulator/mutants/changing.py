@@ -21,7 +21,7 @@ CHANGING = {
     "what is pending is brought to L3 before it is decided": Mutant(
         behind.calling("0:sy", "0:su", "0:s 1:wy", "0:dn"),
         1,
-        apply=code(Commit, "_meet_ledger", "change.decide is not None or", ""),
+        apply=code(Commit, "_meet_ledger", "change.decide is not None or", "change.decide is None and"),
     ),
     "a decision in L2 holds for what stood there": Mutant(
         calling("0:y 1:y", "0:u 1:u", "0:dn 1:n", l3=False, faults=("moment",), span=20),

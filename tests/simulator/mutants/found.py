@@ -56,12 +56,12 @@ FOUND = {
     "a put without its intent removes a settled tombstone": Mutant(
         calling("0:s 1:d", "0:s 1:sd", faults=("restart_redis", "lose_streams@0"), span=25),
         1,
-        script("put", "not is_pending(raw) or", "k == 'V' and not is_pending(raw) or"),
+        script("put", "k == 'T' or (ARGV", "k == 'V' and (ARGV"),
     ),
     "... and a settled value": Mutant(
         calling("0:sg 1:so", faults=("evict_intent",), span=30, watch=True),
         1,
-        script("put", "not is_pending(raw) or", "k == 'T' and not is_pending(raw) or"),
+        script("put", "ARGV[1] ~= '' and version_of(raw) ~= version", "false"),
     ),
     "what L2 was not told of stays in the writer's L1 for the bus's grace only": Mutant(
         calling("0:s 1:s", faults=("lose_call@1", "kill@0"), span=24),

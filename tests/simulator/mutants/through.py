@@ -139,9 +139,7 @@ WRITES = {
     "... removes an older value": Mutant(
         calling("0:s 1:s", "0:s 1:sg", faults=("evict_intent",), span=50),
         1,
-        script(
-            "put", " or (holds_version(raw) and (not is_pending(raw) or older(version_of(raw), version))) then", " then"
-        ),
+        script("put", " or (holds_version(raw) and older(version_of(raw), version)) then", " then"),
     ),
     "... removes a lease": Mutant(
         calling("0:s 1:g", faults=("evict_intent",), span=30),
