@@ -28,7 +28,6 @@ class OneThread(Threads):
 
     def __init__(self) -> None:
         super().__init__()
-        self.together = True
         self.switches = 0
 
     def run(self, *calls: Callable[[], Any]) -> list[Any]:

@@ -209,8 +209,10 @@ def _stands_still_for(flight: Claim) -> bool:
     """Whether it would never end while the caller waits for it: a loader that calls back into the store for its own
     key; one of this thread's event loop, which the caller would stop; or of one that has stopped."""
     at = hub.current()
-    mine = flight.owner == at.ident() or (flight.thread == waits.thread_ident() and not at.together)
-    return mine or flight.stopped
+    if flight.owner == at.ident() or flight.stopped:
+        return True
+    of_a_loop = flight.hub is not None and flight.hub.together
+    return of_a_loop and not at.together and flight.thread == waits.thread_ident()
 
 
 def _living(claims: Iterable[weakref.ref[Claim]]) -> list[Claim]:

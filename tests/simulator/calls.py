@@ -264,9 +264,11 @@ class Calls:
 
     def modify(self, process: Process) -> None:
         """A change that depends on what is there."""
-        key, made = self._key(), []
+        key, made, began = self._key(), [], self._world.now
+        floors = self._floors(process, key)
 
         def change(record: Item) -> Item:
+            self._read(process, self.columns(key, record), floors, began)
             made.append(self._fresh())
             self._history.decided(key, self._kept(made[-1]), record.text)
             record.text = made[-1]

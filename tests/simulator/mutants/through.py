@@ -139,7 +139,11 @@ WRITES = {
     "... removes an older value": Mutant(
         calling("0:s 1:s", "0:s 1:sg", faults=("evict_intent",), span=50),
         1,
-        script("put", " or (holds_version(raw) and older(version_of(raw), version)) then", " then"),
+        script(
+            "put",
+            *(" or (holds_version(raw) and older(version_of(raw), version)) then", " then"),
+            *("ARGV[1] ~= '' and version_of(raw) ~= version", "false"),
+        ),
     ),
     "... removes a lease": Mutant(
         calling("0:s 1:g", faults=("evict_intent",), span=30),
@@ -188,8 +192,8 @@ RECEIVERS = {
             code(
                 Commit,
                 "_claim",
-                "part.bound.l1.forget(id)",
-                "part.bound.l1.entries.get(id) and part.bound.l1.store.drop(id)",
+                "part.bound.l1.forget(change.id)",
+                "part.bound.l1.entries.get(change.id) and part.bound.l1.store.drop(change.id)",
             ),
             code(Commit, "_put", "bound.l1.forget(id)", "bound.l1.entries.get(id) and bound.l1.store.drop(id)"),
         ),
