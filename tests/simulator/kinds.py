@@ -148,7 +148,7 @@ KINDS = {
         Kind("three", processes=3),
         Kind("refused", deferred=True, letters=("gx", "gsx", "gsxb", "gxdB", "sxlf"), config=(RETRY_ONCE,)),
         Kind("kept", deferred=True, keeps=True, letters=("gs", "gsb", "gse", "gsdf", "gsSdtq")),
-        Kind("in part", deferred=True, model=Pair, letters=("gp", "gps", "gpP", "gpPs", "gpy", "gpGsbduyn")),
+        Kind("in part", deferred=True, model=Pair, letters=("gp", "gps", "gpP", "gpPs", "gpy", "gpun", "gpGsby")),
         Kind("sealed", model=Secret, letters=("gk", "gsk", "gsdk", "gSkt", "gsqk", "gyku"), faults=(*FAULTS, *LOSSES)),
         Kind("sealed behind", deferred=True, model=Secret, letters=("gk", "gsk", "gskb", "gskdf", "gskSdtq")),
         Kind("apart", deferred=True, apart=True, faults=(*FAULTS, *LOSSES)),

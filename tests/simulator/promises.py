@@ -73,7 +73,7 @@ class History:
     def _check_decided(self, key: Any, value: str | None) -> None:
         """Nobody was in between: L3 had what it was decided by, or gets that with it, as it was still pending."""
         if (key, value) in self._decided and key in self.commits:
-            held, last = self._decided[key, value], self.commits[key][-1]
+            held, last = self._decided.pop((key, value)), self.commits[key][-1]
             if held != last.value and not (self.deferred and self.version(key, held) > last.version):
                 self.world.breaks(f"L3 took {value} of {key}, decided by {held}, after {last.value}")
 
@@ -159,6 +159,8 @@ class History:
         version = self._surely(key, value, since + 1) if stamp is None else stamp
         if stamp is None and not any(commit.value == value for commit in self.commits.get(key, ())):
             self.world.breaks(f"{process} was told that {key} is {value}, which L3 never took")
+        if value is None and stamp is not None and stamp < self.newest(-key).version:
+            return  # a newer write of the other column has kept the row
         if stamp is None or stamp != self._given_up.get(key):  # else it was given up before the call returned
             self._saw(process, key, version)
         if stamp is not None and version > self._given_up.get(key, 0):
