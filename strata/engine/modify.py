@@ -17,7 +17,14 @@ from strata.engine.changes import Decision
 from strata.engine.commit import Commit
 from strata.engine.context import ABSENT, Context
 from strata.engine.write import Writer, check_kind
-from strata.errors import AlreadyExistsError, ConflictError, EncodeError, L2RefusedError, NotFoundError
+from strata.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    EncodeError,
+    L2RefusedError,
+    NotFoundError,
+    StrataError,
+)
 from strata.l2.content import State
 from strata.l3.diagnosis import NoRowError
 from strata.model.markers import UNLOADED
@@ -28,10 +35,12 @@ if TYPE_CHECKING:
 RETRIES = 20  # of a change in L2 alone that others came before
 
 
-class Unchanged(Exception):
-    """Nothing is to be written; `record` is what is there."""
+class Unchanged(StrataError):
+    """Nothing is to be written; `record` is what is there. It ends the transaction as any error of ours, and gets no
+    further than this module."""
 
     def __init__(self, record: Any) -> None:
+        super().__init__("nothing is to be written")
         self.record = record
 
 
