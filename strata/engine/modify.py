@@ -123,9 +123,11 @@ class Modifier:
         while True:
             now = context.clock.monotonic()
             entry = bound.l1.lookup(id, now)
+            # The version first: an entry is renewed in place, and one that was has another by the time of the swap.
+            stood = None if entry is None else entry.version
             held = ABSENT if entry is None else plan.thaw(entry.value)
             record = _whole(bound, held, decision(held))
-            if bound.l1.swap(id, entry, plan.freeze(record), context.versions.stamp(), now):
+            if bound.l1.swap(id, stood, plan.freeze(record), context.versions.stamp(), now):
                 return record
 
     def _part(self, bound: Bound, id: Any, fields: Mapping[str, Any], call: str) -> Any:

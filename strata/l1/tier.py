@@ -157,10 +157,11 @@ class L1Tier:
             self.store.attend()
         self._report(evicted)
 
-    def swap(self, key: Hashable, stood: L1Entry | None, value: Any, version: int, now: float) -> bool:
-        """As `write` where L1 is the lowest tier, if what was found there is still all that there is."""
+    def swap(self, key: Hashable, stood: int | None, value: Any, version: int, now: float) -> bool:
+        """As `write` where L1 is the lowest tier, if what was found there, by its version (None: nothing), still is."""
         with self.claims.lock:
-            if self.store is None or self.store.live(key, now) is not stood:
+            entry = None if self.store is None else self.store.live(key, now)
+            if (None if entry is None else entry.version) != stood:
                 return False
             self.write(key, value, version, now)
             return True
