@@ -324,7 +324,7 @@ class Commit:
             # Of those under partial records L3 has just what was brought to it: what came since is still due.
             whole = {text: change.version for text, change in part.changes.items() if text not in part.partial}
             ended = {text: version for text, version in part.handed_off.items() if (text, version) in part.brought}
-            deferred.raise_floor(bound, whole | ended, part.partial)
+            deferred.raise_floor(bound, ended | whole, part.partial)
         except WITHOUT_L2:
             if part.intended:
                 self._leave_repairs(part, changes)
