@@ -29,6 +29,11 @@ def test_a_store_is_found_from_the_current_directory(folder: Path) -> None:
     assert isinstance(load_store("cli_app_one:store"), strata.DataStore)
 
 
+def test_a_store_for_event_loops_is_taken_for_the_store_that_it_is(folder: Path) -> None:
+    (folder / "cli_app_three.py").write_text(APP.replace("DataStore", "AsyncDataStore"))
+    assert isinstance(load_store("cli_app_three:store"), strata.DataStore)
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [
