@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from strata.aio.store import AsyncDataStore
+from strata.aio.store import plain
 from strata.datastore import DataStore
 from strata.errors import InvalidConfigError
 
@@ -27,9 +27,7 @@ def load_store(target: str) -> DataStore:
     if not is_named(target):
         raise InvalidConfigError(f"the app is {target!r}; it must be {_FORM}")
     module_name, _, path = target.partition(":")
-    found = _made(_found(_module(module_name, target), path, target), target)
-    if isinstance(found, AsyncDataStore):
-        found = found.sync
+    found = plain(_made(_found(_module(module_name, target), path, target), target))
     if not isinstance(found, DataStore):
         raise InvalidConfigError(f"the app is {target!r}, which is a {type(found).__name__}, not a DataStore")
     return found

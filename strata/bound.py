@@ -8,7 +8,7 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 from strata import waits
-from strata.errors import DecodeError, HookError, WriteBehindMaxRetryError
+from strata.errors import DecodeError, HookError, WriteBehindMaxRetryError, where_of
 from strata.freshness import Freshness
 from strata.hooks import SchemaHooks
 from strata.l1.store import Evicted
@@ -93,11 +93,10 @@ def _raised_by(hook: Callable[..., Any], error: Exception) -> dict[str, str]:
     """What, and at which line of the hook itself; where nothing awaits it, what would be right."""
     if isinstance(error, NoLoopError):
         return {"error": str(error), "where": getattr(hook, "__qualname__", type(hook).__name__)}
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and _is_ours(trace.tb_frame.f_globals.get("__name__")):
-        trace = trace.tb_next
-    where = "" if trace is None else f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}"
-    return {"error": type(error).__name__, "where": where}
+    depth, trace = 0, error.__traceback__
+    while trace is not None and _is_ours(trace.tb_frame.f_globals.get("__name__")):
+        depth, trace = depth + 1, trace.tb_next
+    return {"error": type(error).__name__, "where": where_of(error, depth)}
 
 
 def _is_ours(module: Any) -> bool:

@@ -97,13 +97,12 @@ class DataStore:
         self.config = config
         if config.flush_on_sigterm:
             install_sigterm()
-        # `_schemas`, `_known` and `_hot` are written under `_lock` by `register` and `close`, and read without
+        # `_schemas` and `_hot` are written under `_lock` by `register` and `close`, and read without
         # it: each write is one dict store, and whoever goes through them makes a list first, in one call
         # (`Wiring.schemas`). After fork `_after_fork` gives the child a lock that nobody holds.
         self._lock = memory_lock()
         self._closing = Turns()  # of those who close, one after the other
         self._schemas: dict[str, Bound] = {}
-        self._known: dict[str | type, Bound] = {}  # by name, and by class, of which the first schema is known
         self._hot: dict[Any, Hot] = {}
         self._made_with = threading.Lock  # what it was when the parts were made: see `_patched`
         self._wiring = Wiring(config, self._schemas)
@@ -140,10 +139,9 @@ class DataStore:
                     f"a schema {schema.name!r} is registered already; give this one another name"
                 )
             bound = self._wiring.bind(schema)
-            self._schemas[schema.name] = self._known[schema.name] = bound
+            self._schemas[schema.name] = bound
             self._hot[schema.name] = hot = Hot(bound)
-            if self._known.setdefault(schema.model, bound) is bound:
-                self._hot[schema.model] = hot
+            self._hot.setdefault(schema.model, hot)
         return Collection(self, schema.name, schema.model, hot)
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -664,7 +662,7 @@ class DataStore:
         if threading.Lock is not self._made_with:
             self._patched()
         try:
-            bound = self._known[schema]
+            bound: Bound = self._hot[schema].bound
         except Exception:  # noqa: BLE001 what is no schema may raise anything when it is hashed
             raise self._not_found(schema) from None
         if bound.lacking:

@@ -50,7 +50,6 @@ class EventLoop:
         # Appended to in the loop's thread, and taken from by one that is begun with the first, and ends with the last.
         self._giving_up: deque[Callable[[], None]] = deque()
         _last.insert(0, weakref.ref(self))
-        THREADS.elsewhere = _from_thread
 
     async def call(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Make a call of the engine, giving way to the loop while it waits.
@@ -150,9 +149,14 @@ class EventLoop:
             self._giving_up.popleft()
 
     @property
+    def runs_here(self) -> bool:
+        """Whether it is this thread's."""
+        return threading.get_ident() == self._thread
+
+    @property
     def runs_elsewhere(self) -> bool:
         """Whether this thread could wait for what it does."""
-        return threading.get_ident() != self._thread and os.getpid() == self._process and self.loop.is_running()
+        return not self.runs_here and os.getpid() == self._process and self.loop.is_running()
 
     def link(self, wires: Wires, size: int) -> Link:
         """The way for commands of so many bytes."""
@@ -211,6 +215,9 @@ def _from_thread(awaitable: Awaitable[T]) -> T:
                 future.cancel()
             raise NoLoopError("the event loop that awaited it was stopped in the midst of it")
     return future.result()
+
+
+THREADS.elsewhere = _from_thread
 
 
 async def _as_coroutine(awaitable: Awaitable[T]) -> T:

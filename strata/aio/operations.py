@@ -66,8 +66,8 @@ class Operation(greenlet):  # type: ignore[misc]  # greenlet has no types
 
     @property
     def stopped(self) -> bool:
-        """Whether the loop does not run."""
-        return not self._loop.is_running()
+        """Whether the loop does not run, or is that of a caller who would stop it."""
+        return not self._loop.is_running() or (current() is None and self._of.runs_here)
 
     def run(self, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """The greenlet's life. Ended by greenlet itself, while it waits for a call, once nobody refers to it."""

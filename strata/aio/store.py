@@ -339,6 +339,11 @@ class AsyncDataStore(AsyncWith):
         return f"Async{self.sync!r}"
 
 
+def plain(store: Any) -> Any:
+    """The synchronous store behind one of either face; anything else as it is."""
+    return store.sync if isinstance(store, AsyncDataStore) else store
+
+
 DataStore._face = AsyncDataStore._over
 Collection._face = lambda self: AsyncCollection(self._store.aio, self)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from strata import waits
 from strata.bound import Bound
@@ -31,10 +31,6 @@ from strata.policies import WriteMode
 from strata.protocol.messages import MessageOp
 from strata.protocol.shards import shard_of
 from strata.protocol.versions import ROW_NODE
-
-if TYPE_CHECKING:
-    pass
-
 
 AT_ONCE = 1000  # claims that are entered in one hold of the lock
 TAKEN = (Status.APPLIED, Status.SUPERSEDED)  # L3 has the write, or a newer one

@@ -19,9 +19,10 @@ class Hot:
     where a record may be handed out as it is. `exact` is the class an id must have where others compare equal to it.
     """
 
-    __slots__ = ("exact", "lookup", "thaw", "trust")
+    __slots__ = ("bound", "exact", "lookup", "thaw", "trust")
 
     def __init__(self, bound: Bound) -> None:
+        self.bound = bound
         entries: dict[Any, L1Entry] = {} if bound.hooks.get_given else bound.l1.entries
         self.lookup: Callable[[Any], L1Entry | None] = entries.get
         self.trust: Trust = bound.l1.trust

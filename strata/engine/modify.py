@@ -69,7 +69,7 @@ class Modifier:
     def update(self, bound: Bound, id: Any, fields: Mapping[str, Any], expect: Mapping[str, Any] | None) -> Any:
         """Write some columns of a record that is there; with `expect` only if it has these values."""
         id, key_text = bound.plan.key_and_text(id)
-        record = self._part(bound, id, fields, "update")
+        record = self._part(bound, id, fields)
         expected = {} if expect is None else self._expected(bound, id, expect)
         if not expected and bound.l3 is not None:
             try:
@@ -130,14 +130,14 @@ class Modifier:
             if bound.l1.swap(id, stood, plan.freeze(record), context.versions.stamp(), now):
                 return record
 
-    def _part(self, bound: Bound, id: Any, fields: Mapping[str, Any], call: str) -> Any:
+    def _part(self, bound: Bound, id: Any, fields: Mapping[str, Any]) -> Any:
         plan = bound.plan
         if not fields:
-            raise EncodeError(f"{call} was given no field; name those that are to be written")
+            raise EncodeError("update was given no field; name those that are to be written")
         self._check_names(bound, fields)
         if plan.key.name in fields:
             raise EncodeError(
-                f"{plan.key.name!r} is the key of {plan.model.__name__}, which no {call} changes; delete the record "
+                f"{plan.key.name!r} is the key of {plan.model.__name__}, which no update changes; delete the record "
                 "and insert another"
             )
         return plan.part({**fields, plan.key.name: id})

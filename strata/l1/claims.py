@@ -40,7 +40,7 @@ class Claim:
 
     __slots__ = (
         "__weakref__", "_waiting", "alive", "born", "brief", "ended", "error", "hub", "key", "owner", "passed_on",
-        "result", "shared", "silent", "stale", "thread",
+        "result", "shared", "silent", "stale",
     )  # fmt: skip
 
     def __init__(self, key: Hashable) -> None:
@@ -52,7 +52,6 @@ class Claim:
         self.shared = False  # whether somebody waits for the result; final once the claim was released
         self.hub: Hub | None = hub.current()
         self.owner = self.hub.ident()
-        self.thread = waits.thread_ident()
         self.result: Any = None
         self.error: BaseException | None = None
         self.stale: Any = None
@@ -89,7 +88,7 @@ class Claim:
 
     @property
     def stopped(self) -> bool:
-        """Whether nobody goes on with it: its event loop was closed, or left, in the midst of it."""
+        """Whether nobody goes on with it while the caller waits."""
         return self.hub is not None and self.hub.stopped
 
     def void(self) -> None:
@@ -143,7 +142,7 @@ class Claims:
     def hand_over(self, flight: Claim) -> None:
         """Another thread will load and release the flight, and its caller waits for it like everybody else."""
         with self.lock:
-            flight.owner = flight.thread = 0
+            flight.owner = 0
             flight.hub = None
             flight.shared = True
 
@@ -206,13 +205,9 @@ class Claims:
 
 
 def _stands_still_for(flight: Claim) -> bool:
-    """Whether it would never end while the caller waits for it: a loader that calls back into the store for its own
-    key; one of this thread's event loop, which the caller would stop; or of one that has stopped."""
-    at = hub.current()
-    if flight.owner == at.ident() or flight.stopped:
-        return True
-    of_a_loop = flight.hub is not None and flight.hub.together
-    return of_a_loop and not at.together and flight.thread == waits.thread_ident()
+    """Whether it would never end while the caller waits for it: that of a loader which calls back into the store for
+    its own key, for one."""
+    return flight.owner == waits.ident() or flight.stopped
 
 
 def _living(claims: Iterable[weakref.ref[Claim]]) -> list[Claim]:

@@ -56,8 +56,7 @@ class Cluster:
     def call_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """The answers to many commands, in one round trip to each node that has some of their keys; error answers are
         among them, as exceptions. Raises where a node does not answer, whatever others have done."""
-        if self._stale:
-            self._ask_for_slots()
+        self._ask_for_slots()
         answers: list[Any] = [None] * len(commands)
         left: dict[Node, list[int]] = {}
         for place, command in enumerate(commands):
@@ -79,14 +78,12 @@ class Cluster:
 
     def masters(self) -> list[Wires]:
         """The connections to each node that has slots."""
-        if self._stale:
-            self._ask_for_slots()
+        self._ask_for_slots()
         return [self._to(node) for node in self._masters()]
 
     def open(self) -> Wire:
         """A connection outside the pools: every node of a Cluster passes on what is published on any of them."""
-        if self._stale:
-            self._ask_for_slots()
+        self._ask_for_slots()
         node = self._some()
         try:
             return self._to(node).open()
@@ -137,6 +134,9 @@ class Cluster:
         self._anyone = waits.chance().choice(others) if others else None
 
     def _ask_for_slots(self) -> None:
+        """Where they are not known any more."""
+        if not self._stale:
+            return
         self._stale = False
         try:
             waits.call(self._initialize)

@@ -170,6 +170,14 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             return self.pgconn.cancel_conn().blocking
         return self.pgconn.get_cancel().cancel
 
+    def commit_now(self) -> str:
+        """As `command`, COMMIT, which is seen to its end."""
+        try:
+            self.committing = True
+            return self.command("COMMIT")
+        finally:
+            self.committing = False
+
     def command(self, sql: str) -> str:
         """Run statements without parameters and results; returns the tag of the last."""
         results = self.results(sql)

@@ -271,10 +271,8 @@ class Transaction:
             self._database.give(self, self._conn)
             raise failures.deadline_error(self._timeout or 0.0)
         try:
-            self._conn.committing = True
             with waits.shield():
-                tag = self._conn.command("COMMIT")
-            self._conn.committing = False
+                tag = self._conn.commit_now()
         except psycopg.Error as error:
             self._fail(error, sent=True)
         except BaseException:

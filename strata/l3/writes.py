@@ -115,10 +115,7 @@ class Writes:
                 key = values[layout.key_place]
                 self._partials.note(conn, key, layout.plan.key_text(key), loaded, version, node)
             return self._update(conn, values, loaded, version, node)
-        sent = [*values, version, node]
-        if layout.deferred:
-            sent.append(layout.plan.key_text(values[layout.key_place]))
-        row = self._upsert.row(conn, sent)
+        row = self._upsert.row(conn, self._sent(values, version, node))
         if row is None:
             raise diagnosis.suppressed(layout.name)
         return self.written(values, layout.kept, row)
@@ -127,14 +124,17 @@ class Writes:
         """Insert the row where there is none of its key, else None. The shard's lock was taken, where there is one."""
         layout = self._layout
         values = layout.filled(values)
-        key = values[layout.key_place]
-        sent = [*values, version, node, *((layout.plan.key_text(key),) if layout.deferred else ())]
-        row = self._insert.row(conn, sent)
+        row = self._insert.row(conn, self._sent(values, version, node))
         if row is not None:
             return self.written(values, layout.kept, row)
-        if self._there.row(conn, ([key],)) is None:
+        if self._there.row(conn, ([values[layout.key_place]],)) is None:
             raise diagnosis.suppressed(layout.name)
         return None
+
+    def _sent(self, values: Sequence[Any], version: int, node: int) -> list[Any]:
+        """What the statements that insert a row take."""
+        layout = self._layout
+        return [*values, version, node, *((layout.plan.key_text(values[layout.key_place]),) if layout.deferred else ())]
 
     def delete(self, conn: Connection, id: Any, version: int, node: int) -> int:
         """Delete the row, if there is one; returns the version of its deletion."""
@@ -215,12 +215,7 @@ class Writes:
 
     def _upsert_statement(self) -> Statement:
         layout = self._layout
-        count = len(layout.names)
-        given = {name: layout.given(name, f"${place}") for place, name in enumerate(layout.names, 1)}
-        places = ", ".join(given[name] for name in layout.carried)
-        node = f"${count + 2}"
-        version = layout.inserted(f"${count + 1}", node, f"${count + 3}")
-        types = (*layout.oids, INT8, INT8, *((TEXT,) if layout.deferred else ()))
+        given, places, node, version, types = self._places()
         insert, overwrite = layout.insert, "" if layout.monthly else layout.overwrite(node)
         returning = f"RETURNING {layout.returned(layout.kept)}"
         if not layout.updates_first:
@@ -238,15 +233,21 @@ class Writes:
 
     def _insert_statement(self) -> Statement:
         layout = self._layout
+        _, places, _, version, types = self._places()
+        unless = "" if layout.monthly else f"ON CONFLICT ({layout.key}) DO NOTHING"
+        returning = f"RETURNING {layout.returned(layout.kept)}"
+        return layout.statement(f"{layout.insert} VALUES ({places}, {version}) {unless} {returning}", *types)
+
+    def _places(self) -> tuple[dict[str, str], str, str, str, tuple[int, ...]]:
+        """Where `_sent` stands in a statement: each column, those of an INSERT, the node, the version that it inserts;
+        and the types."""
+        layout = self._layout
         count = len(layout.names)
         given = {name: layout.given(name, f"${place}") for place, name in enumerate(layout.names, 1)}
         places = ", ".join(given[name] for name in layout.carried)
-        version = layout.inserted(f"${count + 1}", f"${count + 2}", f"${count + 3}")
-        unless = "" if layout.monthly else f"ON CONFLICT ({layout.key}) DO NOTHING"
-        return layout.statement(
-            f"{layout.insert} VALUES ({places}, {version}) {unless} RETURNING {layout.returned(layout.kept)}",
-            *layout.oids, INT8, INT8, *((TEXT,) if layout.deferred else ()),
-        )  # fmt: skip
+        node = f"${count + 2}"
+        version = layout.inserted(f"${count + 1}", node, f"${count + 3}")
+        return given, places, node, version, (*layout.oids, INT8, INT8, *((TEXT,) if layout.deferred else ()))
 
     def _update_statement(self, loaded: tuple[str, ...]) -> Statement:
         layout = self._layout

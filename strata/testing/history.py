@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from strata import DataStore, PrimaryKey, StrataError, UnavailableError, WriteMode
-from strata.aio.store import AsyncDataStore
+from strata.aio.store import AsyncDataStore, plain
 from strata.durations import seconds as seconds_of
 from strata.errors import shown
 
@@ -235,10 +235,9 @@ def observe(
     answer again when `disturb` has returned. Afterwards all is flushed, and every store must show what L3
     holds. Raises what `disturb` raises, and `StrataError` where servers stay away, or there are no stores.
     """
-    kinds = (DataStore, AsyncDataStore)
-    if not isinstance(stores, Sequence) or not stores or not all(isinstance(store, kinds) for store in stores):
+    all_of = list(map(plain, stores)) if isinstance(stores, Sequence) else []
+    if not all_of or not all(isinstance(store, DataStore) for store in all_of):
         raise StrataError(f"stores is {shown(stores)}; it must be a list of one or more DataStores")
-    all_of = [store.sync if isinstance(store, AsyncDataStore) else store for store in stores]
     duration = seconds_of(seconds, "seconds") or 0.0
     board = Board()
     bound = BOUNDS[mode]

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from strata import DataStore, InvalidConfigError
 from strata._wiring import Wiring
-from strata.aio.store import AsyncDataStore
+from strata.aio.store import AsyncDataStore, plain
 from strata.bound import Bound
 from strata.coherence.bus import Bus
 from strata.coherence.inbox import Inbox
@@ -53,8 +53,7 @@ T = TypeVar("T")
 def inspect(store: DataStore | AsyncDataStore) -> Inspection:
     """What is behind a store. It builds, starts and asks nothing; the parts are the store's own, so what is done to
     them is done to it. Raises `InvalidConfigError` for what is no `DataStore`."""
-    if isinstance(store, AsyncDataStore):
-        store = store.sync
+    store = plain(store)
     if not isinstance(store, DataStore):
         raise InvalidConfigError(f"inspect takes a DataStore, not a {type(store).__name__}")
     return Inspection(store)

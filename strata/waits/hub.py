@@ -60,7 +60,7 @@ class Hub(Protocol):
     # Whether many operations run in one thread, of which none is interrupted by another: a signal's handler would wait
     # for ever behind what it has interrupted.
     together: bool
-    # Whether nobody goes on, now or any more, with the operation that it is the hub of; asked by other threads too.
+    # Whether nobody goes on with the operation that it is the hub of while the caller, in any thread, waits.
     stopped: bool
 
     def sleep(self, seconds: float) -> None:

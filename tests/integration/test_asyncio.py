@@ -41,6 +41,12 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_loop_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another test's, which runs in a thread for as long as the process, is none that hooks are awaited by."""
+    monkeypatch.setattr("strata.aio.loop._last", [])
+
+
 @pytest.fixture(params=LOOPS)
 def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[Any]], Any]:
     """Runs a coroutine on a loop of its own, of either kind."""

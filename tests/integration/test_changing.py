@@ -69,6 +69,22 @@ def store_of(make: MakeStore, tiers: dict[str, Any], model: type = Player, **opt
     return store
 
 
+def at_once(count: int, call: Callable[[int], Any], *, refused: type[Exception]) -> list[bool]:
+    """So many threads that make the call at the same time; whether each was not refused."""
+    start = threading.Barrier(count)
+
+    def made(number: int) -> bool:
+        start.wait()
+        try:
+            call(number)
+        except refused:
+            return False
+        return True
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(made, range(count)))
+
+
 def test_insert_stores_a_record_once(make: MakeStore, tiers: dict[str, Any]) -> None:
     store = store_of(make, tiers, Note)
     assert store.insert("records", Note(1, "first")) == Note(1, "first")
@@ -85,18 +101,9 @@ def test_insert_stores_a_record_once(make: MakeStore, tiers: dict[str, Any]) -> 
 @pytest.mark.parametrize("tiers", [TIERS[name] for name in SHARED], ids=SHARED)
 def test_of_many_that_insert_one_key_at_once_one_does(make: MakeStore, tiers: dict[str, Any]) -> None:
     pair = [store_of(make, tiers, Note) for _ in range(2)]
-    start = threading.Barrier(8)
-
-    def insert(number: int) -> bool:
-        start.wait()
-        try:
-            pair[number % 2].insert("records", Note(1, str(number)))
-        except AlreadyExistsError:
-            return False
-        return True
-
-    with ThreadPoolExecutor(8) as pool:
-        done = list(pool.map(insert, range(8)))
+    done = at_once(
+        8, lambda number: pair[number % 2].insert("records", Note(1, str(number))), refused=AlreadyExistsError
+    )
     assert done.count(True) == 1
     assert {store.get("records", 1).text for store in pair} == {str(done.index(True))}
 
@@ -159,18 +166,11 @@ def test_expect_compares_in_one_step_with_the_write(make: MakeStore, tiers: dict
 def test_of_many_that_expect_the_same_one_writes(make: MakeStore, tiers: dict[str, Any]) -> None:
     pair = [store_of(make, tiers, Note) for _ in range(2)]
     pair[0].insert("records", Note(1, "free"))
-    start = threading.Barrier(6)
-
-    def take(number: int) -> bool:
-        start.wait()
-        try:
-            pair[number % 2].update("records", 1, expect={"text": "free"}, text=str(number))
-        except ConflictError:
-            return False
-        return True
-
-    with ThreadPoolExecutor(6) as pool:
-        done = list(pool.map(take, range(6)))
+    done = at_once(
+        6,
+        lambda number: pair[number % 2].update("records", 1, expect={"text": "free"}, text=str(number)),
+        refused=ConflictError,
+    )
     assert done.count(True) == 1
     assert {store.get("records", 1).text for store in pair} == {str(done.index(True))}
 

@@ -250,7 +250,7 @@ class Calls:
     def insert(self, process: Process) -> None:
         """A record, where there is none."""
         key, value = self._key(), self._fresh()
-        self._history.decided(key, self._kept(value), None)
+        self._history.decided(key, self._postgres.keeps(value), None)
         process.store.insert(self._model, self.record(key, value))
         self._wrote(process, key, self.record(key, value), through=True)
 
@@ -258,7 +258,7 @@ class Calls:
         """If it still is what it was."""
         key, value = self._key(), self._fresh()
         held = process.store.get(self._model, key, force_l3=self.l3).text
-        self._history.decided(key, self._kept(value), held)
+        self._history.decided(key, self._postgres.keeps(value), held)
         process.store.update(self._model, key, expect={"text": held}, text=value)
         self._changed(process, key, value)
 
@@ -270,7 +270,7 @@ class Calls:
         def change(record: Item) -> Item:
             self._read(process, self.columns(key, record), floors, began)
             made.append(self._fresh())
-            self._history.decided(key, self._kept(made[-1]), record.text)
+            self._history.decided(key, self._postgres.keeps(made[-1]), record.text)
             record.text = made[-1]
             return record
 
@@ -280,9 +280,6 @@ class Calls:
     def _changed(self, process: Process, key: int, value: str) -> None:
         record = Pair(key, value, UNLOADED) if self._model is Pair else self.record(key, value)
         self._wrote(process, key, record, through=True)
-
-    def _kept(self, value: str) -> str:
-        return self._postgres.keeps(value)
 
     def wait(self, process: Process) -> None:
         """Some time passes."""

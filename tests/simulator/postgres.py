@@ -350,6 +350,10 @@ class Session:
             self.ask("ROLLBACK", self._end)
         return word
 
+    def commit_now(self) -> str:
+        """As `Connection.commit_now`."""
+        return self.command("COMMIT")
+
     def _open(self) -> None:
         self.in_transaction = True
 

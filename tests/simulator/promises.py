@@ -72,7 +72,7 @@ class History:
 
     def _check_decided(self, key: Any, value: str | None) -> None:
         """Nobody was in between: L3 had what it was decided by, or gets that with it, as it was still pending."""
-        if (key, value) in self._decided and key in self.commits:
+        if (key, value) in self._decided:
             held, last = self._decided.pop((key, value)), self.commits[key][-1]
             if held != last.value and not (self.deferred and self.version(key, held) > last.version):
                 self.world.breaks(f"L3 took {value} of {key}, decided by {held}, after {last.value}")

@@ -37,7 +37,6 @@ RARE = {  # what many episodes go by without
 }
 FIRST = 7000  # seed with which a rule that was left out is looked for
 FRESH = random.SystemRandom().randrange(1_000_000_000)
-CANCELLED = "cancelled: "
 SECONDS = 1.0  # of CPU, for which each kind of houses is looked at
 SMALL = [("without L2", "0:s 1:g", "none"), ("without L2", "0:i 1:g", "none"), ("through", "0:i 1:g", "none")]
 PAIRS = ["0:s 1:g", "0:s 1:s", "0:d 1:g", "0:s 1:i", "0:i 1:g", "0:s 0:g"]
@@ -54,7 +53,7 @@ def simulate(*arguments: str, timeout: float = 100) -> subprocess.CompletedProce
     )
 
 
-Looker = Callable[[str, int], Ended]
+Looker = Callable[..., Ended]
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +67,9 @@ def looker() -> Iterator[Looker]:
         first.start()
         first.join()
 
-    def look(name: str, first: int) -> Ended:
+    def look(name: str, first: int, target: Callable[[str, int, Any], None] = _look) -> Ended:
         ours, theirs = forks.Pipe()
-        target = _cancel if name.startswith(CANCELLED) else _look
-        process = forks.Process(target=target, args=(name.removeprefix(CANCELLED), first, theirs), daemon=True)
+        process = forks.Process(target=target, args=(name, first, theirs), daemon=True)
         process.start()
         try:
             assert ours.poll(110), "it does not end"
@@ -124,7 +122,7 @@ def test_every_promise_is_kept_in_schedules_with_a_fault_each(kind: str, looker:
 
 @pytest.mark.parametrize("kind", ["through", "without L2", "behind", "at once", "in part"])
 def test_every_promise_is_kept_where_a_call_is_cancelled_at_any_of_its_events(kind: str, looker: Looker) -> None:
-    ended = looker(CANCELLED + kind, FRESH)
+    ended = looker(kind, FRESH, _cancel)
     print(f"seed {FRESH}")
     assert not ended.broken, ended
 
