@@ -258,7 +258,7 @@ BEHIND = {
         apply=code(
             Commit,
             "_raise_floor",
-            "deferred.raise_floor(bound, whole | ended, part.partial)",
+            "deferred.raise_floor(bound, ended | whole, part.partial)",
             "pass",
         ),
     ),
