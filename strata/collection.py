@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, over
 from strata.engine.hot import Hot
 from strata.jobs.job import Job
 from strata.model.keys import KEYS
+from strata.model.numbers import Number
 from strata.query import Q, Query
 from strata.schema import Key, Record
 
@@ -167,6 +168,29 @@ class Collection(Generic[T, K]):
         Player(id='p1', name='Andrew')
         """
         return self._store.modify(self.name, id, function)
+
+    def increment(self, id: K, /, *, default: T | None = None, **deltas: Number) -> T:
+        """Add to fields of a record, as in `increment(Post, 7, likes=1)`; returns it as far as it is known then.
+
+        By the schema's write mode. What is written behind is counted exactly once, whatever fails on the way: the
+        process adds up what it has added, and so do ledger and PostgreSQL with what several processes have; a `set` of
+        the field takes the place of what was added before it, and what is added after it is on top. Then the record
+        that is returned is what this process knows: others' increments may not be in it, and a field that is not known
+        here is UNLOADED. `default` is the record that is made, and added to, where there is none.
+
+        int goes with int, float with int and float, Decimal with int and Decimal; a field that is None counts from 0.
+
+        Raises `EncodeError` for a field that is no number, and for what cannot be added to it; `NotFoundError` where
+        there is no record, and no default (written behind, that is known where the record was read, and otherwise
+        becomes a dead letter, as does a sum that BIGINT cannot hold); otherwise as `set` does.
+
+        >>> scored = store.set("scores", 1, Score(1))
+        >>> store.increment("scores", 1, points=5)
+        Score(id=1, points=5)
+        >>> store.increment("scores", 2, points=1, default=Score(2)).id
+        2
+        """
+        return self._store.increment(self.name, id, default=default, **deltas)  # type: ignore[no-any-return]
 
     def set_many(self, values: Mapping[K, T]) -> dict[K, T]:
         """Store records by id, synchronously in every mode and all or nothing in L3; returns them as stored.

@@ -19,6 +19,7 @@ from strata.config import Config
 from strata.durations import Duration, seconds
 from strata.engine.context import ABSENT
 from strata.engine.hot import Hot
+from strata.engine.increment import Incrementer
 from strata.engine.many import ManyReader
 from strata.engine.modify import Modifier
 from strata.engine.read import Reader
@@ -45,6 +46,7 @@ from strata.maintenance.rotate_keys import KeyRotation, Rotator
 from strata.maintenance.warm import Warmer
 from strata.model.fields import check_identifier
 from strata.model.keys import KEYS
+from strata.model.numbers import Number
 from strata.observe import labels
 from strata.observe.counters import Stats
 from strata.observe.health import Health
@@ -114,6 +116,7 @@ class DataStore:
         self._writer = Writer(context)
         self._many_writer = ManyWriter(context, self._writer)
         self._modifier = Modifier(context, self._writer)
+        self._incrementer = Incrementer(context, self._reader, self._writer, self._modifier)
         self._searcher = Searcher(context, filler)
         self._warmer = Warmer(context, filler)
         self._auditor = Auditor(context, self._wiring.metrics)
@@ -369,6 +372,35 @@ class DataStore:
         bound = self._bound(schema)
         with _Counted(bound, self._metrics, "strata_set_seconds"):
             return self._modifier.modify(bound, id, function)
+
+    @overload
+    def increment(self, schema: type[T], id: Key, /, *, default: T | None = ..., **deltas: Number) -> T: ...
+    @overload
+    def increment(self, schema: str, id: Key, /, *, default: Any = ..., **deltas: Number) -> Any: ...
+    def increment(self, schema: SchemaRef[Any], id: Key, /, *, default: Any = None, **deltas: Number) -> Any:
+        """Add to fields of a record, as in `increment(Post, 7, likes=1)`; returns it as far as it is known then.
+
+        By the schema's write mode. What is written behind is counted exactly once, whatever fails on the way: the
+        process adds up what it has added, and so do ledger and PostgreSQL with what several processes have; a `set` of
+        the field takes the place of what was added before it, and what is added after it is on top. Then the record
+        that is returned is what this process knows: others' increments may not be in it, and a field that is not known
+        here is UNLOADED. `default` is the record that is made, and added to, where there is none.
+
+        int goes with int, float with int and float, Decimal with int and Decimal; a field that is None counts from 0.
+
+        Raises `EncodeError` for a field that is no number, and for what cannot be added to it; `NotFoundError` where
+        there is no record, and no default (written behind, that is known where the record was read, and otherwise
+        becomes a dead letter, as does a sum that BIGINT cannot hold); otherwise as `set` does.
+
+        >>> scored = store.set("scores", 1, Score(1))
+        >>> store.increment("scores", 1, points=5)
+        Score(id=1, points=5)
+        >>> store.increment("scores", 2, points=1, default=Score(2)).id
+        2
+        """
+        bound = self._bound(schema)
+        with _Counted(bound, self._metrics, "strata_set_seconds"):
+            return self._incrementer.increment(bound, id, deltas, default)
 
     @overload
     def set_many(self, schema: type[T], values: Mapping[K, T]) -> dict[K, T]: ...

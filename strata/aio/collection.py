@@ -12,6 +12,7 @@ from strata.aio.jobs import AsyncJob
 from strata.aio.ready import Ready
 from strata.collection import RAISE, Collection
 from strata.model.keys import KEYS
+from strata.model.numbers import Number
 from strata.query import Q, Query
 from strata.schema import Key, Record
 
@@ -98,6 +99,10 @@ class AsyncCollection(Ready, Generic[T, K]):
     async def update(self, id: K, /, *, expect: Mapping[str, Any] | None = None, **fields: Any) -> T:
         """As `Collection.update`."""
         return await here().call(partial(self.sync.update, id, expect=expect, **fields))
+
+    async def increment(self, id: K, /, *, default: T | None = None, **deltas: Number) -> T:
+        """As `Collection.increment`."""
+        return await here().call(partial(self.sync.increment, id, default=default, **deltas))
 
     async def modify(self, id: K, function: Change[T], /) -> T:
         """As `Collection.modify`; the function may be a coroutine function."""

@@ -23,6 +23,7 @@ from strata.datastore import DataStore
 from strata.durations import Duration
 from strata.jobs.job import Job
 from strata.model.keys import KEYS
+from strata.model.numbers import Number
 from strata.observe.counters import Stats
 from strata.observe.health import Health
 from strata.query import Q, Query
@@ -205,6 +206,14 @@ class AsyncDataStore(AsyncWith):
     ) -> Any:
         """As `DataStore.update`."""
         return await here().call(partial(self.sync.update, schema, id, expect=expect, **fields))
+
+    @overload
+    async def increment(self, schema: type[T], id: Key, /, *, default: T | None = ..., **deltas: Number) -> T: ...
+    @overload
+    async def increment(self, schema: str, id: Key, /, *, default: Any = ..., **deltas: Number) -> Any: ...
+    async def increment(self, schema: SchemaRef[Any], id: Key, /, *, default: Any = None, **deltas: Number) -> Any:
+        """As `DataStore.increment`."""
+        return await here().call(partial(self.sync.increment, schema, id, default=default, **deltas))
 
     @overload
     async def modify(self, schema: type[T], id: Key, function: Change[T], /) -> T: ...

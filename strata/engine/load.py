@@ -23,10 +23,13 @@ from strata.errors import (
 from strata.l1.claims import Claim
 from strata.l2.content import Found, State
 from strata.l2.values import Put
+from strata.l3.standing import Standing
 
 if TYPE_CHECKING:
     from strata.l2.tier import L2Tier
     from strata.l3.reads import Row
+    from strata.l3.standing import RowNote
+    from strata.l3.table import Table
     from strata.writebehind.pending import Pending
 
 FAILED = (UnavailableError, RefusedError)
@@ -117,9 +120,12 @@ class Load:
                 for text, claim in waits.in_turns(claims.items()):
                     row, entry = rows.get(claim.key), pending.get(text)
                     try:
+                        note = None
+                        if row is not None and entry is not None and entry.adds:
+                            row, note = _noted(conn, table, row, claim.key, text)
                         # One that went around the ledger, while that was away, leaves an older write there.
                         deletion = 0 if row is not None or entry is None else table.tombstone(conn, text)
-                        item = loaded[text] = joined(bound, row, entry, deletion)
+                        item = loaded[text] = joined(bound, row, entry, deletion, note)
                     except DecodeError as error:
                         unreadable = unreadable or error
                     else:
@@ -238,11 +244,33 @@ def stale_of(context: Context, bound: Bound, claim: Claim) -> Loaded | None:
     return stale
 
 
-def joined(bound: Bound, row: Row | None, pending: Pending | None, deletion: int = 0) -> Loaded:
+def _noted(conn: Any, table: Table, row: Row, key: Any, key_text: str) -> tuple[Row | None, RowNote | None]:
+    """A row, and a note that is not of a later one."""
+    found: Row | None = row
+    while found is not None:
+        note = table.note_of(conn, key_text)
+        if note is None or note.version <= found.version:
+            return found, note
+        found = table.get(conn, key)
+    return None, None
+
+
+def joined(
+    bound: Bound, row: Row | None, pending: Pending | None, deletion: int = 0, note: RowNote | None = None
+) -> Loaded:
     """What ledger and L3 hold together: the newer one, or, of a partial write, its columns over the row.
 
-    `deletion` is the version at which L3 knows that there is no row.
+    `deletion` is the version at which L3 knows that there is no row; `note` is what is noted of the row, where that
+    matters.
     """
+    if pending is not None and pending.adds:
+        names, key = bound.plan.column_names, bound.plan.key.name
+        held = Standing.gone(deletion) if row is None else Standing.of(names, row.version, row.values, note)
+        came = [held.lay(step, names, key) for step in pending.steps]
+        if held.values is None:
+            return Loaded(ABSENT, held.version)
+        record = bound.record(tuple(held.values[name] for name in names))
+        return Loaded(record, held.version, any(came))
     if pending is not None and not pending.partial and pending.oldest > (deletion if row is None else row.version):
         record = ABSENT if pending.deleted else bound.record(pending.values, pending.names)
         return Loaded(record, pending.version, True)

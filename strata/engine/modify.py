@@ -32,7 +32,8 @@ from strata.model.markers import UNLOADED
 if TYPE_CHECKING:
     from strata.l2.tier import L2Tier
 
-RETRIES = 20  # of a change in L2 alone that others came before
+RETRIES = 100  # of a change in L2 alone that others came before
+PAUSE = 0.002  # seconds that are waited before it is tried again, at most, and ten times as many after ten tries
 
 
 class Unchanged(StrataError):
@@ -64,7 +65,7 @@ class Modifier:
         except AttributeError:
             plan.check(record)  # it has no key, which this says
             raise
-        return self._decided(bound, id, key_text, _Insert(bound, id, self._writer.prepare(bound, id, record)))
+        return self.decided(bound, id, key_text, _Insert(bound, id, self._writer.prepare(bound, id, record)))
 
     def update(self, bound: Bound, id: Any, fields: Mapping[str, Any], expect: Mapping[str, Any] | None) -> Any:
         """Write some columns of a record that is there; with `expect` only if it has these values."""
@@ -75,18 +76,19 @@ class Modifier:
             try:
                 return self._writer.set(bound, id, record)
             except NoRowError:
-                raise _missing(bound, id) from None
+                raise missing(bound, id) from None
         prepared = self._writer.prepare(bound, id, record)
-        return self._decided(bound, id, key_text, _Update(bound, id, prepared, expected))
+        return self.decided(bound, id, key_text, _Update(bound, id, prepared, expected))
 
     def modify(self, bound: Bound, id: Any, function: Callable[[Any], Any]) -> Any:
         """Write what `function` makes of the record; returns it as stored."""
         if not callable(function):
             raise EncodeError(f"modify takes a function of the record, not a {type(function).__name__}")
         id, key_text = bound.plan.key_and_text(id)
-        return self._decided(bound, id, key_text, _Modify(bound, id, function, self._writer))
+        return self.decided(bound, id, key_text, _Modify(bound, id, function, self._writer))
 
-    def _decided(self, bound: Bound, id: Any, key_text: str, decision: Decision) -> Any:
+    def decided(self, bound: Bound, id: Any, key_text: str, decision: Decision) -> Any:
+        """Write what is decided on by what the lowest tier holds; returns it as stored."""
         self._context.listen()
         try:
             if bound.l3 is not None:
@@ -104,7 +106,9 @@ class Modifier:
     def _in_l2(self, bound: Bound, l2: L2Tier, id: Any, key_text: str, decision: Decision) -> Any:
         """Until nobody else has written in between, as by WATCH and MULTI."""
         known: int | None = None  # what stands there and cannot be read
-        for _ in range(RETRIES):
+        for tries in range(RETRIES):
+            if tries:
+                waits.sleep(waits.uniform(0, PAUSE * min(tries, 10)))
             found = l2.read(key_text, lease=False)
             there = found.state is State.VALUE
             stood = known if found.state is State.BUSY else found.version
@@ -231,10 +235,11 @@ class _Modify:
 
 def _check_there(bound: Bound, id: Any, held: Any) -> None:
     if held is ABSENT:
-        raise _missing(bound, id)
+        raise missing(bound, id)
 
 
-def _missing(bound: Bound, id: Any) -> NotFoundError:
+def missing(bound: Bound, id: Any) -> NotFoundError:
+    """The error of a write that needs a record which is not there."""
     return NotFoundError(f"schema {bound.name!r} has no record of this key; insert it first", schema=bound.name, key=id)
 
 

@@ -11,6 +11,8 @@ from strata.engine.context import ABSENT, Context
 from strata.engine.load import NOTHING, Loaded, found_below
 from strata.l1.claims import Claim
 from strata.l1.trust import BUS_GRACE
+from strata.model.numbers import counted
+from strata.protocol.added import total
 
 if TYPE_CHECKING:
     from strata.writebehind.dirty.slot import OwnWrite
@@ -53,8 +55,8 @@ def shown(context: Context, bound: Bound, id: Any, key_text: str, own: OwnWrite,
     """What a read shows of this process's own write and of what it has found below. Raises as L3 does."""
     if loaded.record is ABSENT and not loaded.version and not own.newest:
         loaded = Loaded(ABSENT, _buried(bound, key_text))
-    if own.in_parts and loaded.version > own.oldest and _matters(own, loaded):
-        return _decided(context, bound, id, key_text)
+    if own.in_parts and loaded.version > own.oldest and (own.added or _matters(own, loaded)):
+        return (_together if own.added else _decided)(context, bound, id, key_text)
     return _laid_over(bound, own, loaded)
 
 
@@ -72,13 +74,39 @@ def _decided(context: Context, bound: Bound, id: Any, key_text: str) -> Any:
     return found_below(context, bound, Claim(id), key_text, pending).record
 
 
+def _together(context: Context, bound: Bound, id: Any, key_text: str) -> Any:
+    """What was added here, and something newer below, which may have it in it or not: the row says what it has. Raises
+    as L3 does."""
+    assert context.writebehind is not None
+    found = (context.handed_off(bound, [key_text]) or {}).get(key_text)
+    pending = context.writebehind.with_own(bound, id, key_text, found)
+    return found_below(context, bound, Claim(id), key_text, {} if pending is None else {key_text: pending}).record
+
+
 def _laid_over(bound: Bound, own: OwnWrite, loaded: Loaded) -> Any:
     """The newer one, or, of a partial write, its columns over the record that is there."""
     if loaded.version > own.version:
         return loaded.record
+    if own.added:
+        return _added_to(bound, own, loaded)
     if not own.partial:
         return ABSENT if own.record is None else bound.plan.copy(own.record)
     return ABSENT if loaded.record is ABSENT else bound.plan.merge(loaded.record, own.record)
+
+
+def _added_to(bound: Bound, own: OwnWrite, loaded: Loaded) -> Any:
+    """What this process has added, over a record that has none of it."""
+    base = loaded.record
+    if base is ABSENT or loaded.version <= own.deleted:
+        base = ABSENT if own.default is None else own.default
+    record = bound.plan.copy(own.record) if not own.partial else ABSENT
+    if own.partial and base is not ABSENT:
+        record = bound.plan.merge(base, own.record)
+    if record is ABSENT:
+        return ABSENT
+    deltas = {series.column: total(own.added, series.column, 0) for series in own.added}
+    sum_ = counted(bound.plan, record, deltas)
+    return record if sum_ is None else sum_
 
 
 def _buried(bound: Bound, key_text: str) -> int:

@@ -166,6 +166,22 @@ class L1Tier:
             self.write(key, value, version, now)
             return True
 
+    def change(self, key: Hashable, change: Callable[[Any], Any], now: float) -> Any:
+        """What is under way for the key is void, and of the value that there is, `change` makes another, of the same
+        version; returns that, None where there is none. It is called with the lock held."""
+        with self.claims.lock:
+            self.claims.void(key)
+            self._present(key)
+            entry = self.lookup(key, now)
+            if entry is None or self.store is None:
+                return None
+            value = change(entry.value)
+            if value is None:
+                self.store.drop(key)
+            else:
+                entry.value = value  # as the store renews an entry: one store, under its lock
+            return value
+
     def forget(self, key: Hashable, below: int | None = None) -> None:
         """Drop the entry if it is older than `below` (None: whatever it is); claims on the key are void."""
         with self.claims.lock:

@@ -9,7 +9,8 @@ deleted row, since its snapshot is older than the wait. The batch is merged in t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -17,6 +18,7 @@ from msgspec.structs import replace
 
 from strata.l3 import diagnosis, doubt, failures
 from strata.l3.connection import Connection
+from strata.l3.increments import Increments
 from strata.l3.layout import HORIZONS, TOMBSTONES, VERSION, Layout
 from strata.l3.outside import moving, own
 from strata.l3.partials import Late, Partials
@@ -26,6 +28,8 @@ from strata.l3.statement import INT4, Statement
 from strata.l3.values import Applied, Change, Status
 from strata.l3.writes import Writes
 from strata.model.markers import UNLOADED
+from strata.model.numbers import plus
+from strata.protocol.added import total
 from strata.protocol.shards import shard_of
 from strata.protocol.versions import L3_NODE
 
@@ -40,6 +44,7 @@ class Applier:
 
     def __init__(self, layout: Layout, writes: Writes, stage: Stage, partials: Partials) -> None:
         self._partials = partials
+        self._increments = Increments(layout, stage, self._update)
         self._layout = layout
         self._writes = writes
         self._stage = stage
@@ -100,22 +105,22 @@ class Applier:
         if not changes:
             return []
         order = sorted(range(len(changes)), key=lambda index: changes[index].key)
-        batch = _Sorted([changes[index] for index in order], self._layout)
-        try:
-            found = self._apply(conn, batch)
-        except psycopg.Error as error:
-            if conn.closed or classify(error.sqlstate or "") is Failure.OUTAGE:
-                raise
-            raise failures.batch_error(error).at(order)  # noqa: B904 the cause is set
-        except diagnosis.BatchError as error:
-            error.at(order)
-            raise
+        adding = [index for index in order if changes[index].adds]
+        if adding:  # all at once: who asked for more later would wait in a circle
+            self._writes.lock_shards(conn, {shard_of(change.key_text): True for change in changes})
         answers: list[Applied | None] = [None] * len(changes)
-        for index, answer in zip(order, found, strict=True):
-            answers[index] = answer
+        for some, apply in (
+            ([index for index in order if not changes[index].adds], self._apply),
+            (adding, self._increments.apply),
+        ):
+            if some:
+                found = _blaming(some, partial(apply, conn, [changes[index] for index in some]), conn)
+                for index, answer in zip(some, found, strict=True):
+                    answers[index] = answer
         return [answer for answer in answers if answer is not None]
 
-    def _apply(self, conn: Connection, batch: _Sorted) -> list[Applied]:
+    def _apply(self, conn: Connection, changes: Sequence[Change]) -> list[Applied]:
+        batch = _Sorted(list(changes), self._layout)
         # Alone where rows are deleted, and where some are written after the whole ones: these wait for rows in the
         # order of the keys, and nobody may wait for the others.
         self._writes.lock_shards(conn, batch.shards())
@@ -169,7 +174,7 @@ class Applier:
             names = [n for n in layout.settable if n in values and late.columns.get(n, late.base) < change.version]
             if not names:
                 continue
-            row = [values[name] if name in names else UNLOADED for name in layout.names]
+            row = [_with(late, name, values[name], change) if name in names else UNLOADED for name in layout.names]
             row[layout.key_place] = change.key
             version = self._writes.lay(conn, row, L3_NODE)
             base, columns = late.base, late.columns
@@ -178,7 +183,7 @@ class Applier:
                 columns = {name: at for name, at in columns.items() if at > base}
             else:
                 columns = columns | dict.fromkeys(names, change.version)
-            self._partials.change(conn, change.key_text, Late(late.place, version, base, columns))
+            self._partials.change(conn, change.key_text, Late(late.place, version, base, columns, late.added))
             found.add(late.place)
         return found
 
@@ -225,6 +230,19 @@ class Applier:
         return Applied(change.key, _APPLIED, change.version, tuple(kept), layout.kept)
 
 
+def _blaming(order: Sequence[int], apply: Callable[[], list[Applied]], conn: Connection) -> list[Applied]:
+    """The answers to the changes at these places; an error blames one of them, by its place."""
+    try:
+        return apply()
+    except psycopg.Error as error:
+        if conn.closed or classify(error.sqlstate or "") is Failure.OUTAGE:
+            raise
+        raise failures.batch_error(error).at(order)  # noqa: B904 the cause is set
+    except diagnosis.BatchError as error:
+        error.at(order)
+        raise
+
+
 class _Sorted:
     """Changes in the order of their keys. `groups` numbers the sets of columns that partial ones carry, from 1."""
 
@@ -268,6 +286,12 @@ class _Sorted:
             row[self._layout.places[name]] = value
         row[self._layout.key_place] = change.key
         return row
+
+
+def _with(late: Late, name: str, value: Any, change: Change) -> Any:
+    """The value of a column, with what was added to it since."""
+    on_top = total(late.added, name, change.version)
+    return plus(value or 0, on_top) if on_top else value
 
 
 def _is_whole(change: Change, layout: Layout) -> bool:

@@ -34,6 +34,7 @@ def compare(
     for name in ddl.SYSTEM_TABLES:
         if not exists(conn, name):
             plan.statements += ddl.system_table(name)
+    plan.statements += ddl.later_columns(conn)
     seen: dict[str, Table] = {}
     for table, schema in tables:
         if table.name not in seen:

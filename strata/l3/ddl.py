@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from strata.errors import InvalidModelError
+from strata.l3.catalog import table_columns
+from strata.l3.connection import Connection
 from strata.l3.layout import HORIZONS, PARTIALS, REPAIRS, TOMBSTONES, VERSION, quote
 from strata.l3.partition import Month, Partition
 from strata.model.columns import Column
@@ -40,7 +42,7 @@ SYSTEM_TABLES = {
     HORIZONS: "schema TEXT PRIMARY KEY, version BIGINT NOT NULL",
     PARTIALS: (
         "schema TEXT NOT NULL, id TEXT NOT NULL, version BIGINT NOT NULL, base BIGINT NOT NULL, "
-        "columns JSONB NOT NULL, at TIMESTAMPTZ NOT NULL DEFAULT now(), PRIMARY KEY (schema, id)"
+        "columns JSONB NOT NULL, at TIMESTAMPTZ NOT NULL DEFAULT now(), counted JSONB, PRIMARY KEY (schema, id)"
     ),
     REPAIRS: (
         "schema TEXT NOT NULL, id TEXT NOT NULL, version BIGINT NOT NULL, "
@@ -55,6 +57,12 @@ def system_table(table: str) -> list[str]:
     if table == TOMBSTONES:
         made.append(f"CREATE INDEX IF NOT EXISTS {TOMBSTONES}_age ON {TOMBSTONES} (schema, deleted_at)")
     return made
+
+
+def later_columns(conn: Connection) -> list[str]:
+    """The statements that add to Strata's own tables what an earlier release has made them without."""
+    _, columns = table_columns(conn, PARTIALS)
+    return [] if not columns or "counted" in columns else [f"ALTER TABLE {PARTIALS} ADD COLUMN counted JSONB"]
 
 
 def literal(value: Any) -> str:

@@ -18,7 +18,12 @@ from strata.l3.connection import JSONB as JSONB_OID
 from strata.l3.connection import Connection, JsonText
 from strata.l3.layout import PARTIALS, VERSION, Layout
 from strata.l3.stage import GROUP, ORDER, STAGE, Stage
+from strata.l3.standing import RowNote, counted_text, note_of
 from strata.l3.statement import ARRAYS, INT4, INT8, TEXT, Statement
+from strata.model.numbers import kinds_of
+from strata.protocol.added import Added
+
+COUNTED = "(to_jsonb(p) ->> 'counted')"  # so that it is NULL, too, where an earlier release has made the table
 
 # A note goes on top of one that is good, or takes the place of one that is not.
 ON_TOP = (
@@ -35,6 +40,7 @@ class Late(NamedTuple):
     version: int
     base: int
     columns: dict[str, int]
+    added: Added = ()
 
 
 class Partials:
@@ -60,7 +66,7 @@ class Partials:
             prepared=False,
         )
         self._late = stage.statement(
-            f"SELECT s.{ORDER}, r.{VERSION}, p.base, p.columns::text"
+            f"SELECT s.{ORDER}, r.{VERSION}, p.base, p.columns::text, {COUNTED}"
             f" FROM {staged} s JOIN {table} r ON r.{key} = s.{key}"
             f" JOIN {PARTIALS} p ON {layout.buried('p', f's.{key}::text')} AND p.version = r.{VERSION}"
             f" WHERE s.{GROUP} >= 0 AND s.{VERSION} < r.{VERSION} AND s.{VERSION} > p.base"
@@ -71,10 +77,15 @@ class Partials:
         self._noted = Statement(
             f"SELECT p.id FROM {PARTIALS} p WHERE p.schema = {layout.schema} AND p.id = ANY($1)", (ARRAYS[TEXT],)
         )
-        self._change = Statement(
-            f"UPDATE {PARTIALS} p SET version = $2, base = $3, columns = $4 WHERE {layout.buried('p', '$1')}",
-            (TEXT, INT8, INT8, JSONB_OID),
+        change = f"UPDATE {PARTIALS} p SET version = $2, base = $3, columns = $4"
+        types = (TEXT, INT8, INT8, JSONB_OID)
+        self._change = Statement(f"{change} WHERE {layout.buried('p', '$1')}", types)
+        self._change_counted = Statement(
+            f"{change}, counted = $5 WHERE {layout.buried('p', '$1')}", (*types, JSONB_OID)
         )
+        self._kinds = kinds_of(layout.plan)
+        shown = f"p.version, p.base, p.columns::text, {COUNTED}"
+        self._note_of = Statement(f"SELECT {shown} FROM {PARTIALS} p WHERE {layout.buried('p', '$1')}", (TEXT,))
 
     def note(self, conn: Connection, key: Any, key_text: str, names: Sequence[str], version: int, node: int) -> None:
         """A synchronous write is about to update these columns of a row, which stays locked."""
@@ -86,9 +97,11 @@ class Partials:
 
     def late(self, conn: Connection) -> list[Late]:
         """Changes in the stage that are older than their rows, and newer than what some columns have."""
-        return [
-            Late(place, version, base, json.loads(columns)) for place, version, base, columns in self._late.rows(conn)
-        ]
+        found = []
+        for place, version, base, columns, counted in self._late.rows(conn):
+            note = note_of(version, base, columns, counted, self._kinds)
+            found.append(Late(place, version, base, dict(note.columns), note.added))
+        return found
 
     def noted(self, conn: Connection, key_texts: Sequence[str]) -> set[str]:
         """Of these keys those that have a note, good or not."""
@@ -97,4 +110,13 @@ class Partials:
     def change(self, conn: Connection, key_text: str, late: Late) -> None:
         """The note of a key is this from now on."""
         columns = JsonText(json.dumps(late.columns))
-        self._change.execute(conn, (key_text, late.version, late.base, columns))
+        if late.added:
+            counted = JsonText(counted_text(late.base, late.added))
+            self._change_counted.execute(conn, (key_text, late.version, late.base, columns, counted))
+        else:
+            self._change.execute(conn, (key_text, late.version, late.base, columns))
+
+    def note_of(self, conn: Connection, key_text: str) -> RowNote | None:
+        """The note of a key, good or not."""
+        row = self._note_of.row(conn, (key_text,))
+        return None if row is None else note_of(row[0], row[1], row[2], row[3], self._kinds)

@@ -86,6 +86,7 @@ class Table:
 
         writes = self._writing.writes
         self.noted = self._partials.noted
+        self.note_of = self._partials.note_of
         self.lock_shards = writes.lock_shards
         self.delete = self._door(writes.delete)
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from strata.protocol.added import Added
 from strata.protocol.entry import Ages
 
 
@@ -27,7 +28,9 @@ class Status(enum.Enum):
 
 class Change(msgspec.Struct, frozen=True, gc=False):
     """One key's pending change. `names` are the columns it carries, None all of them; `values` are theirs, in order.
-    `ages`: columns that are older than `version`, with theirs; see `writebehind.dirty.changes.apply`."""
+    `ages`: columns that are older than `version`, with theirs, and `deleted` the version of a deletion that comes
+    before all of it; see `writebehind.dirty.changes.apply`. `added` is what is added to columns, in numbers, and
+    `default` the row to which, where there is none."""
 
     key: Any
     key_text: str
@@ -36,6 +39,19 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     names: tuple[str, ...] | None = None
     values: tuple[Any, ...] | None = None
     ages: Ages = ()
+    added: Added = ()
+    default: tuple[Any, ...] | None = None
+    deleted: int = 0
+
+    @property
+    def adds(self) -> bool:
+        """Whether it depends on what the row holds."""
+        return bool(self.added) or self.default is not None
+
+    @property
+    def in_steps(self) -> bool:
+        """Whether it is made of several writes."""
+        return bool(self.ages) or self.adds or bool(self.deleted)
 
 
 class Applied(msgspec.Struct, frozen=True, gc=False):

@@ -9,6 +9,7 @@ import msgspec
 
 from strata.errors import DecodeError
 from strata.model.plan import UnknownColumnError
+from strata.protocol.added import Added, origins
 
 
 class EntryOp(enum.StrEnum):
@@ -32,10 +33,27 @@ def oldest(version: int, ages: Ages) -> int:
     return min((at for _, at in ages), default=version)
 
 
+class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What follows the header of an entry that adds to columns."""
+
+    op: str
+    ages: Ages
+    added: Added
+    default: bytes
+    deleted: int
+    row: bytes
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(Body).decode
+
+
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """One pending write. `since` is ms since 1970 of the first write that L3 does not have, `origin` an instance.
 
-    `ages`: where writes in part of one row wait together each column keeps the version of its own write.
+    `ages`: where writes in part of one row wait together each column keeps the version of its own write. `added` is
+    what is added to columns, its totals as text; `default` the packed row to which, where there is none, or where it
+    was `deleted`, at that version.
     """
 
     version: int
@@ -44,16 +62,27 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     origin: str
     row: bytes
     ages: Ages = ()
+    added: Added = ()
+    default: bytes = b""
+    deleted: int = 0
 
     @property
     def oldest(self) -> int:
         """The version of its oldest column."""
         return oldest(self.version, self.ages)
 
+    def versions(self) -> dict[str, int]:
+        """Who waits to hear of it, and of which version of its own: all who have added, or the one that wrote it."""
+        return {self.origin: self.version} | origins(self.added)
+
     def encode(self) -> bytes:
         """`E1:<version>:<op>:<since>:<origin>:<row>`, all but the last two of fixed width. Before the row of a write in
-        parts stand its ages, `<column>=<version>` each, and another colon."""
+        parts stand its ages, `<column>=<version>` each, and another colon. One that adds to columns is
+        `E2:<version>:a:<since>:<origin>:<body>`, which a release that cannot add leaves to one that can."""
         row = self.row
+        if self.added or self.default or self.deleted:
+            body = _pack(Body(self.op, self.ages, self.added, self.default, self.deleted, row))
+            return b"E2:%019d:a:%013d:%s:%s" % (self.version, self.since, self.origin.encode(), body)
         if self.op in IN_PARTS:
             row = b"%s:%s" % (",".join(f"{name}={version:019d}" for name, version in self.ages).encode(), row)
         return b"E1:%019d:%s:%013d:%s:%s" % (self.version, self.op.encode(), self.since, self.origin.encode(), row)
@@ -70,6 +99,7 @@ class NewerError(UnknownColumnError):
 # As in `scripts/ledger.lua`. Every format has its number and the version in the same place.
 _OURS = re.compile(rb"E1:(\d{19}):([sdpm]):(\d{13}):([^:]*):", re.DOTALL)
 _AGES = re.compile(rb"((?:[a-z0-9_]+=\d{19}(?:,(?!:)|(?=:)))*):")
+_ADDING = re.compile(rb"E2:(\d{19}):a:(\d{13}):([^:]*):", re.DOTALL)
 _LATER = re.compile(rb"E[02-9]:\d{19}:")
 _VERSION = re.compile(rb"\d{19}")
 
@@ -81,13 +111,15 @@ def version_of(raw: bytes) -> int:
 
 def is_newer(raw: bytes) -> bool:
     """Whether the bytes are an entry of a later format, which a newer process has written."""
-    return _LATER.match(raw) is not None
+    return _LATER.match(raw) is not None and _ADDING.match(raw) is None
 
 
 def decode(raw: bytes) -> Entry:
     """The entry of its bytes. Raises `NewerError` for what a newer process wrote, and `DecodeError` for what nobody
     did."""
     found = _OURS.match(raw)
+    if found is None and (adding := _ADDING.match(raw)) is not None:
+        return _adding(adding, raw)
     if found is None and is_newer(raw):
         raise NewerError("an entry of the ledger has another format; a newer process can read it")
     if found is None:
@@ -98,6 +130,19 @@ def decode(raw: bytes) -> Entry:
     if op in IN_PARTS:
         ages, end = _ages(raw, end)
     return Entry(int(version), op, int(since), origin.decode(errors="replace"), raw[end:], ages)
+
+
+def _adding(found: re.Match[bytes], raw: bytes) -> Entry:
+    version, since, origin = found.groups()
+    try:
+        body = _unpack(raw[found.end() :])
+        op = EntryOp(body.op)
+    except UNDECODABLE:
+        raise DecodeError("what the ledger holds is no entry; what it adds to columns is damaged") from None
+    if op is EntryOp.DELETE or not all(series.points for series in body.added):
+        raise DecodeError("what the ledger holds is no entry; what it adds to columns adds up to nothing")
+    sender = origin.decode(errors="replace")
+    return Entry(int(version), op, int(since), sender, body.row, body.ages, body.added, body.default, body.deleted)
 
 
 def _ages(raw: bytes, at: int) -> tuple[Ages, int]:

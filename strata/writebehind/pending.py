@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from strata.bound import Bound
 from strata.errors import DecodeError
+from strata.l3.values import Change
 from strata.protocol.entry import Ages, EntryOp, decode, oldest
 from strata.writebehind.dirty import changes
 from strata.writebehind.ledger.common import Common
@@ -15,14 +16,17 @@ from strata.writebehind.ledger.shard import Shard, home_of
 
 class Pending(NamedTuple):
     """A write of some process that L3 does not have yet; `partial`: it carries some of the columns only; `ages`: those
-    that are older than its version, with theirs."""
+    that are older than its version, with theirs. `steps`: the same as the writes of which it is made, each of one
+    version, oldest first; where it `adds`, what they come to depends on what the row holds."""
 
     version: int
     deleted: bool
     partial: bool
     names: tuple[str, ...]
     values: tuple[Any, ...]
-    ages: Ages = ()
+    ages: Ages
+    steps: tuple[Change, ...]
+    adds: bool
 
     @property
     def oldest(self) -> int:
@@ -51,9 +55,23 @@ def _pending(common: Common, bound: Bound, key_text: str, raw: bytes) -> Pending
         entry = decode(raw)
         if not common.versions.believed(entry.version):
             return None
-        if entry.op is EntryOp.DELETE:
-            return Pending(entry.version, True, False, (), ())
-        names, values = changes.row_of(bound, bound.plan.parse_key(key_text), entry)
+        change = changes.of_entry(bound, bound.plan.parse_key(key_text), key_text, entry)
     except DecodeError:
         return None
-    return Pending(entry.version, False, entry.op is EntryOp.PARTIAL, names, values, entry.ages)
+    return pending_of(bound, change, partial=entry.op is EntryOp.PARTIAL)
+
+
+def pending_of(bound: Bound, change: Change, *, partial: bool) -> Pending:
+    """A change as one that is pending."""
+    names = bound.plan.column_names if change.names is None else change.names
+    steps = tuple(changes.in_order(bound, change))
+    values, adds = change.values or (), change.adds or bool(change.deleted)
+    return Pending(change.version, change.delete, partial, names, values, change.ages, steps, adds)
+
+
+def together(one: Pending | None, other: Pending) -> Pending:
+    """Two pending writes of one key, in no order, since each of their steps has a version of its own."""
+    if one is None:
+        return other
+    partial = (one.partial or one.deleted) and (other.partial or other.deleted)
+    return Pending(max(one.version, other.version), False, partial, (), (), (), (*one.steps, *other.steps), True)

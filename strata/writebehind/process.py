@@ -13,13 +13,14 @@ from strata.bound import Bound
 from strata.coherence.repairs import Repairs
 from strata.config import Config
 from strata.errors import WITHOUT_L2, InvalidConfigError
+from strata.model.numbers import counted
 from strata.observe.causes import network_cause
 from strata.policies import Durability
 from strata.runtime.daemon import Daemon
 from strata.writebehind.dirty.buffer import DirtyBuffer
 from strata.writebehind.dirty.journal import Journal
 from strata.writebehind.dirty.owner import Limits
-from strata.writebehind.dirty.slot import Slot
+from strata.writebehind.dirty.slot import Addition, Slot
 from strata.writebehind.fleet.broker import Broker
 from strata.writebehind.fleet.doorbell import Doorbell
 from strata.writebehind.fleet.keyed_worker import KeyedWorker
@@ -38,6 +39,7 @@ from strata.writebehind.writer.encode import Encoder
 from strata.writebehind.writer.flush import Flush
 from strata.writebehind.writer.flusher import Flusher
 from strata.writebehind.writer.handoff import HandOff
+from strata.writebehind.writer.intake import Intake
 from strata.writebehind.writer.redrive import Redrive
 from strata.writebehind.writer.replay import Replay
 
@@ -94,6 +96,15 @@ class Process:
         self.replay = None
         if self.journal is not None:
             self.replay = Replay(shared, self.journal, self.buffer, encoder, self.handoff.run)
+        self.intake = Intake(
+            shared,
+            config.write_behind_durability,
+            self.buffer,
+            self.replay,
+            self.handoff,
+            self.bypass,
+            self.beat,
+        )
         self.redrive = Redrive(shared, self.buffer, self.handoff, self.outcomes, self.giving_up, self.workers)
         self._journal_away = log.outage(
             "the journal cannot be used",
@@ -163,8 +174,25 @@ class Process:
 
     # -- what its buffer asks -----------------------------------------------------------------------------------
 
+    @property
+    def source(self) -> str:
+        return self._shared.announcer.source
+
     def stamp(self) -> int:
         return self._shared.versions.stamp()
+
+    def count(self, schema: str, key: Any, what: Addition, known: Any) -> Any:
+        bound = self._shared.schemas[schema]
+        plan = bound.plan
+
+        def change(value: Any) -> Any:
+            record = counted(plan, plan.thaw(value), what.deltas, what.part)
+            return None if record is None else plan.freeze(record)
+
+        cached = bound.l1.change(key, change, self._shared.clock.monotonic())
+        if cached is not None:
+            return plan.thaw(cached)
+        return None if known is None else counted(plan, known, what.deltas, what.part)
 
     def merge(self, schema: str, base: Any, over: Any) -> Any:
         return self._shared.schemas[schema].plan.merge(base, over)

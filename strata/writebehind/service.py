@@ -6,21 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from strata import waits
 from strata.bound import Bound
 from strata.errors import (
     WITHOUT_L2,
-    WITHOUT_L3,
-    ConstraintError,
-    EncodeError,
     FlushTimeoutError,
-    L2RefusedError,
-    L2UnavailableError,
     L3UnavailableError,
-    MigrationError,
-    WriteBehindFullError,
     WriteBehindMaxRetryError,
 )
+from strata.l3.diagnosis import NoRowError
 from strata.l3.values import Change
 from strata.policies import Durability
 from strata.protocol.entry import Entry, EntryOp
@@ -28,17 +21,16 @@ from strata.protocol.shards import SHARDS
 from strata.runtime.daemon import Daemon
 from strata.writebehind import endings
 from strata.writebehind.dirty import changes, directory
-from strata.writebehind.dirty.slot import Buffered, OwnWrite
+from strata.writebehind.dirty.slot import Addition, Buffered, OwnWrite
 from strata.writebehind.ledger.lag import PendingStats
 from strata.writebehind.ledger.shard import Shard, by_home, home_of, shards_of
-from strata.writebehind.pending import Pending, read_pending
+from strata.writebehind.pending import Pending, pending_of, read_pending, together
 from strata.writebehind.persist.dead_letters import DeadLetters
 from strata.writebehind.persist.giving_up import Reason
 from strata.writebehind.persist.persister import NO_ROW
 from strata.writebehind.process import Process, Shared
 from strata.writebehind.writer.replay import restored
 
-ROOM = 0.05  # seconds between looks for room in a full buffer
 CLOSE_GRACE = 2.0  # seconds that each thread gets to end
 
 
@@ -89,13 +81,34 @@ class WriteBehind:
         put = self._process.buffer.write(bound.name, key, key_text, record, partial)
         if not self._held:
             self._hold()
+        item = Buffered(put.version, record, partial)
         if put.orphan:
-            self._refuse(bound, key, key_text, Buffered(put.version, record, partial))
-        elif not put.room:
-            self._overflow(bound, key, key_text, Buffered(put.version, record, partial))
-        elif self._durability is not Durability.MEMORY and not self._durable(bound, key):
-            self._hand_over(bound, key, key_text)
+            self._refuse(bound, key, key_text, item)
+        else:
+            self._process.intake.see_to(bound, key, key_text, put, item)
         return put.version
+
+    def add(
+        self, bound: Bound, key: Any, key_text: str, deltas: dict[str, Any], part: Any, default: Any, known: Any
+    ) -> Any:
+        """Take what is added to columns of a record, of which `part` has the stamps, `default` what is to be made where
+        there is none, and `known` is what the caller knows; returns the record as far as it is known then, None where
+        it is not. Raises as `put` does, and `NoRowError` where the record was deleted."""
+        if self._finalizer is None:
+            self._finalizer = endings.watch(self)
+        process = self._process
+        added = process.buffer.add(bound.name, key, key_text, Addition(deltas, part, default, known))
+        if not self._held:
+            self._hold()
+        if added.orphan:
+            raise NoRowError(f"a record of schema {bound.name!r} was deleted, and nothing can be added to it")
+        assert added.item is not None
+        try:
+            process.intake.see_to(bound, key, key_text, added, added.item)
+        except BaseException:
+            process.buffer.forget(bound.name, key)  # whatever became of it, the next one counts without it
+            raise
+        return added.known
 
     @property
     def at_once(self) -> bool:
@@ -109,13 +122,18 @@ class WriteBehind:
             process.flusher.wake()  # a process that wrote may be gone: whoever uses the schema looks after the ledger
         return process.buffer.peek(bound.name, key)
 
+    def knows(self, bound: Bound, key: Any) -> bool:
+        """Whether `add` returns the record, whatever it is given for it."""
+        slot = self._process.buffer.slot(bound.name, key)
+        return slot is not None and slot.known is not None and slot.item.record is not None
+
     def persist_own(self, bound: Bound, key: Any) -> None:
         """Bring this process's pending write of the key to L3, of which something newer was met. Raises
         `L3UnavailableError`."""
         process = self._process
-        slot = process.buffer.slot(bound.name, key)
+        shown = process.buffer.shown(bound.name, key)
         try:
-            left = slot is not None and process.bypass.overtaken(bound, [(slot, slot.item)]).left
+            left = shown is not None and process.bypass.overtaken(bound, [shown]).left
         except WITHOUT_L2:
             left = False  # L3 has refused it; to give it up waits for the ledger, in the buffer
         if left:
@@ -139,17 +157,20 @@ class WriteBehind:
         """What a synchronous partial write of the key must find in L3 before it: the ledger's entry, as
         `ledger_read` found it, and this process's own write. L3 judges by their versions whether it lacks them."""
         found: list[Change] = []
-        if pending is not None and pending.deleted:
-            found.append(Change(key, key_text, pending.version, delete=True))
-        elif pending is not None:
-            whole = not pending.partial and pending.names == bound.plan.column_names
-            names = None if whole else pending.names
-            change = Change(key, key_text, pending.version, False, names, pending.values, pending.ages)
-            found += changes.in_order(bound, change)
-        slot = self._process.buffer.slot(bound.name, key)
-        if slot is not None and slot.given_up != slot.item.version:
-            found += changes.in_order(bound, changes.of_item(bound, key, key_text, slot.item))
+        if pending is not None:
+            found += pending.steps
+        shown = self._process.buffer.shown(bound.name, key)
+        if shown is not None and shown[0].given_up != shown[1].version:
+            found += changes.in_order(bound, changes.of_item(bound, key, key_text, shown[1]))
         return found
+
+    def with_own(self, bound: Bound, key: Any, key_text: str, pending: Pending | None) -> Pending | None:
+        """What the ledger was found to hold of a key, together with what this process has not handed off."""
+        shown = self._process.buffer.shown(bound.name, key)
+        if shown is None or shown[0].given_up == shown[1].version:
+            return pending
+        change = changes.of_item(bound, key, key_text, shown[1])
+        return together(pending, pending_of(bound, change, partial=shown[1].partial))
 
     def raise_floor(self, bound: Bound, versions: Mapping[str, int], partial: Collection[str] = ()) -> None:
         """Synchronous writes reached L3 at these versions, by key text; those of `partial` with some columns only.
@@ -298,64 +319,6 @@ class WriteBehind:
         if len(self._process.buffer):
             self._hold()
 
-    def _durable(self, bound: Bound, key: Any) -> bool:
-        """Whether the journal has the write; where it cannot take it, the ledger must."""
-        replay = self._process.replay
-        if replay is None:
-            return False
-        try:
-            replay.note(bound, key)
-        except OSError as error:
-            self._log.error("the journal took no write; it goes to the ledger at once", error=type(error).__name__)
-            return False
-        return True
-
-    def _hand_over(self, bound: Bound, key: Any, key_text: str) -> None:
-        """The ledger, or else L3, has the write when `set` returns."""
-        process = self._process
-        try:
-            process.beat()
-            process.handoff.run_for(bound.name, key)
-        except WITHOUT_L2 as error:
-            slot = process.buffer.slot(bound.name, key)
-            if slot is None:
-                return  # L3 has it meanwhile
-            current = slot.item
-            try:
-                process.bypass.one(bound, key, key_text, current)
-            except (*WITHOUT_L3, MigrationError):
-                words = (
-                    "neither the ledger nor PostgreSQL took the write; it is tried again as long as this process lives"
-                )
-                if isinstance(error, L2RefusedError):
-                    raise L2RefusedError(f"{words}. {error}") from error
-                raise L2UnavailableError(words, outcome_unknown=True) from error
-            except (ConstraintError, EncodeError):
-                # The caller hears of it now, and not once more by OnWriteError.
-                process.buffer.drop(bound.name, key, current.version)
-                raise
-            process.buffer.confirm(bound.name, [(key, current.version)])
-
-    def _overflow(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> None:
-        """The buffer is full: to L3 at once; where that fails, wait for room or for L3, then raise."""
-        process = self._process
-        self._shared.metrics.count("strata_write_behind_full", schema=bound.name)
-        deadline = self._shared.clock.monotonic() + self._ledger.timing.full
-        while True:
-            try:
-                process.bypass.one(bound, key, key_text, item)
-                return
-            except WITHOUT_L3 as error:
-                left = deadline - self._shared.clock.monotonic()
-                if left <= 0:
-                    raise WriteBehindFullError(
-                        f"{process.buffer.unsent} deferred writes wait for Redis, and PostgreSQL does not answer "
-                        "either; the write was not taken"
-                    ) from error
-                waits.sleep(min(left, ROOM))
-                if process.buffer.put(bound.name, key, key_text, item, safe=False).room:
-                    return
-
     def _refuse(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> None:
         """A partial record over a pending deletion: a dead letter, and OnWriteError."""
         shard = home_of(bound.name, key_text)
@@ -372,7 +335,7 @@ class WriteBehind:
         """A dead letter becomes a pending write of this process, at its own version, unless that is one of the far
         future, which nobody believes: then it is written as of now. Raises `L2UnavailableError`."""
         key = changes.key_of(bound, key_text)
-        item = restored(bound, key, entry)
+        item = restored(bound, key, key_text, entry)
         process, versions = self._process, self._shared.versions
         process.beat()
         versions.reference.ensure()

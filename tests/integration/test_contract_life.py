@@ -162,6 +162,7 @@ CALLS: dict[str, Callable[[DataStore], Any]] = {
     "update": lambda store: store.update("notes", 1, text="new"),
     "update with expect": lambda store: store.update("notes", 1, expect={"text": "old"}, text="new"),
     "modify": lambda store: store.modify("notes", 1, lambda note: note),
+    "increment": lambda store: store.increment("notes", 1, text=1),
     "count": lambda store: store.count("notes"),
     "tx": lambda store: store.tx(),
     "invalidate": lambda store: store.invalidate("notes", 1),

@@ -39,9 +39,16 @@ class Account:
     token: Annotated[str, Encrypted]
 
 
+@dataclass
+class Score:
+    id: Annotated[int, PrimaryKey]
+    points: int = 0
+
+
 def registered(store: DataStore) -> DataStore:
     store.register(schema(Player, name="players", write_mode=WriteMode.WRITE_BEHIND))
     store.register(schema(Session, name="sessions"))
+    store.register(schema(Score, name="scores", write_mode=WriteMode.WRITE_BEHIND))
     store.register(schema(Account, name="accounts"))
     store.migrate()
     return store
@@ -49,13 +56,13 @@ def registered(store: DataStore) -> DataStore:
 
 @pytest.fixture
 def names(make: MakeStore) -> dict[str, Any]:
-    """What examples may name: what `strata` exports, three models, and a store of them whose key is a new one."""
+    """What examples may name: what `strata` exports, four models, and a store of them whose key is a new one."""
     registered(make(encryption_key=EncryptionKeys(current="k1", keys={"k1": OLD}))).set_many(
         "accounts", {id: Account(id, "sesame") for id in "ab"}
     )
     store = registered(make(encryption_key=EncryptionKeys(current="k2", keys={"k1": OLD, "k2": NEW})))
     exported = {name: getattr(strata, name) for name in strata.__all__}
-    return exported | {"EmbeddedValkey": EmbeddedValkey, "Player": Player, "store": store}
+    return exported | {"EmbeddedValkey": EmbeddedValkey, "Player": Player, "Score": Score, "store": store}
 
 
 def examples() -> list[doctest.DocTest]:

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
 import pytest
@@ -167,6 +167,7 @@ def key_doors(store: DataStore, name: str, id: Any) -> dict[str, Door]:
 
     columns = fields(model) if not issubclass(model, msgspec.Struct) else msgspec.structs.fields(model)
     new: dict[str, Any] = {next(column.name for column in columns if column.name != "id"): "new"}
+    one: dict[str, int] = dict.fromkeys(new, 1)
     doors: dict[str, Door] = {
         "get": lambda x: store.get(name, x),
         "get force_l3": lambda x: store.get(name, x, default=None, force_l3=True),
@@ -178,6 +179,9 @@ def key_doors(store: DataStore, name: str, id: Any) -> dict[str, Door]:
         "update value": lambda x: store.update(name, id, **dict.fromkeys(new, x)),
         "update expect": keyword(partial(store.update, name, id), "expect", **new),
         "modify": lambda x: store.modify(name, x, lambda record: None),
+        "increment": lambda x: store.increment(name, x, default=None, **one),
+        "increment value": lambda x: store.increment(name, id, **cast(dict[str, Any], dict.fromkeys(new, x))),
+        "increment default": lambda x: store.increment(name, id, default=x, **one),
         "modify value": lambda x: store.modify(name, id, lambda record: x),
         "set id": lambda x: store.set(name, x, Named("a")),
         "set value": lambda x: store.set(name, id, x),
@@ -244,6 +248,7 @@ def store_doors(store: DataStore) -> dict[str, Door]:
         "collection.insert": named.insert,
         "collection.update": lambda x: named.update("a", expect=x),
         "collection.modify": lambda x: named.modify("a", lambda record: x),
+        "collection.increment": lambda x: named.increment("a", default=x, n=1),
         "collection.count": named.count,
         "collection.invalidate": named.invalidate,
         "collection.warm_cache": named.warm_cache,

@@ -176,9 +176,9 @@ def test_a_row_without_its_key_is_refused() -> None:
 
 def test_what_is_retried_and_replayed_must_fit_too() -> None:
     entry = Entry(1, EntryOp.SET, 1, "me", THINGS.plan.pack_row(ROW))
-    assert restored(THINGS, "k", entry).record == RECORD
+    assert restored(THINGS, "k", "k", entry).record == RECORD
     with pytest.raises(DecodeError):
-        restored(THINGS, "other", entry)
+        restored(THINGS, "other", "other", entry)
 
 
 @given(garbage(encode_letter(Letter("k", GOOD.encode(), "23505", "no", 3, 1, 2))))

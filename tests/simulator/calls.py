@@ -65,7 +65,7 @@ class Calls:
             sent(versions, now)
 
         def made_room() -> bool:
-            for slot in [*buffer._kept][:1]:
+            for slot in [*buffer._queues.kept][:1]:
                 for column in self._carried.get((slot.key, slot.item.version), ()):
                     self._history.left(process, column, slot.item.version)
             return make_room()

@@ -16,7 +16,7 @@ from strata.errors import ClosedError
 from strata.waits.clock import ManualClock
 from strata.writebehind.dirty.buffer import DirtyBuffer
 from strata.writebehind.dirty.owner import Limits
-from strata.writebehind.dirty.slot import Buffered, OwnWrite, Slot
+from strata.writebehind.dirty.slot import Addition, Buffered, OwnWrite, Slot
 from strata.writebehind.ledger.shard import home_of
 
 BEGAN = ManualClock().monotonic()
@@ -51,8 +51,13 @@ class Buffer:
 
     # What the buffer asks of its owner.
 
+    source = "me"
+
     def stamp(self) -> int:
         return next(self.stamps)
+
+    def count(self, schema: str, key: str, what: Addition, known: dict[str, int] | None) -> dict[str, int] | None:
+        return None if known is None else {name: held + what.deltas.get(name, 0) for name, held in known.items()}
 
     def merge(self, schema: str, base: dict[str, int], over: dict[str, int]) -> dict[str, int]:
         return base | over

@@ -106,12 +106,12 @@ end
 
 -- Put a pending value, or tombstone, of a write-behind write that the ledger has accepted, where the key holds `raw`.
 -- Creates the key; an intent that it meets is spoiled, not replaced. An empty content (a partial record) only removes
--- what is older. Returns whether it met an intent.
+-- what is older, or, where px is -1, whatever there is, since it has not what was added. Returns whether it met an intent.
 local function pend(key, raw, version, content, px)
   raw = standing(key, raw)
   local k = kind(raw)
   if k == 'I' then spoil(key, raw) return true end
-  if holds_version(raw) and not older(version_of(raw), version) then return false end
+  if px ~= '-1' and holds_version(raw) and not older(version_of(raw), version) then return false end
   if content == '' then redis.call('DEL', key) else store(key, content, px) end
   return false
 end

@@ -6,16 +6,20 @@ be filled again. A newer write of a key takes the place of the older one and kee
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from itertools import islice, takewhile
 from typing import Any
 
+from msgspec.structs import replace
+
 from strata.waits.clock import Clock
 from strata.waits.locks import is_inside, memory_lock
 from strata.writebehind.dirty.gate import Gate
+from strata.writebehind.dirty.laying import coalesced
 from strata.writebehind.dirty.owner import Limits, Owner
-from strata.writebehind.dirty.slot import Accepted, Buffered, OwnWrite, Slot
+from strata.writebehind.dirty.queues import Left, Queues
+from strata.writebehind.dirty.slot import Accepted, Addition, Buffered, OwnWrite, Slot
+from strata.writebehind.dirty.tally import Tallies
 from strata.writebehind.ledger.shard import Shard
 
 
@@ -38,22 +42,22 @@ class DirtyBuffer:
         self._due = False  # whether `wake` is still to be called; set again where nobody could be woken
         self._slots: dict[tuple[str, Hashable], Slot] = {}
         self._met: dict[Slot, None] = {}  # those of which a newer version was met, whatever they hold by now
-        self._unsent: dict[Slot, None] = {}
-        self._kept: dict[Slot, None] = {}
-        self._kept_in: Counter[Shard] = Counter()
-        self._left: dict[Shard, int] = {}  # the newest version of the writes that left for want of room
-        self._left_count = 0
+        self._queues = Queues()
+        self._left = Left()
+        self._tallies = Tallies(owner)
         self.since = 0.0  # monotonic time at which the oldest unsent write came, or was tried
 
     def write(self, schema: str, key: Hashable, key_text: str, record: Any, partial: bool) -> Accepted:
-        """Take a new write, and stamp it.
-
-        In one step: whoever tells of a newer version has moved the clock on before, so that it either finds this
-        write here, or this one's stamp is above it. Raises `ClosedError` where the process is about to end.
-        """
+        """Take a new write, and stamp it, in one step: whoever tells of a newer version has moved the clock on before,
+        so that it either finds this write here, or this one's stamp is above it. Raises `ClosedError` where the process
+        is about to end."""
         return self._take(
             lambda: self._put(schema, key, key_text, Buffered(self._owner.stamp(), record, partial), newest=True)
         )
+
+    def add(self, schema: str, key: Hashable, key_text: str, what: Addition) -> Accepted:
+        """Take what is added to columns of a record, and stamp it. Raises as `write` does."""
+        return self._take(lambda: self._add(schema, key, key_text, what))
 
     def put(self, schema: str, key: Hashable, key_text: str, item: Buffered, *, safe: bool = True) -> Accepted:
         """Take a write that was stamped before. Raises as `write` does where it is not `safe` elsewhere."""
@@ -84,7 +88,8 @@ class DirtyBuffer:
             if slot.item is not item or self._slots.get((slot.schema, slot.key)) is not slot:
                 return None
             self._begin()
-            self._replace(slot, Buffered(self._owner.stamp(), item.record, item.partial))
+            self._tallies.forget((slot.schema, slot.key))
+            self._replace(slot, item.restamped(self._owner.stamp()))
             self._torn = False
             fresh = slot.item
         self._tell()
@@ -103,23 +108,39 @@ class DirtyBuffer:
         item = slot.item
         if slot.given_up == item.version:
             return None
-        oldest = item.oldest if item.ages else item.version
-        return OwnWrite(item.version, item.record, item.partial, slot.superseded <= oldest, slot.born, oldest)
+        oldest = item.oldest if item.ages or item.added else item.version
+        return OwnWrite(
+            item.version,
+            item.record,
+            item.partial,
+            slot.superseded <= oldest,
+            slot.born,
+            oldest,
+            added=item.added,
+            default=item.default,
+            deleted=item.deleted,
+        )
 
     def slot(self, schema: str, key: Hashable) -> Slot | None:
         """The slot of a key, if it has a write that L3 is not known to have."""
         return self._slots.get((schema, key))
 
+    def shown(self, schema: str, key: Hashable) -> tuple[Slot, Buffered] | None:
+        """As `slot`, with its write, which is about to leave: what is added later is a point of its own."""
+        with self._lock:
+            slot = self._slots.get((schema, key))
+            return None if slot is None else _shown(slot)
+
     def take(self, most: int) -> list[tuple[Slot, Buffered]]:
         """The oldest unsent writes, which stay unsent."""
         with self._lock:
-            return [(slot, slot.item) for slot in islice(self._unsent, most)]
+            return [_shown(slot) for slot in islice(self._queues.unsent, most)]
 
     def find(self, schema: str, keys: Iterable[Hashable]) -> list[tuple[Slot, Buffered]]:
         """The unsent writes of some keys."""
         with self._lock:
-            slots = [self._slots.get((schema, key)) for key in keys]
-            return [(slot, slot.item) for slot in slots if slot is not None and slot in self._unsent]
+            slots = (self._slots.get((schema, key)) for key in keys)
+            return [_shown(slot) for slot in slots if slot is not None and slot in self._queues.unsent]
 
     def sent(self, versions: Iterable[tuple[Slot, int]], now: float) -> None:
         """The ledger has these versions."""
@@ -128,9 +149,8 @@ class DirtyBuffer:
             for slot, version in versions:
                 slot.sent = max(slot.sent, version)
                 slot.sent_at = now
-                if slot.item.version <= slot.sent and slot in self._unsent:
-                    del self._unsent[slot]
-                    self._keep(slot)
+                if slot.item.version <= slot.sent and slot in self._queues.unsent:
+                    self._queues.sent(slot)
             self.since = now
             self._torn = False
 
@@ -140,10 +160,7 @@ class DirtyBuffer:
             self._begin()
             for slot in slots:
                 slot.sent_at = now
-                for queue in (self._unsent, self._kept):
-                    if slot in queue:
-                        del queue[slot]
-                        queue[slot] = None
+                self._queues.last(slot)
             self.since = now
             self._torn = False
 
@@ -160,14 +177,17 @@ class DirtyBuffer:
             for key, version in versions:
                 slot = self._slots.get((schema, key))
                 if slot is None:
-                    self._left_count = max(0, self._left_count - outcome)
+                    if outcome:
+                        self._left.ended()
                 elif slot.item.version <= version:
+                    self._tallies.settle((schema, key), slot.item.version)
                     self._remove(slot)
                     if slot.item.version < version:
                         overtook.append((key, version))
                 elif version > slot.persisted:
                     slot.persisted = version
                     slot.born = self._clock.monotonic()  # what it lacks now came while that was under way
+                    self._settle(slot, version)
             self._torn = False
         return overtook
 
@@ -178,6 +198,7 @@ class DirtyBuffer:
             slot = self._slots.get((schema, key))
             if slot is not None and slot.item.version == version:
                 self._owner.uncover(schema, key)
+                self._tallies.forget((schema, key))
                 slot.given_up = version
 
     def drop(self, schema: str, key: Hashable, version: int) -> None:
@@ -186,8 +207,14 @@ class DirtyBuffer:
             self._begin()
             slot = self._slots.get((schema, key))
             if slot is not None and slot.item.version == version:
+                self._tallies.forget((schema, key))
                 self._remove(slot)
             self._torn = False
+
+    def forget(self, schema: str, key: Hashable) -> None:
+        """What was added to the key may not be taken after all: what is added from now on is counted by itself."""
+        with self._lock:
+            self._tallies.forget((schema, key))
 
     def supersede(self, schema: str, key: Hashable, version: int) -> None:
         """A newer version was met: reads get it where they can, and this one otherwise, until L3 has the newer one."""
@@ -203,10 +230,10 @@ class DirtyBuffer:
         """The ledger of the shard was lost: everything kept is unsent again. Returns how many."""
         with self._lock:
             self._begin()
-            again = [slot for slot in self._kept if slot.shard == shard]
+            again = [slot for slot in self._queues.kept if slot.shard == shard]
             for slot in again:
                 slot.sent = 0
-                self._unkeep(slot)
+                self._queues.unkeep(slot)
                 self._enqueue(slot)
             self._torn = False
         self._tell()
@@ -216,9 +243,9 @@ class DirtyBuffer:
         """The ledger does not have this version after all."""
         with self._lock:
             self._begin()
-            if slot in self._kept and slot.item.version == version:
+            if slot in self._queues.kept and slot.item.version == version:
                 slot.sent = 0
-                self._unkeep(slot)
+                self._queues.unkeep(slot)
                 self._enqueue(slot)
             self._torn = False
         self._tell()
@@ -226,36 +253,33 @@ class DirtyBuffer:
     def kept(self, before: float, most: int) -> list[tuple[Slot, Buffered]]:
         """Writes handed off before a monotonic time and not confirmed, oldest first."""
         with self._lock:
-            return [(slot, slot.item) for slot in islice(takewhile(lambda s: s.sent_at <= before, self._kept), most)]
+            return [_shown(slot) for slot in islice(takewhile(lambda s: s.sent_at <= before, self._queues.kept), most)]
 
     def pending(self) -> list[tuple[Slot, Buffered]]:
         """Every write that L3 is not known to have."""
         with self._lock:
-            return [(slot, slot.item) for slot in self._slots.values()]
+            return [_shown(slot) for slot in self._slots.values()]
 
     def overtaken(self, shard: Shard | None = None) -> list[tuple[Slot, Buffered]]:
         """Writes of which a newer version was met, in one shard or everywhere."""
         with self._lock:
             met = [slot for slot in self._met if slot.overtaken and (shard is None or shard == slot.shard)]
-            return [(slot, slot.item) for slot in met]
+            return [_shown(slot) for slot in met]
 
     def kept_in(self) -> set[Shard]:
         """Where writes were handed off and not confirmed."""
         with self._lock:
-            return set(self._kept_in) | set(self._left)
+            return set(self._queues.kept_in) | set(self._left.newest)
 
     def left(self) -> dict[Shard, int]:
         """Where writes left for want of room, and the newest version of them."""
         with self._lock:
-            return dict(self._left)
+            return dict(self._left.newest)
 
     def drained(self, shard: Shard, version: int) -> None:
         """L3 has everything of the shard up to this version."""
         with self._lock:
-            if self._left.get(shard, version + 1) <= version:
-                del self._left[shard]
-            if not self._left:
-                self._left_count = 0
+            self._left.drained(shard, version)
 
     @property
     def unsent(self) -> int:
@@ -263,12 +287,12 @@ class DirtyBuffer:
 
         Those of which a newer version was only heard of are among them.
         """
-        return len(self._unsent)
+        return len(self._queues.unsent)
 
     @property
     def unconfirmed(self) -> int:
         """How many writes were handed off and not confirmed."""
-        return len(self._kept) + self._left_count
+        return len(self._queues.kept) + self._left.count
 
     def age(self, now: float) -> float:
         """Seconds since the oldest write that L3 is not known to have came; 0 without such."""
@@ -282,7 +306,7 @@ class DirtyBuffer:
 
     def __len__(self) -> int:
         """How many writes L3 is not known to have."""
-        return len(self._slots) + self._left_count
+        return len(self._slots) + self._left.count
 
     def _begin(self) -> None:
         if self._torn:
@@ -297,17 +321,10 @@ class DirtyBuffer:
 
     def _mend(self) -> None:
         """Every slot, and nothing else, is in one of the queues; what may be in neither goes to the ledger again."""
-        for queue in (self._unsent, self._kept, self._met):
-            for slot in [slot for slot in queue if self._slots.get((slot.schema, slot.key)) is not slot]:
-                del queue[slot]
-        for slot in self._slots.values():
-            if slot not in self._kept or slot.sent < slot.item.version:
-                self._kept.pop(slot, None)
-                self._unsent[slot] = None
-            else:
-                self._unsent.pop(slot, None)
-        self._kept_in = Counter(slot.shard for slot in self._kept)
-        self._due = bool(self._unsent)
+        for slot in [slot for slot in self._met if self._slots.get((slot.schema, slot.key)) is not slot]:
+            del self._met[slot]
+        self._queues.mend(list(self._slots.values()))
+        self._due = bool(self._queues.unsent)
 
     def _put(self, schema: str, key: Hashable, key_text: str, item: Buffered, *, newest: bool = False) -> Accepted:
         place = (schema, key)
@@ -321,81 +338,72 @@ class DirtyBuffer:
         return Accepted(item.version)
 
     def _coalesce(self, slot: Slot, item: Buffered, *, newest: bool) -> Accepted:
-        """`newest`: it comes after what is here, even where a clock that has been put back since stamped that."""
-        old = slot.item
-        if item.version == old.version:
-            return Accepted(item.version)  # the same write, out of a journal that was read before
-        if item.version < old.version and not newest:
-            return self._overtaken(slot, item)
-        if item.partial and old.record is not None:
-            item = self._laid(slot.schema, old, item)
-        elif item.partial and not slot.overtaken:
-            return Accepted(item.version, orphan=True)
-        self._replace(slot, item)
-        return Accepted(item.version)
+        laid, accepted = coalesced(self._owner, slot, item, newest=newest)
+        if laid is not None:
+            if not item.added:
+                slot.known = None
+            if not laid.added:
+                self._tallies.forget((slot.schema, slot.key))
+            self._replace(slot, laid)
+        return accepted
 
-    def _overtaken(self, slot: Slot, item: Buffered) -> Accepted:
-        """A write that was stamped before what is here comes after it, out of a journal or the dead letters."""
-        old = slot.item
-        if old.oldest < item.version:
-            return Accepted(item.version, room=False)  # it is between what was laid one over the other
-        if old.partial and item.record is not None:
-            # It is what the other left out. A version of its own, since the ledger may have the other one already.
-            laid = self._laid(slot.schema, item, old)
-            ages = dict.fromkeys(self._owner.carried(slot.schema, laid.record), old.version) | dict(laid.ages)
-            self._replace(slot, Buffered(self._owner.stamp(), laid.record, item.partial, tuple(sorted(ages.items()))))
-        return Accepted(item.version)
+    def _add(self, schema: str, key: Hashable, key_text: str, what: Addition) -> Accepted:
+        version, place = self._owner.stamp(), (schema, key)
+        slot = self._slots.get(place)
+        if slot is not None and slot.item.record is None and not slot.overtaken and what.default is None:
+            return Accepted(version, orphan=True)
+        added = self._tallies.add(place, what.deltas, version, 0 if slot is None else slot.shown)
+        item = Buffered(version, what.part, True, (), added, what.default)
+        taken = self._put(schema, key, key_text, item, newest=True)
+        slot = self._slots.get(place)
+        known = what.known if slot is None or slot.known is None else slot.known
+        known = self._owner.count(schema, key, what, known)
+        if slot is not None:
+            slot.known = known
+        return replace(taken, item=item, known=known)
 
-    def _laid(self, schema: str, under: Buffered, over: Buffered) -> Buffered:
-        """A newer write of some columns laid over another: each column keeps the version of the write that gave it."""
-        ages = dict.fromkeys(self._owner.carried(schema, under.record), under.version) | dict(under.ages)
-        for name in self._owner.carried(schema, over.record):
-            ages.pop(name, None)
-        record = self._owner.merge(schema, under.record, over.record)
-        return Buffered(over.version, record, under.partial, (*sorted(ages.items()), *over.ages))
+    def _settle(self, slot: Slot, version: int) -> None:
+        """L3 has what the slot's write adds up to a version."""
+        item = slot.item
+        if item.added:
+            own = {series.name: series for series in self._tallies.settle((slot.schema, slot.key), version)}
+            added = tuple(own.get(series.name, series) for series in item.added)
+            slot.item = replace(item, added=tuple(series for series in added if series.last > version))
 
     def _replace(self, slot: Slot, item: Buffered) -> None:
         slot.item = item
-        if slot in self._kept:
-            self._unkeep(slot)
+        if slot in self._queues.kept:
+            self._queues.unkeep(slot)
             self._enqueue(slot)
 
     def _enqueue(self, slot: Slot) -> None:
-        self._unsent[slot] = None
-        count = len(self._unsent)
+        self._queues.unsent[slot] = None
+        count = len(self._queues.unsent)
         if count == 1:
             self.since = self._clock.monotonic()
             self._due = True
         elif count == self.limits.threshold:
             self._due = True
 
-    def _keep(self, slot: Slot) -> None:
-        self._kept[slot] = None
-        self._kept_in[slot.shard] += 1
-
-    def _unkeep(self, slot: Slot) -> None:
-        del self._kept[slot]
-        shard = slot.shard
-        self._kept_in[shard] -= 1
-        if not self._kept_in[shard]:
-            del self._kept_in[shard]
-
     def _remove(self, slot: Slot) -> None:
-        self._unsent.pop(slot, None)
+        self._queues.remove(slot)
         self._met.pop(slot, None)
-        if slot in self._kept:
-            self._unkeep(slot)
         self._owner.uncover(slot.schema, slot.key)
         del self._slots[slot.schema, slot.key]
         self._owner.gone(slot)
 
     def _make_room(self) -> bool:
         """Let the oldest write go that is safe in the ledger; it is still waited for, by shard and version."""
-        if not self._kept:
+        if not self._queues.kept:
             return False
-        slot = next(iter(self._kept))
-        shard = slot.shard
-        self._left[shard] = max(self._left.get(shard, 0), slot.item.version)
-        self._left_count += 1
+        slot = next(iter(self._queues.kept))
+        self._left.add(slot)
+        self._tallies.forget((slot.schema, slot.key))
         self._remove(slot)
         return True
+
+
+def _shown(slot: Slot) -> tuple[Slot, Buffered]:
+    """What leaves the buffer's hands; under its lock."""
+    slot.shown = slot.item.version
+    return slot, slot.item

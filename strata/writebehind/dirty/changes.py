@@ -15,6 +15,9 @@ from strata.l3.diagnosis import BatchError, Diagnosis
 from strata.l3.sqlstates import Failure
 from strata.l3.values import Applied, Change, Status
 from strata.model.columns import Column
+from strata.model.numbers import type_of
+from strata.model.plan import UnknownColumnError
+from strata.protocol.added import Added
 from strata.protocol.entry import Entry, EntryOp
 from strata.protocol.shards import shard_of
 
@@ -46,6 +49,40 @@ def row_of(bound: Bound, key: Any, entry: Entry) -> tuple[tuple[str, ...], tuple
     return names, values
 
 
+def added_of(bound: Bound, added: Added) -> Added:
+    """What an entry adds, in numbers. Raises `UnknownColumnError` for what a newer release wrote, and `DecodeError` for
+    what fits the schema not."""
+    found = []
+    for series in added:
+        name = series.column
+        if name not in bound.plan.column_names:
+            raise UnknownColumnError(f"it adds to the column {name!r}, which the model has not")
+        kind = type_of(bound.plan, name)
+        if kind is None:
+            raise DecodeError(f"it adds to {name}, which is no column of numbers", column=name)
+        try:
+            points = tuple((version, kind(total)) for version, total in series.points)
+        except (ValueError, ArithmeticError, TypeError):
+            raise DecodeError(f"what it adds to {name} is no number", column=name) from None
+        found.append(replace(series, points=points))
+    return tuple(found)
+
+
+def in_text(added: Added) -> Added:
+    """What a write adds, as an entry has it."""
+    return tuple(replace(s, points=tuple((version, str(total)) for version, total in s.points)) for s in added)
+
+
+def default_of(bound: Bound, key: Any, key_text: str, entry: Entry) -> tuple[Any, ...] | None:
+    """The row that an entry has in the place of none. Raises as `row_of` does."""
+    if not entry.default:
+        return None
+    names, values = row_of(bound, key, replace(entry, row=entry.default))
+    if names == bound.plan.column_names:
+        return values
+    return widened(bound, Change(key, key_text, entry.version, False, names, values), entry).values
+
+
 def _sealed(text: str) -> bool:
     return key_id_of(text) is not None
 
@@ -56,7 +93,9 @@ def of_entry(bound: Bound, key: Any, key_text: str, entry: Entry) -> Change:
         return Change(key, key_text, entry.version, delete=True)
     names, values = row_of(bound, key, entry)
     whole = entry.op is not EntryOp.PARTIAL and names == bound.plan.column_names
-    return Change(key, key_text, entry.version, False, None if whole else names, values, entry.ages)
+    carried = None if whole else names
+    added, default = added_of(bound, entry.added), default_of(bound, key, key_text, entry)
+    return Change(key, key_text, entry.version, False, carried, values, entry.ages, added, default, entry.deleted)
 
 
 def of_item(bound: Bound, key: Any, key_text: str, item: Buffered) -> Change:
@@ -65,17 +104,18 @@ def of_item(bound: Bound, key: Any, key_text: str, item: Buffered) -> Change:
         return Change(key, key_text, item.version, delete=True)
     row = bound.plan.to_row(item.record, bound.cipher)
     if not item.partial:
-        return Change(key, key_text, item.version, False, None, row, item.ages)
+        return Change(key, key_text, item.version, False, None, row, item.ages, item.added)
     missing = set(bound.plan.unloaded(item.record))
     pairs = [(name, value) for name, value in zip(bound.plan.column_names, row, strict=True) if name not in missing]
     names, values = tuple(n for n, _ in pairs), tuple(v for _, v in pairs)
-    return Change(key, key_text, item.version, False, names, values, item.ages)
+    default = None if item.default is None else bound.plan.to_row(item.default, bound.cipher)
+    return Change(key, key_text, item.version, False, names, values, item.ages, item.added, default, item.deleted)
 
 
 def in_order(bound: Bound, change: Change) -> list[Change]:
     """The writes of which a change is made, each of one version, oldest first: of a whole row that row, and, as every
-    other, what was laid over it. The last has the change's own version, if no column of its own."""
-    if not change.ages:
+    other, what was laid over it. The last has the change's own version, if no column of its own, and what it adds."""
+    if not change.in_steps:
         return [change]
     names = bound.plan.column_names if change.names is None else change.names
     given = dict(zip(names, change.values or (), strict=True))
@@ -84,14 +124,19 @@ def in_order(bound: Bound, change: Change) -> list[Change]:
     for name in names:
         if name != bound.plan.key.name:
             by_version.setdefault(ages.get(name, change.version), []).append(name)
-    found: list[Change] = []
+    bare = Change(change.key, change.key_text, change.version)
+    found = [replace(bare, version=change.deleted, delete=True)] if change.deleted else []
+    whole = change.names is None
     for version, some in sorted(by_version.items()):
-        if change.names is None and not found:
-            found.append(replace(change, version=version, ages=()))
+        if whole:
+            found.append(replace(bare, version=version, values=change.values))
+            whole = False
         else:
             carried = (bound.plan.key.name, *some)
-            values = tuple(given[name] for name in carried)
-            found.append(replace(change, version=version, names=carried, values=values, ages=()))
+            found.append(replace(bare, version=version, names=carried, values=tuple(given[name] for name in carried)))
+    if change.adds and found[-1].names is None:
+        found.append(replace(bare, names=(bound.plan.key.name,), values=(change.key,)))
+    found[-1] = replace(found[-1], added=change.added, default=change.default)
     return found
 
 
@@ -123,7 +168,7 @@ def apply(bound: Bound, conn: Any, wanted: Sequence[Change]) -> list[Applied]:
     Raises `BatchError`, too, for a record of which the table makes what cannot be read back, and which would be in the
     way of those beside it ever after.
     """
-    if not any(change.ages for change in wanted):
+    if not any(change.in_steps for change in wanted):
         return _apply(bound, conn, wanted)
     if bound.rows.table.locked:  # at once, as the last ones need them: who asked for more later would wait in a circle
         bound.rows.table.lock_shards(conn, {shard_of(change.key_text): True for change in wanted})
@@ -155,7 +200,8 @@ def _apply(bound: Bound, conn: Any, wanted: Sequence[Change]) -> list[Applied]:
     for index, (change, answer) in enumerate(zip(wanted, applied, strict=True)):
         if answer.kept is None or change.delete:
             continue
-        carried = bound.plan.column_names if change.names is None else change.names
+        added = [series.column for series in change.added]
+        carried = bound.plan.column_names if change.names is None else (*change.names, *added)
         held = {name: value for name, value in zip(answer.kept_names, answer.kept, strict=True) if name in carried}
         try:
             bound.record((change.key, *held.values()), (bound.plan.key.name, *held))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from strata.writebehind.dirty.slot import Slot
+    from strata.writebehind.dirty.slot import Addition, Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,15 @@ class Limits:
 class Owner(Protocol):
     """What a buffer asks of the process whose it is. All but `wake` are quick, and called while its lock is held."""
 
+    @property
+    def source(self) -> str:
+        """The name of this instance."""
+
     def stamp(self) -> int:
         """A version for a new write."""
+
+    def count(self, schema: str, key: Any, what: Addition, known: Any) -> Any:
+        """This was added to a record: L1's copy of it, or else what is known of it, with that."""
 
     def merge(self, schema: str, base: Any, over: Any) -> Any:
         """A record with the columns of a partial one over it."""

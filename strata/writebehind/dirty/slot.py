@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
+from strata.protocol.added import Added
 from strata.protocol.entry import Ages, oldest
 from strata.writebehind.dirty.journal import Segment
 from strata.writebehind.ledger.shard import Shard, home_of
@@ -13,17 +15,36 @@ from strata.writebehind.ledger.shard import Shard, home_of
 
 class Buffered(msgspec.Struct, frozen=True, gc=False):
     """A pending write; `record` is None for a deletion, `partial` where it has columns that were not loaded. `ages`:
-    columns that earlier writes gave, over which this one was laid, with their versions."""
+    columns that earlier writes gave, over which this one was laid, with their versions. `added` is what is added to
+    columns, and `default` the record to which, where there is none, or where it was `deleted`, at that version."""
 
     version: int
     record: Any
     partial: bool
     ages: Ages = ()
+    added: Added = ()
+    default: Any = None
+    deleted: int = 0
 
     @property
     def oldest(self) -> int:
-        """The version of its oldest column."""
-        return oldest(self.version, self.ages)
+        """The version of its oldest column, or of the first that it adds."""
+        return min([oldest(self.version, self.ages), *(series.first for series in self.added)])
+
+    def restamped(self, version: int) -> Buffered:
+        """All of it, as of this version."""
+        added = tuple(series.restamped(version) for series in self.added)
+        return replace(self, version=version, ages=(), added=added)
+
+
+class Addition(msgspec.Struct, frozen=True, gc=False):
+    """What is added to columns of a record: `deltas` by column; `part`, the record with the stamps of the write alone;
+    `default`, to which it is added where there is none; and the record as the caller knows it, if it does."""
+
+    deltas: dict[str, Any]
+    part: Any
+    default: Any = None
+    known: Any = None
 
 
 class OwnWrite(msgspec.Struct, frozen=True, gc=False):
@@ -31,7 +52,8 @@ class OwnWrite(msgspec.Struct, frozen=True, gc=False):
     the least that a read may show: the newer one may be lost with the process, or the Redis, that has it. `born` is
     when the process wrote it, or what it took the place of (monotonic). `doubted`: nothing newer may have been met only
     because this process does not hear the others just now; it is shown where the tiers below hold nothing newer, or
-    cannot be asked. `oldest`: the version of its oldest column."""
+    cannot be asked. `oldest`: the version of its oldest column. `added` is what it adds to
+    columns, `default` to which record where there is none, or where it was `deleted`, at that version."""
 
     version: int
     record: Any
@@ -40,6 +62,9 @@ class OwnWrite(msgspec.Struct, frozen=True, gc=False):
     born: float
     oldest: int
     doubted: bool = False
+    added: Added = ()
+    default: Any = None
+    deleted: int = 0
 
     @property
     def in_parts(self) -> bool:
@@ -52,7 +77,8 @@ class Slot(msgspec.Struct, gc=False, eq=False):
 
     `sent` is the version that the ledger has, `sent_at` when it was asked last (monotonic); `persisted` the version
     that L3 has, `born` when the write that it lacks came (monotonic), `superseded` the newest one met elsewhere,
-    `given_up` the one that was given up. `home` is written by whoever asks for `shard` first, always to the same.
+    `given_up` the one that was given up; `shown` the newest that left the buffer's hands. `known` is the record as a
+    caller knows it that adds to it. `home` is written by whoever asks for `shard` first, always to the same.
     `segment` belongs to the journal.
     """
 
@@ -67,6 +93,8 @@ class Slot(msgspec.Struct, gc=False, eq=False):
     home: Shard | None = None
     superseded: int = 0
     given_up: int = 0
+    shown: int = 0
+    known: Any = None
     segment: Segment | None = None
 
     @property
@@ -84,8 +112,11 @@ class Slot(msgspec.Struct, gc=False, eq=False):
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
     """What became of a write, by its version: whether there was room for it, and whether it was refused since it
-    changes some columns of a record that is pending deletion."""
+    changes some columns of a record that is pending deletion. Of what is added: what is to be written, and the record
+    as it is known with it."""
 
     version: int
     room: bool = True
     orphan: bool = False
+    item: Buffered | None = None
+    known: Any = None

@@ -12,6 +12,7 @@ import msgspec
 from strata.errors import L2RefusedError
 
 ANY = "*"
+WHATEVER = -1  # in the place of a life: no copy of the record is good, of whatever version
 NEVER = "-"  # report the state of the key, store nothing
 _CLAIM = re.compile(rb"\d+:([^:]+):(\d+):(\d+):(\d+)")
 

@@ -10,7 +10,7 @@ from typing import Any
 from strata.bound import Bound
 from strata.coherence.repairs import Repairs
 from strata.errors import WITHOUT_L2, EncodeError
-from strata.l3.diagnosis import BatchError, suppressed, unfit
+from strata.l3.diagnosis import BatchError, NoRowError, suppressed, unfit
 from strata.l3.doubt import adapting
 from strata.l3.values import Applied, Change, Status
 from strata.protocol.versions import VersionClock
@@ -56,7 +56,7 @@ class Bypass:
         except BatchError as error:
             raise unfit(error) from error.__cause__
         if applied.status is Status.MISSING_ROW:
-            raise EncodeError(
+            raise NoRowError(
                 f"a record of schema {bound.name!r} has UNLOADED fields and there is no row to keep them from; "
                 "read the whole record, or give every field a value"
             )

@@ -123,8 +123,11 @@ class GivingUp:
 
     def _make_known(self, bound: Bound, shard: Shard, letter: Letter, entry: Entry) -> None:
         purged = self._purge(bound, letter.key_text, entry.version)
-        told = self._outcomes.send(entry.origin, OutcomeReport(bound.name, failed=[_failed(letter, entry.version)]))
-        if purged and told:
+        told = [
+            self._outcomes.send(origin, OutcomeReport(bound.name, failed=[_failed(letter, version)]))
+            for origin, version in entry.versions().items()
+        ]
+        if purged and all(told):
             self._ledger.ask([(shard, ("HDEL", "untold", text(entry.version)))])
 
     def _purge(self, bound: Bound, key_text: str, version: int) -> bool:

@@ -230,13 +230,9 @@ class Persister:
         partial = {w.change.key_text for w, a in done if a.status is Status.SUPERSEDED or w.entry.op in IN_PARTS}
         self._ledger.done([(shard, [(work.change.key_text, work.entry.version) for work, _ in done])], partial)
         told = [
-            (
-                work.entry.origin,
-                Persisted(
-                    work.change.key_text, work.entry.version, changes.kept(work.change, applied), applied.version
-                ),
-            )
+            (origin, Persisted(work.change.key_text, version, changes.kept(work.change, applied), applied.version))
             for work, applied in done
+            for origin, version in work.entry.versions().items()
         ]
         for origin, report in reports(bound.name, told, ()).items():
             self._outcomes.send(origin, report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 from strata.bound import Bound
 from strata.errors import DecodeError
 from strata.model.plan import UnknownColumnError
+from strata.protocol.added import Added, beyond, joined
 from strata.protocol.entry import IN_PARTS, Entry, EntryOp, decode
 from strata.protocol.messages import Announcer
 from strata.protocol.messages import MessageOp as Said
@@ -17,7 +19,7 @@ from strata.protocol.versions import LEDGER_NODE, NODE_BITS, text
 from strata.waits.clock import Clock
 from strata.writebehind.dirty import changes
 from strata.writebehind.dirty.slot import Buffered, Slot
-from strata.writebehind.ledger.answers import ANY, NEVER, LedgerPut
+from strata.writebehind.ledger.answers import ANY, NEVER, WHATEVER, LedgerPut
 from strata.writebehind.ledger.shard import Shard
 
 
@@ -46,16 +48,19 @@ class Encoder:
     def address(self, slot: Slot, item: Buffered, row: bytes = b"") -> tuple[Shard, Entry]:
         """Where a write goes, and its entry."""
         now, origin = int(self._clock.wall() * 1000), self._announcer.source
-        return slot.shard, Entry(item.version, _op(item), now, origin, row, item.ages)
+        return slot.shard, Entry(item.version, _op(item), now, origin, row, item.ages, changes.in_text(item.added))
 
     def entry(self, bound: Bound, slot: Slot, item: Buffered) -> Entry:
-        """The entry of a write."""
-        return self.address(slot, item, b"" if item.record is None else _row(bound, item.record))[1]
+        """The entry of a write. Raises what the codec raises."""
+        entry = self.address(slot, item, b"" if item.record is None else _row(bound, item.record))[1]
+        if item.default is None and not item.deleted:
+            return entry
+        return replace(entry, default=_row(bound, item.default), deleted=item.deleted)
 
     def pack(self, bound: Bound, slot: Slot, item: Buffered) -> EncodedWrite:
         """A write, encoded. Raises what the codec raises."""
-        shard, entry = self.address(slot, item, b"" if item.record is None else _row(bound, item.record))
-        if slot.overtaken:
+        shard, entry = slot.shard, self.entry(bound, slot, item)
+        if slot.overtaken and not (item.added and item.partial):  # what is added counts beside what is newer
             # If what overtook it is gone from the ledger, this must not stand there, nor in L2, as the newest.
             return EncodedWrite(slot, item, bound, shard, entry, LedgerPut(slot.key_text, entry.encode(), NEVER))
         expected = "" if entry.op in IN_PARTS else ANY
@@ -74,11 +79,13 @@ class Encoder:
         if not raw:
             return self._again(encoded, own, None, "")
         base = decode(raw)
-        if base.op is EntryOp.DELETE and (own.op is EntryOp.PARTIAL or own.oldest < base.version):
+        if base.op is EntryOp.DELETE and own.default:
+            own = _above(bound, own, base.version)
+        elif base.op is EntryOp.DELETE and (own.op is EntryOp.PARTIAL or own.oldest < base.version):
             raise GivenUpError("some columns were not loaded, and the record was deleted")
         try:
             if base.op is not EntryOp.DELETE:
-                changes.row_of(bound, key, base)
+                changes.of_entry(bound, key, encoded.slot.key_text, base)
                 own = _both(bound, own, base)
         except UnknownColumnError:
             raise
@@ -93,12 +100,15 @@ class Encoder:
 
     def _put(self, bound: Bound, key_text: str, entry: Entry, record: Any, expected: str) -> LedgerPut:
         said = Said.DELETE if entry.op is EntryOp.DELETE else Said.SET
-        message = self._announcer.message(bound.name, key_text, said, entry.version)
+        # What was added is in no copy of the row, of whatever version.
+        adds = bool(entry.added) or bool(entry.default)
+        message = self._announcer.message(bound.name, key_text, Said.INVALIDATE if adds else said, entry.version)
         l2 = bound.l2
         if l2 is None:
             return LedgerPut(key_text, entry.encode(), expected, message=message)
         if entry.op in IN_PARTS:
-            return LedgerPut(key_text, entry.encode(), expected, l2.key(key_text), message=message)
+            px = WHATEVER if adds else 0
+            return LedgerPut(key_text, entry.encode(), expected, l2.key(key_text), px=px, message=message)
         cached = None if record is None else bound.plan.cached(record)
         content = l2.content(entry.version, cached, pending=True)
         return LedgerPut(key_text, entry.encode(), expected, l2.key(key_text), content, l2.px(record), message)
@@ -113,25 +123,43 @@ def _op(item: Buffered) -> EntryOp:
         return EntryOp.DELETE
     if item.partial:
         return EntryOp.PARTIAL
-    return EntryOp.MIXED if item.ages else EntryOp.SET
+    return EntryOp.MIXED if item.ages or item.added else EntryOp.SET
+
+
+def _above(bound: Bound, entry: Entry, deleted: int) -> Entry:
+    """What is left of an entry that makes its row, over a deletion."""
+    return entry if entry.deleted >= deleted else _laid(bound, [replace(entry, deleted=deleted)], entry)
 
 
 def _both(bound: Bound, own: Entry, base: Entry) -> Entry:
     """The newest of each column, none being older than what was written whole."""
-    bottom = max((entry.oldest for entry in (own, base) if entry.op is not EntryOp.PARTIAL), default=0)
-    values: dict[str, Any] = {}
-    versions: dict[str, int] = {}
-    for entry in (base, own):
-        ages = dict(entry.ages)
-        for name, value in zip(*bound.plan.unpack_row(entry.row), strict=True):
-            version = ages.get(name, entry.version)
-            if version >= max(bottom, versions.get(name, 0)):
-                values[name], versions[name] = value, version
-    del versions[bound.plan.key.name]
     version = own.version
     if base.version > version:
         version = ((base.version >> NODE_BITS) + 1) << NODE_BITS | LEDGER_NODE
-    older = tuple(sorted((name, at) for name, at in versions.items() if at != version))
-    op = EntryOp.PARTIAL if not bottom else EntryOp.MIXED if older else EntryOp.SET
+    return _laid(bound, [base, own], replace(own, version=version))
+
+
+def _laid(bound: Bound, entries: Sequence[Entry], like: Entry) -> Entry:
+    """Entries of one key together, later ones being preferred at the same version; version and origin are those of
+    `like`."""
+    deleted = max(entry.deleted for entry in entries)
+    whole = max((entry.oldest for entry in entries if entry.op is not EntryOp.PARTIAL), default=0)
+    deleted, whole = (deleted, 0) if deleted > whole else (0, whole)
+    bottom = deleted or whole
+    values: dict[str, Any] = {}
+    versions: dict[str, int] = {}
+    added: Added = ()
+    for entry in entries:
+        added = joined(added, entry.added)
+        ages = dict(entry.ages)
+        for name, value in zip(*bound.plan.unpack_row(entry.row), strict=True):
+            version = ages.get(name, entry.version)
+            if version >= max(bottom, versions.get(name, 0)) or name == bound.plan.key.name:
+                values[name], versions[name] = value, version
+    del versions[bound.plan.key.name]
+    added = beyond(added, lambda column: max(bottom, versions.get(column, 0)))
+    older = tuple(sorted((name, at) for name, at in versions.items() if at != like.version))
+    op = EntryOp.PARTIAL if not whole else EntryOp.MIXED if older or added else EntryOp.SET
     row = bound.plan.pack_row(tuple(values.values()), tuple(values))
-    return Entry(version, op, own.since, own.origin, row, older)
+    default = b"" if whole else next((entry.default for entry in entries if entry.default), b"")
+    return Entry(like.version, op, like.since, like.origin, row, older, added, default, deleted)

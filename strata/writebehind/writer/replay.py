@@ -175,7 +175,7 @@ class Replay:
         if self._ended:
             return False
         key = changes.key_of(bound, key_text)
-        item = restored(bound, key, entry)
+        item = restored(bound, key, key_text, entry)
         if not self._buffer.put(bound.name, key, key_text, item).room:
             self._hand_off()  # what the ledger has makes room
             if not self._buffer.put(bound.name, key, key_text, item).room:
@@ -187,10 +187,13 @@ class Replay:
         return True
 
 
-def restored(bound: Bound, key: Any, entry: Entry) -> Buffered:
+def restored(bound: Bound, key: Any, key_text: str, entry: Entry) -> Buffered:
     """The write of an entry. Raises `DecodeError` where this process cannot read it, or it does not fit the schema."""
     if entry.op is EntryOp.DELETE:
         return Buffered(entry.version, None, False)
     names, values = changes.row_of(bound, key, entry)
     record = bound.record(values, names)
-    return Buffered(entry.version, record, bool(bound.plan.unloaded(record)), entry.ages)
+    made = changes.default_of(bound, key, key_text, entry)
+    default = None if made is None else bound.record(made)
+    added, partial = changes.added_of(bound, entry.added), bool(bound.plan.unloaded(record))
+    return Buffered(entry.version, record, partial, entry.ages, added, default, entry.deleted)

@@ -115,7 +115,7 @@ BEHIND = {
     "an own write stays in the buffer until L3 has it": Mutant(
         calling("0:sg", faults=("restart_redis",)),
         1,
-        apply=code(DirtyBuffer, "sent", "self._keep(slot)", "self._keep(slot)\n                self._remove(slot)"),
+        apply=code(DirtyBuffer, "sent", "self._queues.sent(slot)", "self._remove(slot)"),
     ),
     "a hand-off at or below what L3 is known to have is refused": Mutant(
         calling("0:s 1:bezwf", faults=("late_handoff@0",), span=5),

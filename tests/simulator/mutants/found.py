@@ -12,7 +12,7 @@ from strata.l1.claims import Claims
 from strata.l1.tier import L1Tier
 from strata.l1.trust import Trust
 from strata.protocol.versions import VersionClock
-from strata.writebehind.dirty import changes
+from strata.writebehind.dirty import changes, laying
 from strata.writebehind.dirty.buffer import DirtyBuffer
 from strata.writebehind.persist.bypass import Bypass
 from strata.writebehind.persist.notifier import Notifier
@@ -114,12 +114,12 @@ FOUND = {
     "of writes in part that wait together each column keeps the version of its own": Mutant(
         calling("0:pp 1:P", "0:sp 1:P", deferred=True, model=Pair),
         0,
-        apply=code(DirtyBuffer, "_laid", "(*sorted(ages.items()), *over.ages)", "()"),
+        apply=code(laying, "laid", "(*sorted(older.items()), *over.ages)", "()"),
     ),
     "... also where they meet in the ledger": Mutant(
         calling("0:p 1:p 1:P", "0:p 0:P 1:p", deferred=True, model=Pair, processes=2),
         0,
-        apply=code(encode, "_both", "if at != version", "if False"),
+        apply=code(encode, "_laid", "if at != like.version", "if False"),
     ),
     "a write in part is read by its process under a newer one of another column": Mutant(
         calling("0:pg 1:P", deferred=True, model=Pair),

@@ -10,7 +10,7 @@
 -- Returns the ms of its clock alone where nobody waits any more; else epoch; 1 if the bell is to be rung; then for each
 -- record: '+' taken, '=' there already, both followed by 'I' where L2 holds a synchronous writer's intent instead, '<' and
 -- a version that L3 has, '>' and the newer version that is pending, '?' and the pending entry that was not expected, or
--- that is newer but carries some columns only, '!' full.
+-- that is newer but carries, or adds to, some columns only, '!' full.
 local dirty, due, claims = KEYS[1], KEYS[2], KEYS[3]
 local call, now = redis.call, now_ms()
 local at_once = whole(now)
@@ -42,7 +42,7 @@ for i = 1, n do
     answers[i] = '<' .. known[i]
   elseif there == version then
     answers[i] = '='
-  elseif old and older(version, there) and string.find(string.sub(old, 24, 24), '[pm]')
+  elseif old and older(version, there) and string.find(string.sub(old, 24, 24), '[pma]')
       and string.sub(entry, 24, 24) ~= 'd' then
     answers[i] = '?' .. old  -- the newer one is of some columns only: the caller lays it over its own
   elseif old and older(version, there) then

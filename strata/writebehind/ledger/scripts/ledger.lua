@@ -14,7 +14,8 @@
 --   strata:{<schema>:0}:outage         text: those who wrote in this schema were told of the outage under way
 --   strata:{<schema>:<shard>}:told     sorted set: version -> ms at which its failure was told
 --
--- entry   E1:<version>:<s|d|p>:<ms of its first write>:<origin>:<packed row>     set, delete, partial
+-- entry   E1:<version>:<s|d|p|m>:<ms of its first write>:<origin>:<packed row>     set, delete, partial, mixed
+--         E2:<version>:a:<ms of its first write>:<origin>:<body>                   adds to columns
 --         (the version stands where it does in an L2 value, so that version_of serves both)
 -- claim   <version>:<token, - if not held>:<crashes>:<attempts>:<outages>     held: wide, see below
 

@@ -1,0 +1,149 @@
+"""What a row holds under changes that arrive in any order, by the version of each: what L3's statements come to.
+
+Reads lay what is pending over a row by it, and what is added to a row is reckoned by it, in the transaction that has
+locked the row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from strata.l3.values import Change
+from strata.model.numbers import plus
+from strata.protocol.added import Added, Series, joined, thinned, total
+
+KEPT = 16  # points of a series that stay with a row: a write that comes late is in order with what was added since
+
+
+@dataclass(slots=True)
+class Standing:
+    """A row, or none: `values` by column, `version` that of the row or of its deletion. `base` is when it was last
+    written whole, `columns` when which was since, `added` what was added to it, all of it in `values`."""
+
+    values: dict[str, Any] | None
+    version: int
+    base: int = 0
+    columns: dict[str, int] = field(default_factory=dict)
+    added: Added = ()
+
+    @staticmethod
+    def of(names: Sequence[str], version: int, values: Sequence[Any], note: RowNote | None) -> Standing:
+        """A row with its note, which is good if it is of the row's version."""
+        held = dict(zip(names, values, strict=True))
+        if note is None or note.version != version:
+            return Standing(held, version, version)
+        return Standing(held, version, note.base, dict(note.columns), note.added)
+
+    @staticmethod
+    def gone(deletion: int) -> Standing:
+        """No row, since a deletion at this version."""
+        return Standing(None, deletion, deletion)
+
+    def lay(self, change: Change, names: Sequence[str], key: str) -> bool:
+        """Take a change of one version; whether anything came of it. `names` are all columns, the key among them."""
+        if change.delete:
+            return self._delete(change.version)
+        if change.names is None:
+            return self._put(change.version, dict(zip(names, change.values or (), strict=True)))
+        given = dict(zip(change.names, change.values or (), strict=True))
+        given.pop(key, None)
+        if not change.adds:
+            return self._write(change.version, given)
+        default = None if change.default is None else dict(zip(names, change.default, strict=True))
+        return self._add(change.version, given, change.added, default)
+
+    def written(self, column: str) -> int:
+        """When a column was last written."""
+        return self.columns.get(column, self.base)
+
+    def _delete(self, version: int) -> bool:
+        if version <= self.version:
+            return False
+        self.values, self.version, self.base, self.columns, self.added = None, version, version, {}, ()
+        return True
+
+    def _put(self, version: int, given: dict[str, Any]) -> bool:
+        if self.values is None or version > self.version:
+            if version <= self.version:
+                return False
+            self.values, self.version, self.base, self.columns, self.added = given, version, version, {}, ()
+            return True
+        if version <= self.base:
+            return False
+        came = self._write(version, given)
+        self.base = version
+        self.columns = {name: at for name, at in self.columns.items() if at > version}
+        return came
+
+    def _write(self, version: int, given: dict[str, Any]) -> bool:
+        if self.values is None:
+            return False
+        came = False
+        for name, value in given.items():
+            if self.written(name) < version:
+                on_top = total(self.added, name, version)
+                self.values[name] = plus(value or 0, on_top) if on_top else value
+                self.columns[name] = version
+                came = True
+        self.version = max(self.version, version)
+        return came
+
+    def _add(self, version: int, given: dict[str, Any], added: Added, default: dict[str, Any] | None) -> bool:
+        if self.values is None:
+            if default is None or version <= self.version:
+                return False
+            self.values = default
+        before, self.added = self.added, _kept(joined(self.added, added))
+        came = self._write(version, given)
+        for column in dict.fromkeys(series.column for series in added):
+            at = self.written(column)
+            more = plus(total(self.added, column, at), total(before, column, at), -1)
+            if more:
+                self.values[column] = plus(self.values[column] or 0, more)
+                came = True
+        self.version = max(self.version, version)
+        return came
+
+
+class RowNote(msgspec.Struct, frozen=True):
+    """What is noted of a row (`strata.l3.partials`); good while the row has this version."""
+
+    version: int
+    base: int
+    columns: Mapping[str, int]
+    added: Added = ()
+
+
+class _Counted(msgspec.Struct, frozen=True, array_like=True):
+    base: int
+    added: Added
+
+
+def counted_text(base: int, added: Added) -> str:
+    """What was added to a row since it was written whole, for its note."""
+    told = tuple(msgspec.structs.replace(s, points=tuple((at, str(sum_)) for at, sum_ in s.points)) for s in added)
+    return msgspec.json.encode(_Counted(base, told)).decode()
+
+
+def note_of(version: int, base: int, columns: str, counted: str | None, kinds: Mapping[str, Any]) -> RowNote:
+    """A note as PostgreSQL has it; `kinds` make numbers of text, by column. What was added under another base is in the
+    row, or was written over."""
+    added: Added = ()
+    if counted is not None:
+        found = msgspec.json.decode(counted, type=_Counted)
+        if found.base == base:
+            added = tuple(_in_numbers(series, kinds[series.column]) for series in found.added if series.column in kinds)
+    return RowNote(version, base, json.loads(columns), added)
+
+
+def _in_numbers(series: Series, kind: Any) -> Series:
+    return msgspec.structs.replace(series, points=tuple((at, kind(sum_)) for at, sum_ in series.points))
+
+
+def _kept(added: Added) -> Added:
+    return tuple(msgspec.structs.replace(series, points=thinned(series.points, KEPT)) for series in added)
