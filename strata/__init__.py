@@ -67,6 +67,7 @@ from strata.model import (
 from strata.observe import StandardLogger
 from strata.observe.counters import Stats
 from strata.observe.health import Health, TierHealth, TierState
+from strata.paging import Page
 from strata.policies import (
     Durability,
     EvictionPolicy,
@@ -151,6 +152,7 @@ __all__ = [
     "NotFoundError",
     "OmitCache",
     "OmitL1",
+    "Page",
     "PostgresPolicy",
     "PrimaryKey",
     "Progress",

@@ -10,6 +10,7 @@ from strata.engine.hot import Hot
 from strata.jobs.job import Job
 from strata.model.keys import KEYS
 from strata.model.numbers import Number
+from strata.paging import Page
 from strata.query import Q, Query
 from strata.schema import Key, Record
 
@@ -223,6 +224,28 @@ class Collection(Generic[T, K]):
         that cannot be read, `HookError` where `before_get` raised, and `L3UnavailableError`.
         """
         return self._store.search(self.name, query)
+
+    def search_page(self, query: Q | Query | None = None, *, after: str | None = None) -> Page[T]:
+        """The records of one page that L3 (the replica where one is set) finds, and where the next page begins.
+
+        Pages are as large as the query's limit (0 is 100), and follow its order, which ends with the key: none repeats
+        a row or loses one, whatever is inserted or deleted meanwhile; only a row whose own place changes may be met
+        twice, or not at all. A page costs the same wherever it is, if there is an index in that order (`strata doctor`
+        names one that is missing). `after` is `Page.next` of the page before, for the same condition and order; the
+        arguments, the limit and the fields may be others.
+
+        Whole records fill L1 and L2 as `search` has it. Raises `QueryError`, also for a query with an offset and for an
+        `after` that is not of such a page, `DecodeError`, `HookError` and `L3UnavailableError` as `search` does.
+
+        >>> stored = store.set_many(Player, {id: Player(id, "anna") for id in ("q1", "q2", "q3")})
+        >>> query = Q().where("name = $1", "anna").order_by("id").desc().limit(2)
+        >>> page = store.search_page(Player, query)
+        >>> page.records
+        [Player(id='q3', name='anna'), Player(id='q2', name='anna')]
+        >>> store.search_page(Player, query, after=page.next)
+        Page(records=[Player(id='q1', name='anna')], next=None)
+        """
+        return self._store.search_page(self.name, query, after=after)
 
     def search_cached(self, query: Q | Query | None = None) -> list[T]:
         """As `search`; the whole result is kept in L2 under a key made from the query, until the L2 TTL.

@@ -1,4 +1,4 @@
-"""`Q` builds, and `Query` is, what `search`, `search_cached` and `count` ask of PostgreSQL.
+"""`Q` builds, and `Query` is, what `search`, its relatives and `count` ask of PostgreSQL.
 
 A query is checked as soon as it is made: placeholders are counted and statements told apart outside quotes and
 comments, by PostgreSQL's lexical rules (manual, "Lexical Structure", with `standard_conforming_strings` on).
@@ -13,7 +13,7 @@ import hashlib
 import re
 import sys
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set, ValuesView
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set, ValuesView
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -54,10 +54,17 @@ def _lexeme() -> re.Pattern[str]:
 
 
 class Order(NamedTuple):
-    """A column that rows are sorted by, and its direction. NULL is the greatest value of all, as PostgreSQL has it."""
+    """A column that rows are sorted by, its direction, and where NULL goes; None is as PostgreSQL has it, to which NULL
+    is the greatest value of all."""
 
     column: str
     desc: bool = False
+    nulls_first: bool | None = None
+
+    @property
+    def led_by_null(self) -> bool:
+        """Whether the rows that have NULL there come before the others."""
+        return self.desc if self.nulls_first is None else self.nulls_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +81,13 @@ class Query:
         fields: The columns to load; the other fields hold `UNLOADED`. Default: all of them.
         force_l2: "Not from L1"; it changes nothing, since whole results are kept in L2 and never in L1. Default: False.
         force_l3: Whether `search_cached` asks L3 and no cache. Default: False.
+        nulls_first: Whether NULL comes first, or last, or a sequence of that for each column. Default: None, as
+            PostgreSQL has it, last where ascending and first where descending.
 
     >>> Query(where="level > $1", args=(10,), order_by="level").limit_rows
     100
     >>> Query(order_by=("score", "name"), desc=(True, False)).order[0]
-    Order(column='score', desc=True)
+    Order(column='score', desc=True, nulls_first=None)
     """
 
     where: str = ""
@@ -90,6 +99,7 @@ class Query:
     fields: tuple[str, ...] = ()
     force_l2: bool = False
     force_l3: bool = False
+    nulls_first: bool | tuple[bool | None, ...] | None = None
 
     def __post_init__(self) -> None:
         for what, value in (("fields", self.fields), ("args", self.args)):
@@ -105,7 +115,7 @@ class Query:
             if not isinstance(name, str):
                 kind = type(name).__name__
                 raise QueryError(f"fields has a {kind} in it; give the names of columns: fields('id', 'score')")
-        for name, value in _order(self.order_by, self.desc).items():
+        for name, value in _order(self.order_by, self.desc, self.nulls_first).items():
             object.__setattr__(self, name, value)
         _check_where(self.where, len(self.args))
 
@@ -117,10 +127,12 @@ class Query:
     @property
     def order(self) -> tuple[Order, ...]:
         """The columns to sort by, the first one first."""
-        if isinstance(self.order_by, str):
-            return (Order(self.order_by, self.desc is True),) if self.order_by else ()
-        assert isinstance(self.desc, tuple)
-        return tuple(map(Order, self.order_by, self.desc))
+        columns, directions, nulls = self.order_by, self.desc, self.nulls_first
+        if isinstance(columns, str):
+            assert not isinstance(nulls, tuple)
+            return (Order(columns, directions is True, nulls),) if columns else ()
+        assert isinstance(directions, tuple)
+        return tuple(map(Order, columns, directions, nulls if isinstance(nulls, tuple) else [None] * len(columns)))
 
     def fingerprint(self, shape: str = "") -> str:
         """A key made from all that decides the result: equal for equal queries, in every process.
@@ -128,7 +140,10 @@ class Query:
         `shape` tells models apart whose records of the same rows differ. An argument counts with its type, so that
         `1`, `1.0`, `True` and `"1"` are four queries.
         """
-        parts = (shape, self.where, self.order, self.limit_rows, self.offset, self.fields, self.args)
+        order = tuple(
+            item[:2] if item.led_by_null is item.desc else (*item[:2], item.led_by_null) for item in self.order
+        )
+        parts = (shape, self.where, order, self.limit_rows, self.offset, self.fields, self.args)
         return hashlib.blake2b(_spelled(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -158,8 +173,8 @@ class Q:
 
         Raises `QueryError` for what is no name, and for a column that was named before.
 
-        >>> Q().order_by("score").desc().order_by("name").build().order
-        (Order(column='score', desc=True), Order(column='name', desc=False))
+        >>> Q().order_by("score").desc().order_by("name").nulls_first().build().order[1]
+        Order(column='name', desc=False, nulls_first=True)
         """
         if not isinstance(column, str) or not column:
             raise QueryError("order_by takes the name of one column; call it again for the next")
@@ -167,14 +182,25 @@ class Q:
 
     def desc(self) -> Q:
         """Sort descending by the column of the last `order_by`. Raises `QueryError` if there is none."""
+        return self._last("desc", lambda last: last._replace(desc=True))
+
+    def nulls_first(self) -> Q:
+        """Rows that have NULL in the column of the last `order_by` come first. Raises `QueryError` if there is none."""
+        return self._last("nulls_first", lambda last: last._replace(nulls_first=True))
+
+    def nulls_last(self) -> Q:
+        """Rows that have NULL in the column of the last `order_by` come last. Raises `QueryError` if there is none."""
+        return self._last("nulls_last", lambda last: last._replace(nulls_first=False))
+
+    def _last(self, what: str, change: Callable[[Order], Order]) -> Q:
         if not self._query.order:
-            raise QueryError("desc follows an order_by, and there is none; name the column first")
+            raise QueryError(f"{what} follows an order_by, and there is none; name the column first")
         *before, last = self._query.order
-        return self._ordered([*before, Order(last.column, True)])
+        return self._ordered([*before, change(last)])
 
     def _ordered(self, order: list[Order]) -> Q:
-        columns, directions = zip(*order, strict=True)
-        return Q(replace(self._query, order_by=columns, desc=directions))
+        columns, directions, nulls = zip(*order, strict=True)
+        return Q(replace(self._query, order_by=columns, desc=directions, nulls_first=nulls))
 
     def limit(self, rows: int) -> Q:
         """At most so many rows; 0 means 100. Raises `QueryError` for what is no whole number of 0 or more."""
@@ -227,26 +253,30 @@ def _check_count(value: Any, what: str) -> None:
         raise QueryError(f"{what} is {shown(value)}; it must be a whole number, 0 or more")
 
 
-def _order(order_by: Any, desc: Any) -> dict[str, Any]:
-    """`order_by` and `desc` in the form that equal orders share: one column as itself, several as tuples."""
+def _order(order_by: Any, desc: Any, nulls_first: Any) -> dict[str, Any]:
+    """The three in the form that equal orders share: of one column each as itself, of several as tuples."""
     columns = [order_by] if isinstance(order_by, str) else order_by
     directions = [desc] if isinstance(desc, bool) else desc
-    for what, value, kind in (("order_by", columns, str), ("desc", directions, bool)):
-        if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, kind) for v in value):
+    nulls = [nulls_first] if nulls_first is None or isinstance(nulls_first, bool) else nulls_first
+    for what, value, kind in (("order_by", columns, str), ("desc", directions, bool), ("nulls_first", nulls, bool)):
+        known = (kind, type(None)) if value is nulls else kind
+        if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, known) for v in value):
             raise QueryError(f"{what} must be a {kind.__name__}, or a sequence of them")
     if columns == [""] or not columns:
-        if any(directions):
-            raise QueryError("desc is given without an order_by; name the column to sort by")
-        return {"order_by": "", "desc": False}
-    if desc is False:
-        directions = [False] * len(columns)
-    if len(directions) != len(columns):
-        raise QueryError(f"order_by has {len(columns)} columns, desc {len(directions)} directions; give one for each")
+        if any(directions) or any(place is not None for place in nulls):
+            raise QueryError("desc, or nulls_first, is given without an order_by; name the column to sort by")
+        return {"order_by": "", "desc": False, "nulls_first": None}
+    directions = [False] * len(columns) if desc is False else directions
+    nulls = [None] * len(columns) if nulls_first is None else nulls
+    for what, value in (("desc", directions), ("nulls_first", nulls)):
+        if len(value) != len(columns):
+            raise QueryError(f"order_by has {len(columns)} columns, {what} {len(value)} values; give one for each")
     if len(set(columns)) < len(columns):
         raise QueryError("order_by names a column twice; once is enough")
     if len(columns) == 1:
-        return {"order_by": columns[0], "desc": directions[0]}
-    return {"order_by": tuple(columns), "desc": tuple(directions)}
+        return {"order_by": columns[0], "desc": directions[0], "nulls_first": nulls[0]}
+    placed = None if all(place is None for place in nulls) else tuple(nulls)
+    return {"order_by": tuple(columns), "desc": tuple(directions), "nulls_first": placed}
 
 
 def _check_where(where: str, args: int) -> None:

@@ -13,6 +13,7 @@ from strata.aio.ready import Ready
 from strata.collection import RAISE, Collection
 from strata.model.keys import KEYS
 from strata.model.numbers import Number
+from strata.paging import Page
 from strata.query import Q, Query
 from strata.schema import Key, Record
 
@@ -123,6 +124,10 @@ class AsyncCollection(Ready, Generic[T, K]):
     async def search(self, query: Q | Query | None = None) -> list[T]:
         """As `Collection.search`."""
         return await here().call(self.sync.search, query)
+
+    async def search_page(self, query: Q | Query | None = None, *, after: str | None = None) -> Page[T]:
+        """As `Collection.search_page`."""
+        return await here().call(partial(self.sync.search_page, query, after=after))
 
     async def search_cached(self, query: Q | Query | None = None) -> list[T]:
         """As `Collection.search_cached`."""

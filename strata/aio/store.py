@@ -26,6 +26,7 @@ from strata.model.keys import KEYS
 from strata.model.numbers import Number
 from strata.observe.counters import Stats
 from strata.observe.health import Health
+from strata.paging import Page
 from strata.query import Q, Query
 from strata.schema import Key, Record, Schema, SchemaRef
 
@@ -148,6 +149,20 @@ class AsyncDataStore(AsyncWith):
     async def search(self, schema: SchemaRef[Any], query: Q | Query | None = None) -> list[Any]:
         """As `DataStore.search`."""
         return await here().call(self.sync.search, schema, query)
+
+    @overload
+    async def search_page(
+        self, schema: type[T], query: Q | Query | None = ..., *, after: str | None = ...
+    ) -> Page[T]: ...
+    @overload
+    async def search_page(
+        self, schema: str, query: Q | Query | None = ..., *, after: str | None = ...
+    ) -> Page[Any]: ...
+    async def search_page(
+        self, schema: SchemaRef[Any], query: Q | Query | None = None, *, after: str | None = None
+    ) -> Page[Any]:
+        """As `DataStore.search_page`."""
+        return await here().call(partial(self.sync.search_page, schema, query, after=after))
 
     @overload
     async def search_cached(self, schema: type[T], query: Q | Query | None = ...) -> list[T]: ...

@@ -1,4 +1,4 @@
-"""`search`, `search_cached` and `count`: L3 as it is, found records filling the caches."""
+"""`search`, `search_page`, `search_cached` and `count`: L3 as it is, found records filling the caches."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from strata.engine.context import Context
 from strata.engine.rows import Filler, items_of
 from strata.errors import WITHOUT_L2, ClosedError, DecodeError, L3UnavailableError, QueryError, shown
 from strata.model import UNLOADED
+from strata.paging import Bookmark, Page
 from strata.query import Query
 from strata.waits.seats import Turn, Turns
 
@@ -92,6 +93,23 @@ class Searcher:
         bound.counters.searches += 1
         found = self._found(bound, query, rows.replica)
         return [_given(bound, record) for record in self._filled(bound, query, found)]
+
+    def search_page(self, bound: Bound, query: Query, after: str | None) -> Page[Any]:
+        """As `search`, the page that begins where the one before has said; its size is the query's limit."""
+        rows = rows_of(bound)
+        rows.table.check(query)
+        if query.offset:
+            raise QueryError("search_page takes no offset; give it Page.next of the page before, as after")
+        bookmark = Bookmark(bound.name, query, rows.table.order(query))
+        values = None if after is None else bookmark.values(after)
+        self._context.listen()
+        bound.counters.searches += 1
+        with (rows.replica or rows.primary).session() as conn:
+            page = rows.table.search_page(conn, query, values)
+        names = bound.plan.column_names if page.names is None else page.names
+        records = self._filled(bound, query, FoundRows(names, page.rows, rows.replica is None))
+        next = None if page.last is None else bookmark.text(page.last)
+        return Page([_given(bound, record) for record in records], next)
 
     def count(self, bound: Bound, query: Query | None) -> int:
         """How many rows there are; order, limit and offset do not matter."""

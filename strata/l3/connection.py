@@ -329,6 +329,7 @@ def _settings(config: L3PoolConfig, version: int) -> dict[str, str]:
         "TimeZone": "UTC",
         "DateStyle": "ISO, YMD",
         "IntervalStyle": "postgres",
+        "extra_float_digits": "1",  # a float's text is the float
         "standard_conforming_strings": "on",
         "quote_all_identifiers": "off",  # by which definitions in the catalogue would read otherwise
     }

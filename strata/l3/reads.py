@@ -11,11 +11,13 @@ import psycopg
 from strata.errors import QueryError
 from strata.l3 import failures
 from strata.l3.connection import Connection
-from strata.l3.layout import VERSION, Layout, quote
+from strata.l3.keyset import Stretch, columns_of, stretches, whole
+from strata.l3.layout import VERSION, Layout
 from strata.l3.statement import ARRAYS, INT8, UNLOADABLE, ask, load_cells, unsendable
 from strata.query import Order, Query, check_columns
 
 MOST_ARGUMENTS = 65_533  # the protocol counts parameters in 16 bits, and limit and offset are two of them
+_MAX_BIGINT = (1 << 63) - 1
 _cursor_numbers = itertools.count()
 
 
@@ -24,6 +26,15 @@ class Row(NamedTuple):
 
     version: int
     values: tuple[Any, ...]
+
+
+class PageRows(NamedTuple):
+    """A page of a query: the names of its columns, None all of them, its rows, and, if there are more, what the last of
+    them has in the columns of the order, as PostgreSQL writes it."""
+
+    names: tuple[str, ...] | None
+    rows: list[Row]
+    last: tuple[str | None, ...] | None
 
 
 class Reads:
@@ -35,6 +46,7 @@ class Reads:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        self._keys = (layout.plan.key.name,)
         at, key, table = layout.key_oid, layout.key, layout.table
         self._whole = f"SELECT {VERSION}, {layout.shown(layout.names)} FROM {table}"
         self._get = layout.statement(f"{self._whole} WHERE {key} = $1", at)
@@ -100,9 +112,11 @@ class Reads:
                 f"the query has {len(query.args)} arguments, and PostgreSQL takes {MOST_ARGUMENTS}; give a list as one "
                 "of them, as in id = ANY($1)"
             )
-        for column, _ in query.order:
-            if self._layout.field(column).encrypted:
-                raise QueryError(f"order_by names {column!r}, which is Encrypted; only its ciphertext could be sorted")
+        for item in query.order:
+            if self._layout.field(item.column).encrypted:
+                raise QueryError(
+                    f"order_by names {item.column!r}, which is Encrypted; only its ciphertext could be sorted"
+                )
 
     def search(self, conn: Connection, query: Query) -> tuple[tuple[str, ...] | None, list[Row]]:
         """The names of the columns asked for (None: all of them), and the rows found, in order.
@@ -116,6 +130,35 @@ class Reads:
         with _Blame(conn, query):
             found = ask(conn, sql, [*_args(query), query.limit_rows, query.offset])
         return names, [Row(row[0], row[1:]) for row in found]
+
+    def order(self, query: Query) -> list[Order]:
+        """What the rows of a page are sorted by, to the end: the columns asked for, then the key."""
+        return whole(query.order, self._keys)
+
+    def search_page(self, conn: Connection, query: Query, after: Sequence[str | None] | None) -> PageRows:
+        """As `search`, the page that follows the row which has `after` in the columns of the order (None: the first).
+
+        These are PostgreSQL's own texts of the values: exact, whatever type a column has.
+        """
+        names, order = self._names(query), self.order(query)
+        columns = columns_of(self._layout, order)
+        texts = "".join(f", {column.sql}::text" for column in columns)
+        select = f"SELECT {VERSION}, {self._layout.shown(names or self._layout.names)}{texts} FROM {self._layout.table}"
+        terms = f" ORDER BY {', '.join(column.term for column in columns)}"
+        width, keys = len(columns), [place for place, item in enumerate(order) if item.column in self._keys]
+        wanted = min(query.limit_rows + 1, _MAX_BIGINT)  # one more tells whether there are more
+        found: dict[tuple[Any, ...], tuple[Any, ...]] = {}  # by key: a row may move from one stretch to the next
+        for stretch in [Stretch("", ())] if after is None else stretches(columns, after, len(query.args) + 1):
+            args = [*_args(query), *stretch.args]
+            sql = f"{select}{_where(query, stretch.condition)}{terms} LIMIT ${len(args) + 1}"
+            with _Blame(conn, query):
+                for row in ask(conn, sql, [*args, wanted - len(found)]):
+                    found.setdefault(tuple(row[place - width] for place in keys), row)
+            if len(found) >= wanted:
+                break
+        rows = list(found.values())[: query.limit_rows]
+        last = rows[-1][-width:] if len(found) > len(rows) else None
+        return PageRows(names, [Row(row[0], row[1:-width]) for row in rows], last)
 
     def count(self, conn: Connection, query: Query) -> int:
         """How many rows fit the condition; order, limit and offset do not matter."""
@@ -153,15 +196,8 @@ class Reads:
         return f"SELECT {VERSION}, {self._layout.shown(names)} FROM {self._layout.table}"
 
     def _order(self, query: Query) -> str:
-        """By the columns asked for, and then by the key, in the direction of the last one: so an index on them all
-        gives the rows as they come, and rows that are otherwise equal have one order."""
-        order = list(query.order)
-        key = self._layout.plan.key.name
-        if key not in [column for column, _ in order]:
-            order.append(Order(key, bool(order) and order[-1].desc))
-        # With the table's name, since a plain one would mean what is selected under it, which was cast.
-        terms = [f"{self._layout.table}.{quote(column)}{' DESC' if desc else ''}" for column, desc in order]
-        return f" ORDER BY {', '.join(terms)}"
+        columns = columns_of(self._layout, self.order(query))
+        return f" ORDER BY {', '.join(column.term for column in columns)}"
 
 
 class _Cursor(psycopg.RawServerCursor[tuple[Any, ...]]):
@@ -205,9 +241,11 @@ def _row(values: Sequence[Any]) -> Row:
     return Row(values[0], tuple(values[1:]))
 
 
-def _where(query: Query) -> str:
+def _where(query: Query, further: str = "") -> str:
     # On lines of its own, so that a comment in it ends where it does.
-    return f" WHERE (\n{query.where}\n)" if query.where else ""
+    conditions = [f"(\n{query.where}\n)"] if query.where else []
+    conditions += [f"({further})"] if further else []
+    return f" WHERE {' AND '.join(conditions)}" if conditions else ""
 
 
 def _args(query: Query) -> list[Any]:

@@ -68,7 +68,9 @@ class Table:
         self.page = self._door(reads.page)
         self.key_bounds = self._door(reads.key_bounds)
         self.check = reads.check
+        self.order = reads.order
         self.search = self._door(reads.search)
+        self.search_page = self._door(reads.search_page)
         self.count = self._door(reads.count)
         self.stream = self._door(reads.stream)
 

@@ -155,6 +155,7 @@ CALLS: dict[str, Callable[[DataStore], Any]] = {
     "delete": lambda store: store.delete("notes", 1),
     "delete_many": lambda store: store.delete_many("notes", [1]),
     "search": lambda store: store.search("notes"),
+    "search_page": lambda store: store.search_page("notes"),
     "search_cached": lambda store: store.search_cached("notes"),
     "search_iter": lambda store: store.search_iter("notes"),
     "exists": lambda store: store.exists("notes", 1),

@@ -201,6 +201,9 @@ def query_doors(store: DataStore, name: str) -> dict[str, Door]:
     """The calls about many records of a schema, as above."""
     return {
         "search": lambda x: store.search(name, x),
+        "search_page": lambda x: store.search_page(name, x),
+        "search_page after": lambda x: store.search_page(name, Q().order_by("text").limit(1), after=x),
+        "search_page argument": lambda x: store.search_page(name, Q().where("text = $1", x).order_by("size")),
         "search_cached": lambda x: store.search_cached(name, x),
         "search_iter": lambda x: list(store.search_iter(name, x)),
         "search_iter chunk": lambda x: list(store.search_iter(name, chunk=x)),
@@ -242,6 +245,7 @@ def store_doors(store: DataStore) -> dict[str, Door]:
         "collection.delete": named.delete,
         "collection.delete_many": named.delete_many,
         "collection.search": named.search,
+        "collection.search_page": lambda x: named.search_page(after=x),
         "collection.search_cached": named.search_cached,
         "collection.search_iter": lambda x: list(named.search_iter(x)),
         "collection.exists": named.exists,

@@ -15,6 +15,7 @@ waits
 runtime
 observe
 query model
+paging
 protocol addresses durations
 endpoints
 policies hooks

@@ -36,7 +36,7 @@ STORE = """
 """.split()
 RESULTS = """
     MigrationReport MigrationRecord ManualChange KeyRotation Undecrypted AuditReport SchemaAudit StaleKey
-    Stats Health TierHealth TierState
+    Stats Health TierHealth TierState Page
 """.split()
 ERRORS = """
     StrataError SchemaNotFoundError SchemaDuplicateError NoPrimaryKeyError InvalidModelError MissingPrimaryKeyError
@@ -52,8 +52,8 @@ VALUES = {"UNLOADED", "SchemaRef", "Key", "Record", "__version__"}  # which have
 PACKAGES: list[ModuleType] = [strata, strata.embedded, strata.testing, prometheus]
 
 CALLS = """
-    register get get_many set set_many delete delete_many search search_cached exists count tx invalidate warm_cache
-    flush_dirty migrate migrate_from migration_status stats health close dead_letters rotate_keys
+    register get get_many set set_many delete delete_many search search_page search_cached exists count tx invalidate
+    warm_cache flush_dirty migrate migrate_from migration_status stats health close dead_letters rotate_keys
 """.split()
 OF_THE_STORE = """
     register tx flush_dirty migrate migrate_from migration_status stats health close dead_letters rotate_keys
@@ -114,6 +114,7 @@ def test_no_pickle_names_a_module_inside() -> None:
     for value in [
         strata.UNLOADED, strata.WriteMode.WRITE_BEHIND, strata.NotFoundError("", key=1), strata.Index(["id"]),
         strata.MemPolicy(ttl=1), strata.L3PoolConfig(), strata.Query(), strata.Q().limit(3), strata.Progress(1, 2),
+        strata.Page([], "x"),
     ]:  # fmt: skip
         raw = pickle.dumps(value)
         assert b"strata." not in raw

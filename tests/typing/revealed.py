@@ -22,6 +22,7 @@ from strata import (
     L3PoolConfig,
     MemPolicy,
     MigrationReport,
+    Page,
     PrimaryKey,
     Q,
     Record,
@@ -51,6 +52,8 @@ def by_class(ds: DataStore) -> None:
     assert_type(ds.get_many(Player, {UUID(int=1)}), dict[UUID, Player])
     assert_type(ds.search(Player, Q()), list[Player])
     assert_type(ds.search_cached(Player, Q().build()), list[Player])
+    assert_type(ds.search_page(Player, Q(), after=None), Page[Player])
+    assert_type(ds.search_page(Player).records, list[Player])
     assert_type(ds.search_iter(Player), Iterator[Player])
     assert_type(ds.set(Player, "p1", andrew), Player)
     assert_type(ds.set_many(Player, {"p1": andrew}), dict[str, Player])
@@ -60,6 +63,7 @@ def by_name(ds: DataStore) -> None:
     assert_type(ds.get("players", "p1"), Any)
     assert_type(ds.get_many("players", ["p1"]), dict[str, Any])
     assert_type(ds.search("players"), list[Any])
+    assert_type(ds.search_page("players"), Page[Any])
     assert_type(ds.count("players"), int)
     assert_type(ds.exists("players", "p1"), bool)
     assert_type(ds.set("players", "p1", andrew), Player)
@@ -75,6 +79,7 @@ def by_handle(ds: DataStore) -> None:
     assert_type(players.get("p1", default=None), Player | None)
     assert_type(players.get_many(["p1"]), dict[Any, Player])
     assert_type(players.search(), list[Player])
+    assert_type(players.search_page(Q(), after="token"), Page[Player])
     assert_type(players.search_iter(), Iterator[Player])
     assert_type(players.set("p1", andrew), Player)
 
@@ -112,6 +117,8 @@ def what_is_neither_name_nor_class_is_refused(ds: DataStore) -> None:
     ds.count(3.14)  # type: ignore[arg-type]
     ds.search(3.14)  # type: ignore[call-overload]
     ds.search_cached(3.14)  # type: ignore[call-overload]
+    ds.search_page(3.14)  # type: ignore[call-overload]
+    ds.search_page(Player, after=b"token")  # type: ignore[call-overload]
     ds.search_iter(3.14)  # type: ignore[call-overload]
     ds.invalidate(None, "p1")  # type: ignore[arg-type]
     ds.warm_cache(b"players")  # type: ignore[call-overload]
