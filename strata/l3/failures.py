@@ -120,8 +120,9 @@ def blames_query(error: psycopg.Error) -> bool:
     return sqlstate == "53400" or (sqlstate[:2] in _QUERY_CLASSES and sqlstate not in ("42501", "42P01"))
 
 
-def query_error(error: psycopg.Error, unsendable: int = 0) -> QueryError:
-    """The error of a query that is to blame. `unsendable`: the number of the argument that the driver cannot send."""
+def query_error(error: psycopg.Error, own: int, unsendable: int = 0) -> QueryError:
+    """The error of a query that is to blame. `own`: how many arguments it has, what follows them being its page's;
+    `unsendable`: the number of the one that the driver cannot send."""
     argument = _ARGUMENT.match(error.diag.context or "")
     found = diagnose(error)
     if not found.sqlstate:
@@ -129,7 +130,9 @@ def query_error(error: psycopg.Error, unsendable: int = 0) -> QueryError:
         words = f"{which} has a type, or is a list of mixed types, that no column has"
         return caused(QueryError(f"the query was not sent ({found.message}): {words}"), error)
     hint = "; if it is a field of the model, run migrate()" if found.sqlstate == "42703" else ""
-    if argument is not None:
+    if argument is not None and int(argument[1]) > own:
+        hint = "; after holds a value that its column does not take; begin with the first page"
+    elif argument is not None:
         hint = f"; it cannot read the argument of ${argument[1]} as the type that is wanted there"
     return caused(QueryError(f"PostgreSQL cannot run the query: {found.message}{hint}"), error)
 

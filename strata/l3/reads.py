@@ -220,9 +220,12 @@ class _Blame:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ValueError | TypeError | OverflowError | AttributeError):
             # psycopg met an argument that it cannot send; what Python says of it holds the value.
-            raise failures.query_error(psycopg.DataError(type(error).__name__), self._unsendable()) from None
+            raise self._error(psycopg.DataError(type(error).__name__), self._unsendable()) from None
         if isinstance(error, psycopg.Error) and failures.blames_query(error):
-            raise failures.query_error(error, 0 if error.sqlstate else self._unsendable())
+            raise self._error(error, 0 if error.sqlstate else self._unsendable())
+
+    def _error(self, error: psycopg.Error, unsendable: int) -> QueryError:
+        return failures.query_error(error, len(self._query.args), unsendable)
 
     def _unsendable(self) -> int:
         return unsendable(self._conn, _args(self._query))

@@ -141,7 +141,7 @@ def test_a_value_that_the_driver_refuses_is_permanent_and_not_shown() -> None:
 def test_a_query_is_to_blame_for_what_its_author_wrote(sqlstate: str, blamed: bool) -> None:
     assert failures.blames_query(server_error(sqlstate)) is blamed
     assert not failures.blames_query(errors.OperationalError("gone"))
-    assert isinstance(failures.query_error(server_error("42601")), QueryError)
+    assert isinstance(failures.query_error(server_error("42601"), 0), QueryError)
 
 
 def test_a_batch_names_its_change_in_the_order_it_was_given() -> None:

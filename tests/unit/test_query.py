@@ -97,6 +97,51 @@ def test_a_builder_refuses_desc_before_order_by_and_a_column_that_is_none() -> N
             Q().order_by(column)  # type: ignore[arg-type]
 
 
+def test_null_goes_where_postgresql_has_it_unless_it_is_placed() -> None:
+    def led(query: Q) -> list[bool]:
+        return [order.led_by_null for order in query.build().order]
+
+    assert led(Q().order_by("a").order_by("b").desc()) == [False, True]
+    assert led(Q().order_by("a").nulls_first().order_by("b").desc().nulls_last()) == [True, False]
+    assert led(Q().order_by("a").nulls_last().desc()) == led(Q().order_by("a").desc().nulls_last()) == [False]
+    assert led(Q().order_by("a").nulls_first().nulls_last().order_by("b")) == [False, False]
+
+
+def test_a_query_made_by_hand_may_place_null() -> None:
+    assert Query(order_by="a", nulls_first=True) == Q().order_by("a").nulls_first().build()
+    assert Query(order_by=("a", "b"), nulls_first=(None, False)) == Q().order_by("a").order_by("b").nulls_last().build()
+    assert Query(order_by=("a", "b"), nulls_first=(None, None)) == Query(order_by=("a", "b"))
+    assert Query("a = 1", (), "a", True, 1, 2, ("a",), True, True).nulls_first is None  # by position, as ever
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"nulls_first": True},
+        {"nulls_first": (True,)},
+        {"order_by": "a", "nulls_first": 1},
+        {"order_by": "a", "nulls_first": "first"},
+        {"order_by": "a", "nulls_first": (True, False)},
+        {"order_by": ("a", "b"), "nulls_first": True},
+        {"order_by": ("a", "b"), "nulls_first": {True, False}},
+    ],
+)
+def test_a_place_for_null_without_its_column_is_refused(parts: Any) -> None:
+    with pytest.raises(QueryError, match=r"nulls_first"):
+        Query(**parts)
+
+
+def test_a_builder_places_null_after_an_order_by_only() -> None:
+    for step in (Q().nulls_first, Q().limit(5).nulls_last):
+        with pytest.raises(QueryError, match="name the column first"):
+            step()
+
+
+def test_a_place_for_null_that_is_the_usual_one_makes_no_other_key() -> None:
+    assert Query(order_by="a", nulls_first=False).fingerprint() == Query(order_by="a").fingerprint()
+    assert Query(order_by="a", nulls_first=True).fingerprint() != Query(order_by="a").fingerprint()
+
+
 def test_a_second_where_is_refused() -> None:
     with pytest.raises(QueryError, match="twice"):
         Q().where("a = 1").where("b = 2")
