@@ -7,7 +7,8 @@ from typing import Any
 from strata.bound import Bound
 from strata.coherence.ownership import Ownership
 from strata.datastore import DataStore
-from strata.errors import InvalidConfigError
+from strata.engine.orders import noted
+from strata.errors import InvalidConfigError, QueryError
 from strata.l2.client import RedisServer
 from strata.l3 import poolers
 from strata.l3.catalog import TableFacts, table_facts
@@ -15,6 +16,7 @@ from strata.l3.changes import Plan
 from strata.l3.compare import compare
 from strata.l3.connection import connect, parse_dsn
 from strata.l3.layout import quote
+from strata.l3.ordered import MissingIndex
 from strata.l3.table import Table
 from strata.writebehind.ledger.lag import PendingStats
 
@@ -92,6 +94,27 @@ def pooled(store: DataStore, dsn: str) -> tuple[bool, bool]:
 def tables(store: DataStore) -> dict[str, Table]:
     """The tables of the registered schemas, by name."""
     return {bound.rows.table.name: bound.rows.table for bound in schemas(store).values() if bound.l3 is not None}
+
+
+def missing_indexes(store: DataStore) -> list[tuple[str, bool, MissingIndex]]:
+    """The indexes that pages want which were asked for lately, with the schema, and whether these had a condition.
+
+    Raises `L2UnavailableError` or `L3UnavailableError`.
+    """
+    server, found = store._wiring.server, []
+    for name, bound in schemas(store).items():
+        if server is None or bound.l3 is None:
+            continue
+        for query in noted(server, name, server.time_ms() / 1000):
+            with (bound.l3.replica or bound.l3.primary).session() as conn:
+                try:
+                    bound.l3.table.check(query)
+                except QueryError:
+                    continue  # a release had the column that this one has not
+                missing = bound.l3.table.missing_index(conn, query)
+            if missing is not None:
+                found.append((name, bool(query.where), missing))
+    return found
 
 
 def compared(store: DataStore) -> tuple[dict[str, TableFacts], Plan]:

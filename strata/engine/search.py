@@ -10,6 +10,7 @@ import msgspec
 from strata import waits
 from strata.bound import Bound, Rows
 from strata.engine.context import Context
+from strata.engine.orders import Orders
 from strata.engine.rows import Filler, items_of
 from strata.errors import WITHOUT_L2, ClosedError, DecodeError, L3UnavailableError, QueryError, shown
 from strata.model import UNLOADED
@@ -79,11 +80,12 @@ class Records:
 
 
 class Searcher:
-    """Queries of one or many rows. Thread-safe: it keeps no state of its own."""
+    """Queries of one or many rows. Thread-safe, as `Orders` is, which is all the state that it has."""
 
     def __init__(self, context: Context, filler: Filler) -> None:
         self._context = context
         self._filler = filler
+        self._orders = Orders(context)
 
     def search(self, bound: Bound, query: Query) -> list[Any]:
         """The records found, in order; whole ones of the primary also fill L1 and L2."""
@@ -106,6 +108,7 @@ class Searcher:
         bound.counters.searches += 1
         with (rows.replica or rows.primary).session() as conn:
             page = rows.table.search_page(conn, query, values)
+        self._orders.asked(bound, query)
         names = bound.plan.column_names if page.names is None else page.names
         records = self._filled(bound, query, FoundRows(names, page.rows, rows.replica is None))
         next = None if page.last is None else bookmark.text(page.last)

@@ -15,6 +15,7 @@ from strata.l3.fit import check
 from strata.l3.layout import Layout, quote
 from strata.l3.look import TableLook
 from strata.l3.marks import Marks, waiting_repairs
+from strata.l3.ordered import OrderedIndexes
 from strata.l3.partials import Partials
 from strata.l3.partition import partition_of
 from strata.l3.reads import Reads
@@ -71,6 +72,7 @@ class Table:
         self.order = reads.order
         self.search = self._door(reads.search)
         self.search_page = self._door(reads.search_page)
+        self.missing_index = OrderedIndexes(layout).missing
         self.count = self._door(reads.count)
         self.stream = self._door(reads.stream)
 

@@ -14,7 +14,7 @@ import pytest
 import redis
 from click.testing import CliRunner
 
-from strata import DataStore
+from strata import DataStore, Q
 from strata.application import load_store
 from strata.cli.doctor import fleet as doctor_fleet
 from strata.cli.fleet import LocalFleet
@@ -24,7 +24,9 @@ from strata.embedded import EmbeddedValkey
 from strata.protocol.entry import Entry, EntryOp
 from strata.protocol.versions import NODE_BITS
 from strata.writebehind.ledger.shard import home_of
+from tests.behind import run
 from tests.models import Note, Player
+from tests.support import wait_until
 
 ROOT = Path(__file__).parents[2]
 APP = """
@@ -249,6 +251,46 @@ def test_the_doctor_names_a_shard_that_stands_still_its_age_and_what_to_look_at(
     [(what, found, advice)] = [item for item in findings(strata, "warn") if item[0] == "pending in notes"]
     assert (what, found) == ("pending in notes", f"the oldest entry of shard {shard.number} is 75 s old")
     assert f"strata.persist('notes', {shard.number})" in advice and "pg_stat_activity" in advice
+
+
+@pytest.mark.usefixtures("hasty")
+def test_the_doctor_names_the_index_that_pages_want(strata: Strata, redis_addr: str, dsn: str) -> None:
+    strata("migrate")
+    noted = "strata:{pages}:players"
+    with shop() as store, redis.Redis.from_url(f"redis://{redis_addr}") as client:
+        for query in (
+            Q().order_by("level").desc(), Q().where("email = $1", "x").order_by("created_at"),
+            Q().order_by("email").nulls_first().order_by("level").desc(),
+            Q(), Q().order_by("id").desc(), Q().order_by("username").order_by("level"),  # the latter is unique
+        ):  # fmt: skip
+            store.search_page(Player, query)
+        wait_until(lambda: client.hlen(noted) == 3)
+        now = str(int(time.time()))
+        others = ["garbage", "[true,[]]", "[1,2]", '[true,[["gone",true,null]]]']
+        client.hset(noted, mapping=dict.fromkeys(others, now))
+        client.hset(noted, '[false,[["updated_at",false,null]]]', str(int(now) - 31 * 86_400))
+        client.hset(noted, '[false,[["updated_at",true,null]]]', "yesterday")
+
+    def named() -> dict[str, str]:
+        lines = [(found, advice) for what, found, advice in findings(strata, "warn") if what == "pages of players"]
+        return {found.removeprefix("search_page was asked for by "): advice for found, advice in lines}
+
+    told = "{}, and no index has that order: each page sorts what it finds"
+    in_front = "; better with those columns in front that its where compares by ="
+    assert named() == {
+        told.format("level DESC, id DESC"): 'give the schema indexes=[Index(["level", "id"])] and run `strata migrate`',
+        told.format("created_at, id"): (
+            f'give the schema indexes=[Index(["created_at", "id"])] and run `strata migrate`{in_front}'
+        ),
+        told.format("email NULLS FIRST, level DESC, id DESC"): (
+            'run CREATE INDEX CONCURRENTLY ON "players" ("email" NULLS FIRST, "level" DESC, "id" DESC)'
+        ),
+    }
+    run(dsn, "CREATE INDEX ON players (level, id); CREATE INDEX ON players (email, created_at, id)")
+    (advice,) = named().values()
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(advice.removeprefix("run ").encode())
+    assert named() == {}
 
 
 @pytest.mark.usefixtures("hasty")

@@ -14,6 +14,7 @@ from strata.l3.ddl import SYSTEM_TABLES
 from tests.behind import Errors, client, deferred, hand_off, idle, paced, run
 from tests.models import Note, Player
 from tests.stores import MakeStore, schema, sure
+from tests.support import wait_until
 
 PAGE = Path(__file__).parents[2] / "docs" / "retention.md"
 
@@ -60,6 +61,8 @@ def test_every_key_in_redis_is_on_the_page_and_ends_as_it_says(make: MakeStore, 
         store.search_cached(Player)
         store.set(Player, "p", Player("p", "a"))
         store.search_cached(Player)
+        store.search_page(Player, Q().order_by("level"))
+    wait_until(lambda: client(redis_addr).exists("strata:{pages}:players"))
     one.warm_cache(Note, background=True)
     one.fleet.keep_house()
     one.fleet.redrive()

@@ -15,6 +15,7 @@ from strata.cli.app import app_option, json_option
 from strata.cli.doctor.finding import Finding, FindingState
 from strata.cli.doctor.fleet import fleet
 from strata.cli.doctor.journal import journal
+from strata.cli.doctor.pages import pages
 from strata.cli.doctor.postgres import postgres
 from strata.cli.doctor.redis import redis
 from strata.cli.progress import wide_console
@@ -26,9 +27,9 @@ COLOURS = {FindingState.OK: "green", FindingState.WARN: "yellow", FindingState.F
 @json_option
 @app_option
 def doctor(target: str, as_json: bool) -> None:
-    """Check servers, eviction policy, workers, clocks and pending work; exit status 1 if something fails."""
+    """Check servers, eviction policy, workers, clocks, pending work and indexes; exit status 1 if something fails."""
     with load_store(target) as store:
-        findings = [*postgres(store), *redis(store), *fleet(store), *journal(store)]
+        findings = [*postgres(store), *redis(store), *fleet(store), *journal(store), *pages(store)]
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:
