@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = {name: ROOT / name for name in ("README.md", "docs/getting-started.md", "docs/asyncio.md")}
+PAGES = {name: ROOT / name for name in ("README.md", "docs/getting-started.md", "docs/asyncio.md", "docs/queries.md")}
 
 
 def blocks(page: str) -> list[str]:
@@ -69,6 +69,33 @@ def test_getting_started_runs_page_by_page(tmp_path: Path, dsn: str, redis_addr:
     assert used.returncode == 0, used.stderr
     with psycopg.connect(dsn) as conn:
         assert conn.execute("SELECT count(*) FROM articles").fetchone() == (0,)
+
+
+SHOP = """from dataclasses import dataclass
+from typing import Annotated
+from strata import Config, DataStore, MemPolicy, PostgresPolicy, PrimaryKey, RedisPolicy, Schema
+
+@dataclass
+class Score:
+    id: Annotated[str, PrimaryKey]
+    points: int = 0
+
+store = DataStore(Config.from_env())
+scores = store.register(Schema(Score, name="scores", l1=MemPolicy(), l2=RedisPolicy(), l3=PostgresPolicy()))
+store.migrate()
+"""
+
+
+def test_the_example_of_pages_prints_what_it_says(tmp_path: Path, dsn: str, redis_addr: str) -> None:
+    section = PAGES["docs/queries.md"].read_text().split("## Page by page")[1]
+    ((code, said),) = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    (sql,) = re.findall(r"^```sql\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "pages.py").write_text(f"{code}\nscores._store.close()\n")
+    result = run(tmp_path, "pages.py", STRATA_POSTGRES_DSN=dsn, STRATA_REDIS_ADDR=redis_addr)
+    assert (result.returncode, result.stdout) == (0, said), result.stderr
+    with psycopg.connect(dsn) as conn:
+        conn.execute(sql)
 
 
 def test_the_examples_for_asyncio_run_as_they_stand(tmp_path: Path, dsn: str, redis_addr: str) -> None:

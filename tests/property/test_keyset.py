@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 
 import strata
 from strata import Collection, Config, DataStore, PostgresPolicy, Q, Query, QueryError, Schema
-from strata.l3.keyset import Sorted, stretches
+from strata.l3.keyset import Sorted, columns_of, stretches
+from strata.l3.layout import Layout
 from strata.paging import Bookmark
 from strata.query import Order
+from strata.testing import inspect
 from tests import databases
 
 
@@ -173,6 +175,53 @@ def test_what_is_inserted_or_deleted_between_pages_takes_nothing_away_from_the_o
     assert kept == [
         id for (id,) in conn.execute(f"SELECT id FROM entries ORDER BY {spelled(order)}".encode()) if id not in touched
     ]
+
+
+indexed = st.lists(
+    st.tuples(st.sampled_from(["id", "number", "text", "real"]), st.sampled_from(["", " DESC"]), st.booleans()),
+    min_size=1,
+    max_size=4,
+    unique_by=lambda column: column[0],
+)
+few_columns = st.sampled_from(["id", "number", "text", "real"])
+few_orders = st.lists(
+    st.builds(Order, few_columns, st.booleans(), st.sampled_from([None, True, False])),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda order: order.column,
+)
+
+
+@given(index=indexed, order=few_orders, flat=st.booleans())
+@settings(max_examples=150)
+def test_an_index_that_is_said_to_have_an_order_gives_the_rows_without_a_sort(
+    entries: Collection[Entry, str],
+    conn: psycopg.Connection[Any],
+    index: list[tuple[str, str, bool]],
+    order: list[Order],
+    flat: bool,
+) -> None:
+    if flat:  # one that fits, as often as not
+        index = [(item.column, " DESC" if item.desc else "", item.led_by_null) for item in order]
+        index += [] if any(column == "id" for column, *_ in index) else [("id", index[-1][1], index[-1][1] == " DESC")]
+    query = query_of(order, 10).build()
+    bound = inspect(entries._store).schemas["entries"]
+    wanted = bound.rows.table.order(query)
+    wanted = wanted[: [item.column for item in wanted].index("id") + 1]
+    by = ", ".join(
+        column.term for column in columns_of(Layout(bound.plan, "entries", "entries", deferred=False), wanted)
+    )
+    terms = [f"{name}{way} NULLS {'FIRST' if first else 'LAST'}" for name, way, first in index]
+    conn.execute(f"CREATE INDEX made ON entries ({', '.join(terms)})".encode())
+    try:
+        with conn.transaction(), bound.rows.primary.session() as other:
+            for kind in ("seqscan", "sort", "incremental_sort"):
+                conn.execute(f"SET LOCAL enable_{kind} = off".encode())
+            plan = "".join(line for (line,) in conn.execute(f"EXPLAIN SELECT * FROM entries ORDER BY {by}".encode()))
+            missing = bound.rows.table.missing_index(other, query)
+    finally:
+        conn.execute("DROP INDEX made")
+    assert (missing is None) == ("Sort" not in plan), (plan, index)
 
 
 columns = st.builds(Sorted, st.sampled_from(["a", "b", "c"]), st.booleans(), st.booleans(), st.booleans())
