@@ -99,10 +99,11 @@ class Searcher:
     def search_page(self, bound: Bound, query: Query, after: str | None) -> Page[Any]:
         """As `search`, the page that begins where the one before has said; its size is the query's limit."""
         rows = rows_of(bound)
-        rows.table.check(query)
+        order = rows.table.order(query)
+        rows.table.check(query, len(order))
         if query.offset:
             raise QueryError("search_page takes no offset; give it Page.next of the page before, as after")
-        bookmark = Bookmark(bound.name, query, rows.table.order(query))
+        bookmark = Bookmark(bound.name, query, order)
         values = None if after is None else bookmark.values(after)
         self._context.listen()
         bound.counters.searches += 1

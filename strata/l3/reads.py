@@ -104,12 +104,13 @@ class Reads:
 
     # -- queries ------------------------------------------------------------------------------------------------
 
-    def check(self, query: Query) -> None:
-        """Raise `QueryError` for what the table cannot be asked, before anybody is."""
+    def check(self, query: Query, further: int = 0) -> None:
+        """Raise `QueryError` for what the table cannot be asked, before anybody is. `further`: arguments to come."""
         check_columns(query, self._layout.names, self._layout.schema_name)
-        if len(query.args) > MOST_ARGUMENTS:
+        most = MOST_ARGUMENTS - further
+        if len(query.args) > most:
             raise QueryError(
-                f"the query has {len(query.args)} arguments, and PostgreSQL takes {MOST_ARGUMENTS}; give a list as one "
+                f"the query has {len(query.args)} arguments, and PostgreSQL takes {most}; give a list as one "
                 "of them, as in id = ANY($1)"
             )
         for item in query.order:

@@ -199,6 +199,18 @@ def test_whole_records_fill_the_caches_and_others_do_not(scores: Scores) -> None
     assert scores._store.stats().l1_hits == before.l1_hits + 1
 
 
+def test_pages_of_a_replica_fill_nothing(make: MakeStore, dsn: str) -> None:
+    store = make()
+    points = store.register(schema(Point, name="points", l3=PostgresPolicy(read_replica=dsn)))
+    store.migrate()
+    points.set_many({id: Point(id) for id in "abc"})
+    for id in "abc":
+        points.invalidate(id)
+    first = points.search_page(Q().limit(2))
+    assert points.search_page(Q().limit(2), after=first.next) == Page([Point("c")], None)
+    assert store.stats().l1_entries == 0
+
+
 def test_the_hooks_of_reading_run_for_each_record(make: MakeStore) -> None:
     asked: list[str] = []
     hooks = SchemaHooks[Point](before_get=asked.append, after_get=lambda point: replace(point, y=point.x * 2))
@@ -224,6 +236,16 @@ def test_a_row_that_cannot_be_read_is_an_error_as_in_a_search(scores: Scores, ds
 def test_an_offset_is_refused(scores: Scores) -> None:
     with pytest.raises(QueryError, match="takes no offset"):
         scores.search_page(Q().offset(10))
+
+
+def test_arguments_that_leave_no_room_for_those_of_the_next_page_are_refused(scores: Scores) -> None:
+    count = 65_531
+    where = f"points = ANY(ARRAY[{','.join(f'${n}' for n in range(1, count + 1))}]::bigint[])"
+    put(scores, Score("a"), Score("b"))
+    query = Q().where(where, *range(count)).order_by("points").limit(1)
+    assert pages(scores, query) == ["a", "b"]
+    with pytest.raises(QueryError, match="takes 65530"):
+        scores.search_page(query.order_by("name"))
 
 
 @pytest.fixture
