@@ -38,6 +38,7 @@ class Event:
     amount: Decimal = Decimal("1.50")
     data: bytes = b"\\x00\xff"
     text: str = "a \\ b ' c"
+    ratio: float = 0.1 + 0.2
     tags: dict[str, Any] = field(default_factory=lambda: {"a": "\\"})
     first: Annotated[datetime | None, strata.AutoNowAdd] = None
 
@@ -89,6 +90,18 @@ def stored(store: DataStore) -> DataStore:
         assert len(store.search(name, Q().where("span = $1", timedelta(days=-1, hours=3)))) == 39
         # A backslash is a character like any other, as the scanner of conditions takes it to be.
         assert store.count(name, Q().where(r"id <> '\' AND id <> '\' || $1", "'")) == 39
+        # As a token has the values of a page's last row.
+        found: list[Event]
+        for query in (
+            Q().order_by("at").order_by("day").desc(),
+            Q().order_by("span").order_by("data").order_by("text"),
+        ):
+            query, found, after = query.order_by("hour").order_by("ratio").limit(20), [], None
+            while after or not found:
+                page = store.search_page(name, query, after=after)
+                found, after = [*found, *page.records], page.next
+                assert len(found) <= 39
+            assert sorted(found, key=lambda event: event.id) == found and len(found) == 39
         store.delete(name, "1")
         with store.tx(timeout=10) as tx:
             tx.set(name, "x", Event("x")).delete(name, "2")
@@ -103,6 +116,7 @@ SETTINGS = {
     "German": (
         "DateStyle = 'German, DMY'", "IntervalStyle = sql_standard", "TimeZone = 'Asia/Kathmandu'",
         "standard_conforming_strings = off", "escape_string_warning = off", "quote_all_identifiers = on",
+        "extra_float_digits = -15",
     ),
     "serializable": (
         "default_transaction_isolation = serializable", "default_transaction_deferrable = on",
