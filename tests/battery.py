@@ -104,6 +104,9 @@ def _queries(store: DataStore, notes: Collection[Note]) -> None:
     assert [note.id for note in notes.search(query)] == list(range(510, 520))
     assert [note.id for note in notes.search_cached(query)] == list(range(510, 520))
     assert [note.id for note in notes.search_cached(query)] == list(range(510, 520))
+    page = notes.search_page(query.limit(6))
+    assert [note.id for note in page.records] == list(range(510, 516))
+    assert [note.id for note in notes.search_page(query.limit(6), after=page.next).records] == list(range(516, 520))
     assert notes.count(query) == 10
     notes.set_many({n: Note(n, "lost" if n == 512 else "found") for n in range(510, 520)})
     assert 512 not in [note.id for note in notes.search_cached(query)]

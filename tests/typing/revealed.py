@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 
 from strata import (
+    AsyncDataStore,
     Collection,
     Config,
     DataStore,
@@ -82,6 +83,12 @@ def by_handle(ds: DataStore) -> None:
     assert_type(players.search_page(Q(), after="token"), Page[Player])
     assert_type(players.search_iter(), Iterator[Player])
     assert_type(players.set("p1", andrew), Player)
+
+
+async def awaited(ds: AsyncDataStore) -> None:
+    assert_type(await ds.search_page(Player, Q()), Page[Player])
+    assert_type(await ds.search_page("players"), Page[Any])
+    assert_type(await ds.register(Schema(Player, l1=MemPolicy())).search_page(after=None), Page[Player])
 
 
 def by_handle_whose_ids_are_known(ds: DataStore) -> None:
