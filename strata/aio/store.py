@@ -162,7 +162,8 @@ class AsyncDataStore(AsyncWith):
         self, schema: SchemaRef[Any], query: Q | Query | None = None, *, after: str | None = None
     ) -> Page[Any]:
         """As `DataStore.search_page`."""
-        return await here().call(partial(self.sync.search_page, schema, query, after=after))
+        search: Callable[..., Page[Any]] = self.sync.search_page
+        return await here().call(partial(search, schema, query, after=after))
 
     @overload
     async def search_cached(self, schema: type[T], query: Q | Query | None = ...) -> list[T]: ...
