@@ -22,8 +22,14 @@ class _Dataclass(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
-Record = _Dataclass | msgspec.Struct
-"""A record of any schema: an instance of a dataclass, or of a Struct."""
+class _Pydantic(Protocol):
+    """What type checkers know every instance of a pydantic model by, where pydantic is not there to be named."""
+
+    __pydantic_fields__: ClassVar[dict[str, Any]]
+
+
+Record = _Dataclass | msgspec.Struct | _Pydantic
+"""A record of any schema: an instance of a dataclass, of a Struct, or of a pydantic model."""
 
 Key = str | int | UUID
 """The id of a record."""
@@ -48,7 +54,7 @@ class Schema(Generic[T]):
     Raises `InvalidConfigError` for a part of another kind; `DataStore.register` checks the rest.
 
     Attributes:
-        model: The class of the records: a dataclass, or a `msgspec.Struct`.
+        model: The class of the records: a dataclass, a `msgspec.Struct`, or a `pydantic.BaseModel`.
         name: The schema's name, an SQL identifier. Default: the class name in snake_case.
         l1: What the memory of each process keeps. Default: none, there is no L1.
         l2: What Redis keeps. Default: none, there is no L2.

@@ -152,8 +152,7 @@ class Modifier:
         if not isinstance(expect, Mapping):
             raise EncodeError(f"expect takes a mapping of fields to values, not a {type(expect).__name__}")
         self._check_names(bound, expect)
-        given = plan.part({plan.key.name: id, **expect})
-        plan.check(given)
+        given = plan.check(plan.part({plan.key.name: id, **expect}))
         exact = plan.prepare(given, None if not plan.has_stamped else self._context.now())
         stamped = {field.name for field in plan.columns if field.stamped}
         return {name: value if name in stamped else getattr(exact, name) for name, value in expect.items()}

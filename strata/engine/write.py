@@ -66,7 +66,7 @@ class Writer:
         check_kind(bound, value)
         if bound.hooks.before_set_given:
             value = bound.hooks.before_set(self._given(bound, value))
-        plan.check(value)
+        value = plan.check(value)
         key = plan.key_of(value)
         if key != id:
             if key == "":

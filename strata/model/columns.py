@@ -16,6 +16,7 @@ from strata.model.hints import is_record, spelled
 from strata.model.jsonb import UNREADABLE, Jsonb, said
 from strata.model.markers import UNLOADED
 from strata.model.shapes import Shapes
+from strata.model.validators import inside
 
 UNHELD: Any = type("Unheld", (), {"__repr__": lambda self: "UNHELD", "__slots__": ()})()
 """What stands in a row for a value that PostgreSQL has and Python has not: a date beyond the year 9999, say."""
@@ -35,7 +36,8 @@ class Form:
     final form. `normal` brings any other into it, or raises `Unfit`; `read` does so with a value of a row, of which
     `plain` is true where nothing is to be done. `copy` makes mutable values private, `freeze` gives L1's form and
     `thaw` takes it back, `to_row` gives a row's; `down` and `up` go to and from `wire`, the type that msgspec decodes
-    for the codecs. `packed` is the same for packed rows. No step is the identity.
+    for the codecs. `packed` is the same for packed rows. No step is the identity. `inside` validates pydantic models
+    that are nested in a value, and gives it as their validators have it.
     """
 
     kind: Kind
@@ -54,6 +56,7 @@ class Form:
     to_row: Callable[[Any], Any] | None = None
     down: Step | None = None
     up: Step | None = None
+    inside: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,8 @@ def _choice(annotation: Any, where: str) -> Form:
 
 
 def _json(annotation: Any, where: str) -> Form:
-    shape = Shapes().of(annotation, where)
+    shapes = Shapes()
+    shape = shapes.of(annotation, where)
     values = Jsonb(shape, where)
     return Form(
         kind=Kind.JSONB,
@@ -184,4 +188,5 @@ def _json(annotation: Any, where: str) -> Form:
         to_row=values.text,
         down=shape.down,
         up=shape.up,
+        inside=inside(shapes.records),
     )

@@ -13,6 +13,7 @@ from strata.model.instances import Maker
 from strata.model.keys import KeyText
 from strata.model.markers import UNLOADED
 from strata.model.rows import UnknownColumnError
+from strata.model.validation import validation_of
 
 
 class FieldCipher(Protocol):
@@ -32,7 +33,8 @@ class Compiler:
         self._columns = columns
         self._key = next(column.field.name for column in columns if column.field.primary_key)
         self._key_text = key_text
-        self._maker = Maker(model, [field.name for field in fields])
+        ignored = {field.name for field in fields if field.ignore}
+        self._maker = Maker(model, [field.name for field in fields], unset=ignored)
 
     def make(self, source: Source, values: Mapping[str, str], parts: Sequence[str] = (), whole: str = "") -> Function:
         """The function that ends with making a record; ignored fields get their defaults."""
@@ -40,12 +42,16 @@ class Compiler:
         self._maker.emit(source, {**values, **ignored}, parts, whole)
         return source.function()
 
-    def check(self) -> Callable[[Any], None]:
-        """A function that raises `EncodeError` for a record that cannot be stored."""
+    def check(self) -> Callable[[Any], Any]:
+        """A function that raises `EncodeError` for a record that cannot be stored, and gives it as the validators of
+        pydantic models have it."""
+        validate = validation_of(self._model, self._columns, self.part(), self.make)
         source = Source("check", "record")
         foreign, unread = source.bind(_foreign(self._model)), source.bind(_unread(self._model, self._columns))
         source.line(f"if type(record) is not {source.bind(self._model)}: {foreign}(record)")
         source.line("try:")
+        if validate is not None:
+            source.line(f"record = {source.bind(validate)}(record)", 2)
         for column in self._columns:
             variable = self._read(source, column, depth=2)
             if column.field.stamped:
@@ -60,6 +66,7 @@ class Compiler:
         source.line("except Exception as error:")
         source.line(f"{unread}(record, error)", 2)
         source.line("raise", 2)
+        source.line("return record")
         return source.function()
 
     def prepare(self) -> Function:

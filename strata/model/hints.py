@@ -1,4 +1,4 @@
-"""What a class declares: its fields with resolved annotations and defaults, for dataclasses and msgspec Structs."""
+"""What a class declares: its fields with resolved annotations and defaults, whatever kind of model it is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ import msgspec
 from msgspec._core import Factory  # type: ignore[import-not-found] # msgspec has no public name for it
 
 from strata.errors import InvalidModelError
+from strata.model import pydantic_models
 from strata.model.markers import Marker
+from strata.model.pydantic_models import is_pydantic
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +56,20 @@ class Stripped:
 
 
 def is_record(model: Any) -> bool:
-    """Whether this is a dataclass or a msgspec Struct."""
-    return _is_class(model, object) and (dataclasses.is_dataclass(model) or issubclass(model, msgspec.Struct))
+    """Whether this is a dataclass, a msgspec Struct or a pydantic model."""
+    kinds = dataclasses.is_dataclass(model) or _is_class(model, msgspec.Struct) or is_pydantic(model)
+    return _is_class(model, object) and kinds
 
 
 def is_frozen(model: Any) -> bool:
     """Whether the class forbids assignment to its fields, and keeps nothing else in an instance."""
-    config = model.__struct_config__ if issubclass(model, msgspec.Struct) else model.__dataclass_params__
-    return config.frozen and not any(_caches(value) for base in model.__mro__ for value in vars(base).values())
+    if is_pydantic(model):
+        frozen = model.model_config.get("frozen", False) and not model.__private_attributes__
+    elif issubclass(model, msgspec.Struct):
+        frozen = model.__struct_config__.frozen
+    else:
+        frozen = model.__dataclass_params__.frozen
+    return frozen and not any(_caches(value) for base in model.__mro__ for value in vars(base).values())
 
 
 def _caches(value: Any) -> bool:
@@ -72,11 +80,16 @@ def _caches(value: Any) -> bool:
 
 def declared(model: Any) -> tuple[Declared, ...]:
     """The fields in the order of their declaration. Raises `InvalidModelError` for what cannot be read."""
-    found = _of_struct(model) if issubclass(model, msgspec.Struct) else _of_dataclass(model)
+    if is_pydantic(model):
+        pydantic_models.check(model)
+        hints = _resolved(model)  # which may have to bring its fields about
+        found = _of_pydantic(model)
+    else:
+        found = _of_struct(model) if issubclass(model, msgspec.Struct) else _of_dataclass(model)
+        hints = _resolved(model)
     for name, _ in found:
         if not name.isidentifier() or keyword.iskeyword(name):
             raise InvalidModelError(f"{model.__name__} has a field named {name!r}; it must be a name in Python")
-    hints = _resolved(model)
     return tuple(Declared(name, hints[name], factory) for name, factory in found)
 
 
@@ -100,6 +113,8 @@ def strip(hint: Any) -> Stripped:
         elif origin is typing.Literal and None in typing.get_args(hint) and len(typing.get_args(hint)) > 1:
             nullable = True
             hint = typing.Literal[tuple(arm for arm in typing.get_args(hint) if arm is not None)]
+        elif isinstance(hint, type) and f"{hint.__module__}.{hint.__qualname__}" in pydantic_models.PLAIN:
+            hint = pydantic_models.PLAIN[f"{hint.__module__}.{hint.__qualname__}"]
         else:
             return Stripped(hint, metadata, nullable)
 
@@ -141,6 +156,13 @@ def _of_dataclass(model: Any) -> list[tuple[str, Callable[[], Any] | None]]:
     ]
 
 
+def _of_pydantic(model: Any) -> list[tuple[str, Callable[[], Any] | None]]:
+    return [
+        (name, _factory(*pydantic_models.default_of(item), pydantic_models.MISSING))
+        for name, item in model.__pydantic_fields__.items()
+    ]
+
+
 def _factory(default: Any, factory: Any, missing: Any) -> Callable[[], Any] | None:
     if factory is not None and factory is not missing:
         return factory  # type: ignore[no-any-return]
@@ -150,7 +172,11 @@ def _factory(default: Any, factory: Any, missing: Any) -> Callable[[], Any] | No
 def _resolved(model: Any) -> dict[str, Any]:
     try:
         names = {**_within(model), **_enclosing(model)}
+        if is_pydantic(model):
+            return pydantic_models.annotations_of(model, names)
         return typing.get_type_hints(model, localns=names, include_extras=True)
+    except InvalidModelError:
+        raise
     except Exception as error:  # noqa: BLE001 annotations are code of the user's
         raise InvalidModelError(
             f"the annotations of {model.__name__} cannot be resolved ({type(error).__name__}: {error}); use names that "

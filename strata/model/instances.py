@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 from abc import ABCMeta
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from strata.errors import InvalidModelError
 from strata.model.compile import Source
+from strata.model.pydantic_models import blank_of, is_pydantic, privates_of
 
 # Assigns the class of an instance, past any `__setattr__`.
 _become = object.__dict__["__class__"].__set__
 
 
 class Maker:
-    """Writes the lines that make an instance of one class. `names` are all its fields.
+    """Writes the lines that make an instance of one class. `names` are all its fields; those that are `unset` count as
+    not given, to pydantic.
 
     Assignment is the quickest way to fill an instance. Where the class forbids it (frozen), a *blank* is filled: an
     instance of a subclass of the same layout that allows it, which then becomes one of the class itself. Structs are
     called with their values, for they have no other way; where that would run `__post_init__`, a blank is called.
+    What a pydantic model has in its `__dict__` and its slots is assigned, as its validator would.
     """
 
-    def __init__(self, model: Any, names: Sequence[str]) -> None:
+    def __init__(self, model: Any, names: Sequence[str], unset: Collection[str] = ()) -> None:
         self.model = model
-        self.names = tuple(names)
         self._called = issubclass(model, msgspec.Struct)
+        self._validates = is_pydantic(model)
+        # It writes out its fields in the order in which they stand in the `__dict__`.
+        self.names = tuple(model.__pydantic_fields__) if self._validates else tuple(names)
+        self._unset = unset
         self._blank = _blank_struct(model) if self._called else _blank_class(model)
 
     def emit(
@@ -42,7 +48,7 @@ class Maker:
         the record where the field's expression is nothing but that.
         """
         direct = [name for name in parts if values[name] == f"v_{name}"]
-        if self._called or self._blank is None:
+        if self._called or self._validates or self._blank is None:
             direct = []
         if not self._called:
             source.line(f"o = {source.bind(object.__new__)}({source.bind(self._blank or self.model)})")
@@ -51,6 +57,8 @@ class Maker:
             source.line(f"{', '.join(targets)}, = {whole}")
         if self._called:
             self._call(source, values)
+        elif self._validates:
+            self._assign(source, self._state(source, values))
         else:
             self._assign(source, {name: values[name] for name in self.names if name not in direct})
         source.line("return o")
@@ -65,6 +73,24 @@ class Maker:
             source.line(f"o.{name} = {value}")
         if self._blank is not self.model:
             source.line(f"o.__class__ = {source.bind(self.model)}")
+
+    def _state(self, source: Source, values: Mapping[str, str]) -> dict[str, str]:
+        """An expression for each part of a pydantic model's instance. A field that is UNLOADED counts as not set."""
+        for name in self.names:
+            source.line(f"o_{name} = {values[name]}")
+        given = [name for name in self.names if values[name] != "U" and name not in self._unset]
+        source.line(f"d = {{{', '.join(f'{name!r}: o_{name}' for name in self.names)}}}")
+        source.line(f"s = {{{', '.join(map(repr, given))}}}" if given else "s = set()")
+        if given:
+            some = " or ".join(f"o_{name} is U" for name in given)
+            source.line(f"if {some}: s = {{n for n in s if d[n] is not U}}")
+        privates = privates_of(self.model)
+        return {
+            "__dict__": "d",
+            "__pydantic_fields_set__": "s",
+            "__pydantic_extra__": "None",
+            "__pydantic_private__": "None" if privates is None else f"{source.bind(privates)}(d)",
+        }
 
     def _call(self, source: Source, values: Mapping[str, str]) -> None:
         positional = getattr(self.model, "__match_args__", ())
@@ -83,6 +109,8 @@ def _blank_class(model: Any) -> Any:
         object.__new__(model)
     except TypeError as error:
         raise InvalidModelError(f"{model.__name__} cannot be made without its __init__: {error}") from None
+    if is_pydantic(model):
+        return _fitting(blank_of(model), model)
     if model.__setattr__ is object.__setattr__:
         return model
     # A subclass must not wake what the user hung on subclassing.
@@ -92,6 +120,14 @@ def _blank_class(model: Any) -> Any:
     plain = {"__slots__": (), "__setattr__": object.__setattr__, "__delattr__": object.__delattr__}
     try:
         blank = type(model)(model.__name__, (model,), plain)
+    except TypeError:
+        return None
+    return _fitting(blank, model)
+
+
+def _fitting(blank: Any, model: Any) -> Any:
+    """The blank, if its instances can become ones of the class."""
+    try:
         object.__new__(blank).__class__ = model
     except TypeError:
         return None

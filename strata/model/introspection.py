@@ -1,4 +1,4 @@
-"""From a class to its fields and columns: dataclasses and msgspec Structs with markers in `Annotated`."""
+"""From a class of any kind, with markers in `Annotated`, to its fields and columns."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from strata.model.markers import (
     PrimaryKey,
     Unique,
 )
+from strata.model.pydantic_models import is_version_1
 
 _FLAGS: dict[type[Marker], str] = {
     PrimaryKey: "primary_key",
@@ -47,7 +48,10 @@ def inspect(model: Any) -> tuple[tuple[Field, ...], tuple[Column, ...]]:
     """
     if not is_record(model):
         name = getattr(model, "__name__", None) or f"a {type(model).__name__}"
-        raise InvalidModelError(f"{name} is not a model; it must be a dataclass or a msgspec.Struct")
+        wanted = "it must be a dataclass, a msgspec.Struct or a pydantic.BaseModel"
+        if is_version_1(model):
+            raise InvalidModelError(f"{name} is a model of pydantic.v1; {wanted}, of pydantic 2")
+        raise InvalidModelError(f"{name} is not a model; {wanted}")
     parts = [_field(model.__name__, item) for item in declared(model)]
     keys = [part.name for part, _ in parts if part.primary_key]
     if not keys:

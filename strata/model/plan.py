@@ -60,9 +60,9 @@ class ModelPlan(Generic[T]):
     `fields` are all of the class, `columns` those that are stored, both in the order of declaration; `immutable` says
     that a record may be shared as it is, since neither it nor its values can change and L1 keeps all of it.
 
-    - `check` raises `EncodeError` for what cannot be stored; `prepare` gives the private copy of a checked record
-      that is stored: values in their exact types, times in UTC, ignored fields at their defaults, the
-      time given where it `has_stamped` fields.
+    - `check` raises `EncodeError` for what cannot be stored, and gives the record as the validators of pydantic models
+      have it, any other as it is; `prepare` gives the private copy of what `check` gave that is stored: values in their
+      exact types, times in UTC, ignored fields at their defaults, the time given where it `has_stamped` fields.
     - `key_text` gives a key's canonical text, `parse_key` takes it back.
     - `freeze` gives the form in which L1 keeps a record, compact and of no interest to the collector; `thaw` makes a
       private record of it, with UNLOADED in what L1 does not keep. `copy` makes a private record of a record.
@@ -92,7 +92,7 @@ class ModelPlan(Generic[T]):
     forms: tuple[Column, ...]
     outline: str
     compiler: Compiler
-    check: Callable[[Any], None]
+    check: Callable[[Any], T]
     key_of: Callable[[Any], Any]
     key_text: Callable[[Any], str]
     parse_key: Callable[[str], Any]

@@ -59,6 +59,11 @@ class Shapes:
     def __init__(self) -> None:
         self._records: dict[Any, _Record] = {}
 
+    @property
+    def records(self) -> Collection[Any]:
+        """The record classes that were met."""
+        return self._records.keys()
+
     def of(self, hint: Any, where: str) -> Shape:
         """The shape of a type. Raises `InvalidModelError` for one that JSONB cannot hold."""
         stripped = strip(hint)

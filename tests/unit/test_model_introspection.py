@@ -257,7 +257,7 @@ def test_a_model_without_a_key_is_refused() -> None:
 
 @pytest.mark.parametrize("model", [int, "Player", None, Address("a"), list[int], object(), enum.Enum, dict])
 def test_what_is_no_dataclass_and_no_struct_is_refused(model: Any) -> None:
-    with pytest.raises(InvalidModelError, match=r"dataclass or a msgspec\.Struct"):
+    with pytest.raises(InvalidModelError, match=r"a dataclass, a msgspec\.Struct or a pydantic\.BaseModel"):
         compile_model(model)
 
 
