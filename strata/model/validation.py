@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from strata.errors import EncodeError
@@ -40,7 +40,7 @@ def validation_of(model: Any, columns: Sequence[Column], part: Function, make: M
 def _of_pydantic(model: Any, columns: Sequence[Column], part: Function, inner: dict[str, Function]) -> Function:
     validator = Validator(model)
     some = validator.parts()
-    stamped = [column.field.name for column in columns if column.field.stamped]
+    stamped = [column.field for column in columns if column.field.stamped]
     others = [column.field.name for column in columns if not column.field.stamped]
 
     def validated(record: Any) -> Any:
@@ -49,21 +49,24 @@ def _of_pydantic(model: Any, columns: Sequence[Column], part: Function, inner: d
         for name, within in inner.items():
             if values.get(name) is not None and values[name] is not UNLOADED:
                 values[name] = within(values[name])
-        for name in stamped:
-            if not isinstance(values.get(name), datetime):
-                values.pop(name, None)  # it will be overwritten, whatever it is
+        for field in stamped:  # overwritten anyhow, and so not to be refused
+            if not _is_moment(values.get(field.name)):
+                values.pop(field.name, None)
+                if field.factory is None:
+                    values[field.name] = datetime.now(UTC)
         try:
             if any(values.get(name) is UNLOADED for name in others):
-                loaded = {
-                    name: values[name] for name in (*others, *stamped) if values.get(name, UNLOADED) is not UNLOADED
-                }
-                return part(some(loaded))
+                return part(some({name: values[name] for name in others if values.get(name, UNLOADED) is not UNLOADED}))
             return validator.whole(values)
         except Unfit as problem:
             refused = str(problem)
         raise EncodeError(refused)
 
     return validated
+
+
+def _is_moment(value: Any) -> bool:
+    return isinstance(value, datetime) and value.tzinfo is not None
 
 
 def _within(column: Column) -> Function:
