@@ -34,7 +34,7 @@ class Compiler:
         self._key = next(column.field.name for column in columns if column.field.primary_key)
         self._key_text = key_text
         ignored = {field.name for field in fields if field.ignore}
-        self._maker = Maker(model, [field.name for field in fields], unset=ignored)
+        self._maker = Maker(model, [field.name for field in fields], partial=True, unset=ignored)
 
     def make(self, source: Source, values: Mapping[str, str], parts: Sequence[str] = (), whole: str = "") -> Function:
         """The function that ends with making a record; ignored fields get their defaults."""

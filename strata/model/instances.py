@@ -10,6 +10,7 @@ import msgspec
 
 from strata.errors import InvalidModelError
 from strata.model.compile import Source
+from strata.model.markers import UNLOADED
 from strata.model.pydantic_models import blank_of, is_pydantic, privates_of
 
 # Assigns the class of an instance, past any `__setattr__`.
@@ -17,8 +18,8 @@ _become = object.__dict__["__class__"].__set__
 
 
 class Maker:
-    """Writes the lines that make an instance of one class. `names` are all its fields; those that are `unset` count as
-    not given, to pydantic.
+    """Writes the lines that make an instance of one class. `names` are all its fields. In a model's own records some
+    may be UNLOADED, so that they are `partial`; those that are `unset` count as not given, to pydantic.
 
     Assignment is the quickest way to fill an instance. Where the class forbids it (frozen), a *blank* is filled: an
     instance of a subclass of the same layout that allows it, which then becomes one of the class itself. Structs are
@@ -26,12 +27,13 @@ class Maker:
     What a pydantic model has in its `__dict__` and its slots is assigned, as its validator would.
     """
 
-    def __init__(self, model: Any, names: Sequence[str], unset: Collection[str] = ()) -> None:
+    def __init__(self, model: Any, names: Sequence[str], *, partial: bool = False, unset: Collection[str] = ()) -> None:
         self.model = model
         self._called = issubclass(model, msgspec.Struct)
         self._validates = is_pydantic(model)
         # It writes out its fields in the order in which they stand in the `__dict__`.
         self.names = tuple(model.__pydantic_fields__) if self._validates else tuple(names)
+        self._partial = partial
         self._unset = unset
         self._blank = _blank_struct(model) if self._called else _blank_class(model)
 
@@ -76,14 +78,17 @@ class Maker:
 
     def _state(self, source: Source, values: Mapping[str, str]) -> dict[str, str]:
         """An expression for each part of a pydantic model's instance. A field that is UNLOADED counts as not set."""
+        held = {}
         for name in self.names:
-            source.line(f"o_{name} = {values[name]}")
+            held[name] = values[name] if values[name] == f"v_{name}" else f"o_{name}"
+            if held[name] != values[name]:
+                source.line(f"{held[name]} = {values[name]}")
         given = [name for name in self.names if values[name] != "U" and name not in self._unset]
-        source.line(f"d = {{{', '.join(f'{name!r}: o_{name}' for name in self.names)}}}")
+        source.line(f"d = {{{', '.join(f'{name!r}: {value}' for name, value in held.items())}}}")
         source.line(f"s = {{{', '.join(map(repr, given))}}}" if given else "s = set()")
-        if given:
-            some = " or ".join(f"o_{name} is U" for name in given)
-            source.line(f"if {some}: s = {{n for n in s if d[n] is not U}}")
+        if given and self._partial:
+            some = " or ".join(f"{held[name]} is U" for name in given)
+            source.line(f"if {some}: s = {source.bind(_loaded)}(s, d)")
         privates = privates_of(self.model)
         return {
             "__dict__": "d",
@@ -101,6 +106,10 @@ class Maker:
         source.line(f"o = {source.bind(self._blank)}({', '.join(arguments)})")
         if self._blank is not self.model:
             source.line(f"{source.bind(_become)}(o, {source.bind(self.model)})")
+
+
+def _loaded(names: set[str], values: Mapping[str, Any]) -> set[str]:
+    return {name for name in names if values[name] is not UNLOADED}
 
 
 def _blank_class(model: Any) -> Any:

@@ -13,7 +13,6 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -33,7 +32,7 @@ from strata import (
 )
 from strata.testing import inspect
 from tests.behind import client, hand_off, idle, paced, persist
-from tests.property.test_round_trips import STYLES, TYPES, in_utc, same
+from tests.property.test_round_trips import STYLES, TYPES, in_utc, make_model, same
 from tests.stores import MakeStore, schema
 from tests.support import wait_until
 
@@ -46,6 +45,7 @@ KEYS: dict[str, tuple[type, st.SearchStrategy[Any]]] = {
 # Without the types that a tier leaves out: tests of these are in test_contract_fields.py.
 STORED = [item for item in TYPES if "Omit" not in str(item[0])]
 FRESH = RedisPolicy(ttl=600, search_expiry=SearchExpiry.ON_WRITE)
+OTHERWISE = ("plain", "struct", "pydantic")  # styles whose records are made in another way each
 ONCE = [Phase.generate]  # a failing record is not made smaller: each try asks every tier
 SLOW = {"write_behind_flush_interval": 3600.0, "write_behind_flush_threshold": 10**9}
 
@@ -127,8 +127,7 @@ def model_of(style: str, key: type) -> type:
     fields: list[tuple[str, Any]] = [("key", Annotated[key, PrimaryKey])]
     fields += [(f"value_{place}", annotation) for place, (annotation, _) in enumerate(STORED)]
     fields += [(f"maybe_{place}", annotation | None) for place, (annotation, _) in enumerate(STORED)]
-    make: Any = msgspec.defstruct if "struct" in style else dataclasses.make_dataclass
-    made: type = make("Made", fields, **STYLES[style])
+    made: type = make_model(fields, style)
     return made
 
 
@@ -141,7 +140,7 @@ def records_of(model: type, keys: st.SearchStrategy[Any]) -> st.SearchStrategy[A
 @pytest.mark.parametrize(
     ("codec", "style"),
     [  # each style, and each codec with what makes records in another way
-        pytest.param(codec, style, marks=() if codec == "json" or style in ("plain", "struct") else pytest.mark.long)
+        pytest.param(codec, style, marks=() if codec == "json" or style in OTHERWISE else pytest.mark.long)
         for codec in CODECS
         for style in STYLES
     ],

@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import msgspec
+import pydantic
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -129,7 +130,19 @@ STYLES: dict[str, dict[str, Any]] = {
     "frozen slots kw_only": {"frozen": True, "slots": True, "kw_only": True},
     "struct": {},
     "frozen struct": {"frozen": True, "kw_only": True, "rename": "upper"},
+    "pydantic": {},
+    "frozen pydantic": {"frozen": True},
 }
+
+
+def make_model(fields: list[tuple[str, Any]], style: str) -> Any:
+    """A model of the style with these fields."""
+    if "pydantic" in style:
+        config: Any = {"arbitrary_types_allowed": True, "allow_inf_nan": True, **STYLES[style]}
+        typed: dict[str, Any] = {name: (annotation, ...) for name, annotation in fields}
+        return pydantic.create_model("Made", __config__=config, **typed)
+    make: Any = msgspec.defstruct if "struct" in style else dataclasses.make_dataclass
+    return make("Made", fields, **STYLES[style])
 
 
 @functools.cache
@@ -137,8 +150,7 @@ def plan_of(place: int, style: str) -> ModelPlan[Any]:
     """The plan of a model with a column of the type, and another that may be NULL."""
     annotation = TYPES[place][0]
     fields = [("key", Annotated[str, PrimaryKey]), ("value", annotation), ("maybe", annotation | None)]
-    make: Any = msgspec.defstruct if "struct" in style else dataclasses.make_dataclass
-    return compile_model(make("Made", fields, **STYLES[style]))
+    return compile_model(make_model(fields, style))
 
 
 def same(one: Any, other: Any) -> bool:
@@ -172,6 +184,8 @@ def in_utc(value: Any) -> Any:
 def _names(record: Any) -> list[str]:
     if isinstance(record, msgspec.Struct):
         return list(record.__struct_fields__)
+    if isinstance(record, pydantic.BaseModel):
+        return list(type(record).model_fields)
     return [item.name for item in dataclasses.fields(record)] if dataclasses.is_dataclass(record) else []
 
 
@@ -182,8 +196,7 @@ def test_a_value_comes_back_from_everywhere_as_it_went_in(place: int, data: st.D
     plan = plan_of(place, data.draw(st.sampled_from(sorted(STYLES))))
     values = TYPES[place][1]
     given = plan.model(key=data.draw(text) or "k", value=data.draw(values), maybe=data.draw(st.none() | values))
-    plan.check(given)
-    stored = plan.prepare(given, NOW)
+    stored = plan.prepare(plan.check(given), NOW)
     assert same(in_utc(given), stored)
     plan.check(stored)
 
@@ -212,10 +225,10 @@ def test_a_value_comes_back_from_everywhere_as_it_went_in(place: int, data: st.D
 @given(data=st.data())
 def test_what_is_not_loaded_stays_so_and_is_filled_in_by_a_merge(place: int, data: st.DataObject) -> None:
     plan = plan_of(place, data.draw(st.sampled_from(sorted(STYLES))))
-    whole = plan.prepare(plan.model(key="k", value=data.draw(TYPES[place][1]), maybe=None), NOW)
+    whole = plan.prepare(plan.check(plan.model(key="k", value=data.draw(TYPES[place][1]), maybe=None)), NOW)
     hidden = data.draw(st.sets(st.sampled_from(["value", "maybe"])))
     partial = rebuilt(whole, hidden)
-    plan.check(partial)
+    partial = plan.check(partial)
     assert set(plan.unloaded(partial)) == hidden
     names, values = plan.unpack_row(plan.pack_row(plan.to_row(partial, CIPHER)))
     assert set(plan.column_names) - set(names) == hidden
@@ -249,7 +262,8 @@ def without(record: Any, plan: ModelPlan[Any], *flags: str) -> Any:
 
 def rebuilt(record: Any, hidden: set[str]) -> Any:
     """The record with UNLOADED in some columns."""
-    return type(record)(**{n: UNLOADED if n in hidden else getattr(record, n) for n in ("key", "value", "maybe")})
+    make = type(record).model_construct if isinstance(record, pydantic.BaseModel) else type(record)
+    return make(**{n: UNLOADED if n in hidden else getattr(record, n) for n in ("key", "value", "maybe")})
 
 
 def as_jsonb(value: Any) -> Any:

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 AEAD = "cryptography.hazmat.primitives.ciphers.aead"  # redis-py imports the package where it finds it, and no more
-HEAVY = {*"celery kombu billiard redis hiredis psycopg flower tornado click rich".split(), AEAD}
+HEAVY = {*"celery kombu billiard redis hiredis psycopg flower tornado click rich pydantic pydantic_core".split(), AEAD}
 
 BEGIN = """
 import json, sys

@@ -12,6 +12,7 @@ from typing import Annotated, Any, assert_type
 from uuid import UUID
 
 import msgspec
+import pydantic
 
 from strata import (
     AsyncDataStore,
@@ -38,6 +39,11 @@ from tests.models import Player
 
 class Visit(msgspec.Struct):
     id: Annotated[UUID, PrimaryKey]
+
+
+class Badge(pydantic.BaseModel):
+    id: Annotated[str, PrimaryKey]
+    level: pydantic.PositiveInt = 1
 
 
 andrew = Player("p1", "a")
@@ -187,6 +193,18 @@ def misread(player: Visit) -> None: ...
 
 def read_final(key: str, error: WriteBehindMaxRetryError) -> None:
     assert_type(error.final, bool)
+
+
+def pydantic_models(ds: DataStore) -> None:
+    assert_type(ds.get(Badge, "b1"), Badge)
+    assert_type(ds.get(Badge, "b1", default=None), Badge | None)
+    assert_type(ds.set(Badge, "b1", Badge(id="b1")), Badge)
+    assert_type(ds.search(Badge, Q()), list[Badge])
+    badges = ds.register(Schema(Badge, l1=MemPolicy()))
+    assert_type(badges, Collection[Badge, Any])
+    badges.set("b1", andrew)  # type: ignore[arg-type]
+    record: Record = Badge(id="b1")
+    del record
 
 
 def hooks() -> None:
