@@ -17,7 +17,7 @@ from typing import Any
 
 from strata.errors import InvalidModelError
 
-OLDEST = (2, 11)  # has `by_name`, with which values are given by the names of their fields, whatever the aliases
+OLDEST = (2, 12)  # before, the fields of a base that was not complete may be left unresolved in its heirs
 # Stand-ins of pydantic's for plain types: what their fields hold is the plain type.
 PLAIN: Mapping[str, Any] = {
     "pydantic.networks.EmailStr": str,

@@ -14,6 +14,7 @@ from strata.model.markers import UNLOADED
 from strata.model.pydantic_models import is_pydantic
 from strata.model.validators import Validator
 
+_SOME_TIME = datetime(2000, 1, 1, tzinfo=UTC)  # stands for a stamp that is still to come
 Make = Callable[[Source, dict[str, str]], Function]
 
 
@@ -53,7 +54,7 @@ def _of_pydantic(model: Any, columns: Sequence[Column], part: Function, inner: d
             if not _is_moment(values.get(field.name)):
                 values.pop(field.name, None)
                 if field.factory is None:
-                    values[field.name] = datetime.now(UTC)
+                    values[field.name] = _SOME_TIME
         try:
             if any(values.get(name) is UNLOADED for name in others):
                 return part(some({name: values[name] for name in others if values.get(name, UNLOADED) is not UNLOADED}))

@@ -12,7 +12,10 @@ import psycopg
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = {name: ROOT / name for name in ("README.md", "docs/getting-started.md", "docs/asyncio.md", "docs/queries.md")}
+MODELS, QUERIES = "docs/models-and-types.md", "docs/queries.md"
+PAGES = {
+    name: ROOT / name for name in ("README.md", "docs/getting-started.md", "docs/asyncio.md", MODELS, QUERIES)
+}
 
 
 def blocks(page: str) -> list[str]:
@@ -116,3 +119,11 @@ for _ in range(2):
     assert result.stdout.splitlines() == ["Player(id='p1', name='andrew', level=1)", "andrew", "berta", "carl"]
     result = run(tmp_path, "others.py", **servers)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_example_for_pydantic_prints_what_the_page_says(tmp_path: Path, dsn: str, redis_addr: str) -> None:
+    (program,) = [block for block in blocks(MODELS) if "from pydantic" in block]
+    (tmp_path / "bookings.py").write_text(program)
+    result = run(tmp_path, "bookings.py", STRATA_POSTGRES_DSN=dsn, STRATA_REDIS_ADDR=redis_addr)
+    assert result.returncode == 0, result.stderr
+    assert f"It prints\n\n```\n{result.stdout}```\n" in PAGES[MODELS].read_text()

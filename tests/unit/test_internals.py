@@ -1,4 +1,4 @@
-"""What Strata uses of psycopg and redis-py although they do not promise it: a release that drops it is seen here first.
+"""What Strata uses of psycopg, redis-py and pydantic although none promises it: a release that drops it is seen here.
 
 Where one of these fails, see to the module that is named with it, and then to the upper bound in pyproject.toml.
 """
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pydantic
+import pydantic_core
 import pytest
 import redis
 from psycopg import adapt, errors, generators, pq, waiting
@@ -110,6 +112,33 @@ REDIS: dict[str, Callable[[], object]] = {
 }
 
 
+class Some(pydantic.BaseModel):
+    field: int = 5
+
+
+PYDANTIC: dict[str, Callable[[], object]] = {
+    "model/instances: the slots of an instance": lambda: (
+        set(pydantic.BaseModel.__slots__)
+        == {"__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"}
+    ),
+    "model/validators: the core schema of a model": lambda: (
+        Some.__pydantic_core_schema__["schema"]["fields"]["field"]["schema"]["type"] == "default"
+    ),
+    "model/validators: PydanticKnownError": lambda: (
+        pydantic_core.PydanticKnownError("greater_than", {"gt": 0}).message() == "Input should be greater than 0"
+    ),
+    "model/pydantic_models: model_rebuild": lambda: _takes(pydantic.BaseModel.model_rebuild, "_types_namespace"),
+    "model/pydantic_models: the factory of a field": lambda: (
+        Some.model_fields["field"].default_factory_takes_validated_data is None
+    ),
+}
+
+
+@pytest.mark.parametrize("what", PYDANTIC)
+def test_pydantic_still_has_what_is_used_of_it(what: str) -> None:
+    assert PYDANTIC[what](), f"pydantic {version('pydantic')} changed what strata/{what.replace(':', ' uses:')}"
+
+
 @pytest.mark.parametrize("what", PSYCOPG)
 def test_psycopg_still_has_what_is_used_of_it(what: str) -> None:
     assert PSYCOPG[what](), f"psycopg {version('psycopg')} changed what strata/{what.replace(':', ' uses:')}"
@@ -144,3 +173,4 @@ def test_releases_that_are_not_known_yet_are_not_installed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     bounded = {item.partition("[")[0] for item in project["dependencies"] if "<" in item}
     assert {"psycopg", "redis"} <= bounded
+    assert all("<" in item for item in project["optional-dependencies"]["pydantic"])
