@@ -25,6 +25,7 @@ from pydantic import (
     conint,
     constr,
 )
+from pydantic_core import core_schema
 
 from strata import InvalidModelError
 from strata.model import Encrypted, Ignore, compile_model
@@ -148,6 +149,14 @@ class Holds(BaseModel):
     inner: Allows
 
 
+class Opaque(BaseModel):
+    id: Key
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        return core_schema.no_info_plain_validator_function(lambda value: value)
+
+
 class Root(pydantic.RootModel[list[int]]):
     pass
 
@@ -162,6 +171,7 @@ def of(annotation: Any) -> Any:
     [
         (Allows, ["Allows", "extra", "ignore"]),
         (Holds, ["Allows", "extra"]),
+        (Opaque, ["Opaque", "core schema"]),
         (Root, ["Root", "RootModel"]),
         (of(Root), ["Root", "RootModel"]),
         (of(pydantic.SecretStr), ["Made.value", "SecretStr"]),
@@ -205,7 +215,8 @@ def test_base_model_itself_is_no_model() -> None:
 def test_a_model_of_version_1_is_refused_by_its_version() -> None:
     program = """
 import warnings
-warnings.simplefilter("ignore")  # of pydantic's, about its first version
+warnings.simplefilter("ignore")  # of pydantic's, about its first versionfrom pydantic_core import core_schema
+
 import strata
 from pydantic.v1 import BaseModel
 
