@@ -13,9 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODELS, QUERIES = "docs/models-and-types.md", "docs/queries.md"
-PAGES = {
-    name: ROOT / name for name in ("README.md", "docs/getting-started.md", "docs/asyncio.md", MODELS, QUERIES)
-}
+PAGES = {name: ROOT / name for name in ("README.md", "docs/getting-started.md", "docs/asyncio.md", MODELS, QUERIES)}
 
 
 def blocks(page: str) -> list[str]:
