@@ -55,8 +55,10 @@ def shown(context: Context, bound: Bound, id: Any, key_text: str, own: OwnWrite,
     """What a read shows of this process's own write and of what it has found below. Raises as L3 does."""
     if loaded.record is ABSENT and not loaded.version and not own.newest:
         loaded = Loaded(ABSENT, _buried(bound, key_text))
-    if own.in_parts and loaded.version > own.oldest and (own.added or _matters(own, loaded)):
-        return (_together if own.added else _decided)(context, bound, id, key_text)
+    if own.added and loaded.version >= own.oldest:
+        return _together(context, bound, id, key_text)
+    if own.in_parts and loaded.version > own.oldest and _matters(own, loaded):
+        return _decided(context, bound, id, key_text)
     return _laid_over(bound, own, loaded)
 
 

@@ -8,8 +8,8 @@ writers of the schema out, the row's lock those of other programs.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from strata.l3 import diagnosis
 from strata.l3.connection import Connection
@@ -17,7 +17,7 @@ from strata.l3.layout import HORIZONS, PARTIALS, TOMBSTONES, VERSION, Layout
 from strata.l3.partials import COUNTED
 from strata.l3.sqlstates import Failure
 from strata.l3.stage import GROUP, ORDER, STAGE, Stage
-from strata.l3.standing import RowNote, Standing, counted_text, note_of
+from strata.l3.standing import Standing, counted_text, note_of
 from strata.l3.statement import ARRAYS, INT8, TEXT, Statement
 from strata.l3.values import Applied, Change, Status
 from strata.model.atoms import BIGINT_MAX, BIGINT_MIN
@@ -76,36 +76,19 @@ class Increments:
         for place, buried, horizon, version, noted, base, columns, counted, *numbers in self._look.rows(conn):
             change = changes[place]
             note = None if noted is None else note_of(noted, base, columns, counted, self._kinds)
-            held = self._standing(version, buried or 0, note, numbers)
-            before = None if held.values is None else dict(held.values)
-            came = held.lay(change, self._layout.names, key)
-            if before is None and came and change.version <= (horizon or 0):
-                answers[place] = Applied(change.key, Status.BELOW_HORIZON, buried or 0)
+            there = version is not None
+            held = Standing.of(self._numbers, version, numbers, note) if there else Standing.gone(buried or 0)
+            came = reckoned(held, change, self._layout.names, key, horizon or 0)
+            answers[place] = came.applied
+            if came.written is None:
                 continue
-            if not came and change.version <= held.version and (before is None or change.version <= (version or 0)):
-                answers[place] = self._stands(change, before is None, held.version)
-                continue
-            if held.values is None:
-                answers[place] = Applied(change.key, Status.MISSING_ROW, buried or 0)
-                continue
-            self._check(held, place)
-            late = version is not None and version > change.version
-            now = ((version >> NODE_BITS) + 1) << NODE_BITS | L3_NODE if late else change.version
-            written = {
-                name: value
-                for name, value in held.values.items()
-                if before is None or name not in before or before[name] is not value
-            }
-            if before is None:
-                group = _MADE
-            else:
-                group = groups.setdefault(tuple(n for n in self._layout.settable if n in written), len(groups) + 1)
-            rows.append((place, group, now, *self._row(change.key, written)))
-            columns = json.dumps({name: at for name, at in held.columns.items() if at > held.base})
-            notes.append((change.key_text, now, held.base, columns, counted_text(held.base, held.added)))
-            status = Status.SUPERSEDED if late else Status.APPLIED
-            kept = tuple(held.values[name] for name in self._numbers)
-            answers[place] = Applied(change.key, status, now, kept, self._numbers, late)
+            self._check(came.written, place)
+            names = tuple(name for name in self._layout.settable if name in came.written)
+            group = groups.setdefault(names, len(groups) + 1) if there else _MADE
+            now = came.applied.version
+            rows.append((place, group, now, *self._row(change.key, came.written)))
+            since = json.dumps({name: at for name, at in held.columns.items() if at > held.base})
+            notes.append((change.key_text, now, held.base, since, counted_text(held.base, held.added)))
         self._write(conn, rows, groups, notes)
         return [answer for answer in answers if answer is not None]
 
@@ -125,19 +108,9 @@ class Increments:
             self._make.execute(conn)
         self._note.execute(conn, [list(column) for column in zip(*notes, strict=True)])
 
-    def _standing(self, version: int | None, buried: int, note: RowNote | None, numbers: Sequence[Any]) -> Standing:
-        if version is None:
-            return Standing.gone(buried)
-        return Standing.of(self._numbers, version, numbers, note)
-
-    def _stands(self, change: Change, gone: bool, version: int) -> Applied:
-        """The answer where nothing is to be done: it is in the row, or was written over, or deleted."""
-        status = Status.SUPERSEDED if gone or version > change.version else Status.APPLIED
-        return Applied(change.key, status, version)
-
-    def _check(self, held: Standing, place: int) -> None:
+    def _check(self, written: Mapping[str, Any], place: int) -> None:
         for name in self._numbers:
-            value = (held.values or {}).get(name)
+            value = written.get(name)
             if type(value) is int and not BIGINT_MIN <= value <= BIGINT_MAX:
                 told = f"bigint out of range: what was added to {name} is more than the column can hold"
                 raise diagnosis.BatchError(diagnosis.Diagnosis(Failure.PERMANENT, OUT_OF_RANGE, message=told), place)
@@ -146,3 +119,35 @@ class Increments:
         row = [written.get(name) for name in self._layout.names]
         row[self._layout.key_place] = key
         return row
+
+
+class Reckoned(NamedTuple):
+    """What becomes of an increment: the answer, and the columns that are written with it, None where nothing is."""
+
+    applied: Applied
+    written: dict[str, Any] | None = None
+
+
+def reckoned(held: Standing, change: Change, names: Sequence[str], key: str, horizon: int) -> Reckoned:
+    """Add to what a row, or none, holds, which is changed. The version rises by the least there is where a newer write
+    has given other columns, so that every write newer than the row's still is."""
+    before, version = held.values, held.version
+    earlier = {} if before is None else dict(before)
+    came = held.lay(change, names, key)
+    if before is None and held.values is None:
+        status = Status.SUPERSEDED if version >= change.version else Status.MISSING_ROW
+        return Reckoned(Applied(change.key, status, version))
+    if before is None and change.version <= horizon:
+        return Reckoned(Applied(change.key, Status.BELOW_HORIZON, version))
+    if not came and change.version <= version:
+        status = Status.SUPERSEDED if version > change.version else Status.APPLIED
+        return Reckoned(Applied(change.key, status, version))
+    assert held.values is not None
+    late = before is not None and version > change.version
+    now = ((version >> NODE_BITS) + 1) << NODE_BITS | L3_NODE if late else change.version
+    written = {n: value for n, value in held.values.items() if n not in earlier or earlier[n] is not value}
+    counted = tuple(dict.fromkeys(series.column for series in change.added))
+    kept = tuple(held.values[name] for name in counted)
+    return Reckoned(
+        Applied(change.key, Status.SUPERSEDED if late else Status.APPLIED, now, kept, counted, late), written
+    )

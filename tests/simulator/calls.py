@@ -12,7 +12,8 @@ from strata import UNLOADED
 from strata.errors import StrataError
 from strata.protocol.entry import IN_PARTS
 from strata.writebehind.dirty.slot import Buffered, Slot
-from tests.simulator.kinds import CALLS, OTHERS, REFUSED, Item, Pair
+from tests.simulator.counts import Bit, Counts
+from tests.simulator.kinds import CALLS, OTHERS, REFUSED, Item, Pair, Tally
 from tests.simulator.postgres import Postgres
 from tests.simulator.process import Process
 from tests.simulator.promises import History
@@ -31,6 +32,8 @@ class Calls:
         self._history = history
         self._postgres = postgres
         self.l3 = True
+        self.counts = Counts(world)
+        self.counts.version_of, self.counts.deleted_after = history.version, history.deleted_after
         self.cache: Valkey | None = None  # where records are evicted from
         self._model = model
         self.begin()
@@ -40,6 +43,7 @@ class Calls:
         self.keys: tuple[int, int] = (1, 2)
         self.alone = False  # whether calls of one key are of the first
         self._values = 0
+        self.defaults: dict[int, set[str]] = {}  # texts of records that are made only where there is none
         self._stamps: dict[Any, int] = {}  # the version of the deferred write that a task made last
         self._carried: dict[tuple[int, int], list[int]] = {}  # the columns of a key's deferred write of a version
 
@@ -54,11 +58,17 @@ class Calls:
                     self._history.stamped(column, item.version, value)
                 self._carried[key, item.version] = list(self.columns(key, item.record))
             self._stamps[getcurrent()] = item.version
+            if item.added and key in self.keys:
+                self.counts.added(key, process, item.version)
+                for text in self.defaults.get(key, ()):  # any of which may be what it is on top of
+                    self._history.stamped(key, item.version, text)
             return put(schema, key, key_text, item, newest=newest)
 
         def handed_off(versions: Iterable[tuple[Slot, int]], now: float) -> None:
             versions = list(versions)
             for slot, version in versions:
+                if slot.key in self.keys:
+                    self.counts.handed_off(slot.key, process, version)
                 # A journal may have writes of keys of which nobody is asked any more.
                 for column in self._carried.get((slot.key, version), ()) if slot.key in self.keys else ():
                     self._history.handed_off(column, version)
@@ -66,6 +76,7 @@ class Calls:
 
         def made_room() -> bool:
             for slot in [*buffer._queues.kept][:1]:
+                self.counts.let_go(slot.key, process)
                 for column in self._carried.get((slot.key, slot.item.version), ()):
                     self._history.left(process, column, slot.item.version)
             return make_room()
@@ -76,6 +87,7 @@ class Calls:
 
         def buried(bound: Any, shard: Any, key_text: str, entry: Any, blame: Any) -> None:
             key = int(key_text)
+            self.counts.gave_up(key, entry.version)
             own = buffer.slot("item", key)
             orphan = entry.op in IN_PARTS and (self._is_gone(key) or (own is not None and own.item.record is None))
             for version in {entry.version, *dict(entry.ages).values()}:
@@ -115,7 +127,10 @@ class Calls:
 
     def read(self, process: Process, key: int, *, force_l2: bool = False) -> dict[int, str | None]:
         """What a process reads, of which no promise is held against it, by column."""
-        return self.columns(key, process.store.get(self._model, key, default=None, force_l2=force_l2))
+        return self.columns(key, self._found(process, key, force_l2=force_l2))
+
+    def _found(self, process: Process, key: int, *, force_l2: bool = False) -> Item | None:
+        return process.store.get(self._model, key, default=None, force_l2=force_l2)
 
     def _key(self) -> int:
         return self.keys[0] if self.alone or self._world.chance.random() < 0.8 else self.keys[1]
@@ -135,6 +150,21 @@ class Calls:
     def _floors(self, process: Process, key: int) -> dict[int, int]:
         return {column: self._history.floor(process, column) for column in self.columns(key, None)}
 
+    def add(self, process: Process, *, default: bool = False) -> None:
+        """To a number of a record that is there, or, where there is a default, is made."""
+        key = self._key()
+        bit = self.counts.fresh(process, key)
+        if bit is not None:
+            made = self.record(key, self._fresh()) if default else None
+            if made is not None:
+                self.defaults.setdefault(key, set()).add(made.text)
+            process.store.increment(self._model, key, n=bit.value, default=made)
+            self._world.say(f"    {process} has added {bit.value:b} to {key}")
+            self.counts.acknowledged(key, bit)
+
+    def add_to_default(self, process: Process) -> None:
+        self.add(process, default=True)
+
     def _read(self, process: Process, found: dict[int, str | None], floors: dict[int, int], began: float) -> None:
         for column, value in found.items():
             self._world.say(f"    {process} has read {value} of {column}")
@@ -153,8 +183,10 @@ class Calls:
 
     def get(self, process: Process, *, force_l2: bool = False) -> None:
         key, began = self._key(), self._world.now
-        floors = self._floors(process, key)
-        self._read(process, self.read(process, key, force_l2=force_l2), floors, began)
+        floors, added = self._floors(process, key), self.counts.acked_by(process, key)
+        record = self._found(process, key, force_l2=force_l2)
+        self._read(process, self.columns(key, record), floors, began)
+        self._counted(process, key, record, added, began)
 
     def get_past_l1(self, process: Process) -> None:
         self.get(process, force_l2=True)
@@ -162,9 +194,15 @@ class Calls:
     def get_many(self, process: Process) -> None:
         began = self._world.now
         floors = {key: self._floors(process, key) for key in self.keys}
+        added = {key: self.counts.acked_by(process, key) for key in self.keys}
         found = process.store.get_many(self._model, list(self.keys))
         for key, floor in floors.items():
             self._read(process, self.columns(key, found.get(key)), floor, began)
+            self._counted(process, key, found.get(key), added[key], began)
+
+    def _counted(self, process: Process, key: int, record: Item | None, added: set[Bit], began: float) -> None:
+        if isinstance(record, Tally):
+            self.counts.read(process, key, record.text, record.n, added, began)
 
     def set(self, process: Process) -> None:
         self._set(process, self.record(self._key(), self._fresh()))

@@ -23,7 +23,7 @@ from tests.simulator.calls import Calls
 from tests.simulator.draw import Pick, Planned, Scenario, first
 from tests.simulator.faults import Faults
 from tests.simulator.forgery import AHEAD, Forgery
-from tests.simulator.kinds import OLD, REFUSED, Item, Kind, Pair, Secret
+from tests.simulator.kinds import OLD, REFUSED, Item, Kind, Pair, Secret, Tally
 from tests.simulator.network import Server
 from tests.simulator.postgres import Postgres
 from tests.simulator.process import LEDGER, Mutate, Process, as_shipped, know
@@ -56,6 +56,7 @@ class House:
         self.history = History(world)
         self.postgres.committed = self._committed
         self.postgres.resealed = self._resealed
+        self.postgres.told = lambda key, added: self.calls.counts.told(key, added)
         self.history.answers_since = lambda: self.postgres.answers_since
         if kind.keeps:
             self.postgres.keeps = lambda text: text if text.endswith("*") else f"{text}*"
@@ -146,6 +147,7 @@ class House:
         calm = self.kind.steady or not scenario.faults
         stale = math.inf if "fail_safe" in self.kind.aging.l1 else STALE  # an outage may be as long as it likes
         self.history.begin(calm=calm, deferred=self.kind.deferred, stale=stale)
+        self.calls.counts.begin(deferred=self.kind.deferred)
         if self.kind.l3:
             for key in keys if self.kind.model is Pair else keys[:1]:
                 row = self.processes[0].at_once(partial(self._row, self.calls.record(key, "v0")))
@@ -214,9 +216,11 @@ class House:
     def _lost(self, server: Server) -> None:
         if server is self.ledger:
             self.history.ledger_lost()
+            self.calls.counts.ledger_lost()
 
     def _restart(self, process: Process) -> None:
         self.history.forget(process, durable=self.durable)
+        self.calls.counts.forget(process, durable=self.durable)
         process.start()
         self._first_call(process)
 
@@ -260,6 +264,8 @@ class House:
                 world.breaks(f"at rest {process} still has {left}")
         if not world.broken:
             self.history.check_persisted()
+            if self.kind.model is Tally:
+                self._check_sums()
             self._check_l2()
             self._check_keys()
 
@@ -338,6 +344,9 @@ class House:
     def _committed(self, key: int, version: int, values: tuple[Any, ...] | None, untold: bool = False) -> None:
         """L3 has taken a change, which is one of each column that has a value of another write."""
         record = None if values is None else self._record(values)
+        if self.kind.model is Tally:
+            self._committed_sum(key, version, record, untold)
+            return
         if self.kind.model is not Pair:
             self.history.committed(key, version, record and (key, record.text), untold)
             return
@@ -357,6 +366,34 @@ class House:
                 at = max(at, last.version + 1)
                 self.history.stamped(column, at, value)
             self.history.committed(column, at, None if value is None else (key, value), untold)
+
+    def _committed_sum(self, key: int, version: int, record: Tally | None, untold: bool) -> None:
+        """L3 has taken a change of a record with a sum, which may be one of the sum alone."""
+        last = self.history.newest(key)
+        if key in self.calls.keys:
+            self.calls.counts.committed(key, None if record is None else record.text, 0 if record is None else record.n)
+        if record is not None:
+            self.history.outlived(key, version)
+        if record is not None and record.text == last.value:
+            return
+        note = self.postgres.data.notes.get(key)
+        if record is not None and note is not None and note.version == version:
+            # One that was made of a default is older than any write that comes late.
+            if record.text in self.calls.defaults.get(key, ()):
+                self.history.stamped(key, version, record.text)
+            version = max(note.columns.get("text", note.base), last.version + 1)
+        self.history.committed(key, version, None if record is None else (key, record.text), untold)
+
+    def _check_sums(self) -> None:
+        for key in self.calls.keys:
+            row, note = self.postgres.data.rows.get(key), self.postgres.data.notes.get(key)
+            if row is None:
+                written = self.postgres.data.tombstones.get(str(key), 0)
+            elif note is not None and note.version == row[0]:
+                written = note.columns.get("n", note.base)
+            else:
+                written = row[0]
+            self.calls.counts.check(key, written)
 
     def _resealed(self, key: int, values: tuple[Any, ...]) -> None:
         """A rotation has made other ciphertexts of a row, which is to be what it was."""

@@ -24,7 +24,7 @@ CALLS = {
     "i": "invalidate", "f": "get_past_l1", "c": "search_cached", "W": "warm", "h": "update_by_hand", "w": "wait",
     "b": "set_alone", "B": "delete_alone", "e": "evict", "m": "forget", "x": "set_refused", "l": "flush", "z": "stall",
     "o": "change_outside", "p": "set_part", "P": "set_part_alone", "k": "rotate_keys",
-    "n": "insert", "u": "update", "y": "modify",
+    "n": "insert", "u": "update", "y": "modify", "a": "add", "A": "add_to_default",
 }  # fmt: skip
 OTHERS = "ohwezm"  # calls that are not the store's, or not of it alone
 FAULTS = (
@@ -57,6 +57,13 @@ class Pair(Item):
     """As above, with another column that can be written apart."""
 
     note: str = ""
+
+
+@dataclass
+class Tally(Item):
+    """As `Item`, with a number that is added to."""
+
+    n: int = 0
 
 
 @dataclass
@@ -135,6 +142,9 @@ SHORT = Aging(
     {"ttl": 6, "negative_ttl": 2, "eager_refresh": 0.5, "jitter": 0.1, "lease_wait": 0.5},
 )
 
+ADDING = ("ga", "gas", "gaf", "gasb", "gaAd", "gaAB", "gayu", "gaAsdbBGl")
+JOURNAL = ("write_behind_durability", Durability.JOURNAL)
+LEDGER_AT_ONCE = ("write_behind_durability", Durability.LEDGER)
 RETRY_ONCE = ("write_behind_max_retry", 1)
 
 KINDS = {
@@ -149,20 +159,27 @@ KINDS = {
         Kind("refused", deferred=True, letters=("gx", "gsx", "gsxb", "gxdB", "sxlf"), config=(RETRY_ONCE,)),
         Kind("kept", deferred=True, keeps=True, letters=("gs", "gsb", "gse", "gsdf", "gsSdtq")),
         Kind("in part", deferred=True, model=Pair, letters=("gp", "gps", "gpP", "gpPs", "gpy", "gpun", "gpGsby")),
+        Kind("counted", deferred=True, model=Tally, letters=ADDING),
+        Kind("counted through", model=Tally, letters=ADDING),
+        Kind("counted apart", deferred=True, apart=True, model=Tally, letters=ADDING, faults=(*FAULTS, *LOSSES)),
+        Kind("counted at once", deferred=True, model=Tally, letters=ADDING, config=(LEDGER_AT_ONCE,)),
+        Kind("counted, full", deferred=True, model=Tally, letters=ADDING, config=(("write_behind_max_dirty", 1),)),
+        Kind("counted, journal", deferred=True, model=Tally, letters=ADDING, config=(JOURNAL,)),
+        Kind("counted by three", processes=3, deferred=True, l2=False, model=Tally, letters=ADDING, faults=ALIVE),
         Kind("sealed", model=Secret, letters=("gk", "gsk", "gsdk", "gSkt", "gsqk", "gyku"), faults=(*FAULTS, *LOSSES)),
         Kind("sealed behind", deferred=True, model=Secret, letters=("gk", "gsk", "gskb", "gskdf", "gskSdtq")),
         Kind("apart", deferred=True, apart=True, faults=(*FAULTS, *LOSSES)),
-        Kind("at once", deferred=True, config=(("write_behind_durability", Durability.LEDGER),)),
+        Kind("at once", deferred=True, config=(LEDGER_AT_ONCE,)),
         Kind(
             "at once, apart",
             deferred=True,
             apart=True,
             letters=("gs", "gsb", "gsdG", "gsft"),
-            config=(("write_behind_durability", Durability.LEDGER),),
+            config=(LEDGER_AT_ONCE,),
         ),
         Kind("behind without L2", deferred=True, l2=False, letters=("gs", "gsb", "gsdG", "gsqt"), faults=ALIVE),
         Kind("full", deferred=True, letters=("gsS", "gsSd", "gsdG"), config=(("write_behind_max_dirty", 1),)),
-        Kind("journal", deferred=True, config=(("write_behind_durability", Durability.JOURNAL),)),
+        Kind("journal", deferred=True, config=(JOURNAL,)),
         Kind(
             "forged",
             deferred=True,

@@ -22,13 +22,16 @@ from psycopg import errors
 from strata.errors import EncodeError
 from strata.l3 import failures
 from strata.l3.connection import GRACE, IDLE_IN_TRANSACTION
+from strata.l3.increments import reckoned
 from strata.l3.reads import Row
 from strata.l3.secrets import Sealed
 from strata.l3.sqlstates import Failure, classify
+from strata.l3.standing import RowNote, Standing
 from strata.l3.table import Table
 from strata.l3.values import FIRST, Applied, Change, Repair, Status
 from strata.l3.writes import Written
 from strata.model.markers import UNLOADED
+from strata.protocol.added import Added, total
 from strata.protocol.shards import shard_of
 from strata.protocol.versions import L3_NODE, NODE_BITS
 from tests.simulator.world import Event, World
@@ -62,6 +65,7 @@ class Note(NamedTuple):
     version: int
     base: int
     columns: dict[str, int]
+    added: Added = ()
 
 
 class Data:
@@ -85,6 +89,7 @@ class Postgres:
         self.world = world
         self.committed: Callable[[Any, int, tuple[Any, ...] | None, bool], None] = lambda *_: None
         self.resealed: Callable[[Any, tuple[Any, ...]], None] = lambda *_: None  # told of rows with other ciphertexts
+        self.told: Callable[[Any, Added], None] = lambda *_: None  # of what is added
         self.keeps: Callable[[str], str] = lambda text: text  # what it makes of the second column
         self.refuses: Callable[[tuple[Any, ...]], bool] = lambda values: False
         world.sources.append(self)
@@ -443,7 +448,9 @@ class Session:
         old, good = self.row(key), self.note(key)
         assert old is not None
         noted = dict.fromkeys(columns, version)
-        self.own.notes[key] = Note(version, good.base, good.columns | noted) if good else Note(version, old[0], noted)
+        self.own.notes[key] = Note(version, old[0], noted)
+        if good:
+            self.own.notes[key] = Note(version, good.base, good.columns | noted, good.added)
         self.own.rows[key] = (version, tuple(columns.get(n, v) for n, v in zip(names, old[1], strict=True)))
 
     def present(self) -> list[Any]:
@@ -697,7 +704,7 @@ class SimTable:
         shards: dict[int, bool] = {}
         for change in changes:
             shard = shard_of(change.key_text)
-            shards[shard] = shards.get(shard, False) or change.delete or change.names is not None
+            shards[shard] = shards.get(shard, False) or change.delete or change.names is not None or change.adds
         self.lock_shards(conn, dict(sorted(shards.items())))
         found = {}
         for at in order:
@@ -713,6 +720,8 @@ class SimTable:
         def do() -> Applied:
             held, buried = conn.row(change.key), conn.tombstone(change.key_text)
             version = 0 if held is None else held[0]
+            if change.adds:
+                return self._add(conn, change)
             if not change.delete and self._lay_late(conn, change):
                 return Applied(change.key, Status.SUPERSEDED, conn.row(change.key)[0], late=True)  # type: ignore[index]
             if version > change.version or buried > change.version or (buried == change.version and not change.delete):
@@ -755,9 +764,26 @@ class SimTable:
         base, columns = good.base, good.columns | dict.fromkeys(given, change.version)
         if change.names is None:
             base, columns = change.version, {name: at for name, at in columns.items() if at > change.version}
+        given = {name: _with(good, name, value, change.version) for name, value in given.items()}
         conn.lay(change.key, version, given, self._names)
-        conn.own.notes[change.key] = Note(version, base, columns)
+        conn.own.notes[change.key] = Note(version, base, columns, good.added)
         return True
+
+    def _add(self, conn: Session, change: Change) -> Applied:
+        """What `strata.l3.increments` does with a row, by the same reckoning."""
+        conn.server.told(change.key, change.added)
+        held, buried, key = conn.row(change.key), conn.tombstone(change.key_text), self.plan.key.name
+        if held is None:
+            standing = Standing.gone(buried)
+        else:
+            note = conn.note(change.key)
+            standing = Standing.of(self._names, *held, None if note is None else RowNote(*note))
+        found = reckoned(standing, change, self._names, key, 0)
+        if found.written is not None and standing.values is not None:
+            version = found.applied.version
+            conn.own.rows[change.key] = (version, tuple(standing.values[name] for name in self._names))
+            conn.own.notes[change.key] = Note(version, standing.base, standing.columns, standing.added)
+        return found.applied
 
     def sealed(self, conn: Session, after: Any, limit: int, current: str) -> list[Sealed]:
         def do() -> list[Sealed]:
@@ -787,6 +813,14 @@ class SimTable:
         return conn.ask(f"reseal {[sealed.key for sealed, _ in rows]}", do, locks)
 
     # -- what Strata's own tables hold --------------------------------------------------------------------------
+
+    def note_of(self, conn: Session, key_text: str) -> RowNote | None:
+        def do() -> RowNote | None:
+            key = self.plan.parse_key(key_text)
+            note = conn.own.notes.get(key) or conn.server.data.notes.get(key)
+            return None if note is None else RowNote(*note)
+
+        return conn.ask(f"SELECT the note of {key_text}", do)
 
     def noted(self, conn: Session, key_texts: Sequence[str]) -> set[str]:
         def do() -> set[str]:
@@ -824,6 +858,12 @@ class SimTable:
                 conn.own.repairs[repair] = False
 
         conn.ask(f"repairs done: {list(rows)}", do)
+
+
+def _with(note: Note, name: str, value: Any, version: int) -> Any:
+    """A column that is written late, with what was added to it since."""
+    on_top = total(note.added, name, version)
+    return value + on_top if on_top else value
 
 
 def _row(held: tuple[int, tuple[Any, ...]] | None) -> Row | None:

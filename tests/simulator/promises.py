@@ -47,6 +47,7 @@ class History:
         self._safe: dict[Any, int] = {}  # the newest write of each key that the ledger has, or had
         self._given_up: dict[Any, int] = {}  # the newest write of each key that is
         self._owed: dict[tuple[Any, Any], int] = {}  # the newest deferred write of a process that lives
+        self._outlived: dict[Any, int] = {}  # the version of a row that deletions before it have left
         self._left: dict[tuple[Any, Any], int] = {}  # those that were let go of, since the ledger had them
         self._ledger_lost = False
         self._decided: dict[tuple[Any, str | None], str | None] = {}  # by what each value was decided on
@@ -59,7 +60,8 @@ class History:
             self._check_decided(key, value)
         if not self.deferred:
             version = len(commits) + 1
-        if self.deferred and commits and 0 < self._versions.get((key, value), version) < commits[-1].version:
+        known = version if value is None else self._versions.get((key, value), version)  # deletions are all alike
+        if self.deferred and commits and 0 < known < commits[-1].version:
             self.world.breaks(f"L3 took {value} of {key}, which is older than {commits[-1].value}")
         self.stamped(key, version, value)
         if commits and version <= commits[-1].version:
@@ -104,6 +106,10 @@ class History:
         if value is None:
             self._deletions.setdefault(key, []).append(version)
 
+    def deleted_after(self, key: Any, version: int) -> bool:
+        """Whether somebody has deleted it at a later version, even if a newer write has kept the row."""
+        return any(at > version for at in self._deletions.get(key, ()))
+
     def version(self, key: Any, value: str | None) -> int:
         """That of a value; of an absence, that of the last deletion; -1 where nobody wrote it."""
         return self._versions.get((key, value), 0 if value is None else -1)
@@ -139,6 +145,10 @@ class History:
         self._owed = {place: owed for place, owed in self._owed.items() if place[1] != key or owed != version}
         if self._safe.get(key, 0) <= version:
             self._safe.pop(key, None)
+
+    def outlived(self, key: Any, version: int) -> None:
+        """A row has this version: deletions that are older have no more to do."""
+        self._outlived[key] = version
 
     def handed_off(self, key: Any, version: int) -> None:
         """The ledger has a write, or a newer one: it outlives its writer. One that has been given up took it along."""
@@ -195,11 +205,14 @@ class History:
         """At rest: L3 has what it was owed, or what is newer."""
         for (process, key), version in self._owed.items():
             gone = self._ledger_lost and version <= self._left.get((process, key), 0)
-            if self.newest(key).version < version and not gone:
+            if self.newest(key).version < version and not gone and not self._is_outlived(key, version):
                 self.world.breaks(f"a write of {key} by {process} is not in L3")
         for key, version in self._safe.items():
-            if self.newest(key).version < version:
+            if self.newest(key).version < version and not self._is_outlived(key, version):
                 self.world.breaks(f"a write of {key} that was handed off is not in L3")
+
+    def _is_outlived(self, key: Any, version: int) -> bool:
+        return version < self._outlived.get(key, 0) and version in self._deletions.get(key, ())
 
     def _still(self, key: Any, floor: int) -> int:
         """What is left of a floor where writes were given up."""
