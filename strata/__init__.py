@@ -51,6 +51,7 @@ from strata.jobs.job import Job, JobState, Progress
 from strata.l3.report import ManualChange, MigrationRecord, MigrationReport
 from strata.maintenance.audit import AuditReport, SchemaAudit, StaleKey
 from strata.maintenance.rotate_keys import KeyRotation, Undecrypted
+from strata.memo.cached import AsyncCached, Cached
 from strata.model import (
     UNLOADED,
     AutoNow,
@@ -92,6 +93,7 @@ __all__ = [
     "JSON",
     "UNLOADED",
     "AlreadyExistsError",
+    "AsyncCached",
     "AsyncCollection",
     "AsyncDataStore",
     "AsyncDeadLetters",
@@ -100,6 +102,7 @@ __all__ = [
     "AuditReport",
     "AutoNow",
     "AutoNowAdd",
+    "Cached",
     "ClosedError",
     "Codec",
     "Collection",

@@ -106,6 +106,26 @@ class Collection(Generic[T, K]):
         """
         return self._store.get_many(self.name, ids)
 
+    def get_or_set(self, id: K, factory: Callable[[], T], /) -> T:
+        """The record; where no tier has it, `factory()` makes it, which is stored, and returned.
+
+        Of those who ask for the same key at once, one calls `factory`, and all get the same record: in a process
+        always, in the fleet where `RedisPolicy.lease_wait` is set. Stored as by `insert`, synchronously in every mode:
+        where another process was quicker, its record is the one. An exception of `factory` reaches all who wait, and
+        nothing is stored. What is written meanwhile wins; in a schema without L3, so does a deletion or an
+        invalidation, and what was made is returned and not stored.
+
+        Raises what `factory` raises; `EncodeError` for what it returns that is no record of this key; `StrataError`
+        where it asks for the record that it is to make; otherwise as `get` and `insert` do.
+
+        >>> store.delete(Player, "p8")
+        >>> store.get_or_set(Player, "p8", lambda: Player("p8", "dora"))
+        Player(id='p8', name='dora')
+        >>> store.get_or_set(Player, "p8", lambda: Player("p8", "emil"))
+        Player(id='p8', name='dora')
+        """
+        return self._store.get_or_set(self.name, id, factory)
+
     def set(self, id: K, value: T) -> T:
         """Store a record by the schema's write mode; returns it as stored. The caller's object is not changed.
 

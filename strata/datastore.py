@@ -17,6 +17,7 @@ from strata.bound import Bound
 from strata.collection import RAISE, Collection
 from strata.config import Config
 from strata.durations import Duration, seconds
+from strata.engine.calls import Caller, Source
 from strata.engine.context import ABSENT
 from strata.engine.hot import Hot
 from strata.engine.increment import Incrementer
@@ -44,6 +45,7 @@ from strata.jobs.fleet import Fleet
 from strata.maintenance.audit import Auditor, AuditReport
 from strata.maintenance.rotate_keys import KeyRotation, Rotator
 from strata.maintenance.warm import Warmer
+from strata.memo.cached import Caching, Terms
 from strata.model.fields import check_identifier
 from strata.model.keys import KEYS
 from strata.model.numbers import Number
@@ -93,6 +95,7 @@ class DataStore:
     """
 
     _face: ClassVar[Any]  # set by `strata.aio.store`, which stands above
+    _awaiting: ClassVar[Any]  # as above
 
     def __init__(self, config: Config) -> None:
         if not isinstance(config, Config):
@@ -118,6 +121,7 @@ class DataStore:
         self._many_writer = ManyWriter(context, self._writer)
         self._modifier = Modifier(context, self._writer)
         self._incrementer = Incrementer(context, self._reader, self._writer, self._modifier)
+        self._caller = Caller(context, self._reader, self._writer, self._modifier)
         self._searcher = Searcher(context, filler)
         self._warmer = Warmer(context, filler)
         self._auditor = Auditor(context, self._wiring.metrics)
@@ -220,6 +224,73 @@ class DataStore:
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
             return self._many.get_many(bound, ids)
+
+    @overload
+    def get_or_set(self, schema: type[T], id: Key, factory: Callable[[], T], /) -> T: ...
+    @overload
+    def get_or_set(self, schema: str, id: Key, factory: Callable[[], T], /) -> T: ...
+    def get_or_set(self, schema: SchemaRef[Any], id: Key, factory: Callable[[], Any], /) -> Any:
+        """The record; where no tier has it, `factory()` makes it, which is stored, and returned.
+
+        Of those who ask for the same key at once, one calls `factory`, and all get the same record: in a process
+        always, in the fleet where `RedisPolicy.lease_wait` is set. Stored as by `insert`, synchronously in every mode:
+        where another process was quicker, its record is the one. An exception of `factory` reaches all who wait, and
+        nothing is stored. What is written meanwhile wins; in a schema without L3, so does a deletion or an
+        invalidation, and what was made is returned and not stored.
+
+        Raises what `factory` raises; `EncodeError` for what it returns that is no record of this key; `StrataError`
+        where it asks for the record that it is to make; otherwise as `get` and `insert` do.
+
+        >>> store.delete(Player, "p8")
+        >>> store.get_or_set(Player, "p8", lambda: Player("p8", "dora"))
+        Player(id='p8', name='dora')
+        >>> store.get_or_set(Player, "p8", lambda: Player("p8", "emil"))
+        Player(id='p8', name='dora')
+        """
+        return self._get_made(schema, id, Source(factory))
+
+    def _get_made(self, schema: Any, id: Any, source: Source) -> Any:
+        bound = self._bound(schema)
+        with _Counted(bound, self._metrics):
+            return self._caller.get_or_set(bound, id, source)
+
+    def cached(
+        self,
+        ttl: Duration | None = None,
+        *,
+        key: Callable[..., object] | None = None,
+        name: str | None = None,
+        lease_wait: Duration = 0,
+    ) -> Caching:
+        """A decorator: results of the function, or coroutine function, are kept in L1, and where the store has a Redis
+        in L2, under a key made of the arguments (see docs/memoizing.md); returns a `Cached`, or an `AsyncCached`.
+
+        They are of the type that the function's return annotation says, which is one that a field may have; None is a
+        result as any other, where that says `| None`. One call a key is under way in a process; in the fleet too with
+        `lease_wait`, the seconds for which others wait for a process's call. An exception reaches all who wait, and is
+        not kept. While Redis is away results are kept in memory for a second.
+
+        `ttl` is the age, in seconds, up to which a result is returned; 0 is without end, and None as the defaults of
+        `Config` say of L1 and L2. `key` is a function of the same arguments: what it returns makes the key. `name` is
+        that of the schema that holds the results: an identifier. Default: made of module and function.
+
+        Raises `InvalidModelError` for a function without a return annotation that a field may have,
+        `SchemaDuplicateError` for a second one of a name, and `InvalidConfigError` for the other arguments; a call
+        raises what the function raises, and `EncodeError` for arguments that make no key and results of another type.
+
+        >>> @store.cached(ttl=60)
+        ... def greeting(name: str) -> str:
+        ...     return f"hello, {name}"
+        >>> greeting("ann"), greeting.key("ann")
+        ('hello, ann', 'name="ann"')
+        """
+        self._open()
+        if name is not None:
+            check_identifier(name, "name of cached")
+        wait = seconds(lease_wait, "lease_wait") or 0.0
+        if key is not None and not callable(key):
+            raise InvalidConfigError(f"key is {shown(key)}; it must be a function of the same arguments, or None")
+        return Caching(self, Terms(seconds(ttl, "ttl"), key, "" if name is None else name, wait))
 
     def exists(self, schema: SchemaRef[Any], id: Key) -> bool:
         """Whether any tier has the record; nothing is filled.
@@ -719,6 +790,10 @@ class DataStore:
 
     def __repr__(self) -> str:
         return f"DataStore(schemas={list(self._schemas)!r}{', closed' if self._context.closed else ''})"
+
+    @property
+    def _has_redis(self) -> bool:
+        return self._wiring.server is not None
 
     def _bound(self, schema: Any) -> Bound:
         self._context.check_not_closed()

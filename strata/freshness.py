@@ -32,7 +32,7 @@ def freshness_of(schema: Schema[Any]) -> Freshness:
     """The options of the three policies. Raises `InvalidConfigError` for one that could not do anything."""
     l1, l2, l3 = schema.l1 or MemPolicy(), schema.l2 or RedisPolicy(), schema.l3 or PostgresPolicy()
     _needs(schema, "MemPolicy", l1, bool(schema.l2 or schema.l3), ("negative_ttl", "eager_refresh", "fail_safe"))
-    _needs(schema, "RedisPolicy", l2, bool(schema.l3), ("negative_ttl", "eager_refresh", "fail_safe", "lease_wait"))
+    _needs(schema, "RedisPolicy", l2, bool(schema.l3), ("negative_ttl", "eager_refresh", "fail_safe"))
     fail_safe = bool(l1.fail_safe or l2.fail_safe)
     if l3.soft_timeout is not None and not fail_safe:
         raise InvalidConfigError(

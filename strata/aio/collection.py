@@ -30,6 +30,7 @@ else:
 
 
 Change: TypeAlias = Callable[[T], T | Awaitable[T | None] | None]
+Factory: TypeAlias = Callable[[], T | Awaitable[T]]
 
 
 class AsyncCollection(Ready, Generic[T, K]):
@@ -88,6 +89,11 @@ class AsyncCollection(Ready, Generic[T, K]):
     async def get_many(self, ids: Iterable[K]) -> dict[K, T]:
         """As `Collection.get_many`."""
         return await here().call(self.sync.get_many, ids)
+
+    async def get_or_set(self, id: K, factory: Factory[T], /) -> T:
+        """As `Collection.get_or_set`; the factory may be a coroutine function. Who is cancelled does not end it for
+        others who wait."""
+        return await here().call(self.sync.get_or_set, id, factory)  # type: ignore[arg-type]  # the engine awaits it
 
     async def set(self, id: K, value: T) -> T:
         """As `Collection.set`."""

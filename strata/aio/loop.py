@@ -44,6 +44,7 @@ class EventLoop:
         self._thread = threading.get_ident()
         self._idle: list[Operation] = []
         self._busy: set[Operation] = set()
+        self._apart: set[asyncio.Task[None]] = set()  # which a loop alone keeps only weakly
         self._begun = 0
         self._links: dict[tuple[int, bool], Link] = {}  # by the id of the wires, which a link keeps alive
         self._process = os.getpid()
@@ -116,6 +117,19 @@ class EventLoop:
             return
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(call)
+
+    def apart(self, run: Callable[[], None], at_end: Callable[[], None]) -> Callable[[], object]:
+        """Have a call of the engine carried out by a task of its own, and `at_end` be called after it; what cancels the
+        task, from any thread. In the loop's thread."""
+        task = self.loop.create_task(self.call(run))
+        self._apart.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._apart.discard(task)
+            at_end()
+
+        task.add_done_callback(ended)
+        return partial(self.soon, task.cancel)
 
     def in_thread(self, call: Callable[[], T]) -> asyncio.Future[T]:
         """What a call returns, or raises, that waits by means of its own, in a thread of its own."""

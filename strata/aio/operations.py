@@ -141,6 +141,9 @@ class Operation(greenlet):  # type: ignore[misc]  # greenlet has no types
             _outer.reset(token)
         return result
 
+    def apart(self, run: Callable[[], None], at_end: Callable[[], None]) -> Callable[[], object]:
+        return self._of.apart(run, at_end)
+
     @contextmanager
     def shield(self) -> Iterator[None]:
         self.shields += 1

@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from strata import waits
-from strata.aio.collection import AsyncCollection, Change
+from strata.aio.cached import awaiting
+from strata.aio.collection import AsyncCollection, Change, Factory
 from strata.aio.here import here
 from strata.aio.jobs import AsyncDeadLetters, AsyncJob
 from strata.aio.ready import AsyncWith, Ready
@@ -22,6 +23,7 @@ from strata.config import Config
 from strata.datastore import DataStore
 from strata.durations import Duration
 from strata.jobs.job import Job
+from strata.memo.cached import Caching
 from strata.model.keys import KEYS
 from strata.model.numbers import Number
 from strata.observe.counters import Stats
@@ -137,6 +139,27 @@ class AsyncDataStore(AsyncWith):
     async def get_many(self, schema: SchemaRef[Any], ids: Iterable[Any]) -> dict[Any, Any]:
         """As `DataStore.get_many`."""
         return await here().call(self.sync.get_many, schema, ids)
+
+    @overload
+    async def get_or_set(self, schema: type[T], id: Key, factory: Factory[T], /) -> T: ...
+    @overload
+    async def get_or_set(self, schema: str, id: Key, factory: Factory[T], /) -> T: ...
+    async def get_or_set(self, schema: SchemaRef[Any], id: Key, factory: Factory[Any], /) -> Any:
+        """As `DataStore.get_or_set`; the factory may be a coroutine function. Who is cancelled does not end it for
+        others who wait."""
+        return await here().call(self.sync.get_or_set, schema, id, factory)
+
+    def cached(
+        self,
+        ttl: Duration | None = None,
+        *,
+        key: Callable[..., object] | None = None,
+        name: str | None = None,
+        lease_wait: Duration = 0,
+    ) -> Caching:
+        """As `DataStore.cached`: there is nothing to await. A coroutine function stays one, and a plain function, which
+        stops the loop where it is called in its thread, does too."""
+        return self.sync.cached(ttl, key=key, name=name, lease_wait=lease_wait)
 
     async def exists(self, schema: SchemaRef[Any], id: Key) -> bool:
         """As `DataStore.exists`."""
@@ -370,6 +393,7 @@ def plain(store: Any) -> Any:
 
 
 DataStore._face = AsyncDataStore._over
+DataStore._awaiting = staticmethod(awaiting)
 Collection._face = lambda self: AsyncCollection(self._store.aio, self)
 
 

@@ -65,7 +65,11 @@ class Modifier:
         except AttributeError:
             plan.check(record)  # it has no key, which this says
             raise
-        return self.decided(bound, id, key_text, _Insert(bound, id, self._writer.prepare(bound, id, record)))
+        return self.insert_prepared(bound, id, key_text, self._writer.prepare(bound, id, record))
+
+    def insert_prepared(self, bound: Bound, id: Any, key_text: str, record: Any) -> Any:
+        """As `insert`, of a record that `Writer.prepare` gave."""
+        return self.decided(bound, id, key_text, _Insert(bound, id, record))
 
     def update(self, bound: Bound, id: Any, fields: Mapping[str, Any], expect: Mapping[str, Any] | None) -> Any:
         """Write some columns of a record that is there; with `expect` only if it has these values."""

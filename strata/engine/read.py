@@ -22,14 +22,14 @@ class Reader:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._flights = Flights(context)
+        self.flights = Flights(context)
 
     def get(self, bound: Bound, id: Any, *, force_l2: bool = False, force_l3: bool = False) -> Any:
         """The record, private to the caller, or ABSENT."""
         id, key_text = bound.plan.key_and_text(id)
         self._context.listen()
         bound.hooks.before_get(id)
-        record = self._only_l3(bound, id) if force_l3 else self._cached(bound, id, key_text, force_l2)
+        record = self._only_l3(bound, id) if force_l3 else self.find(bound, id, key_text, force_l2)
         if record is ABSENT:
             bound.counters.misses += 1
             return ABSENT
@@ -60,7 +60,7 @@ class Reader:
 
     def _exists_below(self, bound: Bound, id: Any, key_text: str, own: OwnWrite | None) -> bool:
         claim = Claim(id)  # nobody's: nothing is filled
-        found = self._flights.ask(bound, key_text, claim, False)
+        found = self.flights.ask(bound, key_text, claim, False)
         if found is not None and found.state in (State.VALUE, State.TOMBSTONE):
             if own is not None:
                 record = found.record if found.state is State.VALUE else ABSENT
@@ -87,14 +87,15 @@ class Reader:
         bound.counters.l3_hits += 1
         return bound.record(row.values)
 
-    def _cached(self, bound: Bound, id: Any, key_text: str, force_l2: bool) -> Any:
+    def find(self, bound: Bound, id: Any, key_text: str, force_l2: bool) -> Any:
+        """As `get`, without hooks."""
         now = self._context.clock.monotonic()
         if not force_l2:
             entry = bound.l1.lookup(id, now)
             if entry is not None:
                 entry.hits += 1
                 if bound.l1.claim_refresh(entry, now):
-                    self._flights.refresh(bound, id, key_text)
+                    self.flights.refresh(bound, id, key_text)
                 return bound.plan.thaw(entry.value)
         known, own = known_here(self._context, bound, id, now, not force_l2)
         if known is not None:
@@ -111,6 +112,6 @@ class Reader:
     def _loaded(self, bound: Bound, id: Any, key_text: str) -> Loaded:
         while True:
             try:
-                return self._flights.fly(bound, id, key_text)
+                return self.flights.fly(bound, id, key_text)
             except LoaderLeft:
                 pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +113,7 @@ class Writer:
         """Ids with checked records, or None for their deletion, by key text, of a schema without L3."""
         for _, record in changes.values():
             if record is not None:
-                self._refuse_partial(bound, record)
+                self.refuse_partial(bound, record)
         if bound.l2 is not None:
             self._own(bound, bound.l2, changes)
             return
@@ -182,15 +182,44 @@ class Writer:
         finally:
             claims.release(*mine.values())
 
-    def swap(self, bound: Bound, id: Any, key_text: str, record: Any, stood: int | None) -> tuple[bool, int | None]:
+    def swap(
+        self, bound: Bound, id: Any, key_text: str, record: Any, stood: int | None, version: int | None = None
+    ) -> tuple[bool, int | None]:
         """Write a checked record of a schema whose lowest tier is L2, as `L2Tier.swap` does."""
         assert bound.l2 is not None
+        swap = bound.l2.swap
+        return self._alone(
+            bound, id, key_text, record, version, lambda put: swap(self._context.announcer.channel, put, stood)
+        )
+
+    def own(self, bound: Bound, id: Any, key_text: str, record: Any, version: int) -> bool:
+        """Write a checked record of a schema whose lowest tier is L2, at a version that was stamped before; whether
+        nothing newer stands there."""
+        assert bound.l2 is not None
+        own = bound.l2.own
+
+        def put_own(put: Put) -> tuple[bool, int | None]:
+            in_the_way = own(self._context.announcer.channel, [put]).get(key_text)
+            return in_the_way is None, in_the_way
+
+        return self._alone(bound, id, key_text, record, version, put_own)[0]
+
+    def _alone(
+        self,
+        bound: Bound,
+        id: Any,
+        key_text: str,
+        record: Any,
+        version: int | None,
+        write: Callable[[Put], tuple[bool, int | None]],
+    ) -> tuple[bool, int | None]:
+        """Write one record to L2 alone, and what was written to L1; whether it was, and what stands there else."""
         claim = Claim(id)
         try:
             bound.l1.claims.enter(claim)
-            put = self._put(bound, key_text, record)
+            put = self._put(bound, key_text, record, version)
             began = self._context.clock.monotonic()
-            done, stands = bound.l2.swap(self._context.announcer.channel, put, stood)
+            done, stands = write(put)
             if done:
                 self._take(bound, [(claim, record, put.version)], began)
             elif stands is not None:
@@ -202,8 +231,8 @@ class Writer:
         finally:
             bound.l1.claims.release(claim)
 
-    def _put(self, bound: Bound, key_text: str, record: Any) -> Put:
-        version = self._context.stamp()
+    def _put(self, bound: Bound, key_text: str, record: Any, version: int | None = None) -> Put:
+        version = self._context.stamp() if version is None else version
         op = MessageOp.DELETE if record is None else MessageOp.SET
         # Not signed: if the answer is lost, and the script is run later, this instance must hear of it as well.
         message = self._context.announcer.message(bound.name, key_text, op, version, signed=False)
@@ -221,7 +250,8 @@ class Writer:
             if claim.key not in entered:
                 bound.l1.forget(claim.key, below=version)
 
-    def _refuse_partial(self, bound: Bound, record: Any) -> None:
+    def refuse_partial(self, bound: Bound, record: Any) -> None:
+        """Raise `EncodeError` for a record of a schema without L3 that is not whole."""
         missing = bound.plan.unloaded(record)
         if missing:
             raise EncodeError(

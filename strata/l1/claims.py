@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 from strata import waits
@@ -102,8 +102,41 @@ class Claim:
             nudge.give()
 
 
+class Call(Claim):
+    """A flight that ends in a function of the user's, whose exception is everybody's who waits; `alive` while nothing
+    was written or invalidated since it began. What other reads find does not void it.
+
+    Written by whoever carries it out, but for `waits_for`: what it waits for itself, by way of its function, which is
+    stored before others are looked at, so that of two that would wait for each other one sees it, with no lock.
+    `stop`, where there is one, ends it early.
+    """
+
+    __slots__ = ("stop", "waits_for")
+
+    def __init__(self, key: Hashable) -> None:
+        super().__init__(key)
+        self.stop: Callable[[], object] | None = None
+        self.waits_for: Call | None = None
+
+    def wait(self) -> Any:
+        """The result, or the error raised here as well; `LoaderLeft` where that was meant for who carries it out."""
+        if not self.landed():
+            raise LoaderLeft
+        if isinstance(self.error, Exception):
+            raise twin(self.error).with_traceback(self.error.__traceback__) from self.error.__cause__
+        if self.error is not None:
+            raise LoaderLeft from None
+        return self.result
+
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody waits for it now."""
+        return bool(self._waiting)
+
+
 class Claims:
-    """The claims of one schema. `lock` guards `_claims`, `_flights` and every claim's `alive`; after fork: `reset`.
+    """The claims of one schema. `lock` guards `_claims`, `_flights`, `_calls` and every claim's `alive`; after fork:
+    `reset`.
 
     Bounded by the number of calls under way: every claim is released by the call that took it, and what one leaves that
     was broken off on the way there is swept away by and by.
@@ -117,6 +150,7 @@ class Claims:
         """Forget every claim, as a new process does."""
         self._claims: dict[Hashable, list[weakref.ref[Claim]]] = {}
         self._flights: dict[Hashable, weakref.ref[Claim]] = {}
+        self._calls: dict[Hashable, weakref.ref[Call]] = {}
         self._sweep_at = SWEPT
 
     def enter(self, *claims: Claim) -> None:
@@ -137,6 +171,22 @@ class Claims:
             mine.born = now
             self._enter(mine)
             self._flights[mine.key] = weakref.ref(mine)
+            return mine
+
+    def begin(self, mine: Call, *, anew: bool = False) -> Call:
+        """The call that makes a record: `mine`, which the caller is to carry out and release, or another's to wait for.
+        `anew`: what another one makes is too old, and is not to be kept."""
+        with self.lock:
+            if len(self._calls) >= self._sweep_at:
+                self._sweep()
+            known = self._calls.get(mine.key)
+            call = None if known is None else known()
+            if call is not None and anew:
+                call.void()
+            elif call is not None and not call.ended and not call.stopped:
+                call.shared = True
+                return call
+            self._calls[mine.key] = weakref.ref(mine)
             return mine
 
     def hand_over(self, flight: Claim) -> None:
@@ -162,8 +212,9 @@ class Claims:
                     mine[:] = [known for known in mine if known() not in (claim, None)]
                     if not mine:
                         del self._claims[claim.key]
-                if (flight := self._flights.get(claim.key)) is not None and flight() in (claim, None):
-                    del self._flights[claim.key]
+                for flights in (self._flights, self._calls):
+                    if (flight := flights.get(claim.key)) is not None and flight() in (claim, None):
+                        del flights[claim.key]
         for claim in claims:
             if claim.shared:
                 claim.wake()
@@ -174,6 +225,8 @@ class Claims:
             for claim in _living(self._claims.pop(key, ())):
                 claim.void()
             self._flights.pop(key, None)
+            if (call := self._calls.pop(key, None)) is not None and (called := call()) is not None:
+                called.void()
 
     def void_others(self, claim: Claim) -> None:
         """What other callers of the key have under way is not newer than what this one has found."""
@@ -190,8 +243,11 @@ class Claims:
             for claims in self._claims.values():
                 for claim in _living(claims):
                     claim.void()
+            for claim in _living(self._calls.values()):
+                claim.void()
             self._claims.clear()
             self._flights.clear()
+            self._calls.clear()
 
     def _enter(self, claim: Claim) -> None:
         if len(self._claims) >= self._sweep_at:
@@ -201,7 +257,8 @@ class Claims:
     def _sweep(self) -> None:
         self._claims = {key: claims for key, claims in self._claims.items() if any(known() for known in claims)}
         self._flights = {key: known for key, known in self._flights.items() if known() is not None}
-        self._sweep_at = SWEPT + 2 * len(self._claims)
+        self._calls = {key: known for key, known in self._calls.items() if known() is not None}
+        self._sweep_at = SWEPT + 2 * max(len(self._claims), len(self._calls))
 
 
 def _stands_still_for(flight: Claim) -> bool:
@@ -210,5 +267,5 @@ def _stands_still_for(flight: Claim) -> bool:
     return flight.owner == waits.ident() or flight.stopped
 
 
-def _living(claims: Iterable[weakref.ref[Claim]]) -> list[Claim]:
+def _living(claims: Iterable[weakref.ref[Claim] | weakref.ref[Call]]) -> list[Claim]:
     return [claim for known in claims if (claim := known()) is not None]

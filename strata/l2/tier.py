@@ -51,6 +51,7 @@ class L2Tier:
         on_corrupt: Callable[[int], None],
     ) -> None:
         self.server = server
+        self._name = prefix
         self._prefix = server.keys.records(prefix)
         self._contents = contents
         self._lifetimes = lifetimes
@@ -214,6 +215,30 @@ class L2Tier:
             [("SET", self.key(key_text), f"L1:{token}", "NX", "PX", LEASE_MS) for key_text in key_texts]
         )
         return token
+
+    def begin_call(self, key_text: str, lasting: float) -> str:
+        """Leave a lease for the call that makes a record, beside its key, for so many seconds; returns its token, which
+        is empty where another's lease stands."""
+        token = self.token()
+        try:
+            [standing] = self._run("read", [self._call(key_text)], [token, round(lasting * 1000), ""])
+        except BaseException as error:
+            if not isinstance(error, StrataError):
+                self.end_call(key_text, token)
+            raise
+        return token if standing is None else ""
+
+    def is_called(self, key_text: str) -> bool:
+        """Whether a lease of a call stands."""
+        return self.server.value(self._call(key_text)) is not None
+
+    def end_call(self, key_text: str, token: str) -> None:
+        """End the lease of a call, where it still stands; else it ends by itself."""
+        with contextlib.suppress(StrataError), waits.shield():
+            self._run("fill", [self._call(key_text)], [token, "", 0])
+
+    def _call(self, key_text: str) -> str:
+        return self.server.keys.calls(self._name, key_text)
 
     def intend(self, token: str, lasting: float, channel: str, messages: dict[str, bytes]) -> None:
         """Announce a commit: `messages` by key text, `lasting` the seconds after which it has surely ended."""

@@ -93,6 +93,23 @@ def declared(model: Any) -> tuple[Declared, ...]:
     return tuple(Declared(name, hints[name], factory) for name, factory in found)
 
 
+def returned(function: Any) -> Any:
+    """What a function says that it returns, resolved; `inspect.Parameter.empty` where it says nothing. Raises
+    `InvalidModelError` for what cannot be resolved."""
+    try:
+        said = inspect.get_annotations(function)
+        if "return" not in said:
+            return inspect.Parameter.empty
+        alone = types.SimpleNamespace(__annotations__={"return": said["return"]})
+        names = _enclosing(function)
+        return typing.get_type_hints(alone, function.__globals__, names, include_extras=True)["return"]
+    except Exception as error:  # noqa: BLE001 annotations are code of the user's
+        raise InvalidModelError(
+            f"the return annotation of {function.__qualname__} cannot be resolved ({type(error).__name__}: {error}); "
+            "use names that its module knows"
+        ) from None
+
+
 def strip(hint: Any) -> Stripped:
     """A hint without `Annotated`, `NewType`, type aliases and `| None`."""
     metadata: tuple[Any, ...] = ()

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 
 from strata.errors import InvalidConfigError
+from strata.protocol.shards import shard_of
 
 # No colon, brace, blank or pattern of SCAN and of ACL rules: it ends where it ends, in every name.
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -49,6 +50,10 @@ class Keyspace:
     def results(self, prefix: str) -> str:
         """What stands in front of the keys of a schema's kept results, which share one slot of a Cluster."""
         return self.own("search", f"{_OWN}:{prefix}:")
+
+    def calls(self, prefix: str, key_text: str) -> str:
+        """The lease of a call that makes a record."""
+        return self.own(f"{prefix}:{shard_of(key_text)}", f"call:{key_text}")
 
     def own(self, tag: str, name: str) -> str:
         """A key of Strata's own; all those of one tag share one slot of a Cluster."""

@@ -76,6 +76,12 @@ def awaited(answer: Any) -> Any:
     return hub.current().awaited(answer) if hasattr(answer, "__await__") else answer
 
 
+def apart(run: Callable[[], None], at_end: Callable[[], None]) -> Callable[[], object] | None:
+    """Have a call carried out by itself, and `at_end` be called after it; what cancels it. None where the caller is to
+    do so itself, since nobody cancels it."""
+    return hub.current().apart(run, at_end)
+
+
 def shield() -> AbstractContextManager[None]:
     """A block that no cancellation breaks off."""
     return hub.current().shield()

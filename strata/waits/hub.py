@@ -84,6 +84,11 @@ class Hub(Protocol):
     def awaited(self, awaitable: Awaitable[T]) -> T:
         """What comes of a coroutine, as one that a hook returns. Raises `StrataError` where there is no event loop."""
 
+    def apart(self, run: Callable[[], None], at_end: Callable[[], None]) -> Callable[[], object] | None:
+        """Have a call carried out by itself, so that a cancellation of the operation does not end it, and `at_end` be
+        called after it, whatever became of it; returns what cancels it. None where no operation is ever cancelled:
+        then nothing was begun."""
+
     def shield(self) -> AbstractContextManager[None]:
         """A block that a cancellation of the operation does not break off: it is raised where the operation waits next
         after it, or at its end."""
@@ -151,6 +156,9 @@ class Threads:
     def awaited(self, awaitable: Awaitable[T]) -> T:
         result: T = self.elsewhere(awaitable)
         return result
+
+    def apart(self, run: Callable[[], None], at_end: Callable[[], None]) -> Callable[[], object] | None:
+        return None
 
     def shield(self) -> AbstractContextManager[None]:
         return _NOTHING

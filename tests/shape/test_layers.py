@@ -34,7 +34,7 @@ writebehind.persist
 writebehind.writer
 writebehind
 engine
-maintenance
+maintenance memo
 _wiring
 jobs
 collection

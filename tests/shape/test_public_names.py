@@ -32,7 +32,7 @@ SETTINGS = """
 """.split()
 STORE = """
     DataStore AsyncDataStore Collection AsyncCollection Tx AsyncTx Q Query Job AsyncJob JobState Progress
-    DeadLetter DeadLetters AsyncDeadLetters SchemaRef Key Record
+    Cached AsyncCached DeadLetter DeadLetters AsyncDeadLetters SchemaRef Key Record
 """.split()
 RESULTS = """
     MigrationReport MigrationRecord ManualChange KeyRotation Undecrypted AuditReport SchemaAudit StaleKey
@@ -52,11 +52,12 @@ VALUES = {"UNLOADED", "SchemaRef", "Key", "Record", "__version__"}  # which have
 PACKAGES: list[ModuleType] = [strata, strata.embedded, strata.testing, prometheus]
 
 CALLS = """
-    register get get_many set set_many delete delete_many search search_page search_cached exists count tx invalidate
-    warm_cache flush_dirty migrate migrate_from migration_status stats health close dead_letters rotate_keys
+    register get get_many get_or_set cached set set_many delete delete_many search search_page search_cached exists
+    count tx invalidate warm_cache flush_dirty migrate migrate_from migration_status stats health close dead_letters
+    rotate_keys
 """.split()
 OF_THE_STORE = """
-    register tx flush_dirty migrate migrate_from migration_status stats health close dead_letters rotate_keys
+    register cached tx flush_dirty migrate migrate_from migration_status stats health close dead_letters rotate_keys
 """.split()
 
 

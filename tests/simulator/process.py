@@ -201,6 +201,9 @@ class Process:
     def awaited(self, awaitable: Awaitable[T]) -> T:
         raise AssertionError("the simulator has no event loop")
 
+    def apart(self, run: Callable[[], None], at_end: Callable[[], None]) -> None:
+        return None
+
     @contextmanager
     def shield(self) -> Iterator[None]:
         task = getcurrent()

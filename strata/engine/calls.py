@@ -1,0 +1,338 @@
+"""`get_or_set`, and memoized functions: a record that a function of the user's makes where no tier has it.
+
+In a process one call a key is under way, which all who come meanwhile share (`l1.claims.Call`); in the fleet too, with
+`lease_wait`: the lease of a call stands beside the record's key, so that intents, tombstones and fills go ways of their
+own. It saves work, and is not needed for correctness: what is stored is what nobody else has stored before.
+
+What is written or invalidated while the function runs wins. In L3 the record is inserted, in L2 it takes the place of
+what stood there before the function was called, in L1 the call itself is the claim. A tombstone of L2 that came, and
+expired, meanwhile was heard of on the bus; where that may have been missed, nothing is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from strata import waits
+from strata.bound import Bound
+from strata.engine.context import ABSENT, Context
+from strata.engine.leases import FIRST, LONGEST
+from strata.engine.load import NOTHING, Loaded
+from strata.engine.modify import Modifier
+from strata.engine.read import Reader
+from strata.engine.write import Writer
+from strata.errors import WITHOUT_L2, AlreadyExistsError, EncodeError, StrataError
+from strata.l1.claims import Call, LoaderLeft
+from strata.l2.content import State
+from strata.l2.lifetimes import TOMBSTONE_MS
+
+RETRIES = 5  # of storing what others were quicker to store, and to remove
+GUARDED = 0.8 * TOMBSTONE_MS / 1000  # seconds for which a tombstone is surely still there
+
+# The calls that the code which runs now is inside of, the innermost last; tasks and threads that are begun with a copy
+# of the context are inside of them too.
+_within: ContextVar[tuple[Call, ...]] = ContextVar("strata_within", default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a record comes from: `call` is the user's function, and `record`, of memoized ones, what makes a record of
+    its result. `anew`: whatever is there already."""
+
+    call: Callable[[], Any]
+    record: Callable[[Any], Any] | None = None
+    anew: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    bound: Bound
+    id: Any
+    key_text: str
+    source: Source
+
+    @property
+    def bears_outage(self) -> bool:
+        """Whether it goes on without L2: what a memoized function returns is no worse for not being kept."""
+        return self.source.record is not None and not self.source.anew
+
+
+class Caller:
+    """Thread-safe: it keeps no state of its own."""
+
+    def __init__(self, context: Context, reader: Reader, writer: Writer, modifier: Modifier) -> None:
+        self._context = context
+        self._reader = reader
+        self._writer = writer
+        self._modifier = modifier
+
+    def get_or_set(self, bound: Bound, id: Any, source: Source) -> Any:
+        """The record, private to the caller; made, and stored, where there is none."""
+        if not callable(source.call):
+            kind = type(source.call).__name__
+            raise EncodeError(f"get_or_set takes a function that makes the record, not a {kind}; give it one")
+        id, key_text = bound.plan.key_and_text(id)
+        self._context.listen()
+        bound.hooks.before_get(id)
+        return bound.hooks.after_get(self._get(_Job(bound, id, key_text, source)))
+
+    def _get(self, job: _Job) -> Any:
+        while True:
+            found = ABSENT if job.source.anew else self._near(job)
+            if found is not ABSENT:
+                return found
+            try:
+                return self._fly(job)
+            except LoaderLeft:
+                pass
+
+    def _near(self, job: _Job) -> Any:
+        """What L1 has."""
+        bound = job.bound
+        entry = bound.l1.lookup(job.id, self._context.clock.monotonic())
+        if entry is None:
+            return ABSENT
+        entry.hits += 1
+        return bound.plan.thaw(entry.value)
+
+    # -- one call in the process --------------------------------------------------------------------------------
+
+    def _fly(self, job: _Job) -> Any:
+        """The result of the call that is under way for the key, or of one that begins now. Raises `LoaderLeft` where
+        whoever carried it out was interrupted."""
+        bound, claims, within = job.bound, job.bound.l1.claims, _within.get()
+        mine = Call(job.id)
+        try:
+            call = claims.begin(mine, anew=job.source.anew)
+            if call is not mine:
+                if call in within:
+                    raise StrataError(
+                        f"what makes a record of schema {bound.name!r} has asked for that very record; have it not ask "
+                        "for what it is to make"
+                    )
+                if not _stands_still_for(within, call):
+                    return self._wait(job, call)
+            else:
+                land = partial(_land, claims, mine)
+                mine.stop = waits.apart(partial(self._carry_out, job, mine, within), land)
+                if mine.stop is not None:
+                    mine.passed_on = True
+                    return self._wait(job, mine, mine)
+            mine.result = self._called(job, mine, within)
+        except BaseException as error:
+            if not mine.passed_on:
+                mine.error = error
+            raise
+        finally:
+            if not mine.passed_on:
+                mine.ended = True
+                claims.release(mine)
+            for outer in within:
+                outer.waits_for = None
+        return bound.plan.copy(mine.result) if mine.shared else mine.result
+
+    def _carry_out(self, job: _Job, mine: Call, within: tuple[Call, ...]) -> None:
+        """Apart from those who wait, each of whom may be cancelled."""
+        mine.owner = waits.ident()
+        try:
+            mine.result = self._called(job, mine, within)
+        except BaseException as error:  # noqa: BLE001 it is raised in those who wait
+            mine.error = error
+
+    def _wait(self, job: _Job, call: Call, mine: Call | None = None) -> Any:
+        try:
+            return job.bound.plan.copy(call.wait())
+        except LoaderLeft:
+            if call is mine and call.error is not None and not isinstance(call.error, Exception):
+                raise call.error from None  # which the function has raised
+            raise
+        except BaseException:
+            if not call.ended and not call.awaited and call.stop is not None:
+                call.stop()  # nobody wants it any more
+                with waits.shield():
+                    call.landed()
+            raise
+
+    def _called(self, job: _Job, mine: Call, within: tuple[Call, ...]) -> Any:
+        token = _within.set((*within, mine))
+        try:
+            return self._in_turn(job, mine)
+        finally:
+            _within.reset(token)
+
+    # -- one call in the fleet ----------------------------------------------------------------------------------
+
+    def _in_turn(self, job: _Job, call: Call) -> Any:
+        """The record as it is below, or as it was stored."""
+        bound, patience = job.bound, job.bound.freshness.lease_wait
+        loaded = NOTHING if job.source.anew else self._below(job, call)
+        if loaded.record is not ABSENT:
+            return loaded.record
+        if not patience or bound.l2 is None or call.brief or job.source.anew:
+            return self._make(job, call, loaded)
+        lease = ""
+        try:
+            lease = self._lease(job, patience)
+            loaded = self._below(job, call)  # it may have come meanwhile
+            return self._make(job, call, loaded) if loaded.record is ABSENT else loaded.record
+        finally:
+            if lease:
+                bound.l2.end_call(job.key_text, lease)
+
+    def _lease(self, job: _Job, patience: float) -> str:
+        """The lease of the call once no other process has it; empty after `patience` seconds, and without L2."""
+        bound, l2, text = job.bound, job.bound.l2, job.key_text
+        assert l2 is not None
+        # By the clock that waits go by, not the store's.
+        deadline, pause, waited = waits.monotonic() + patience, FIRST, False
+        try:
+            while not (lease := l2.begin_call(text, patience)):
+                bound.counters.lease_waits += not waited
+                waited = True
+                while l2.is_called(text):
+                    if (left := deadline - waits.monotonic()) <= 0:
+                        return ""
+                    waits.sleep(min(pause, left))
+                    pause = min(pause * 1.5, LONGEST)
+        except WITHOUT_L2:
+            return ""
+        return lease
+
+    # -- reading, making, storing -------------------------------------------------------------------------------
+
+    def _below(self, job: _Job, call: Call) -> Loaded:
+        """What there is below L1, and the version of what stands in its place; filled upward."""
+        bound, context = job.bound, self._context
+        if bound.l3 is not None:
+            return Loaded(self._reader.find(bound, job.id, job.key_text, False))
+        if (near := self._near(job)) is not ABSENT:
+            return Loaded(near)
+        bound.counters.gets += 1
+        if bound.l2 is None:
+            return NOTHING
+        began = context.clock.monotonic()
+        try:
+            found = bound.l2.read(job.key_text, lease=False)
+        except WITHOUT_L2:
+            if not job.bears_outage:
+                raise
+            call.brief = True
+            return NOTHING
+        if found.state not in (State.VALUE, State.TOMBSTONE):
+            return NOTHING
+        context.versions.observe(found.version)
+        if found.state is State.TOMBSTONE:
+            return Loaded(ABSENT, found.version)
+        bound.counters.l2_hits += 1
+        if job.source.record is not None:
+            began -= context.versions.age(found.version)  # of a result, `ttl` is the age in any tier
+        if bound.l1.store is not None:
+            bound.l1.fill(call, bound.plan.freeze(found.record), found.version, loaded=began)
+        return Loaded(found.record, found.version)
+
+    def _make(self, job: _Job, call: Call, loaded: Loaded) -> Any:
+        bound, source = job.bound, job.source
+        bound.counters.misses += 1
+        began = self._context.clock.monotonic()
+        # What is written or invalidated from now on is newer.
+        version = self._stamp(job, call) if bound.l3 is None else 0
+        made = waits.awaited(source.call())
+        record = self._writer.prepare(bound, job.id, made if source.record is None else source.record(made))
+        if bound.l3 is not None:
+            return self._insert(job, record)
+        self._writer.refuse_partial(bound, record)
+        stored = self._store(job, call, record, version, loaded.version or None, began)
+        bound.counters.sets += 1
+        bound.hooks.after_set(bound.plan.copy(stored))
+        return stored
+
+    def _stamp(self, job: _Job, call: Call) -> int:
+        if job.bound.l2 is not None and not call.brief:
+            try:
+                return self._context.stamp()
+            except WITHOUT_L2:
+                if not job.bears_outage:
+                    raise
+                call.brief = True
+        return self._context.versions.stamp()
+
+    def _insert(self, job: _Job, record: Any) -> Any:
+        left = RETRIES
+        while True:
+            try:
+                return self._modifier.insert_prepared(job.bound, job.id, job.key_text, record)
+            except AlreadyExistsError:
+                left -= 1
+                stored = self._reader.find(job.bound, job.id, job.key_text, True)
+                if stored is not ABSENT:
+                    return stored
+                if not left:
+                    raise
+
+    def _store(self, job: _Job, call: Call, record: Any, version: int, stood: int | None, began: float) -> Any:
+        """Store it in a schema without L3, unless something was written or invalidated since `began`; returns what is
+        stored, or what there would be."""
+        if job.bound.l2 is None or call.brief:
+            return self._store_l1(job, call, record, version)
+        try:
+            return self._store_l2(job, call, record, version, stood, began)
+        except WITHOUT_L2:
+            if not job.bears_outage:
+                raise
+            return record
+
+    def _store_l1(self, job: _Job, call: Call, record: Any, version: int) -> Any:
+        l1, now = job.bound.l1, self._context.clock.monotonic()
+        if l1.fill(call, job.bound.plan.freeze(record), version, loaded=now):
+            return record
+        found = ABSENT if job.source.anew else self._near(job)
+        return record if found is ABSENT else found
+
+    def _store_l2(self, job: _Job, call: Call, record: Any, version: int, stood: int | None, began: float) -> Any:
+        bound, id, text = job.bound, job.id, job.key_text
+        assert bound.l2 is not None
+        for _ in range(RETRIES):
+            undisturbed, stands = self._undisturbed(job, call, began), None
+            if undisturbed and job.source.anew:
+                self._writer.own(bound, id, text, record, version)
+                return record
+            if undisturbed:
+                done, stands = self._writer.swap(bound, id, text, record, stood, version)
+                if done:
+                    return record
+            found = bound.l2.read(text, lease=False)
+            if found.state is State.VALUE and not job.source.anew:
+                return found.record
+            if found.state is State.TOMBSTONE or not undisturbed:
+                break
+            stood = stands if found.state is State.BUSY else None
+        return record
+
+    def _undisturbed(self, job: _Job, call: Call, began: float) -> bool:
+        """Whether nothing was written or invalidated since, as far as that is not seen in L2."""
+        now = self._context.clock.monotonic()
+        return call.alive and (now - began < GUARDED or job.bound.l1.trust.heard(began, now))
+
+
+def _stands_still_for(within: tuple[Call, ...], call: Call) -> bool:
+    """Whether it waits, by way of others perhaps, for what the caller is inside of."""
+    for outer in within:
+        outer.waits_for = call
+    seen: Call | None = call
+    while seen is not None:
+        if seen in within:
+            return True
+        seen = seen.waits_for
+    return False
+
+
+def _land(claims: Any, call: Call) -> None:
+    """The call is over, or was never begun."""
+    if call.result is None and call.error is None:
+        call.error = LoaderLeft()
+    call.ended = True
+    claims.release(call)

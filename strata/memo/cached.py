@@ -1,0 +1,257 @@
+"""`@store.cached`: a function whose results are kept in L1 and L2.
+
+A function is a schema of its own, without L3: the key is made of the arguments (`arguments`), the record has one field,
+the result. So results are typed, private to the caller, and coherent among processes as records are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Coroutine
+from time import monotonic
+from types import FunctionType
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+
+from strata.engine.calls import Source
+from strata.errors import InvalidModelError, SchemaDuplicateError, shown
+from strata.memo.arguments import Arguments, shortened, written
+from strata.model.fields import MAX_IDENTIFIER
+from strata.model.hints import returned, strip
+from strata.model.markers import PrimaryKey
+from strata.policies import MemPolicy, RedisPolicy, WriteMode
+from strata.schema import Schema
+
+if TYPE_CHECKING:
+    from strata.datastore import DataStore  # which makes memos; only its type is needed here
+    from strata.engine.hot import Hot
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+T = TypeVar("T")
+R = TypeVar("R", covariant=True)
+
+
+class Cached(Protocol[P, R]):
+    """A function whose results are kept, as `DataStore.cached` makes it: called as before, and with three calls more.
+
+    Of a method they take `self`, or the class, too: `Shop.price.invalidate(shop, 7)`.
+
+    >>> @store.cached(ttl=60)
+    ... def area(width: int, height: int = 1) -> int:
+    ...     print("multiplying")
+    ...     return width * height
+    >>> area(6, 7)
+    multiplying
+    42
+    >>> area(6, height=7)
+    42
+    """
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Drop the result of such a call from L1 and L2 of every instance; a call under way is not kept.
+
+        Raises `EncodeError` for arguments that make no key, and `L2UnavailableError` where Redis cannot be told.
+        """
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function now, whatever is kept, and keep what it returns; that is returned.
+
+        Raises what the function raises, which leaves what is kept as it is, `EncodeError` for arguments that make no
+        key or a result that is not of the type annotated, and `L2UnavailableError` where it cannot be kept.
+        """
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The key of such a call, as it stands in Redis behind the function's name.
+
+        Raises `EncodeError` for arguments that make no key.
+        """
+
+    @overload
+    def __get__(self, instance: None, owner: Any, /) -> Cached[P, R]: ...
+    @overload
+    def __get__(self: Cached[Concatenate[Any, Q], R], instance: object, owner: Any, /) -> Callable[Q, R]: ...
+
+
+class AsyncCached(Protocol[P, T]):
+    """As `Cached`, of a coroutine function: it is one, and `invalidate` and `refresh` are awaited too.
+
+    >>> @store.cached(ttl=60)
+    ... async def double(number: int) -> int:
+    ...     return 2 * number
+    >>> await double(21)
+    42
+    >>> await double.invalidate(21)
+    """
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
+
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """As `Cached.invalidate`."""
+
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `Cached.refresh`."""
+        ...
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """As `Cached.key`; there is nothing to await."""
+        ...
+
+    @overload
+    def __get__(self, instance: None, owner: Any, /) -> AsyncCached[P, T]: ...
+    @overload
+    def __get__(
+        self: AsyncCached[Concatenate[Any, Q], T], instance: object, owner: Any, /
+    ) -> Callable[Q, Coroutine[Any, Any, T]]: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Terms:
+    """What `cached` was told. `ttl` and `lease_wait` in seconds; `name` "" is that of the function."""
+
+    ttl: float | None
+    key: Callable[..., Any] | None
+    name: str
+    lease_wait: float
+
+
+class Memo:
+    """One function and its results. Immutable, but for `hot`, which is as `Hot` has it; so it needs no lock, and after
+    fork nothing is to be done."""
+
+    __slots__ = ("_store", "function", "hot", "make_key", "name", "record")
+
+    def __init__(self, store: DataStore, function: Callable[..., Any], terms: Terms) -> None:
+        self._store = store
+        self.function = function
+        where = f"{function.__qualname__}()"
+        self.name = terms.name or schema_name(function)
+        self.record = _record_class(function, where)
+        self.make_key = _own_keys(terms.key, where) if terms.key is not None else Arguments(function, where).text
+        l2 = RedisPolicy(ttl=terms.ttl, lease_wait=terms.lease_wait) if store._has_redis else None
+        mode = WriteMode.WRITE_THROUGH
+        schema: Any = Schema(self.record, name=self.name, l1=MemPolicy(ttl=terms.ttl), l2=l2, write_mode=mode)
+        try:
+            self.hot: Hot = store.register(schema)._hot
+        except SchemaDuplicateError:
+            raise SchemaDuplicateError(
+                f"{where} of {function.__module__} would be kept as {self.name!r}, as another function, or schema, is "
+                "already; give it another name: cached(name=...)"
+            ) from None
+
+    def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """The key of a call. Raises `EncodeError`."""
+        return self.hot.bound.plan.key_text(self.make_key(args, kwargs))
+
+    def call(self, text: str, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool = False) -> Any:
+        """The result that is kept, or that of a call now; of a coroutine function what comes of it."""
+        record = functools.partial(self.record, text)
+        source = Source(functools.partial(self.function, *args, **kwargs), record, anew)
+        return self._store._get_made(self.name, text, source).result
+
+    def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of a call now, which is kept."""
+        return self.call(self.key(args, kwargs), args, kwargs, anew=True)
+
+    def invalidate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Drop what is kept of a call."""
+        self._store.delete(self.name, self.key(args, kwargs))
+
+    def wrapped(self) -> Any:
+        """The function that users call, where it is no coroutine function."""
+        hot, make_key, call = self.hot, self.make_key, self.call
+
+        @functools.wraps(self.function)
+        def cached(*args: Any, **kwargs: Any) -> Any:
+            text = make_key(args, kwargs)
+            entry = hot.lookup(text)  # the hit path of `DataStore.get`, in this one frame
+            if entry is not None:
+                now = monotonic()
+                if now < entry.expires and now < hot.trust.until:
+                    entry.used = now
+                    entry.hits += 1
+                    thaw = hot.thaw
+                    return (entry.value if thaw is None else thaw(entry.value)).result
+            return call(text, args, kwargs)
+
+        def invalidate(*args: Any, **kwargs: Any) -> None:
+            self.invalidate(args, kwargs)
+
+        def refresh(*args: Any, **kwargs: Any) -> Any:
+            return self.refresh(args, kwargs)
+
+        return self.with_calls(cached, invalidate, refresh)
+
+    def with_calls(self, cached: Any, invalidate: Any, refresh: Any) -> Any:
+        """The function that users call, with the calls of `Cached`."""
+
+        def key(*args: Any, **kwargs: Any) -> str:
+            return self.key(args, kwargs)
+
+        cached.invalidate, cached.refresh, cached.key = invalidate, refresh, key
+        return cached
+
+
+class Caching:
+    """Decorates functions, each of which is a schema of the store from then on."""
+
+    def __init__(self, store: DataStore, terms: Terms) -> None:
+        self._store = store
+        self._terms = terms
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # the first that fits
+        self, function: Callable[P, Coroutine[Any, Any, T]], /
+    ) -> AsyncCached[P, T]: ...
+    @overload
+    def __call__(self, function: Callable[P, T], /) -> Cached[P, T]: ...
+    def __call__(self, function: Any, /) -> Any:
+        if not isinstance(function, FunctionType):
+            raise InvalidModelError(
+                f"cached decorates a function, not {shown(function)}; put it below classmethod or staticmethod"
+            )
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise InvalidModelError(
+                f"{function.__qualname__}() is a generator, which can be gone through once; return a list"
+            )
+        memo = Memo(self._store, function, self._terms)
+        return self._store._awaiting(memo) if inspect.iscoroutinefunction(function) else memo.wrapped()
+
+
+def schema_name(function: Any) -> str:
+    """Module and qualified name, as an identifier: `shop.prices.of` is `shop_prices_of`. A longer one is cut in front,
+    and ends in the digest of all of it."""
+    full = f"{function.__module__}.{function.__qualname__}"
+    name = re.sub(r"[^A-Za-z0-9_]+", "_", full)
+    if len(name) > MAX_IDENTIFIER or name[0].isdigit():
+        digest = hashlib.sha256(full.encode()).hexdigest()[:16]
+        name = f"_{name[17 - MAX_IDENTIFIER + 1 :]}_{digest}"
+    return name
+
+
+def _record_class(function: Any, where: str) -> Any:
+    """The class of the records in which results are kept. Raises `InvalidModelError` for what no field could hold."""
+    hint = returned(function)
+    if hint is inspect.Parameter.empty:
+        raise InvalidModelError(f"{where} has no return annotation; say what it returns, which is how results are kept")
+    stripped = strip(hint)
+    if stripped.bare in (None, type(None)):
+        raise InvalidModelError(f"{where} returns None, which need not be kept; annotate what it returns")
+    if stripped.markers:
+        raise InvalidModelError(f"{where} returns {shown(stripped.markers[0])}, which marks the field of a record only")
+    fields = [("id", Annotated[str, PrimaryKey]), ("result", hint)]
+    made = dataclasses.make_dataclass(function.__name__, fields, frozen=True)
+    made.__module__ = function.__module__
+    return made
+
+
+def _own_keys(key: Callable[..., Any], where: str) -> Callable[[tuple[Any, ...], dict[str, Any]], str]:
+    def text(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        return shortened(written(key(*args, **kwargs), where, "key"), where)
+
+    return text
