@@ -1,5 +1,6 @@
 """Strata: memory, Redis and PostgreSQL behind one API, with write-behind through a Celery worker fleet."""
 
+from strata.aio.cached import AsyncCached
 from strata.aio.collection import AsyncCollection
 from strata.aio.jobs import AsyncDeadLetters, AsyncJob
 from strata.aio.store import AsyncDataStore
@@ -51,7 +52,7 @@ from strata.jobs.job import Job, JobState, Progress
 from strata.l3.report import ManualChange, MigrationRecord, MigrationReport
 from strata.maintenance.audit import AuditReport, SchemaAudit, StaleKey
 from strata.maintenance.rotate_keys import KeyRotation, Undecrypted
-from strata.memo.cached import AsyncCached, Cached
+from strata.memo.cached import Cached
 from strata.model import (
     UNLOADED,
     AutoNow,

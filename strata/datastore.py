@@ -17,7 +17,7 @@ from strata.bound import Bound
 from strata.collection import RAISE, Collection
 from strata.config import Config
 from strata.durations import Duration, seconds
-from strata.engine.calls import Caller, Source
+from strata.engine.calls import Caller, Making
 from strata.engine.context import ABSENT
 from strata.engine.hot import Hot
 from strata.engine.increment import Incrementer
@@ -247,9 +247,9 @@ class DataStore:
         >>> store.get_or_set(Player, "p8", lambda: Player("p8", "emil"))
         Player(id='p8', name='dora')
         """
-        return self._get_made(schema, id, Source(factory))
+        return self._get_made(schema, id, Making(factory))
 
-    def _get_made(self, schema: Any, id: Any, source: Source) -> Any:
+    def _get_made(self, schema: Any, id: Any, source: Making) -> Any:
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
             return self._caller.get_or_set(bound, id, source)

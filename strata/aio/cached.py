@@ -2,30 +2,55 @@
 
 from __future__ import annotations
 
-import functools
-from time import monotonic
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from strata.aio.here import here
 from strata.memo.cached import Memo
 
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+T = TypeVar("T")
+
+
+class AsyncCached(Protocol[P, T]):
+    """As `Cached`, of a coroutine function: it is one, and `invalidate` and `refresh` are awaited too.
+
+    >>> @store.cached(ttl=60)
+    ... async def double(number: int) -> int:
+    ...     return 2 * number
+    >>> await double(21)
+    42
+    >>> await double.invalidate(21)
+    """
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
+
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """As `Cached.invalidate`."""
+
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `Cached.refresh`."""
+        ...
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """As `Cached.key`; there is nothing to await."""
+        ...
+
+    @overload
+    def __get__(self, instance: None, owner: Any, /) -> AsyncCached[P, T]: ...
+    @overload
+    def __get__(
+        self: AsyncCached[Concatenate[Any, Q], T], instance: object, owner: Any, /
+    ) -> Callable[Q, Coroutine[Any, Any, T]]: ...
+
 
 def awaiting(memo: Memo) -> Any:
-    """The coroutine function that users call, as `Memo.wrapped` has it for others."""
-    hot, make_key, call = memo.hot, memo.make_key, memo.call
+    """The coroutine function that users call, as `Memo.wrapped` has it for others. A hit does not give way to the
+    loop."""
 
-    @functools.wraps(memo.function)
-    async def cached(*args: Any, **kwargs: Any) -> Any:
-        text = make_key(args, kwargs)
-        entry = hot.lookup(text)
-        if entry is not None:
-            now = monotonic()
-            if now < entry.expires and now < hot.trust.until:
-                entry.used = now
-                entry.hits += 1
-                thaw = hot.thaw
-                return (entry.value if thaw is None else thaw(entry.value)).result
-        return await here().call(call, text, args, kwargs)
+    async def call(given: Any) -> Any:
+        return await here().call(memo.call, given)
 
     async def invalidate(*args: Any, **kwargs: Any) -> None:
         await here().call(memo.invalidate, args, kwargs)
@@ -33,4 +58,4 @@ def awaiting(memo: Memo) -> Any:
     async def refresh(*args: Any, **kwargs: Any) -> Any:
         return await here().call(memo.refresh, args, kwargs)
 
-    return memo.with_calls(cached, invalidate, refresh)
+    return memo.with_calls(memo.hit("async def", "await {call}({given})", call), invalidate, refresh)

@@ -39,7 +39,7 @@ _within: ContextVar[tuple[Call, ...]] = ContextVar("strata_within", default=())
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Making:
     """Where a record comes from: `call` is the user's function, and `record`, of memoized ones, what makes a record of
     its result. `anew`: whatever is there already."""
 
@@ -53,7 +53,7 @@ class _Job:
     bound: Bound
     id: Any
     key_text: str
-    source: Source
+    source: Making
 
     @property
     def bears_outage(self) -> bool:
@@ -70,7 +70,7 @@ class Caller:
         self._writer = writer
         self._modifier = modifier
 
-    def get_or_set(self, bound: Bound, id: Any, source: Source) -> Any:
+    def get_or_set(self, bound: Bound, id: Any, source: Making) -> Any:
         """The record, private to the caller; made, and stored, where there is none."""
         if not callable(source.call):
             kind = type(source.call).__name__
@@ -298,7 +298,7 @@ class Caller:
         for _ in range(RETRIES):
             undisturbed, stands = self._undisturbed(job, call, began), None
             if undisturbed and job.source.anew:
-                self._writer.own(bound, id, text, record, version)
+                self._writer.own(bound, id, text, record, version)  # unless something newer stands there
                 return record
             if undisturbed:
                 done, stands = self._writer.swap(bound, id, text, record, stood, version)
@@ -315,7 +315,7 @@ class Caller:
     def _undisturbed(self, job: _Job, call: Call, began: float) -> bool:
         """Whether nothing was written or invalidated since, as far as that is not seen in L2."""
         now = self._context.clock.monotonic()
-        return call.alive and (now - began < GUARDED or job.bound.l1.trust.heard(began, now))
+        return not call.overtaken and (now - began < GUARDED or job.bound.l1.trust.heard(began, now))
 
 
 def _stands_still_for(within: tuple[Call, ...], call: Call) -> bool:

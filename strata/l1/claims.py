@@ -103,20 +103,22 @@ class Claim:
 
 
 class Call(Claim):
-    """A flight that ends in a function of the user's, whose exception is everybody's who waits; `alive` while nothing
-    was written or invalidated since it began. What other reads find does not void it.
+    """A flight that ends in a function of the user's, whose exception is everybody's who waits. What other reads find
+    does not void it; where L1 is cleared it is not `alive` any more, and goes on being shared. `overtaken`: its very
+    key was written or invalidated since it began; written under the lock of the claims.
 
-    Written by whoever carries it out, but for `waits_for`: what it waits for itself, by way of its function, which is
-    stored before others are looked at, so that of two that would wait for each other one sees it, with no lock.
-    `stop`, where there is one, ends it early.
+    The rest is written by whoever carries it out, but for `waits_for`: what it waits for itself, by way of its function,
+    stored before others are looked at, so that of two that would wait for each other one sees it, with no lock. `stop`,
+    where there is one, ends it early.
     """
 
-    __slots__ = ("stop", "waits_for")
+    __slots__ = ("overtaken", "stop", "waits_for")
 
     def __init__(self, key: Hashable) -> None:
         super().__init__(key)
         self.stop: Callable[[], object] | None = None
         self.waits_for: Call | None = None
+        self.overtaken = False
 
     def wait(self) -> Any:
         """The result, or the error raised here as well; `LoaderLeft` where that was meant for who carries it out."""
@@ -127,6 +129,11 @@ class Call(Claim):
         if self.error is not None:
             raise LoaderLeft from None
         return self.result
+
+    def overtake(self) -> None:
+        """Something happened to its key; called under the lock of the claims."""
+        self.overtaken = True
+        self.void()
 
     @property
     def awaited(self) -> bool:
@@ -182,7 +189,7 @@ class Claims:
             known = self._calls.get(mine.key)
             call = None if known is None else known()
             if call is not None and anew:
-                call.void()
+                call.overtake()
             elif call is not None and not call.ended and not call.stopped:
                 call.shared = True
                 return call
@@ -226,7 +233,7 @@ class Claims:
                 claim.void()
             self._flights.pop(key, None)
             if (call := self._calls.pop(key, None)) is not None and (called := call()) is not None:
-                called.void()
+                called.overtake()
 
     def void_others(self, claim: Claim) -> None:
         """What other callers of the key have under way is not newer than what this one has found."""
@@ -247,7 +254,6 @@ class Claims:
                 claim.void()
             self._claims.clear()
             self._flights.clear()
-            self._calls.clear()
 
     def _enter(self, claim: Claim) -> None:
         if len(self._claims) >= self._sweep_at:

@@ -28,6 +28,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
+from functools import partial
 from json.encoder import encode_basestring
 from typing import Any
 from uuid import UUID
@@ -40,67 +41,92 @@ WHOLE, HEAD = 160, 128  # characters of a text that is whole, and of what is lef
 BITS = 2_048  # of an int in decimal: whatever `sys.set_int_max_str_digits` says, Python writes so many
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
-# Of these exact types; the texts of the others are longer in coming.
-_QUICK: dict[type, Callable[[Any], str]] = {
-    str: encode_basestring,
-    int: int.__repr__,
-    float: float.__repr__,
-    bool: bool.__repr__,
-    type(None): repr,
-}
-
 
 class _Unwritten(Exception):
     """There is no text of a value; the message goes on from the argument's name."""
 
 
-class Arguments:
-    """What makes the key of a function's calls. Immutable."""
+NONE = type(None)
 
-    def __init__(self, function: Callable[..., Any], where: str) -> None:
+
+class _Writers(dict[type, Callable[[Any], str]]):
+    """Those of few types, and for any other one what finds its own."""
+
+    def __missing__(self, kind: type) -> Callable[[Any], str]:
+        return _text
+
+
+QUICK = _Writers({str: encode_basestring, int: int.__repr__, float: float.__repr__, bool: bool.__repr__, NONE: repr})
+FAILED = (_Unwritten, RecursionError, ValueError)
+
+
+class Arguments:
+    """What makes the key of a function's calls: of their arguments, or of what `own`, a function of the same arguments,
+    returns. Immutable."""
+
+    def __init__(self, function: Callable[..., Any], where: str, own: Callable[..., Any] | None = None) -> None:
         """`where` is the function, for messages."""
         self._where = where
-        self._signature = inspect.signature(function)
-        parameters = list(self._signature.parameters.values())
-        self._names = tuple(item.name for item in parameters)
-        self._heads = tuple(f"{item.name}=" for item in parameters)
-        usual = all(item.kind is item.POSITIONAL_OR_KEYWORD for item in parameters)
-        self._count = len(parameters) if usual and parameters else -1  # of arguments that need no look at the names
+        self._own = own
+        self.signature = inspect.signature(function)
 
     def text(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """The key. Raises `EncodeError` for an argument that has no text, and `TypeError` for a call that the function
         does not take."""
-        if len(args) == self._count and not kwargs:
-            try:
-                if len(args) == 1:
-                    text = self._heads[0] + _QUICK[type(args[0])](args[0])
-                else:
-                    text = ",".join(
-                        [head + _QUICK[type(value)](value) for head, value in zip(self._heads, args, strict=True)]
-                    )
-            except (KeyError, ValueError):
-                pass
-            else:
-                if len(text) <= WHOLE:
-                    return text
-        return self._bound(args, kwargs)
-
-    def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        bound = self._signature.bind(*args, **kwargs)
+        bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        parts = [f"{name}={written(value, self._where, name)}" for name, value in bound.arguments.items()]
-        return shortened(",".join(parts) or "()", self._where)
+        where = self._where
+        if self._own is not None:
+            text = written(self._own(*bound.args, **bound.kwargs), where, "key")
+        else:
+            text = ",".join(f"{name}={written(value, where, name)}" for name, value in bound.arguments.items()) or "()"
+        if len(text) <= WHOLE:
+            return text
+        try:
+            raw = text.encode()
+        except UnicodeEncodeError:
+            raise EncodeError(f"an argument of {where} holds a lone surrogate, which is no text; remove it") from None
+        return f"{text[:HEAD]}#{hashlib.sha256(raw).hexdigest()}"
+
+    def expression(self, bind: Callable[[Any], str]) -> str:
+        """The text as an expression over the parameters, which may also raise one of `FAILED`, or be longer than
+        `WHOLE`: then it is not the key."""
+        write, kind = bind(QUICK), bind(type)
+        if self._own is not None:
+            value = bind(partial(written, where=self._where, name="key"))
+            return f"{value}({bind(self._own)}({self.passed}))"
+        names = self.signature.parameters
+        return f"f'{','.join(f'{name}={{{write}[{kind}({name})]({name})}}' for name in names) or '()'}'"
+
+    def declared(self, bind: Callable[[Any], str]) -> str:
+        """The parameters as a function declares them, with the defaults that there are."""
+        parts = []
+        for item in self.signature.parameters.values():
+            default = item.empty if item.default is item.empty else _Shown(bind(item.default))
+            parts.append(item.replace(annotation=item.empty, default=default))
+        return str(inspect.Signature(parts))[1:-1]
+
+    @property
+    def passed(self) -> str:
+        """The parameters as arguments of a call."""
+        return ", ".join(map(_passed, self.signature.parameters.values()))
 
 
-def shortened(text: str, where: str) -> str:
-    """The text, or where it is long its beginning and its digest."""
-    if len(text) <= WHOLE:
-        return text
-    try:
-        raw = text.encode()
-    except UnicodeEncodeError:
-        raise EncodeError(f"an argument of {where} holds a lone surrogate, which is no text; remove it") from None
-    return f"{text[:HEAD]}#{hashlib.sha256(raw).hexdigest()}"
+def _passed(item: inspect.Parameter) -> str:
+    if item.kind is item.KEYWORD_ONLY:
+        return f"{item.name}={item.name}"
+    stars = "*" if item.kind is item.VAR_POSITIONAL else "**" if item.kind is item.VAR_KEYWORD else ""
+    return stars + item.name
+
+
+class _Shown:
+    """What a signature shows as this text."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
 
 
 def written(value: Any, where: str, name: str) -> str:
@@ -185,7 +211,7 @@ def _mapping(values: Any) -> str:
     return "{" + ",".join(sorted(f"{_text(key)}:{_text(value)}" for key, value in values.items())) + "}"
 
 
-_WRITERS: dict[type, Callable[[Any], str]] = _QUICK | {
+_WRITERS: dict[type, Callable[[Any], str]] = QUICK | {
     int: _integer,
     bytes: lambda value: f"bytes({value.hex()})",
     UUID: lambda value: f"UUID({value})",

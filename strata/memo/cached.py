@@ -16,9 +16,10 @@ from time import monotonic
 from types import FunctionType
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
-from strata.engine.calls import Source
+from strata.engine.calls import Making
 from strata.errors import InvalidModelError, SchemaDuplicateError, shown
-from strata.memo.arguments import Arguments, shortened, written
+from strata.memo.arguments import FAILED, WHOLE, Arguments
+from strata.model.compile import Source
 from strata.model.fields import MAX_IDENTIFIER
 from strata.model.hints import returned, strip
 from strata.model.markers import PrimaryKey
@@ -26,6 +27,7 @@ from strata.policies import MemPolicy, RedisPolicy, WriteMode
 from strata.schema import Schema
 
 if TYPE_CHECKING:
+    from strata.aio.cached import AsyncCached
     from strata.datastore import DataStore  # which makes memos; only its type is needed here
     from strata.engine.hot import Hot
 
@@ -78,38 +80,6 @@ class Cached(Protocol[P, R]):
     def __get__(self: Cached[Concatenate[Any, Q], R], instance: object, owner: Any, /) -> Callable[Q, R]: ...
 
 
-class AsyncCached(Protocol[P, T]):
-    """As `Cached`, of a coroutine function: it is one, and `invalidate` and `refresh` are awaited too.
-
-    >>> @store.cached(ttl=60)
-    ... async def double(number: int) -> int:
-    ...     return 2 * number
-    >>> await double(21)
-    42
-    >>> await double.invalidate(21)
-    """
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
-
-    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """As `Cached.invalidate`."""
-
-    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `Cached.refresh`."""
-        ...
-
-    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """As `Cached.key`; there is nothing to await."""
-        ...
-
-    @overload
-    def __get__(self, instance: None, owner: Any, /) -> AsyncCached[P, T]: ...
-    @overload
-    def __get__(
-        self: AsyncCached[Concatenate[Any, Q], T], instance: object, owner: Any, /
-    ) -> Callable[Q, Coroutine[Any, Any, T]]: ...
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Terms:
     """What `cached` was told. `ttl` and `lease_wait` in seconds; `name` "" is that of the function."""
@@ -124,7 +94,7 @@ class Memo:
     """One function and its results. Immutable, but for `hot`, which is as `Hot` has it; so it needs no lock, and after
     fork nothing is to be done."""
 
-    __slots__ = ("_store", "function", "hot", "make_key", "name", "record")
+    __slots__ = ("_keys", "_store", "function", "hot", "name", "record")
 
     def __init__(self, store: DataStore, function: Callable[..., Any], terms: Terms) -> None:
         self._store = store
@@ -132,7 +102,7 @@ class Memo:
         where = f"{function.__qualname__}()"
         self.name = terms.name or schema_name(function)
         self.record = _record_class(function, where)
-        self.make_key = _own_keys(terms.key, where) if terms.key is not None else Arguments(function, where).text
+        self._keys = Arguments(function, where, terms.key)
         l2 = RedisPolicy(ttl=terms.ttl, lease_wait=terms.lease_wait) if store._has_redis else None
         mode = WriteMode.WRITE_THROUGH
         schema: Any = Schema(self.record, name=self.name, l1=MemPolicy(ttl=terms.ttl), l2=l2, write_mode=mode)
@@ -146,17 +116,19 @@ class Memo:
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """The key of a call. Raises `EncodeError`."""
-        return self.hot.bound.plan.key_text(self.make_key(args, kwargs))
+        return self.hot.bound.plan.key_text(self._keys.text(args, kwargs))
 
-    def call(self, text: str, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool = False) -> Any:
+    def call(self, given: tuple[tuple[Any, ...], dict[str, Any]], anew: bool = False) -> Any:
         """The result that is kept, or that of a call now; of a coroutine function what comes of it."""
+        args, kwargs = given
+        text = self.key(args, kwargs)
         record = functools.partial(self.record, text)
-        source = Source(functools.partial(self.function, *args, **kwargs), record, anew)
-        return self._store._get_made(self.name, text, source).result
+        making = Making(functools.partial(self.function, *args, **kwargs), record, anew)
+        return self._store._get_made(self.name, text, making).result
 
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of a call now, which is kept."""
-        return self.call(self.key(args, kwargs), args, kwargs, anew=True)
+        return self.call((args, kwargs), anew=True)
 
     def invalidate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Drop what is kept of a call."""
@@ -164,20 +136,6 @@ class Memo:
 
     def wrapped(self) -> Any:
         """The function that users call, where it is no coroutine function."""
-        hot, make_key, call = self.hot, self.make_key, self.call
-
-        @functools.wraps(self.function)
-        def cached(*args: Any, **kwargs: Any) -> Any:
-            text = make_key(args, kwargs)
-            entry = hot.lookup(text)  # the hit path of `DataStore.get`, in this one frame
-            if entry is not None:
-                now = monotonic()
-                if now < entry.expires and now < hot.trust.until:
-                    entry.used = now
-                    entry.hits += 1
-                    thaw = hot.thaw
-                    return (entry.value if thaw is None else thaw(entry.value)).result
-            return call(text, args, kwargs)
 
         def invalidate(*args: Any, **kwargs: Any) -> None:
             self.invalidate(args, kwargs)
@@ -185,7 +143,35 @@ class Memo:
         def refresh(*args: Any, **kwargs: Any) -> Any:
             return self.refresh(args, kwargs)
 
-        return self.with_calls(cached, invalidate, refresh)
+        return self.with_calls(self.hit("def", "{call}({given})", self.call), invalidate, refresh)
+
+    def hit(self, begin: str, miss: str, call: Any) -> Any:
+        """The hit path of `DataStore.get` in a function of the very signature: so Python itself puts each argument in
+        its place, and what it costs is the text of the key, and one frame. `miss` is what is returned otherwise."""
+        keys = self._keys
+        source = Source("cached", taken=set(keys.signature.parameters))
+        bind, text, entry, now, thaw = source.bind, *(source.fresh() for _ in range(4))
+        hot = bind(self.hot)
+        given = f"{bind(_given)}({keys.passed})"
+        source.line("try:")
+        source.line(f"{text} = {keys.expression(bind)}", 2)
+        source.line(
+            f"{entry} = {hot}.lookup({text} if {bind(len)}({text}) <= {WHOLE} else {bind(self._long)}({given}))", 2
+        )
+        source.line(f"except {bind(FAILED)}:")
+        source.line(f"{entry} = None", 2)
+        source.line(f"if {entry} is not None:")
+        source.line(f"{now} = {bind(monotonic)}()", 2)
+        source.line(f"if {now} < {entry}.expires and {now} < {hot}.trust.until:", 2)
+        source.line(f"{entry}.used = {now}", 3)
+        source.line(f"{entry}.hits += 1", 3)
+        source.line(f"{thaw} = {hot}.thaw", 3)
+        source.line(f"return ({entry}.value if {thaw} is None else {thaw}({entry}.value)).result", 3)
+        source.line(f"return {miss.format(call=bind(call), given=given)}")
+        return source.function(keys.declared(bind), begin)
+
+    def _long(self, given: tuple[tuple[Any, ...], dict[str, Any]]) -> str:
+        return self.key(*given)
 
     def with_calls(self, cached: Any, invalidate: Any, refresh: Any) -> Any:
         """The function that users call, with the calls of `Cached`."""
@@ -193,6 +179,7 @@ class Memo:
         def key(*args: Any, **kwargs: Any) -> str:
             return self.key(args, kwargs)
 
+        functools.update_wrapper(cached, self.function)
         cached.invalidate, cached.refresh, cached.key = invalidate, refresh, key
         return cached
 
@@ -223,6 +210,10 @@ class Caching:
         return self._store._awaiting(memo) if inspect.iscoroutinefunction(function) else memo.wrapped()
 
 
+def _given(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, kwargs
+
+
 def schema_name(function: Any) -> str:
     """Module and qualified name, as an identifier: `shop.prices.of` is `shop_prices_of`. A longer one is cut in front,
     and ends in the digest of all of it."""
@@ -248,10 +239,3 @@ def _record_class(function: Any, where: str) -> Any:
     made = dataclasses.make_dataclass(function.__name__, fields, frozen=True)
     made.__module__ = function.__module__
     return made
-
-
-def _own_keys(key: Callable[..., Any], where: str) -> Callable[[tuple[Any, ...], dict[str, Any]], str]:
-    def text(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        return shortened(written(key(*args, **kwargs), where, "key"), where)
-
-    return text

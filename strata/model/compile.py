@@ -1,7 +1,7 @@
-"""The one place that generates source: functions over the fields of one model, without loops or look-ups.
+"""The one place that generates source: functions over the fields of one model, or of one signature, without loops.
 
-The source is made of names that are numbered here, and of field names, which `check_column_name` has passed or the
-class statement itself has. All else comes in as objects bound to names.
+The source is made of names that are numbered here, and of those of fields and parameters, which `check_column_name` has
+passed, or the statement that made the class, or the function, has. All else comes in as objects bound to names.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,22 +43,30 @@ CALL = "{f}({v})"
 class Source:
     """A function in the making."""
 
-    def __init__(self, name: str, arguments: str) -> None:
+    def __init__(self, name: str, arguments: str = "", taken: Collection[str] = ()) -> None:
+        """`taken` are names that the arguments have, and nothing else may."""
         self._name = name
-        self._lines = [f"def {name}({arguments}):"]
+        self._arguments = arguments
+        self._taken = taken
+        self._lines: list[str] = []
         self._bound: dict[str, Any] = {}
         self._fresh = 0
 
     def bind(self, value: Any) -> str:
         """A name for an object."""
         name = f"b{len(self._bound)}"
+        while name in self._taken:
+            name += "_"
         self._bound[name] = value
         return name
 
     def fresh(self) -> str:
         """The name of a variable that nothing else uses."""
         self._fresh += 1
-        return f"x{self._fresh}"
+        name = f"x{self._fresh}"
+        while name in self._taken:
+            name += "_"
+        return name
 
     def line(self, code: str, depth: int = 1) -> None:
         """One more line."""
@@ -75,10 +83,11 @@ class Source:
             return variable
         return f"({variable} if {variable} is None or {variable} is U else {self.plain(step, variable)})"
 
-    def function(self) -> Function:
-        """The function."""
+    def function(self, arguments: str | None = None, begin: str = "def") -> Function:
+        """The function; `arguments` where they were not known before."""
         scope = COMMON | self._bound
-        exec(compile("\n".join(self._lines), f"<strata {self._name}>", "exec"), scope)  # noqa: S102 see above
+        head = f"{begin} {self._name}({self._arguments if arguments is None else arguments}):"
+        exec(compile("\n".join([head, *self._lines]), f"<strata {self._name}>", "exec"), scope)  # noqa: S102 see above
         made: Function = scope[self._name]
         return made
 

@@ -160,6 +160,8 @@ CALLS: dict[str, Callable[[DataStore], Any]] = {
     "search_iter": lambda store: store.search_iter("notes"),
     "exists": lambda store: store.exists("notes", 1),
     "insert": lambda store: store.insert("notes", Note(2)),
+    "get_or_set": lambda store: store.get_or_set("notes", 1, lambda: Note(1)),
+    "cached": lambda store: store.cached(ttl=60),
     "update": lambda store: store.update("notes", 1, text="new"),
     "update with expect": lambda store: store.update("notes", 1, expect={"text": "old"}, text="new"),
     "modify": lambda store: store.modify("notes", 1, lambda note: note),

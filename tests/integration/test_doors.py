@@ -165,7 +165,9 @@ def key_doors(store: DataStore, name: str, id: Any) -> dict[str, Door]:
     def changed(column: str) -> Door:
         return lambda x: store.set(name, id, model(**({"id": id} | {column: x})))
 
+    other: Any = {str: "none", int: 99}.get(type(id), uuid.UUID(int=99))
     columns = fields(model) if not issubclass(model, msgspec.Struct) else msgspec.structs.fields(model)
+    new_record: Any = None
     new: dict[str, Any] = {next(column.name for column in columns if column.name != "id"): "new"}
     one: dict[str, int] = dict.fromkeys(new, 1)
     doors: dict[str, Door] = {
@@ -175,6 +177,9 @@ def key_doors(store: DataStore, name: str, id: Any) -> dict[str, Door]:
         "get_many of one": lambda x: store.get_many(name, [x]),
         "exists": lambda x: store.exists(name, x),
         "insert": lambda x: store.insert(name, x),
+        "get_or_set": lambda x: store.get_or_set(name, x, lambda: new_record),
+        "get_or_set factory": lambda x: callable(x) or store.get_or_set(name, other, x),
+        "get_or_set made": lambda x: store.get_or_set(name, other, lambda: x),
         "update": lambda x: store.update(name, x, **new),
         "update value": lambda x: store.update(name, id, **dict.fromkeys(new, x)),
         "update expect": keyword(partial(store.update, name, id), "expect", **new),
@@ -222,6 +227,24 @@ def query_doors(store: DataStore, name: str) -> dict[str, Door]:
     }
 
 
+def made_of(x: object) -> int:
+    return 1
+
+
+def call_cached(store: DataStore) -> Door:
+    """A function whose results are kept, and of which its argument may be anything."""
+    name = "made_of_anything"
+    memo: dict[str, Any] = {}
+
+    def call(x: Any) -> None:
+        if not memo:
+            memo[name] = store.cached(name=name)(made_of)
+        for call in (memo[name], memo[name].key, memo[name].refresh, memo[name].invalidate):
+            call(x)
+
+    return call
+
+
 def store_doors(store: DataStore) -> dict[str, Door]:
     """The calls of a store and of its collections, as above."""
     doors: dict[str, Door] = {}
@@ -253,7 +276,14 @@ def store_doors(store: DataStore) -> dict[str, Door]:
         "collection.update": lambda x: named.update("a", expect=x),
         "collection.modify": lambda x: named.modify("a", lambda record: x),
         "collection.increment": lambda x: named.increment("a", default=x, n=1),
+        "collection.get_or_set": lambda x: named.get_or_set("none", lambda: x),
         "collection.count": named.count,
+        "cached ttl": lambda x: store.cached(x)(made_of),
+        "cached key": lambda x: store.cached(key=x)(made_of),
+        "cached name": lambda x: store.cached(name=x)(made_of),
+        "cached lease_wait": lambda x: store.cached(lease_wait=x)(made_of),
+        "cached function": lambda x: store.cached()(x),
+        "cached argument": call_cached(store),
         "collection.invalidate": named.invalidate,
         "collection.warm_cache": named.warm_cache,
         "schema of get": lambda x: store.get(x, "a"),
