@@ -126,8 +126,8 @@ class RedisPolicy:
         eager_refresh: The fraction of its TTL, 0 to below 1, after which the first hit reloads an entry in the
             background. Default: 0, off.
         fail_safe: Seconds beyond its TTL for which an entry may be served while L3 is down. Default: 0, off.
-        lease_wait: Seconds for which a `get` waits while another process loads the same record. Default: 0, which loads
-            it as well.
+        lease_wait: Seconds for which a `get` waits while another process loads the same record, and a `get_or_set`
+            while it makes it. Default: 0, which does so as well.
         search_expiry: When results of `search_cached` end; every process that writes the schema must give the same.
             Default: `SearchExpiry.TTL`.
         max_searches: Results of `search_cached` that are kept at once; one more takes the place of another. Default:

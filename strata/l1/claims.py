@@ -107,9 +107,9 @@ class Call(Claim):
     does not void it; where L1 is cleared it is not `alive` any more, and goes on being shared. `overtaken`: its very
     key was written or invalidated since it began; written under the lock of the claims.
 
-    The rest is written by whoever carries it out, but for `waits_for`: what it waits for itself, by way of its function,
-    stored before others are looked at, so that of two that would wait for each other one sees it, with no lock. `stop`,
-    where there is one, ends it early.
+    The rest is written by whoever carries it out, but for `waits_for`: what it waits for itself, by way of its
+    function. That is stored before others are looked at, so that of two that would wait for each other one sees it,
+    with no lock. `stop`, where there is one, ends it early.
     """
 
     __slots__ = ("overtaken", "stop", "waits_for")

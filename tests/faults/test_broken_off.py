@@ -30,6 +30,12 @@ def read_anew(store: DataStore) -> None:
     store.get("notes", 3)
 
 
+def make_anew(store: DataStore) -> None:
+    store.delete("notes", 4)
+    store.get_or_set("notes", 4, lambda: Note(4, "made"))
+    store.delete("notes", 4)
+
+
 def write_later(store: DataStore) -> None:
     store.set("later", 1, Note(1, "later"))
     store.flush_dirty(20)
@@ -40,6 +46,7 @@ CALLS: dict[str, Callable[[DataStore], Any]] = {
     "get of what is in no cache": read_anew,
     "get_many": lambda store: store.get_many("notes", [1, 2, 3, 4]),
     "exists": lambda store: store.exists("notes", 4),
+    "get_or_set": make_anew,
     "set": lambda store: store.set("notes", 1, Note(1, "y")),
     "set_many": lambda store: store.set_many("notes", {1: Note(1, "z"), 2: Note(2, "z")}),
     "delete": lambda store: store.delete("notes", 2),
@@ -61,7 +68,7 @@ def left(store: DataStore) -> dict[str, Any]:
     return {
         "connections of PostgreSQL": database.counts().open - database.counts().idle,
         "connections of Redis": wires_of(seen.redis)._seats.used,
-        "claims": sum(len(each._claims) + len(each._flights) for each in claims),
+        "claims": sum(len(each._claims) + len(each._flights) + len(each._calls) for each in claims),
         "open breakers": [name for name, breaker in seen.breakers.items() if not breaker.closed],
     }
 

@@ -92,7 +92,7 @@ def whole(store: DataStore) -> None:
     for bound in inspect(store).schemas.values():
         claims = bound.l1.claims
         claims._sweep()
-        assert not claims._flights and not claims._claims
+        assert not claims._flights and not claims._claims and not claims._calls
         asks = threading.Thread(target=claims.release, daemon=True)  # another thread gets the lock
         asks.start()
         asks.join(5)

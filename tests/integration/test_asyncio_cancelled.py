@@ -63,6 +63,15 @@ async def _missed(notes: AsyncCollection[Note, int]) -> Note:
     return await notes.get(1)
 
 
+async def _made(notes: AsyncCollection[Note, int]) -> Note:
+    async def made() -> Note:
+        await asyncio.sleep(0)
+        return Note(4, "made")
+
+    await notes.delete(4)
+    return await notes.get_or_set(4, made)
+
+
 CALLS: dict[str, Call] = {
     "get": lambda store, notes: _missed(notes),
     "get past L1": lambda store, notes: notes.get(1, force_l2=True),
@@ -74,6 +83,7 @@ CALLS: dict[str, Call] = {
     "search_cached": lambda store, notes: notes.search_cached(Q().limit(3)),
     "search_iter": lambda store, notes: _iterate(notes),
     "count": lambda store, notes: notes.count(),
+    "get_or_set": lambda store, notes: _made(notes),
     "set": lambda store, notes: notes.set(1, Note(1, "set")),
     "set_many": lambda store, notes: notes.set_many({n: Note(n, "many") for n in range(1, 4)}),
     "delete": lambda store, notes: notes.delete(4),
@@ -138,7 +148,7 @@ def _nothing_is_left(store: DataStore, redis_addr: str) -> None:
         wait_until(lambda: database.counts().open == database.counts().idle, what="all connections")  # noqa: B023
         assert database.breaker.closed
     for bound in inside.schemas.values():
-        assert not bound.l1.claims._flights and not bound.l1.claims._claims
+        assert not bound.l1.claims._flights and not bound.l1.claims._claims and not bound.l1.claims._calls
     assert inside.redis.breaker.closed
     with redis.Redis.from_url(f"redis://{redis_addr}") as client:
         held = {key: client.get(key) for key in client.keys("strata:notes:*") + client.keys("strata:more:*")}

@@ -381,7 +381,6 @@ def test_an_option_that_cannot_be_is_refused(wrong: Callable[[], object]) -> Non
         {"l1": MemPolicy(negative_ttl=1)},
         {"l1": MemPolicy(fail_safe=1)},
         {"l2": RedisPolicy(negative_ttl=1)},
-        {"l1": MemPolicy(), "l2": RedisPolicy(lease_wait=1)},
         {"l1": MemPolicy(), "l3": PostgresPolicy(soft_timeout=1)},
     ],
 )

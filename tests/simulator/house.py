@@ -412,7 +412,10 @@ class House:
 def _left(process: Process) -> str:
     """What calls have taken, and not given back."""
     inside = process.inside
-    if any(bound.l1.claims._claims or bound.l1.claims._flights for bound in inside.schemas.values()):
+    if any(
+        bound.l1.claims._claims or bound.l1.claims._flights or bound.l1.claims._calls
+        for bound in inside.schemas.values()
+    ):
         return "a claim"
     if any(used.open > used.idle for used in (database.counts() for database in inside.databases.values())):
         return "a connection of PostgreSQL"
