@@ -6,7 +6,7 @@ import datetime
 import importlib
 import importlib.util
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import cachetools
@@ -18,11 +18,13 @@ def _optional(name: str) -> Any:
 
 dogpile = _optional("dogpile.cache")
 theine = _optional("theine")
+cashews = _optional("cashews")
 
 CAPACITY = 100_000
 TTL = 3600.0
 
 LookUp = Callable[[Any], Any]
+Function = Callable[[str], Any]
 
 
 def peers(keys: Sequence[str], record: Any) -> dict[str, LookUp]:
@@ -33,6 +35,31 @@ def peers(keys: Sequence[str], record: Any) -> dict[str, LookUp]:
     if theine is not None:
         found["theine"] = _theine(keys, record)
     return found
+
+
+def memoized(function: Function) -> dict[str, Function]:
+    """The function as each has it that keeps results of functions."""
+    found = {"cachetools.cached + TTLCache + Lock": _cachetools_cached(function)}
+    if dogpile is not None:
+        region = dogpile.make_region().configure("dogpile.cache.memory", expiration_time=TTL)
+        found["dogpile cache_on_arguments"] = region.cache_on_arguments()(function)
+    if theine is not None:
+        found["theine.Memoize"] = theine.Memoize(CAPACITY, datetime.timedelta(seconds=TTL))(function)
+    return found
+
+
+def memoized_coroutine(function: Callable[[str], Awaitable[Any]]) -> dict[str, Callable[[str], Awaitable[Any]]]:
+    """The same for a coroutine function."""
+    if cashews is None:
+        return {}
+    cache = cashews.Cache()
+    cache.setup("mem://", size=CAPACITY)
+    return {"cashews mem": cache(ttl=TTL)(function)}
+
+
+def _cachetools_cached(function: Function) -> Function:
+    kept: Function = cachetools.cached(cachetools.TTLCache(CAPACITY, TTL), lock=threading.Lock())(function)
+    return kept
 
 
 def _cachetools(keys: Sequence[str], record: Any) -> LookUp:

@@ -181,6 +181,71 @@ def transactions(tx: Tx) -> None:
     tx.delete(3.14, "p1")  # type: ignore[arg-type]
 
 
+def what_is_made_where_it_is_missing(ds: DataStore) -> None:
+    players: Collection[Player, str] = ds.register(Schema(Player, l1=MemPolicy()))
+    assert_type(ds.get_or_set(Player, "p1", lambda: andrew), Player)
+    assert_type(ds.get_or_set("players", "p1", lambda: andrew), Player)
+    assert_type(players.get_or_set("p1", lambda: andrew), Player)
+    players.get_or_set("p1", lambda: visit)  # type: ignore[arg-type, return-value]
+    players.get_or_set(1, lambda: andrew)  # type: ignore[arg-type]
+    ds.get_or_set(Player, "p1", lambda: None)  # type: ignore[arg-type, return-value]
+
+
+async def what_is_awaited(ds: AsyncDataStore) -> None:
+    async def made() -> Player:
+        return andrew
+
+    assert_type(await ds.get_or_set(Player, "p1", made), Player)
+    assert_type(await ds.get_or_set(Player, "p1", lambda: andrew), Player)
+
+
+def results(ds: DataStore) -> None:
+    @ds.cached(ttl=60)
+    def area(width: int, *, height: int = 1) -> float:
+        return width * height
+
+    assert_type(area(1, height=2), float)
+    assert_type(area.refresh(1), float)
+    assert_type(area.key(1), str)
+    area.invalidate(1, height=2)
+    area("1")  # type: ignore[arg-type]
+    area.refresh(1, depth=2)  # type: ignore[call-arg]
+    area.invalidate()  # type: ignore[call-arg]
+
+
+async def results_that_are_awaited(ds: AsyncDataStore) -> None:
+    @ds.cached(ttl=timedelta(minutes=1))
+    async def area(width: int) -> float:
+        return width
+
+    assert_type(await area(1), float)
+    assert_type(await area.refresh(1), float)
+    await area.invalidate(1)
+    assert_type(area.key(1), str)
+    await area("1")  # type: ignore[arg-type]
+
+
+store = DataStore(Config())
+
+
+class Shop:
+    @store.cached(ttl=60, key=lambda self, article: article)
+    def price(self, article: int) -> float:
+        return article
+
+    @store.cached(ttl=60, key=lambda self, article: article)
+    async def stock(self, article: int) -> int:
+        return article
+
+
+async def methods(shop: Shop) -> None:
+    assert_type(shop.price(1), float)
+    assert_type(await shop.stock(1), int)
+    assert_type(Shop.price.refresh(shop, 1), float)
+    assert_type(await Shop.stock.refresh(shop, 1), int)
+    shop.price("1")  # type: ignore[arg-type]
+
+
 def shout(player: Player) -> Player:
     return player
 
