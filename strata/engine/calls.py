@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from strata import waits
 from strata.bound import Bound
@@ -30,7 +30,11 @@ from strata.l1.claims import Call, LoaderLeft
 from strata.l2.content import State
 from strata.l2.lifetimes import TOMBSTONE_MS
 
+if TYPE_CHECKING:
+    from strata.l2.tier import L2Tier
+
 RETRIES = 5  # of storing what others were quicker to store, and to remove
+_Stored = tuple[Any, bool]  # the record that callers get; whether it is the one that was made, and was stored
 GUARDED = 0.8 * TOMBSTONE_MS / 1000  # seconds for which a tombstone is surely still there
 
 # The calls that the code which runs now is inside of, the innermost last; tasks and threads that are begun with a copy
@@ -92,11 +96,13 @@ class Caller:
 
     def _near(self, job: _Job) -> Any:
         """What L1 has."""
-        bound = job.bound
-        entry = bound.l1.lookup(job.id, self._context.clock.monotonic())
+        bound, now = job.bound, self._context.clock.monotonic()
+        entry = bound.l1.lookup(job.id, now)
         if entry is None:
             return ABSENT
         entry.hits += 1
+        if bound.l1.claim_refresh(entry, now):
+            self._reader.flights.refresh(bound, job.id, job.key_text)
         return bound.plan.thaw(entry.value)
 
     # -- one call in the process --------------------------------------------------------------------------------
@@ -105,9 +111,9 @@ class Caller:
         """The result of the call that is under way for the key, or of one that begins now. Raises `LoaderLeft` where
         whoever carried it out was interrupted."""
         bound, claims, within = job.bound, job.bound.l1.claims, _within.get()
-        mine = Call(job.id)
+        mine = Call(job.id, self._context.versions.stamp())
         try:
-            call = claims.begin(mine, anew=job.source.anew)
+            call = claims.begin(mine, within, anew=job.source.anew)
             if call is not mine:
                 if call in within:
                     raise StrataError(
@@ -168,39 +174,44 @@ class Caller:
 
     def _in_turn(self, job: _Job, call: Call) -> Any:
         """The record as it is below, or as it was stored."""
-        bound, patience = job.bound, job.bound.freshness.lease_wait
+        bound = job.bound
         loaded = NOTHING if job.source.anew else self._below(job, call)
         if loaded.record is not ABSENT:
             return loaded.record
-        if not patience or bound.l2 is None or call.brief or job.source.anew:
+        if not bound.freshness.lease_wait or bound.l2 is None or call.brief or job.source.anew:
             return self._make(job, call, loaded)
-        lease = ""
+        # By the clock that waits go by, not the store's.
+        patience = bound.freshness.lease_wait
+        deadline, lease = waits.monotonic() + patience, ""
         try:
-            lease = self._lease(job, patience)
-            loaded = self._below(job, call)  # it may have come meanwhile
-            return self._make(job, call, loaded) if loaded.record is ABSENT else loaded.record
+            while True:
+                lease, free = self._lease(job, bound.l2, patience, deadline)
+                loaded = self._below(job, call)  # it may have come meanwhile
+                if loaded.record is not ABSENT:
+                    return loaded.record
+                if lease or not free:
+                    return self._make(job, call, loaded)
         finally:
             if lease:
                 bound.l2.end_call(job.key_text, lease)
 
-    def _lease(self, job: _Job, patience: float) -> str:
-        """The lease of the call once no other process has it; empty after `patience` seconds, and without L2."""
-        bound, l2, text = job.bound, job.bound.l2, job.key_text
-        assert l2 is not None
-        # By the clock that waits go by, not the store's.
-        deadline, pause, waited = waits.monotonic() + patience, FIRST, False
+    def _lease(self, job: _Job, l2: L2Tier, patience: float, deadline: float) -> tuple[str, bool]:
+        """The lease of the call; or nothing, and whether another process has just given it back: not by the deadline,
+        and not where L2 does not answer."""
+        text = job.key_text
         try:
-            while not (lease := l2.begin_call(text, patience)):
-                bound.counters.lease_waits += not waited
-                waited = True
-                while l2.is_called(text):
-                    if (left := deadline - waits.monotonic()) <= 0:
-                        return ""
-                    waits.sleep(min(pause, left))
-                    pause = min(pause * 1.5, LONGEST)
+            if lease := l2.begin_call(text, patience):
+                return lease, True
+            job.bound.counters.lease_waits += 1
+            pause = FIRST
+            while l2.is_called(text):
+                if (left := deadline - waits.monotonic()) <= 0:
+                    return "", False
+                waits.sleep(min(pause, left))
+                pause = min(pause * 1.5, LONGEST)
+            return "", waits.monotonic() < deadline
         except WITHOUT_L2:
-            return ""
-        return lease
+            return "", False
 
     # -- reading, making, storing -------------------------------------------------------------------------------
 
@@ -240,14 +251,16 @@ class Caller:
         began = self._context.clock.monotonic()
         # What is written or invalidated from now on is newer.
         version = self._stamp(job, call) if bound.l3 is None else 0
+        call.version = max(call.version, version)
         made = waits.awaited(source.call())
         record = self._writer.prepare(bound, job.id, made if source.record is None else source.record(made))
         if bound.l3 is not None:
             return self._insert(job, record)
         self._writer.refuse_partial(bound, record)
-        stored = self._store(job, call, record, version, loaded.version or None, began)
-        bound.counters.sets += 1
-        bound.hooks.after_set(bound.plan.copy(stored))
+        stored, kept = self._store(job, call, record, version, loaded.version or None, began)
+        if kept:
+            bound.counters.sets += 1
+            bound.hooks.after_set(bound.plan.copy(stored))
         return stored
 
     def _stamp(self, job: _Job, call: Call) -> int:
@@ -273,9 +286,8 @@ class Caller:
                 if not left:
                     raise
 
-    def _store(self, job: _Job, call: Call, record: Any, version: int, stood: int | None, began: float) -> Any:
-        """Store it in a schema without L3, unless something was written or invalidated since `began`; returns what is
-        stored, or what there would be."""
+    def _store(self, job: _Job, call: Call, record: Any, version: int, stood: int | None, began: float) -> _Stored:
+        """Store it in a schema without L3, unless something was written or invalidated since `began`."""
         if job.bound.l2 is None or call.brief:
             return self._store_l1(job, call, record, version)
         try:
@@ -283,39 +295,38 @@ class Caller:
         except WITHOUT_L2:
             if not job.bears_outage:
                 raise
-            return record
+            return record, False
 
-    def _store_l1(self, job: _Job, call: Call, record: Any, version: int) -> Any:
+    def _store_l1(self, job: _Job, call: Call, record: Any, version: int) -> _Stored:
         l1, now = job.bound.l1, self._context.clock.monotonic()
         if l1.fill(call, job.bound.plan.freeze(record), version, loaded=now):
-            return record
+            return record, True
         found = ABSENT if job.source.anew else self._near(job)
-        return record if found is ABSENT else found
+        return record if found is ABSENT else found, False
 
-    def _store_l2(self, job: _Job, call: Call, record: Any, version: int, stood: int | None, began: float) -> Any:
+    def _store_l2(self, job: _Job, call: Call, record: Any, version: int, stood: int | None, began: float) -> _Stored:
         bound, id, text = job.bound, job.id, job.key_text
         assert bound.l2 is not None
         for _ in range(RETRIES):
             undisturbed, stands = self._undisturbed(job, call, began), None
             if undisturbed and job.source.anew:
-                self._writer.own(bound, id, text, record, version)  # unless something newer stands there
-                return record
+                return record, self._writer.own(bound, id, text, record, version)
             if undisturbed:
                 done, stands = self._writer.swap(bound, id, text, record, stood, version)
                 if done:
-                    return record
+                    return record, True
             found = bound.l2.read(text, lease=False)
             if found.state is State.VALUE and not job.source.anew:
-                return found.record
+                return found.record, False
             if found.state is State.TOMBSTONE or not undisturbed:
                 break
             stood = stands if found.state is State.BUSY else None
-        return record
+        return record, False
 
     def _undisturbed(self, job: _Job, call: Call, began: float) -> bool:
         """Whether nothing was written or invalidated since, as far as that is not seen in L2."""
         now = self._context.clock.monotonic()
-        return not call.overtaken and (now - began < GUARDED or job.bound.l1.trust.heard(began, now))
+        return call.overtaken <= call.version and (now - began < GUARDED or job.bound.l1.trust.heard(began, now))
 
 
 def _stands_still_for(within: tuple[Call, ...], call: Call) -> bool:

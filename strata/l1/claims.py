@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Any
 
 from strata import waits
@@ -18,6 +18,7 @@ from strata.waits import hub
 from strata.waits.hub import Hub, MemoryLock
 from strata.waits.nudge import Nudge
 
+ANY = 1 << 63  # above every version
 SWEPT = 256  # keys at least between two looks for claims whose calls were broken off
 
 
@@ -104,21 +105,23 @@ class Claim:
 
 class Call(Claim):
     """A flight that ends in a function of the user's, whose exception is everybody's who waits. What other reads find
-    does not void it; where L1 is cleared it is not `alive` any more, and goes on being shared. `overtaken`: its very
-    key was written or invalidated since it began; written under the lock of the claims.
+    does not void it; where L1 is cleared it is not `alive` any more, and goes on being shared. `version`: what is
+    written at a lower one, or at this one, was there before the function was called. `overtaken`: the highest at which
+    something happened to its very key; written under the lock of the claims.
 
     The rest is written by whoever carries it out, but for `waits_for`: what it waits for itself, by way of its
     function. That is stored before others are looked at, so that of two that would wait for each other one sees it,
     with no lock. `stop`, where there is one, ends it early.
     """
 
-    __slots__ = ("overtaken", "stop", "waits_for")
+    __slots__ = ("overtaken", "stop", "version", "waits_for")
 
-    def __init__(self, key: Hashable) -> None:
+    def __init__(self, key: Hashable, version: int) -> None:
         super().__init__(key)
+        self.version = version
         self.stop: Callable[[], object] | None = None
         self.waits_for: Call | None = None
-        self.overtaken = False
+        self.overtaken = 0
 
     def wait(self) -> Any:
         """The result, or the error raised here as well; `LoaderLeft` where that was meant for who carries it out."""
@@ -130,9 +133,9 @@ class Call(Claim):
             raise LoaderLeft from None
         return self.result
 
-    def overtake(self) -> None:
+    def overtake(self, version: int) -> None:
         """Something happened to its key; called under the lock of the claims."""
-        self.overtaken = True
+        self.overtaken = max(self.overtaken, version)
         self.void()
 
     @property
@@ -180,16 +183,17 @@ class Claims:
             self._flights[mine.key] = weakref.ref(mine)
             return mine
 
-    def begin(self, mine: Call, *, anew: bool = False) -> Call:
-        """The call that makes a record: `mine`, which the caller is to carry out and release, or another's to wait for.
-        `anew`: what another one makes is too old, and is not to be kept."""
+    def begin(self, mine: Call, within: Collection[Call] = (), *, anew: bool = False) -> Call:
+        """The call that makes a record: `mine`, which the caller is to carry out and release, or another's to wait for,
+        or one of those that the caller is `within`. `anew`: what another one makes is too old, and is not to be
+        kept."""
         with self.lock:
             if len(self._calls) >= self._sweep_at:
                 self._sweep()
             known = self._calls.get(mine.key)
             call = None if known is None else known()
-            if call is not None and anew:
-                call.overtake()
+            if call is not None and anew and call not in within:
+                call.overtake(ANY)
             elif call is not None and not call.ended and not call.stopped:
                 call.shared = True
                 return call
@@ -226,14 +230,18 @@ class Claims:
             if claim.shared:
                 claim.wake()
 
-    def void(self, key: Hashable) -> None:
-        """Something happened to the key: no claim on it is good any more, and nobody boards its flight."""
+    def void(self, key: Hashable, version: int = 0) -> None:
+        """Something happened to the key: no claim on it is good any more, and nobody boards its flight; nor its call,
+        but one that began after this `version` (0: whatever it is)."""
         with self.lock:
             for claim in _living(self._claims.pop(key, ())):
                 claim.void()
             self._flights.pop(key, None)
-            if (call := self._calls.pop(key, None)) is not None and (called := call()) is not None:
-                called.overtake()
+            known = self._calls.get(key)
+            call = None if known is None else known()
+            if call is not None and call.version < (version or ANY):
+                call.overtake(version or ANY)
+                del self._calls[key]
 
     def void_others(self, claim: Claim) -> None:
         """What other callers of the key have under way is not newer than what this one has found."""

@@ -144,7 +144,7 @@ class L1Tier:
         """
         with self.claims.lock:
             good = claim is None or claim.alive
-            self.claims.void(key)
+            self.claims.void(key, version)
             self._present(key)
             if self.store is None or self._newer(key, version, pending=True):
                 return
@@ -185,7 +185,7 @@ class L1Tier:
     def forget(self, key: Hashable, below: int | None = None) -> None:
         """Drop the entry if it is older than `below` (None: whatever it is); claims on the key are void."""
         with self.claims.lock:
-            self.claims.void(key)
+            self.claims.void(key, below or 0)
             self._present(key)
             entry = self.entries.get(key)
             if self.store is not None and entry is not None and (below is None or self._outdated(entry, below)):

@@ -281,8 +281,14 @@ def test_a_function_that_calls_itself_does_so_for_other_arguments(make: MakeStor
         return endless(n)
 
     assert fibonacci(20) == 6765
-    with pytest.raises(StrataError, match="asked for that very record"):
-        endless(1)
+
+    @store.cached(ttl=60)
+    def renewed(n: int) -> int:
+        return renewed.refresh(n)
+
+    for call in (endless, endless.refresh, renewed, renewed.refresh):
+        with pytest.raises(StrataError, match="asked for that very record"):
+            call(1)
 
 
 # -- what users see of it ---------------------------------------------------------------------------------------------
@@ -350,6 +356,7 @@ def test_methods_take_a_key_of_their_own_where_self_is_no_value(make: MakeStore)
         def stock(self, article: int) -> int:
             return article
 
+    sure(store)
     berlin, paris = Corner("Berlin"), Corner("Paris")
     assert (berlin.price(1), paris.price(1), Corner("Berlin").price(1)) == (
         "1 in Berlin", "1 in Paris", "1 in Berlin",

@@ -285,7 +285,8 @@ def test_what_is_written_meanwhile_wins(make: MakeStore, tiers: dict[str, Any]) 
 def test_without_l3_what_was_deleted_meanwhile_is_not_stored_for_it_may_be_made_of_what_was_before(
     make: MakeStore, tiers: dict[str, Any]
 ) -> None:
-    store, factory = store_of(make, tiers), Factory("old", held=True)
+    told: list[Note] = []
+    store, factory = store_of(make, tiers, hooks=SchemaHooks(after_set=told.append)), Factory("old", held=True)
     with ThreadPoolExecutor(1) as pool:
         making = pool.submit(store.get_or_set, "notes", 1, factory)
         assert factory.begun.wait(15)
@@ -296,6 +297,7 @@ def test_without_l3_what_was_deleted_meanwhile_is_not_stored_for_it_may_be_made_
         assert making.result().text == "old"
     assert store.get("notes", 1, default=None) is None
     assert store.get_or_set("notes", 1, Factory("newest")).text == "newest"
+    assert [note.text for note in told] == ["new", "newest"]
 
 
 @among("L1+L2", "L2")
@@ -361,6 +363,16 @@ def test_hooks_are_called_as_by_get_and_by_set(make: MakeStore, tiers: dict[str,
     assert store.get_or_set("notes", 1, failing).text == "made, seen"
     with pytest.raises(HookError):
         store.get_or_set("notes", 13, failing)
+
+
+def test_a_hit_that_is_due_is_refreshed_in_the_background(make: MakeStore) -> None:
+    due = {"l1": MemPolicy(ttl=60, eager_refresh=0.5), "l3": L3}
+    store = store_of(make, due)
+    store.get_or_set("notes", 1, Factory())
+    entry = inspect(store).schemas["notes"].l1.entries[1]
+    entry.expires = entry.loaded  # as half of its life later
+    assert store.get_or_set("notes", 1, failing) == Note(1, "made")
+    wait_until(lambda: store.stats().eager_refreshes == 1)
 
 
 def test_where_l2_is_the_lowest_tier_and_away_nothing_is_made(redis_addr: str) -> None:
