@@ -10,7 +10,7 @@ from strata.memo.cached import Memo
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
-T = TypeVar("T")
+T = TypeVar("T", covariant=True)
 
 
 class AsyncCached(Protocol[P, T]):

@@ -67,12 +67,14 @@ class Cached(Protocol[P, R]):
         Raises what the function raises, which leaves what is kept as it is, `EncodeError` for arguments that make no
         key or a result that is not of the type annotated, and `L2UnavailableError` where it cannot be kept.
         """
+        ...
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key of such a call, as it stands in Redis behind the function's name.
 
         Raises `EncodeError` for arguments that make no key.
         """
+        ...
 
     @overload
     def __get__(self, instance: None, owner: Any, /) -> Cached[P, R]: ...

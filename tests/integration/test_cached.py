@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import enum
 import inspect as signatures
+import multiprocessing
 import threading
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
@@ -267,6 +268,32 @@ def test_a_result_is_never_older_than_its_ttl_in_whichever_tier_it_was(
     entry = inspect(other.store).schemas[NAME].l1.entries["number=3,plus=0"]
     assert entry.ends - entry.used == pytest.approx(2600, abs=60)
     assert 3_590_000 < inspect(one.store).redis.execute("PTTL", "strata:squares:number=3,plus=0") <= 3_600_000
+
+
+def test_it_works_in_the_child_of_a_fork(make: MakeStore) -> None:
+    store = make()
+    calls: list[int] = []
+
+    @store.cached(ttl=60)
+    def square(number: int) -> int:
+        calls.append(number)
+        return number * number
+
+    sure(store)
+    square(3)
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+
+    def child() -> None:
+        there.send((square(3), square(4), calls))
+        store.close()
+
+    process = context.Process(target=child)
+    process.start()
+    assert here.poll(30) and here.recv() == (9, 16, [3, 4])
+    process.join(30)
+    assert process.exitcode == 0
+    assert (square(4), calls) == (16, [3])
 
 
 def test_a_function_that_calls_itself_does_so_for_other_arguments(make: MakeStore) -> None:
