@@ -147,7 +147,8 @@ class AsyncDataStore(AsyncWith):
     async def get_or_set(self, schema: SchemaRef[Any], id: Key, factory: Factory[Any], /) -> Any:
         """As `DataStore.get_or_set`; the factory may be a coroutine function. Who is cancelled does not end it for
         others who wait."""
-        return await here().call(self.sync.get_or_set, schema, id, factory)
+        call: Callable[..., Any] = self.sync.get_or_set
+        return await here().call(call, schema, id, factory)
 
     def cached(
         self,

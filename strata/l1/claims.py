@@ -2,7 +2,8 @@
 
 A claim is taken before a read from below, or a writer's intent, begins. Any message or own write for the key in
 between voids it: its value still reaches the caller, but not L1. A reader's claim is also its flight: callers that
-come while it is good share the result (single-flight); those that come after it was voided start their own.
+come while it is good share the result (single-flight); those that come after it was voided start their own. A `Call`
+is the same for what a function of the user's makes where no tier has the record.
 """
 
 from __future__ import annotations

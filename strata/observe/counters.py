@@ -79,7 +79,7 @@ class Stats:
         eager_refreshes: Loads begun before an entry expired.
         soft_timeouts: Reads that returned a stale value rather than wait for L3.
         hard_timeouts: Reads that waited for L3 no longer, and raised.
-        lease_waits: Reads that waited for another process's load.
+        lease_waits: Reads that waited for another process's load, or for its making of a record.
         unreadable: Rows of L3 that could not be read.
         bus_messages: Messages of other processes that were heard.
         bus_unreadable: Messages that were not understood.
