@@ -93,7 +93,7 @@ class Incrementer:
         if deferred.knows(bound, id):
             return None
         try:
-            return self._reader.find(bound, id, key_text)
+            return self._reader.find(bound, id, key_text, False)
         except FAILED:
             return None  # whoever brings it to L3 finds out
 

@@ -35,10 +35,6 @@ class Reader:
             return ABSENT
         return bound.hooks.after_get(record)
 
-    def find(self, bound: Bound, id: Any, key_text: str) -> Any:
-        """As `get`, for those who write: no hook runs."""
-        return self._cached(bound, id, key_text, False)
-
     def exists(self, bound: Bound, id: Any) -> bool:
         """Whether any tier has the record; nothing is filled."""
         id, key_text = bound.plan.key_and_text(id)

@@ -13,8 +13,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODELS, QUERIES = "docs/models-and-types.md", "docs/queries.md"
-PAGES = {name: ROOT / name for name in ("README.md", "docs/getting-started.md", "docs/asyncio.md", MODELS, QUERIES)}
-PAGES = {name: ROOT / name for name in ("README.md", "docs/getting-started.md", "docs/asyncio.md", "docs/memoizing.md")}
+MEMOIZING = "docs/memoizing.md"
+PAGES = {
+    name: ROOT / name
+    for name in ("README.md", "docs/getting-started.md", "docs/asyncio.md", MODELS, QUERIES, MEMOIZING)
+}
 
 
 def blocks(page: str) -> list[str]:
@@ -126,6 +129,8 @@ def test_the_example_for_pydantic_prints_what_the_page_says(tmp_path: Path, dsn:
     result = run(tmp_path, "bookings.py", STRATA_POSTGRES_DSN=dsn, STRATA_REDIS_ADDR=redis_addr)
     assert result.returncode == 0, result.stderr
     assert f"It prints\n\n```\n{result.stdout}```\n" in PAGES[MODELS].read_text()
+
+
 def test_the_examples_of_what_is_made_where_it_is_missing_run_as_they_stand(tmp_path: Path, redis_addr: str) -> None:
     (tmp_path / "shop.py").write_text("\n".join(blocks("docs/memoizing.md")))
     result = run(tmp_path, "shop.py", STRATA_REDIS_ADDR=redis_addr)

@@ -27,8 +27,8 @@ def test_no_constructor_has_more_than_seven_parameters() -> None:
     assert [where for where, count in constructors() if count > MOST] == []
 
 
-def test_no_file_but_the_face_and_its_wiring_has_many_more_than_four_hundred_lines() -> None:
+def test_no_file_but_the_faces_and_their_wiring_has_many_more_than_four_hundred_lines() -> None:
     long = {
         str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.py") if len(path.read_text().splitlines()) > 410
     }
-    assert long <= {"datastore.py", "_wiring/wiring.py"}
+    assert long <= {"datastore.py", "aio/store.py", "_wiring/wiring.py"}
