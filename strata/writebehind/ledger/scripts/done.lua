@@ -1,8 +1,8 @@
 --@common
 --@ledger
 -- L3 has these versions: what is not newer leaves the ledger, the floor rises, dead letters that are not newer go.
--- The floor does not rise for a write of some columns only: an older one still has a word on the others, and so has a
--- dead letter.
+-- The floor does not rise for a write of some columns only, and nothing but itself leaves: an older one, which may be in
+-- the ledger without L3's knowing of it, still has a word on the others, and so has a dead letter.
 -- KEYS  1 dirty; 2 due; 3 claims; 4 floor0; 5 floor1; 6 dead; 7 deaths; 8 graves; 9 untold
 -- ARGV  for each record: key, version that L3 has, 1 if the floor rises to it
 -- Returns the number of entries that left.
@@ -17,9 +17,10 @@ local gone, up = {}, {}
 for i, key in ipairs(keys) do
   local version, entry = ARGV[3 * i - 1], entries[i]
   if entry and not is_entry(entry) and version_of(entry) ~= version then entry = false end
-  if entry and (version_of(entry) == version or not older(version, version_of(entry))) then
+  local whole = ARGV[3 * i] == '1'
+  if entry and (version_of(entry) == version or (whole and not older(version, version_of(entry)))) then
     gone[#gone + 1] = key
-  elseif entry then
+  elseif entry and older(version, version_of(entry)) then
     -- A newer write came meanwhile: it is due now, unless another worker has taken it up already.
     local claim = redis.call('HGET', claims, key)
     if not claim or string.sub(claim, 1, 19) ~= version_of(entry) then
