@@ -54,9 +54,12 @@ class Calls:
 
         def noted(schema: str, key: Any, key_text: str, item: Buffered, *, newest: bool = False) -> Any:
             if key in self.keys:  # of earlier ones nobody is asked any more
-                for column, value in self.columns(key, item.record).items():
-                    self._history.stamped(column, item.version, value)
-                self._carried[key, item.version] = list(self.columns(key, item.record))
+                ages, carried = dict(item.ages), self.columns(key, item.record)
+                for name, (column, value) in zip(("text", "note"), carried.items(), strict=False):
+                    self._history.stamped(column, ages.get(name, item.version), value)
+                self._carried[key, item.version] = [
+                    column for name, column in zip(("text", "note"), carried, strict=False) if name not in ages
+                ]
             self._stamps[getcurrent()] = item.version
             if item.added and key in self.keys:
                 self.counts.added(key, process, item.version)
@@ -177,6 +180,8 @@ class Calls:
         """Whether it is a deferred write that may be hidden until L3 has it: one of all columns, under a newer one of
         the other column, or one of this column, over a record that is gone (docs/models-and-types.md)."""
         carried, last = self._carried.get((abs(column), version), ()), self._history.newest(column)
+        if self._history.is_deletion(column, version) and self.counts.added_after(column, version):
+            return True  # what is added later keeps the row, as any write in part
         whole = len(carried) == 2 and version < self._history.latest(-column)
         orphan = len(carried) == 1 and last.value is None
         return (whole or orphan) and last.version < version

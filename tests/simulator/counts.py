@@ -143,6 +143,10 @@ class Counts:
         """What a process has added, as far as it was told so."""
         return {bit for bit in self._bits.get(key, ()) if bit.process is process and bit.acked}
 
+    def added_after(self, key: Any, version: int) -> bool:
+        """Whether something was added at a later version."""
+        return any(bit.version > version for bit in self._bits.get(key, ()))
+
     def check(self, key: Any, written: int) -> None:
         """At rest: L3 has all that it is owed, and nothing that is older than what the row, or its deletion, was
         `written` at."""

@@ -106,6 +106,10 @@ class History:
         if value is None:
             self._deletions.setdefault(key, []).append(version)
 
+    def is_deletion(self, key: Any, version: int) -> bool:
+        """Whether it is the version of one."""
+        return version in self._deletions.get(key, ())
+
     def deleted_after(self, key: Any, version: int) -> bool:
         """Whether somebody has deleted it at a later version, even if a newer write has kept the row."""
         return any(at > version for at in self._deletions.get(key, ()))
