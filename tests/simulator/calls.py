@@ -173,7 +173,7 @@ class Calls:
             self._world.say(f"    {process} has read {value} of {column}")
             floor = floors[column]
             if self._is_hidden(column, floor):
-                floor = self._history.newest(column).version
+                floor = min(floor, self._history.newest(column).version)
             self._history.read(process, column, value, floor, began)
 
     def _is_hidden(self, column: int, version: int) -> bool:

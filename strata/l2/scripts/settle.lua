@@ -1,6 +1,8 @@
 --@common
 -- After L3 took a deferred write: the pending entry of that version becomes settled, with L3's content where it
--- differs. Never creates a key; removes a lease, spoils an intent, removes what is older than L3.
+-- differs. Never creates a key; removes a lease, spoils an intent, removes what is older than L3; and what is pending at
+-- whatever version, where L3's content is another: it was read from an entry that several had a part in, and that may be
+-- lost, so that nobody would settle it.
 -- KEYS  the records' keys
 -- ARGV  1 channel; then for each key: L3's version, new content ('' = as it is, '-' = none), px, message ('' = none),
 --       whether it is said in any case (1), or only where the key does not show that the hand-off was told of (0)
@@ -25,7 +27,7 @@ for i, key in ipairs(KEYS) do
     elseif is_pending(raw) then
       call('SETRANGE', key, 23, 's')
     end
-  elseif raw and older(version_of(raw), version) then
+  elseif raw and (older(version_of(raw), version) or (content == '-' and is_pending(raw))) then
     call('DEL', key)
   end
 end

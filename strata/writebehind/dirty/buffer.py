@@ -128,8 +128,7 @@ class DirtyBuffer:
     def shown(self, schema: str, key: Hashable) -> tuple[Slot, Buffered] | None:
         """As `slot`, with its write, which is about to leave: what is added later is a point of its own."""
         with self._lock:
-            slot = self._slots.get((schema, key))
-            return None if slot is None else _shown(slot)
+            return None if (slot := self._slots.get((schema, key))) is None else _shown(slot)
 
     def take(self, most: int) -> list[tuple[Slot, Buffered]]:
         """The oldest unsent writes, which stay unsent."""
@@ -334,6 +333,7 @@ class DirtyBuffer:
         if len(self._slots) >= self.limits.most and not self._make_room():
             return Accepted(item.version, room=False)
         slot = self._slots[place] = Slot(schema, key, key_text, item, self._clock.monotonic())
+        slot.shown = 0 if newest else item.version
         self._enqueue(slot)
         return Accepted(item.version)
 
@@ -342,6 +342,8 @@ class DirtyBuffer:
         if laid is not None:
             if not item.added:
                 slot.known = None
+            if not newest:
+                slot.shown = max(slot.shown, item.version)
             if not laid.added:
                 self._tallies.forget((slot.schema, slot.key))
             self._replace(slot, laid)
@@ -352,7 +354,8 @@ class DirtyBuffer:
         slot = self._slots.get(place)
         if slot is not None and slot.item.record is None and not slot.overtaken and what.default is None:
             return Accepted(version, orphan=True)
-        added = self._tallies.add(place, what.deltas, version, 0 if slot is None else slot.shown)
+        shown = version if slot is None else slot.shown  # without a slot it has gone around the ledger, or ended
+        added = self._tallies.add(place, what.deltas, version, shown)
         item = Buffered(version, what.part, True, (), added, what.default)
         taken = self._put(schema, key, key_text, item, newest=True)
         slot = self._slots.get(place)
