@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from itertools import permutations
 from typing import Annotated, Any
 
 import pytest
@@ -21,8 +22,12 @@ from strata import (
     Schema,
     WriteMode,
 )
+from strata.testing import inspect
+from strata.writebehind.dirty import changes
+from tests.behind import Errors, client, comes_after, deferred, hand_off, idle, paced, persist
 from tests.faces import AwaitedStore
 from tests.stores import MakeStore, stores, sure
+from tests.support import wait_until
 
 L1, L2, L3 = MemPolicy(ttl=60), RedisPolicy(ttl=600), PostgresPolicy()
 BEHIND = WriteMode.WRITE_BEHIND
@@ -173,3 +178,178 @@ def test_threads_that_add_at_once_are_all_counted(store: DataStore) -> None:
     assert store.get(Counter, 1).hits == 80
     assert flushed(store).hits == 80
     assert sorted(found) == list(range(1, 81))
+
+
+# -- written behind: what travels, and what may happen to it --------------------------------------------------------
+
+
+def counting(make: MakeStore, **timing: Any) -> DataStore:
+    """A store that defers, and does nothing by itself but what a test asks of it."""
+    store = make()
+    paced(store, **timing)
+    store.register(deferred(Counter, name="counters"))
+    store.migrate()
+    sure(store)
+    idle(store)
+    return store
+
+
+def sums(store: DataStore, id: int = 1) -> int:
+    """What L3 has."""
+    return int(store.get(Counter, id, force_l3=True).hits)
+
+
+def entry_of(store: DataStore, redis_addr: str) -> bytes:
+    """The one entry of the ledger."""
+    server = client(redis_addr)
+    [raw] = [raw for key in server.scan_iter("*:dirty") for raw in server.hvals(key)]
+    return bytes(raw)
+
+
+def test_a_thousand_increments_are_one_entry_and_one_update(make: MakeStore, redis_addr: str) -> None:
+    store = counting(make)
+    store.set_many(Counter, {1: Counter(1)})
+    for _ in range(1000):
+        store.increment(Counter, 1, hits=1)
+    assert hand_off(store) == 1
+    assert len(entry_of(store, redis_addr)) < 300
+    assert persist(store, "counters") == 1
+    assert sums(store) == 1000
+
+
+def test_what_several_processes_add_meets_in_the_ledger(make: MakeStore) -> None:
+    one, other = counting(make), counting(make)
+    one.set_many(Counter, {1: Counter(1)})
+    one.increment(Counter, 1, hits=1)
+    other.increment(Counter, 1, hits=10)
+    hand_off(one)
+    hand_off(other)
+    one.increment(Counter, 1, hits=100)
+    hand_off(one)
+    assert persist(one, "counters") == 1
+    assert sums(one) == 111
+    assert other.get(Counter, 1).hits == one.get(Counter, 1).hits == 111
+
+
+def test_a_worker_that_dies_between_its_commit_and_its_word_counts_nothing_twice(
+    make: MakeStore, monkeypatch: Any
+) -> None:
+    store = counting(make, lease=0.1)
+    store.set_many(Counter, {1: Counter(1)})
+    store.increment(Counter, 1, hits=5)
+    hand_off(store)
+    ledger = inspect(store).ledger
+    with monkeypatch.context() as patch:
+        patch.setattr(type(ledger), "done", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            persist(store, "counters")
+    assert sums(store) == 5
+    store.increment(Counter, 1, hits=10)
+    hand_off(store)
+    wait_until(lambda: persist(store, "counters") == 1)
+    assert sums(store) == 15
+
+
+def test_a_ledger_that_is_lost_loses_nothing_and_adds_nothing_twice(make: MakeStore, redis_addr: str) -> None:
+    one, other = counting(make), counting(make)
+    one.set_many(Counter, {1: Counter(1)})
+    for store, number in ((one, 1), (other, 10)):
+        store.increment(Counter, 1, hits=number)
+        hand_off(store)
+    persist(one, "counters")  # of which `other` is not told
+    server = client(redis_addr)
+    server.delete(*server.keys("*{counters:*"))
+    for store in (one, other):
+        store.increment(Counter, 1, hits=100)
+        hand_off(store)
+        hand_off(store)  # what was kept is handed off again, now that the ledger is another
+    persist(one, "counters")
+    assert sums(one) == 211
+
+
+def test_what_is_handed_off_twice_or_in_any_order_counts_once(make: MakeStore) -> None:
+    store = counting(make)
+    store.set_many(Counter, {1: Counter(1)})
+    bound, parts = inspect(store).schemas["counters"], []
+    for number in (1, 10, 100):
+        store.increment(Counter, 1, hits=number)
+        (_, item), *_ = inspect(store).buffer.pending()
+        parts.append(changes.of_item(bound, 1, "1", item))
+    for order in permutations(parts):
+        with bound.rows.primary.transaction() as conn:
+            for change in (*order, *order):
+                changes.apply(bound, conn, [change])
+        assert sums(store) == 111
+
+
+def test_a_set_that_comes_late_is_under_what_was_added_after_it(make: MakeStore) -> None:
+    early, late = counting(make), counting(make)
+    early.set_many(Counter, {1: Counter(1, hits=7)})
+    early.set(Counter, 1, Counter(1, hits=1000))
+    comes_after(late, early)
+    late.increment(Counter, 1, hits=5)
+    for store in (late, early):  # the later first
+        hand_off(store)
+        persist(store, "counters")
+    assert sums(early) == 1005
+
+
+def test_without_redis_it_goes_to_postgresql_and_counts_once(make: MakeStore, redis_addr: str) -> None:
+    store = make(redis_addr="127.0.0.1:1")
+    store.register(deferred(Counter, name="counters"))
+    store.migrate()
+    store.increment(Counter, 1, hits=5, default=Counter(1))
+    store.increment(Counter, 1, hits=6)
+    store.flush_dirty()
+    store.increment(Counter, 1, hits=7)
+    store.flush_dirty()
+    assert sums(store) == 18
+
+
+def test_more_than_bigint_can_hold_is_a_dead_letter_that_says_so_and_can_be_retried(make: MakeStore) -> None:
+    errors = Errors()
+    store = make(write_behind_max_retry=1)
+    paced(store)
+    store.register(deferred(Counter, name="counters", hooks=errors.hooks()))
+    store.migrate()
+    sure(store)
+    store.set_many(Counter, {1: Counter(1, hits=(1 << 63) - 2)})
+    store.increment(Counter, 1, hits=5)
+    wait_until(lambda: len(errors.calls) == 1)
+    [letter] = store.dead_letters.list()
+    assert (letter.sqlstate, letter.key) == ("22003", 1) and "out of range" in letter.error
+    assert sums(store) == (1 << 63) - 2
+    assert store.get(Counter, 1).hits == (1 << 63) - 2
+    store.set_many(Counter, {1: Counter(1, hits=0)})
+    assert store.increment(Counter, 1, hits=3).hits == 3
+    store.flush_dirty()
+    assert sums(store) == 3
+
+
+def test_an_increment_of_what_another_process_has_deleted_is_a_dead_letter(make: MakeStore) -> None:
+    one, other = counting(make), counting(make)
+    one.set_many(Counter, {1: Counter(1)})
+    one.get(Counter, 1)
+    other.delete(Counter, 1)
+    comes_after(one, other)
+    one.increment(Counter, 1, hits=1)
+    for store in (other, one):
+        hand_off(store)
+        persist(store, "counters")
+    assert [letter.key for letter in one.dead_letters.list()] == [1]
+    assert one.get(Counter, 1, default=None) is None
+
+
+def test_in_a_transaction_what_was_added_before_is_in_it(make: MakeStore) -> None:
+    store = counting(make)
+    store.set_many(Counter, {1: Counter(1)})
+    store.increment(Counter, 1, hits=5)
+
+    def double(counter: Counter) -> Counter:
+        counter.hits *= 2
+        return counter
+
+    assert store.modify(Counter, 1, double).hits == 10
+    assert store.increment(Counter, 1, hits=1).hits == 11
+    store.flush_dirty()
+    assert sums(store) == 11

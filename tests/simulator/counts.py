@@ -42,6 +42,7 @@ class Counts:
         self._deferred = deferred
         self._bits: dict[Any, list[Bit]] = {}
         self._held: dict[Any, tuple[str, int]] = {}  # text and sum that L3 has
+        self._texts: dict[Any, set[str]] = {}  # texts that it has had
 
     def fresh(self, process: Any, key: Any) -> Bit | None:
         """One more increment of a key; None where there is no room for more."""
@@ -116,6 +117,7 @@ class Counts:
             if bit.value & sum_ and bit.era != text:
                 bit.era, bit.at = text, self._world.now
         self._held[key] = text, sum_
+        self._texts.setdefault(key, set()).add(text)
 
     def acknowledged(self, key: Any, bit: Bit) -> None:
         """A call returned."""
@@ -133,6 +135,8 @@ class Counts:
         for bit in bits:
             if bit.value & sum_ or bit.lost:
                 continue
+            if bit.era is not None and text not in self._texts.get(key, ()):
+                continue  # a write that was handed off late hides what L3 has on top of it, until L3 has it too
             mine = bit in acked and (self._is_after(key, bit, text) if self._deferred else bit.era == text)
             late = bit.era == text and bit.at < began - STALE
             if mine or late:

@@ -27,9 +27,8 @@ class DirtyBuffer:
     """Thread-safe: `_lock` guards every field; `peek`, `slot` and the counts read without it, in one call each. After
     fork the child makes another one.
 
-    Writers of any thread, the flusher, the bus's thread and `flush` come here.
-
-    A change that a signal's handler breaks off midway leaves `_torn` set, and whoever comes next mends what it left.
+    Writers of any thread, the flusher, the bus's thread and `flush` come here. A change that a signal's handler breaks
+    off midway leaves `_torn` set, and whoever comes next mends what it left.
     """
 
     def __init__(self, limits: Limits, clock: Clock, owner: Owner) -> None:
