@@ -22,6 +22,7 @@ from strata.l3.statement import ARRAYS, INT8, TEXT, Statement
 from strata.l3.values import Applied, Change, Status
 from strata.model.atoms import BIGINT_MAX, BIGINT_MIN
 from strata.model.numbers import kinds_of
+from strata.protocol.added import newest
 from strata.protocol.versions import L3_NODE, NODE_BITS
 
 _MADE = -2  # the group, in the stage, of rows that are made of a default
@@ -135,7 +136,7 @@ def reckoned(held: Standing, change: Change, names: Sequence[str], key: str, hor
     earlier = {} if before is None else dict(before)
     came = held.lay(change, names, key)
     if before is None and held.values is None:
-        status = Status.SUPERSEDED if version >= change.version else Status.MISSING_ROW
+        status = Status.SUPERSEDED if version >= newest(change.added) else Status.MISSING_ROW
         return Reckoned(Applied(change.key, status, version))
     if before is None and change.version <= horizon:
         return Reckoned(Applied(change.key, Status.BELOW_HORIZON, version))

@@ -15,7 +15,7 @@ import msgspec
 
 from strata.l3.values import Change
 from strata.model.numbers import plus
-from strata.protocol.added import Added, Series, joined, thinned, total
+from strata.protocol.added import Added, Series, joined, newest, thinned, total
 
 KEPT = 16  # points of a series that stay with a row: a write that comes late is in order with what was added since
 
@@ -95,7 +95,8 @@ class Standing:
 
     def _add(self, version: int, given: dict[str, Any], added: Added, default: dict[str, Any] | None) -> bool:
         if self.values is None:
-            if default is None or version <= self.version:
+            # The version may be one that was raised above another's, where they met.
+            if default is None or newest(added) <= self.version:
                 return False
             self.values = default
         before, self.added = self.added, _kept(joined(self.added, added))

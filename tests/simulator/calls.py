@@ -161,6 +161,7 @@ class Calls:
             made = self.record(key, self._fresh()) if default else None
             if made is not None:
                 self.defaults.setdefault(key, set()).add(made.text)
+                self._history.stamped(key, self.counts.newest(key), made.text)
             process.store.increment(self._model, key, n=bit.value, default=made)
             self._world.say(f"    {process} has added {bit.value:b} to {key}")
             self.counts.acknowledged(key, bit)

@@ -151,6 +151,10 @@ class Counts:
         """Whether something was added at a later version."""
         return any(bit.version > version for bit in self._bits.get(key, ()))
 
+    def newest(self, key: Any) -> int:
+        """The newest version at which something was added."""
+        return max((bit.version for bit in self._bits.get(key, ())), default=0)
+
     def check(self, key: Any, written: int) -> None:
         """At rest: L3 has all that it is owed, and nothing that is older than what the row, or its deletion, was
         `written` at."""
