@@ -27,8 +27,8 @@ class DirtyBuffer:
     """Thread-safe: `_lock` guards every field; `peek`, `slot` and the counts read without it, in one call each. After
     fork the child makes another one.
 
-    Writers of any thread, the flusher, the bus's thread and `flush` come here. A change that a signal's handler breaks
-    off midway leaves `_torn` set, and whoever comes next mends what it left.
+    Any thread comes here. A change that a signal's handler breaks off midway leaves `_torn` set, and whoever comes next
+    mends what it left.
     """
 
     def __init__(self, limits: Limits, clock: Clock, owner: Owner) -> None:
@@ -281,10 +281,8 @@ class DirtyBuffer:
 
     @property
     def unsent(self) -> int:
-        """How many writes the ledger has neither as they are nor a newer one of: with the process they would be lost.
-
-        Those of which a newer version was only heard of are among them.
-        """
+        """How many writes the ledger has neither as they are nor a newer one of, be it that one was heard of: with the
+        process they would be lost."""
         return len(self._queues.unsent)
 
     @property
@@ -358,8 +356,8 @@ class DirtyBuffer:
         item = Buffered(version, what.part, True, (), added, what.default)
         taken = self._put(schema, key, key_text, item, newest=True)
         slot = self._slots.get(place)
-        known = what.known if slot is None or slot.known is None else slot.known
-        known = self._owner.count(schema, key, what, known)
+        before = what.known if slot is None or slot.known is None else slot.known
+        known = self._owner.count(schema, key, what, before)
         if slot is not None:
             slot.known = known
         return replace(taken, item=item, known=known)

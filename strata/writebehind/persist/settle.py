@@ -82,7 +82,12 @@ class Settler:
         surely = applied.version > change.version or unheard or not self._common.together
         if surely or bound.l2 is not None:  # others may have read what L2 holds in its place
             message = announcer.message(bound.name, change.key_text, said, applied.version)
-        if kept(change, applied) and applied.version == change.version:
+        if change.adds:
+            # What was read from its entry has a version that may be above all that L3 will ever have.
+            surely = True
+            message = announcer.message(bound.name, change.key_text, Said.INVALIDATE, applied.version)
+            content = GONE
+        elif kept(change, applied) and applied.version == change.version:
             # Not SET: who holds this very version must drop it too.
             surely = True
             message = announcer.message(bound.name, change.key_text, Said.INVALIDATE, applied.version)
