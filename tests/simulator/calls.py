@@ -34,6 +34,7 @@ class Calls:
         self.l3 = True
         self.counts = Counts(world)
         self.counts.version_of, self.counts.deleted_after = history.version, history.deleted_after
+        history.added_after = self.counts.added_after
         self.cache: Valkey | None = None  # where records are evicted from
         self._model = model
         self.begin()

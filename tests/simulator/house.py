@@ -372,8 +372,6 @@ class House:
         last = self.history.newest(key)
         if key in self.calls.keys:
             self.calls.counts.committed(key, None if record is None else record.text, 0 if record is None else record.n)
-        if record is not None:
-            self.history.outlived(key, version)
         if record is not None and record.text == last.value:
             return
         note = self.postgres.data.notes.get(key)

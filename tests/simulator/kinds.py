@@ -163,7 +163,6 @@ KINDS = {
         Kind("counted through", model=Tally, letters=ADDING),
         Kind("counted apart", deferred=True, apart=True, model=Tally, letters=ADDING, faults=(*FAULTS, *LOSSES)),
         Kind("counted at once", deferred=True, model=Tally, letters=ADDING, config=(LEDGER_AT_ONCE,)),
-        Kind("counted, full", deferred=True, model=Tally, letters=ADDING, config=(("write_behind_max_dirty", 1),)),
         Kind("counted, journal", deferred=True, model=Tally, letters=ADDING, config=(JOURNAL,)),
         Kind("counted by three", processes=3, deferred=True, l2=False, model=Tally, letters=ADDING, faults=ALIVE),
         Kind("sealed", model=Secret, letters=("gk", "gsk", "gsdk", "gSkt", "gsqk", "gyku"), faults=(*FAULTS, *LOSSES)),

@@ -31,6 +31,7 @@ class History:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.added_after: Callable[[Any, int], bool] = lambda key, version: False
         self.answers_since: Callable[[], float] = lambda: 0.0  # when L3 last went on, infinite while it stands still
         self.begin(calm=True)
 
@@ -47,7 +48,6 @@ class History:
         self._safe: dict[Any, int] = {}  # the newest write of each key that the ledger has, or had
         self._given_up: dict[Any, int] = {}  # the newest write of each key that is
         self._owed: dict[tuple[Any, Any], int] = {}  # the newest deferred write of a process that lives
-        self._outlived: dict[Any, int] = {}  # the version of a row that deletions before it have left
         self._left: dict[tuple[Any, Any], int] = {}  # those that were let go of, since the ledger had them
         self._ledger_lost = False
         self._decided: dict[tuple[Any, str | None], str | None] = {}  # by what each value was decided on
@@ -150,10 +150,6 @@ class History:
         if self._safe.get(key, 0) <= version:
             self._safe.pop(key, None)
 
-    def outlived(self, key: Any, version: int) -> None:
-        """A row has this version: deletions that are older have no more to do."""
-        self._outlived[key] = version
-
     def handed_off(self, key: Any, version: int) -> None:
         """The ledger has a write, or a newer one: it outlives its writer. One that has been given up took it along."""
         if version > self._given_up.get(key, 0):
@@ -216,7 +212,8 @@ class History:
                 self.world.breaks(f"a write of {key} that was handed off is not in L3")
 
     def _is_outlived(self, key: Any, version: int) -> bool:
-        return version < self._outlived.get(key, 0) and version in self._deletions.get(key, ())
+        """Whether it is a deletion that something newer was added after, which keeps the row."""
+        return version in self._deletions.get(key, ()) and self.added_after(key, version)
 
     def _still(self, key: Any, floor: int) -> int:
         """What is left of a floor where writes were given up."""

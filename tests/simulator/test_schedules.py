@@ -37,7 +37,7 @@ RARE = {  # what many episodes go by without
 }
 FIRST = 7000  # seed with which a rule that was left out is looked for
 FRESH = random.SystemRandom().randrange(1_000_000_000)
-SECONDS = 1.0  # of CPU, for which each kind of houses is looked at
+SECONDS = 0.7  # of CPU, for which each kind of houses is looked at
 SMALL = [("without L2", "0:s 1:g", "none"), ("without L2", "0:i 1:g", "none"), ("through", "0:i 1:g", "none")]
 PAIRS = ["0:s 1:g", "0:s 1:s", "0:d 1:g", "0:s 1:i", "0:i 1:g", "0:s 0:g"]
 

@@ -1,0 +1,28 @@
+"""Rules of what is added: that it counts once, and on top of what was written before it."""
+
+from __future__ import annotations
+
+from strata.l3.standing import Standing
+from strata.writebehind.writer.encode import Encoder
+from tests.simulator.kinds import Tally
+from tests.simulator.mutants.behind import calling
+from tests.simulator.mutants.mutant import Mutant, code
+
+LOST = ("lose_call", "kill", "freeze", "restart_redis")
+ADDING = {
+    "what was added counts by its total, so that it counts once": Mutant(
+        calling("0:aw 1:aw", "0:awa", model=Tally, faults=LOST),
+        1,
+        apply=code(Standing, "_add", "total(before, column, at)", "0"),
+    ),
+    "what several have added meets in the ledger": Mutant(
+        calling("0:a 1:a", model=Tally, processes=2, faults=("kill",), span=40),
+        1,
+        apply=code(Encoder, "merge", "own = _both(bound, own, base)", "pass"),
+    ),
+    "a write of the column takes the place of what was added before it": Mutant(
+        calling("0:a 1:s", "0:a 1:b", model=Tally),
+        1,
+        apply=code(Standing, "_add", "total(self.added, column, at)", "total(self.added, column, 0)"),
+    ),
+}
