@@ -24,7 +24,7 @@ from strata import (
 )
 from strata.testing import inspect
 from strata.writebehind.dirty import changes
-from tests.behind import Errors, client, comes_after, deferred, hand_off, idle, paced, persist
+from tests.behind import Errors, client, comes_after, deferred, hand_off, idle, paced, persist, run
 from tests.faces import AwaitedStore
 from tests.stores import MakeStore, stores, sure
 from tests.support import wait_until
@@ -353,3 +353,17 @@ def test_in_a_transaction_what_was_added_before_is_in_it(make: MakeStore) -> Non
     assert store.increment(Counter, 1, hits=1).hits == 11
     store.flush_dirty()
     assert sums(store) == 11
+
+
+def test_a_database_that_an_earlier_release_has_made_gets_what_it_lacks(make: MakeStore, dsn: str) -> None:
+    store = counting(make)
+    store.set_many(Counter, {1: Counter(1)})
+    run(dsn, "ALTER TABLE _strata_partials DROP COLUMN counted")
+    store.increment(Counter, 1, hits=5)
+    hand_off(store)
+    persist(store, "counters")  # it waits
+    assert (sums(store), store.dead_letters.list()) == (0, [])
+    assert store.get(Counter, 1).hits == 5
+    assert "ALTER TABLE _strata_partials ADD COLUMN counted JSONB" in store.migrate().applied
+    wait_until(lambda: persist(store, "counters") == 1)
+    assert sums(store) == 5

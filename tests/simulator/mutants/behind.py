@@ -211,7 +211,7 @@ BEHIND = {
     "settling removes what is older than L3": Mutant(
         calling("0:s 1:g", known=(1,), apart=True, faults=("lose_call@0", "cut_redis@0")),
         1,
-        script("settle", "elseif raw and older(version_of(raw), version) then\n    call('DEL', key)", ""),
+        script("settle", "older(version_of(raw), version) or", "false or"),
     ),
     "... and publishes that, since others may have read it too": Mutant(
         calling("0:s 1:gg", apart=True, faults=("cut_redis", "lose_stream", "freeze_redis")),
@@ -248,7 +248,7 @@ BEHIND = {
         1,
         script(
             "done",
-            "if entry and (version_of(entry) == version or not older(version, version_of(entry))) then",
+            "if entry and (version_of(entry) == version or (all and not older(version, version_of(entry)))) then",
             "if entry then",
         ),
     ),

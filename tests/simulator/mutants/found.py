@@ -146,11 +146,6 @@ FOUND = {
         0,
         apply=code(L1Tier, "_fill", "own.in_parts or", ""),
     ),
-    "a synchronous write in part ends no deferred one that was handed off meanwhile": Mutant(
-        calling("0:p 1:P", deferred=True, model=Pair, faults=("kill@0", "freeze_postgres"), span=80),
-        2,
-        apply=code(Commit, "_raise_floor", "if text not in part.partial", "", "ended | whole", "whole"),
-    ),
     "nobody waits for what a process began to read before it stood still": Mutant(
         calling("0:gg 0:g 1:s", faults=("freeze@0",), span=16),
         1,

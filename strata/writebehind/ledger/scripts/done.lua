@@ -17,8 +17,8 @@ local gone, up = {}, {}
 for i, key in ipairs(keys) do
   local version, entry = ARGV[3 * i - 1], entries[i]
   if entry and not is_entry(entry) and version_of(entry) ~= version then entry = false end
-  local whole = ARGV[3 * i] == '1'
-  if entry and (version_of(entry) == version or (whole and not older(version, version_of(entry)))) then
+  local all = ARGV[3 * i] == '1'
+  if entry and (version_of(entry) == version or (all and not older(version, version_of(entry)))) then
     gone[#gone + 1] = key
   elseif entry and older(version, version_of(entry)) then
     -- A newer write came meanwhile: it is due now, unless another worker has taken it up already.
