@@ -174,16 +174,18 @@ class Calls:
         for column, value in found.items():
             self._world.say(f"    {process} has read {value} of {column}")
             floor = floors[column]
-            if self._is_hidden(column, floor):
+            if self._is_hidden(column, floor, process):
                 floor = min(floor, self._history.newest(column).version)
             self._history.read(process, column, value, floor, began)
 
-    def _is_hidden(self, column: int, version: int) -> bool:
+    def _is_hidden(self, column: int, version: int, process: Process) -> bool:
         """Whether it is a deferred write that may be hidden until L3 has it: one of all columns, under a newer one of
         the other column, or one of this column, over a record that is gone (docs/models-and-types.md)."""
         carried, last = self._carried.get((abs(column), version), ()), self._history.newest(column)
         if self._history.is_deletion(column, version) and self.counts.added_after(column, version):
             return True  # what is added later keeps the row, as any write in part
+        if self.counts.added_after(column, version, but=process) and last.version < version:
+            return True  # one of all columns, under what others have added since
         whole = len(carried) == 2 and version < self._history.latest(-column)
         orphan = len(carried) == 1 and last.value is None
         return (whole or orphan) and last.version < version

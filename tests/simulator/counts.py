@@ -147,9 +147,10 @@ class Counts:
         """What a process has added, as far as it was told so."""
         return {bit for bit in self._bits.get(key, ()) if bit.process is process and bit.acked}
 
-    def added_after(self, key: Any, version: int) -> bool:
-        """Whether something was added at a later version."""
-        return any(bit.version > version for bit in self._bits.get(key, ()))
+    def added_after(self, key: Any, version: int, but: Any = None) -> bool:
+        """Whether something was added at a later version, by others than that process."""
+        bits = self._bits.get(key, ())
+        return any(bit.version > version and (but is None or bit.process is not but) for bit in bits)
 
     def newest(self, key: Any) -> int:
         """The newest version at which something was added."""
