@@ -23,12 +23,11 @@ from strata.errors import (
 from strata.l1.claims import Claim
 from strata.l2.content import Found, State
 from strata.l2.values import Put
-from strata.l3.standing import Standing
+from strata.l3.standing import RowNote, Standing
 
 if TYPE_CHECKING:
     from strata.l2.tier import L2Tier
     from strata.l3.reads import Row
-    from strata.l3.standing import RowNote
     from strata.l3.table import Table
     from strata.writebehind.pending import Pending
 

@@ -24,12 +24,11 @@ from strata.l3.outside import moving, own
 from strata.l3.partials import Late, Partials
 from strata.l3.sqlstates import Failure, classify
 from strata.l3.stage import GROUP, NESTED, ORDER, STAGE, Stage
+from strata.l3.standing import on_top
 from strata.l3.statement import INT4, Statement
 from strata.l3.values import Applied, Change, Status
 from strata.l3.writes import Writes
 from strata.model.markers import UNLOADED
-from strata.model.numbers import plus
-from strata.protocol.added import total
 from strata.protocol.shards import shard_of
 from strata.protocol.versions import L3_NODE
 
@@ -174,7 +173,8 @@ class Applier:
             names = [n for n in layout.settable if n in values and late.columns.get(n, late.base) < change.version]
             if not names:
                 continue
-            row = [_with(late, name, values[name], change) if name in names else UNLOADED for name in layout.names]
+            held = {name: on_top(values[name], late.added, name, change.version) for name in names}
+            row = [held.get(name, UNLOADED) for name in layout.names]
             row[layout.key_place] = change.key
             version = self._writes.lay(conn, row, L3_NODE)
             base, columns = late.base, late.columns
@@ -286,12 +286,6 @@ class _Sorted:
             row[self._layout.places[name]] = value
         row[self._layout.key_place] = change.key
         return row
-
-
-def _with(late: Late, name: str, value: Any, change: Change) -> Any:
-    """The value of a column, with what was added to it since."""
-    on_top = total(late.added, name, change.version)
-    return plus(value or 0, on_top) if on_top else value
 
 
 def _is_whole(change: Change, layout: Layout) -> bool:

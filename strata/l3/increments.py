@@ -23,7 +23,7 @@ from strata.l3.values import Applied, Change, Status
 from strata.model.atoms import BIGINT_MAX, BIGINT_MIN
 from strata.model.numbers import kinds_of
 from strata.protocol.added import newest
-from strata.protocol.versions import L3_NODE, NODE_BITS
+from strata.protocol.versions import L3_NODE, above
 
 _MADE = -2  # the group, in the stage, of rows that are made of a default
 OUT_OF_RANGE = "22003"
@@ -145,7 +145,7 @@ def reckoned(held: Standing, change: Change, names: Sequence[str], key: str, hor
         return Reckoned(Applied(change.key, status, version))
     assert held.values is not None
     late = before is not None and version > change.version
-    now = ((version >> NODE_BITS) + 1) << NODE_BITS | L3_NODE if late else change.version
+    now = above(version, L3_NODE) if late else change.version
     written = {n: value for n, value in held.values.items() if n not in earlier or earlier[n] is not value}
     counted = tuple(dict.fromkeys(series.column for series in change.added))
     kept = tuple(held.values[name] for name in counted)

@@ -15,7 +15,7 @@ import msgspec
 
 from strata.l3.values import Change
 from strata.model.numbers import plus
-from strata.protocol.added import Added, Series, joined, newest, thinned, total
+from strata.protocol.added import Added, joined, newest, thinned, total
 
 KEPT = 16  # points of a series that stay with a row: a write that comes late is in order with what was added since
 
@@ -86,8 +86,7 @@ class Standing:
         came = False
         for name, value in given.items():
             if self.written(name) < version:
-                on_top = total(self.added, name, version)
-                self.values[name] = plus(value or 0, on_top) if on_top else value
+                self.values[name] = on_top(value, self.added, name, version)
                 self.columns[name] = version
                 came = True
         self.version = max(self.version, version)
@@ -127,8 +126,7 @@ class _Counted(msgspec.Struct, frozen=True, array_like=True):
 
 def counted_text(base: int, added: Added) -> str:
     """What was added to a row since it was written whole, for its note."""
-    told = tuple(msgspec.structs.replace(s, points=tuple((at, str(sum_)) for at, sum_ in s.points)) for s in added)
-    return msgspec.json.encode(_Counted(base, told)).decode()
+    return msgspec.json.encode(_Counted(base, tuple(series.in_form(str) for series in added))).decode()
 
 
 def note_of(version: int, base: int, columns: str, counted: str | None, kinds: Mapping[str, Any]) -> RowNote:
@@ -138,12 +136,14 @@ def note_of(version: int, base: int, columns: str, counted: str | None, kinds: M
     if counted is not None:
         found = msgspec.json.decode(counted, type=_Counted)
         if found.base == base:
-            added = tuple(_in_numbers(series, kinds[series.column]) for series in found.added if series.column in kinds)
+            added = tuple(series.in_form(kinds[series.column]) for series in found.added if series.column in kinds)
     return RowNote(version, base, json.loads(columns), added)
 
 
-def _in_numbers(series: Series, kind: Any) -> Series:
-    return msgspec.structs.replace(series, points=tuple((at, kind(sum_)) for at, sum_ in series.points))
+def on_top(value: Any, added: Added, column: str, version: int) -> Any:
+    """What a column holds that was written at a version, with what was added to it since."""
+    more = total(added, column, version)
+    return plus(value or 0, more) if more else value
 
 
 def _kept(added: Added) -> Added:

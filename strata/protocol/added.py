@@ -58,6 +58,11 @@ class Series(msgspec.Struct, frozen=True, array_like=True, gc=False):
             base = point
         return plus(self.points[-1][1], base[1], -1)
 
+    def in_form(self, form: Callable[[Any], Any]) -> Series:
+        """With totals of another form, such as text."""
+        points = tuple((version, form(total)) for version, total in self.points)
+        return msgspec.structs.replace(self, points=points)
+
     def restamped(self, version: int) -> Series:
         """Without points that are above the version, but for its last total, which has that version."""
         points = tuple(point for point in self.points if point[0] < version)

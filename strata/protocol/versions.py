@@ -31,6 +31,11 @@ def text(version: int) -> str:
     return f"{version:019d}"
 
 
+def above(version: int, node: int) -> int:
+    """The version of a reserved node that is one microsecond above another."""
+    return ((version >> NODE_BITS) + 1) << NODE_BITS | node
+
+
 class Reference(Protocol):
     """Whoever knows the time, and gives out node ids.
 

@@ -159,18 +159,22 @@ class WriteBehind:
         found: list[Change] = []
         if pending is not None:
             found += pending.steps
-        shown = self._process.buffer.shown(bound.name, key)
-        if shown is not None and shown[0].given_up != shown[1].version:
-            found += changes.in_order(bound, changes.of_item(bound, key, key_text, shown[1]))
+        if (own := self._own(bound, key, key_text)) is not None:
+            found += own.steps
         return found
 
     def with_own(self, bound: Bound, key: Any, key_text: str, pending: Pending | None) -> Pending | None:
         """What the ledger was found to hold of a key, together with what this process has not handed off."""
+        own = self._own(bound, key, key_text)
+        return pending if own is None else together(pending, own)
+
+    def _own(self, bound: Bound, key: Any, key_text: str) -> Pending | None:
+        """This process's own write of the key, as one that is pending, unless it was given up."""
         shown = self._process.buffer.shown(bound.name, key)
         if shown is None or shown[0].given_up == shown[1].version:
-            return pending
+            return None
         change = changes.of_item(bound, key, key_text, shown[1])
-        return together(pending, pending_of(bound, change, partial=shown[1].partial))
+        return pending_of(bound, change, partial=shown[1].partial)
 
     def raise_floor(self, bound: Bound, versions: Mapping[str, int], partial: Collection[str] = ()) -> None:
         """Synchronous writes reached L3 at these versions, by key text; those of `partial` with some columns only.

@@ -26,12 +26,12 @@ from strata.l3.increments import reckoned
 from strata.l3.reads import Row
 from strata.l3.secrets import Sealed
 from strata.l3.sqlstates import Failure, classify
-from strata.l3.standing import RowNote, Standing
+from strata.l3.standing import RowNote, Standing, on_top
 from strata.l3.table import Table
 from strata.l3.values import FIRST, Applied, Change, Repair, Status
 from strata.l3.writes import Written
 from strata.model.markers import UNLOADED
-from strata.protocol.added import Added, total
+from strata.protocol.added import Added
 from strata.protocol.shards import shard_of
 from strata.protocol.versions import L3_NODE, NODE_BITS
 from tests.simulator.world import Event, World
@@ -764,7 +764,7 @@ class SimTable:
         base, columns = good.base, good.columns | dict.fromkeys(given, change.version)
         if change.names is None:
             base, columns = change.version, {name: at for name, at in columns.items() if at > change.version}
-        given = {name: _with(good, name, value, change.version) for name, value in given.items()}
+        given = {name: on_top(value, good.added, name, change.version) for name, value in given.items()}
         conn.lay(change.key, version, given, self._names)
         conn.own.notes[change.key] = Note(version, base, columns, good.added)
         return True
@@ -858,12 +858,6 @@ class SimTable:
                 conn.own.repairs[repair] = False
 
         conn.ask(f"repairs done: {list(rows)}", do)
-
-
-def _with(note: Note, name: str, value: Any, version: int) -> Any:
-    """A column that is written late, with what was added to it since."""
-    on_top = total(note.added, name, version)
-    return value + on_top if on_top else value
 
 
 def _row(held: tuple[int, tuple[Any, ...]] | None) -> Row | None:

@@ -61,16 +61,15 @@ def added_of(bound: Bound, added: Added) -> Added:
         if kind is None:
             raise DecodeError(f"it adds to {name}, which is no column of numbers", column=name)
         try:
-            points = tuple((version, kind(total)) for version, total in series.points)
+            found.append(series.in_form(kind))
         except (ValueError, ArithmeticError, TypeError):
             raise DecodeError(f"what it adds to {name} is no number", column=name) from None
-        found.append(replace(series, points=points))
     return tuple(found)
 
 
 def in_text(added: Added) -> Added:
     """What a write adds, as an entry has it."""
-    return tuple(replace(s, points=tuple((version, str(total)) for version, total in s.points)) for s in added)
+    return tuple(series.in_form(str) for series in added)
 
 
 def default_of(bound: Bound, key: Any, key_text: str, entry: Entry) -> tuple[Any, ...] | None:
