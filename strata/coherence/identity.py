@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from strata.errors import WITHOUT_L2
-from strata.protocol.versions import NODES, RESERVED, VersionClock
+from strata.protocol.versions import LEASED, NODES, VersionClock
 from strata.waits.clock import Clock
 from strata.waits.seats import Turn, Turns
 
@@ -143,7 +143,7 @@ class Identity:
         self._leased = None
         node = self._versions.node
         for _ in range(ATTEMPTS):
-            free = node not in RESERVED
+            free = node in LEASED
             if free and server.execute("SET", _key(server, node), self.instance, "NX", "EX", LEASE_SECONDS):
                 self._leased = node
                 self._versions.adopt_node(node)

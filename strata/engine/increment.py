@@ -68,8 +68,7 @@ class Incrementer:
     def _add(
         self, bound: Bound, deferred: WriteBehind, id: Any, key_text: str, deltas: dict[str, Any], made: Any
     ) -> Any:
-        plan = bound.plan
-        part = self._writer.prepare(bound, id, plan.part({plan.key.name: id}))
+        part = self._writer.prepare_part(bound, id, {})
         self._context.listen()
         self._context.ready()
         known = self._known(bound, deferred, id, key_text)
@@ -80,17 +79,14 @@ class Incrementer:
         except NoRowError:
             raise missing(bound, id) from None
         bound.counters.sets += 1
-        stored = part if found is None else plan.copy(found)
+        stored = part if found is None else found
         bound.hooks.after_set(stored)
         return stored
 
     def _known(self, bound: Bound, deferred: WriteBehind, id: Any, key_text: str) -> Any:
-        """The record as a read would show it; ABSENT where there is none, None where that is not known, or the buffer
-        knows it, since this process has added to it just now."""
-        entry = bound.l1.lookup(id, self._context.clock.monotonic())
-        if entry is not None:
-            return bound.plan.thaw(entry.value)
-        if deferred.knows(bound, id):
+        """The record as a read would show it; ABSENT where there is none, None where that is not known, or L1 or the
+        buffer has it, to which it is added there."""
+        if bound.l1.lookup(id, self._context.clock.monotonic()) is not None or deferred.knows(bound, id):
             return None
         try:
             return self._reader.find(bound, id, key_text, False)
@@ -125,4 +121,4 @@ class _Increment:
         if held is ABSENT:
             return record
         fields = {name: getattr(record, name) for name in self._deltas}
-        return self._writer.prepare(bound, self._id, plan.part({plan.key.name: self._id} | fields))
+        return self._writer.prepare_part(bound, self._id, fields)

@@ -76,6 +76,14 @@ class Writer:
             )
         return plan.prepare(value, self._context.now() if plan.has_stamped else None)
 
+    def prepare_part(self, bound: Bound, id: Any, fields: Mapping[str, Any]) -> Any:
+        """As `prepare`, of a record of nothing but its key and these values, which are sound."""
+        plan = bound.plan
+        part = plan.part({plan.key.name: id, **fields})
+        if bound.hooks.before_set_given:
+            return self.prepare(bound, id, part)
+        return plan.prepare(part, self._context.now()) if plan.has_stamped else part
+
     def _given(self, bound: Bound, value: Any) -> Any:
         """A copy for the hook to change; the caller's record stays as it is."""
         try:

@@ -30,7 +30,7 @@ from strata.l3.values import Applied, Change, Status
 from strata.l3.writes import Writes
 from strata.model.markers import UNLOADED
 from strata.protocol.shards import shard_of
-from strata.protocol.versions import L3_NODE
+from strata.protocol.versions import LATE_NODES, above
 
 _WHOLE, _DELETED = 0, -1  # groups of the stage; those of partial changes are numbered from 1
 
@@ -176,7 +176,8 @@ class Applier:
             held = {name: on_top(values[name], late.added, name, change.version) for name in names}
             row = [held.get(name, UNLOADED) for name in layout.names]
             row[layout.key_place] = change.key
-            version = self._writes.lay(conn, row, L3_NODE)
+            version = above(late.version, LATE_NODES)
+            self._writes.lay(conn, row, version)
             base, columns = late.base, late.columns
             if _is_whole(change, layout):
                 base = change.version

@@ -21,9 +21,8 @@ from strata.l3.standing import Standing, counted_text, note_of
 from strata.l3.statement import ARRAYS, INT8, TEXT, Statement
 from strata.l3.values import Applied, Change, Status
 from strata.model.atoms import BIGINT_MAX, BIGINT_MIN
-from strata.model.numbers import kinds_of
 from strata.protocol.added import newest
-from strata.protocol.versions import L3_NODE, above
+from strata.protocol.versions import LATE_NODES, above
 
 _MADE = -2  # the group, in the stage, of rows that are made of a default
 OUT_OF_RANGE = "22003"
@@ -36,7 +35,7 @@ class Increments:
         self._layout = layout
         self._stage = stage
         self._update = update
-        self._kinds = kinds_of(layout.plan)
+        self._kinds = layout.plan.numbers
         self._numbers = tuple(self._kinds)
         key, table, told = layout.key, layout.table, f"s.{layout.key}::text"
         shown = "".join(f", {layout.shown([name], 'r')}" for name in self._numbers)
@@ -145,7 +144,7 @@ def reckoned(held: Standing, change: Change, names: Sequence[str], key: str, hor
         return Reckoned(Applied(change.key, status, version))
     assert held.values is not None
     late = before is not None and version > change.version
-    now = above(version, L3_NODE) if late else change.version
+    now = above(version, LATE_NODES) if late else change.version
     written = {n: value for n, value in held.values.items() if n not in earlier or earlier[n] is not value}
     counted = tuple(dict.fromkeys(series.column for series in change.added))
     kept = tuple(held.values[name] for name in counted)

@@ -20,7 +20,6 @@ from strata.l3.layout import PARTIALS, VERSION, Layout
 from strata.l3.stage import GROUP, ORDER, STAGE, Stage
 from strata.l3.standing import RowNote, counted_text, note_of
 from strata.l3.statement import ARRAYS, INT4, INT8, TEXT, Statement
-from strata.model.numbers import kinds_of
 from strata.protocol.added import Added
 
 COUNTED = "(to_jsonb(p) ->> 'counted')"  # so that it is NULL, too, where an earlier release has made the table
@@ -83,7 +82,7 @@ class Partials:
         self._change_counted = Statement(
             f"{change}, counted = $5 WHERE {layout.buried('p', '$1')}", (*types, JSONB_OID)
         )
-        self._kinds = kinds_of(layout.plan)
+        self._kinds = layout.plan.numbers
         shown = f"p.version, p.base, p.columns::text, {COUNTED}"
         self._note_of = Statement(f"SELECT {shown} FROM {PARTIALS} p WHERE {layout.buried('p', '$1')}", (TEXT,))
 

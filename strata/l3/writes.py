@@ -82,7 +82,7 @@ class Writes:
             INT8,
             INT8,
         )
-        self._updates: dict[tuple[str, ...], Statement] = {}
+        self._updates: dict[tuple[int, tuple[str, ...]], Statement] = {}
 
     def lock_shards(self, conn: Connection, shards: Mapping[int, bool]) -> None:
         """Take the advisory locks of these shards until the transaction ends; true means: alone, as always by month."""
@@ -114,7 +114,7 @@ class Writes:
             if layout.deferred:
                 key = values[layout.key_place]
                 self._partials.note(conn, key, layout.plan.key_text(key), loaded, version, node)
-            return self._update(conn, values, loaded, version, node)
+            return self._update(conn, values, loaded, (version, node))
         row = self._upsert.row(conn, self._sent(values, version, node))
         if row is None:
             raise diagnosis.suppressed(layout.name)
@@ -190,25 +190,26 @@ class Writes:
             "from; read the whole record, or give every field a value"
         )
 
-    def lay(self, conn: Connection, values: Sequence[Any], node: int) -> int:
-        """Give a row the values that are not UNLOADED, without a note; returns its version, just above the old one."""
-        return self._update(conn, values, self._loaded(values), 0, node).version
+    def lay(self, conn: Connection, values: Sequence[Any], version: int) -> None:
+        """Give a row, which is locked, the values that are not UNLOADED, and this version, without a note."""
+        self._update(conn, values, self._loaded(values), (version,))
 
     def _loaded(self, values: Sequence[Any]) -> tuple[str, ...]:
         layout = self._layout
         return tuple(name for name in layout.settable if values[layout.places[name]] is not UNLOADED)
 
     def _update(
-        self, conn: Connection, values: Sequence[Any], loaded: tuple[str, ...], version: int, node: int
+        self, conn: Connection, values: Sequence[Any], loaded: tuple[str, ...], stamp: tuple[int, ...]
     ) -> Written:
-        layout = self._layout
-        statement = self._updates.get(loaded)
+        """`stamp`: that of a writer, and its node, for a version that is above the row's; or the very version."""
+        layout, kind = self._layout, (len(stamp), loaded)
+        statement = self._updates.get(kind)
         if statement is None:
             if len(self._updates) >= _UPDATES:
                 self._updates.clear()
-            statement = self._updates[loaded] = self._update_statement(loaded)
+            statement = self._updates[kind] = self._update_statement(loaded, raised=len(stamp) > 1)
         sent = [values[layout.places[name]] for name in loaded]
-        row = statement.row(conn, (values[layout.key_place], version, node, *sent))
+        row = statement.row(conn, (values[layout.key_place], *stamp, *sent))
         if row is None:
             raise self.unwritten(conn, [values[layout.key_place]])
         return self.written(values, layout.unset(loaded), row)
@@ -249,15 +250,15 @@ class Writes:
         version = layout.inserted(f"${count + 1}", node, f"${count + 3}")
         return given, places, node, version, (*layout.oids, INT8, INT8, *((TEXT,) if layout.deferred else ()))
 
-    def _update_statement(self, loaded: tuple[str, ...]) -> Statement:
+    def _update_statement(self, loaded: tuple[str, ...], *, raised: bool) -> Statement:
         layout = self._layout
-        sets = "".join(f"{quote(n)} = {layout.given(n, f'${place}')}, " for place, n in enumerate(loaded, 4))
+        version = f"GREATEST($2, {layout.raised(f'r.{VERSION}', '$3')})" if raised else "$2"
+        stamp = [INT8, INT8] if raised else [INT8]
+        sets = [f"{quote(n)} = {layout.given(n, f'${place}')}, " for place, n in enumerate(loaded, 2 + len(stamp))]
         return layout.statement(
-            f"UPDATE {layout.table} AS r SET {sets}"
-            f"{VERSION} = GREATEST($2, {layout.raised(f'r.{VERSION}', '$3')}) WHERE r.{layout.key} = $1{moving(layout)}"
-            f" RETURNING {layout.returned(layout.unset(loaded))}",
+            f"UPDATE {layout.table} AS r SET {''.join(sets)}{VERSION} = {version}"
+            f" WHERE r.{layout.key} = $1{moving(layout)} RETURNING {layout.returned(layout.unset(loaded))}",
             layout.key_oid,
-            INT8,
-            INT8,
+            *stamp,
             *(layout.oids[layout.places[name]] for name in loaded),
         )

@@ -6,6 +6,7 @@ import enum
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from strata.errors import InvalidModelError, shown
@@ -31,6 +32,9 @@ class Kind(enum.Enum):
     DATE = "DATE"
     TIME = "TIME"
     INTERVAL = "INTERVAL"
+
+
+_NUMBERS = {Kind.BIGINT: int, Kind.DOUBLE: float, Kind.NUMERIC: Decimal}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,12 @@ class Field:
         """The column's type in PostgreSQL."""
         assert self.kind is not None
         return self.kind.value
+
+    @property
+    def number(self) -> type | None:
+        """The type of its numbers, where they can be added to."""
+        kind = None if self.kind is None or self.primary_key else _NUMBERS.get(self.kind)
+        return kind if kind is self.annotation else None
 
     @property
     def stamped(self) -> bool:

@@ -143,6 +143,14 @@ class Compiler:
         source.line("return ()")
         return source.function()
 
+    def loaded(self) -> Function:
+        """A function that names the columns that are not UNLOADED, but for the key."""
+        names = tuple(column.field.name for column in self._columns if column.field.name != self._key)
+        source = Source("loaded", "record")
+        values = "".join(f"record.{name}, " for name in names)
+        source.line(f"return tuple([n for n, v in zip({names!r}, ({values})) if v is not U])")
+        return source.function()
+
     def to_row(self) -> Function:
         """A function that gives a record as a row."""
         source = Source("to_row", "record, cipher")

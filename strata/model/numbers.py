@@ -9,13 +9,11 @@ from typing import Any
 
 from strata.errors import EncodeError
 from strata.model.atoms import BIGINT_MAX, BIGINT_MIN
-from strata.model.fields import Kind
 from strata.model.markers import UNLOADED
 from strata.model.plan import ModelPlan
 
 Number = int | float | Decimal
 _EXACT = Context(prec=100_000)  # of more digits than PostgreSQL's NUMERIC has on either side of the point together
-_KINDS = {Kind.BIGINT: int, Kind.DOUBLE: float, Kind.NUMERIC: Decimal}
 _TAKEN = {int: (int,), float: (float, int), Decimal: (Decimal, int)}
 
 
@@ -26,30 +24,19 @@ def plus(one: Any, other: Any, sign: int = 1) -> Any:
     return one + other if sign > 0 else one - other
 
 
-def type_of(plan: ModelPlan[Any], name: str) -> type | None:
-    """The type of the numbers of a column; None for one that is not a column of numbers, or the key."""
-    if name not in plan.column_names or name == plan.key.name:
-        return None
-    field = plan.conversion(name).field
-    kind = None if field.kind is None else _KINDS.get(field.kind)
-    return kind if kind is field.annotation else None
-
-
-def kinds_of(plan: ModelPlan[Any]) -> dict[str, type]:
-    """The columns of numbers, and their types."""
-    return {name: kind for name in plan.column_names if (kind := type_of(plan, name)) is not None}
-
-
 def deltas_of(plan: ModelPlan[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """What is added to each column, in its type. Raises `EncodeError` for what cannot be."""
     model = plan.model.__name__
     if not given:
         raise EncodeError("increment was given no field; name those that are to be added to, as in likes=1")
-    found = {}
+    found: dict[str, Any] = {}
     for name, delta in given.items():
-        kind = type_of(plan, name)
+        kind = plan.numbers.get(name)
+        if kind is int and type(delta) is int and BIGINT_MIN <= delta <= BIGINT_MAX:
+            found[name] = delta
+            continue
         if kind is None:
-            countable = ", ".join(kinds_of(plan)) or "none"
+            countable = ", ".join(plan.numbers) or "none"
             raise EncodeError(f"{model} has no number {name!r} that could be added to; it has: {countable}")
         if type(delta) not in _TAKEN[kind]:
             raise EncodeError(
@@ -71,11 +58,12 @@ def counted(plan: ModelPlan[Any], record: Any, deltas: Mapping[str, Any], part: 
     """The record with this added, and with what `part` has of it, privately; a column that is None counts from 0, one
     that is UNLOADED stays so. None where a column could not hold it."""
     fields: dict[str, Any] = {plan.key.name: getattr(record, plan.key.name)}
+    if part is not None:
+        fields |= {name: getattr(part, name) for name in plan.loaded(part)}
     for name, delta in deltas.items():
         held = getattr(record, name)
         if held is not UNLOADED:
             fields[name] = value = delta if held is None else plus(held, delta)
             if type(value) is int and not BIGINT_MIN <= value <= BIGINT_MAX:
                 return None
-    sum_ = plan.merge(record, plan.part(fields))
-    return sum_ if part is None else plan.merge(sum_, part)
+    return plan.merge(record, plan.part(fields))

@@ -58,7 +58,8 @@ class ModelPlan(Generic[T]):
     """Everything about a model that the tiers need. Immutable and thread-safe.
 
     `fields` are all of the class, `columns` those that are stored, both in the order of declaration; `immutable` says
-    that a record may be shared as it is, since neither it nor its values can change and L1 keeps all of it.
+    that a record may be shared as it is, since neither it nor its values can change and L1 keeps all of it. `numbers`
+    are the types of the columns that can be added to.
 
     - `check` raises `EncodeError` for what cannot be stored, and gives the record as the validators of pydantic models
       have it, any other as it is; `prepare` gives the private copy of what `check` gave that is stored: values in their
@@ -67,8 +68,8 @@ class ModelPlan(Generic[T]):
     - `freeze` gives the form in which L1 keeps a record, compact and of no interest to the collector; `thaw` makes a
       private record of it, with UNLOADED in what L1 does not keep. `copy` makes a private record of a record.
     - `cached` gives a record as L2 keeps it, for encoding: it shares its values with the record given. `unloaded`
-      names the columns that hold UNLOADED; `merge(base, over)` fills them in, as a private record. `part` makes a
-      record of the values of some fields, by name, with UNLOADED in the others.
+      names the columns that hold UNLOADED, `loaded` the others but for the key; `merge(base, over)` fills them in, as a
+      private record. `part` makes a record of the values of some fields, by name, with UNLOADED in the others.
     - A row is a tuple in the order of `columns` of what psycopg takes and gives: an Enum as its text, JSONB as JSON
       text, an encrypted column as ciphertext, UNLOADED as itself. `pack_row` and `unpack_row` make bytes of it, with
       `unpack_row` returning the names of the columns that are there and their values.
@@ -89,6 +90,7 @@ class ModelPlan(Generic[T]):
     has_omitted_l2: bool
     has_encrypted: bool
     has_stamped: bool
+    numbers: Mapping[str, type]
     forms: tuple[Column, ...]
     outline: str
     compiler: Compiler
@@ -102,6 +104,7 @@ class ModelPlan(Generic[T]):
     thaw: Callable[[Any], T]
     cached: Callable[[Any], T]
     unloaded: Callable[[Any], tuple[str, ...]]
+    loaded: Callable[[Any], tuple[str, ...]]
     merge: Callable[[Any, Any], T]
     part: Callable[[Mapping[str, Any]], T]
     to_row: Callable[[Any, FieldCipher | None], tuple[Any, ...]]
@@ -187,6 +190,7 @@ def _compile(model: type[T]) -> ModelPlan[T]:
         has_omitted_l2=any(field.omit_cache for field in stored),
         has_encrypted=any(field.encrypted for field in stored),
         has_stamped=any(field.stamped for field in stored),
+        numbers={field.name: field.number for field in stored if field.number is not None},
         forms=columns,
         outline=outline_of(columns),
         compiler=compiler,
@@ -200,6 +204,7 @@ def _compile(model: type[T]) -> ModelPlan[T]:
         thaw=same if immutable else compiler.thaw(),
         cached=compiler.cached(),
         unloaded=compiler.unloaded(),
+        loaded=compiler.loaded(),
         merge=compiler.merge(),
         part=compiler.part(),
         to_row=compiler.to_row(),

@@ -95,6 +95,8 @@ def rejoined(under: Added, over: Added) -> Added:
     """As `joined`, where `over` has the whole of each series that it has."""
     if not under or not over:
         return under or over
+    if len(under) == len(over) == 1 and under[0].name == over[0].name:
+        return over
     found = {series.name: series for series in under} | {series.name: series for series in over}
     return tuple(found[name] for name in sorted(found))
 

@@ -18,10 +18,15 @@ from strata.waits.locks import memory_lock
 
 NODE_BITS = 11
 NODES = 1 << NODE_BITS
-# No process leases these, so that no stamp is the same: they are of versions that PostgreSQL gives; of those just above
-# a row's, for who holds its lock; and of those just above an entry of the ledger, for who takes its place.
-L3_NODE, ROW_NODE, LEDGER_NODE = NODES - 1, NODES - 2, NODES - 3
-RESERVED = (L3_NODE, ROW_NODE, LEDGER_NODE)
+# No process leases these, so that no stamp is the same: they are of versions that PostgreSQL gives, and of those just
+# above a row's, for who holds its lock and writes.
+L3_NODE, ROW_NODE = NODES - 1, NODES - 2
+# Nor these: they are of versions just above a row's, or those of an entry of the ledger, where late writes were laid
+# under it. That is nothing new, so a version of the same microsecond has to do: whoever has met the newest of what was
+# laid together stamps a later one, and that is to win.
+LATE_NODES = range(NODES - 66, NODES - 2)
+MERGED_NODES = range(NODES - 130, NODES - 66)
+LEASED = range(MERGED_NODES.start)
 VERSION_DIGITS = 19
 AHEAD = 60_000_000  # microseconds that a version may be ahead; `strata/l2/scripts/common.lua` has the same bound
 
@@ -31,9 +36,11 @@ def text(version: int) -> str:
     return f"{version:019d}"
 
 
-def above(version: int, node: int) -> int:
-    """The version of a reserved node that is one microsecond above another."""
-    return ((version >> NODE_BITS) + 1) << NODE_BITS | node
+def above(version: int, nodes: range) -> int:
+    """The least version of some reserved nodes that is above another, in the same microsecond unless all are taken."""
+    tick = version >> NODE_BITS << NODE_BITS
+    raised = max(version + 1, tick | nodes.start)
+    return raised if raised <= tick | nodes[-1] else tick + NODES | nodes.start
 
 
 class Reference(Protocol):
@@ -98,7 +105,7 @@ class VersionClock:
 
     def draw_node(self) -> None:
         """Take a node id at random, which another process may have, if not likely."""
-        self.adopt_node(waits.chance().randrange(min(RESERVED)))
+        self.adopt_node(waits.chance().randrange(LEASED.stop))
 
     def discipline(self, reference_seconds: float, asked: float, answered: float) -> None:
         """Take over the time of a reference read between two readings of the own monotonic clock (all in seconds).

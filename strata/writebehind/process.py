@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,25 +181,25 @@ class Process:
     def stamp(self) -> int:
         return self._shared.versions.stamp()
 
-    def count(self, schema: str, key: Any, what: Addition, known: Any) -> Any:
+    def count(self, schema: str, key: Any, what: Addition, known: Any) -> tuple[Any, Any]:
         bound = self._shared.schemas[schema]
-        plan = bound.plan
+        plan, record = bound.plan, None
 
         def change(value: Any) -> Any:
+            nonlocal record
             record = counted(plan, plan.thaw(value), what.deltas, what.part)
             return None if record is None else plan.freeze(record)
 
-        cached = bound.l1.change(key, change, self._shared.clock.monotonic())
-        if cached is not None:
-            return plan.thaw(cached)
-        return None if known is None else counted(plan, known, what.deltas, what.part)
+        if bound.l1.change(key, change, self._shared.clock.monotonic()) is not None:
+            return record, None
+        record = None if known is None else counted(plan, known, what.deltas, what.part)
+        return (None, None) if record is None else (plan.copy(record), record)
 
     def merge(self, schema: str, base: Any, over: Any) -> Any:
         return self._shared.schemas[schema].plan.merge(base, over)
 
-    def carried(self, schema: str, record: Any) -> Collection[str]:
-        plan = self._shared.schemas[schema].plan
-        return set(plan.column_names) - {plan.key.name, *plan.unloaded(record)}
+    def carried(self, schema: str, record: Any) -> Sequence[str]:
+        return self._shared.schemas[schema].plan.loaded(record)
 
     def uncover(self, schema: str, key: Any) -> None:
         self._shared.schemas[schema].l1.claims.void(key)

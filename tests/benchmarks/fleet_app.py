@@ -1,4 +1,4 @@
-"""The application of the benchmark's fleet: one write-behind schema, and a task that stores one record by hand."""
+"""The application of the benchmarks' fleet: write-behind schemas, and a task that stores one record by hand."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 from psycopg_pool import ConnectionPool
 
 from strata import Config, DataStore
+from tests.benchmarks.counting import counter_schema
 from tests.benchmarks.record import BY_HAND, TASK, record_schema
 
 store = DataStore(Config.from_env())
 store.register(record_schema())
+store.register(counter_schema())
 
 
 def add_task(app: Any) -> None:

@@ -22,6 +22,7 @@ from strata import (
     Schema,
     WriteMode,
 )
+from strata.protocol.versions import NODE_BITS
 from strata.testing import inspect
 from strata.writebehind.dirty import changes
 from tests.behind import Errors, client, comes_after, deferred, hand_off, idle, paced, persist, run
@@ -292,6 +293,27 @@ def test_a_set_that_comes_late_is_under_what_was_added_after_it(make: MakeStore)
         hand_off(store)
         persist(store, "counters")
     assert sums(early) == 1005
+
+
+@pytest.mark.parametrize("where", ["the ledger", "the row"])
+def test_a_deletion_after_all_that_was_added_ends_it(make: MakeStore, where: str) -> None:
+    """Even where its writer's clock is late: it has nothing but the newest version it knew to stamp by."""
+    one, other = counting(make), counting(make)
+    one.set_many(Counter, {1: Counter(1)})
+    inspect(other).versions.observe(inspect(one).stamp() + (10_000_000 << NODE_BITS))
+    one.increment(Counter, 1, hits=1)
+    other.increment(Counter, 1, hits=10)
+    hand_off(other)
+    if where == "the row":
+        persist(other, "counters")
+    other.delete(Counter, 1)
+    hand_off(one)
+    if where == "the row":
+        persist(one, "counters")
+        assert sums(one) == 11
+    for store in (other, one):
+        store.flush_dirty(10)
+    assert one.get(Counter, 1, default=None, force_l3=True) is None
 
 
 def test_without_redis_it_goes_to_postgresql_and_counts_once(make: MakeStore, redis_addr: str) -> None:

@@ -9,6 +9,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import strata
 from strata import UNLOADED, DataStore
+from strata.protocol.versions import NODE_BITS
 from strata.testing import Proxy, inspect
 from tests.behind import comes_after, deferred, hand_off, idle, paced, persist, rows, run
 from tests.models import Account
@@ -174,6 +175,29 @@ def test_of_several_late_writes_each_column_has_its_newest(make: MakeStore, dsn:
     one.flush_dirty(10)
     assert held(dsn) == ("newest", "oldest", "middle")
     agrees(one, other, "newest", "middle")
+
+
+@pytest.mark.parametrize("where", ["the ledger", "the row"])
+def test_a_deletion_after_the_newest_wins_over_what_was_laid_under_that(make: MakeStore, dsn: str, where: str) -> None:
+    """Even where its writer's clock is late: it has nothing but the newest version it knew to stamp by."""
+    one, other = two(make)
+    inspect(other).versions.observe(inspect(one).stamp() + (10_000_000 << NODE_BITS))
+    one.set(Account, "a", part(name="older"))
+    other.set(Account, "a", part(secret="newer"))
+    hand_off(other)
+    if where == "the row":
+        persist(other, "account")
+    other.delete(Account, "a")
+    slot = inspect(one).buffer.slot("account", "a")
+    assert slot is not None
+    slot.superseded = 0  # it has not heard of the other
+    hand_off(one)
+    if where == "the row":
+        persist(one, "account")
+        assert held(dsn) == ("older", "newer", "first")
+    other.flush_dirty(10)
+    one.flush_dirty(10)
+    assert rows(dsn, "SELECT * FROM account") == []
 
 
 def test_a_late_write_is_nothing_once_the_row_was_written_whole(make: MakeStore, dsn: str) -> None:

@@ -33,7 +33,7 @@ from strata.l3.writes import Written
 from strata.model.markers import UNLOADED
 from strata.protocol.added import Added
 from strata.protocol.shards import shard_of
-from strata.protocol.versions import L3_NODE, NODE_BITS
+from strata.protocol.versions import L3_NODE, LATE_NODES, NODE_BITS, above
 from tests.simulator.world import Event, World
 
 if TYPE_CHECKING:
@@ -760,7 +760,7 @@ class SimTable:
         given = {name: value for name, value in given.items() if good.columns.get(name, good.base) < change.version}
         if not given:
             return False
-        version = raised(row[0], L3_NODE)
+        version = above(row[0], LATE_NODES)
         base, columns = good.base, good.columns | dict.fromkeys(given, change.version)
         if change.names is None:
             base, columns = change.version, {name: at for name, at in columns.items() if at > change.version}

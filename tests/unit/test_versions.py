@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from strata.protocol.versions import NODE_BITS, VersionClock
+from strata.protocol.versions import L3_NODE, LATE_NODES, LEASED, MERGED_NODES, NODE_BITS, ROW_NODE, VersionClock, above
 
 
 class Still:
@@ -24,6 +24,25 @@ class Still:
 
 def seconds(clock: VersionClock) -> float:
     return (clock.stamp() >> NODE_BITS) / 1e6
+
+
+@pytest.mark.parametrize("nodes", [MERGED_NODES, LATE_NODES])
+def test_a_version_of_what_was_laid_together_is_below_each_that_is_stamped_after_its_newest(nodes: range) -> None:
+    newest = 1000 << NODE_BITS | LEASED[-1]
+    version = newest
+    for _ in nodes:
+        raised = above(version, nodes)
+        assert raised > version
+        version = raised
+    assert version < 1001 << NODE_BITS < above(version, nodes)
+    clock = VersionClock(Still())
+    clock.observe(newest)
+    assert clock.stamp() > version
+
+
+def test_no_two_kinds_of_nodes_meet() -> None:
+    kinds = [*LEASED, *MERGED_NODES, *LATE_NODES, ROW_NODE, L3_NODE]
+    assert kinds == list(range(1 << NODE_BITS))
 
 
 @pytest.mark.parametrize("offset", [-5.0, 0.0, 5.0])

@@ -56,14 +56,15 @@ class Buffer:
     def stamp(self) -> int:
         return next(self.stamps)
 
-    def count(self, schema: str, key: str, what: Addition, known: dict[str, int] | None) -> dict[str, int] | None:
-        return None if known is None else {name: held + what.deltas.get(name, 0) for name, held in known.items()}
+    def count(self, schema: str, key: str, what: Addition, known: dict[str, int] | None) -> tuple[Any, Any]:
+        found = None if known is None else {name: held + what.deltas.get(name, 0) for name, held in known.items()}
+        return found, found
 
     def merge(self, schema: str, base: dict[str, int], over: dict[str, int]) -> dict[str, int]:
         return base | over
 
-    def carried(self, schema: str, record: dict[str, int]) -> set[str]:
-        return set(record)
+    def carried(self, schema: str, record: dict[str, int]) -> tuple[str, ...]:
+        return tuple(record)
 
     def uncover(self, schema: str, key: Any) -> None:
         self.uncovered.append((key, self.buffer.peek(schema, key)))

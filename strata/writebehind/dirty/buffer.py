@@ -357,10 +357,10 @@ class DirtyBuffer:
         taken = self._put(schema, key, key_text, item, newest=True)
         slot = self._slots.get(place)
         before = what.known if slot is None or slot.known is None else slot.known
-        known = self._owner.count(schema, key, what, before)
+        known, kept = self._owner.count(schema, key, what, before)
         if slot is not None:
-            slot.known = known
-        return replace(taken, item=item, known=known)
+            slot.known = kept
+        return Accepted(version, taken.room, taken.orphan, item, known)
 
     def _settle(self, slot: Slot, version: int) -> None:
         """L3 has what the slot's write adds up to a version."""

@@ -15,7 +15,6 @@ from strata.l3.diagnosis import BatchError, Diagnosis
 from strata.l3.sqlstates import Failure
 from strata.l3.values import Applied, Change, Status
 from strata.model.columns import Column
-from strata.model.numbers import type_of
 from strata.model.plan import UnknownColumnError
 from strata.protocol.added import Added
 from strata.protocol.entry import Entry, EntryOp
@@ -57,7 +56,7 @@ def added_of(bound: Bound, added: Added) -> Added:
         name = series.column
         if name not in bound.plan.column_names:
             raise UnknownColumnError(f"it adds to the column {name!r}, which the model has not")
-        kind = type_of(bound.plan, name)
+        kind = bound.plan.numbers.get(name)
         if kind is None:
             raise DecodeError(f"it adds to {name}, which is no column of numbers", column=name)
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec.structs import replace
 
 from strata.protocol.added import beyond, rejoined
@@ -31,15 +33,25 @@ def coalesced(owner: Owner, slot: Slot, item: Buffered, *, newest: bool) -> tupl
 
 def laid(owner: Owner, schema: str, under: Buffered, over: Buffered) -> Buffered:
     """A newer write of some columns, or one that adds to some, over another."""
-    older = dict.fromkeys(owner.carried(schema, under.record), under.version) | dict(under.ages)
-    for name in owner.carried(schema, over.record):
+    beneath, carried = owner.carried(schema, under.record), owner.carried(schema, over.record)
+    if beneath == carried and under.partial and not under.ages and not over.ages and not _writes(carried, under, over):
+        default = over.default if under.default is None else under.default
+        added = rejoined(under.added, over.added)
+        return Buffered(over.version, over.record, True, (), added, default, under.deleted)
+    older = dict.fromkeys(beneath, under.version) | dict(under.ages)
+    for name in carried:
         older.pop(name, None)
     record = owner.merge(schema, under.record, over.record)
-    written = older | dict.fromkeys(owner.carried(schema, over.record), over.version) | dict(over.ages)
+    written = older | dict.fromkeys(carried, over.version) | dict(over.ages)
     added = beyond(rejoined(under.added, over.added), lambda column: written.get(column, 0))
     default = (over.default if under.default is None else under.default) if under.partial else None
     ages = (*sorted(older.items()), *over.ages)
     return Buffered(over.version, record, under.partial, ages, added, default, under.deleted)
+
+
+def _writes(carried: Sequence[str], *items: Buffered) -> bool:
+    """Whether one of the columns that are written is added to as well."""
+    return any(series.column in carried for item in items for series in item.added)
 
 
 def _overtaken(owner: Owner, slot: Slot, item: Buffered) -> tuple[Buffered | None, Accepted]:

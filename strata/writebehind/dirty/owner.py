@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,13 +29,14 @@ class Owner(Protocol):
     def stamp(self) -> int:
         """A version for a new write."""
 
-    def count(self, schema: str, key: Any, what: Addition, known: Any) -> Any:
-        """This was added to a record: L1's copy of it, or else what is known of it, with that."""
+    def count(self, schema: str, key: Any, what: Addition, known: Any) -> tuple[Any, Any]:
+        """This was added to a record: L1's copy of it, or else what is `known` of it, with that; and as much of that as
+        L1 has not."""
 
     def merge(self, schema: str, base: Any, over: Any) -> Any:
         """A record with the columns of a partial one over it."""
 
-    def carried(self, schema: str, record: Any) -> Collection[str]:
+    def carried(self, schema: str, record: Any) -> Sequence[str]:
         """The columns, but for the key, that a record has."""
 
     def uncover(self, schema: str, key: Any) -> None:

@@ -6,8 +6,6 @@ from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from msgspec.structs import replace
-
 from strata.model.numbers import plus
 from strata.protocol.added import Added, Series, thinned
 from strata.writebehind.dirty.owner import Owner
@@ -42,7 +40,7 @@ class Tallies:
                 points = held.points
                 seen = points if len(points) == 1 or points[-1][0] <= shown else points[:-1]
                 points = thinned((*seen, (version, plus(points[-1][1], delta))))
-                tally[column] = replace(held, points=points)
+                tally[column] = Series(held.origin, held.start, column, points)
         return tuple(tally[column] for column in sorted(tally))
 
     def settle(self, place: Hashable, version: int) -> Added:

@@ -15,7 +15,7 @@ from strata.protocol.added import Added, beyond, joined
 from strata.protocol.entry import IN_PARTS, Entry, EntryOp, decode
 from strata.protocol.messages import Announcer
 from strata.protocol.messages import MessageOp as Said
-from strata.protocol.versions import LEDGER_NODE, above, text
+from strata.protocol.versions import MERGED_NODES, above, text
 from strata.waits.clock import Clock
 from strata.writebehind.dirty import changes
 from strata.writebehind.dirty.slot import Buffered, Slot
@@ -135,7 +135,7 @@ def _both(bound: Bound, own: Entry, base: Entry) -> Entry:
     """The newest of each column, none being older than what was written whole."""
     version = own.version
     if base.version > version:
-        version = above(base.version, LEDGER_NODE)
+        version = above(base.version, MERGED_NODES)
     return _laid(bound, [base, own], replace(own, version=version))
 
 
