@@ -130,7 +130,8 @@ class Reckoned(NamedTuple):
 
 def reckoned(held: Standing, change: Change, names: Sequence[str], key: str, horizon: int) -> Reckoned:
     """Add to what a row, or none, holds, which is changed. The version rises by the least there is where a newer write
-    has given other columns, so that every write newer than the row's still is."""
+    has given other columns, or one of the same version was of other writers, so that every write newer than the row's
+    still is."""
     before, version = held.values, held.version
     earlier = {} if before is None else dict(before)
     came = held.lay(change, names, key)
@@ -143,7 +144,7 @@ def reckoned(held: Standing, change: Change, names: Sequence[str], key: str, hor
         status = Status.SUPERSEDED if version > change.version else Status.APPLIED
         return Reckoned(Applied(change.key, status, version))
     assert held.values is not None
-    late = before is not None and version > change.version
+    late = before is not None and version >= change.version
     now = above(version, LATE_NODES) if late else change.version
     written = {n: value for n, value in held.values.items() if n not in earlier or earlier[n] is not value}
     counted = tuple(dict.fromkeys(series.column for series in change.added))

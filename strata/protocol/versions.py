@@ -25,7 +25,7 @@ L3_NODE, ROW_NODE = NODES - 1, NODES - 2
 # under it. That is nothing new, so a version of the same microsecond has to do: whoever has met the newest of what was
 # laid together stamps a later one, and that is to win.
 LATE_NODES = range(NODES - 66, NODES - 2)
-MERGED_NODES = range(NODES - 130, NODES - 66)
+MERGED_NODES = range(NODES - 578, NODES - 66)
 LEASED = range(MERGED_NODES.start)
 VERSION_DIGITS = 19
 AHEAD = 60_000_000  # microseconds that a version may be ahead; `strata/l2/scripts/common.lua` has the same bound
@@ -36,11 +36,12 @@ def text(version: int) -> str:
     return f"{version:019d}"
 
 
-def above(version: int, nodes: range) -> int:
-    """The least version of some reserved nodes that is above another, in the same microsecond unless all are taken."""
+def above(version: int, nodes: range, step: int = 1) -> int:
+    """A version of some reserved nodes that is above another, in the same microsecond unless all are taken; `step`: the
+    least, the one after it, and so on."""
     tick = version >> NODE_BITS << NODE_BITS
-    raised = max(version + 1, tick | nodes.start)
-    return raised if raised <= tick | nodes[-1] else tick + NODES | nodes.start
+    raised = max(version, (tick | nodes.start) - 1) + step
+    return raised if raised <= tick | nodes[-1] else tick + NODES + nodes[step - 1]
 
 
 class Reference(Protocol):

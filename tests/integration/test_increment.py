@@ -295,6 +295,46 @@ def test_a_set_that_comes_late_is_under_what_was_added_after_it(make: MakeStore)
     assert sums(early) == 1005
 
 
+def test_who_writes_around_the_ledger_ends_nothing_that_others_added(make: MakeStore) -> None:
+    """The answer to its hand-off was lost, and with it that the entry is another's as well, who may be gone by now."""
+    gone, one = counting(make), counting(make)
+    one.set_many(Counter, {1: Counter(1)})
+    gone.increment(Counter, 1, hits=1)
+    hand_off(gone)
+    comes_after(one, gone)
+    one.increment(Counter, 1, hits=10)
+    (pending, *_) = inspect(one).buffer.pending()
+    hand_off(one)
+    inspect(one).bypass.overtaken(inspect(one).schemas["counters"], [pending])
+    persist(one, "counters")
+    assert sums(one) == 11
+
+
+def test_a_worker_that_was_overtaken_ends_nothing_that_it_did_not_claim(make: MakeStore, monkeypatch: Any) -> None:
+    """It wakes when what it persisted has gone, and what others added stands there at the very same version."""
+    slow, worker, one, other, newest = (counting(make, lease=0.1) for _ in range(5))
+    newest.set_many(Counter, {1: Counter(1)})
+    one.increment(Counter, 1, hits=1)
+    other.increment(Counter, 1, hits=10)
+    comes_after(newest, one)
+    comes_after(newest, other)
+    newest.increment(Counter, 1, hits=100)
+    ((slot, item), *_) = inspect(newest).buffer.pending()
+    hand_off(newest)
+    hand_off(one)
+    ledger, late = inspect(slow).ledger, []
+    monkeypatch.setattr(ledger, "done", lambda *args: late.append(args))
+    assert persist(slow, "counters") == 1
+    wait_until(lambda: persist(worker, "counters") == 1)
+    inspect(newest).buffer.again(slot, item.version)  # it was not told, and the ledger has nothing of it
+    hand_off(newest)
+    hand_off(other)
+    monkeypatch.undo()
+    ledger.done(*late[0])
+    wait_until(lambda: persist(worker, "counters") == 1)
+    assert sums(worker) == 111
+
+
 @pytest.mark.parametrize("where", ["the ledger", "the row"])
 def test_a_deletion_after_all_that_was_added_ends_it(make: MakeStore, where: str) -> None:
     """Even where its writer's clock is late: it has nothing but the newest version it knew to stamp by."""

@@ -34,7 +34,7 @@ def test_a_version_of_what_was_laid_together_is_below_each_that_is_stamped_after
         raised = above(version, nodes)
         assert raised > version
         version = raised
-    assert version < 1001 << NODE_BITS < above(version, nodes)
+    assert version < 1001 << NODE_BITS < above(version, nodes) < above(version, nodes, 32) < 1002 << NODE_BITS
     clock = VersionClock(Still())
     clock.observe(newest)
     assert clock.stamp() > version

@@ -143,10 +143,13 @@ class Ledger:
         args = [token, round(self.timing.lease * 1000), *map(raw_of, keys)]
         return int(self._run("renew", shard, ("due", "claims"), args))
 
-    def done(self, parts: Sequence[tuple[Shard, Sequence[tuple[str, int]]]], partial: Collection[str] = ()) -> int:
+    def done(
+        self, parts: Sequence[tuple[Shard, Sequence[tuple[str, int]]]], partial: Collection[str] = (), token: str = ""
+    ) -> int:
         """L3 has these versions of these keys; returns how many entries left the ledger.
 
         `partial`: keys of which the version may stand for some columns only, so that what is older still matters.
+        `token`: that of the claims, where they were claimed.
         """
         calls: list[tuple[list[str], list[Any]]] = []
         shards: list[Shard] = []
@@ -154,7 +157,7 @@ class Ledger:
             keys = self.keys(shard, *_BURIAL)
             for at in range(0, len(versions), self.timing.handoff):
                 chunk = versions[at : at + self.timing.handoff]
-                args: list[Any] = []
+                args: list[Any] = [token]
                 for key_text, version in chunk:
                     args += (key_text, text(version), int(key_text not in partial))
                 calls.append((keys, args))

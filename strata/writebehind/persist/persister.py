@@ -61,10 +61,12 @@ class Result:
 
 @dataclass(slots=True)
 class ShardBatch:
-    """Works of one shard, in the order of their keys, and what becomes of them; `enough`: they had their time."""
+    """Works of one shard, in the order of their keys, what becomes of them, and the token of their claims; `enough`:
+    they had their time."""
 
     bound: Bound
     shard: Shard
+    token: str
     works: list[ClaimedWrite]
     result: Result
     enough: Callable[[], bool]
@@ -91,7 +93,7 @@ class Persister:
         """Persist what was claimed."""
         began = self._clock.monotonic()
         until = began + self._ledger.timing.tries
-        batch = ShardBatch(bound, shard, [], Result(), lambda: self._clock.monotonic() >= until)
+        batch = ShardBatch(bound, shard, token, [], Result(), lambda: self._clock.monotonic() >= until)
         self._open(batch, claimed)
         if batch.works:
             outcome = self._write(batch)
@@ -205,7 +207,7 @@ class Persister:
                 outcome.written[stuck[place]] = applied
             else:
                 shard, work = others[place - len(stuck)]
-                alone = ShardBatch(batch.bound, shard, [work], batch.result, batch.enough)
+                alone = ShardBatch(batch.bound, shard, "", [work], batch.result, batch.enough)
                 self._succeeded(alone, Outcome({0: applied}))
 
     # -- afterwards ---------------------------------------------------------------------------------------------
@@ -228,7 +230,8 @@ class Persister:
         self._settler.settle_or_repair(bound, [(work.change, applied) for work, applied in done])
         # A newer row may itself have been written in part: it does not speak for what came between the two.
         partial = {w.change.key_text for w, a in done if a.status is Status.SUPERSEDED or w.entry.op in IN_PARTS}
-        self._ledger.done([(shard, [(work.change.key_text, work.entry.version) for work, _ in done])], partial)
+        versions = [(work.change.key_text, work.entry.version) for work, _ in done]
+        self._ledger.done([(shard, versions)], partial, batch.token)
         told = [
             (origin, Persisted(work.change.key_text, version, changes.kept(work.change, applied), applied.version))
             for work, applied in done

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from strata import waits
 from strata.bound import Bound
 from strata.errors import DecodeError
 from strata.model.plan import UnknownColumnError
@@ -21,6 +22,8 @@ from strata.writebehind.dirty import changes
 from strata.writebehind.dirty.slot import Buffered, Slot
 from strata.writebehind.ledger.answers import ANY, NEVER, WHATEVER, LedgerPut
 from strata.writebehind.ledger.shard import Shard
+
+STEPS = 32  # versions just above another, of which one is taken
 
 
 class EncodedWrite(msgspec.Struct, frozen=True, gc=False, eq=False):
@@ -69,8 +72,8 @@ class Encoder:
 
     def merge(self, encoded: EncodedWrite, raw: bytes) -> EncodedWrite:
         """The write and the entry that the ledger holds, b"" being none, one laid over the other: each column keeps the
-        version of the write that gave it. Where the entry is the newer one the version is the one just above it, since
-        both would be lost to whoever has the entry already.
+        version of the write that gave it. The version is one just above both, which either has alone elsewhere; it is
+        by chance which, since the same two, or one of them and another, may have met before.
 
         Raises `GivenUpError` over a deletion, `DecodeError` where a newer process wrote the entry.
         """
@@ -79,14 +82,15 @@ class Encoder:
         if not raw:
             return self._again(encoded, own, None, "")
         base = decode(raw)
+        version = above(max(own.version, base.version), MERGED_NODES, waits.chance().randrange(STEPS) + 1)
         if base.op is EntryOp.DELETE and own.default:
-            own = _above(bound, own, base.version)
+            own = _above(bound, own, base.version, version)
         elif base.op is EntryOp.DELETE and (own.op is EntryOp.PARTIAL or own.oldest < base.version):
             raise GivenUpError("some columns were not loaded, and the record was deleted")
         try:
             if base.op is not EntryOp.DELETE:
                 changes.of_entry(bound, key, encoded.slot.key_text, base)
-                own = _both(bound, own, base)
+                own = _laid(bound, [base, own], replace(own, version=version))
         except UnknownColumnError:
             raise
         except DecodeError:
@@ -126,17 +130,11 @@ def _op(item: Buffered) -> EntryOp:
     return EntryOp.MIXED if item.ages or item.added else EntryOp.SET
 
 
-def _above(bound: Bound, entry: Entry, deleted: int) -> Entry:
-    """What is left of an entry that makes its row, over a deletion."""
-    return entry if entry.deleted >= deleted else _laid(bound, [replace(entry, deleted=deleted)], entry)
-
-
-def _both(bound: Bound, own: Entry, base: Entry) -> Entry:
-    """The newest of each column, none being older than what was written whole."""
-    version = own.version
-    if base.version > version:
-        version = above(base.version, MERGED_NODES)
-    return _laid(bound, [base, own], replace(own, version=version))
+def _above(bound: Bound, entry: Entry, deleted: int, version: int) -> Entry:
+    """What is left, at a version, of an entry that makes its row, over a deletion."""
+    if entry.deleted >= deleted:
+        return entry
+    return _laid(bound, [replace(entry, deleted=deleted)], replace(entry, version=version))
 
 
 def _laid(bound: Bound, entries: Sequence[Entry], like: Entry) -> Entry:

@@ -10,6 +10,7 @@ from typing import Annotated
 import strata
 from strata import Config, DataStore, Durability, L2PoolConfig, L3PoolConfig, PostgresPolicy, SchemaHooks
 from tests.behind import deferred, paced
+from tests.faults.chaos.counters import NAME, Hits
 
 CHECK = "ALTER TABLE item ADD CONSTRAINT item_amount_check CHECK (amount >= 0)"
 # A lease that ends within a short run, and pauses that end soon after an outage; all else as in production.
@@ -66,6 +67,7 @@ def make_store(durability: Durability = Durability.MEMORY) -> DataStore:
     paced(store, **PACE)
     l3 = PostgresPolicy(watch=not os.environ["CHAOS_POOLED"])  # a pooler passes no notifications on
     store.register(deferred(Item, name="item", l3=l3, hooks=SchemaHooks(on_write_error=report)))
+    store.register(deferred(Hits, name=NAME))
     return store
 
 

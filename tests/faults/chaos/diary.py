@@ -1,6 +1,6 @@
 """What a writer did, as it tells it: a file for each incarnation, appended to before and after each operation.
 
-Lines: `b <seq> <key> <n>` an operation begins (n is 0 for a deletion), `a <seq>` it was acknowledged,
+Lines: `b <seq> <key> <n>` an operation begins (n: 0 for a deletion, 1 for an increment), `a <seq>` it was acknowledged,
 `s <key,key,...>` everything acknowledged so far was handed off, but for these keys,
 `w <text>` a read of an own write was wrong, `e <text>` how it ended.
 """
@@ -63,7 +63,7 @@ def read(path: Path) -> Told:
     """The diary of an incarnation, which may have been killed before its first line."""
     told = Told()
     under_way: dict[int, tuple[int, Write]] = {}
-    fresh: dict[int, Write] = {}  # by key the newest write that was acknowledged, and not said to be handed off
+    fresh: dict[int, list[Write]] = {}  # by key what was acknowledged, and not said to be handed off
     for line in path.read_text().splitlines() if path.exists() else []:
         kind, _, rest = line.partition(" ")
         if kind == "b":
@@ -74,11 +74,12 @@ def read(path: Path) -> Told:
         elif kind == "a":
             key, write = under_way.pop(int(rest))
             write.acknowledged = True
-            fresh[key] = write
+            fresh.setdefault(key, []).append(write)
         elif kind == "s":
             unsent = {int(key) for key in rest.split(",") if key}
             for key in fresh.keys() - unsent:
-                fresh.pop(key).safe = True
+                for write in fresh.pop(key):
+                    write.safe = True
         elif kind == "w":
             told.wrong.append(rest)
         elif kind == "e":

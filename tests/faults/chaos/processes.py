@@ -27,11 +27,12 @@ def send(pid: int, number: signal.Signals) -> None:
 
 @dataclass
 class Incarnation:
-    """One process of a writer, and its diary."""
+    """One process of a writer, its diary, and its place among all of the run."""
 
     level: Durability
     diary: Path
     process: subprocess.Popen[bytes]
+    place: int
     killed: bool = False
 
 
@@ -92,13 +93,14 @@ class Writers:
         before = self.all[number]
         level = list(Durability)[number % len(Durability)]
         diary = self.folder / f"{level.name.lower()}-{number}-{len(before)}.diary"
-        words = [str(diary), str(self.stop), level.name, str(number), str(len(before)), str(self.keys)]
+        place = sum(map(len, self.all.values()))
+        words = [str(diary), str(self.stop), level.name, str(number), str(len(before)), str(self.keys), str(place)]
         with (self.folder / f"writer-{number}.log").open("ab") as log:
             process = Forked(
                 [sys.executable, "-m", "tests.faults.chaos.writer", *words],
                 cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        self.current[number] = Incarnation(level, diary, process)
+        self.current[number] = Incarnation(level, diary, process, place)
         before.append(self.current[number])
 
 

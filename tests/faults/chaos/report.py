@@ -22,6 +22,7 @@ def table(plan: Plan, outcome: Outcome) -> Table:
     shown.add_section()
     shown.add_row("operations", f"{verdict.operations:,}")
     shown.add_row("keys", f"{verdict.keys:,}")
+    shown.add_row("increments that L3 has, each once", f"{verdict.increments:,}")
     shown.add_row("lost with killed MEMORY writers, as said", f"{verdict.forfeited:,}")
     shown.add_row("dead letters", f"{verdict.letters:,}")
     shown.add_row("of these, told by none: its process was killed", f"{verdict.untold:,}")

@@ -19,6 +19,7 @@ from strata.writebehind.dirty.directory import aside
 from strata.writebehind.fleet.broker import celery_app
 from tests.behind import rows
 from tests.faults.chaos import app
+from tests.faults.chaos.counters import COUNT, NAME, OFFSET, Hits, key_in_diary
 from tests.faults.chaos.diary import read
 from tests.faults.chaos.faults import Fault, Injector, ProcessFaults, ServerFaults
 from tests.faults.chaos.planting import OWN, GarbageFaults, Seen, is_planted
@@ -79,6 +80,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda text: None
         with surroundings(env), app.make_store() as store:
             broker = celery_app(store.config)
             store.migrate()
+            store.set_many(NAME, {id: Hits(id) for id in range(COUNT)})
             with psycopg.connect(postgres.dsn, autocommit=True) as conn:
                 conn.execute(app.CHECK)
         writers = Writers(env, folder, plan.per_level, plan.keys)
@@ -102,12 +104,12 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda text: None
             say("no more faults; everything drains")
             began = time.monotonic()
             writers.finish(DRAIN)
-            pages = [Page(one.level, one.killed, read(one.diary)) for some in writers.all.values() for one in some]
+            incarnations = [one for some in writers.all.values() for one in some]
+            pages = [Page(one.level, one.killed, read(one.diary), one.place) for one in incarnations]
             kills = sum(count for name, count in faults.items() if "killed" in name)
             with surroundings(env):
-                found, seen, stuck, rested = settle(
-                    folder, postgres.dsn, valkeys[-1], {key for page in pages for key in page.told.writes}
-                )
+                items = {key for page in pages for key in page.told.writes if key < OFFSET}
+                found, seen, stuck, rested = settle(folder, postgres.dsn, valkeys[-1], items)
             drain = rested - began
             wrong += workers.ended_by_themselves()
             say("comparing")
@@ -146,7 +148,7 @@ def settle(folder: Path, dsn: str, valkey: EmbeddedValkey, keys: Iterable[int]) 
             newer release is discarded, as an operator would."""
             for letter in store.dead_letters.waiting(limit=MANY):
                 seen.waiting += [letter] * store.dead_letters.discard(letter.id)
-            names: list[bytes] = client.keys("*strata:{item:*}:dirty")
+            names: list[bytes] = [name for of in ("item", NAME) for name in client.keys(f"*strata:{{{of}:*}}:dirty")]
             orphans = list((folder / "journal").glob("*.journal"))
             return {
                 "ledger": sum(client.hlen(name) if client.type(name) == b"hash" else 1 for name in names),
@@ -160,7 +162,8 @@ def settle(folder: Path, dsn: str, valkey: EmbeddedValkey, keys: Iterable[int]) 
         left, rested = pending(), time.monotonic()
 
         def letters() -> list[int]:
-            return [letter.key for letter in store.dead_letters.list(limit=MANY) if not is_planted(letter)]
+            letters = store.dead_letters.list(limit=MANY)
+            return [key_in_diary(letter.schema, letter.key) for letter in letters if not is_planted(letter)]
 
         # A report that its process claimed and did not live to make never comes, so these are not waited for as long.
         while len(letters()) > len(set(told(folder))) and time.monotonic() < rested + 30:
@@ -171,7 +174,15 @@ def settle(folder: Path, dsn: str, valkey: EmbeddedValkey, keys: Iterable[int]) 
             read = {}
             for at in range(0, len(ordered), 500):
                 read.update({key: item.n for key, item in reader.get_many("item", ordered[at : at + 500]).items()})
-        found = Found(dict(rows(dsn, "SELECT id, n FROM item")), read, letters(), told(folder))
+            sums = {id: hits.n for id, hits in reader.get_many(NAME, range(COUNT)).items()}
+        found = Found(
+            dict(rows(dsn, "SELECT id, n FROM item")),
+            read,
+            dict(rows(dsn, f"SELECT id, n FROM {NAME}")),
+            sums,
+            letters(),
+            told(folder),
+        )
         seen.rows = {key for key in found.rows if key >= OWN}
         seen.aside = [name for name in aside(folder / "journal") if "planted" in name]
         seen.letters = [letter for letter in store.dead_letters.list(limit=MANY) if is_planted(letter)]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from strata import Durability
+from tests.faults.chaos.counters import COUNT, NAME, OFFSET, counted, key_in_diary, one_of
 from tests.faults.chaos.diary import Told, Write
 from tests.faults.chaos.writer import POISON, STRIDE
 
@@ -18,6 +20,7 @@ class Page:
     level: Durability
     killed: bool
     told: Told
+    place: int
 
     def durable(self, write: Write) -> bool:
         """Whether the write must have reached its end: L3, or the dead letters."""
@@ -32,6 +35,7 @@ class Verdict:
 
     operations: int = 0
     keys: int = 0
+    increments: int = 0
     forfeited: int = 0  # acknowledged MEMORY writes of killed writers that were not handed off, and are lost
     letters: int = 0
     untold: int = 0  # reports that were claimed by a process which was killed before it made them
@@ -44,6 +48,8 @@ class Found:
 
     rows: Mapping[int, int]
     read: Mapping[int, int]
+    sums: Mapping[int, Decimal]  # of counters, in L3 and as they are read
+    sums_read: Mapping[int, Decimal]
     letters: Iterable[int]
     reports: Iterable[int]
 
@@ -60,7 +66,11 @@ def judge(pages: Sequence[Page], found: Found, kills: int) -> Verdict:
             histories.setdefault(key, []).extend((write, page.durable(write)) for write in writes)
             verdict.operations += len(writes)
     letters, reports = Counter(found.letters), Counter(found.reports)
+    for counter in range(COUNT):
+        _counter(verdict, counter, pages, found, letters[key_in_diary(NAME, counter)])
     for key, history in histories.items():
+        if key >= OFFSET:
+            continue
         if key % STRIDE >= POISON:
             _poison(verdict, key, history, found, letters[key], reports[key])
         else:
@@ -85,6 +95,26 @@ def _plain(verdict: Verdict, key: int, history: Sequence[tuple[Write, bool]], fo
         verdict.wrong.append(f"key {key}: a dead letter of a record that nothing is wrong with")
     place = next((at for at, (write, _) in enumerate(history) if write.n == row), -1)
     verdict.forfeited += sum(1 for write, durable in history[max(place, last) + 1 :] if write.acknowledged)
+
+
+def _counter(verdict: Verdict, counter: int, pages: Sequence[Page], found: Found, letters: int) -> None:
+    """Each incarnation's increments are in the sum once: those that must have reached L3, and none that never was."""
+    sum_, told = found.sums.get(counter, Decimal(0)), 0
+    for page in pages:
+        writes = page.told.writes.get(key_in_diary(NAME, counter), [])
+        least, count = sum(map(page.durable, writes)), counted(sum_, page.place)
+        verdict.increments += count
+        told += count * int(one_of(page.place))
+        if not least <= count <= len(writes):
+            whose = f"{'killed ' * page.killed}{page.level.name} writer {page.place}"
+            verdict.wrong.append(f"counter {counter}: L3 has {count} of {len(writes)} of {whose}; it must have {least}")
+        verdict.forfeited += max(0, sum(write.acknowledged for write in writes) - count)
+    if int(sum_) != told:
+        verdict.wrong.append(f"counter {counter}: L3 has what nobody has added")
+    if found.sums_read.get(counter) != found.sums.get(counter):
+        verdict.wrong.append(f"counter {counter}: a process reads another sum than L3 has")
+    if letters:
+        verdict.wrong.append(f"counter {counter}: a dead letter of increments that nothing is wrong with")
 
 
 def _poison(

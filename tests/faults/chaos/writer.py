@@ -1,4 +1,5 @@
-"""One writer: sets, overwrites and deletes its own keys, keeps a diary, and at the end flushes and reads all back."""
+"""One writer: sets, overwrites and deletes its own keys, adds to counters that all share, keeps a diary, and at the end
+flushes and reads all back."""
 
 from __future__ import annotations
 
@@ -6,12 +7,14 @@ import os
 import random
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import strata
 from strata import DataStore, Durability
 from strata.testing import inspect
 from tests.faults.chaos.app import Item, make_store
+from tests.faults.chaos.counters import COUNT, NAME, counted, key_in_diary, one_of
 from tests.faults.chaos.diary import Diary
 
 STRIDE = 1_000_000  # keys of writer k: from k * STRIDE on; those of records that L3 refuses: from POISON further on
@@ -24,7 +27,7 @@ PATIENCE = 90.0  # seconds for everything to be in L3 at the end
 class Writer:
     """One incarnation of a writer. Not thread-safe."""
 
-    def __init__(self, store: DataStore, diary: Diary, number: int, incarnation: int, keys: int) -> None:
+    def __init__(self, store: DataStore, diary: Diary, number: int, incarnation: int, keys: int, place: int) -> None:
         self._store = store
         self._diary = diary
         self._base = number * STRIDE
@@ -33,6 +36,9 @@ class Writer:
         self._poison = self._base + POISON + incarnation * 1_000
         self._rng = random.Random(number * 1_000 + incarnation)
         self._wrote: dict[int, int | None] = {}  # by key what it must read; None where that is not known
+        self._place = place
+        self._added: Counter[int] = Counter()  # by counter how often it has added, what failed being among it
+        self._failed: Counter[int] = Counter()
 
     def run(self, stop: Path) -> None:
         """Operate until there is a file `stop`, or nobody who would make it."""
@@ -58,6 +64,8 @@ class Writer:
                 time.sleep(0.2)
         for key in self._wrote:
             self._check(key)
+        for counter in self._added:
+            self._check_counter(counter)
         return "flushed"
 
     def _step(self) -> None:
@@ -66,13 +74,16 @@ class Writer:
             self._poison += 1
             self._set(self._poison, -1)
             return
+        if chance > 0.9:
+            self._count(self._rng.randrange(COUNT))
+            return
         hot = self._rng.random() < 0.3
         key = self._base + self._rng.randrange(HOT if hot else self._keys)
         if chance < 0.12:
             self._do(key, 0)
         else:
             self._set(key, 0)
-        if chance > 0.95:
+        if chance > 0.85:
             self._check(key)
 
     def _set(self, key: int, amount: int) -> None:
@@ -105,17 +116,39 @@ class Writer:
         if (found.n if found else 0) != wanted:
             self._diary.wrong(f"key {key}: read {found.n if found else None} after writing {wanted or None}")
 
+    def _count(self, counter: int) -> None:
+        seq = self._diary.begins(key_in_diary(NAME, counter), 1)
+        self._added[counter] += 1
+        try:
+            self._store.increment(NAME, counter, n=one_of(self._place))
+        except (strata.UnavailableError, strata.WriteBehindFullError):
+            self._failed[counter] += 1
+            return
+        self._diary.acknowledged(seq)
+        if self._rng.random() < 0.3:
+            self._check_counter(counter)
+
+    def _check_counter(self, counter: int) -> None:
+        """A process reads what it has added, once each."""
+        try:
+            found = self._store.get(NAME, counter, default=None)
+        except strata.UnavailableError:
+            return
+        count, most = counted(found.n, self._place) if found else -1, self._added[counter]
+        if not most - self._failed[counter] <= count <= most:
+            self._diary.wrong(f"counter {counter}: read {count} of {most} own increments")
+
     def _mark(self) -> None:
         buffer = inspect(self._store).buffer
         if buffer.unsent < 500:
-            self._diary.handed_off(int(slot.key_text) for slot, _ in buffer.take(sys.maxsize))
+            self._diary.handed_off(key_in_diary(slot.schema, slot.key) for slot, _ in buffer.take(sys.maxsize))
 
 
-def main(diary: str, stop: str, level: str, number: str, incarnation: str, keys: str) -> None:
+def main(diary: str, stop: str, level: str, number: str, incarnation: str, keys: str, place: str) -> None:
     """A process of the run."""
     store = make_store(Durability[level])
     page = Diary(Path(diary))
-    writer = Writer(store, page, int(number), int(incarnation), int(keys))
+    writer = Writer(store, page, int(number), int(incarnation), int(keys), int(place))
     writer.run(Path(stop))
     said = writer.end()
     store.close()
