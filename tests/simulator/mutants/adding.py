@@ -18,7 +18,7 @@ ADDING = {
     "what several have added meets in the ledger": Mutant(
         calling("0:a 1:a", model=Tally, processes=2, faults=("kill",), span=40),
         1,
-        apply=code(Encoder, "merge", "own = _both(bound, own, base)", "pass"),
+        apply=code(Encoder, "merge", "own = _laid(bound, [base, own], replace(own, version=version))", "pass"),
     ),
     "a write of the column takes the place of what was added before it": Mutant(
         calling("0:a 1:s", "0:a 1:b", model=Tally),

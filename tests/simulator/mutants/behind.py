@@ -248,7 +248,7 @@ BEHIND = {
         1,
         script(
             "done",
-            "if entry and (version_of(entry) == version or (all and not older(version, version_of(entry)))) then",
+            "if entry and (all and not older(version, version_of(entry)) or is_same and ends(key, version)) then",
             "if entry then",
         ),
     ),
