@@ -142,15 +142,34 @@ class Collection(Generic[T, K]):
     def insert(self, record: T, /) -> T:
         """Store a record whose key no record has yet, synchronously in every mode; returns it as stored.
 
-        Deferred writes of the key that the ledger has count as there.
+        Deferred writes of the key that the ledger has count as there. A key that is marked `Generated` may be None: the
+        database assigns it.
 
-        Raises `AlreadyExistsError` where there is one, and nothing is written then; otherwise as `set_many` does.
+        Raises `AlreadyExistsError` where there is one, and nothing is written then; `MigrationError` where the table
+        has nothing to make a key of; otherwise as `set_many` does. Of an `L3UnavailableError` whose `outcome_unknown`
+        is true, `keys` has the record's key, also one that was assigned: inserted again with this key, it is refused
+        where it was stored.
 
         >>> store.delete(Player, "p7")
         >>> store.insert(Player, Player("p7", "berta"))
         Player(id='p7', name='berta')
         """
         return self._store.insert(self.name, record)
+
+    def insert_many(self, records: Iterable[T], /) -> list[T]:
+        """Store records whose keys no record has yet, as `insert` does each; returns them as stored, in their order.
+
+        Synchronous in every mode, and all or nothing in L3. In a schema without L3 they are inserted one by one, and
+        those before one that is refused stay.
+
+        Raises `AlreadyExistsError` where a key is there, or given twice: `key` is the first that was found; otherwise
+        as `insert` does.
+
+        >>> store.delete_many(Player, ["p7", "p9"])
+        >>> store.insert_many(Player, [Player("p9", "emil"), Player("p7", "berta")])
+        [Player(id='p9', name='emil'), Player(id='p7', name='berta')]
+        """
+        return self._store.insert_many(self.name, records)
 
     def update(self, id: K, /, *, expect: Mapping[str, Any] | None = None, **fields: Any) -> T:
         """Write these fields of a record and leave the others as they are; returns it as stored.

@@ -21,6 +21,7 @@ from strata.engine.calls import Caller, Making
 from strata.engine.context import ABSENT
 from strata.engine.hot import Hot
 from strata.engine.increment import Incrementer
+from strata.engine.insert import Inserter
 from strata.engine.many import ManyReader
 from strata.engine.modify import Modifier
 from strata.engine.read import Reader
@@ -120,6 +121,7 @@ class DataStore:
         self._writer = Writer(context)
         self._many_writer = ManyWriter(context, self._writer)
         self._modifier = Modifier(context, self._writer)
+        self._inserter = Inserter(context, self._writer, self._modifier)
         self._incrementer = Incrementer(context, self._reader, self._writer, self._modifier)
         self._caller = Caller(context, self._reader, self._writer, self._modifier)
         self._searcher = Searcher(context, filler)
@@ -411,9 +413,13 @@ class DataStore:
     def insert(self, schema: SchemaRef[Any], record: Any, /) -> Any:
         """Store a record whose key no record has yet, synchronously in every mode; returns it as stored.
 
-        Deferred writes of the key that the ledger has count as there.
+        Deferred writes of the key that the ledger has count as there. A key that is marked `Generated` may be None: the
+        database assigns it.
 
-        Raises `AlreadyExistsError` where there is one, and nothing is written then; otherwise as `set_many` does.
+        Raises `AlreadyExistsError` where there is one, and nothing is written then; `MigrationError` where the table
+        has nothing to make a key of; otherwise as `set_many` does. Of an `L3UnavailableError` whose `outcome_unknown`
+        is true, `keys` has the record's key, also one that was assigned: inserted again with this key, it is refused
+        where it was stored.
 
         >>> store.delete(Player, "p7")
         >>> store.insert(Player, Player("p7", "berta"))
@@ -421,7 +427,28 @@ class DataStore:
         """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics, "strata_set_seconds"):
-            return self._modifier.insert(bound, record)
+            return self._inserter.insert(bound, record)
+
+    @overload
+    def insert_many(self, schema: type[T], records: Iterable[T], /) -> list[T]: ...
+    @overload
+    def insert_many(self, schema: str, records: Iterable[Any], /) -> list[Any]: ...
+    def insert_many(self, schema: SchemaRef[Any], records: Iterable[Any], /) -> list[Any]:
+        """Store records whose keys no record has yet, as `insert` does each; returns them as stored, in their order.
+
+        Synchronous in every mode, and all or nothing in L3. In a schema without L3 they are inserted one by one, and
+        those before one that is refused stay.
+
+        Raises `AlreadyExistsError` where a key is there, or given twice: `key` is the first that was found; otherwise
+        as `insert` does.
+
+        >>> store.delete_many(Player, ["p7", "p9"])
+        >>> store.insert_many(Player, [Player("p9", "emil"), Player("p7", "berta")])
+        [Player(id='p9', name='emil'), Player(id='p7', name='berta')]
+        """
+        bound = self._bound(schema)
+        with _Counted(bound, self._metrics):
+            return self._inserter.insert_many(bound, records)
 
     @overload
     def update(self, schema: type[T], id: Key, /, *, expect: Mapping[str, Any] | None = ..., **fields: Any) -> T: ...

@@ -163,12 +163,15 @@ class UnavailableError(StrataError):
 
     A server is away, too, that lets nobody in, or can serve nobody now: one that starts, is full, or is a standby.
 
-    `outcome_unknown` is true where a write may have happened although its answer was lost.
+    `outcome_unknown` is true where a write may have happened although its answer was lost. Then `keys` are those of
+    what was to be inserted, in order, also of keys that the database had assigned: inserted again with these, what was
+    stored is refused as there.
     """
 
     def __init__(self, message: str, *, outcome_unknown: bool = False) -> None:
         super().__init__(message)
         self.outcome_unknown = outcome_unknown
+        self.keys: tuple[Any, ...] = ()
 
 
 class L1UnavailableError(UnavailableError):

@@ -19,6 +19,7 @@ from strata.l2.content import Contents
 from strata.l2.kept import NotKept, Searches
 from strata.l2.lifetimes import Lifetimes
 from strata.model import check_identifier
+from strata.model.hints import spelled
 from strata.model.plan import ModelPlan
 from strata.observe.counters import Counters
 from strata.observe.log import SafeLogger
@@ -80,6 +81,11 @@ class Tiers:
             raise InvalidConfigError(f"schema {name!r} has no tier; give it at least one of l1, l2 and l3")
         if mode is WriteMode.WRITE_BEHIND and schema.l3 is None:
             raise InvalidConfigError(f"schema {name!r} is written behind but has no L3 to write to; give it l3")
+        if plan.key.generated and schema.l3 is None:
+            raise InvalidModelError(
+                f"{plan.model.__name__}.{plan.key.name} is Generated and a {spelled(plan.key.annotation)} | None, but "
+                f"schema {name!r} has no L3 to assign it"
+            )
         for column in plan.columns:
             if column.omit_cache and schema.l3 is None:
                 raise InvalidModelError(

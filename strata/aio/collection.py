@@ -103,6 +103,10 @@ class AsyncCollection(Ready, Generic[T, K]):
         """As `Collection.insert`."""
         return await here().call(self.sync.insert, record)
 
+    async def insert_many(self, records: Iterable[T], /) -> list[T]:
+        """As `Collection.insert_many`."""
+        return await here().call(self.sync.insert_many, records)
+
     async def update(self, id: K, /, *, expect: Mapping[str, Any] | None = None, **fields: Any) -> T:
         """As `Collection.update`."""
         return await here().call(partial(self.sync.update, id, expect=expect, **fields))

@@ -234,6 +234,14 @@ class AsyncDataStore(AsyncWith):
         return await here().call(self.sync.insert, schema, record)
 
     @overload
+    async def insert_many(self, schema: type[T], records: Iterable[T], /) -> list[T]: ...
+    @overload
+    async def insert_many(self, schema: str, records: Iterable[Any], /) -> list[Any]: ...
+    async def insert_many(self, schema: SchemaRef[Any], records: Iterable[Any], /) -> list[Any]:
+        """As `DataStore.insert_many`."""
+        return await here().call(self.sync.insert_many, schema, records)
+
+    @overload
     async def update(
         self, schema: type[T], id: Key, /, *, expect: Mapping[str, Any] | None = ..., **fields: Any
     ) -> T: ...

@@ -277,7 +277,7 @@ class Caller:
         left = RETRIES
         while True:
             try:
-                return self._modifier.insert_prepared(job.bound, job.id, job.key_text, record)
+                return self._modifier.insert(job.bound, job.id, job.key_text, record)
             except AlreadyExistsError:
                 left -= 1
                 stored = self._reader.find(job.bound, job.id, job.key_text, True)

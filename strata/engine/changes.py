@@ -46,6 +46,7 @@ class SchemaChanges:
     changes: dict[str, KeyChange] = field(default_factory=dict)
     claims: list[Claim] = field(default_factory=list)
     rows: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    inserting: bool = False  # whether there must be no row of any of the keys
     token: str = ""
     intended: bool = False
     intending: bool = False  # whether the intent may stand in L2

@@ -12,7 +12,7 @@ first, in the same transaction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from strata import waits
 from strata.bound import Bound
 from strata.engine.changes import UNDECIDED, Decision, KeyChange, SchemaChanges
 from strata.engine.context import ABSENT, Context
-from strata.errors import WITHOUT_L2, WITHOUT_L3, DecodeError, L3UnavailableError, StrataError
+from strata.errors import WITHOUT_L2, WITHOUT_L3, AlreadyExistsError, DecodeError, L3UnavailableError, StrataError
 from strata.l1.claims import Claim
 from strata.l2.values import Put
 from strata.l3.diagnosis import BatchError, suppressed, unfit
@@ -72,6 +72,15 @@ class Commit:
         """A record that `Writer.prepare` gave, or None. Raises `EncodeError` before any tier is touched."""
         part = self.parts.setdefault(bound.name, SchemaChanges(bound))
         part.add(KeyChange(id, key_text, record))
+
+    def insert_all(self, bound: Bound, records: Mapping[str, tuple[Any, Any]]) -> list[Any]:
+        """`run`, of whole records alone, by key text with their ids, of which there must be none; returns them as
+        stored, in their order."""
+        part = self.parts[bound.name] = SchemaChanges(bound, inserting=True)
+        for key_text, (id, record) in waits.in_turns(records.items()):
+            part.add(KeyChange(id, key_text, record))
+        self.run()
+        return [change.record for change in part.changes.values()]
 
     def decide(self, bound: Bound, id: Any, key_text: str, decide: Decision) -> Any:
         """`run`, of this alone; returns the record as stored."""
@@ -149,13 +158,16 @@ class Commit:
                 self._context.versions.observe(own.version)
                 # Reads compare it with what is below from now on: nobody may ever be told that the commit happened.
                 deferred.supersede(part.bound, change.id, own.version + 1)
-            if change.decide is not None or (change.record is not None and part.bound.plan.unloaded(change.record)):
-                text = change.key_text
+            text = change.key_text
+            decided = change.decide is not None
+            if decided or (change.record is not None and part.bound.plan.unloaded(change.record)):
                 part.partial.add(text)
-                if beneath := deferred.beneath(part.bound, change.id, text, waiting.get(text)):
-                    part.beneath[text] = beneath
-                    if text in waiting:
-                        part.handed_off[text] = waiting[text].version
+            elif not part.inserting:
+                continue
+            if beneath := deferred.beneath(part.bound, change.id, text, waiting.get(text)):
+                part.beneath[text] = beneath
+                if text in waiting:
+                    part.handed_off[text] = waiting[text].version
 
     def _write(self, parts: Sequence[SchemaChanges], timeout: float | None) -> None:
         adapting(lambda: self._transact(parts, timeout))
@@ -211,8 +223,10 @@ class Commit:
         changes = part.ordered(deleted=False)
         rows = [part.rows[change.key_text] for change in changes]
         stamps = [context.stamp() for _ in changes]
-        if decision is not None and decision.inserts:
-            answers = [self._insert(conn, bound, decision, rows[0], stamps[0])]
+        if part.inserting:
+            answers = table.insert_many(conn, rows, stamps, ROW_NODE)
+        elif decision is not None and decision.inserts:
+            answers = self._insert(conn, bound, decision, rows, stamps)
         elif conn.in_transaction:
             answers = table.set_many(conn, rows, stamps, ROW_NODE)
         else:
@@ -233,11 +247,14 @@ class Commit:
             # One of all columns supersedes what is older, as any other.
             (part.partial.add if bound.plan.unloaded(change.record) else part.partial.discard)(change.key_text)
 
-    def _insert(self, conn: Any, bound: Bound, decision: Decision, row: tuple[Any, ...], stamp: int) -> Any:
-        written = bound.rows.table.insert(conn, row, stamp, ROW_NODE)
-        if written is None:
-            decision(row)  # which came just now, and raises
-        return written
+    def _insert(
+        self, conn: Any, bound: Bound, decision: Decision, rows: Sequence[tuple[Any, ...]], stamps: Sequence[int]
+    ) -> Any:
+        try:
+            return bound.rows.table.insert_many(conn, rows, stamps, ROW_NODE)
+        except AlreadyExistsError:
+            decision(rows[0])  # which came just now, and raises
+            raise
 
     def _write_beneath(self, conn: Any, part: SchemaChanges) -> None:
         """Bring what is pending under partial records to L3, at its own versions, for these to be laid over it.

@@ -16,9 +16,8 @@ from strata.bound import Bound
 from strata.engine.changes import Decision
 from strata.engine.commit import Commit
 from strata.engine.context import ABSENT, Context
-from strata.engine.write import Writer, check_kind
+from strata.engine.write import Writer
 from strata.errors import (
-    AlreadyExistsError,
     ConflictError,
     EncodeError,
     L2RefusedError,
@@ -26,7 +25,7 @@ from strata.errors import (
     StrataError,
 )
 from strata.l2.content import State
-from strata.l3.diagnosis import NoRowError
+from strata.l3.diagnosis import NoRowError, already_there
 from strata.model.markers import UNLOADED
 
 if TYPE_CHECKING:
@@ -56,20 +55,16 @@ class Modifier:
         self._context = context
         self._writer = writer
 
-    def insert(self, bound: Bound, record: Any) -> Any:
-        """Store a record whose key no record has yet; returns it as stored."""
-        plan = bound.plan
-        check_kind(bound, record)
-        try:
-            id, key_text = plan.key_and_text(plan.key_of(record))
-        except AttributeError:
-            plan.check(record)  # it has no key, which this says
-            raise
-        return self.insert_prepared(bound, id, key_text, self._writer.prepare(bound, id, record))
-
-    def insert_prepared(self, bound: Bound, id: Any, key_text: str, record: Any) -> Any:
-        """As `insert`, of a record that `Writer.prepare` gave."""
-        return self.decided(bound, id, key_text, _Insert(bound, id, record))
+    def insert(self, bound: Bound, id: Any, key_text: str, record: Any) -> Any:
+        """Store a record that `Writer.prepare` gave, whose key no record has yet; returns it as stored."""
+        if bound.l3 is None:
+            self._writer.refuse_partial(bound, record)
+            return self.decided(bound, id, key_text, _Insert(bound, id, record))
+        self._context.listen()
+        stored = Commit(self._context).insert_all(bound, {key_text: (id, record)})[0]
+        bound.counters.sets += 1
+        bound.hooks.after_set(bound.plan.copy(stored))
+        return stored
 
     def update(self, bound: Bound, id: Any, fields: Mapping[str, Any], expect: Mapping[str, Any] | None) -> Any:
         """Write some columns of a record that is there; with `expect` only if it has these values."""
@@ -179,12 +174,7 @@ class _Insert:
 
     def __call__(self, held: Any, /) -> Any:
         if held is not ABSENT:
-            raise AlreadyExistsError(
-                f"schema {self.bound.name!r} has a record of this key; update it, or set it whatever is there",
-                sqlstate="23505",
-                schema=self.bound.name,
-                key=self.id,
-            )
+            raise already_there(self.bound.name, self.id)
         return self.record
 
 

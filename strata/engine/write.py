@@ -63,10 +63,7 @@ class Writer:
     def prepare(self, bound: Bound, id: Any, value: Any) -> Any:
         """The private, checked, stamped copy of a record that is to be stored. Raises before any tier is touched."""
         plan = bound.plan
-        check_kind(bound, value)
-        if bound.hooks.before_set_given:
-            value = bound.hooks.before_set(self._given(bound, value))
-        value = plan.check(value)
+        value = plan.check(self._hooked(bound, value))
         key = plan.key_of(value)
         if key != id:
             if key == "":
@@ -74,7 +71,26 @@ class Writer:
             raise EncodeError(
                 f"the id given is not the {plan.key.name!r} of the {plan.model.__name__}; they must agree"
             )
-        return plan.prepare(value, self._context.now() if plan.has_stamped else None)
+        return self._stamped(bound, value)
+
+    def accept(self, bound: Bound, value: Any) -> Any:
+        """A record that is to be inserted, checked, in which the key that the database is to assign may be None."""
+        return bound.plan.check_new(self._hooked(bound, value))
+
+    def prepare_as(self, bound: Bound, id: Any, accepted: Any) -> Any:
+        """As `prepare`, of what `accept` gave, which gets this key."""
+        plan = bound.plan
+        fields = {name: getattr(accepted, name) for name in plan.column_names}
+        return self._stamped(bound, plan.part(fields | {plan.key.name: id}))
+
+    def _stamped(self, bound: Bound, checked: Any) -> Any:
+        plan = bound.plan
+        return plan.prepare(checked, self._context.now() if plan.has_stamped else None)
+
+    def _hooked(self, bound: Bound, value: Any) -> Any:
+        """A record of the schema, or what `before_set` gave in its place."""
+        check_kind(bound, value)
+        return bound.hooks.before_set(self._given(bound, value)) if bound.hooks.before_set_given else value
 
     def prepare_part(self, bound: Bound, id: Any, fields: Mapping[str, Any]) -> Any:
         """As `prepare`, of a record of nothing but its key and these values, which are sound."""

@@ -19,7 +19,8 @@ class Actual:
     ALWAYS AS IDENTITY) take one at the insert only. `restless` says that a write may change columns that it does not
     carry. `insert_refused` says that PostgreSQL may refuse a row for an INSERT, or do more than insert it, even where
     it exists. `casts` are the types to which a value must be cast. `narrower` columns are of another type than the
-    model's, or of a limited one, so that PostgreSQL may refuse them a value that the model allows.
+    model's, or of a limited one, so that PostgreSQL may refuse them a value that the model allows. `assigned` is the
+    expression that makes a Generated key, empty where there is none; `sequence` is what it counts by, where it does.
     """
 
     inexact: frozenset[str] = frozenset()
@@ -29,6 +30,8 @@ class Actual:
     insert_refused: bool = False
     casts: tuple[tuple[str, str], ...] = ()
     narrower: frozenset[str] = frozenset()
+    assigned: str = ""
+    sequence: str = ""
 
     @property
     def computed(self) -> frozenset[str]:

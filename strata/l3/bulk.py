@@ -1,4 +1,4 @@
-"""`set_many`: many synchronous writes at once, by binary COPY.
+"""`set_many` and `insert_many`: many synchronous writes at once, by binary COPY.
 
 Rows of keys that are all new go straight into the table, which takes no more time than a text COPY of them; others go
 by way of the stage, some thousand at a time, and an UPDATE or an upsert with the version rule of single
@@ -8,7 +8,7 @@ the order of the keys, which is that of the locks: so batches wait for each othe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -43,6 +43,7 @@ class Bulk:
         self._copy = f"COPY {layout.table} ({layout.columns}, {VERSION}) FROM STDIN (FORMAT BINARY)"
         self._old = self._old_statement()
         self._merge = self._merge_statement()
+        self._add = self._add_statement()
         self._overwrite = self._update_statement(layout.settable, layout.kept)
 
     def set_many(
@@ -52,6 +53,27 @@ class Bulk:
 
         The caller has opened a transaction. Raises `EncodeError` for an UNLOADED column that has no row to keep it.
         """
+        return self._in_order(conn, rows, versions, node, self._write)
+
+    def insert_many(
+        self, conn: Connection, rows: Sequence[tuple[Any, ...]], versions: Sequence[int], node: int
+    ) -> list[Written]:
+        """Insert each row, no key twice; the answers are in the order of `rows`.
+
+        The caller has opened a transaction, unless it is one row in a table that is good `alone`. Raises
+        `AlreadyExistsError` for a key that has a row, and `EncodeError` for an UNLOADED column.
+        """
+        return self._in_order(conn, rows, versions, node, self._insert)
+
+    def _in_order(
+        self,
+        conn: Connection,
+        rows: Sequence[tuple[Any, ...]],
+        versions: Sequence[int],
+        node: int,
+        write: Callable[[Connection, _Batch], list[Written]],
+    ) -> list[Written]:
+        """What `write` answers to the batch in the order of its keys, in the order of `rows`."""
         layout, place = self._layout, self._layout.key_place
         if layout.actual.generated:
             rows = [tuple(layout.filled(row)) for row in rows]
@@ -59,10 +81,7 @@ class Bulk:
             self._writes.lock_keys(conn, (layout.plan.key_text(row[place]) for row in rows), alone=False)
         order = sorted(range(len(rows)), key=lambda index: rows[index][place])
         batch = _Batch([rows[index] for index in order], [versions[index] for index in order], node)
-        if layout.locked:
-            written = self._write(conn, batch)
-        else:
-            written = self._writes.insisting(conn, lambda: self._write(conn, batch))
+        written = write(conn, batch) if layout.locked else self._writes.insisting(conn, lambda: write(conn, batch))
         answers: list[Any] = [None] * len(rows)
         for index, answer in zip(order, written, strict=True):
             answers[index] = answer
@@ -86,9 +105,43 @@ class Bulk:
         keys = [row[self._layout.key_place] for row in batch.rows]
         sample = keys[:: max(1, len(keys) // _SAMPLE)]
         some = self._old.row(conn, self._old_values(sample, batch))
-        if some is None and self._direct and self._all_new(conn, batch, keys) and self._insert(conn, batch):
+        if some is None and self._copied(conn, batch, keys):
             return [Written(version) for version in batch.versions]
         return self._in_parts(conn, batch)
+
+    def _insert(self, conn: Connection, batch: _Batch) -> list[Written]:
+        layout, writes = self._layout, self._writes
+        keys = [row[layout.key_place] for row in batch.rows]
+        if batch.groups:
+            raise writes.unwritten(conn, [])
+        # By month no index keeps them unique; and an INSERT may be refused for another reason, although they are there.
+        taken = writes.taken(conn, keys) if layout.updates_first else None
+        if taken is not None:
+            raise diagnosis.already_there(layout.schema_name, taken)
+        if len(keys) <= FEW:
+            add = writes.insert
+            return [
+                add(conn, row, version, batch.node) for row, version in zip(batch.rows, batch.versions, strict=True)
+            ]
+        try:
+            if self._copied(conn, batch, keys):
+                return [Written(version) for version in batch.versions]
+            return [written for part in batch.parts() for written in self._insert_part(conn, part)]
+        except diagnosis.BatchError as error:
+            raise diagnosis.unfit(error)  # noqa: B904 the cause is set
+
+    def _insert_part(self, conn: Connection, part: _Batch) -> list[Written]:
+        self._stage.fill(conn, part.staged())
+        rows = self._add.rows(conn, (part.node,))
+        if len(rows) == len(part.rows):
+            return [self._written(values, row[1:]) for values, row in zip(part.rows, rows, strict=True)]
+        added = {row[0] for row in rows}
+        keys = [row[self._layout.key_place] for row in part.rows]
+        raise self._writes.uninserted(conn, [key for key in keys if key not in added])
+
+    def _copied(self, conn: Connection, batch: _Batch, keys: list[Any]) -> bool:
+        """Whether the rows, of which none was there, went straight into the table; else nothing was written."""
+        return self._direct and self._all_new(conn, batch, keys) and self._copy_into(conn, batch)
 
     def _all_new(self, conn: Connection, batch: _Batch, keys: list[Any]) -> bool:
         return self._old.row(conn, self._old_values(keys, batch)) is None
@@ -98,7 +151,7 @@ class Bulk:
             return (keys,)
         return keys, [self._layout.plan.key_text(key) for key in keys], min(batch.versions)
 
-    def _insert(self, conn: Connection, batch: _Batch) -> bool:
+    def _copy_into(self, conn: Connection, batch: _Batch) -> bool:
         """COPY into the table itself; false, and nothing written, where that is not possible."""
         conn.command("SAVEPOINT strata_copy")
         try:
@@ -203,6 +256,17 @@ class Bulk:
             f" RETURNING s.{ORDER}, {layout.returned(returned)}",
             (INT8, INT4),
             prepared=False,
+        )
+
+    def _add_statement(self) -> Statement:
+        """Inserts what the stage holds, and returns of each row that was not there its key before the rest."""
+        layout = self._layout
+        version = layout.inserted(f"s.{VERSION}", "$1", f"s.{layout.key}::text")
+        unless = "" if layout.monthly else f"ON CONFLICT ({layout.key}) DO NOTHING"
+        return self._stage.statement(
+            f"{layout.insert} SELECT {layout.staged()}, {version} FROM {STAGE} s {unless}"
+            f" RETURNING {layout.shown([layout.plan.key.name], 'r')}, {layout.returned(layout.kept)}",
+            (INT8,),
         )
 
     def _merge_statement(self) -> Statement:

@@ -12,12 +12,13 @@ from strata.l3.catalog import exists, free_months, has_rows, table_facts
 from strata.l3.changes import LateIndex, Plan, TableMonth
 from strata.l3.columns import Columns
 from strata.l3.connection import Connection
-from strata.l3.fit import no_table
+from strata.l3.fit import misfit, no_table
 from strata.l3.indexes import wanted_indexes
 from strata.l3.layout import VERSION, quote
 from strata.l3.partition import Month, check_unique, months_from
 from strata.l3.report import BlockingChange, ManualChange
 from strata.l3.table import Table
+from strata.model.fields import Field
 from strata.policies import Index
 from strata.schema import Schema
 
@@ -165,6 +166,8 @@ class _Comparison:
             raise InvalidModelError(f"{table.name!r} is there already and {why}")
         else:
             self._extend()
+        if table.plan.key.generated:
+            self._assign(table.plan.key)
         needed = bool(self._plan.statements or self._plan.late)
         if facts.kind:
             self._divided()
@@ -184,6 +187,22 @@ class _Comparison:
             self._plan.statements.append(f"{self._alter} ADD COLUMN {VERSION} BIGINT NOT NULL DEFAULT 0")
         self._strangers()
         self._key()
+
+    def _assign(self, key: Field) -> None:
+        """Of what the database makes a key. A DEFAULT that is there stays, whatever it is."""
+        facts, server = self._facts.columns.get(key.name), self._conn.pgconn.server_version
+        if facts is not None and (facts.default is not None or facts.identity or misfit(key, facts)):
+            return
+        partitioned = self._facts.kind == "p" or (not self._facts.kind and self._table.partition is not None)
+        steps = ddl.assign_key(self._table.name, key, server=server, partitioned=partitioned, filled=self._filled)
+        if facts is None or facts.not_null:
+            self._plan.statements += steps
+            return
+        where, alter = f"{self._table.name}.{key.name}", f"{self._alter} ALTER COLUMN {quote(key.name)}"
+        self._blocked(
+            f"{where} may be NULL and has no DEFAULT, so that no key can be made for a record without one",
+            ";\n".join([f"{alter} SET NOT NULL", *steps]) + ";",
+        )
 
     def _strangers(self) -> None:
         known = {*self._table.plan.column_names, VERSION}
@@ -284,6 +303,11 @@ class _Comparison:
     def _repartition(self) -> str:
         table, partition = self._table, self._table.partition
         create = ddl.create_table(table.name, table.plan.forms, table.plan.key.name, partition, self._months)
+        if table.plan.key.generated:
+            server = self._conn.pgconn.server_version
+            create += ddl.assign_key(
+                table.name, table.plan.key, server=server, partitioned=partition is not None, filled=False
+            )
         mine = (*table.plan.column_names, VERSION)
         copied = [name for name in mine if name in self._facts.columns and not self._facts.columns[name].computed]
         monthly = partition is not None and partition.monthly

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from strata.errors import (
+    AlreadyExistsError,
     ConstraintError,
     EncodeError,
     L3RefusedError,
@@ -57,6 +58,16 @@ def unfit(error: BatchError) -> StrataError:
 def suppressed(table: str) -> ConstraintError:
     """The error of writes or deletions of rows that a trigger or rule of the table made vanish."""
     return ConstraintError(f"{swallowed(table)}; nothing was written")
+
+
+def already_there(schema: str, key: Any) -> AlreadyExistsError:
+    """The error of an insert of a key that has a record."""
+    return AlreadyExistsError(
+        f"schema {schema!r} has a record of this key; update it, or set it whatever is there",
+        sqlstate="23505",
+        schema=schema,
+        key=key,
+    )
 
 
 def swallowed(table: str) -> str:

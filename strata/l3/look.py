@@ -36,6 +36,20 @@ CROSS JOIN LATERAL ({_TRIGGERS.format(event=16, prefix=PREFIX)}) AS u(fires)
 WHERE c.oid = to_regclass($1)
 """
 
+# Of an identity, the sequence depends on the column; in a serial or another DEFAULT, the expression on the sequence.
+_ASSIGNED = """
+SELECT COALESCE(CASE WHEN a.attidentity = '' THEN pg_get_expr(f.adbin, f.adrelid)
+                     ELSE format('nextval(%L::regclass)', s.name) END, ''), COALESCE(s.name, '')
+FROM pg_attribute a LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+LEFT JOIN LATERAL (
+    SELECT q.oid::regclass::text AS name FROM pg_depend d JOIN pg_class q ON q.relkind = 'S' AND CASE
+        WHEN a.attidentity = '' THEN d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND q.oid = d.refobjid
+        ELSE d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype = 'i' AND q.oid = d.objid END
+    WHERE d.classid IN ('pg_attrdef'::regclass, 'pg_class'::regclass) AND d.refclassid = 'pg_class'::regclass
+    LIMIT 1
+) s ON true
+WHERE a.attrelid = to_regclass($1) AND a.attname = $2
+"""
 
 _STILL = """
 SELECT count(*) FROM pg_attribute a WHERE a.attrelid = to_regclass($1) AND a.attname::text = ANY($2)
@@ -49,6 +63,7 @@ class TableLook:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._statement = Statement(_LOOK, (TEXT,), prepared=False)
+        self._assigned = Statement(_ASSIGNED, (TEXT, TEXT), prepared=False)
         self._still = Statement(_STILL, (TEXT, ARRAYS[TEXT]))
 
     def still_computed(self, conn: Connection, names: Collection[str]) -> bool:
@@ -79,6 +94,7 @@ class TableLook:
                 narrower.add(name)
             if cast is not None:
                 casts.append((name, cast))
+        assigned, sequence = self._assigns(conn)
         return Actual(
             inexact=frozenset(inexact),
             generated=frozenset(generated),
@@ -87,7 +103,16 @@ class TableLook:
             insert_refused=refused,
             casts=tuple(casts),
             narrower=frozenset(narrower),
+            assigned=assigned,
+            sequence=sequence,
         )
+
+    def _assigns(self, conn: Connection) -> tuple[str, str]:
+        """By what a Generated key is made."""
+        layout = self._layout
+        key = layout.plan.key
+        row = self._assigned.row(conn, (layout.table, key.name)) if key.generated else None
+        return ("", "") if row is None else (row[0], row[1])
 
     def _exact(self, name: str, oid: int, modifier: int) -> bool:
         layout, kind = self._layout, self._layout.field(name).kind

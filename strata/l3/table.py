@@ -11,6 +11,7 @@ from strata.l3.apply import Applier
 from strata.l3.bulk import Bulk
 from strata.l3.catalog import table_columns
 from strata.l3.connection import Connection
+from strata.l3.drawing import Drawing
 from strata.l3.fit import check
 from strata.l3.layout import Layout, quote
 from strata.l3.look import TableLook
@@ -128,16 +129,6 @@ class Table:
             self._make_sure(conn, writing, written.names)
             return written
 
-    def insert(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written | None:
-        """See `Writes.insert`; in a transaction."""
-        self._fit(conn)
-        with self._doubted():
-            writing = self._now(conn)
-            written = writing.writes.insert(conn, values, version, node)
-            if written is not None:
-                self._make_sure(conn, writing, written.names)
-            return written
-
     def set_many(
         self, conn: Connection, rows: Sequence[tuple[Any, ...]], versions: Sequence[int], node: int
     ) -> list[Written]:
@@ -148,6 +139,25 @@ class Table:
             written = writing.bulk.set_many(conn, rows, versions, node)
             self._make_sure(conn, writing, *(answer.names for answer in written))
             return written
+
+    def insert_many(
+        self, conn: Connection, rows: Sequence[tuple[Any, ...]], versions: Sequence[int], node: int
+    ) -> list[Written]:
+        """See `Bulk.insert_many`. Raises `doubt.OutdatedError` where it needs a transaction, and there is none."""
+        self._fit(conn)
+        with self._doubted():
+            writing = self._now(conn)
+            if not (writing.layout.alone or conn.in_transaction):
+                raise doubt.OutdatedError(self.name)
+            written = writing.bulk.insert_many(conn, rows, versions, node)
+            self._make_sure(conn, writing, *(answer.names for answer in written))
+            return written
+
+    def draw(self, conn: Connection, count: int) -> list[Any]:
+        """See `Drawing.draw`."""
+        self._fit(conn)
+        with self._doubted():
+            return self._now(conn).drawing.draw(conn, count)
 
     def apply(self, conn: Connection, changes: Sequence[Change]) -> list[Applied]:
         """See `Applier.apply`."""
@@ -219,7 +229,7 @@ class Table:
     def _writing_to(self, layout: Layout) -> _Writing:
         writes = Writes(layout, self._partials)
         applier = Applier(layout, writes, self._stage, self._partials)
-        return _Writing(layout, writes, Bulk(layout, writes, self._stage), applier)
+        return _Writing(layout, writes, Bulk(layout, writes, self._stage), applier, Drawing(layout))
 
 
 class _Writing(NamedTuple):
@@ -229,6 +239,7 @@ class _Writing(NamedTuple):
     writes: Writes
     bulk: Bulk
     applier: Applier
+    drawing: Drawing
 
 
 class _Sight(NamedTuple):

@@ -70,7 +70,7 @@ class Writes:
             INT8,
         )
         self._there = Statement(
-            f"SELECT 1 FROM unnest($1) AS k(key)"
+            f"SELECT k.key FROM unnest($1) AS k(key)"
             f" WHERE (SELECT true FROM {layout.table} r WHERE r.{layout.key} = k.key LIMIT 1) LIMIT 1",
             (ARRAYS[layout.key_oid],),
         )
@@ -120,16 +120,25 @@ class Writes:
             raise diagnosis.suppressed(layout.name)
         return self.written(values, layout.kept, row)
 
-    def insert(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written | None:
-        """Insert the row where there is none of its key, else None. The shard's lock was taken, where there is one."""
+    def insert(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written:
+        """Insert the row. The shard's lock was taken, where there is one. Raises `AlreadyExistsError`."""
         layout = self._layout
-        values = layout.filled(values)
         row = self._insert.row(conn, self._sent(values, version, node))
         if row is not None:
             return self.written(values, layout.kept, row)
-        if self._there.row(conn, ([values[layout.key_place]],)) is None:
-            raise diagnosis.suppressed(layout.name)
-        return None
+        raise self.uninserted(conn, [values[layout.key_place]])
+
+    def uninserted(self, conn: Connection, keys: Sequence[Any]) -> StrataError:
+        """The error of keys of which one was not inserted."""
+        taken = self.taken(conn, keys)
+        if taken is None:
+            return diagnosis.suppressed(self._layout.name)
+        return diagnosis.already_there(self._layout.schema_name, taken)
+
+    def taken(self, conn: Connection, keys: Sequence[Any]) -> Any:
+        """One of the keys that has a row, or None."""
+        row = self._there.row(conn, (list(keys),))
+        return None if row is None else row[0]
 
     def _sent(self, values: Sequence[Any], version: int, node: int) -> list[Any]:
         """What the statements that insert a row take."""
@@ -183,7 +192,7 @@ class Writes:
 
     def unwritten(self, conn: Connection, keys: Sequence[Any]) -> StrataError:
         """The error of records that were not loaded whole, and of which no row was updated."""
-        if self._there.row(conn, (list(keys),)) is not None:
+        if self.taken(conn, keys) is not None:
             return diagnosis.suppressed(self._layout.name)
         return diagnosis.NoRowError(
             f"a record of schema {self._layout.schema_name!r} has UNLOADED fields and there is no row to keep them "

@@ -73,6 +73,10 @@ class Column:
             return value
         if value is None and self.field.nullable:
             return None
+        if value is None and self.field.generated:
+            raise MissingPrimaryKeyError(
+                f"{self.where} is None; use insert, by which the database assigns the key, or give the record its key"
+            )
         if value is None:
             optional = "" if self.field.primary_key else f", or annotated `{spelled(self.field.annotation)} | None`"
             raise EncodeError(f"{self.where} is None; it must be {self.form.noun}{optional}")

@@ -42,8 +42,10 @@ class Field:
     """One field of a model.
 
     `annotation` is bare: without `Annotated`, and without the `None` that `nullable` tells of. `kind` is None for
-    ignored fields only. `choices` are the members of an Enum or Literal by the text of their value. The value of
-    `default` has the form it has in a row. `factory` makes the class's own default, where it has one.
+    ignored fields only. A key that is `generated` may be None until the database has assigned it, and is not
+    `nullable`: no record that is stored has None there. `choices` are the members of an Enum or Literal by the text of
+    their value. The value of `default` has the form it has in a row. `factory` makes the class's own default, where it
+    has one.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Field:
     kind: Kind | None
     nullable: bool = False
     primary_key: bool = False
+    generated: bool = False
     unique: bool = False
     indexed: bool = False
     default: Default | None = None

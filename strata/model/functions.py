@@ -42,9 +42,9 @@ class Compiler:
         self._maker.emit(source, {**values, **ignored}, parts, whole)
         return source.function()
 
-    def check(self) -> Callable[[Any], Any]:
+    def check(self, *, new: bool = False) -> Callable[[Any], Any]:
         """A function that raises `EncodeError` for a record that cannot be stored, and gives it as the validators of
-        pydantic models have it."""
+        pydantic models have it. One that is `new` may be without the key that the database is to assign."""
         validate = validation_of(self._model, self._columns, self.part(), self.make)
         source = Source("check", "record")
         foreign, unread = source.bind(_foreign(self._model)), source.bind(_unread(self._model, self._columns))
@@ -57,7 +57,7 @@ class Compiler:
             if column.field.stamped:
                 continue  # overwritten anyhow
             sound = source.plain(column.form.sound, variable)
-            if column.field.nullable:
+            if column.field.nullable or (new and column.field.generated):
                 sound = f"({sound}) or {variable} is None"
             elif column.field.primary_key:
                 sound = f"({sound}) and {variable} != ''"

@@ -11,12 +11,13 @@ from strata.errors import EncodeError, InvalidModelError, MissingPrimaryKeyError
 from strata.model.choices import choices_of, is_choice
 from strata.model.columns import Column, form_of
 from strata.model.fields import Field, check_column_name
-from strata.model.hints import Declared, declared, is_record, spelled, strip
+from strata.model.hints import Constant, Declared, declared, is_record, spelled, strip
 from strata.model.markers import (
     AutoNow,
     AutoNowAdd,
     Default,
     Encrypted,
+    Generated,
     Ignore,
     Indexed,
     Marker,
@@ -29,6 +30,7 @@ from strata.model.pydantic_models import is_version_1
 
 _FLAGS: dict[type[Marker], str] = {
     PrimaryKey: "primary_key",
+    Generated: "generated",
     Unique: "unique",
     Indexed: "indexed",
     OmitCache: "omit_cache",
@@ -39,6 +41,7 @@ _FLAGS: dict[type[Marker], str] = {
     Ignore: "ignore",
 }
 _KEYS = (str, int, uuid.UUID)
+_ASSIGNED = (int, uuid.UUID)  # of which the database makes keys
 
 
 def inspect(model: Any) -> tuple[tuple[Field, ...], tuple[Column, ...]]:
@@ -78,9 +81,9 @@ def _field(model: str, item: Declared) -> tuple[Field, Column | None]:
         item.name, stripped.bare, form.kind, stripped.nullable, choices=choices, factory=item.factory, **flags
     )
     _check_markers(where, field, default)
-    column = Column(where, field, form)
+    column = Column(where, replace(field, nullable=field.nullable and not field.generated), form)
     if default is not None:
-        column = replace(column, field=replace(field, default=_in_row(column, default)))
+        column = replace(column, field=replace(column.field, default=_in_row(column, default)))
     return column.field, column
 
 
@@ -102,8 +105,10 @@ def _flags(where: str, markers: list[Any]) -> tuple[Default | None, dict[str, An
 
 def _check_markers(where: str, field: Field, default: Default | None) -> None:
     typed = spelled(field.annotation) + (" | None" if field.nullable else "")
+    if field.generated:
+        _check_generated(where, typed, field, default)
     if field.primary_key:
-        if field.annotation not in _KEYS or field.nullable:
+        if field.annotation not in _KEYS or (field.nullable and not field.generated):
             raise InvalidModelError(f"{where} is the primary key and a {typed}; it must be a str, an int or a UUID")
         if field.omit_cache or field.omit_l1 or field.encrypted:
             raise InvalidModelError(f"{where} is the primary key; it can be neither left out of a tier nor Encrypted")
@@ -117,6 +122,22 @@ def _check_markers(where: str, field: Field, default: Default | None) -> None:
         raise InvalidModelError(f"{where} is stamped and a {typed}; it must be a datetime or a datetime | None")
     if field.auto_now and field.auto_now_add:
         raise InvalidModelError(f"{where} is both AutoNow and AutoNowAdd; it must be one of them")
+
+
+def _check_generated(where: str, typed: str, field: Field, default: Default | None) -> None:
+    if not field.primary_key:
+        raise InvalidModelError(f"{where} is Generated and a {typed}, but not the key; only a PrimaryKey can be")
+    if field.annotation not in _ASSIGNED:
+        raise InvalidModelError(
+            f"{where} is Generated and a {typed}; the database assigns keys of int and UUID: it must be an int | None "
+            "or a UUID | None"
+        )
+    if not field.nullable and not (isinstance(field.factory, Constant) and field.factory.value is None):
+        raise InvalidModelError(
+            f"{where} is Generated and a {typed}, which has no value before it is assigned; it must be a {typed} | None"
+        )
+    if default is not None:
+        raise InvalidModelError(f"{where} is Generated, and has a Default; it must have one of them")
 
 
 def _in_row(column: Column, default: Default) -> Default:

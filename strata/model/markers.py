@@ -20,6 +20,10 @@ class PrimaryKey(Marker):
     """The key of the record: `str`, `int` or `UUID`, exactly one a model."""
 
 
+class Generated(Marker):
+    """A key that may be None at `insert`: then the database assigns it. `int | None` and `UUID | None` only."""
+
+
 class Unique(Marker):
     """A UNIQUE constraint."""
 

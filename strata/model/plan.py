@@ -64,6 +64,7 @@ class ModelPlan(Generic[T]):
     - `check` raises `EncodeError` for what cannot be stored, and gives the record as the validators of pydantic models
       have it, any other as it is; `prepare` gives the private copy of what `check` gave that is stored: values in their
       exact types, times in UTC, ignored fields at their defaults, the time given where it `has_stamped` fields.
+    - `check_new` is `check` for records whose key is yet to be assigned by the database, and may be None.
     - `key_text` gives a key's canonical text, `parse_key` takes it back.
     - `freeze` gives the form in which L1 keeps a record, compact and of no interest to the collector; `thaw` makes a
       private record of it, with UNLOADED in what L1 does not keep. `copy` makes a private record of a record.
@@ -95,6 +96,7 @@ class ModelPlan(Generic[T]):
     outline: str
     compiler: Compiler
     check: Callable[[Any], T]
+    check_new: Callable[[Any], T]
     key_of: Callable[[Any], Any]
     key_text: Callable[[Any], str]
     parse_key: Callable[[str], Any]
@@ -173,6 +175,7 @@ def _compile(model: type[T]) -> ModelPlan[T]:
     key = next(field for field in stored if field.primary_key)
     key_text, parse_key = key_functions(key.annotation, model.__name__)
     compiler = Compiler(model, fields, columns, key_text)
+    check = compiler.check()
     immutable = (
         is_frozen(model)
         and len(stored) == len(fields)
@@ -194,7 +197,8 @@ def _compile(model: type[T]) -> ModelPlan[T]:
         forms=columns,
         outline=outline_of(columns),
         compiler=compiler,
-        check=compiler.check(),
+        check=check,
+        check_new=compiler.check(new=True) if key.generated else check,
         key_of=operator.attrgetter(key.name),
         key_text=key_text,
         parse_key=parse_key,

@@ -160,6 +160,7 @@ CALLS: dict[str, Callable[[DataStore], Any]] = {
     "search_iter": lambda store: store.search_iter("notes"),
     "exists": lambda store: store.exists("notes", 1),
     "insert": lambda store: store.insert("notes", Note(2)),
+    "insert_many": lambda store: store.insert_many("notes", [Note(2)]),
     "get_or_set": lambda store: store.get_or_set("notes", 1, lambda: Note(1)),
     "cached": lambda store: store.cached(ttl=60),
     "update": lambda store: store.update("notes", 1, text="new"),

@@ -23,7 +23,7 @@ from tests.models import Player
 
 ROOT = Path(__file__).parents[2]
 MODELS = """
-    PrimaryKey Unique Indexed Default OmitCache OmitL1 AutoNowAdd AutoNow Encrypted Ignore UNLOADED
+    PrimaryKey Generated Unique Indexed Default OmitCache OmitL1 AutoNowAdd AutoNow Encrypted Ignore UNLOADED
 """.split()
 SETTINGS = """
     Config L1PoolConfig L2PoolConfig L3PoolConfig Retention Durability EncryptionKeys JSON MsgPack StandardLogger

@@ -22,6 +22,7 @@ from psycopg import errors
 from strata.errors import EncodeError
 from strata.l3 import failures
 from strata.l3.connection import GRACE, IDLE_IN_TRANSACTION
+from strata.l3.diagnosis import already_there
 from strata.l3.increments import reckoned
 from strata.l3.reads import Row
 from strata.l3.secrets import Sealed
@@ -634,20 +635,33 @@ class SimTable:
             f"upsert {key}", lambda: self._put(conn, tuple(values), version, node), {self._row_lock(key): True}
         )
 
-    def insert(self, conn: Session, values: Sequence[Any], version: int, node: int) -> Written | None:
-        key = values[self._place]
-
-        def do() -> Written | None:
-            return self._put(conn, tuple(values), version, node) if conn.row(key) is None else None
-
-        return conn.ask(f"insert {key}", do, {self._row_lock(key): True})
-
     def set_many(
         self, conn: Session, rows: Sequence[tuple[Any, ...]], versions: Sequence[int], node: int
     ) -> list[Written]:
         order = sorted(range(len(rows)), key=lambda at: rows[at][self._place])
         found = {at: self.upsert(conn, rows[at], versions[at], node) for at in order}
         return [found[at] for at in range(len(rows))]
+
+    def insert_many(
+        self, conn: Session, rows: Sequence[tuple[Any, ...]], versions: Sequence[int], node: int
+    ) -> list[Written]:
+        order = sorted(range(len(rows)), key=lambda at: rows[at][self._place])
+        found = {at: self._insert(conn, rows[at], versions[at], node) for at in order}
+        return [found[at] for at in range(len(rows))]
+
+    def _insert(self, conn: Session, values: tuple[Any, ...], version: int, node: int) -> Written:
+        key = values[self._place]
+
+        def do() -> Written | None:
+            return self._put(conn, values, version, node) if conn.row(key) is None else None
+
+        written = conn.ask(f"insert {key}", do, {self._row_lock(key): True})
+        if written is None:
+            raise already_there(self.schema_name, key)
+        return written
+
+    def draw(self, conn: Session, count: int) -> list[Any]:
+        raise NotImplementedError  # no model of the simulator has a Generated key
 
     def _put(self, conn: Session, values: tuple[Any, ...], version: int, node: int) -> Written:
         key = values[self._place]

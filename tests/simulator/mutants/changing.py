@@ -16,12 +16,12 @@ CHANGING = {
     "a row that is inserted takes no other's place": Mutant(
         calling("0:dn 1:n", "0:d 0:n 1:n", faults=("moment",), span=60),
         1,
-        apply=code(Commit, "_write_part", "decision is not None and decision.inserts", "False"),
+        apply=code(Commit, "_write_part", "if part.inserting:", "if False:"),
     ),
     "what is pending is brought to L3 before it is decided": Mutant(
         behind.calling("0:sy", "0:su", "0:s 1:wy", "0:dn"),
         1,
-        apply=code(Commit, "_meet_ledger", "change.decide is not None or", "change.decide is None and"),
+        apply=code(Commit, "_meet_ledger", "elif not part.inserting:", "if decided or part.inserting:"),
     ),
     "a decision in L2 holds for what stood there": Mutant(
         calling("0:y 1:y", "0:u 1:u", "0:dn 1:n", l3=False, faults=("moment",), span=20),
