@@ -90,7 +90,9 @@ class Inserter:
         for tries in range(TRIES):
             drawn = self._drawn(bound, new, without, tries) if without else []
             left = iter(drawn)
-            keyed = [item if item.id is not None else self._keyed(bound, next(left), item) for item in new]
+            keyed = [
+                item if item.id is not None else self._keyed(bound, next(left), item) for item in waits.in_turns(new)
+            ]
             try:
                 return write(keyed)
             except AlreadyExistsError as error:
@@ -111,7 +113,7 @@ class Inserter:
         drawn: list[Any] = []
         try:
             with rows.primary.session() as conn:
-                if tries:
+                if tries > 1:
                     rows.table.draw(conn, min(without << tries, SKIPPED))
                 while len(drawn) < without:
                     drawn += [id for id in rows.table.draw(conn, without - len(drawn)) if id not in given]

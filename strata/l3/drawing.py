@@ -61,7 +61,7 @@ class Drawing:
             )
         found: dict[Any, None] = {}
         for tries in range(TRIES):
-            asked = min((count - len(found)) << tries, AT_ONCE)
+            asked = min((count - len(found)) << max(tries - 1, 0), AT_ONCE)
             rows = self._draw.rows(conn, (asked,))
             found |= dict.fromkeys(key for key, taken in rows if not taken and key is not None)
             if len(found) >= count:

@@ -1,4 +1,4 @@
-"""`set_many` and `warm_cache`, each beside the fastest thing that one would write by hand.
+"""`set_many`, `insert_many` and `warm_cache`, each beside the fastest thing that one would write by hand.
 
 A round times each path once, in a random order, on new keys, or on the same where rows exist already.
 """
@@ -53,6 +53,7 @@ def run(options: Options) -> list[Row]:
         return [
             *_rows_written(store, hand, "new", Target(1.4, 1.1), rounds, lambda: _records(new)),
             *_rows_written(store, hand, "existing", Target(1.9, 1.6), rounds, _same(existing)),
+            *_rows_inserted(store, hand, Target(2.6, 2.2), rounds, new),
             *_keys_written(store, hand, rounds, new),
             *_warmed(store, hand, rounds, new),
         ]
@@ -141,6 +142,28 @@ def _rows_written(
         *_table(part, by_hand, only, count, target),
         *_table(own, by_hand, {name: times[name] for name in (own, by_hand)}, count, None)[:2],
     ]
+
+
+def _rows_inserted(store: DataStore, hand: ByHand, target: Target, rounds: int, count: int) -> list[Row]:
+    """New rows in L3 and L1, beside `set_many` of the same, and a COPY of them."""
+    times: dict[str, list[float]] = {}
+    own, other, by_hand = f"insert_many, {count:,} new rows", "set_many", "COPY into an empty table"
+
+    def copy(given: Records) -> float:
+        hand.empty()
+        return _seconds(lambda: hand.copy(given))
+
+    paths: dict[str, Callable[[Records], float]] = {
+        own: lambda given: _seconds(lambda: store.insert_many(NAME, given.values())),
+        other: lambda given: _seconds(lambda: store.set_many(NAME, given)),
+        by_hand: copy,
+    }
+    for path in paths.values():
+        path(_records(count))
+    for _ in range(rounds):
+        for name in random.sample(list(paths), len(paths)):
+            times.setdefault(name, []).append(paths[name](_records(count)))
+    return _table(own, by_hand, times, count, target)
 
 
 def _same(count: int) -> Callable[[], Records]:

@@ -131,6 +131,14 @@ def test_the_example_for_pydantic_prints_what_the_page_says(tmp_path: Path, dsn:
     assert f"It prints\n\n```\n{result.stdout}```\n" in PAGES[MODELS].read_text()
 
 
+def test_the_example_of_assigned_keys_prints_what_the_page_says(tmp_path: Path, dsn: str, redis_addr: str) -> None:
+    section = PAGES[MODELS].read_text().split("### Keys that the database assigns")[1]
+    (code, said), *_ = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    (tmp_path / "articles.py").write_text(f"{SHOP}\nimport strata\n{code}\nstore.close()\n")
+    result = run(tmp_path, "articles.py", STRATA_POSTGRES_DSN=dsn, STRATA_REDIS_ADDR=redis_addr)
+    assert (result.returncode, result.stdout) == (0, said), result.stderr
+
+
 def test_the_examples_of_what_is_made_where_it_is_missing_run_as_they_stand(tmp_path: Path, redis_addr: str) -> None:
     (tmp_path / "shop.py").write_text("\n".join(blocks("docs/memoizing.md")))
     result = run(tmp_path, "shop.py", STRATA_REDIS_ADDR=redis_addr)

@@ -10,6 +10,7 @@ SOURCES = Path(__file__).parents[2] / "strata"
 TIERS = {"L2UnavailableError", "L3UnavailableError"}
 ALONE = {
     "l3/pool.py",  # a lost connection is tried again, and says whether the outcome is known
+    "engine/insert.py",  # which says what the outcome is not known of, and tries nothing
     "cli/stats.py",  # which asks by a connection of its own
 }
 
