@@ -53,7 +53,7 @@ def run(options: Options) -> list[Row]:
         return [
             *_rows_written(store, hand, "new", Target(1.4, 1.1), rounds, lambda: _records(new)),
             *_rows_written(store, hand, "existing", Target(1.9, 1.6), rounds, _same(existing)),
-            *_rows_inserted(store, hand, Target(2.6, 2.2), rounds, new),
+            *_rows_inserted(store, hand, Target(1.2, 1.1), rounds, new),
             *_keys_written(store, hand, rounds, new),
             *_warmed(store, hand, rounds, new),
         ]
@@ -163,7 +163,7 @@ def _rows_inserted(store: DataStore, hand: ByHand, target: Target, rounds: int, 
     for _ in range(rounds):
         for name in random.sample(list(paths), len(paths)):
             times.setdefault(name, []).append(paths[name](_records(count)))
-    return _table(own, by_hand, times, count, target)
+    return _table(own, other, times, count, target)
 
 
 def _same(count: int) -> Callable[[], Records]:

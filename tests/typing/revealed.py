@@ -19,6 +19,7 @@ from strata import (
     Collection,
     Config,
     DataStore,
+    Generated,
     Job,
     Key,
     L3PoolConfig,
@@ -39,6 +40,10 @@ from tests.models import Player
 
 class Visit(msgspec.Struct):
     id: Annotated[UUID, PrimaryKey]
+
+
+class Ticket(msgspec.Struct):
+    id: Annotated[int | None, PrimaryKey, Generated] = None
 
 
 class Badge(pydantic.BaseModel):
@@ -64,6 +69,9 @@ def by_class(ds: DataStore) -> None:
     assert_type(ds.search_iter(Player), Iterator[Player])
     assert_type(ds.set(Player, "p1", andrew), Player)
     assert_type(ds.set_many(Player, {"p1": andrew}), dict[str, Player])
+    assert_type(ds.insert(Player, andrew), Player)
+    assert_type(ds.insert_many(Player, iter([andrew])), list[Player])
+    assert_type(ds.insert(Ticket, Ticket()).id, int | None)  # as it was declared
 
 
 def by_name(ds: DataStore) -> None:
@@ -76,6 +84,7 @@ def by_name(ds: DataStore) -> None:
     assert_type(ds.set("players", "p1", andrew), Player)
     assert_type(ds.set("players", "p1", visit), Visit)
     assert_type(ds.set_many("players", {1: andrew}), dict[int, Player])
+    assert_type(ds.insert_many("players", [andrew]), list[Any])
 
 
 def by_handle(ds: DataStore) -> None:
