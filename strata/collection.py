@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, overload
 
+from strata.durations import Duration
 from strata.engine.hot import Hot
 from strata.jobs.job import Job
 from strata.model.keys import KEYS
@@ -106,17 +107,18 @@ class Collection(Generic[T, K]):
         """
         return self._store.get_many(self.name, ids)
 
-    def get_or_set(self, id: K, factory: Callable[[], T], /) -> T:
+    def get_or_set(self, id: K, factory: Callable[[], T], /, *, ttl: Duration | None = None) -> T:
         """The record; where no tier has it, `factory()` makes it, which is stored, and returned.
 
         Of those who ask for the same key at once, one calls `factory`, and all get the same record: in a process
         always, in the fleet where `RedisPolicy.lease_wait` is set. Stored as by `insert`, synchronously in every mode:
         where another process was quicker, its record is the one. An exception of `factory` reaches all who wait, and
         nothing is stored. What is written meanwhile wins; in a schema without L3, so does a deletion or an
-        invalidation, and what was made is returned and not stored.
+        invalidation, and what was made is returned and not stored. `ttl` is the life of what is made, as in `set`.
 
         Raises what `factory` raises; `EncodeError` for what it returns that is no record of this key; `StrataError`
-        where it asks for the record that it is to make; otherwise as `get` and `insert` do.
+        where it asks for the record that it is to make; `InvalidConfigError` for a `ttl` that is none; otherwise as
+        `get` and `insert` do.
 
         >>> store.delete(Player, "p8")
         >>> store.get_or_set(Player, "p8", lambda: Player("p8", "dora"))
@@ -124,20 +126,46 @@ class Collection(Generic[T, K]):
         >>> store.get_or_set(Player, "p8", lambda: Player("p8", "emil"))
         Player(id='p8', name='dora')
         """
-        return self._store.get_or_set(self.name, id, factory)
+        return self._store.get_or_set(self.name, id, factory, ttl=ttl)
 
-    def set(self, id: K, value: T) -> T:
+    def set(self, id: K, value: T, *, ttl: Duration | None = None) -> T:
         """Store a record by the schema's write mode; returns it as stored. The caller's object is not changed.
 
         The last write of a key wins, whole, in every mode: what depends on a record that was read, such as a count, is
         safe only where nobody else writes the key (see docs/write-modes.md).
 
-        Raises `EncodeError` or `MissingPrimaryKeyError` for a record or id that cannot be stored, and `HookError` where
-        `before_set` raised, before anything is written; `ConstraintError` where the database refuses the row;
-        `L3UnavailableError`, or in a schema without L3 `L2UnavailableError`, whose `outcome_unknown` says if it may
-        have been written; `WriteBehindFullError` where a deferred write finds room nowhere.
+        `ttl`, in seconds or a `timedelta`, is a life of its own that this record has in L1 and L2, in the place of that
+        of the policies, and longer perhaps; 0 is without end. In a schema without L3 the record ends with it; with L3
+        it is read from there afterwards, and has the life of the policies, as after a write without `ttl`. `touch`
+        gives it another one.
+
+        Raises `EncodeError` or `MissingPrimaryKeyError` for a record or id that cannot be stored, `InvalidConfigError`
+        for a `ttl` that is none, and `HookError` where `before_set` raised, before anything is written;
+        `ConstraintError` where the database refuses the row; `L3UnavailableError`, or in a schema without L3
+        `L2UnavailableError`, whose `outcome_unknown` says if it may have been written; `WriteBehindFullError` where a
+        deferred write finds room nowhere.
+
+        >>> session = store.set(Session, "s1", Session("s1", "ann"), ttl=timedelta(minutes=20))
         """
-        return self._store.set(self.name, id, value)
+        return self._store.set(self.name, id, value, ttl=ttl)
+
+    def touch(self, id: K, /, ttl: Duration | None) -> None:
+        """Give a record that is there another life in L1 and L2, from now on; nothing else of it changes.
+
+        `ttl` is as in `set`, but that it must be said; None is the life that the policies give. It goes by no write
+        mode: when it returns Redis knows of it, and every process that has a copy which would live longer drops it; a
+        deferred write of this process is handed off for it, or has that life when it is. What is written or deleted
+        meanwhile is not touched by it. What no cache has is loaded from L3 first. Without L2 it concerns the L1 of
+        this process. Any thread may call it.
+
+        Raises `NotFoundError` where there is no record, `InvalidConfigError` for a `ttl` that is none, `EncodeError` or
+        `MissingPrimaryKeyError` for an id that can be no key, `L2UnavailableError` where Redis cannot be told, whose
+        `outcome_unknown` says if it may have been, and `L3UnavailableError` where it has to be asked.
+
+        >>> session = store.set(Session, "s1", Session("s1", "ann"), ttl=1200)
+        >>> store.touch(Session, "s1", ttl=1200)
+        """
+        self._store.touch(self.name, id, ttl)
 
     def insert(self, record: T, /) -> T:
         """Store a record whose key no record has yet, synchronously in every mode; returns it as stored.
@@ -232,13 +260,14 @@ class Collection(Generic[T, K]):
         """
         return self._store.increment(self.name, id, default=default, **deltas)  # type: ignore[no-any-return]
 
-    def set_many(self, values: Mapping[K, T]) -> dict[K, T]:
+    def set_many(self, values: Mapping[K, T], *, ttl: Duration | None = None) -> dict[K, T]:
         """Store records by id, synchronously in every mode and all or nothing in L3; returns them as stored.
 
-        Raises `EncodeError`, `MissingPrimaryKeyError`, `HookError`, `ConstraintError`, `L3UnavailableError` and
-        `L2UnavailableError` as `set` does.
+        `ttl` is a life of its own for each, as in `set`. Raises `EncodeError`, `MissingPrimaryKeyError`,
+        `InvalidConfigError`, `HookError`, `ConstraintError`, `L3UnavailableError` and `L2UnavailableError` as `set`
+        does.
         """
-        return self._store.set_many(self.name, values)
+        return self._store.set_many(self.name, values, ttl=ttl)
 
     def delete(self, id: K) -> None:
         """Remove the record from all tiers, by the schema's write mode; deleting what is not there is no error.

@@ -16,7 +16,7 @@ from strata._wiring import Wiring
 from strata.bound import Bound
 from strata.collection import RAISE, Collection
 from strata.config import Config
-from strata.durations import Duration, seconds
+from strata.durations import Duration, life, seconds
 from strata.engine.calls import Caller, Making
 from strata.engine.context import ABSENT
 from strata.engine.hot import Hot
@@ -28,6 +28,7 @@ from strata.engine.read import Reader
 from strata.engine.readings import numbers_of
 from strata.engine.rows import Filler
 from strata.engine.search import Searcher
+from strata.engine.touch import Toucher
 from strata.engine.tx import Tx
 from strata.engine.write import Writer
 from strata.engine.write_many import ManyWriter
@@ -122,6 +123,7 @@ class DataStore:
         self._many_writer = ManyWriter(context, self._writer)
         self._modifier = Modifier(context, self._writer)
         self._inserter = Inserter(context, self._writer, self._modifier)
+        self._toucher = Toucher(context, self._reader)
         self._incrementer = Incrementer(context, self._reader, self._writer, self._modifier)
         self._caller = Caller(context, self._reader, self._writer, self._modifier)
         self._searcher = Searcher(context, filler)
@@ -228,20 +230,23 @@ class DataStore:
             return self._many.get_many(bound, ids)
 
     @overload
-    def get_or_set(self, schema: type[T], id: Key, factory: Callable[[], T], /) -> T: ...
+    def get_or_set(self, schema: type[T], id: Key, factory: Callable[[], T], /, *, ttl: Duration | None = ...) -> T: ...
     @overload
-    def get_or_set(self, schema: str, id: Key, factory: Callable[[], T], /) -> T: ...
-    def get_or_set(self, schema: SchemaRef[Any], id: Key, factory: Callable[[], Any], /) -> Any:
+    def get_or_set(self, schema: str, id: Key, factory: Callable[[], T], /, *, ttl: Duration | None = ...) -> T: ...
+    def get_or_set(
+        self, schema: SchemaRef[Any], id: Key, factory: Callable[[], Any], /, *, ttl: Duration | None = None
+    ) -> Any:
         """The record; where no tier has it, `factory()` makes it, which is stored, and returned.
 
         Of those who ask for the same key at once, one calls `factory`, and all get the same record: in a process
         always, in the fleet where `RedisPolicy.lease_wait` is set. Stored as by `insert`, synchronously in every mode:
         where another process was quicker, its record is the one. An exception of `factory` reaches all who wait, and
         nothing is stored. What is written meanwhile wins; in a schema without L3, so does a deletion or an
-        invalidation, and what was made is returned and not stored.
+        invalidation, and what was made is returned and not stored. `ttl` is the life of what is made, as in `set`.
 
         Raises what `factory` raises; `EncodeError` for what it returns that is no record of this key; `StrataError`
-        where it asks for the record that it is to make; otherwise as `get` and `insert` do.
+        where it asks for the record that it is to make; `InvalidConfigError` for a `ttl` that is none; otherwise as
+        `get` and `insert` do.
 
         >>> store.delete(Player, "p8")
         >>> store.get_or_set(Player, "p8", lambda: Player("p8", "dora"))
@@ -249,7 +254,7 @@ class DataStore:
         >>> store.get_or_set(Player, "p8", lambda: Player("p8", "emil"))
         Player(id='p8', name='dora')
         """
-        return self._get_made(schema, id, Making(factory))
+        return self._get_made(schema, id, Making(factory, life=life(ttl)))
 
     def _get_made(self, schema: Any, id: Any, source: Making) -> Any:
         bound = self._bound(schema)
@@ -292,7 +297,7 @@ class DataStore:
         wait = seconds(lease_wait, "lease_wait") or 0.0
         if key is not None and not callable(key):
             raise InvalidConfigError(f"key is {shown(key)}; it must be a function of the same arguments, or None")
-        return Caching(self, Terms(seconds(ttl, "ttl"), key, "" if name is None else name, wait))
+        return Caching(self, Terms(life(ttl), key, "" if name is None else name, wait))
 
     def exists(self, schema: SchemaRef[Any], id: Key) -> bool:
         """Whether any tier has the record; nothing is filled.
@@ -388,23 +393,51 @@ class DataStore:
     # -- writing ------------------------------------------------------------------------------------------------
 
     @overload
-    def set(self, schema: type[T], id: Key, value: T) -> T: ...
+    def set(self, schema: type[T], id: Key, value: T, *, ttl: Duration | None = ...) -> T: ...
     @overload
-    def set(self, schema: str, id: Key, value: T) -> T: ...
-    def set(self, schema: SchemaRef[Any], id: Key, value: Any) -> Any:
+    def set(self, schema: str, id: Key, value: T, *, ttl: Duration | None = ...) -> T: ...
+    def set(self, schema: SchemaRef[Any], id: Key, value: Any, *, ttl: Duration | None = None) -> Any:
         """Store a record by the schema's write mode; returns it as stored. The caller's object is not changed.
 
         The last write of a key wins, whole, in every mode: what depends on a record that was read, such as a count, is
         safe only where nobody else writes the key (see docs/write-modes.md).
 
-        Raises `EncodeError` or `MissingPrimaryKeyError` for a record or id that cannot be stored, and `HookError` where
-        `before_set` raised, before anything is written; `ConstraintError` where the database refuses the row;
-        `L3UnavailableError`, or in a schema without L3 `L2UnavailableError`, whose `outcome_unknown` says if it may
-        have been written; `WriteBehindFullError` where a deferred write finds room nowhere.
+        `ttl`, in seconds or a `timedelta`, is a life of its own that this record has in L1 and L2, in the place of that
+        of the policies, and longer perhaps; 0 is without end. In a schema without L3 the record ends with it; with L3
+        it is read from there afterwards, and has the life of the policies, as after a write without `ttl`. `touch`
+        gives it another one.
+
+        Raises `EncodeError` or `MissingPrimaryKeyError` for a record or id that cannot be stored, `InvalidConfigError`
+        for a `ttl` that is none, and `HookError` where `before_set` raised, before anything is written;
+        `ConstraintError` where the database refuses the row; `L3UnavailableError`, or in a schema without L3
+        `L2UnavailableError`, whose `outcome_unknown` says if it may have been written; `WriteBehindFullError` where a
+        deferred write finds room nowhere.
+
+        >>> session = store.set(Session, "s1", Session("s1", "ann"), ttl=timedelta(minutes=20))
         """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics, "strata_set_seconds"):
-            return self._writer.set(bound, id, value)
+            return self._writer.set(bound, id, value, life(ttl))
+
+    def touch(self, schema: SchemaRef[Any], id: Key, /, ttl: Duration | None) -> None:
+        """Give a record that is there another life in L1 and L2, from now on; nothing else of it changes.
+
+        `ttl` is as in `set`, but that it must be said; None is the life that the policies give. It goes by no write
+        mode: when it returns Redis knows of it, and every process that has a copy which would live longer drops it; a
+        deferred write of this process is handed off for it, or has that life when it is. What is written or deleted
+        meanwhile is not touched by it. What no cache has is loaded from L3 first. Without L2 it concerns the L1 of
+        this process. Any thread may call it.
+
+        Raises `NotFoundError` where there is no record, `InvalidConfigError` for a `ttl` that is none, `EncodeError` or
+        `MissingPrimaryKeyError` for an id that can be no key, `L2UnavailableError` where Redis cannot be told, whose
+        `outcome_unknown` says if it may have been, and `L3UnavailableError` where it has to be asked.
+
+        >>> session = store.set(Session, "s1", Session("s1", "ann"), ttl=1200)
+        >>> store.touch(Session, "s1", ttl=1200)
+        """
+        bound = self._bound(schema)
+        with _Counted(bound, self._metrics):
+            self._toucher.touch(bound, id, life(ttl))
 
     @overload
     def insert(self, schema: type[T], record: T, /) -> T: ...
@@ -532,18 +565,21 @@ class DataStore:
             return self._incrementer.increment(bound, id, deltas, default)
 
     @overload
-    def set_many(self, schema: type[T], values: Mapping[K, T]) -> dict[K, T]: ...
+    def set_many(self, schema: type[T], values: Mapping[K, T], *, ttl: Duration | None = ...) -> dict[K, T]: ...
     @overload
-    def set_many(self, schema: str, values: Mapping[K, T]) -> dict[K, T]: ...
-    def set_many(self, schema: SchemaRef[Any], values: Mapping[Any, Any]) -> dict[Any, Any]:
+    def set_many(self, schema: str, values: Mapping[K, T], *, ttl: Duration | None = ...) -> dict[K, T]: ...
+    def set_many(
+        self, schema: SchemaRef[Any], values: Mapping[Any, Any], *, ttl: Duration | None = None
+    ) -> dict[Any, Any]:
         """Store records by id, synchronously in every mode and all or nothing in L3; returns them as stored.
 
-        Raises `EncodeError`, `MissingPrimaryKeyError`, `HookError`, `ConstraintError`, `L3UnavailableError` and
-        `L2UnavailableError` as `set` does.
+        `ttl` is a life of its own for each, as in `set`. Raises `EncodeError`, `MissingPrimaryKeyError`,
+        `InvalidConfigError`, `HookError`, `ConstraintError`, `L3UnavailableError` and `L2UnavailableError` as `set`
+        does.
         """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
-            return self._many_writer.set_many(bound, values)
+            return self._many_writer.set_many(bound, values, life(ttl))
 
     def delete(self, schema: SchemaRef[Any], id: Key) -> None:
         """Remove the record from all tiers, by the schema's write mode; deleting what is not there is no error.

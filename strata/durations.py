@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +24,15 @@ def seconds(value: Duration | None, what: str) -> float | None:
         wanted = "seconds (0 or more) or a timedelta, at most timedelta.max"
         raise InvalidConfigError(f"{what} is {said}; it must be {wanted}")
     return float(number)
+
+
+def life(ttl: Duration | None) -> float | None:
+    """The seconds that one record is to live in L1 and L2, infinity being for ever; None: as its policies say.
+
+    Raises as `seconds` does.
+    """
+    given = None if ttl is None else seconds(ttl, "ttl")
+    return math.inf if given == 0 else given
 
 
 class Seconds(Generic[S]):

@@ -11,6 +11,7 @@ from strata.aio.here import here
 from strata.aio.jobs import AsyncJob
 from strata.aio.ready import Ready
 from strata.collection import RAISE, Collection
+from strata.durations import Duration
 from strata.model.keys import KEYS
 from strata.model.numbers import Number
 from strata.paging import Page
@@ -90,14 +91,19 @@ class AsyncCollection(Ready, Generic[T, K]):
         """As `Collection.get_many`."""
         return await here().call(self.sync.get_many, ids)
 
-    async def get_or_set(self, id: K, factory: Factory[T], /) -> T:
+    async def get_or_set(self, id: K, factory: Factory[T], /, *, ttl: Duration | None = None) -> T:
         """As `Collection.get_or_set`; the factory may be a coroutine function. Who is cancelled does not end it for
         others who wait."""
-        return await here().call(self.sync.get_or_set, id, factory)  # type: ignore[arg-type]  # the engine awaits it
+        call: Callable[..., T] = self.sync.get_or_set  # the engine awaits it
+        return await here().call(call, id, factory, ttl=ttl)
 
-    async def set(self, id: K, value: T) -> T:
+    async def set(self, id: K, value: T, *, ttl: Duration | None = None) -> T:
         """As `Collection.set`."""
-        return await here().call(self.sync.set, id, value)
+        return await here().call(self.sync.set, id, value, ttl=ttl)
+
+    async def touch(self, id: K, /, ttl: Duration | None) -> None:
+        """As `Collection.touch`."""
+        await here().call(self.sync.touch, id, ttl)
 
     async def insert(self, record: T, /) -> T:
         """As `Collection.insert`."""
@@ -119,9 +125,9 @@ class AsyncCollection(Ready, Generic[T, K]):
         """As `Collection.modify`; the function may be a coroutine function."""
         return await here().call(self.sync.modify, id, function)  # type: ignore[arg-type]  # the engine awaits it
 
-    async def set_many(self, values: Mapping[K, T]) -> dict[K, T]:
+    async def set_many(self, values: Mapping[K, T], *, ttl: Duration | None = None) -> dict[K, T]:
         """As `Collection.set_many`."""
-        return await here().call(self.sync.set_many, values)
+        return await here().call(self.sync.set_many, values, ttl=ttl)
 
     async def delete(self, id: K) -> None:
         """As `Collection.delete`."""

@@ -141,14 +141,18 @@ class AsyncDataStore(AsyncWith):
         return await here().call(self.sync.get_many, schema, ids)
 
     @overload
-    async def get_or_set(self, schema: type[T], id: Key, factory: Factory[T], /) -> T: ...
+    async def get_or_set(
+        self, schema: type[T], id: Key, factory: Factory[T], /, *, ttl: Duration | None = ...
+    ) -> T: ...
     @overload
-    async def get_or_set(self, schema: str, id: Key, factory: Factory[T], /) -> T: ...
-    async def get_or_set(self, schema: SchemaRef[Any], id: Key, factory: Factory[Any], /) -> Any:
+    async def get_or_set(self, schema: str, id: Key, factory: Factory[T], /, *, ttl: Duration | None = ...) -> T: ...
+    async def get_or_set(
+        self, schema: SchemaRef[Any], id: Key, factory: Factory[Any], /, *, ttl: Duration | None = None
+    ) -> Any:
         """As `DataStore.get_or_set`; the factory may be a coroutine function. Who is cancelled does not end it for
         others who wait."""
         call: Callable[..., Any] = self.sync.get_or_set
-        return await here().call(call, schema, id, factory)
+        return await here().call(call, schema, id, factory, ttl=ttl)
 
     def cached(
         self,
@@ -218,12 +222,16 @@ class AsyncDataStore(AsyncWith):
     # -- writing ------------------------------------------------------------------------------------------------
 
     @overload
-    async def set(self, schema: type[T], id: Key, value: T) -> T: ...
+    async def set(self, schema: type[T], id: Key, value: T, *, ttl: Duration | None = ...) -> T: ...
     @overload
-    async def set(self, schema: str, id: Key, value: T) -> T: ...
-    async def set(self, schema: SchemaRef[Any], id: Key, value: Any) -> Any:
+    async def set(self, schema: str, id: Key, value: T, *, ttl: Duration | None = ...) -> T: ...
+    async def set(self, schema: SchemaRef[Any], id: Key, value: Any, *, ttl: Duration | None = None) -> Any:
         """As `DataStore.set`."""
-        return await here().call(self.sync.set, schema, id, value)
+        return await here().call(self.sync.set, schema, id, value, ttl=ttl)
+
+    async def touch(self, schema: SchemaRef[Any], id: Key, /, ttl: Duration | None) -> None:
+        """As `DataStore.touch`."""
+        await here().call(self.sync.touch, schema, id, ttl)
 
     @overload
     async def insert(self, schema: type[T], record: T, /) -> T: ...
@@ -272,12 +280,14 @@ class AsyncDataStore(AsyncWith):
         return await here().call(self.sync.modify, schema, id, function)
 
     @overload
-    async def set_many(self, schema: type[T], values: Mapping[K, T]) -> dict[K, T]: ...
+    async def set_many(self, schema: type[T], values: Mapping[K, T], *, ttl: Duration | None = ...) -> dict[K, T]: ...
     @overload
-    async def set_many(self, schema: str, values: Mapping[K, T]) -> dict[K, T]: ...
-    async def set_many(self, schema: SchemaRef[Any], values: Mapping[Any, Any]) -> dict[Any, Any]:
+    async def set_many(self, schema: str, values: Mapping[K, T], *, ttl: Duration | None = ...) -> dict[K, T]: ...
+    async def set_many(
+        self, schema: SchemaRef[Any], values: Mapping[Any, Any], *, ttl: Duration | None = None
+    ) -> dict[Any, Any]:
         """As `DataStore.set_many`."""
-        return await here().call(self.sync.set_many, schema, values)
+        return await here().call(self.sync.set_many, schema, values, ttl=ttl)
 
     async def delete(self, schema: SchemaRef[Any], id: Key) -> None:
         """As `DataStore.delete`."""

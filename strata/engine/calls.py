@@ -45,11 +45,12 @@ _within: ContextVar[tuple[Call, ...]] = ContextVar("strata_within", default=())
 @dataclass(frozen=True, slots=True)
 class Making:
     """Where a record comes from: `call` is the user's function, and `record`, of memoized ones, what makes a record of
-    its result. `anew`: whatever is there already."""
+    its result. `anew`: whatever is there already. `life`: seconds, where it gets a life of its own."""
 
     call: Callable[[], Any]
     record: Callable[[Any], Any] | None = None
     anew: bool = False
+    life: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +240,8 @@ class Caller:
         if found.state is State.TOMBSTONE:
             return Loaded(ABSENT, found.version)
         bound.counters.l2_hits += 1
-        if job.source.record is not None:
-            began -= context.versions.age(found.version)  # of a result, `ttl` is the age in any tier
         if bound.l1.store is not None:
+            call.life = found.life
             bound.l1.fill(call, bound.plan.freeze(found.record), found.version, loaded=began)
         return Loaded(found.record, found.version)
 
@@ -277,7 +277,7 @@ class Caller:
         left = RETRIES
         while True:
             try:
-                return self._modifier.insert(job.bound, job.id, job.key_text, record)
+                return self._modifier.insert(job.bound, job.id, job.key_text, record, job.source.life)
             except AlreadyExistsError:
                 left -= 1
                 stored = self._reader.find(job.bound, job.id, job.key_text, True)
@@ -299,20 +299,21 @@ class Caller:
 
     def _store_l1(self, job: _Job, call: Call, record: Any, version: int) -> _Stored:
         l1, now = job.bound.l1, self._context.clock.monotonic()
+        call.life = job.source.life
         if l1.fill(call, job.bound.plan.freeze(record), version, loaded=now):
             return record, True
         found = ABSENT if job.source.anew else self._near(job)
         return record if found is ABSENT else found, False
 
     def _store_l2(self, job: _Job, call: Call, record: Any, version: int, stood: int | None, began: float) -> _Stored:
-        bound, id, text = job.bound, job.id, job.key_text
+        bound, id, text, life = job.bound, job.id, job.key_text, job.source.life
         assert bound.l2 is not None
         for _ in range(RETRIES):
             undisturbed, stands = self._undisturbed(job, call, began), None
             if undisturbed and job.source.anew:
-                return record, self._writer.own(bound, id, text, record, version)
+                return record, self._writer.own(bound, id, text, record, version, life)
             if undisturbed:
-                done, stands = self._writer.swap(bound, id, text, record, stood, version)
+                done, stands = self._writer.swap(bound, id, text, record, stood, version, life)
                 if done:
                     return record, True
             found = bound.l2.read(text, lease=False)

@@ -29,13 +29,14 @@ class Decision(Protocol):
 @dataclass(slots=True)
 class KeyChange:
     """One key's last word in the batch: a checked, stamped record, or None for its deletion; where there is a `decide`,
-    what that has decided on."""
+    what that has decided on. `life`: seconds, where the record gets a life of its own."""
 
     id: Any
     key_text: str
     record: Any
     version: int = 0
     decide: Decision | None = None
+    life: float | None = None
 
 
 @dataclass(slots=True)

@@ -68,24 +68,26 @@ class Commit:
         self.parts: dict[str, SchemaChanges] = {}
         self._unsure = False  # whether a commit may be under way whose end is not known
 
-    def add(self, bound: Bound, id: Any, key_text: str, record: Any) -> None:
+    def add(self, bound: Bound, id: Any, key_text: str, record: Any, life: float | None = None) -> None:
         """A record that `Writer.prepare` gave, or None. Raises `EncodeError` before any tier is touched."""
         part = self.parts.setdefault(bound.name, SchemaChanges(bound))
-        part.add(KeyChange(id, key_text, record))
+        part.add(KeyChange(id, key_text, record, life=life))
 
-    def insert_all(self, bound: Bound, records: Mapping[str, tuple[Any, Any]]) -> list[Any]:
+    def insert_all(
+        self, bound: Bound, records: Mapping[str, tuple[Any, Any]], life: float | None = None
+    ) -> list[Any]:
         """`run`, of whole records alone, by key text with their ids, of which there must be none; returns them as
         stored, in their order."""
         part = self.parts[bound.name] = SchemaChanges(bound, inserting=True)
         for key_text, (id, record) in waits.in_turns(records.items()):
-            part.add(KeyChange(id, key_text, record))
+            part.add(KeyChange(id, key_text, record, life=life))
         self.run()
         return [change.record for change in part.changes.values()]
 
-    def decide(self, bound: Bound, id: Any, key_text: str, decide: Decision) -> Any:
+    def decide(self, bound: Bound, id: Any, key_text: str, decide: Decision, life: float | None = None) -> Any:
         """`run`, of this alone; returns the record as stored."""
         part = self.parts[bound.name] = SchemaChanges(bound)
-        change = part.changes[key_text] = KeyChange(id, key_text, UNDECIDED, decide=decide)
+        change = part.changes[key_text] = KeyChange(id, key_text, UNDECIDED, decide=decide, life=life)
         self.run()
         return change.record
 
@@ -120,7 +122,7 @@ class Commit:
     def _claim(self, part: SchemaChanges) -> None:
         for change in waits.in_turns(part.changes.values()):
             part.bound.l1.forget(change.id)
-            part.claims.append(Claim(change.id))
+            part.claims.append(Claim(change.id, change.life))
         for start in range(0, len(part.claims), AT_ONCE):
             part.bound.l1.claims.enter(*part.claims[start : start + AT_ONCE])
             waits.give_way()
@@ -355,7 +357,7 @@ class Commit:
             op = MessageOp.DELETE if change.record is None else MessageOp.SET
             message = context.message(bound, change.key_text, op, change.version)
             cached = None if change.record is None else bound.plan.cached(change.record)
-            puts.append(Put(change.key_text, change.version, cached, message))
+            puts.append(Put(change.key_text, change.version, cached, message, life=change.life))
         try:
             if bound.l2 is None:
                 if part.intended:

@@ -208,6 +208,7 @@ def answered(context: Context, bound: Bound, claim: Claim, found: Found, began: 
     state = found.state
     if state is State.VALUE:
         context.versions.observe(found.version)
+        claim.life = found.life
         return Loaded(found.record, found.version, found.pending)
     if state is State.TOMBSTONE:
         context.versions.observe(found.version)

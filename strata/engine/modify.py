@@ -55,13 +55,14 @@ class Modifier:
         self._context = context
         self._writer = writer
 
-    def insert(self, bound: Bound, id: Any, key_text: str, record: Any) -> Any:
-        """Store a record that `Writer.prepare` gave, whose key no record has yet; returns it as stored."""
+    def insert(self, bound: Bound, id: Any, key_text: str, record: Any, life: float | None = None) -> Any:
+        """Store a record that `Writer.prepare` gave, whose key no record has yet, with a life of its own where one is
+        given; returns it as stored."""
         if bound.l3 is None:
             self._writer.refuse_partial(bound, record)
-            return self.decided(bound, id, key_text, _Insert(bound, id, record))
+            return self.decided(bound, id, key_text, _Insert(bound, id, record), life)
         self._context.listen()
-        stored = Commit(self._context).insert_all(bound, {key_text: (id, record)})[0]
+        stored = Commit(self._context).insert_all(bound, {key_text: (id, record)}, life)[0]
         bound.counters.sets += 1
         bound.hooks.after_set(bound.plan.copy(stored))
         return stored
@@ -86,34 +87,38 @@ class Modifier:
         id, key_text = bound.plan.key_and_text(id)
         return self.decided(bound, id, key_text, _Modify(bound, id, function, self._writer))
 
-    def decided(self, bound: Bound, id: Any, key_text: str, decision: Decision) -> Any:
+    def decided(self, bound: Bound, id: Any, key_text: str, decision: Decision, life: float | None = None) -> Any:
         """Write what is decided on by what the lowest tier holds; returns it as stored."""
         self._context.listen()
         try:
             if bound.l3 is not None:
-                stored = Commit(self._context).decide(bound, id, key_text, decision)
+                stored = Commit(self._context).decide(bound, id, key_text, decision, life)
             elif bound.l2 is not None:
-                stored = self._in_l2(bound, bound.l2, id, key_text, decision)
+                stored = self._in_l2(bound, bound.l2, id, key_text, decision, life)
             else:
-                stored = self._in_l1(bound, id, decision)
+                stored = self._in_l1(bound, id, decision, life)
         except Unchanged as nothing:
             return nothing.record
         bound.counters.sets += 1
         bound.hooks.after_set(bound.plan.copy(stored))
         return stored
 
-    def _in_l2(self, bound: Bound, l2: L2Tier, id: Any, key_text: str, decision: Decision) -> Any:
-        """Until nobody else has written in between, as by WATCH and MULTI."""
+    def _in_l2(self, bound: Bound, l2: L2Tier, id: Any, key_text: str, decision: Decision, life: float | None) -> Any:
+        """Until nobody else has written in between, as by WATCH and MULTI. What is changed keeps what it has left of a
+        life of its own."""
+        now = self._context.clock.monotonic
         known: int | None = None  # what stands there and cannot be read
         for tries in range(RETRIES):
             if tries:
                 waits.sleep(waits.uniform(0, PAUSE * min(tries, 10)))
+            began = now()
             found = l2.read(key_text, lease=False)
             there = found.state is State.VALUE
             stood = known if found.state is State.BUSY else found.version
             held = found.record if there else ABSENT
             record = _whole(bound, held, decision(held))
-            done, known = self._writer.swap(bound, id, key_text, record, stood)
+            left = life if found.life is None else found.life - (now() - began)
+            done, known = self._writer.swap(bound, id, key_text, record, stood, life=left)
             if done:
                 return record
         raise L2RefusedError(
@@ -121,16 +126,17 @@ class Modifier:
             "in a schema with L3, where who comes later waits"
         )
 
-    def _in_l1(self, bound: Bound, id: Any, decision: Decision) -> Any:
+    def _in_l1(self, bound: Bound, id: Any, decision: Decision, life: float | None) -> Any:
         context, plan = self._context, bound.plan
         while True:
             now = context.clock.monotonic()
             entry = bound.l1.lookup(id, now)
             # The version first: an entry is renewed in place, and one that was has another by the time of the swap.
             stood = None if entry is None else entry.version
+            left = entry.ends - now if entry is not None and entry.own else life
             held = ABSENT if entry is None else plan.thaw(entry.value)
             record = _whole(bound, held, decision(held))
-            if bound.l1.swap(id, stood, plan.freeze(record), context.versions.stamp(), now):
+            if bound.l1.swap(id, stood, plan.freeze(record), context.versions.stamp(), now, left):
                 return record
 
     def _part(self, bound: Bound, id: Any, fields: Mapping[str, Any]) -> Any:

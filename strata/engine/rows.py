@@ -7,6 +7,7 @@ program's UPDATE leaves it as it was. So the rows that fill are read after the l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from strata.engine.context import Context
 from strata.engine.load import Load, fill_l1
 from strata.errors import WITHOUT_L2, WITHOUT_L3, DecodeError, EncodeError, MissingPrimaryKeyError
 from strata.l1.claims import Claim
+from strata.l1.entry import L1Entry
 from strata.l2.content import Found, State
 
 
@@ -35,23 +37,27 @@ class Filler:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def fill(self, bound: Bound, items: Sequence[Item], *, strict: bool = False, take_over: bool = False) -> None:
-        """Fill where nothing newer is known, and L1 from L2 where that has what was found, or newer.
+    def fill(self, bound: Bound, items: Sequence[Item], *, strict: bool = False, take_over: bool = False) -> float:
+        """Fill where nothing newer is known, and L1 from L2 where that has what was found, or newer; returns how many
+        seconds the first of the caches' copies has left of a life of its own.
 
         An outage fills nothing, or, where it is `strict`, raises `L2UnavailableError` or `L3UnavailableError`. What
         another reader is loading is left to it, or, to `take_over`, filled in its place: two that did so all the time
         would take each other's leases for ever.
         """
         began = self._context.clock.monotonic()
-        items = [item for item in items if item.key_text and (take_over or not _known(bound, item, began))]
+        known = {} if take_over else {item.id: entry for item in items if (entry := _known(bound, item, began))}
+        shortest = min((entry.ends - began for entry in known.values() if entry.own), default=math.inf)
+        items = [item for item in items if item.key_text and item.id not in known]
         if not items or (bound.l1.store is None and bound.l2 is None):
-            return
+            return shortest
         claims = {item.key_text: Claim(item.id) for item in items}
         try:
             bound.l1.claims.enter(*claims.values())
             found, left = None, claims
             if bound.l2 is not None:
                 found = bound.l2.read_many(list(claims), exist=True, take_over=take_over)
+                shortest = min(shortest, *(math.inf if item.life is None else item.life for item in found.values()))
                 left = self._from_l2(bound, items, claims, found, began)
             if left:
                 self._load(bound, left, found)
@@ -60,6 +66,7 @@ class Filler:
                 raise
         finally:
             bound.l1.claims.release(*claims.values())
+        return shortest
 
     def _from_l2(
         self, bound: Bound, items: Sequence[Item], claims: dict[str, Claim], found: dict[str, Found], began: float
@@ -73,6 +80,7 @@ class Filler:
                 left[item.key_text] = claim
             elif answer.state is State.VALUE and answer.version >= item.version and not skips:
                 self._context.versions.observe(answer.version)
+                claim.life = answer.life
                 fills.append((claim, bound.plan.freeze(answer.record), answer.version, answer.pending))
             else:
                 bound.l1.met(claim, item.version)
@@ -91,10 +99,10 @@ class Filler:
             raise
 
 
-def _known(bound: Bound, item: Item, now: float) -> bool:
-    """Whether L1 has just what was found."""
+def _known(bound: Bound, item: Item, now: float) -> L1Entry | None:
+    """The entry of L1, where that is just what was found."""
     entry = bound.l1.lookup(item.id, now)
-    return entry is not None and entry.version == item.version and not entry.pending
+    return entry if entry is not None and entry.version == item.version and not entry.pending else None
 
 
 def items_of(bound: Bound, rows: Sequence[Any]) -> list[Item]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -94,7 +95,7 @@ class Searcher:
         self._context.listen()
         bound.counters.searches += 1
         found = self._found(bound, query, rows.replica)
-        return [_given(bound, record) for record in self._filled(bound, query, found)]
+        return [_given(bound, record) for record in self._filled(bound, query, found)[0]]
 
     def search_page(self, bound: Bound, query: Query, after: str | None) -> Page[Any]:
         """As `search`, the page that begins where the one before has said; its size is the query's limit."""
@@ -111,7 +112,7 @@ class Searcher:
             page = rows.table.search_page(conn, query, values)
         self._orders.asked(bound, query)
         names = bound.plan.column_names if page.names is None else page.names
-        records = self._filled(bound, query, FoundRows(names, page.rows, rows.replica is None))
+        records, _ = self._filled(bound, query, FoundRows(names, page.rows, rows.replica is None))
         next = None if page.last is None else bookmark.text(page.last)
         return Page([_given(bound, record) for record in records], next)
 
@@ -138,9 +139,9 @@ class Searcher:
             return [_given(bound, record) for record in kept]
         # A replica that lags would give a result that is older than the write which dropped the last one.
         found = self._found(bound, query, None if bound.searches.drops else rows.replica)
-        records = self._filled(bound, query, found)  # first: what cannot be read is not kept
+        records, life = self._filled(bound, query, found)  # first: what cannot be read is not kept
         if generation is not None:
-            self._keep(bound, fingerprint, generation, found)
+            self._keep(bound, fingerprint, generation, found, life)
         return [_given(bound, record) for record in records]
 
     def iterate(self, bound: Bound, query: Query, chunk: int) -> Iterator[Any]:
@@ -164,13 +165,14 @@ class Searcher:
             names, rows = bound.rows.table.search(conn, query)
         return FoundRows(bound.plan.column_names if names is None else names, rows, replica is None)
 
-    def _filled(self, bound: Bound, query: Query, found: FoundRows) -> list[Any]:
+    def _filled(self, bound: Bound, query: Query, found: FoundRows) -> tuple[list[Any], float]:
+        """The records, and the seconds that the caches' copy of one of them has left of a life of its own."""
         # A projection lacks columns, and a replica may lag behind: neither may fill a cache.
         if query.fields or not found.primary:
-            return [bound.record(row.values, found.names) for row in waits.in_turns(found.rows)]
+            return [bound.record(row.values, found.names) for row in waits.in_turns(found.rows)], math.inf
         items = items_of(bound, found.rows)
-        self._filler.fill(bound, items)
-        return [item.record for item in items]
+        life = self._filler.fill(bound, items)
+        return [item.record for item in items], life
 
     def _kept(self, bound: Bound, query: Query, fingerprint: str) -> tuple[list[Any] | None, bytes | None]:
         """The records that were kept, and the generation under which others may be kept in their place.
@@ -194,8 +196,9 @@ class Searcher:
             bound.counters.corrupt += 1
             return None, generation
 
-    def _keep(self, bound: Bound, fingerprint: str, generation: bytes, found: FoundRows) -> None:
-        """Rows as the ledger keeps them: ciphertext stays ciphertext, and OmitCache columns stay away."""
+    def _keep(self, bound: Bound, fingerprint: str, generation: bytes, found: FoundRows, life: float) -> None:
+        """Rows as the ledger keeps them, for `life` seconds at most: ciphertext stays ciphertext, and OmitCache columns
+        stay away."""
         names = _shown(bound, found.names)
         places = [found.names.index(name) for name in names]
         packed = [
@@ -203,7 +206,7 @@ class Searcher:
             for row in waits.in_turns(found.rows)
         ]
         try:
-            bound.searches.keep(fingerprint, generation, _pack(packed))
+            bound.searches.keep(fingerprint, generation, _pack(packed), life)
         except WITHOUT_L2:
             bound.counters.l2_skips += 1
 

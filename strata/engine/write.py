@@ -43,12 +43,13 @@ class Writer:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def set(self, bound: Bound, id: Any, value: Any) -> Any:
-        """Store the record by the schema's write mode; returns it with its stamps, private to the caller."""
+    def set(self, bound: Bound, id: Any, value: Any, life: float | None = None) -> Any:
+        """Store the record by the schema's write mode, with a life of its own where one is given; returns it with its
+        stamps, private to the caller."""
         id, key_text = bound.plan.key_and_text(id)
         record = self.prepare(bound, id, value)
         self._context.listen()
-        stored = self.write(bound, id, key_text, record)
+        stored = self.write(bound, id, key_text, record, life)
         bound.counters.sets += 1
         bound.hooks.after_set(stored)
         return stored
@@ -121,34 +122,34 @@ class Writer:
             bound.l1.forget(id)
             self._context.publish(self._context.message(bound, key_text, MessageOp.INVALIDATE))
 
-    def write(self, bound: Bound, id: Any, key_text: str, record: Any) -> Any:
+    def write(self, bound: Bound, id: Any, key_text: str, record: Any, life: float | None = None) -> Any:
         """One checked record, or None for its deletion, by the schema's write mode."""
         if bound.deferred:
-            return self._behind(bound, id, key_text, record)
+            return self._behind(bound, id, key_text, record, life)
         if bound.l3 is not None:
             commit = Commit(self._context)
-            commit.add(bound, id, key_text, record)
+            commit.add(bound, id, key_text, record, life)
             commit.run()
             return commit.parts[bound.name].changes[key_text].record
-        self.keep(bound, {key_text: (id, record)})
+        self.keep(bound, {key_text: (id, record)}, life)
         return record
 
-    def keep(self, bound: Bound, changes: Mapping[str, tuple[Any, Any]]) -> None:
+    def keep(self, bound: Bound, changes: Mapping[str, tuple[Any, Any]], life: float | None = None) -> None:
         """Ids with checked records, or None for their deletion, by key text, of a schema without L3."""
         for _, record in changes.values():
             if record is not None:
                 self.refuse_partial(bound, record)
         if bound.l2 is not None:
-            self._own(bound, bound.l2, changes)
+            self._own(bound, bound.l2, changes, life)
             return
         for id, record in changes.values():
             if record is None:
                 bound.l1.forget(id)
             else:
                 began = self._context.clock.monotonic()
-                bound.l1.write(id, bound.plan.freeze(record), self._context.versions.stamp(), began)
+                bound.l1.write(id, bound.plan.freeze(record), self._context.versions.stamp(), began, life=life)
 
-    def _behind(self, bound: Bound, id: Any, key_text: str, record: Any) -> Any:
+    def _behind(self, bound: Bound, id: Any, key_text: str, record: Any, life: float | None) -> Any:
         deferred = self._context.writebehind
         assert deferred is not None
         self._context.ready()
@@ -158,13 +159,13 @@ class Writer:
         try:
             if claim is not None:
                 bound.l1.claims.enter(claim)
-            version = deferred.put(bound, id, key_text, record)
+            version = deferred.put(bound, id, key_text, record, None if life is None else began + life)
             if record is None:
                 bound.l1.forget(id, below=version)
             elif bound.plan.unloaded(record):
                 bound.l1.forget(id)
             else:
-                bound.l1.write(id, bound.plan.freeze(record), version, began, claim)
+                bound.l1.write(id, bound.plan.freeze(record), version, began, claim, life)
         except BaseException as error:
             bound.l1.forget(id)  # it may be pending all the same, or in L3
             if isinstance(error, WriteBehindFullError):
@@ -177,15 +178,15 @@ class Writer:
                 bound.l1.claims.release(claim)
         return None if record is None else bound.plan.copy(record)
 
-    def _own(self, bound: Bound, l2: L2Tier, changes: Mapping[str, tuple[Any, Any]]) -> None:
+    def _own(self, bound: Bound, l2: L2Tier, changes: Mapping[str, tuple[Any, Any]], life: float | None) -> None:
         """A schema whose lowest tier is L2: the newest version wins there, and what it overtakes is tried once more."""
         announcer, claims = self._context.announcer, bound.l1.claims
-        mine = {key_text: Claim(id) for key_text, (id, _) in changes.items()}
+        mine = {key_text: Claim(id, life) for key_text, (id, _) in changes.items()}
         left = dict(changes)
         try:
             claims.enter(*mine.values())
             for _ in range(RETRIES):
-                puts = [self._put(bound, key_text, record) for key_text, (_, record) in left.items()]
+                puts = [self._put(bound, key_text, record, life) for key_text, (_, record) in left.items()]
                 began = self._context.clock.monotonic()
                 in_the_way = l2.own(announcer.channel, puts)
                 stored = [put for put in puts if put.key_text not in in_the_way]
@@ -207,16 +208,22 @@ class Writer:
             claims.release(*mine.values())
 
     def swap(
-        self, bound: Bound, id: Any, key_text: str, record: Any, stood: int | None, version: int | None = None
+        self,
+        bound: Bound,
+        id: Any,
+        key_text: str,
+        record: Any,
+        stood: int | None,
+        version: int | None = None,
+        life: float | None = None,
     ) -> tuple[bool, int | None]:
         """Write a checked record of a schema whose lowest tier is L2, as `L2Tier.swap` does."""
         assert bound.l2 is not None
         swap = bound.l2.swap
-        return self._alone(
-            bound, id, key_text, record, version, lambda put: swap(self._context.announcer.channel, put, stood)
-        )
+        put = self._put(bound, key_text, record, life, version)
+        return self._alone(bound, id, put, lambda put: swap(self._context.announcer.channel, put, stood))
 
-    def own(self, bound: Bound, id: Any, key_text: str, record: Any, version: int) -> bool:
+    def own(self, bound: Bound, id: Any, key_text: str, record: Any, version: int, life: float | None = None) -> bool:
         """Write a checked record of a schema whose lowest tier is L2, at a version that was stamped before; whether
         nothing newer stands there."""
         assert bound.l2 is not None
@@ -226,26 +233,19 @@ class Writer:
             in_the_way = own(self._context.announcer.channel, [put]).get(key_text)
             return in_the_way is None, in_the_way
 
-        return self._alone(bound, id, key_text, record, version, put_own)[0]
+        return self._alone(bound, id, self._put(bound, key_text, record, life, version), put_own)[0]
 
     def _alone(
-        self,
-        bound: Bound,
-        id: Any,
-        key_text: str,
-        record: Any,
-        version: int | None,
-        write: Callable[[Put], tuple[bool, int | None]],
+        self, bound: Bound, id: Any, put: Put, write: Callable[[Put], tuple[bool, int | None]]
     ) -> tuple[bool, int | None]:
         """Write one record to L2 alone, and what was written to L1; whether it was, and what stands there else."""
-        claim = Claim(id)
+        claim = Claim(id, put.life)
         try:
             bound.l1.claims.enter(claim)
-            put = self._put(bound, key_text, record, version)
             began = self._context.clock.monotonic()
             done, stands = write(put)
             if done:
-                self._take(bound, [(claim, record, put.version)], began)
+                self._take(bound, [(claim, put.record, put.version)], began)
             elif stands is not None:
                 self._context.versions.observe(stands)
             return done, stands
@@ -255,12 +255,12 @@ class Writer:
         finally:
             bound.l1.claims.release(claim)
 
-    def _put(self, bound: Bound, key_text: str, record: Any, version: int | None = None) -> Put:
+    def _put(self, bound: Bound, key_text: str, record: Any, life: float | None, version: int | None = None) -> Put:
         version = self._context.stamp() if version is None else version
         op = MessageOp.DELETE if record is None else MessageOp.SET
         # Not signed: if the answer is lost, and the script is run later, this instance must hear of it as well.
         message = self._context.announcer.message(bound.name, key_text, op, version, signed=False)
-        return Put(key_text, version, record, message)
+        return Put(key_text, version, record, message, life=life)
 
     def _take(self, bound: Bound, stored: Sequence[tuple[Claim, Any, int]], began: float) -> None:
         """L1 after own writes: the new records where the claims still hold, and nothing older in any case."""

@@ -21,8 +21,9 @@ class ManyWriter:
         self._context = context
         self._writer = writer
 
-    def set_many(self, bound: Bound, values: Mapping[Any, Any]) -> dict[Any, Any]:
-        """Store the records, all or nothing in L3; returns them as stored, by id."""
+    def set_many(self, bound: Bound, values: Mapping[Any, Any], life: float | None = None) -> dict[Any, Any]:
+        """Store the records, all or nothing in L3, with lives of their own where one is given; returns them as stored,
+        by id."""
         if not isinstance(values, Mapping):
             raise EncodeError(f"set_many takes a mapping of ids to records, not a {type(values).__name__}")
         prepare, named = self._writer.prepare, bound.plan.key_and_text
@@ -30,10 +31,10 @@ class ManyWriter:
         prepared = {key_text: (id, prepare(bound, id, value)) for id, key_text, value in waits.in_turns(keyed)}
         self._context.listen()
         if bound.l3 is None:
-            self._writer.keep(bound, prepared)
+            self._writer.keep(bound, prepared, life)
             stored = dict(prepared.values())
         else:
-            stored = {change.id: change.record for change in self._commit(bound, prepared)}
+            stored = {change.id: change.record for change in self._commit(bound, prepared, life)}
         bound.counters.sets += len(stored)
         for record in waits.in_turns(stored.values()):
             bound.hooks.after_set(record)
@@ -53,9 +54,9 @@ class ManyWriter:
             self._commit(bound, gone)
         bound.counters.deletes += len(gone)
 
-    def _commit(self, bound: Bound, changes: Mapping[str, tuple[Any, Any]]) -> Iterable[Any]:
+    def _commit(self, bound: Bound, changes: Mapping[str, tuple[Any, Any]], life: float | None = None) -> Iterable[Any]:
         commit = Commit(self._context)
         for key_text, (id, record) in waits.in_turns(changes.items()):
-            commit.add(bound, id, key_text, record)
+            commit.add(bound, id, key_text, record, life)
         commit.run()
         return commit.parts[bound.name].changes.values() if changes else ()

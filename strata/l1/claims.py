@@ -36,17 +36,19 @@ class Claim:
     A flight is a claim that others may wait for: its owner sets `result` or `error`, and then, first of all in its
     `finally`, `ended`; it was `born` when it was boarded first (monotonic). `stale` is what may be served instead,
     until the claim is voided. `brief`, set by its owner: L2 could not be asked, or told, or the ledger not be asked, so
-    that what is filled may be older than what others were told; `silent`: L2 was asked, and did not answer.
+    that what is filled may be older than what others were told; `silent`: L2 was asked, and did not answer; `life`: the
+    seconds that what is filled has of a life of its own, infinity being for ever, None where the store says how long.
     `passed_on`: another thread ends it.
     """
 
     __slots__ = (
-        "__weakref__", "_waiting", "alive", "born", "brief", "ended", "error", "hub", "key", "owner", "passed_on",
-        "result", "shared", "silent", "stale",
+        "__weakref__", "_waiting", "alive", "born", "brief", "ended", "error", "hub", "key", "life", "owner",
+        "passed_on", "result", "shared", "silent", "stale",
     )  # fmt: skip
 
-    def __init__(self, key: Hashable) -> None:
+    def __init__(self, key: Hashable, life: float | None = None) -> None:
         self.key = key
+        self.life = life
         self.alive = True
         self.born = 0.0
         self.brief = self.silent = self.passed_on = False

@@ -36,6 +36,7 @@ class L1Entry(msgspec.Struct, gc=False, eq=False):
     key: Any = None
     queued: float = 0.0  # LRU: the stamp under which it stands in the queue
     ends: float = FOREVER  # until when it is fresh; after that it is stale, if it is still there
+    own: bool = False  # whether that is a life of its own, beyond which it is nothing
     seen: int = 0  # LFU: the hits already counted
     count: int = 0  # LFU: the counted hits, aged
 

@@ -46,7 +46,7 @@ class MemStore:
     calls `clear`, since a thread of the parent's may have held the one, and been inside the other.
 
     An entry whose time is up stays until it is overwritten, chosen for eviction, or swept, which `aging` delays; `live`
-    does not show it, `stale` does.
+    does not show it, `stale` does. One with a life of its own does not age.
     """
 
     def __init__(
@@ -110,13 +110,15 @@ class MemStore:
         pending: bool,
         loaded: float | None = None,
         ttl: float | None = None,
+        own: bool = False,
     ) -> list[Evicted]:
-        """As `put`, by a caller that holds the lock, and calls `attend` afterwards."""
+        """As `put`, by a caller that holds the lock, and calls `attend` afterwards. `own`: it does not age, and at the
+        end of its TTL it is gone."""
         now = self._now()
         if loaded is None:
             loaded = now
-        life = self._ttl if ttl is None else ttl or FOREVER
-        if self._aging is None:
+        life = self._ttl if ttl is None else ttl if own else ttl or FOREVER
+        if self._aging is None or own:
             expires = ends = loaded + life
         else:
             life = self._aging.draw(life)
@@ -128,13 +130,20 @@ class MemStore:
             gone = self._expired(entry) if entry.ends <= now else []
             _renew(entry, value, version, pending, expires, loaded, now)
             entry.ends = ends
+            entry.own = own
         else:
-            entry = L1Entry(value, version, pending, expires, loaded, now, 0, key, now, ends)
+            entry = L1Entry(value, version, pending, expires, loaded, now, 0, key, now, ends, own)
             gone = self._insert(entry) if len(entries) < self._capacity else self._replace(entry, now)
             entries[key] = entry
         if not self._watched and expires != FOREVER:
             self._watched = self.unattended = True
         return gone
+
+    def retime(self, entry: L1Entry, life: float | None, now: float) -> None:
+        """Give an entry of the store another life of its own (None: that of the store), from `now` on; by a caller that
+        holds the lock, and calls `attend` afterwards."""
+        ttl = (self._ttl if life is None else life) + now - entry.loaded
+        self.enter(entry.key, entry.value, entry.version, entry.pending, entry.loaded, ttl, life is not None)
 
     def live(self, key: Hashable, now: float) -> L1Entry | None:
         """The entry, unless its time is up. Needs no lock."""
@@ -144,7 +153,7 @@ class MemStore:
     def stale(self, key: Hashable, now: float) -> L1Entry | None:
         """The entry, fresh or not, unless it is older than the TTL and what it may stay beyond. Needs no lock."""
         entry = self.entries.get(key)
-        return entry if entry is not None and now < entry.ends + self._stay and entry.expires != GONE else None
+        return entry if entry is not None and now < self._leaves(entry) and entry.expires != GONE else None
 
     def claim_refresh(self, entry: L1Entry) -> bool:
         """Whether the caller is to refresh the entry, which is due; from now on it is served until it ends."""
@@ -180,15 +189,14 @@ class MemStore:
         To list the entries holds it for 20 ms a million.
         """
         with self.lock:
-            entries = list(self.entries.values())
-        now -= self._stay
-        due = [entry for entry in entries if entry.ends <= now]
+            entries, stay = list(self.entries.values()), self._stay
+        due = [entry for entry in entries if (entry.ends if entry.own else entry.ends + stay) <= now]
         gone: list[Evicted] = []
         for start in range(0, len(due), budget):
             with self.lock:
                 for entry in due[start : start + budget]:
                     # Since the list was made it may have been renewed, or have left.
-                    if entry.ends <= now and self.entries.get(entry.key) is entry:
+                    if self._leaves(entry) <= now and self.entries.get(entry.key) is entry:
                         gone += self._expired(entry)
                         self._remove(entry)
                         self._policy.left(entry)
@@ -222,6 +230,9 @@ class MemStore:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def _leaves(self, entry: L1Entry) -> float:
+        return entry.ends if entry.own else entry.ends + self._stay
 
     def _insert(self, entry: L1Entry) -> list[Evicted]:
         self._policy.add(entry)

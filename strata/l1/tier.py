@@ -136,8 +136,17 @@ class L1Tier:
         with self.claims.lock:
             self._outdate(claim, version)
 
-    def write(self, key: Hashable, value: Any, version: int, began: float, claim: Claim | None = None) -> None:
-        """Put an own write, as new as `began`: what is under way for the key is void, and what is older gives way.
+    def write(
+        self,
+        key: Hashable,
+        value: Any,
+        version: int,
+        began: float,
+        claim: Claim | None = None,
+        life: float | None = None,
+    ) -> None:
+        """Put an own write, as new as `began`, with a `life` of its own perhaps: what is under way for the key is void,
+        and what is older gives way.
 
         One that was overtaken between the buffer and here, or that L3 has already, does not enter; nor does one whose
         `claim`, where there is one, is void.
@@ -152,19 +161,39 @@ class L1Tier:
             if not good or (self.own is not None and (own is None or not own.newest or own.version != version)):
                 self.store.drop(key)
                 return
-            evicted = self.store.enter(key, value, version, True, began)
+            evicted = self.store.enter(key, value, version, True, began, life, life is not None)
         if self.store.unattended:
             self.store.attend()
         self._report(evicted)
 
-    def swap(self, key: Hashable, stood: int | None, value: Any, version: int, now: float) -> bool:
+    def swap(
+        self, key: Hashable, stood: int | None, value: Any, version: int, now: float, life: float | None = None
+    ) -> bool:
         """As `write` where L1 is the lowest tier, if what was found there, by its version (None: nothing), still is."""
         with self.claims.lock:
             entry = None if self.store is None else self.store.live(key, now)
             if (None if entry is None else entry.version) != stood:
                 return False
-            self.write(key, value, version, now)
+            self.write(key, value, version, now, life=life)
             return True
+
+    def touch(self, claim: Claim, life: float | None, now: float, version: int = 0) -> bool:
+        """Give the entry another life from `now` on, where nothing has happened to its key since the claim was entered,
+        if it was; what other callers have under way knows the life before, and is void. `version`: of the record that
+        got it below, which makes an older entry go. Returns whether there was an entry."""
+        with self.claims.lock:
+            if not claim.alive:
+                return False
+            self.claims.void_others(claim)
+            entry = None if self.store is None else self.store.live(claim.key, now)
+            if entry is None or self.store is None:
+                return False
+            if self._outdated(entry, version):
+                self.store.drop(claim.key)
+                return False
+            self.store.retime(entry, life, now)
+        self.store.attend()
+        return True
 
     def change(self, key: Hashable, change: Callable[[Any], Any], now: float) -> Any:
         """What is under way for the key is void, and of the value that there is, `change` makes another, of the same
@@ -227,7 +256,7 @@ class L1Tier:
             return None
         self.claims.void_others(claim)
         self._present(claim.key)
-        return store.enter(claim.key, value, version, pending, loaded, _life(claim, store))
+        return store.enter(claim.key, value, version, pending, loaded, _life(claim, store), claim.life is not None)
 
     def _outdate(self, claim: Claim, version: int | None) -> None:
         self.claims.void_others(claim)
@@ -261,10 +290,11 @@ class L1Tier:
 
 
 def _life(claim: Claim, store: MemStore) -> float | None:
-    """Seconds for which what the claim fills is kept; None: as long as the store keeps anything.
+    """Seconds for which what the claim fills is kept; None: as long as the store keeps anything, unless the claim knows
+    of a life of the record's own.
 
     A read past an L2 that does not answer may find the row before a commit whose intent others have heard of, and
     whose put nobody will: then no message takes the entry away. Nor does one take away what was committed without L2,
     before such a commit; nor what was read past a ledger that does not answer, but has told of something newer.
     """
-    return min(BUS_GRACE, store.ttl) if claim.brief else None
+    return min(BUS_GRACE, store.ttl if claim.life is None else claim.life) if claim.brief else claim.life

@@ -1,12 +1,15 @@
 """What a key of L2 holds, as bytes and as what they mean.
 
 `V1:<version>:<s|p>:` with a record behind it, `T1:` for a tombstone, `I1:` for the intents of writers, `L1:` for the
-lease of a reader; p is pending, s settled.
+lease of a reader; p is pending, s settled. A `;` in the place of the last colon says that the value has a life of its
+own: what the key has left of it is all that a copy of it has. A release that does not know of such lives does not look
+at that place.
 """
 
 from __future__ import annotations
 
 import enum
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +23,7 @@ from strata.waits.clock import Clock
 
 LONGEST_MS = 86_400_000  # of an intent
 HEADER = 25  # bytes of `V1:<19 digits>:<s|p>:`
+OWN_LIFE = b";"  # in the last of them
 
 _DEADLINE = re.compile(rb"[^=;]+=([0-9]{1,15});")  # of an intent's writer, in ms
 
@@ -40,7 +44,7 @@ class State(enum.Enum):
 
 class Found(msgspec.Struct, frozen=True, gc=False):
     """The answer of a read. `token` is the lease where the state is LEASED; `raw` is the content of what is stale, or
-    `due` for a refresh, with which it may be replaced."""
+    `due` for a refresh, with which it may be replaced. `life`: the seconds that it has left of a life of its own."""
 
     state: State
     version: int = 0
@@ -49,6 +53,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
     token: str = ""
     raw: bytes = b""
     due: bool = False
+    life: float | None = None
 
 
 class Contents:
@@ -71,15 +76,20 @@ class Contents:
         self._clock = clock
         self._key_text = key_text
 
-    def write(self, version: int, record: Any, *, pending: bool = False) -> bytes:
-        """What a key is to hold: the value, or for None a tombstone."""
+    def write(self, version: int, record: Any, *, pending: bool = False, own: bool = False) -> bytes:
+        """What a key is to hold: the value, which may have a life of its `own`, or for None a tombstone."""
         flag = "p" if pending else "s"
         if record is None:
             return f"T1:{version:019d}:{flag}:".encode()
-        return f"V1:{version:019d}:{flag}:".encode() + self._encode(record)
+        return f"V1:{version:019d}:{flag}{';' if own else ':'}".encode() + self._encode(record)
+
+    def asks(self, raw: bytes | None) -> bool:
+        """Whether what a content means depends on what its key has left."""
+        return raw is not None and raw[HEADER - 1 : HEADER] == OWN_LIFE and raw[:3] == b"V1:"
 
     def read(self, key_text: str, raw: bytes | None, left: int) -> Found | None:
-        """What a content with so many ms left means; None where there is none, or it cannot be read."""
+        """What a content with so many ms left (-1: it does not expire) means; None where there is none, or it cannot be
+        read."""
         if raw is None:
             return None
         head = raw[:3]
@@ -106,6 +116,9 @@ class Contents:
 
     def _value(self, version: int, raw: bytes, left: int) -> Found:
         found = Found(State.VALUE, version, raw[23:24] == b"p", self._decode(raw[HEADER:]))
+        if self.asks(raw):
+            # Of the last millisecond Redis says 0, which is still something.
+            return replace(found, life=math.inf if left < 0 else max(left, 0.5) / 1000)
         if left < 0:
             return found
         if left <= self._lifetimes.stay_ms:

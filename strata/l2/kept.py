@@ -19,7 +19,8 @@ class Searches(Protocol):
 
     def find(self, fingerprint: str) -> Kept: ...
 
-    def keep(self, fingerprint: str, generation: bytes, data: bytes) -> None: ...
+    def keep(self, fingerprint: str, generation: bytes, data: bytes, life: float) -> None:
+        """Keep a result for as long as all are kept, and for `life` seconds at most."""
 
     def committing(self, token: str, lasting: float) -> None:
         """A writer is about to commit, which has surely ended after `lasting` seconds."""
@@ -39,7 +40,7 @@ class NotKept:
     def find(self, fingerprint: str) -> Kept:
         return Kept(None, None)
 
-    def keep(self, fingerprint: str, generation: bytes, data: bytes) -> None:
+    def keep(self, fingerprint: str, generation: bytes, data: bytes, life: float) -> None:
         pass
 
     def committing(self, token: str, lasting: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from strata.aging import PLAIN, Aging
@@ -21,10 +22,13 @@ class Lifetimes:
         self.ages = bool(aging.stay or aging.eager)  # whether what a key has left of its life matters
         self.negative_px = round(negative * 1000)
 
-    def px(self, record: Any) -> int:
-        """Milliseconds that a value, or for None a tombstone, is kept; 0 = no expiry."""
+    def px(self, record: Any, life: float | None = None) -> int:
+        """Milliseconds that a value, or for None a tombstone, is kept; 0 = no expiry. `life`: the seconds of a life of
+        its own, which nothing shortens or prolongs; infinity is for ever, None the life of all."""
         if record is None:
             return TOMBSTONE_MS
+        if life is not None:
+            return 0 if life == math.inf else max(1, round(life * 1000))
         fresh = self.fresh_px()
         return fresh and fresh + self.stay_ms
 

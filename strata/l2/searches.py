@@ -45,8 +45,9 @@ class UntilTtl(NotKept):
     def find(self, fingerprint: str) -> Kept:
         return Kept(_of(fingerprint, self._server.values([self._key(fingerprint)], 1)[0]), b"")
 
-    def keep(self, fingerprint: str, generation: bytes, data: bytes) -> None:
-        self._server.execute("SET", self._key(fingerprint), fingerprint.encode() + data, "PX", self._px())
+    def keep(self, fingerprint: str, generation: bytes, data: bytes, life: float) -> None:
+        px = _shorter(self._px(), life)
+        self._server.execute("SET", self._key(fingerprint), fingerprint.encode() + data, "PX", px)
 
     def _key(self, fingerprint: str) -> str:
         return f"{self._prefix}{_place(fingerprint, self._places)}"
@@ -73,9 +74,9 @@ class UntilWrite:
         data, generation = self._server.run(_find, keys, [self._token()])
         return Kept(_of(fingerprint, data), generation or None)
 
-    def keep(self, fingerprint: str, generation: bytes, data: bytes) -> None:
-        content = fingerprint.encode() + data
-        self._server.run(_keep, [self._key(fingerprint), self._generation], [generation, self._px(), content])
+    def keep(self, fingerprint: str, generation: bytes, data: bytes, life: float) -> None:
+        args = [generation, _shorter(self._px(), life), fingerprint.encode() + data]
+        self._server.run(_keep, [self._key(fingerprint), self._generation], args)
 
     def committing(self, token: str, lasting: float) -> None:
         self._server.run(_commit, [self._generation, self._writers], [token, round(lasting * 1000)])
@@ -88,6 +89,10 @@ class UntilWrite:
 
     def _key(self, fingerprint: str) -> str:
         return f"{self._prefix}w:{_place(fingerprint, self._places)}"
+
+
+def _shorter(px: int, life: float) -> int:
+    return px if life * 1000 >= px else max(1, int(life * 1000))
 
 
 def _place(fingerprint: str, places: int) -> int:

@@ -16,7 +16,7 @@ from strata import waits
 from strata.errors import StrataError
 from strata.l2.content import Contents, Found, State
 from strata.l2.lifetimes import Lifetimes
-from strata.l2.script import Script, load
+from strata.l2.script import load
 from strata.l2.values import Put
 from strata.protocol.versions import VersionClock
 
@@ -31,7 +31,8 @@ NEWEST = (1 << 63) - 1  # no version is above it
 LEASE_MS = 5_000
 
 _scripts = {name: load("strata.l2.scripts", name) for name in (
-    "read", "aged", "fill", "refresh", "intent", "put", "abandon", "own", "swap", "invalidate", "settle", "purge",
+    "read", "aged", "fill", "refresh", "intent", "put", "abandon", "own", "swap", "touch", "invalidate", "settle",
+    "purge",
 )}  # fmt: skip
 
 
@@ -57,9 +58,10 @@ class L2Tier:
         self._lifetimes = lifetimes
         self._versions = versions
         self._on_corrupt = on_corrupt
-        # Whether the last read found nothing, as the next one will too, most likely: that one leaves its lease at once.
-        # Set by any thread; it matters for the number of round trips alone.
-        self._missed = False
+        # Whether the last read found nothing, as the next one will too, most likely: that one leaves its lease at once;
+        # and whether it found a life of its own, for which the next one is asked at once. Set by any thread; for the
+        # number of round trips alone.
+        self._missed = self._lived = False
         self.reset_tokens()
 
     def reset_tokens(self) -> None:
@@ -78,17 +80,15 @@ class L2Tier:
         """A token that nobody else has."""
         return f"{self._series}{next(self._numbers):x}"
 
-    def content(self, version: int, record: Any, *, pending: bool = False) -> bytes:
-        """What a key is to hold: the value, or for None a tombstone."""
-        return self._contents.write(version, record, pending=pending)
-
-    def px(self, record: Any) -> int:
-        """Milliseconds that a value, or for None a tombstone, is kept; 0 = no expiry."""
-        return self._lifetimes.px(record)
+    def held(self, version: int, record: Any, life: float | None = None, *, pending: bool = False) -> tuple[bytes, int]:
+        """What a key is to hold, the value, with a life of its own perhaps, or for None a tombstone; and for how many
+        ms, 0 being without end."""
+        content = self._contents.write(version, record, pending=pending, own=life is not None)
+        return content, self._lifetimes.px(record, life)
 
     def read(self, key_text: str, *, lease: bool = True) -> Found:
         """What the key holds; where it is empty and `lease`, a lease is left that allows one fill."""
-        if self._lifetimes.ages:
+        if self._lifetimes.ages or self._lived:
             return self.read_many([key_text], lease=lease)[key_text]
         token = self.token() if self._missed and lease else ""
         try:
@@ -98,6 +98,9 @@ class L2Tier:
                 raw = self.server.value(self._prefix + key_text)
             if token and raw is None:
                 return Found(State.LEASED, token=token)
+            if self._contents.asks(raw):
+                self._lived = True
+                return self.read_many([key_text], lease=lease)[key_text]
             found = self._contents.read(key_text, raw, -1)
             if found is None:
                 token = token or self.token()
@@ -137,11 +140,13 @@ class L2Tier:
     ) -> dict[str, Found]:
         found: dict[str, Found] = {}
         useless: dict[str, bytes | None] = {}
-        unreadable = 0
-        for key_text, raw, left in waits.in_turns(self._look(key_texts, token, lease)):
+        unreadable, aged, self._lived = 0, self._lifetimes.ages or self._lived, False
+        look = self._look_aged if aged else self._look
+        for key_text, raw, left in waits.in_turns(look(key_texts, token, lease)):
             answer = self._contents.read(key_text, raw, left)
+            self._lived |= answer is not None and answer.life is not None
             unreadable += count and answer is None and raw is not None
-            if raw is None and lease and self._lifetimes.ages:
+            if raw is None and lease and aged:
                 answer = Found(State.LEASED, token=token)  # by the script that looked
             absent = exist and answer is not None and answer.state is State.TOMBSTONE and not answer.version
             if answer is None or absent or (take_over and answer.state is State.LOADING):
@@ -164,15 +169,23 @@ class L2Tier:
     def _leased(self, key_text: str, raw: bytes | None, token: str) -> Found:
         if raw is None:
             return Found(State.LEASED, token=token)
-        return self._contents.read(key_text, raw, -1) or Found(State.BUSY)
+        left = -1
+        if self._contents.asks(raw):
+            [(_, raw, left)] = self._look_aged([key_text], token, False)
+        return self._contents.read(key_text, raw, left) or Found(State.BUSY)
 
     def _look(self, key_texts: Sequence[str], token: str, lease: bool) -> Iterator[tuple[str, bytes | None, int]]:
-        """What each key holds, and the ms that it has left, as far as these matter (-1: for ever)."""
-        if not self._lifetimes.ages:
-            for start in range(0, len(key_texts), CHUNK * TOGETHER):
-                some = key_texts[start : start + CHUNK * TOGETHER]
-                yield from zip(some, self.server.values([self.key(text) for text in some], CHUNK), itertools.repeat(-1))
-            return
+        """What each key holds, and the ms that it has left, where these matter (-1: for ever)."""
+        for start in range(0, len(key_texts), CHUNK * TOGETHER):
+            some = key_texts[start : start + CHUNK * TOGETHER]
+            raws = self.server.values([self.key(text) for text in some], CHUNK)
+            asking = [text for text, raw in zip(some, raws, strict=True) if self._contents.asks(raw)]
+            asked = {text: (raw, left) for text, raw, left in self._look_aged(asking, token, False)} if asking else {}
+            for text, raw in zip(some, raws, strict=True):
+                yield text, *asked.get(text, (raw, -1))
+
+    def _look_aged(self, key_texts: Sequence[str], token: str, lease: bool) -> Iterator[tuple[str, bytes | None, int]]:
+        """The same of all keys, by a script that leaves leases itself."""
         chunks = list(self._chunks(key_texts))
         calls = [([self.key(text) for text in chunk], [token, LEASE_MS if lease else 0]) for chunk in chunks]
         for chunk, answers in zip(chunks, self._calls("aged", calls), strict=True):
@@ -203,9 +216,9 @@ class L2Tier:
     def _loaded(self, put: Put) -> tuple[bytes, int]:
         """Content and px of what was loaded from below; empty for what nothing is to be said of."""
         if put.record is not None and self._versions.plausible(put.version):
-            return self.content(put.version, put.record, pending=put.pending), self.px(put.record)
+            return self.held(put.version, put.record, pending=put.pending)
         if put.absent and self._lifetimes.negative_px:
-            return self.content(0, None), self._lifetimes.negative_px
+            return self.held(0, None)[0], self._lifetimes.negative_px
         return b"", 0
 
     def lease(self, key_texts: Sequence[str]) -> str:
@@ -267,6 +280,14 @@ class L2Tier:
         whether that was so, and what stands there otherwise."""
         [(_, answer)] = self._each_put("swap", [channel], [put], "" if stood is None else f"{stood:019d}")
         return not answer, int(answer) if answer and answer != b"-" else None
+
+    def touch(self, channel: str, put: Put) -> tuple[int | None, bool]:
+        """Give the value, whichever it is, the life of `put`, unless it is newer than that; returns the version that
+        stands there, None without a value, and whether it got that life."""
+        life = (self._lifetimes.px(put, put.life), ":" if put.life is None else ";")
+        args = [channel, f"{put.version:019d}", *life, put.message]
+        version, touched = self._run("touch", [self.key(put.key_text)], args)
+        return int(version or 0) or None, bool(touched)
 
     def invalidate(self, key_text: str, channel: str, message: bytes) -> None:
         """Drop the value, whatever its version; what is pending stays."""
@@ -341,8 +362,7 @@ class L2Tier:
             (
                 put.key_text,
                 put.version,
-                self.content(put.version, put.record) if plausible(put.version) else b"",
-                self.px(put.record),
+                *(self.held(put.version, put.record, put.life) if plausible(put.version) else (b"", 1)),
                 put.message,
                 *more,
             )
@@ -378,7 +398,7 @@ class L2Tier:
         """The answers of a script's calls, which are made as they are sent: some of them in one round trip."""
         step, left = TOGETHER * (CHUNK if self.server.clustered else 1), iter(calls)
         while some := list(itertools.islice(left, step)):
-            yield from self.server.run_many(_script(name), some)
+            yield from self.server.run_many(_scripts[name], some)
 
     def _chunks(self, key_texts: Sequence[str]) -> Iterator[Sequence[str]]:
         # One key a call on a Cluster, where the keys of one call must share a slot.
@@ -387,8 +407,4 @@ class L2Tier:
             yield key_texts[start : start + step]
 
     def _run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        return self.server.run(_script(name), keys, args)
-
-
-def _script(name: str) -> Script:
-    return _scripts[name]
+        return self.server.run(_scripts[name], keys, args)

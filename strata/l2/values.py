@@ -8,7 +8,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """A record, or with None its deletion, on its way into L2. `absent`: L3 was asked, and has no such record."""
+    """A record, or with None its deletion, on its way into L2. `absent`: L3 was asked, and has no such record. `life`:
+    seconds, where it has a life of its own."""
 
     key_text: str
     version: int
@@ -16,3 +17,4 @@ class Put:
     message: bytes = b""
     pending: bool = False
     absent: bool = False
+    life: float | None = None

@@ -84,9 +84,9 @@ class Cached(Protocol[P, R]):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Terms:
-    """What `cached` was told. `ttl` and `lease_wait` in seconds; `name` "" is that of the function."""
+    """What `cached` was told. `life` and `lease_wait` in seconds; `name` "" is that of the function."""
 
-    ttl: float | None
+    life: float | None
     key: Callable[..., Any] | None
     name: str
     lease_wait: float
@@ -96,18 +96,19 @@ class Memo:
     """One function and its results. Immutable, but for `hot`, which is as `Hot` has it; so it needs no lock, and after
     fork nothing is to be done."""
 
-    __slots__ = ("_keys", "_store", "function", "hot", "name", "record")
+    __slots__ = ("_keys", "_life", "_store", "function", "hot", "name", "record")
 
     def __init__(self, store: DataStore, function: Callable[..., Any], terms: Terms) -> None:
         self._store = store
+        self._life = terms.life
         self.function = function
         where = f"{function.__qualname__}()"
         self.name = terms.name or schema_name(function)
         self.record = _record_class(function, where)
         self._keys = Arguments(function, where, terms.key)
-        l2 = RedisPolicy(ttl=terms.ttl, lease_wait=terms.lease_wait) if store._has_redis else None
+        l2 = RedisPolicy(lease_wait=terms.lease_wait) if store._has_redis else None
         mode = WriteMode.WRITE_THROUGH
-        schema: Any = Schema(self.record, name=self.name, l1=MemPolicy(ttl=terms.ttl), l2=l2, write_mode=mode)
+        schema: Any = Schema(self.record, name=self.name, l1=MemPolicy(), l2=l2, write_mode=mode)
         try:
             self.hot: Hot = store.register(schema)._hot
         except SchemaDuplicateError:
@@ -125,7 +126,7 @@ class Memo:
         args, kwargs = given
         text = self.key(args, kwargs)
         record = functools.partial(self.record, text)
-        making = Making(functools.partial(self.function, *args, **kwargs), record, anew)
+        making = Making(functools.partial(self.function, *args, **kwargs), record, anew, self._life)
         return self._store._get_made(self.name, text, making).result
 
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

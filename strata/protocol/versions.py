@@ -157,10 +157,6 @@ class VersionClock:
             if self._near(version) and self._last < version:
                 self._last = version
 
-    def age(self, version: int) -> float:
-        """Seconds since a version was stamped, as far as clocks agree."""
-        return max(0.0, (self._now() - (version >> NODE_BITS)) / 1_000_000)
-
     def plausible(self, version: int) -> bool:
         """Whether a version is not from the far future, by the clock as it is known; without any I/O.
 

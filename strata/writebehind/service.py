@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from strata.bound import Bound
 from strata.errors import (
@@ -68,8 +71,9 @@ class WriteBehind:
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def put(self, bound: Bound, key: Any, key_text: str, record: Any) -> int:
-        """Take one write, None being a deletion; returns its version.
+    def put(self, bound: Bound, key: Any, key_text: str, record: Any, ends: float | None = None) -> int:
+        """Take one write, None being a deletion; returns its version. `ends`: when a life of its own ends in L2
+        (monotonic).
 
         Raises `WriteBehindFullError` where there is no room for it, and L3 and Redis do not answer either;
         `ConstraintError` or `EncodeError` where it had to be written to L3 at once, and was refused; `ClosedError`
@@ -78,10 +82,11 @@ class WriteBehind:
         partial = record is not None and bool(bound.plan.unloaded(record))
         if self._finalizer is None:
             self._finalizer = endings.watch(self)
-        put = self._process.buffer.write(bound.name, key, key_text, record, partial)
+        item = Buffered(0, record, partial, ends=ends)
+        put = self._process.buffer.write(bound.name, key, key_text, item)
         if not self._held:
             self._hold()
-        item = Buffered(put.version, record, partial)
+        item = replace(item, version=put.version)
         if put.orphan:
             self._refuse(bound, key, key_text, item)
         else:
@@ -109,6 +114,22 @@ class WriteBehind:
             process.buffer.forget(bound.name, key)  # whatever became of it, the next one counts without it
             raise
         return added.known
+
+    def touch(self, bound: Bound, key: Any, ends: float | None) -> bool:
+        """What L2 gets of this process's pending write of the key, if there is one, ends then; whether L2 is yet to get
+        it, since the ledger is away. Of what it has got, the caller is to tell it."""
+        process = self._process
+        if not process.buffer.touch(bound.name, key, ends):
+            return False
+        if process.replay is not None:
+            with contextlib.suppress(OSError):  # the life before is lost with the process, and the write is not
+                process.replay.note(bound, key)
+        try:
+            # A hand-off under way may be of the life before: it has ended when this one has the turn.
+            process.handoff.run_for(bound.name, key)
+        except WITHOUT_L2:
+            return True
+        return False
 
     @property
     def at_once(self) -> bool:
@@ -347,7 +368,7 @@ class WriteBehind:
         if versions.believed(entry.version):
             process.buffer.put(bound.name, key, key_text, item)
         else:
-            process.buffer.write(bound.name, key, key_text, item.record, item.partial)
+            process.buffer.write(bound.name, key, key_text, Buffered(0, item.record, item.partial))
         bound.l1.forget(key)  # nobody tells this process of what it hands off itself
         process.handoff.run_for(bound.name, key)
 

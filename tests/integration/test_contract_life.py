@@ -152,6 +152,7 @@ CALLS: dict[str, Callable[[DataStore], Any]] = {
     "get_many": lambda store: store.get_many("notes", [1]),
     "set": lambda store: store.set("notes", 1, Note(1)),
     "set_many": lambda store: store.set_many("notes", {1: Note(1)}),
+    "touch": lambda store: store.touch("notes", 1, 60),
     "delete": lambda store: store.delete("notes", 1),
     "delete_many": lambda store: store.delete_many("notes", [1]),
     "search": lambda store: store.search("notes"),

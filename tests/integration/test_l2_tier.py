@@ -211,7 +211,7 @@ def test_settling_makes_a_pending_value_settled_and_keeps_its_bytes(tier: L2Tier
 
 
 def test_settling_never_creates_a_key(tier: L2Tier) -> None:
-    tier.settle(CHANNEL, [("a", 5, tier.content(5, "five"), 1000, b"", 1)])
+    tier.settle(CHANNEL, [("a", 5, tier.held(5, "five")[0], 1000, b"", 1)])
     assert tier.read("a").state is State.LEASED
 
 

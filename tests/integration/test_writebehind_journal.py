@@ -85,13 +85,13 @@ def test_a_process_that_is_closed_while_it_takes_over_flushes_what_it_took_and_l
     assert write(dsn, redis_addr, tmp_path / "journal", "os.kill(os.getpid(), 9)") == -9
     put, run, flushed, some = Replay._put, Flush.run, threading.Event(), threading.Event()
 
-    def put_with_a_pause(self: Replay, bound: Any, key_text: str, entry: Any, taken: list[Any]) -> bool:
+    def put_with_a_pause(self: Replay, bound: Any, record: Any, taken: list[Any]) -> bool:
         if len(taken) == 100 and not some.is_set():
             some.set()
             flushed.wait(0.3)
         elif some.is_set():
             time.sleep(0.004)  # a large journal, on a slow machine
-        return put(self, bound, key_text, entry, taken)
+        return put(self, bound, record, taken)
 
     def run_and_tell(self: Flush, timeout: float, **how: bool) -> int:
         try:

@@ -12,7 +12,7 @@ from strata.observe import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.protocol.entry import Entry, EntryOp
 from strata.writebehind.dirty.journal import Journal, Segment
-from strata.writebehind.dirty.orphan import Orphan, SegmentContents
+from strata.writebehind.dirty.orphan import JournalRecord, Orphan, SegmentContents
 from tests.garbage import Damage, damages
 
 
@@ -23,12 +23,12 @@ class Keeper:
 rows = st.lists(st.tuples(st.text(max_size=8), st.binary(max_size=300)), min_size=1, max_size=8)
 
 
-def written(directory: Path, given: list[tuple[str, bytes]]) -> tuple[Path, list[tuple[str, str, Entry]], list[int]]:
+def written(directory: Path, given: list[tuple[str, bytes]]) -> tuple[Path, list[JournalRecord], list[int]]:
     """A journal of these records, and where each of them ends."""
     journal = Journal(directory, "dead", SafeLogger(None), SafeMetrics(None))
     records, ends = [], []
     for number, (key, row) in enumerate(given, 1):
-        record = ("things", key, Entry(number, EntryOp.SET, 1, "me", row))
+        record = JournalRecord("things", key, Entry(number, EntryOp.SET, 1, "me", row), number if number % 2 else None)
         journal.append(Keeper(), lambda record=record: record)  # type: ignore[misc]
         records.append(record)
         ends.append(sum(segment.size for segment in journal._segments))

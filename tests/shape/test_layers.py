@@ -110,7 +110,8 @@ def test_the_library_imports_neither_workers_nor_celeryconfig_which_are_names_of
 def test_a_duration_becomes_seconds_where_it_is_given_and_nowhere_below() -> None:
     told = {module for module, path in MODULES.items() if "strata.durations" in set(imported(path))}
     assert told == {
-        "strata.aio.jobs", "strata.aio.store", "strata.config", "strata.policies", "strata.datastore",
+        "strata.aio.collection", "strata.aio.jobs", "strata.aio.store", "strata.collection",
+        "strata.config", "strata.policies", "strata.datastore",
         "strata.jobs.job", "strata.embedded.standby",
         "strata.testing.history", "strata.testing.proxy",
     }  # fmt: skip

@@ -52,9 +52,9 @@ VALUES = {"UNLOADED", "SchemaRef", "Key", "Record", "__version__"}  # which have
 PACKAGES: list[ModuleType] = [strata, strata.embedded, strata.testing, prometheus]
 
 CALLS = """
-    register get get_many get_or_set cached set set_many delete delete_many search search_page search_cached exists
-    count tx invalidate warm_cache flush_dirty migrate migrate_from migration_status stats health close dead_letters
-    rotate_keys
+    register get get_many get_or_set cached set set_many touch delete delete_many search search_page search_cached
+    exists count tx invalidate warm_cache flush_dirty migrate migrate_from migration_status stats health close
+    dead_letters rotate_keys
 """.split()
 OF_THE_STORE = """
     register cached tx flush_dirty migrate migrate_from migration_status stats health close dead_letters rotate_keys

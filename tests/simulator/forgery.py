@@ -50,7 +50,7 @@ class Forgery:
         if l2 is None:
             return "nothing"
         record = self._chance.choice((Item(key, "forged"), None))
-        self._cache.valkey.do_set(l2.key(str(key)).encode(), l2.content(version, record))
+        self._cache.valkey.do_set(l2.key(str(key)).encode(), l2.held(version, record)[0])
         return "a value" if record else "a tombstone"
 
     def _repair(self, process: Process, key: int, version: int) -> str:

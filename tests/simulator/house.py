@@ -155,7 +155,7 @@ class House:
                 self._committed(key, 1, row)
         else:
             l2 = self._l2()
-            self.redis.valkey.do_set(l2.key(str(keys[0])).encode(), l2.content(1, Item(keys[0], "v0")))
+            self.redis.valkey.do_set(l2.key(str(keys[0])).encode(), l2.held(1, Item(keys[0], "v0"))[0])
         self.world.pick = first
         for number in self.kind.known:
             read = partial(self.calls.read, self.processes[number], keys[0])

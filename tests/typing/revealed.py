@@ -198,6 +198,15 @@ def what_is_made_where_it_is_missing(ds: DataStore) -> None:
     players.get_or_set("p1", lambda: visit)  # type: ignore[arg-type, return-value]
     players.get_or_set(1, lambda: andrew)  # type: ignore[arg-type]
     ds.get_or_set(Player, "p1", lambda: None)  # type: ignore[arg-type, return-value]
+    assert_type(ds.get_or_set(Player, "p1", lambda: andrew, ttl=30), Player)
+    assert_type(ds.set(Player, "p1", andrew, ttl=timedelta(minutes=1)), Player)
+    assert_type(players.set("p1", andrew, ttl=None), Player)
+    assert_type(ds.set_many("players", {"p1": andrew}, ttl=0.5), dict[str, Player])
+    ds.touch(Player, "p1", 30)
+    players.touch("p1", ttl=None)
+    ds.set(Player, "p1", andrew, ttl="30")  # type: ignore[call-overload]
+    ds.touch(Player, "p1")  # type: ignore[call-arg]
+    players.touch("p1", ttl="30")  # type: ignore[arg-type]
 
 
 async def what_is_awaited(ds: AsyncDataStore) -> None:

@@ -114,16 +114,6 @@ def test_a_clock_that_ran_ahead_stamps_right_again_once_it_is_corrected() -> Non
     assert not clock.plausible(ahead)
 
 
-def test_the_age_of_a_version_is_the_time_since_it_was_stamped() -> None:
-    ticking = Still()
-    clock = VersionClock(ticking)
-    version = clock.stamp()
-    ticking.off = 5.0
-    assert clock.age(version) == pytest.approx(5.0, abs=0.001)
-    ticking.off = -5.0
-    assert clock.age(version) == 0
-
-
 def test_a_stamp_that_is_interrupted_by_another_is_above_or_below_it_and_never_the_same() -> None:
     class Handled(Still):
         """As a clock during whose reading a signal's handler stamps."""

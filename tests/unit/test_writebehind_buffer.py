@@ -253,7 +253,7 @@ def test_reads_that_began_while_a_write_covered_the_key_are_void_before_it_stops
 
 
 def test_a_new_write_is_stamped_in_the_same_step_as_it_is_taken(dirty: Buffer) -> None:
-    assert dirty.buffer.write("things", "a", "a", {"x": 1}, False).version == 1000
+    assert dirty.buffer.write("things", "a", "a", Buffered(0, {"x": 1}, False)).version == 1000
     assert dirty.buffer.peek("things", "a") == own(1000, {"x": 1}, False)
 
 
@@ -321,18 +321,18 @@ def test_when_the_process_is_about_to_end_only_what_is_safe_elsewhere_is_taken(d
     dirty.put("a", 1, {"x": 1})
     dirty.buffer.shut(5)
     with pytest.raises(ClosedError):  # the very thread that the others wait for
-        dirty.buffer.write("things", "b", "b", {}, False)
+        dirty.buffer.write("things", "b", "b", Buffered(0, {}, False))
     assert dirty.put("c", 3, {}).room
     dirty.clock.advance(6)
     with ThreadPoolExecutor(1) as pool, pytest.raises(ClosedError):
-        pool.submit(dirty.buffer.write, "things", "b", "b", {}, False).result(10)
+        pool.submit(dirty.buffer.write, "things", "b", "b", Buffered(0, {}, False)).result(10)
     assert [slot.key_text for slot, _ in dirty.buffer.pending()] == ["a", "c"]
 
 
 def test_a_write_that_waited_for_the_end_is_taken_where_the_process_goes_on(dirty: Buffer) -> None:
     dirty.buffer.shut(5)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(dirty.buffer.write, "things", "b", "b", {}, False)
+        waiting = pool.submit(dirty.buffer.write, "things", "b", "b", Buffered(0, {}, False))
         assert not dirty.buffer.pending()
         dirty.buffer.gate.open()
         assert waiting.result(10).room

@@ -17,7 +17,7 @@ from strata.protocol.entry import Entry, EntryOp
 from strata.writebehind.dirty import journal as journals
 from strata.writebehind.dirty.directory import aside, check, set_aside
 from strata.writebehind.dirty.journal import Journal, Segment
-from strata.writebehind.dirty.orphan import HEAD, Orphan
+from strata.writebehind.dirty.orphan import HEAD, JournalRecord, Orphan
 
 LOG = SafeLogger(None)
 METRICS = SafeMetrics(None)
@@ -36,7 +36,7 @@ def entry(version: int) -> Entry:
 
 
 def append(journal: Journal, slot: Slot, version: int) -> None:
-    journal.append(slot, lambda: ("things", slot.key, entry(version)))
+    journal.append(slot, lambda: JournalRecord("things", slot.key, entry(version)))
 
 
 def abandoned(directory: Path, *writes: tuple[str, int]) -> Journal:
@@ -53,7 +53,7 @@ def found(directory: Path) -> list[tuple[str, int]]:
     return [
         (key, entry.version)
         for orphan in Journal(directory, "next", LOG, METRICS).orphans()
-        for _, key, entry in orphan.read().records
+        for _, key, entry, _ in orphan.read().records
     ]
 
 
@@ -236,7 +236,7 @@ def test_directories_on_the_way_are_made_for_their_owner_only(tmp_path: Path) ->
 
 
 def test_a_record_of_a_newer_release_is_told_from_damage(tmp_path: Path) -> None:
-    fields = msgspec.msgpack.encode(["things", "a", entry(1).encode(), "new"])
+    fields = msgspec.msgpack.encode(["things", "a", entry(1).encode(), 0, "new"])
     later = msgspec.msgpack.encode(["things", "b", entry(2).encode().replace(b"E1:", b"E2:")])
     odd = msgspec.msgpack.encode(["things", "c", b"hello"])
     for body, newer in ((fields, True), (later, True), (odd, False), (b"\x93\xa2\xff\xfe\xa1a\xc4\x01x", False)):
@@ -247,7 +247,7 @@ def test_a_record_of_a_newer_release_is_told_from_damage(tmp_path: Path) -> None
         orphan = Orphan(path)
         contents = orphan.read()
         assert (contents.newer, contents.damaged) == (newer, not newer)
-        assert [key for _, key, _ in contents.records] == ["first", "later"]
+        assert [key for _, key, *_ in contents.records] == ["first", "later"]
         orphan.remove()
         orphan.leave()
 

@@ -1,6 +1,6 @@
 -- What an L2 key may hold, as text. Versions are 19 digits, zero-padded, so that text order is number order
 -- (Lua's own < follows the locale, and its numbers lose bits above 2^53: both are avoided by `older`).
---   V1:<version>:<s|p>:<codec's bytes>      value, settled or pending
+--   V1:<version>:<s|p>:<codec's bytes>      value, settled or pending; with ; before the bytes, of a life of its own
 --   T1:<version>:<s|p>:                     tombstone, settled or pending
 --   L1:<token>                              lease of a reader that missed
 --   I1:<c|s>:<token>=<deadline ms>;...      intents of writers whose commit is under way, clean or spoiled
@@ -37,6 +37,11 @@ local function holds_version(raw)
 end
 
 local function version_of(raw) return string.sub(raw, 4, 22) end
+
+local function has_own_life(raw) return string.sub(raw, 25, 25) == ';' end
+
+-- A value, whose life is its own or, after ':', that of all.
+local function living(raw, mark) return string.sub(raw, 1, 24) .. mark .. string.sub(raw, 26) end
 
 local function is_pending(raw) return string.sub(raw, 24, 24) == 'p' end
 

@@ -22,6 +22,8 @@ for i, key in ipairs(KEYS) do
   elseif raw and version_of(raw) == version then
     if content == '-' then
       call('DEL', key)
+    elseif content ~= '' and has_own_life(raw) then
+      call('SET', key, living(content, ';'), 'KEEPTTL')
     elseif content ~= '' then
       store(key, content, px)
     elseif is_pending(raw) then

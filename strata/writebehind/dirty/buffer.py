@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from itertools import islice, takewhile
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -46,13 +45,21 @@ class DirtyBuffer:
         self._tallies = Tallies(owner)
         self.since = 0.0  # monotonic time at which the oldest unsent write came, or was tried
 
-    def write(self, schema: str, key: Hashable, key_text: str, record: Any, partial: bool) -> Accepted:
+    def write(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> Accepted:
         """Take a new write, and stamp it, in one step: whoever tells of a newer version has moved the clock on before,
         so that it either finds this write here, or this one's stamp is above it. Raises `ClosedError` where the process
         is about to end."""
         return self._take(
-            lambda: self._put(schema, key, key_text, Buffered(self._owner.stamp(), record, partial), newest=True)
+            lambda: self._put(schema, key, key_text, replace(item, version=self._owner.stamp()), newest=True)
         )
+
+    def touch(self, schema: str, key: Hashable, ends: float | None) -> bool:
+        """What L2 gets of the write of a key ends then; whether it is yet to get it."""
+        with self._lock:
+            slot = self._slots.get((schema, key))
+            if slot is not None:
+                slot.item = replace(slot.item, ends=ends)
+            return slot is not None and slot in self._queues.unsent
 
     def add(self, schema: str, key: Hashable, key_text: str, what: Addition) -> Accepted:
         """Take what is added to columns of a record, and stamp it. Raises as `write` does."""
@@ -102,23 +109,7 @@ class DirtyBuffer:
     def peek(self, schema: str, key: Hashable) -> OwnWrite | None:
         """This process's write of the key, unless it was given up."""
         slot = self._slots.get((schema, key))
-        if slot is None:
-            return None
-        item = slot.item
-        if slot.given_up == item.version:
-            return None
-        oldest = item.oldest if item.ages or item.added else item.version
-        return OwnWrite(
-            item.version,
-            item.record,
-            item.partial,
-            slot.superseded <= oldest,
-            slot.born,
-            oldest,
-            added=item.added,
-            default=item.default,
-            deleted=item.deleted,
-        )
+        return None if slot is None else slot.own_write()
 
     def slot(self, schema: str, key: Hashable) -> Slot | None:
         """The slot of a key, if it has a write that L3 is not known to have."""

@@ -3,8 +3,9 @@
 A directory holds segments `strata-<instance>-<number>.journal`, appended to without fsync, each locked (flock) by the
 process that writes it; one that can be locked belongs to a process that is gone, and whoever comes next replays it.
 A record is its length and CRC-32 (4 bytes each, little-endian) and a msgpack array: schema, key text, an entry as in
-the ledger, with ciphertext for Encrypted columns. A record that is torn, or damaged, ends its segment. A file that
-cannot be read to its end, or is none of ours, is set aside, so that it never holds up anything.
+the ledger, with ciphertext for Encrypted columns, and, where it has a life of its own in L2, when that ends. A record
+that is torn, or damaged, ends its segment. A file that cannot be read to its end, or is none of ours, is set aside, so
+that it never holds up anything.
 """
 
 from __future__ import annotations
@@ -18,18 +19,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
-from strata.protocol.entry import Entry
 from strata.waits.locks import is_inside, memory_lock
 from strata.writebehind.dirty import directory as directories
-from strata.writebehind.dirty.orphan import HEAD, RECORD_BYTES, SEGMENT_BYTES, Orphan, StrangeFileError
+from strata.writebehind.dirty.orphan import (
+    HEAD,
+    RECORD_BYTES,
+    SEGMENT_BYTES,
+    JournalRecord,
+    Orphan,
+    StrangeFileError,
+)
 
 SEGMENTS = 64  # more are pinned by few records each, which are then appended once more
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class Segment:
@@ -72,15 +75,14 @@ class Journal:
         self._segments: list[Segment] = []
         self._number = 0
 
-    def append(self, keeper: Keeper, pack: Callable[[], tuple[str, str, Entry]]) -> None:
+    def append(self, keeper: Keeper, pack: Callable[[], JournalRecord]) -> None:
         """Write the keeper's record, which takes the place of its earlier one. Raises `OSError`.
 
-        `pack` gives schema, key text and entry; it is called under the lock, so that of two threads that write a key
+        `pack` gives its content; it is called under the lock, so that of two threads that write a key
         at once the later one appends what is newest then.
         """
         with self._lock:
-            schema, key_text, entry = pack()
-            body = _encode((schema, key_text, entry.encode()))
+            body = pack().encode()
             if len(body) > RECORD_BYTES:
                 raise OSError(errno.EFBIG, "a record is too large for the journal")
             record = HEAD.pack(len(body), zlib.crc32(body)) + body

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO, NamedTuple
 
 import msgspec
 
@@ -26,10 +26,38 @@ SEGMENT_BYTES = 8 << 20  # from which on a segment is not appended to
 RECORD_BYTES = 64 << 20  # of the largest record; larger ones go to the ledger at once
 CHUNK = 1 << 20
 
+LATEST = 10**17  # ms since 1970; later than any duration that is taken ends
+
 HEAD = struct.Struct("<II")
-_decode = msgspec.msgpack.Decoder(tuple[str, str, bytes]).decode
+
 _decode_any = msgspec.msgpack.Decoder().decode
 _UNREADABLE = (*UNDECODABLE, DecodeError)
+
+
+class _Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    schema: str
+    key_text: str
+    entry: bytes
+    ends: Annotated[int, msgspec.Meta(ge=0, le=LATEST)] | None = None
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Body).decode
+
+
+class JournalRecord(NamedTuple):
+    """A write as a journal holds it. `ends`: when a life of its own ends in L2, in ms since 1970, 0 being never; None
+    where it has none, which a release that does not know of such lives can read."""
+
+    schema: str
+    key_text: str
+    entry: Entry
+    ends: int | None = None
+
+    def encode(self) -> bytes:
+        """Its bytes."""
+        body = (self.schema, self.key_text, self.entry.encode())
+        return _encode(body if self.ends is None else (*body, self.ends))
 
 
 class StrangeFileError(Exception):
@@ -41,15 +69,15 @@ class SegmentContents:
     """What a segment holds: its records, in the order in which they were written; whether a newer release wrote some;
     and whether some, or its end, cannot be read."""
 
-    records: list[tuple[str, str, Entry]] = field(default_factory=list)
+    records: list[JournalRecord] = field(default_factory=list)
     newer: bool = False
     damaged: bool = False
 
     def add(self, body: bytes) -> None:
         """One record more."""
         try:
-            schema, key_text, raw = _decode(body)
-            self.records.append((schema, key_text, decode(raw)))
+            found = _decode(body)
+            self.records.append(JournalRecord(found.schema, found.key_text, decode(found.entry), found.ends))
         except _UNREADABLE:
             newer = _is_newer(body)
             self.newer |= newer
@@ -142,4 +170,4 @@ def _is_newer(body: bytes) -> bool:
         return False
     if not isinstance(fields, list) or [type(field) for field in fields[:3]] != [str, str, bytes]:
         return False
-    return len(fields) > 3 or is_newer(fields[2])
+    return len(fields) > len(_Body.__struct_fields__) or is_newer(fields[2])

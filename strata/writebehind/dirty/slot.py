@@ -16,7 +16,8 @@ from strata.writebehind.ledger.shard import Shard, home_of
 class Buffered(msgspec.Struct, frozen=True, gc=False):
     """A pending write; `record` is None for a deletion, `partial` where it has columns that were not loaded. `ages`:
     columns that earlier writes gave, over which this one was laid, with their versions. `added` is what is added to
-    columns, and `default` the record to which, where there is none, or where it was `deleted`, at that version."""
+    columns, and `default` the record to which, where there is none, or where it was `deleted`, at that version. `ends`:
+    when a life of its own ends in L2 (monotonic), infinity being never, None where it has the life of all."""
 
     version: int
     record: Any
@@ -25,6 +26,7 @@ class Buffered(msgspec.Struct, frozen=True, gc=False):
     added: Added = ()
     default: Any = None
     deleted: int = 0
+    ends: float | None = None
 
     @property
     def oldest(self) -> int:
@@ -103,6 +105,24 @@ class Slot(msgspec.Struct, gc=False, eq=False):
         if self.home is None:
             self.home = home_of(self.schema, self.key_text)
         return self.home
+
+    def own_write(self) -> OwnWrite | None:
+        """What reads get, unless it was given up."""
+        item = self.item
+        if self.given_up == item.version:
+            return None
+        oldest = item.oldest if item.ages or item.added else item.version
+        return OwnWrite(
+            item.version,
+            item.record,
+            item.partial,
+            self.superseded <= oldest,
+            self.born,
+            oldest,
+            added=item.added,
+            default=item.default,
+            deleted=item.deleted,
+        )
 
     @property
     def overtaken(self) -> bool:

@@ -100,4 +100,4 @@ def _content(bound: Bound, l2: L2Tier, change: Change, applied: Applied) -> tupl
     if change.names is not None or change.ages:
         return GONE, 0  # what a read laid over the old row
     record = as_kept(bound, change, applied)
-    return l2.content(applied.version, bound.plan.cached(record)), l2.px(record)
+    return l2.held(applied.version, bound.plan.cached(record))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from strata.protocol.messages import MessageOp as Said
 from strata.protocol.versions import MERGED_NODES, above, text
 from strata.waits.clock import Clock
 from strata.writebehind.dirty import changes
+from strata.writebehind.dirty.orphan import JournalRecord
 from strata.writebehind.dirty.slot import Buffered, Slot
 from strata.writebehind.ledger.answers import ANY, NEVER, WHATEVER, LedgerPut
 from strata.writebehind.ledger.shard import Shard
@@ -60,6 +62,20 @@ class Encoder:
             return entry
         return replace(entry, default=_row(bound, item.default), deleted=item.deleted)
 
+    def record(self, bound: Bound, slot: Slot, item: Buffered) -> JournalRecord:
+        """What the journal gets of a write. Raises what the codec raises."""
+        entry, ends = self.entry(bound, slot, item), item.ends
+        if ends is not None:
+            left = ends - self._clock.monotonic()
+            ends = 0 if left == math.inf else round((self._clock.wall() + left) * 1000)
+        return JournalRecord(bound.name, slot.key_text, entry, ends)
+
+    def ends_here(self, ends: int | None) -> float | None:
+        """When the life ends of a record that another process has written to its journal (monotonic)."""
+        if not ends:
+            return None if ends is None else math.inf
+        return self._clock.monotonic() + ends / 1000 - self._clock.wall()
+
     def pack(self, bound: Bound, slot: Slot, item: Buffered) -> EncodedWrite:
         """A write, encoded. Raises what the codec raises."""
         shard, entry = slot.shard, self.entry(bound, slot, item)
@@ -67,7 +83,8 @@ class Encoder:
             # If what overtook it is gone from the ledger, this must not stand there, nor in L2, as the newest.
             return EncodedWrite(slot, item, bound, shard, entry, LedgerPut(slot.key_text, entry.encode(), NEVER))
         expected = "" if entry.op in IN_PARTS else ANY
-        put = self._put(bound, slot.key_text, entry, item.record, expected)
+        life = None if item.ends is None else item.ends - self._clock.monotonic()
+        put = self._put(bound, slot.key_text, entry, item.record, expected, life)
         return EncodedWrite(slot, item, bound, shard, entry, put)
 
     def merge(self, encoded: EncodedWrite, raw: bytes) -> EncodedWrite:
@@ -102,7 +119,9 @@ class Encoder:
         put = self._put(encoded.bound, encoded.slot.key_text, entry, record, expected)
         return replace(encoded, entry=entry, put=put)
 
-    def _put(self, bound: Bound, key_text: str, entry: Entry, record: Any, expected: str) -> LedgerPut:
+    def _put(
+        self, bound: Bound, key_text: str, entry: Entry, record: Any, expected: str, life: float | None = None
+    ) -> LedgerPut:
         said = Said.DELETE if entry.op is EntryOp.DELETE else Said.SET
         # What was added is in no copy of the row, of whatever version.
         adds = bool(entry.added) or bool(entry.default)
@@ -114,8 +133,10 @@ class Encoder:
             px = WHATEVER if adds else 0
             return LedgerPut(key_text, entry.encode(), expected, l2.key(key_text), px=px, message=message)
         cached = None if record is None else bound.plan.cached(record)
-        content = l2.content(entry.version, cached, pending=True)
-        return LedgerPut(key_text, entry.encode(), expected, l2.key(key_text), content, l2.px(record), message)
+        content, px = l2.held(entry.version, cached, life, pending=True)
+        if life is not None and life <= 0:
+            content = b""  # its life is over: what is older goes, and L3, or the ledger, is asked
+        return LedgerPut(key_text, entry.encode(), expected, l2.key(key_text), content, px, message)
 
 
 def _row(bound: Bound, record: Any) -> bytes:

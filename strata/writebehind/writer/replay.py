@@ -6,6 +6,8 @@ import enum
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from strata.bound import Bound
 from strata.errors import WITHOUT_L2, DecodeError, StrataError
 from strata.protocol.entry import Entry, EntryOp
@@ -13,7 +15,7 @@ from strata.waits.seats import Turn, Turns
 from strata.writebehind.dirty import changes
 from strata.writebehind.dirty.buffer import DirtyBuffer
 from strata.writebehind.dirty.journal import SEGMENTS, Journal
-from strata.writebehind.dirty.orphan import Orphan, SegmentContents
+from strata.writebehind.dirty.orphan import JournalRecord, Orphan, SegmentContents
 from strata.writebehind.dirty.slot import Buffered, Slot
 from strata.writebehind.ledger.common import Common
 from strata.writebehind.writer.encode import Encoder
@@ -56,7 +58,7 @@ class Replay:
         slot = self._buffer.slot(bound.name, key)
         if slot is None:
             return  # L3 has it already
-        self._journal.append(slot, lambda: (bound.name, slot.key_text, self._encoder.entry(bound, slot, slot.item)))
+        self._journal.append(slot, lambda: self._encoder.record(bound, slot, slot.item))
         if self._buffer.slot(bound.name, key) is not slot:
             self._journal.release(slot)  # it went while it was appended
 
@@ -145,21 +147,21 @@ class Replay:
 
     def _take(self, contents: SegmentContents) -> tuple[list[Slot], Lacking]:
         """The places of the writes of a segment that were put, and what the others lack."""
-        newest: dict[tuple[str, str], Entry] = {}
-        for schema, key_text, entry in contents.records:
-            place = (schema, key_text)
-            if not self._versions.believed(entry.version):
+        newest: dict[tuple[str, str], JournalRecord] = {}
+        for record in contents.records:
+            place = (record.schema, record.key_text)
+            if not self._versions.believed(record.entry.version):
                 contents.damaged = True
-            elif place not in newest or newest[place].version <= entry.version:
-                newest[place] = entry
+            elif place not in newest or newest[place].entry.version <= record.entry.version:
+                newest[place] = record
         taken: list[Slot] = []
         left = Lacking.NOTHING
-        for (schema, key_text), entry in newest.items():
-            bound = self._schemas.get(schema)
+        for record in newest.values():
+            bound = self._schemas.get(record.schema)
             try:
                 if bound is None:
                     left = Lacking.READER
-                elif not self._put(bound, key_text, entry, taken):
+                elif not self._put(bound, record, taken):
                     return taken, Lacking.ROOM
             except WITHOUT_L2:
                 raise
@@ -169,13 +171,14 @@ class Replay:
                 contents.damaged = True
         return taken, left
 
-    def _put(self, bound: Bound, key_text: str, entry: Entry, taken: list[Slot]) -> bool:
+    def _put(self, bound: Bound, record: JournalRecord, taken: list[Slot]) -> bool:
         """Whether there was room for it. Raises `DecodeError` where this process cannot read it, `ValueError` or
         another `StrataError` where none can; `L2UnavailableError`."""
         if self._ended:
             return False
+        key_text = record.key_text
         key = changes.key_of(bound, key_text)
-        item = restored(bound, key, key_text, entry)
+        item = replace(restored(bound, key, key_text, record.entry), ends=self._encoder.ends_here(record.ends))
         if not self._buffer.put(bound.name, key, key_text, item).room:
             self._hand_off()  # what the ledger has makes room
             if not self._buffer.put(bound.name, key, key_text, item).room:

@@ -87,9 +87,11 @@ BEHIND = {
         apply=code(
             DirtyBuffer,
             "write",
-            "return self._take(\n        lambda: self._put(schema, key, key_text, Buffered(self._owner.stamp(), record",
+            "return self._take(",
             "from strata import waits\n    version = self._owner.stamp()\n    waits.sleep(0.01)\n"
-            "    return self._take(\n        lambda: self._put(schema, key, key_text, Buffered(version, record",
+            "    return self._take(",
+            "version=self._owner.stamp()",
+            "version=version",
         ),
     ),
     "a deferred write enters L1 only if it still is what reads get from the buffer": Mutant(
@@ -239,7 +241,7 @@ BEHIND = {
             "    return change.key_text,",
             "    if bound.l2 is not None and not content and applied.version == change.version:\n"
             "        record = None if change.delete else bound.record(change.values)\n"
-            "        content = b'C' + bound.l2.content(applied.version, record)\n"
+            "        content = b'C' + bound.l2.held(applied.version, record)[0]\n"
             "    return change.key_text,",
         ),
     ),
