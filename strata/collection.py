@@ -145,7 +145,8 @@ class Collection(Generic[T, K]):
         `L2UnavailableError`, whose `outcome_unknown` says if it may have been written; `WriteBehindFullError` where a
         deferred write finds room nowhere.
 
-        >>> session = store.set(Session, "s1", Session("s1", "ann"), ttl=timedelta(minutes=20))
+        >>> store.set(Player, "p1", Player("p1", "andrew"), ttl=1200)
+        Player(id='p1', name='andrew')
         """
         return self._store.set(self.name, id, value, ttl=ttl)
 
@@ -162,8 +163,8 @@ class Collection(Generic[T, K]):
         `MissingPrimaryKeyError` for an id that can be no key, `L2UnavailableError` where Redis cannot be told, whose
         `outcome_unknown` says if it may have been, and `L3UnavailableError` where it has to be asked.
 
-        >>> session = store.set(Session, "s1", Session("s1", "ann"), ttl=1200)
-        >>> store.touch(Session, "s1", ttl=1200)
+        >>> p1 = store.set(Player, "p1", Player("p1", "andrew"), ttl=1200)
+        >>> store.touch(Player, "p1", 1200)
         """
         self._store.touch(self.name, id, ttl)
 

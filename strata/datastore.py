@@ -413,7 +413,8 @@ class DataStore:
         `L2UnavailableError`, whose `outcome_unknown` says if it may have been written; `WriteBehindFullError` where a
         deferred write finds room nowhere.
 
-        >>> session = store.set(Session, "s1", Session("s1", "ann"), ttl=timedelta(minutes=20))
+        >>> store.set(Player, "p1", Player("p1", "andrew"), ttl=1200)
+        Player(id='p1', name='andrew')
         """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics, "strata_set_seconds"):
@@ -432,8 +433,8 @@ class DataStore:
         `MissingPrimaryKeyError` for an id that can be no key, `L2UnavailableError` where Redis cannot be told, whose
         `outcome_unknown` says if it may have been, and `L3UnavailableError` where it has to be asked.
 
-        >>> session = store.set(Session, "s1", Session("s1", "ann"), ttl=1200)
-        >>> store.touch(Session, "s1", ttl=1200)
+        >>> p1 = store.set(Player, "p1", Player("p1", "andrew"), ttl=1200)
+        >>> store.touch(Player, "p1", 1200)
         """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
