@@ -13,10 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODELS, QUERIES = "docs/models-and-types.md", "docs/queries.md"
-MEMOIZING = "docs/memoizing.md"
+MEMOIZING, LIVES = "docs/memoizing.md", "docs/lives.md"
 PAGES = {
     name: ROOT / name
-    for name in ("README.md", "docs/getting-started.md", "docs/asyncio.md", MODELS, QUERIES, MEMOIZING)
+    for name in ("README.md", "docs/getting-started.md", "docs/asyncio.md", MODELS, QUERIES, MEMOIZING, LIVES)
 }
 
 
@@ -137,6 +137,15 @@ def test_the_example_of_assigned_keys_prints_what_the_page_says(tmp_path: Path, 
     (tmp_path / "articles.py").write_text(f"{SHOP}\nimport strata\n{code}\nstore.close()\n")
     result = run(tmp_path, "articles.py", STRATA_POSTGRES_DSN=dsn, STRATA_REDIS_ADDR=redis_addr)
     assert (result.returncode, result.stdout) == (0, said), result.stderr
+
+
+def test_the_example_of_sessions_runs_as_it_stands(tmp_path: Path, redis_addr: str) -> None:
+    (program,) = blocks(LIVES)
+    (tmp_path / "sessions.py").write_text(program)
+    result = run(tmp_path, "sessions.py", STRATA_REDIS_ADDR=redis_addr)
+    assert result.returncode == 0, result.stderr
+    one, other = "Session(id='s1', user='ann', pages=0)", "Session(id='s2', user='bob', pages=0)"
+    assert result.stdout.splitlines() == [f"{one} {other} None", other.replace("pages=0", "pages=1"), "None"]
 
 
 def test_the_examples_of_what_is_made_where_it_is_missing_run_as_they_stand(tmp_path: Path, redis_addr: str) -> None:
