@@ -38,8 +38,8 @@ class Filler:
         self._context = context
 
     def fill(self, bound: Bound, items: Sequence[Item], *, strict: bool = False, take_over: bool = False) -> float:
-        """Fill where nothing newer is known, and L1 from L2 where that has what was found, or newer; returns how many
-        seconds the first of the caches' copies has left of a life of its own.
+        """Fill where nothing newer is known, and L1 from L2 where that has what was found, or newer; returns when the
+        first life of its own ends that a cache's copy has (monotonic).
 
         An outage fills nothing, or, where it is `strict`, raises `L2UnavailableError` or `L3UnavailableError`. What
         another reader is loading is left to it, or, to `take_over`, filled in its place: two that did so all the time
@@ -47,17 +47,19 @@ class Filler:
         """
         began = self._context.clock.monotonic()
         known = {} if take_over else {item.id: entry for item in items if (entry := _known(bound, item, began))}
-        shortest = min((entry.ends - began for entry in known.values() if entry.own), default=math.inf)
+        ends = min((entry.ends for entry in known.values() if entry.own), default=math.inf)
         items = [item for item in items if item.key_text and item.id not in known]
         if not items or (bound.l1.store is None and bound.l2 is None):
-            return shortest
+            return ends
         claims = {item.key_text: Claim(item.id) for item in items}
         try:
             bound.l1.claims.enter(*claims.values())
             found, left = None, claims
             if bound.l2 is not None:
                 found = bound.l2.read_many(list(claims), exist=True, take_over=take_over)
-                shortest = min(shortest, *(math.inf if item.life is None else item.life for item in found.values()))
+                ends = min(
+                    ends, *(began + answer.life for answer in found.values() if answer.life is not None), math.inf
+                )
                 left = self._from_l2(bound, items, claims, found, began)
             if left:
                 self._load(bound, left, found)
@@ -66,7 +68,7 @@ class Filler:
                 raise
         finally:
             bound.l1.claims.release(*claims.values())
-        return shortest
+        return ends
 
     def _from_l2(
         self, bound: Bound, items: Sequence[Item], claims: dict[str, Claim], found: dict[str, Found], began: float

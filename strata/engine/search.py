@@ -139,9 +139,9 @@ class Searcher:
             return [_given(bound, record) for record in kept]
         # A replica that lags would give a result that is older than the write which dropped the last one.
         found = self._found(bound, query, None if bound.searches.drops else rows.replica)
-        records, life = self._filled(bound, query, found)  # first: what cannot be read is not kept
+        records, ends = self._filled(bound, query, found)  # first: what cannot be read is not kept
         if generation is not None:
-            self._keep(bound, fingerprint, generation, found, life)
+            self._keep(bound, fingerprint, generation, found, ends)
         return [_given(bound, record) for record in records]
 
     def iterate(self, bound: Bound, query: Query, chunk: int) -> Iterator[Any]:
@@ -166,13 +166,13 @@ class Searcher:
         return FoundRows(bound.plan.column_names if names is None else names, rows, replica is None)
 
     def _filled(self, bound: Bound, query: Query, found: FoundRows) -> tuple[list[Any], float]:
-        """The records, and the seconds that the caches' copy of one of them has left of a life of its own."""
+        """The records, and when the first life of its own ends that a cache's copy of one has (monotonic)."""
         # A projection lacks columns, and a replica may lag behind: neither may fill a cache.
         if query.fields or not found.primary:
             return [bound.record(row.values, found.names) for row in waits.in_turns(found.rows)], math.inf
         items = items_of(bound, found.rows)
-        life = self._filler.fill(bound, items)
-        return [item.record for item in items], life
+        ends = self._filler.fill(bound, items)
+        return [item.record for item in items], ends
 
     def _kept(self, bound: Bound, query: Query, fingerprint: str) -> tuple[list[Any] | None, bytes | None]:
         """The records that were kept, and the generation under which others may be kept in their place.
@@ -196,8 +196,8 @@ class Searcher:
             bound.counters.corrupt += 1
             return None, generation
 
-    def _keep(self, bound: Bound, fingerprint: str, generation: bytes, found: FoundRows, life: float) -> None:
-        """Rows as the ledger keeps them, for `life` seconds at most: ciphertext stays ciphertext, and OmitCache columns
+    def _keep(self, bound: Bound, fingerprint: str, generation: bytes, found: FoundRows, ends: float) -> None:
+        """Rows as the ledger keeps them, until `ends` at the latest: ciphertext stays ciphertext, and OmitCache columns
         stay away."""
         names = _shown(bound, found.names)
         places = [found.names.index(name) for name in names]
@@ -206,6 +206,7 @@ class Searcher:
             for row in waits.in_turns(found.rows)
         ]
         try:
+            life = ends - self._context.clock.monotonic()
             bound.searches.keep(fingerprint, generation, _pack(packed), life)
         except WITHOUT_L2:
             bound.counters.l2_skips += 1

@@ -14,6 +14,7 @@ from strata.protocol.entry import IN_PARTS
 from strata.writebehind.dirty.slot import Buffered, Slot
 from tests.simulator.counts import Bit, Counts
 from tests.simulator.kinds import CALLS, OTHERS, REFUSED, Item, Pair, Tally
+from tests.simulator.lives import LIFE, Lives
 from tests.simulator.postgres import Postgres
 from tests.simulator.process import Process
 from tests.simulator.promises import History
@@ -44,6 +45,7 @@ class Calls:
         self.keys: tuple[int, int] = (1, 2)
         self.alone = False  # whether calls of one key are of the first
         self._values = 0
+        self.lives = Lives(self._world)
         self.defaults: dict[int, set[str]] = {}  # texts of records that are made only where there is none
         self._stamps: dict[Any, int] = {}  # the version of the deferred write that a task made last
         self._carried: dict[tuple[int, int], list[int]] = {}  # the columns of a key's deferred write of a version
@@ -173,6 +175,9 @@ class Calls:
     def _read(self, process: Process, found: dict[int, str | None], floors: dict[int, int], began: float) -> None:
         for column, value in found.items():
             self._world.say(f"    {process} has read {value} of {column}")
+            self.lives.read(process, column, value, began)
+            if value is None and not self.l3 and self.lives.may_be_over(column):
+                continue
             floor = floors[column]
             if self._is_hidden(column, floor, process):
                 floor = min(floor, self._history.newest(column).version)
@@ -219,6 +224,20 @@ class Calls:
     def _set(self, process: Process, record: Item) -> None:
         process.store.set(self._model, record.id, record)
         self._wrote(process, record.id, record)
+
+    def set_short(self, process: Process) -> None:
+        """With a life of its own, which is short."""
+        record = self.record(self._key(), self._fresh())
+        with self.lives.begins(record.id, record.text):
+            process.store.set(self._model, record.id, record, ttl=LIFE)
+        self._wrote(process, record.id, record)
+
+    def touch(self, process: Process) -> None:
+        """Whatever there is has that short life from now on."""
+        key = self._key()
+        with self.lives.touches(key):
+            process.store.touch(self._model, key, LIFE)
+        self._world.say(f"    {process} has touched {key}")
 
     def _part(self) -> Item:
         value = self._fresh()

@@ -291,7 +291,8 @@ class House:
         for key in self.calls.keys:
             for column, found in self._by_and_by(partial(self.calls.read, process, key)).items():
                 wanted = self.history.newest(column).value
-                if found != wanted:
+                over = found is None and not self.kind.l3 and self.calls.lives.may_be_over(column)
+                if found != wanted and not over:
                     self.world.breaks(f"at rest {process} reads {found} of {column}, and L3 holds {wanted}")
         self.busy -= 1
 
@@ -404,7 +405,9 @@ class House:
         prefix = self._l2()._prefix.encode()
         if raw_key.startswith(prefix) and raw[:1] in (b"V", b"T"):
             key = int(raw_key.removeprefix(prefix))
-            self.history.committed(key, 0, (key, self._decoded(raw).text) if raw[:1] == b"V" else None)
+            text = self._decoded(raw).text if raw[:1] == b"V" else None
+            if text is None or text != self.history.newest(key).value:  # else it was touched
+                self.history.committed(key, 0, None if text is None else (key, text))
 
 
 def _left(process: Process) -> str:

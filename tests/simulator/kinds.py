@@ -24,7 +24,7 @@ CALLS = {
     "i": "invalidate", "f": "get_past_l1", "c": "search_cached", "W": "warm", "h": "update_by_hand", "w": "wait",
     "b": "set_alone", "B": "delete_alone", "e": "evict", "m": "forget", "x": "set_refused", "l": "flush", "z": "stall",
     "o": "change_outside", "p": "set_part", "P": "set_part_alone", "k": "rotate_keys",
-    "n": "insert", "u": "update", "y": "modify", "a": "add", "A": "add_to_default",
+    "n": "insert", "u": "update", "y": "modify", "a": "add", "A": "add_to_default", "v": "set_short", "T": "touch",
 }  # fmt: skip
 OTHERS = "ohwezm"  # calls that are not the store's, or not of it alone
 FAULTS = (
@@ -193,6 +193,9 @@ KINDS = {
         Kind("failover", faults=("fail_over", "restart_redis", "lose_streams", "evict", "evict_intent")),
         Kind("without L1", l1=False, faults=(*FAULTS, *LOSSES)),
         Kind("L2 alone", l3=False, letters=("gs", "gsd", "gsG", "gSd", "gsf", "gsi", "gsy", "gndu"), faults=KEPT),
+        Kind("lives", l3=False, letters=("gvw", "gvTw", "gvTsw", "gvTwGd", "gvTwfyi", "gvSTwu"), faults=KEPT),
+        Kind("touched", letters=("gTs", "gTvs", "gTvfG", "gTvsdtSqy"), faults=(*FAULTS, *LOSSES), aging=SHORT),
+        Kind("touched behind", deferred=True, letters=("gTs", "gTvsb", "gTvfG", "gTvsdBtSqy"), aging=SHORT),
         # A change by hand of which nobody lives to tell is not told.
         Kind("by hand", letters=("gh", "gs", "gsh", "gGhd", "ghf", "ghq", "gscWh"), faults=ALIVE),
         Kind("bulk", letters=("gqs", "gWs", "gcs", "gfs", "gGs", "gqWcsd"), faults=(*FAULTS, *LOSSES)),
