@@ -147,7 +147,7 @@ def entry_of(store: DataStore) -> L1Entry | None:
 def life_in_l1(store: DataStore) -> float:
     entry = entry_of(store)
     assert entry is not None
-    return entry.ends - entry.loaded
+    return round(entry.ends - entry.loaded, 3)
 
 
 def over(store: DataStore) -> bool:
@@ -291,7 +291,7 @@ def test_many_records_of_both_kinds_are_read_together(plain: MakeStore) -> None:
     wait_until(lambda: len(other.get_many("notes", range(600))) == len(entries) == 600)  # all messages have come
     assert {entry.own for n, entry in entries.items() if n < 300} == {True}
     assert {entry.ends - entry.loaded for n, entry in entries.items() if n >= 300} == {60}
-    assert max(entry.ends - entry.loaded for n, entry in entries.items() if n < 300) <= 30
+    assert max(entry.ends - entry.loaded for n, entry in entries.items() if n < 300) < 30.001
 
 
 def test_the_bytes_are_those_that_a_release_without_such_lives_reads(plain: MakeStore, l2: Any) -> None:
@@ -310,7 +310,7 @@ def test_a_cluster_keeps_lives() -> None:
         one, other = (opened(make, ENDING["L1+L2"]) for _ in range(2))
         one.set_many("notes", {n: Note(n, "own") for n in range(20)}, ttl=30)
         assert len(other.get_many("notes", range(20))) == 20
-        assert max(entry.ends - entry.loaded for entry in inspect(other).schemas["notes"].l1.entries.values()) <= 30
+        assert max(entry.ends - entry.loaded for entry in inspect(other).schemas["notes"].l1.entries.values()) < 30.001
         one.touch("notes", 1, SHORT)
         wait_until(lambda: entry_of(other) is None)
         wait_until(lambda: text(other) is None)

@@ -150,6 +150,7 @@ class Calls:
         stamp = None if through else self._stamps.get(getcurrent())
         for column, value in self.columns(key, record).items():
             self._world.say(f"    {process} has set {column} to {value}")
+            self.lives.wrote(column, value)
             held = value if value is None or stamp is not None else self._postgres.keeps(value)
             self._history.wrote(process, column, held, stamp, since)
 

@@ -24,11 +24,18 @@ class Lives:
         self._world = world
         self._ends: dict[tuple[Any, str], float] = {}  # of those that are written
         self._unknown: dict[Any, int] = {}  # touches of a key that have not returned, or failed
+        self._short: set[Any] = set()  # keys that had such lives
+
+    def wrote(self, key: Any, text: str | None) -> None:
+        """A record was written, with whatever life."""
+        if text is not None:
+            self._ends.setdefault((key, text), math.inf)
 
     @contextmanager
     def begins(self, key: Any, text: str) -> Iterator[None]:
         """A call that writes a record with such a life."""
         self._ends[key, text] = math.inf
+        self._short.add(key)
         yield
         self._ends[key, text] = self._world.now + LIFE
 
@@ -37,6 +44,7 @@ class Lives:
         """A call that gives such a life to what is there."""
         there = [place for place in self._ends if place[0] == key]
         self._unknown[key] = self._unknown.get(key, 0) + 1
+        self._short.add(key)
         yield
         self._unknown[key] -= 1
         for place in there:
@@ -44,7 +52,7 @@ class Lives:
 
     def may_be_over(self, key: Any) -> bool:
         """Whether a record of the key has had such a life."""
-        return key in self._unknown or any(place[0] == key for place in self._ends)
+        return key in self._short
 
     def read(self, process: Any, key: Any, text: str | None, began: float) -> None:
         """A read that began then has returned."""
