@@ -57,9 +57,8 @@ class Filler:
             found, left = None, claims
             if bound.l2 is not None:
                 found = bound.l2.read_many(list(claims), exist=True, take_over=take_over)
-                ends = min(
-                    ends, *(began + answer.life for answer in found.values() if answer.life is not None), math.inf
-                )
+                lives = [answer.life for answer in found.values() if answer.life is not None]
+                ends = min(ends, began + min(lives, default=math.inf))
                 left = self._from_l2(bound, items, claims, found, began)
             if left:
                 self._load(bound, left, found)
