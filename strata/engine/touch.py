@@ -13,7 +13,6 @@ from strata.bound import Bound
 from strata.engine.context import ABSENT, Context
 from strata.engine.modify import missing
 from strata.engine.read import Reader
-from strata.errors import WITHOUT_L2
 from strata.l1.claims import Claim
 from strata.l2.values import Put
 from strata.protocol.messages import MessageOp
@@ -65,7 +64,7 @@ class Toucher:
                     if not bound.l1.touch(claim, life, began, version or 0):
                         bound.l1.forget(id)  # what was read before, and has come meanwhile
                     return
-            except WITHOUT_L2:
+            except BaseException:
                 bound.l1.forget(id)  # the outcome may be unknown
                 raise
             finally:

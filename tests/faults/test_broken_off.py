@@ -49,6 +49,7 @@ CALLS: dict[str, Callable[[DataStore], Any]] = {
     "get_or_set": make_anew,
     "set": lambda store: store.set("notes", 1, Note(1, "y")),
     "set_many": lambda store: store.set_many("notes", {1: Note(1, "z"), 2: Note(2, "z")}),
+    "touch": lambda store: store.touch("notes", 1, 60),
     "delete": lambda store: store.delete("notes", 2),
     "tx": tx,
     "search": lambda store: store.search("notes"),

@@ -85,6 +85,7 @@ CALLS: dict[str, Call] = {
     "count": lambda store, notes: notes.count(),
     "get_or_set": lambda store, notes: _made(notes),
     "set": lambda store, notes: notes.set(1, Note(1, "set")),
+    "touch": lambda store, notes: notes.touch(1, 60),
     "set_many": lambda store, notes: notes.set_many({n: Note(n, "many") for n in range(1, 4)}),
     "delete": lambda store, notes: notes.delete(4),
     "delete_many": lambda store, notes: notes.delete_many([4, 5]),
