@@ -73,9 +73,7 @@ class Commit:
         part = self.parts.setdefault(bound.name, SchemaChanges(bound))
         part.add(KeyChange(id, key_text, record, life=life))
 
-    def insert_all(
-        self, bound: Bound, records: Mapping[str, tuple[Any, Any]], life: float | None = None
-    ) -> list[Any]:
+    def insert_all(self, bound: Bound, records: Mapping[str, tuple[Any, Any]], life: float | None = None) -> list[Any]:
         """`run`, of whole records alone, by key text with their ids, of which there must be none; returns them as
         stored, in their order."""
         part = self.parts[bound.name] = SchemaChanges(bound, inserting=True)
