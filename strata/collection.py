@@ -286,6 +286,47 @@ class Collection(Generic[T, K]):
         """
         self._store.delete_many(self.name, ids)
 
+    def update_where(self, query: Q | Query, progress: Callable[[int], object] | None = None, /, **fields: Any) -> int:
+        """Write these fields of all rows that L3 finds, synchronously in every mode; returns how many rows they are.
+
+        One statement in PostgreSQL, and every changed key leaves the caches of every process. `Q()` means all rows. Of
+        a query with a limit so many are written, the first ones by its order, else by key. Up to 5,000 rows are
+        changed all or none; more are changed in steps of so many, by themselves each, and `progress` is told the number
+        so far after each. An error says how many were changed before; the call may be repeated. Hooks are for single
+        records, and do not run. Deferred writes that PostgreSQL does not have yet are not found; a row that is found is
+        judged with what this process and the ledger have of it, and they are in order with this write, by their
+        versions and columns.
+
+        Raises `EncodeError` for a field that is none, or a value that cannot be stored, and `QueryError`, also for a
+        query with an offset or fields, before anything is written; `ConstraintError`, and `L3UnavailableError`, whose
+        `outcome_unknown` says if the step may have been written.
+
+        >>> stored = store.set_many(Player, {id: Player(id, "otto") for id in ("o1", "o2")})
+        >>> store.update_where(Player, Q().where("name = $1", "otto"), name="olga")
+        2
+        >>> store.get(Player, "o1").name
+        'olga'
+        """
+        return self._store.update_where(self.name, query, progress, **fields)
+
+    def delete_where(self, query: Q | Query, progress: Callable[[int], object] | None = None, /) -> int:
+        """Delete all rows that L3 finds, synchronously in every mode; returns how many they were.
+
+        One statement in PostgreSQL, and every deleted key leaves the caches of every process. `Q()` means all rows, and
+        a limit, an order, steps, `progress` and deferred writes are as `update_where` has them: one that was deferred
+        before does not bring a deleted row back.
+
+        Raises `QueryError`, also for a query with an offset or fields, before anything is written; `ConstraintError`
+        and `L3UnavailableError` as `update_where` does.
+
+        >>> stored = store.set_many(Player, {id: Player(id, "ida") for id in ("i1", "i2")})
+        >>> store.delete_where(Player, Q().where("name = $1", "ida").limit(1))
+        1
+        >>> store.count(Player, Q().where("name = $1", "ida"))
+        1
+        """
+        return self._store.delete_where(self.name, query, progress)
+
     def search(self, query: Q | Query | None = None) -> list[T]:
         """The records that L3 (the replica where one is set) finds, at most 100 unless the query says otherwise.
 

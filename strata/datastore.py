@@ -30,6 +30,7 @@ from strata.engine.rows import Filler
 from strata.engine.search import Searcher
 from strata.engine.touch import Toucher
 from strata.engine.tx import Tx
+from strata.engine.where import WhereWriter
 from strata.engine.write import Writer
 from strata.engine.write_many import ManyWriter
 from strata.errors import (
@@ -126,6 +127,7 @@ class DataStore:
         self._toucher = Toucher(context, self._reader)
         self._incrementer = Incrementer(context, self._reader, self._writer, self._modifier)
         self._caller = Caller(context, self._reader, self._writer, self._modifier)
+        self._where = WhereWriter(context)
         self._searcher = Searcher(context, filler)
         self._warmer = Warmer(context, filler)
         self._auditor = Auditor(context, self._wiring.metrics)
@@ -601,6 +603,60 @@ class DataStore:
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
             self._many_writer.delete_many(bound, ids)
+
+    def update_where(
+        self,
+        schema: SchemaRef[Any],
+        query: Q | Query,
+        progress: Callable[[int], object] | None = None,
+        /,
+        **fields: Any,
+    ) -> int:
+        """Write these fields of all rows that L3 finds, synchronously in every mode; returns how many rows they are.
+
+        One statement in PostgreSQL, and every changed key leaves the caches of every process. `Q()` means all rows. Of
+        a query with a limit so many are written, the first ones by its order, else by key. Up to 5,000 rows are
+        changed all or none; more are changed in steps of so many, by themselves each, and `progress` is told the number
+        so far after each. An error says how many were changed before; the call may be repeated. Hooks are for single
+        records, and do not run. Deferred writes that PostgreSQL does not have yet are not found; a row that is found is
+        judged with what this process and the ledger have of it, and they are in order with this write, by their
+        versions and columns.
+
+        Raises `EncodeError` for a field that is none, or a value that cannot be stored, and `QueryError`, also for a
+        query with an offset or fields, before anything is written; `ConstraintError`, and `L3UnavailableError`, whose
+        `outcome_unknown` says if the step may have been written.
+
+        >>> stored = store.set_many(Player, {id: Player(id, "otto") for id in ("o1", "o2")})
+        >>> store.update_where(Player, Q().where("name = $1", "otto"), name="olga")
+        2
+        >>> store.get(Player, "o1").name
+        'olga'
+        """
+        bound = self._bound(schema)
+        with _Counted(bound, self._metrics):
+            return self._where.update(bound, query, fields, progress)
+
+    def delete_where(
+        self, schema: SchemaRef[Any], query: Q | Query, progress: Callable[[int], object] | None = None, /
+    ) -> int:
+        """Delete all rows that L3 finds, synchronously in every mode; returns how many they were.
+
+        One statement in PostgreSQL, and every deleted key leaves the caches of every process. `Q()` means all rows, and
+        a limit, an order, steps, `progress` and deferred writes are as `update_where` has them: one that was deferred
+        before does not bring a deleted row back.
+
+        Raises `QueryError`, also for a query with an offset or fields, before anything is written; `ConstraintError`
+        and `L3UnavailableError` as `update_where` does.
+
+        >>> stored = store.set_many(Player, {id: Player(id, "ida") for id in ("i1", "i2")})
+        >>> store.delete_where(Player, Q().where("name = $1", "ida").limit(1))
+        1
+        >>> store.count(Player, Q().where("name = $1", "ida"))
+        1
+        """
+        bound = self._bound(schema)
+        with _Counted(bound, self._metrics):
+            return self._where.delete(bound, query, progress)
 
     def tx(self, timeout: Duration | None = None) -> Tx:
         """A transaction over several schemas; `timeout`, in seconds or a `timedelta`, is enforced by the database.

@@ -127,7 +127,7 @@ def _each(records: Any) -> Iterator[Any]:
 
 
 def _through(name: str) -> Any:
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         return awaited(getattr(self._awaited, name)(*args, **kwargs))
 
     return call

@@ -137,6 +137,16 @@ class AsyncCollection(Ready, Generic[T, K]):
         """As `Collection.delete_many`."""
         await here().call(self.sync.delete_many, ids)
 
+    async def update_where(
+        self, query: Q | Query, progress: Callable[[int], object] | None = None, /, **fields: Any
+    ) -> int:
+        """As `Collection.update_where`; `progress` may be a coroutine function."""
+        return await self._store.update_where(self.name, query, progress, **fields)
+
+    async def delete_where(self, query: Q | Query, progress: Callable[[int], object] | None = None, /) -> int:
+        """As `Collection.delete_where`; `progress` may be a coroutine function."""
+        return await self._store.delete_where(self.name, query, progress)
+
     async def search(self, query: Q | Query | None = None) -> list[T]:
         """As `Collection.search`."""
         return await here().call(self.sync.search, query)

@@ -297,6 +297,23 @@ class AsyncDataStore(AsyncWith):
         """As `DataStore.delete_many`."""
         await here().call(self.sync.delete_many, schema, ids)
 
+    async def update_where(
+        self,
+        schema: SchemaRef[Any],
+        query: Q | Query,
+        progress: Callable[[int], object] | None = None,
+        /,
+        **fields: Any,
+    ) -> int:
+        """As `DataStore.update_where`; `progress` may be a coroutine function."""
+        return await here().call(partial(self.sync.update_where, schema, query, _awaiting(progress), **fields))
+
+    async def delete_where(
+        self, schema: SchemaRef[Any], query: Q | Query, progress: Callable[[int], object] | None = None, /
+    ) -> int:
+        """As `DataStore.delete_where`; `progress` may be a coroutine function."""
+        return await here().call(self.sync.delete_where, schema, query, _awaiting(progress))
+
     def tx(self, timeout: Duration | None = None) -> AsyncTx:
         """As `DataStore.tx`; for `async with`, or to be committed by `await tx.commit()`."""
         return AsyncTx(self.sync.tx(timeout))

@@ -11,7 +11,7 @@ from strata.l1.claims import Claim
 if TYPE_CHECKING:
     from strata.l3.values import Change as Pending
 
-UNDECIDED = object()  # in the place of a record that is yet to be decided on
+UNDECIDED: Any = object()  # in the place of a record that the row decides on, or that was changed there and not read
 
 
 class Decision(Protocol):
@@ -37,6 +37,11 @@ class KeyChange:
     version: int = 0
     decide: Decision | None = None
     life: float | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether what becomes of the row depends on it, so that what is pending must be in it."""
+        return self.decide is not None or self.record is UNDECIDED
 
 
 @dataclass(slots=True)

@@ -159,8 +159,7 @@ class Commit:
                 # Reads compare it with what is below from now on: nobody may ever be told that the commit happened.
                 deferred.supersede(part.bound, change.id, own.version + 1)
             text = change.key_text
-            decided = change.decide is not None
-            if decided or (change.record is not None and part.bound.plan.unloaded(change.record)):
+            if change.open or (change.record is not None and part.bound.plan.unloaded(change.record)):
                 part.partial.add(text)
             elif not part.inserting:
                 continue
@@ -208,7 +207,7 @@ class Commit:
             shards: dict[int, bool] = {}
             for change in part.changes.values():
                 shard = shard_of(change.key_text)
-                alone = change.record is None or change.decide is not None or change.key_text in part.beneath
+                alone = change.record is None or change.open or change.key_text in part.beneath
                 shards[shard] = shards.get(shard, False) or alone
             part.bound.rows.table.lock_shards(conn, shards)
 
@@ -311,8 +310,9 @@ class Commit:
                     ended.append((change.id, own.version))
             context.writebehind.persisted(bound, ended)
         kept = bound.mode is not WriteMode.WRITE_THROUGH_L1_ASYNC
-        fills, gone = [], []
-        for change, claim in waits.in_turns(zip(changes, part.claims, strict=True)):
+        fills, gone, claims = [], [], {claim.key: claim for claim in part.claims}
+        for change in waits.in_turns(changes):
+            claim = claims[change.id]
             if kept and change.record is not None and change.key_text in stored:
                 # Of a later commit, whose intent stands in L2, perhaps nobody hears: it was told of before this one.
                 claim.brief = self._untold(part)
@@ -354,8 +354,9 @@ class Commit:
         for change in waits.in_turns(changes):
             op = MessageOp.DELETE if change.record is None else MessageOp.SET
             message = context.message(bound, change.key_text, op, change.version)
-            cached = None if change.record is None else bound.plan.cached(change.record)
-            puts.append(Put(change.key_text, change.version, cached, message, life=change.life))
+            unread = change.record is UNDECIDED
+            cached = None if unread or change.record is None else bound.plan.cached(change.record)
+            puts.append(Put(change.key_text, change.version, cached, message, life=change.life, unread=unread))
         try:
             if bound.l2 is None:
                 if part.intended:
@@ -367,4 +368,4 @@ class Commit:
         except WITHOUT_L2:
             self._leave_repairs(part, changes)  # the intents may be gone, and then nobody was told
             return set()
-        return {put.key_text for put in puts}
+        return {put.key_text for put in puts if not put.unread}

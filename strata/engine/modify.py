@@ -140,35 +140,40 @@ class Modifier:
                 return record
 
     def _part(self, bound: Bound, id: Any, fields: Mapping[str, Any]) -> Any:
-        plan = bound.plan
-        if not fields:
-            raise EncodeError("update was given no field; name those that are to be written")
-        self._check_names(bound, fields)
-        if plan.key.name in fields:
-            raise EncodeError(
-                f"{plan.key.name!r} is the key of {plan.model.__name__}, which no update changes; delete the record "
-                "and insert another"
-            )
-        return plan.part({**fields, plan.key.name: id})
+        check_written(bound, fields, "update")
+        return bound.plan.part({**fields, bound.plan.key.name: id})
 
     def _expected(self, bound: Bound, id: Any, expect: Mapping[str, Any]) -> Mapping[str, Any]:
         """The values as a record has them. Raises `EncodeError` for those that no record could have."""
         plan = bound.plan
         if not isinstance(expect, Mapping):
             raise EncodeError(f"expect takes a mapping of fields to values, not a {type(expect).__name__}")
-        self._check_names(bound, expect)
+        _check_names(bound, expect)
         given = plan.check(plan.part({plan.key.name: id, **expect}))
         exact = plan.prepare(given, None if not plan.has_stamped else self._context.now())
         stamped = {field.name for field in plan.columns if field.stamped}
         return {name: value if name in stamped else getattr(exact, name) for name, value in expect.items()}
 
-    def _check_names(self, bound: Bound, fields: Mapping[str, Any]) -> None:
-        for name in fields:
-            if name not in bound.plan.column_names:
-                raise EncodeError(
-                    f"{bound.plan.model.__name__} has no stored field {name!r}; it has "
-                    f"{', '.join(bound.plan.column_names)}"
-                )
+
+def check_written(bound: Bound, fields: Mapping[str, Any], call: str) -> None:
+    """Raise `EncodeError` for fields that no update can write."""
+    plan = bound.plan
+    if not fields:
+        raise EncodeError(f"{call} was given no field; name those that are to be written")
+    _check_names(bound, fields)
+    if plan.key.name in fields:
+        raise EncodeError(
+            f"{plan.key.name!r} is the key of {plan.model.__name__}, which no update changes; delete the record "
+            "and insert another"
+        )
+
+
+def _check_names(bound: Bound, fields: Mapping[str, Any]) -> None:
+    for name in fields:
+        if name not in bound.plan.column_names:
+            raise EncodeError(
+                f"{bound.plan.model.__name__} has no stored field {name!r}; it has {', '.join(bound.plan.column_names)}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,10 +125,11 @@ def readable(bound: Bound, rows: Sequence[Any]) -> list[Item]:
 def _item(bound: Bound, row: Any) -> Item:
     record = bound.record(row.values)
     key = bound.plan.key_of(record)
-    return Item(key, _key_text(bound, key), row.version, record)
+    return Item(key, text_of(bound, key), row.version, record)
 
 
-def _key_text(bound: Bound, key: Any) -> str:
+def text_of(bound: Bound, key: Any) -> str:
+    """The text of a row's key; empty where that is none to Strata."""
     try:
         return bound.plan.key_text(key)
     except (EncodeError, MissingPrimaryKeyError):

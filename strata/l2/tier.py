@@ -362,7 +362,11 @@ class L2Tier:
             (
                 put.key_text,
                 put.version,
-                *(self.held(put.version, put.record, put.life) if plausible(put.version) else (b"", 1)),
+                *(
+                    (b"", 1)
+                    if put.unread or not plausible(put.version)
+                    else self.held(put.version, put.record, put.life)
+                ),
                 put.message,
                 *more,
             )

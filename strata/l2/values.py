@@ -9,7 +9,8 @@ from typing import Any
 @dataclass(frozen=True, slots=True)
 class Put:
     """A record, or with None its deletion, on its way into L2. `absent`: L3 was asked, and has no such record. `life`:
-    seconds, where it has a life of its own."""
+    seconds, where it has a life of its own. `unread`: nobody read what L3 has now, so that what is older is taken away,
+    and nothing is stored."""
 
     key_text: str
     version: int
@@ -18,3 +19,4 @@ class Put:
     pending: bool = False
     absent: bool = False
     life: float | None = None
+    unread: bool = False

@@ -11,7 +11,7 @@ An UPDATE made outside is such a write too: the trigger of a watched table notes
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from strata.l3.connection import JSONB as JSONB_OID
@@ -50,11 +50,11 @@ class Partials:
         insert = f"INSERT INTO {PARTIALS} AS p (schema, id, version, base, columns) SELECT {layout.schema}"
         given = "(SELECT COALESCE(jsonb_object_agg(n, {version}), '{{}}') FROM unnest({names}) n)"
         version = f"GREATEST($4, {layout.raised(f'r.{VERSION}', '$5')})"
-        self._one = Statement(
-            f"{insert}, $2, v.version, v.old, {given.format(version='v.version', names='$3')}"
-            f" FROM (SELECT r.{VERSION} AS old, {version} AS version FROM {table} r WHERE r.{key} = $1 FOR UPDATE) v"
-            f"{ON_TOP}",
-            (layout.key_oid, TEXT, ARRAYS[TEXT], INT8, INT8),
+        self._some = Statement(
+            f"{insert}, v.id, v.version, v.old, {given.format(version='v.version', names='$3')}"
+            f" FROM (SELECT k.id, r.{VERSION} AS old, {version} AS version FROM unnest($1, $2) AS k(key, id)"
+            f" JOIN {table} r ON r.{key} = k.key ORDER BY r.{key} FOR UPDATE OF r) v{ON_TOP}",
+            (ARRAYS[layout.key_oid], ARRAYS[TEXT], ARRAYS[TEXT], INT8, INT8),
         )
         self._staged = stage.statement(
             f"{insert}, s.{key}::text, s.{VERSION}, r.{VERSION}, {given.format(version=f's.{VERSION}', names='$2')}"
@@ -86,9 +86,9 @@ class Partials:
         shown = f"p.version, p.base, p.columns::text, {COUNTED}"
         self._note_of = Statement(f"SELECT {shown} FROM {PARTIALS} p WHERE {layout.buried('p', '$1')}", (TEXT,))
 
-    def note(self, conn: Connection, key: Any, key_text: str, names: Sequence[str], version: int, node: int) -> None:
-        """A synchronous write is about to update these columns of a row, which stays locked."""
-        self._one.execute(conn, (key, key_text, list(names), version, node))
+    def note(self, conn: Connection, keys: Mapping[str, Any], names: Sequence[str], version: int, node: int) -> None:
+        """A synchronous write is about to update these columns of rows, by their keys' texts, which stay locked."""
+        self._some.execute(conn, (list(keys.values()), list(keys), list(names), version, node))
 
     def note_staged(self, conn: Connection, group: int, names: Sequence[str]) -> None:
         """As `note`, for the changes of a group in the stage."""

@@ -14,6 +14,7 @@ from strata.l3.connection import Connection
 from strata.l3.keyset import Stretch, columns_of, stretches, whole
 from strata.l3.layout import VERSION, Layout
 from strata.l3.statement import ARRAYS, INT8, UNLOADABLE, ask, load_cells, unsendable
+from strata.model.fields import Kind
 from strata.query import Order, Query, check_columns
 
 MOST_ARGUMENTS = 65_533  # the protocol counts parameters in 16 bits, and limit and offset are two of them
@@ -160,6 +161,17 @@ class Reads:
         rows = list(found.values())[: query.limit_rows]
         last = rows[-1][-width:] if len(found) > len(rows) else None
         return PageRows(names, [Row(row[0], row[1:-width]) for row in rows], last)
+
+    def lock(self, conn: Connection, query: Query, keys: Sequence[Any]) -> list[Any]:
+        """Those of the keys whose rows fit the condition as they are now: nobody else changes them until the
+        transaction ends. Locked in the order in which Python has keys, as by whoever writes several."""
+        layout = self._layout
+        order = f'{layout.key}::text COLLATE "C"' if layout.plan.key.kind is Kind.TEXT else layout.key
+        among = f"{layout.key} = ANY(${len(query.args) + 1}::{layout.plan.key.sql_type}[])"
+        select = f"SELECT {layout.shown(self._keys)} FROM {layout.table}{_where(query, among)}"
+        with _Blame(conn, query):
+            found = ask(conn, f"{select} ORDER BY {order} FOR UPDATE", [*_args(query), list(keys)])
+        return [key for (key,) in found]
 
     def count(self, conn: Connection, query: Query) -> int:
         """How many rows fit the condition; order, limit and offset do not matter."""

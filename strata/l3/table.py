@@ -24,8 +24,10 @@ from strata.l3.secrets import Secrets
 from strata.l3.spans import Spans
 from strata.l3.stage import Stage
 from strata.l3.transactions import under_way
-from strata.l3.values import Applied, Change
+from strata.l3.values import Applied, Assigned, Change, Held
+from strata.l3.where import Selected
 from strata.l3.writes import Writes, Written
+from strata.model.markers import UNLOADED
 from strata.model.plan import ModelPlan
 
 P = ParamSpec("P")
@@ -73,6 +75,7 @@ class Table:
         self.order = reads.order
         self.search = self._door(reads.search)
         self.search_page = self._door(reads.search_page)
+        self.lock_fitting = self._door(reads.lock)
         self.missing_index = OrderedIndexes(layout).missing
         self.count = self._door(reads.count)
         self.stream = self._door(reads.stream)
@@ -159,6 +162,19 @@ class Table:
         with self._doubted():
             return self._now(conn).drawing.draw(conn, count)
 
+    def update_held(self, conn: Connection, held: Held, assigned: Assigned, version: int, node: int) -> dict[Any, int]:
+        """See `Selected.update`."""
+        with self._doubted():
+            writing = self._now(conn)
+            written = writing.selected.update(conn, held, assigned, version, node)
+            given = zip(self.plan.column_names, assigned.values, strict=True)
+            self._make_sure(conn, writing, tuple(name for name, value in given if value is not UNLOADED))
+            return written
+
+    def delete_held(self, conn: Connection, held: Held, version: int, node: int) -> dict[Any, int]:
+        """See `Selected.delete`."""
+        return self._writing.selected.delete(conn, held, version, node)
+
     def apply(self, conn: Connection, changes: Sequence[Change]) -> list[Applied]:
         """See `Applier.apply`."""
         self._fit(conn)
@@ -229,7 +245,8 @@ class Table:
     def _writing_to(self, layout: Layout) -> _Writing:
         writes = Writes(layout, self._partials)
         applier = Applier(layout, writes, self._stage, self._partials)
-        return _Writing(layout, writes, Bulk(layout, writes, self._stage), applier, Drawing(layout))
+        selected = Selected(layout, self._partials)
+        return _Writing(layout, writes, Bulk(layout, writes, self._stage), applier, Drawing(layout), selected)
 
 
 class _Writing(NamedTuple):
@@ -240,6 +257,7 @@ class _Writing(NamedTuple):
     bulk: Bulk
     applier: Applier
     drawing: Drawing
+    selected: Selected
 
 
 class _Sight(NamedTuple):

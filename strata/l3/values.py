@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -78,3 +79,19 @@ class Repair(NamedTuple):
 
 
 FIRST = Repair("", -1)  # which every repair of a key follows
+
+
+class Held(NamedTuple):
+    """The keys of rows that are locked. `named` has those with a text, by it: another program may have given a row a
+    key that is none to Strata, and of which nobody can have written, or cached, a record."""
+
+    keys: Sequence[Any]
+    named: Mapping[str, Any]
+
+
+class Assigned(NamedTuple):
+    """The values that rows get, in the order of the plan's columns, UNLOADED for none; those of a column that is
+    `sealed` are ciphertexts, one for each row."""
+
+    values: Sequence[Any]
+    sealed: Mapping[str, Sequence[str]]

@@ -113,7 +113,7 @@ class Writes:
             loaded = self._loaded(values)
             if layout.deferred:
                 key = values[layout.key_place]
-                self._partials.note(conn, key, layout.plan.key_text(key), loaded, version, node)
+                self._partials.note(conn, {layout.plan.key_text(key): key}, loaded, version, node)
             return self._update(conn, values, loaded, (version, node))
         row = self._upsert.row(conn, self._sent(values, version, node))
         if row is None:

@@ -69,7 +69,7 @@ class Column:
 
     def settle(self, value: Any) -> Any:
         """The value as it is stored. Raises `EncodeError`, which never holds the value."""
-        if value is UNLOADED and not self.field.primary_key:
+        if value is UNLOADED:
             return value
         if value is None and self.field.nullable:
             return None

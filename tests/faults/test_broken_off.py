@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from strata import DataStore, WriteMode
+from strata import DataStore, Q, WriteMode
 from strata.testing import inspect
 from tests.hubs import Cancelled, OneThread
 from tests.models import Note
@@ -56,6 +56,8 @@ CALLS: dict[str, Callable[[DataStore], Any]] = {
     "search_cached": lambda store: store.search_cached("notes"),
     "search_iter": lambda store: list(store.search_iter("notes", chunk=2)),
     "count": lambda store: store.count("notes"),
+    "update_where": lambda store: store.update_where("notes", Q().where("id < 3"), text="w"),
+    "delete_where": lambda store: store.delete_where("notes", Q().where("id = 2")),
     "warm_cache": lambda store: store.warm_cache("notes"),
     "flush_dirty": write_later,
 }

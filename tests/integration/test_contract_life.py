@@ -168,6 +168,8 @@ CALLS: dict[str, Callable[[DataStore], Any]] = {
     "update with expect": lambda store: store.update("notes", 1, expect={"text": "old"}, text="new"),
     "modify": lambda store: store.modify("notes", 1, lambda note: note),
     "increment": lambda store: store.increment("notes", 1, text=1),
+    "update_where": lambda store: store.update_where("notes", Q(), text="new"),
+    "delete_where": lambda store: store.delete_where("notes", Q()),
     "count": lambda store: store.count("notes"),
     "tx": lambda store: store.tx(),
     "invalidate": lambda store: store.invalidate("notes", 1),

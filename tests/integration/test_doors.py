@@ -209,6 +209,14 @@ def key_doors(store: DataStore, name: str, id: Any) -> dict[str, Door]:
     return doors | {f"set {column.name}": changed(column.name) for column in columns}
 
 
+NOBODY = Q().where("false")
+
+
+def never(query: Any) -> Any:
+    """A query that finds nothing in the place of one that is right: the rows are for the other doors."""
+    return NOBODY if isinstance(query, Q | Query) else query
+
+
 def query_doors(store: DataStore, name: str) -> dict[str, Door]:
     """The calls about many records of a schema, as above."""
     return {
@@ -220,6 +228,13 @@ def query_doors(store: DataStore, name: str) -> dict[str, Door]:
         "search_iter": lambda x: list(store.search_iter(name, x)),
         "search_iter chunk": lambda x: list(store.search_iter(name, chunk=x)),
         "count": lambda x: store.count(name, x),
+        "update_where": lambda x: store.update_where(name, never(x), text="new"),
+        "update_where progress": lambda x: callable(x) or store.update_where(name, NOBODY, x, text="new"),
+        "update_where value": lambda x: store.update_where(name, NOBODY, text=x),
+        "update_where argument": lambda x: store.update_where(name, Q().where("text = $1", x).limit(1), size=1),
+        "delete_where": lambda x: store.delete_where(name, never(x)),
+        "delete_where progress": lambda x: callable(x) or store.delete_where(name, NOBODY, x),
+        "delete_where argument": lambda x: store.delete_where(name, Q().where("text = $1 AND false", x)),
         "search argument": lambda x: store.search(name, Q().where("text = $1", x)),
         "search_cached argument": lambda x: store.search_cached(name, Q().where("text = $1", x)),
         "count list": lambda x: store.count(name, Q().where("text = ANY($1)", [x])),
@@ -287,6 +302,8 @@ def store_doors(store: DataStore) -> dict[str, Door]:
         "collection.increment": lambda x: named.increment("a", default=x, n=1),
         "collection.get_or_set": lambda x: named.get_or_set("none", lambda: x),
         "collection.count": named.count,
+        "collection.update_where": lambda x: named.update_where(NOBODY, None, text=x),
+        "collection.delete_where": lambda x: named.delete_where(NOBODY, None if callable(x) else x),
         "cached ttl": lambda x: store.cached(x)(made_of),
         "cached key": lambda x: store.cached(key=x)(made_of),
         "cached name": lambda x: store.cached(name=x)(made_of),

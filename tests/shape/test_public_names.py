@@ -54,7 +54,7 @@ PACKAGES: list[ModuleType] = [strata, strata.embedded, strata.testing, prometheu
 CALLS = """
     register get get_many get_or_set cached set set_many touch delete delete_many search search_page search_cached
     exists count tx invalidate warm_cache flush_dirty migrate migrate_from migration_status stats health close
-    dead_letters rotate_keys
+    dead_letters rotate_keys insert update modify increment update_where delete_where
 """.split()
 OF_THE_STORE = """
     register cached tx flush_dirty migrate migrate_from migration_status stats health close dead_letters rotate_keys

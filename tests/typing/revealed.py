@@ -80,6 +80,8 @@ def by_name(ds: DataStore) -> None:
     assert_type(ds.search("players"), list[Any])
     assert_type(ds.search_page("players"), Page[Any])
     assert_type(ds.count("players"), int)
+    assert_type(ds.update_where("players", Q(), level=2), int)
+    assert_type(ds.delete_where("players", Q().build(), print), int)
     assert_type(ds.exists("players", "p1"), bool)
     assert_type(ds.set("players", "p1", andrew), Player)
     assert_type(ds.set("players", "p1", visit), Visit)
@@ -97,12 +99,16 @@ def by_handle(ds: DataStore) -> None:
     assert_type(players.search(), list[Player])
     assert_type(players.search_page(Q(), after="token"), Page[Player])
     assert_type(players.search_iter(), Iterator[Player])
+    assert_type(players.update_where(Q(), print, level=2), int)
+    assert_type(players.delete_where(Q()), int)
     assert_type(players.set("p1", andrew), Player)
 
 
 async def awaited(ds: AsyncDataStore) -> None:
     assert_type(await ds.search_page(Player, Q()), Page[Player])
     assert_type(await ds.search_page("players"), Page[Any])
+    assert_type(await ds.update_where(Player, Q(), None, level=2), int)
+    assert_type(await ds.register(Schema(Player, l1=MemPolicy())).delete_where(Q()), int)
     assert_type(await ds.register(Schema(Player, l1=MemPolicy())).search_page(after=None), Page[Player])
 
 
@@ -142,6 +148,9 @@ def what_is_neither_name_nor_class_is_refused(ds: DataStore) -> None:
     ds.search_page(3.14)  # type: ignore[call-overload]
     ds.search_page(Player, after=b"token")  # type: ignore[call-overload]
     ds.search_iter(3.14)  # type: ignore[call-overload]
+    ds.update_where(Player, None, level=2)  # type: ignore[arg-type]
+    ds.delete_where(3.14, Q())  # type: ignore[arg-type]
+    ds.delete_where(Player)  # type: ignore[call-arg]
     ds.invalidate(None, "p1")  # type: ignore[arg-type]
     ds.warm_cache(b"players")  # type: ignore[call-overload]
     ds.audit(42)  # type: ignore[arg-type]
