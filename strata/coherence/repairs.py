@@ -206,8 +206,9 @@ class Repairs:
         Raises `L3UnavailableError`.
         """
         with self.unannounced(bound, versions), bound.rows.primary.transaction() as conn:
-            for key_text, version in versions.items():
-                bound.rows.table.record_repair(conn, key_text, self.bound_of(bound, version))
+            bound.rows.table.record_repairs(
+                conn, {key_text: self.bound_of(bound, version) for key_text, version in versions.items()}
+            )
 
     def wake(self) -> None:
         """See to all rows there are: Redis may be back. To be called without any lock held."""

@@ -234,8 +234,14 @@ class Commit:
             change.version = written.version
             change.record = as_written(conn, bound, change.record, written)
         if self._untold(part):
-            for change in part.changes.values():
-                table.record_repair(conn, change.key_text, context.repairs.bound_of(bound, change.version))
+            self._record_repairs(conn, part)
+
+    def _record_repairs(self, conn: Any, part: SchemaChanges) -> None:
+        """Of what has a new version."""
+        version_of = partial(self._context.repairs.bound_of, part.bound)
+        changed = {text: version_of(change.version) for text, change in part.changes.items() if change.version}
+        if changed:
+            part.bound.rows.table.record_repairs(conn, changed)
 
     def _decide(self, conn: Any, part: SchemaChanges, decision: Decision) -> None:
         bound = part.bound

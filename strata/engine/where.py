@@ -135,8 +135,8 @@ class _Step(Commit):
             change.version = versions[change.id] if changed else brought.get(text, 0)
             change.record = self._change.leaves if changed else UNDECIDED
             (part.partial.discard if change.record is None else part.partial.add)(text)
-            if change.version and self._untold(part):
-                table.record_repair(conn, text, self._context.repairs.bound_of(bound, change.version))
+        if self._untold(part):
+            self._record_repairs(conn, part)
 
     def _put(self, part: SchemaChanges, began: float) -> None:
         same = [text for text, change in part.changes.items() if not change.version]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from strata.l3.connection import Connection
@@ -52,11 +52,15 @@ class Marks:
         self._horizon = Statement(f"SELECT version FROM {HORIZONS} WHERE {own}")
         # One row a key: what a newer one covers goes with it. A row that is locked is another transaction's to take
         # away; nobody waits for it, since writers that met here could wait for each other.
-        older = f"SELECT ctid FROM {REPAIRS} WHERE {own} AND id = $1 AND version < $2 FOR UPDATE SKIP LOCKED"
+        older = (
+            f"SELECT r.ctid FROM unnest($1, $2) AS g(id, version) JOIN {REPAIRS} r"
+            f" ON r.{own} AND r.id = g.id AND r.version < g.version FOR UPDATE OF r SKIP LOCKED"
+        )
         self._record = Statement(
             f"WITH older AS ({older}), gone AS (DELETE FROM {REPAIRS} r USING older WHERE r.ctid = older.ctid)"
-            f" INSERT INTO {REPAIRS} (schema, id, version) VALUES ({layout.schema}, $1, $2) ON CONFLICT DO NOTHING",
-            (TEXT, INT8),
+            f" INSERT INTO {REPAIRS} (schema, id, version)"
+            f" SELECT {layout.schema}, g.id, g.version FROM unnest($1, $2) AS g(id, version) ON CONFLICT DO NOTHING",
+            (ARRAYS[TEXT], ARRAYS[INT8]),
         )
         self._alone = Statement(f"SELECT pg_advisory_xact_lock({REPAIRING}, hashtext({layout.schema}))")
         self._take = Statement(
@@ -104,9 +108,9 @@ class Marks:
         row = self._horizon.row(conn)
         return int(row[0]) if row else 0
 
-    def record_repair(self, conn: Connection, key_text: str, version: int) -> None:
-        """Remember, in the transaction of the write, that L2 does not know of it."""
-        self._record.execute(conn, (key_text, version))
+    def record_repairs(self, conn: Connection, versions: Mapping[str, int]) -> None:
+        """Remember, in the transaction of writes, that L2 does not know of them: of their versions, by key text."""
+        self._record.execute(conn, (list(versions), list(versions.values())))
 
     def take_repairs(self, conn: Connection, limit: int, after: Repair = FIRST) -> list[Repair]:
         """Up to `limit` repairs of keys that follow `after`, in the order of their keys. They stay until

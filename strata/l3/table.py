@@ -109,7 +109,7 @@ class Table:
         self.tombstones_beyond = marks.beyond
         self.tombstone = marks.tombstone
         self.horizon = marks.horizon
-        self.record_repair = marks.record_repair
+        self.record_repairs = marks.record_repairs
         self.take_repairs = marks.take_repairs
         self.take_whole_repairs = marks.take_whole_repairs
         self.repairs_done = marks.repairs_done

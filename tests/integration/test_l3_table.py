@@ -413,17 +413,17 @@ def test_columns_are_checked_again_where_they_become_sql(database: Database, fil
 
 def test_repairs_travel_in_the_writes_transaction_and_are_taken_once_done(database: Database, table: Table) -> None:
     with pytest.raises(RuntimeError), database.transaction() as conn:
-        table.record_repair(conn, "lost", 1)
+        table.record_repairs(conn, {"lost": 1})
         raise RuntimeError
     other = Table(compile_model(Item), "items", schema_name="other", deferred=False)
     with database.transaction() as conn:
         for key, version in (("a", 1), ("a", 2), ("a", 1), ("b", 3), ("b", 5)):
-            table.record_repair(conn, key, version)
-        other.record_repair(conn, "c", 9)
+            table.record_repairs(conn, {key: version})
+        other.record_repairs(conn, {"c": 9})
     with database.connection() as conn:
         taken = table.take_repairs(conn, 10)
         assert sorted(taken) == [("a", 1), ("a", 2), ("b", 5)]  # the older one came after the newer
-        table.record_repair(conn, "b", 6)
+        table.record_repairs(conn, {"b": 6})
         table.repairs_done(conn, taken)
         assert table.take_repairs(conn, 10) == [("b", 6)]
         assert other.take_repairs(conn, 10) == [("c", 9)]
@@ -434,13 +434,13 @@ def test_a_key_has_one_repair_however_often_it_is_written_and_no_writer_waits_fo
 ) -> None:
     for version in range(1, 50):
         with database.transaction() as conn:
-            table.record_repair(conn, "a", version)
+            table.record_repairs(conn, {"a": version})
     with database.connection() as conn, database.connection() as writer, database.connection() as late:
         assert table.take_repairs(conn, 10) == [("a", 49)]
         writer.execute("BEGIN")
-        table.record_repair(writer, "a", 50)
+        table.record_repairs(writer, {"a": 50})
         late.execute("SET lock_timeout = 1")
-        table.record_repair(late, "a", 51)
+        table.record_repairs(late, {"a": 51})
         # A row that a transaction which is under way replaces is seen to all the same, and holds up nobody.
         assert table.take_repairs(conn, 10) == [("a", 49), ("a", 51)]
         table.repairs_done(conn, [Repair("a", 49), Repair("a", 51)])
@@ -453,7 +453,7 @@ def test_a_key_has_one_repair_however_often_it_is_written_and_no_writer_waits_fo
 def test_repairs_are_taken_page_by_page(database: Database, table: Table) -> None:
     with database.transaction() as conn:
         for key in "cabed":
-            table.record_repair(conn, key, 7)
+            table.record_repairs(conn, {key: 7})
         pages, last = [], FIRST
         while page := table.take_repairs(conn, 2, last):
             pages.append([row.key_text for row in page])

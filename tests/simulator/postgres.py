@@ -12,6 +12,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -845,14 +846,15 @@ class SimTable:
     def tombstone(self, conn: Session, key_text: str) -> int:
         return conn.ask(f"tombstone of {key_text}", lambda: conn.tombstone(key_text))
 
-    def record_repair(self, conn: Session, key_text: str, version: int) -> None:
-        def do() -> None:
+    def record_repairs(self, conn: Session, versions: Mapping[str, int]) -> None:
+        def do(key_text: str, version: int) -> None:
             for repair in conn.repairs():
                 if repair.key_text == key_text and repair.version < version:
                     conn.own.repairs[repair] = False
             conn.own.repairs[Repair(key_text, version)] = True
 
-        conn.ask(f"leave a repair of {key_text}", do)
+        for key_text, version in versions.items():
+            conn.ask(f"leave a repair of {key_text}", partial(do, key_text, version))
 
     def take_repairs(self, conn: Session, limit: int, after: Repair = FIRST) -> list[Repair]:
         def do() -> list[Repair]:

@@ -125,8 +125,9 @@ class Bypass:
             ]
             if repaired and done:
                 after_commit.enter_context(self._unannounced(bound, [change.key_text for change, _ in done]))
-                for change, answer in done:
-                    table.record_repair(conn, change.key_text, Repairs.bound_of(bound, answer.version))
+                table.record_repairs(
+                    conn, {change.key_text: Repairs.bound_of(bound, answer.version) for change, answer in done}
+                )
         if done and (bound.l2 is None or not l2_down):
             self._settle(bound, done, repaired)
         return applied

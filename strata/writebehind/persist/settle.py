@@ -69,8 +69,9 @@ class Settler:
         """Leave rows in L3 from which L2 is repaired, in a transaction of their own."""
         table, database = bound.rows.table, bound.rows.primary
         with database.transaction() as conn:
-            for change, applied in written:
-                table.record_repair(conn, change.key_text, Repairs.bound_of(bound, applied.version))
+            table.record_repairs(
+                conn, {change.key_text: Repairs.bound_of(bound, applied.version) for change, applied in written}
+            )
 
     def _settlement(
         self, bound: Bound, change: Change, applied: Applied, unheard: bool

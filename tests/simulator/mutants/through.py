@@ -265,7 +265,7 @@ UNREACHABLE = {
             known=(1,),
         ),
         1,
-        apply=code(SimTable, "record_repair", "conn.ask(", "lambda *_: ("),
+        apply=code(SimTable, "record_repairs", "conn.ask(", "("),
     ),
     "a writer does not ask L2 for what was not repaired yet": Mutant(
         calling(
