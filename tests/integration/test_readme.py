@@ -91,16 +91,17 @@ store.migrate()
 """
 
 
-def test_the_example_of_pages_prints_what_it_says(tmp_path: Path, dsn: str, redis_addr: str) -> None:
-    section = PAGES["docs/queries.md"].read_text().split("## Page by page")[1]
+@pytest.mark.parametrize("title", ["Page by page", "Changing what a query finds"])
+def test_an_example_of_queries_prints_what_it_says(tmp_path: Path, dsn: str, redis_addr: str, title: str) -> None:
+    section = PAGES["docs/queries.md"].read_text().split(f"## {title}\n")[1].split("\n## ")[0]
     ((code, said),) = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    (sql,) = re.findall(r"^```sql\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     (tmp_path / "shop.py").write_text(SHOP)
-    (tmp_path / "pages.py").write_text(f"{code}\nscores._store.close()\n")
-    result = run(tmp_path, "pages.py", STRATA_POSTGRES_DSN=dsn, STRATA_REDIS_ADDR=redis_addr)
+    (tmp_path / "example.py").write_text(f"{code}\nscores._store.close()\n")
+    result = run(tmp_path, "example.py", STRATA_POSTGRES_DSN=dsn, STRATA_REDIS_ADDR=redis_addr)
     assert (result.returncode, result.stdout) == (0, said), result.stderr
     with psycopg.connect(dsn) as conn:
-        conn.execute(sql)
+        for sql in re.findall(r"^```sql\n(.*?)^```", section, re.MULTILINE | re.DOTALL):
+            conn.execute(sql)
 
 
 def test_the_examples_for_asyncio_run_as_they_stand(tmp_path: Path, dsn: str, redis_addr: str) -> None:
