@@ -8,7 +8,7 @@ from typing import Any
 
 from greenlet import getcurrent
 
-from strata import UNLOADED
+from strata import UNLOADED, Q
 from strata.errors import StrataError
 from strata.protocol.entry import IN_PARTS
 from strata.writebehind.dirty.slot import Buffered, Slot
@@ -271,6 +271,22 @@ class Calls:
                 tx.set(self._model, key, record)
         for key, record in records.items():
             self._wrote(process, key, record, through=True)
+
+    def _both(self) -> Q:
+        return Q().where("id = ANY($1)", list(self.keys))
+
+    def update_where(self, process: Process) -> None:
+        """All rows that there are of the keys, in one column."""
+        value = self._fresh()
+        if process.store.update_where(self._model, self._both(), text=value) == len(self.keys):
+            for key in self.keys:
+                self._changed(process, key, value)
+
+    def delete_where(self, process: Process) -> None:
+        since = {key: self._history.newest(key).version for key in self.keys}
+        if process.store.delete_where(self._model, self._both()) == len(self.keys):
+            for key in self.keys:
+                self._wrote(process, key, None, since[key], through=True)
 
     def search(self, process: Process) -> None:
         process.store.search(self._model)

@@ -25,6 +25,7 @@ CALLS = {
     "b": "set_alone", "B": "delete_alone", "e": "evict", "m": "forget", "x": "set_refused", "l": "flush", "z": "stall",
     "o": "change_outside", "p": "set_part", "P": "set_part_alone", "k": "rotate_keys",
     "n": "insert", "u": "update", "y": "modify", "a": "add", "A": "add_to_default", "v": "set_short", "T": "touch",
+    "r": "update_where", "R": "delete_where",
 }  # fmt: skip
 OTHERS = "ohwezm"  # calls that are not the store's, or not of it alone
 FAULTS = (
@@ -199,6 +200,9 @@ KINDS = {
         # A change by hand of which nobody lives to tell is not told.
         Kind("by hand", letters=("gh", "gs", "gsh", "gGhd", "ghf", "ghq", "gscWh"), faults=ALIVE),
         Kind("bulk", letters=("gqs", "gWs", "gcs", "gfs", "gGs", "gqWcsd"), faults=(*FAULTS, *LOSSES)),
+        Kind("by a query", letters=("gr", "grs", "gGrR", "grRsd", "grtSG"), faults=(*FAULTS, *LOSSES)),
+        Kind("by a query behind", deferred=True, letters=("gr", "grs", "grRs", "grsdf", "grRbBS")),
+        Kind("by a query in part", deferred=True, model=Pair, letters=("gr", "grp", "grpP", "grpRs", "grPsd")),
         Kind("fresh", letters=("gsw", "gdw", "gsdwGf"), faults=(*FAULTS, *LOSSES), aging=SHORT),
         Kind("watched", letters=("go", "gos", "goGd", "goq", "gof"), faults=(*FAULTS, *LOSSES), watch=True),
         Kind("fail-safe", letters=("gsw", "gdw", "gsdwGf"), faults=(*FAULTS, *LOSSES), aging=SAFE),

@@ -25,12 +25,12 @@ from strata.l3 import failures
 from strata.l3.connection import GRACE, IDLE_IN_TRANSACTION
 from strata.l3.diagnosis import already_there
 from strata.l3.increments import reckoned
-from strata.l3.reads import Row
+from strata.l3.reads import PageRows, Row
 from strata.l3.secrets import Sealed
 from strata.l3.sqlstates import Failure, classify
 from strata.l3.standing import RowNote, Standing, on_top
 from strata.l3.table import Table
-from strata.l3.values import FIRST, Applied, Change, Repair, Status
+from strata.l3.values import FIRST, Applied, Assigned, Change, Held, Repair, Status
 from strata.l3.writes import Written
 from strata.model.markers import UNLOADED
 from strata.protocol.added import Added
@@ -562,8 +562,11 @@ class SimTable:
         self._place = self._names.index(table.plan.key.name)
         self._sealed = tuple(map(self._names.index, table.sealed_names))
 
-    def check(self, query: Any) -> None:
-        """Every query will do; conditions are of no concern."""
+    def check(self, query: Any, further: int = 0) -> None:
+        """Every query will do; conditions are of no concern, but that of `update_where`, which are some keys."""
+
+    def order(self, query: Any) -> list[Any]:
+        return []
 
     def changed(self) -> None:
         """The table is as it was."""
@@ -608,6 +611,17 @@ class SimTable:
             return [row for key in conn.present() if (row := _row(conn.row(key))) is not None]
 
         return None, conn.ask("search", do)
+
+    def search_page(self, conn: Session, query: Any, after: Any) -> PageRows:
+        def do() -> PageRows:
+            keys = [key for key in conn.present() if key in query.args[0] and (after is None or key > int(after[0]))]
+            some, more = keys[: query.limit], len(keys) > query.limit
+            return PageRows((self.plan.key.name,), [Row(0, (key,)) for key in some], (str(some[-1]),) if more else None)
+
+        return conn.ask("a page of keys", do)
+
+    def lock_fitting(self, conn: Session, query: Any, keys: Sequence[Any]) -> list[Any]:
+        return [key for key in sorted(keys) if self.hold(conn, key) is not None]
 
     def count(self, conn: Session, query: Any) -> int:
         return conn.ask("count", lambda: len(conn.present()))
@@ -713,6 +727,28 @@ class SimTable:
         conn.own.deletions[id] = version
         conn.own.rows[id] = None
         return version
+
+    def update_held(self, conn: Session, held: Held, assigned: Assigned, version: int, node: int) -> dict[Any, int]:
+        def do() -> dict[Any, int]:
+            return {key: self._lay(conn, key, self._columns(assigned.values), version, node) for key in held.keys}
+
+        return conn.ask(f"update {list(held.keys)}", do)
+
+    def _lay(self, conn: Session, key: Any, columns: dict[str, Any], version: int, node: int) -> int:
+        row = conn.row(key)
+        assert row is not None
+        version = max(version, raised(row[0], node))
+        if self.deferred:
+            conn.lay(key, version, columns, self._names)
+        else:
+            conn.own.rows[key] = (version, tuple(columns.get(n, v) for n, v in zip(self._names, row[1], strict=True)))
+        return version
+
+    def delete_held(self, conn: Session, held: Held, version: int, node: int) -> dict[Any, int]:
+        def do() -> dict[Any, int]:
+            return {key: self._delete(conn, key, version, node) for key in held.keys}
+
+        return conn.ask(f"delete {list(held.keys)}", do)
 
     def apply(self, conn: Session, changes: Sequence[Change]) -> list[Applied]:
         order = sorted(range(len(changes)), key=lambda at: changes[at].key)
