@@ -357,21 +357,11 @@ class L2Tier:
         self._told.extend([(now, key_text, version) for key_text, version in told])
 
     def _each_put(self, name: str, head: list[Any], puts: Sequence[Put], *more: Any) -> Iterator[tuple[str, Any]]:
-        plausible = self._versions.plausible
-        items = [
-            (
-                put.key_text,
-                put.version,
-                *(
-                    (b"", 1)
-                    if put.unread or not plausible(put.version)
-                    else self.held(put.version, put.record, put.life)
-                ),
-                put.message,
-                *more,
-            )
-            for put in waits.in_turns(puts)
-        ]
+        def kept(put: Put) -> tuple[bytes, int]:
+            told = put.unread or not self._versions.plausible(put.version)
+            return (b"", 1) if told else self.held(put.version, put.record, put.life)
+
+        items = [(put.key_text, put.version, *kept(put), put.message, *more) for put in waits.in_turns(puts)]
         return iter(self._spread(name, head, items))
 
     def _spread(self, name: str, head: list[Any], items: Sequence[tuple[Any, ...]]) -> list[tuple[str, Any]]:
