@@ -15,6 +15,7 @@ from strata.l1.tier import L1Tier
 from strata.l2.content import Contents
 from strata.writebehind import pending
 from strata.writebehind.dirty.buffer import DirtyBuffer
+from strata.writebehind.dirty.slot import Slot
 from strata.writebehind.persist.bypass import Bypass
 from strata.writebehind.persist.outcomes import Outcomes
 from strata.writebehind.persist.persister import Persister
@@ -102,16 +103,16 @@ BEHIND = {
     "an own write of which a newer one was heard is not read any more": Mutant(
         calling("0:ff 0:sff 1:s", "0:fff 0:sf 1:s"),
         1,
-        apply=code(DirtyBuffer, "peek", "slot.superseded <= oldest", "True"),
+        apply=code(Slot, "own_write", "self.superseded <= oldest", "True"),
     ),
     "... but a read that finds nothing newer below returns it all the same": Mutant(
         calling("0:sgg 1:s", faults=("restart_redis", "freeze_redis"), l1=False),
         1,
         apply=code(
-            DirtyBuffer,
-            "peek",
-            "if slot.given_up == item.version:",
-            "if slot.given_up == item.version or slot.superseded > item.version:",
+            Slot,
+            "own_write",
+            "if self.given_up == item.version:",
+            "if self.given_up == item.version or self.superseded > item.version:",
         ),
     ),
     "an own write stays in the buffer until L3 has it": Mutant(

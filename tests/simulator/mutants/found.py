@@ -14,6 +14,7 @@ from strata.l1.trust import Trust
 from strata.protocol.versions import VersionClock
 from strata.writebehind.dirty import changes, laying
 from strata.writebehind.dirty.buffer import DirtyBuffer
+from strata.writebehind.dirty.slot import Slot
 from strata.writebehind.persist.bypass import Bypass
 from strata.writebehind.persist.notifier import Notifier
 from strata.writebehind.persist.settle import Settler
@@ -97,7 +98,7 @@ FOUND = {
         0,
         apply=each(
             code(DirtyBuffer, "give_up", "slot.item.version == version", "slot.item.version <= version"),
-            code(DirtyBuffer, "peek", "slot.given_up == item.version", "slot.given_up >= item.version"),
+            code(Slot, "own_write", "self.given_up == item.version", "self.given_up >= item.version"),
             code(Redrive, "_learn", "slot.given_up == item.version", "slot.given_up >= item.version"),
         ),
     ),
