@@ -147,6 +147,7 @@ ADDING = ("ga", "gas", "gaf", "gasb", "gaAd", "gaAB", "gayu", "gaAsdbBGl")
 JOURNAL = ("write_behind_durability", Durability.JOURNAL)
 LEDGER_AT_ONCE = ("write_behind_durability", Durability.LEDGER)
 RETRY_ONCE = ("write_behind_max_retry", 1)
+FULL = ("write_behind_max_dirty", 1)
 
 KINDS = {
     kind.name: kind
@@ -165,6 +166,7 @@ KINDS = {
         Kind("counted apart", deferred=True, apart=True, model=Tally, letters=ADDING, faults=(*FAULTS, *LOSSES)),
         Kind("counted at once", deferred=True, model=Tally, letters=ADDING, config=(LEDGER_AT_ONCE,)),
         Kind("counted, journal", deferred=True, model=Tally, letters=ADDING, config=(JOURNAL,)),
+        Kind("counted, full", deferred=True, model=Tally, letters=ADDING, config=(FULL,)),
         Kind("counted by three", processes=3, deferred=True, l2=False, model=Tally, letters=ADDING, faults=ALIVE),
         Kind("sealed", model=Secret, letters=("gk", "gsk", "gsdk", "gSkt", "gsqk", "gyku"), faults=(*FAULTS, *LOSSES)),
         Kind("sealed behind", deferred=True, model=Secret, letters=("gk", "gsk", "gskb", "gskdf", "gskSdtq")),
@@ -178,7 +180,7 @@ KINDS = {
             config=(LEDGER_AT_ONCE,),
         ),
         Kind("behind without L2", deferred=True, l2=False, letters=("gs", "gsb", "gsdG", "gsqt"), faults=ALIVE),
-        Kind("full", deferred=True, letters=("gsS", "gsSd", "gsdG"), config=(("write_behind_max_dirty", 1),)),
+        Kind("full", deferred=True, letters=("gsS", "gsSd", "gsdG"), config=(FULL,)),
         Kind("journal", deferred=True, config=(JOURNAL,)),
         Kind(
             "forged",
