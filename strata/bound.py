@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from inspect import iscoroutinefunction
+from inspect import iscoroutine, iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 from strata import waits
@@ -17,6 +17,7 @@ from strata.model.plan import ModelPlan
 from strata.observe.counters import Counters
 from strata.observe.log import SafeLogger
 from strata.policies import WriteMode
+from strata.protocol.markers import Tags, TagsError, checked_tags
 from strata.schema import Schema
 from strata.waits.clock import Clock
 from strata.waits.hub import NoLoopError
@@ -55,6 +56,8 @@ class Bound:
     clock: Clock
     freshness: Freshness
     log: SafeLogger
+    tagger: Tagger | None = None  # where it has tags
+    remade: bool = False  # whether its records are results, which are made again: then no tier of it is the lowest
     lacking: str = ""  # what its first use is refused with, where a tier has no address
 
     @property
@@ -67,6 +70,11 @@ class Bound:
         """Those of a schema that has L3; nobody asks of another one."""
         assert self.l3 is not None
         return self.l3
+
+    @property
+    def heard_by_bus(self) -> bool:
+        """Whether other processes may know better than L1: it is not the schema's lowest tier."""
+        return self.l2 is not None or self.l3 is not None
 
     def record(self, values: Sequence[Any], names: Sequence[str] | None = None) -> Any:
         """The record of a row, or of these columns of one. Raises `DecodeError`, which is counted."""
@@ -87,6 +95,75 @@ class Bound:
             reason=error.args[0],
             count=1,
         )
+
+
+class _Omitted:
+    """Stands, for the function of tags, where caches hold nothing: it cannot be used."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__class__":
+            return _Omitted
+        raise TagsError("use a field that is OmitCache or OmitL1, which is not in every cache")
+
+
+def _unusable(self: Any, *args: Any) -> Any:
+    raise TagsError("use a field that is OmitCache or OmitL1, which is not in every cache")
+
+
+for _name in (
+    "str repr format eq ne lt le gt ge hash bool len iter getitem contains call add radd mod mul int float index"
+).split():
+    setattr(_Omitted, f"__{_name}__", _unusable)
+_OMITTED = _Omitted()
+
+
+class Tagger:
+    """The function of a schema's tags, which sees of a record what every cache holds of it. Immutable, but for the
+    counters."""
+
+    def __init__(self, schema: Schema[Any], plan: ModelPlan[Any], counters: Counters, log: SafeLogger) -> None:
+        assert schema.tags is not None
+        self._function = schema.tags
+        self._schema = schema.name
+        self._plan = plan
+        self._counters = counters
+        self._log = log
+        self._omitted = {column.name: _OMITTED for column in plan.columns if column.omit_cache or column.omit_l1}
+
+    def checked(self, record: Any) -> None:
+        """Before a whole record is written. Raises `HookError` where the function raises, or returns what is none."""
+        try:
+            self._of(record)
+        except TagsError as error:
+            self._counters.hook_errors += 1
+            raise HookError(f"tags of schema {self._schema!r} {error}; nothing was done") from None
+        except Exception as error:
+            self._counters.hook_errors += 1
+            raise HookError(
+                f"tags of schema {self._schema!r} raised {type(error).__name__}; nothing was done"
+            ) from error
+
+    def __call__(self, record: Any) -> Tags | None:
+        """Those of a record that is to be cached, or was; None where they cannot be told, which is logged."""
+        try:
+            return self._of(record)
+        except Exception as error:  # noqa: BLE001 a row of others is read all the same, and not cached
+            self._counters.hook_errors += 1
+            self._log.error("hook raised", schema=self._schema, hook="tags", **_raised_by(self._function, error))
+            return None
+
+    def of_kept(self, value: Any) -> Tags | None:
+        """As `__call__`, of a record as L1 keeps it."""
+        return self(self._plan.thaw(value))
+
+    def _of(self, record: Any) -> Tags:
+        if self._omitted:
+            names = (name for name in self._plan.column_names if name not in self._omitted)
+            record = self._plan.part({name: getattr(record, name) for name in names} | self._omitted)
+        given = self._function(record)
+        if iscoroutine(given):
+            given.close()
+        return checked_tags(given)
 
 
 def _raised_by(hook: Callable[..., Any], error: Exception) -> dict[str, str]:

@@ -398,6 +398,23 @@ class Collection(Generic[T, K]):
         """
         self._store.invalidate(self.name, id)
 
+    def invalidate_many(self, ids: Iterable[K]) -> None:
+        """As `invalidate`, for many records, in one round trip; an empty list is no error.
+
+        Raises `EncodeError` for `ids` that are no iterable of ids, and otherwise as `invalidate` does.
+        """
+        self._store.invalidate_many(self.name, ids)
+
+    def invalidate_all(self) -> None:
+        """Drop all of the schema from L1 and L2 of every instance, and its kept results; L3 and pending writes stay.
+
+        It is one write to Redis, a marker, however many records there are. Where L2 is the lowest tier, L1 alone is
+        dropped; where L1 is, nothing. What is said of transactions under way at `invalidate` holds too.
+
+        Raises `L2UnavailableError` where Redis cannot be told.
+        """
+        self._store.invalidate_all(self.name)
+
     @overload
     def warm_cache(
         self, limit: int = ..., *, background: Literal[False] = ..., progress: Callable[[int], object] | None = ...

@@ -22,6 +22,7 @@ from strata.engine.context import ABSENT
 from strata.engine.hot import Hot
 from strata.engine.increment import Incrementer
 from strata.engine.insert import Inserter
+from strata.engine.invalidate import Invalidator
 from strata.engine.many import ManyReader
 from strata.engine.modify import Modifier
 from strata.engine.read import Reader
@@ -48,7 +49,7 @@ from strata.jobs.fleet import Fleet
 from strata.maintenance.audit import Auditor, AuditReport
 from strata.maintenance.rotate_keys import KeyRotation, Rotator
 from strata.maintenance.warm import Warmer
-from strata.memo.cached import Caching, Terms
+from strata.memo.cached import Caching, Terms, tags_of_results
 from strata.model.fields import check_identifier
 from strata.model.keys import KEYS
 from strata.model.numbers import Number
@@ -122,6 +123,7 @@ class DataStore:
         self._many = ManyReader(context)
         self._writer = Writer(context)
         self._many_writer = ManyWriter(context, self._writer)
+        self._invalidator = Invalidator(context)
         self._modifier = Modifier(context, self._writer)
         self._inserter = Inserter(context, self._writer, self._modifier)
         self._toucher = Toucher(context, self._reader)
@@ -144,6 +146,10 @@ class DataStore:
         Raises `SchemaDuplicateError`, `InvalidModelError`, `NoPrimaryKeyError`, or `InvalidConfigError` for a schema
         that cannot work. Nothing is connected yet, and addresses are needed at the first use only.
         """
+        return self._register(schema)
+
+    def _register(self, schema: Schema[T], *, remade: bool = False) -> Collection[T, Any]:
+        """`remade`: its records are results, which are made again."""
         if not isinstance(schema, Schema):
             raise InvalidModelError(f"register takes a Schema, not a {type(schema).__name__}; wrap the model in one")
         with self._lock:
@@ -152,7 +158,7 @@ class DataStore:
                 raise SchemaDuplicateError(
                     f"a schema {schema.name!r} is registered already; give this one another name"
                 )
-            bound = self._wiring.bind(schema)
+            bound = self._wiring.bind(schema, remade=remade)
             self._schemas[schema.name] = bound
             self._hot[schema.name] = hot = Hot(bound)
             self._hot.setdefault(schema.model, hot)
@@ -270,6 +276,7 @@ class DataStore:
         key: Callable[..., object] | None = None,
         name: str | None = None,
         lease_wait: Duration = 0,
+        tags: Iterable[str] | Callable[..., Iterable[str]] | None = None,
     ) -> Caching:
         """A decorator: results of the function, or coroutine function, are kept in L1, and where the store has a Redis
         in L2, under a key made of the arguments (see docs/memoizing.md); returns a `Cached`, or an `AsyncCached`.
@@ -281,11 +288,14 @@ class DataStore:
 
         `ttl` is the age, in seconds, up to which a result is returned; 0 is without end, and None as the defaults of
         `Config` say of L1 and L2. `key` is a function of the same arguments: what it returns makes the key. `name` is
-        that of the schema that holds the results: an identifier. Default: made of module and function.
+        that of the schema that holds the results: an identifier. Default: made of module and function. `tags` are those
+        of every result, a list of texts, or a function of the same arguments that returns one: `invalidate_tag` then
+        drops the results.
 
         Raises `InvalidModelError` for a function without a return annotation that a field may have,
         `SchemaDuplicateError` for a second one of a name, and `InvalidConfigError` for the other arguments; a call
-        raises what the function raises, and `EncodeError` for arguments that make no key and results of another type.
+        raises what the function raises, `EncodeError` for arguments that make no key and results of another type, and
+        `HookError` where `tags` raises, or returns what are no tags.
 
         >>> @store.cached(ttl=60)
         ... def greeting(name: str) -> str:
@@ -299,7 +309,8 @@ class DataStore:
         wait = seconds(lease_wait, "lease_wait") or 0.0
         if key is not None and not callable(key):
             raise InvalidConfigError(f"key is {shown(key)}; it must be a function of the same arguments, or None")
-        return Caching(self, Terms(life(ttl), key, "" if name is None else name, wait))
+        given = tags if tags is None or callable(tags) else tags_of_results(tags)
+        return Caching(self, Terms(life(ttl), key, "" if name is None else name, wait, given))
 
     def exists(self, schema: SchemaRef[Any], id: Key) -> bool:
         """Whether any tier has the record; nothing is filled.
@@ -679,7 +690,55 @@ class DataStore:
         """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
-            self._writer.invalidate(bound, id)
+            self._invalidator.one(bound, id)
+
+    def invalidate_many(self, schema: SchemaRef[Any], ids: Iterable[Key]) -> None:
+        """As `invalidate`, for many records, in one round trip; an empty list is no error.
+
+        Raises `EncodeError` for `ids` that are no iterable of ids, and otherwise as `invalidate` does.
+        """
+        bound = self._bound(schema)
+        with _Counted(bound, self._metrics):
+            self._invalidator.many(bound, ids)
+
+    def invalidate_all(self, schema: SchemaRef[Any]) -> None:
+        """Drop all of the schema from L1 and L2 of every instance, and its kept results; L3 and pending writes stay.
+
+        It is one write to Redis, a marker, however many records there are. Where L2 is the lowest tier, L1 alone is
+        dropped; where L1 is, nothing. What is said of transactions under way at `invalidate` holds too.
+
+        Raises `L2UnavailableError` where Redis cannot be told.
+        """
+        bound = self._bound(schema)
+        with _Counted(bound, self._metrics):
+            self._invalidator.all(bound)
+
+    def invalidate_tag(self, tag: str) -> None:
+        """Drop what has the tag from L1 and L2 of every instance, in all schemas with `tags`, and their kept results.
+
+        It is one write to Redis, however many records have the tag. Pending writes stay, and so does the lowest tier of
+        a schema; only results of functions that are `cached` with tags go from every tier. What is said of transactions
+        under way at `invalidate` holds too (see docs/tags.md).
+
+        Raises `EncodeError` for what is no tag, a text of 1 to 256 characters, and `L2UnavailableError` where Redis
+        cannot be told.
+
+        >>> @store.cached(ttl=60, tags=lambda team: [f"team:{team}"])
+        ... def points(team: int) -> int:
+        ...     print("counting")
+        ...     return 6 * team
+        >>> points(7)
+        counting
+        42
+        >>> store.invalidate_tag("team:7")
+        >>> points(7)
+        counting
+        42
+        """
+        self._open()
+        bounds = self._wiring.schemas
+        self._context.check_whole(*bounds)
+        self._invalidator.tag(tag, bounds)
 
     @overload
     def warm_cache(

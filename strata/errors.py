@@ -24,7 +24,7 @@ StrataError
 ├── TxFailedError                a transaction was rolled back
 ├── TxTimeoutError               ... because its deadline passed (TimeoutError)
 ├── InvalidConfigError           a setting that cannot work
-├── HookError                    a before_* hook raised
+├── HookError                    a before_* hook, or a function of tags, raised
 ├── WriteBehindMaxRetryError     a deferred write failed too often: it is given up, or waits out an outage
 ├── WriteBehindFullError         no room for a deferred write, nor a way around
 ├── FlushTimeoutError            deferred writes were left when the time was up (TimeoutError)
@@ -239,7 +239,7 @@ class InvalidConfigError(StrataError):
 
 
 class HookError(StrataError):
-    """A `before_*` hook raised; its exception is the `__cause__`, and nothing was written."""
+    """A `before_*` hook, or a function of tags, raised; its exception is the `__cause__`, and nothing was written."""
 
 
 class WriteBehindMaxRetryError(StrataError):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, Field, dataclass, field
+from inspect import iscoroutinefunction
 from types import NoneType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from uuid import UUID
@@ -62,6 +63,8 @@ class Schema(Generic[T]):
         write_mode: When `set` returns. Default: `Config.default_write_mode`.
         indexes: Indexes of the table, beside those of the fields that are marked. Default: none.
         hooks: What is called when records are read, written and dropped. Default: nothing.
+        tags: A function of a record that returns the list of its tags, texts by which `invalidate_tag` finds its copies
+            in any process. It must say the same of the same record, and call nothing that waits. Default: no tags.
 
     >>> from dataclasses import dataclass
     >>> @dataclass
@@ -80,6 +83,7 @@ class Schema(Generic[T]):
     write_mode: WriteMode | None = None
     indexes: Sequence[Index] = ()
     hooks: SchemaHooks[T] = field(default_factory=SchemaHooks[T])
+    tags: Callable[[T], Iterable[str]] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.name, str) and not self.name:
@@ -94,6 +98,10 @@ class Schema(Generic[T]):
             member(self.write_mode, WriteMode, "write_mode of a Schema")
         if isinstance(self.indexes, str) or not isinstance(self.indexes, Iterable):
             raise InvalidConfigError(f"indexes of a Schema is {shown(self.indexes)}; it must be a list of Index")
+        if self.tags is not None and (not callable(self.tags) or iscoroutinefunction(self.tags)):
+            raise InvalidConfigError(
+                f"tags of a Schema is {shown(self.tags)}; it must be a plain function of a record, or None"
+            )
         object.__setattr__(self, "indexes", tuple(self.indexes))
         for item in self.indexes:
             if not isinstance(item, Index):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from strata.coherence.identity import Identity
 from strata.coherence.lineage import Lineage
+from strata.coherence.marking import Marking
 from strata.coherence.pulse import Pulse
 from strata.coherence.repairs import Repairs
 from strata.maintenance.housekeeping import Housekeeping
@@ -21,14 +22,19 @@ class BusRhythm:
     identity: Identity
     lineage: Lineage
     housekeeping: Housekeeping
+    marking: Marking
     log: SafeLogger
 
     def beat(self, number: int) -> None:
         self.repairs.look(self.pulse.beat(number, self.repairs.turns()))
         self.identity.beat()
         self.lineage.look()
+        self.marking.look()
         self.log.remind()
         self.housekeeping.beat()
+
+    def confirmed(self) -> None:
+        self.marking.begin()
 
     def subscribed(self) -> None:
         self.repairs.wake()

@@ -24,6 +24,7 @@ from strata.model.plan import ModelPlan
 from strata.observe.counters import Counters
 from strata.observe.log import SafeLogger
 from strata.policies import EvictionPolicy, MemPolicy, RedisPolicy, SearchExpiry, WriteMode
+from strata.protocol.markers import SchemaMarkers
 from strata.protocol.versions import VersionClock
 from strata.schema import Schema
 from strata.waits.clock import Clock
@@ -96,12 +97,12 @@ class Tiers:
                     f"{plan.model.__name__}.{column.name} is OmitL1, but schema {name!r} has no other tier to hold it"
                 )
 
-    def l1(self, schema: Schema[Any], hooks: Callbacks, *, alone: bool) -> L1Tier:
+    def l1(self, schema: Schema[Any], hooks: Callbacks, *, alone: bool, marks: SchemaMarkers) -> L1Tier:
         lock, versions = memory_lock(), self.versions
         claims = Claims(lock)
         trust = ALWAYS if alone else self.trust
         if schema.l1 is None:
-            return L1Tier(None, claims, trust, hooks.evicted, versions)
+            return L1Tier(None, claims, trust, hooks.evicted, versions, marks=marks)
         policy, pool = schema.l1, self.config.l1_pool
         store = MemStore(
             capacity=SHARDS * (pool.max_entries if policy.max_entries is None else policy.max_entries),
@@ -120,9 +121,9 @@ class Tiers:
                 lock=lock,
             )  # fmt: skip
             self.sweeper.register(absences, lambda gone: None)
-        return L1Tier(store, claims, trust, hooks.evicted, versions, absences)
+        return L1Tier(store, claims, trust, hooks.evicted, versions, absences, marks)
 
-    def l2(self, schema: Schema[Any], plan: ModelPlan[Any], counters: Counters) -> L2Tier | None:
+    def l2(self, schema: Schema[Any], plan: ModelPlan[Any], counters: Counters, marks: SchemaMarkers) -> L2Tier | None:
         if schema.l2 is None:
             return None
         from strata.l2.tier import L2Tier
@@ -146,6 +147,7 @@ class Tiers:
             versions,
             self.clock,
             lambda record: plan.key_text(plan.key_of(record)),
+            marks,
         )
         return L2Tier(self.server or self.servers.nowhere, prefix, contents, lifetimes, versions, corrupt)
 

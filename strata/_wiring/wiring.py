@@ -10,9 +10,10 @@ from strata import waits
 from strata._wiring.health import Present, known_health
 from strata._wiring.servers import ServerFactory
 from strata._wiring.tiers import Tiers
-from strata.bound import Bound, Callbacks, Rows
+from strata.bound import Bound, Callbacks, Rows, Tagger
 from strata.coherence.identity import Identity
 from strata.coherence.inbox import Inbox
+from strata.coherence.marking import Marking
 from strata.coherence.mender import Mender
 from strata.coherence.outside import Outside
 from strata.coherence.pulse import Pulse
@@ -37,6 +38,7 @@ from strata.observe.log import SafeLogger, StandardLogger
 from strata.observe.metrics import SafeMetrics
 from strata.observe.outages import Outage, outages_of
 from strata.policies import WriteMode
+from strata.protocol.markers import UNMARKED, SchemaMarkers
 from strata.protocol.messages import Announcer
 from strata.protocol.versions import VersionClock
 from strata.runtime.daemon import Daemon
@@ -83,9 +85,10 @@ class Wiring:
         versions = VersionClock(self.clock)
         channel = self.keys.channel(config.invalidation_channel)
         announcer = Announcer(channel, self.instance, self._database())
-        self.inbox = Inbox(schemas, self.instance, versions, self._deferred)
+        marking = Marking(self.server, schemas, announcer, versions, self.trust, self.clock)
+        self.inbox = Inbox(schemas, self.instance, versions, self._deferred, marking)
         pulse = None if self.server is None else Pulse(self.server, announcer)
-        mender = Mender(pulse, announcer, self._hear_floor, self._hear_persisted)
+        mender = Mender(pulse, announcer, self._hear_floor, self._hear_persisted, marking)
         repairs = Repairs(schemas, pulse, mender, self.log, self.clock)
         self.outside = Outside(schemas, repairs, versions, self._deferred)
         pool = config.l3_pool
@@ -101,6 +104,7 @@ class Wiring:
             unfinished=Unfinished(
                 background, repairs.clear, self.log, self.clock, flushes_on_sigterm=config.flush_on_sigterm
             ),
+            marking=marking,
             server=self.server,
         )
         self._tiers = Tiers(
@@ -122,7 +126,7 @@ class Wiring:
             from strata.coherence.lineage import Lineage
 
             lineage = Lineage(self.server, repairs.replaced, self.clock)
-            rhythm = BusRhythm(pulse, repairs, self.context.identity, lineage, self.housekeeping, self.log)
+            rhythm = BusRhythm(pulse, repairs, self.context.identity, lineage, self.housekeeping, marking, self.log)
             deaf = self._deaf(self.server)
             self.context.bus = Bus(self.server, channel, self.inbox, self.trust, self.log, deaf, rhythm)
 
@@ -131,16 +135,22 @@ class Wiring:
         """What is registered now."""
         return list(self._schemas.values())
 
-    def bind(self, schema: Schema[Any]) -> Bound:
-        """Check a schema and build its parts. Raises `InvalidModelError` or `InvalidConfigError`."""
+    def bind(self, schema: Schema[Any], *, remade: bool = False) -> Bound:
+        """Check a schema and build its parts; `remade` is as `Bound` has it. Raises `InvalidModelError` or
+        `InvalidConfigError`."""
         plan = compile_model(schema.model)
         mode = schema.write_mode or self.config.default_write_mode
         self._tiers.check(schema, plan, mode)
         counters = Counters()
         hooks = Callbacks(schema.name, schema.hooks, plan, counters, self.log)
         l3 = self._l3(schema, plan, mode)
-        l2 = self._tiers.l2(schema, plan, counters)
-        l1 = self._tiers.l1(schema, hooks, alone=l2 is None and l3 is None)
+        tagger = None if schema.tags is None else Tagger(schema, plan, counters, self.log)
+        marks = SchemaMarkers(self.context.marking.markers, schema.name, tagger)
+        # Nothing outdates what stands in the lowest tier.
+        l2 = self._tiers.l2(schema, plan, counters, marks if l3 is not None or remade else UNMARKED)
+        alone = l2 is None and l3 is None
+        kept = SchemaMarkers(self.context.marking.markers, schema.name, None if tagger is None else tagger.of_kept)
+        l1 = self._tiers.l1(schema, hooks, alone=alone, marks=UNMARKED if alone and not remade else kept)
         cipher = None if self._keys is None or l3 is None else _cipher(self._keys, l3.table.name)
         bound = Bound(
             name=schema.name,
@@ -157,6 +167,8 @@ class Wiring:
             clock=self.clock,
             freshness=freshness_of(schema),
             log=self.log,
+            tagger=tagger,
+            remade=remade,
             lacking=self._tiers.lacking(schema, mode),
         )
         if schema.l3 is not None and schema.l3.watch and self.config.postgres_dsn:
@@ -285,6 +297,7 @@ class Wiring:
         context.repairs.reset()
         context.background.reset()
         context.unfinished.reset()
+        context.marking.after_fork()
         self.sweeper.after_fork()
         for bound in self._schemas.values():
             bound.l1.after_fork()

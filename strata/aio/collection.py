@@ -176,6 +176,14 @@ class AsyncCollection(Ready, Generic[T, K]):
         """As `Collection.invalidate`."""
         await here().call(self.sync.invalidate, id)
 
+    async def invalidate_many(self, ids: Iterable[K]) -> None:
+        """As `Collection.invalidate_many`."""
+        await here().call(self.sync.invalidate_many, ids)
+
+    async def invalidate_all(self) -> None:
+        """As `Collection.invalidate_all`."""
+        await here().call(self.sync.invalidate_all)
+
     @overload
     async def warm_cache(
         self, limit: int = ..., *, background: Literal[False] = ..., progress: Callable[[int], object] | None = ...

@@ -161,10 +161,11 @@ class AsyncDataStore(AsyncWith):
         key: Callable[..., object] | None = None,
         name: str | None = None,
         lease_wait: Duration = 0,
+        tags: Iterable[str] | Callable[..., Iterable[str]] | None = None,
     ) -> Caching:
         """As `DataStore.cached`: there is nothing to await. A coroutine function stays one, and a plain function, which
         stops the loop where it is called in its thread, does too."""
-        return self.sync.cached(ttl, key=key, name=name, lease_wait=lease_wait)
+        return self.sync.cached(ttl, key=key, name=name, lease_wait=lease_wait, tags=tags)
 
     async def exists(self, schema: SchemaRef[Any], id: Key) -> bool:
         """As `DataStore.exists`."""
@@ -323,6 +324,18 @@ class AsyncDataStore(AsyncWith):
     async def invalidate(self, schema: SchemaRef[Any], id: Key) -> None:
         """As `DataStore.invalidate`."""
         await here().call(self.sync.invalidate, schema, id)
+
+    async def invalidate_many(self, schema: SchemaRef[Any], ids: Iterable[Key]) -> None:
+        """As `DataStore.invalidate_many`."""
+        await here().call(self.sync.invalidate_many, schema, ids)
+
+    async def invalidate_all(self, schema: SchemaRef[Any]) -> None:
+        """As `DataStore.invalidate_all`."""
+        await here().call(self.sync.invalidate_all, schema)
+
+    async def invalidate_tag(self, tag: str) -> None:
+        """As `DataStore.invalidate_tag`."""
+        await here().call(self.sync.invalidate_tag, tag)
 
     @overload
     async def warm_cache(

@@ -39,8 +39,11 @@ class Rhythm(Protocol):
     def beat(self, number: int) -> None:
         """Send the heartbeat of this number."""
 
+    def confirmed(self) -> None:
+        """A subscription stands, and what came before it may have been missed."""
+
     def subscribed(self) -> None:
-        """There is a subscription, the first one."""
+        """It was the first one."""
 
     def returned(self) -> None:
         """There is one again, after one that was lost: meanwhile nobody could see what became of the server."""
@@ -151,6 +154,7 @@ class Bus:
         self._trust.until = -math.inf
         self._trust.since = self._clock.monotonic()
         self._inbox.clear()
+        self._rhythm.confirmed()
         self.resets += 1
         if self._lost:
             self._rhythm.returned()

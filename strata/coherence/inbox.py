@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from strata.bound import Bound
+from strata.coherence.marking import Marking
 from strata.errors import StrataError
 from strata.protocol.messages import Message, MessageOp, parse
-from strata.protocol.versions import VersionClock
+from strata.protocol.versions import NODE_BITS, VersionClock
 
 # No text inside JSON has quotes that are not escaped, so these are found where they are meant only.
 _SET, _DELETE, _INTENT = (f'"op":"{op}"'.encode() for op in (MessageOp.SET, MessageOp.DELETE, MessageOp.INTENT))
@@ -32,8 +33,10 @@ class Inbox:
         source: str,
         versions: VersionClock,
         deferred: Callable[[], Deferred | None],
+        marking: Marking,
     ) -> None:
         self._schemas = schemas
+        self._marking = marking
         self.rename(source)
         self._versions = versions
         self._deferred = deferred
@@ -57,8 +60,11 @@ class Inbox:
             return
         if message.db != self.database and message.src is not None:
             return
+        if message.op == MessageOp.TAG or (message.op == MessageOp.CLEAR and message.v is not None):
+            self._marked(message)
+            return
         bound = self._schemas.get(message.schema)
-        if bound is None or (bound.l2 is None and bound.l3 is None):
+        if bound is None or not bound.heard_by_bus:
             return  # L1 is that schema's lowest tier: nobody else can know better
         if message.op == MessageOp.CLEAR:
             bound.l1.clear()
@@ -73,8 +79,18 @@ class Inbox:
     def clear(self) -> None:
         """Messages may have been missed: nothing in L1 can be trusted."""
         for bound in list(self._schemas.values()):
-            if bound.l2 is not None or bound.l3 is not None:
+            if bound.heard_by_bus:
                 bound.l1.clear()
+
+    def _marked(self, message: Message) -> None:
+        schema, tag = ("", message.id) if message.op == MessageOp.TAG else (message.schema, "")
+        version = message.version
+        if version is not None and self._versions.believed(version):
+            self._versions.observe(version)
+            self._marking.heard(schema, tag, version >> NODE_BITS)
+        else:
+            self.unreadable += message.v is not None
+            self._marking.forget(schema, tag)
 
     def _apply(self, bound: Bound, key: Any, message: Message) -> None:
         version = message.version

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from strata.bound import Bound
+from strata.coherence.marking import Marking
 from strata.coherence.pulse import Pulse
 from strata.errors import WITHOUT_L2, DecodeError, StrataError
 from strata.l2.values import Put
@@ -30,11 +31,13 @@ class Mender:
         announcer: Announcer,
         raise_floor: Callable[[Bound, Mapping[str, int]], None],
         persisted: Callable[[Bound, Mapping[str, int]], None],
+        marking: Marking,
     ) -> None:
         self._pulse = pulse
         self._announcer = announcer
         self._raise_floor = raise_floor
         self._persisted = persisted
+        self._marking = marking
 
     def mend(self, bound: Bound) -> None:
         """See to all rows that there are of a schema with L3."""
@@ -44,8 +47,13 @@ class Mender:
             last = self._some(bound, table, database, last)
         self._whole(bound, table, database)
 
-    def tell_again(self, bound: Bound, since: float) -> None:
+    def tell_all_again(self, bounds: Iterable[Bound], since: float) -> None:
         """A replica that became the master has not all that its master had acknowledged."""
+        self._marking.tell_again(since)
+        for bound in bounds:
+            self._tell_again(bound, since)
+
+    def _tell_again(self, bound: Bound, since: float) -> None:
         l2 = bound.l2
         if l2 is None:
             return

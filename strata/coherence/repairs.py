@@ -279,8 +279,7 @@ class Repairs:
             if self._pulse is not None:
                 self._pulse.prove()
             if not self._sure:
-                for bound in bounds:
-                    self._mender.tell_again(bound, self._unsure_since - LAG)
+                self._mender.tell_all_again(bounds, self._unsure_since - LAG)
         except StrataError as error:
             self._log.debug(
                 "sending recent invalidations again failed; it is tried once more", error=type(error).__name__

@@ -21,10 +21,10 @@ from strata import waits
 from strata.bound import Bound
 from strata.engine.context import ABSENT, Context
 from strata.engine.leases import FIRST, LONGEST
-from strata.engine.load import NOTHING, Loaded
+from strata.engine.load import NOTHING, Loaded, overtaken
 from strata.engine.modify import Modifier
 from strata.engine.read import Reader
-from strata.engine.write import Writer
+from strata.engine.write import Stamp, Writer
 from strata.errors import WITHOUT_L2, AlreadyExistsError, EncodeError, StrataError
 from strata.l1.claims import Call, LoaderLeft
 from strata.l2.content import State
@@ -113,6 +113,7 @@ class Caller:
         whoever carried it out was interrupted."""
         bound, claims, within = job.bound, job.bound.l1.claims, _within.get()
         mine = Call(job.id, self._context.versions.stamp())
+        mine.born = self._context.clock.monotonic()
         try:
             call = claims.begin(mine, within, anew=job.source.anew)
             if call is not mine:
@@ -122,7 +123,7 @@ class Caller:
                         "for what it is to make"
                     )
                 if not _stands_still_for(within, call):
-                    return self._wait(job, call)
+                    return self._wait(job, call, mine)
             else:
                 land = partial(_land, claims, mine)
                 mine.stop = waits.apart(partial(self._carry_out, job, mine, within), land)
@@ -150,9 +151,12 @@ class Caller:
         except BaseException as error:  # noqa: BLE001 it is raised in those who wait
             mine.error = error
 
-    def _wait(self, job: _Job, call: Call, mine: Call | None = None) -> Any:
+    def _wait(self, job: _Job, call: Call, mine: Call) -> Any:
         try:
-            return job.bound.plan.copy(call.wait())
+            made = call.wait()
+            if call is not mine and overtaken(job.bound, made, call.born, mine.born):
+                raise LoaderLeft
+            return job.bound.plan.copy(made)
         except LoaderLeft:
             if call is mine and call.error is not None and not isinstance(call.error, Exception):
                 raise call.error from None  # which the function has raised
@@ -249,6 +253,7 @@ class Caller:
         bound, source = job.bound, job.source
         bound.counters.misses += 1
         began = self._context.clock.monotonic()
+        call.since = None if bound.l2 is None else bound.l2.since
         # What is written or invalidated from now on is newer.
         version = self._stamp(job, call) if bound.l3 is None else 0
         call.version = max(call.version, version)
@@ -289,7 +294,7 @@ class Caller:
     def _store(self, job: _Job, call: Call, record: Any, version: int, stood: int | None, began: float) -> _Stored:
         """Store it in a schema without L3, unless something was written or invalidated since `began`."""
         if job.bound.l2 is None or call.brief:
-            return self._store_l1(job, call, record, version)
+            return self._store_l1(job, call, record, version, began)
         try:
             return self._store_l2(job, call, record, version, stood, began)
         except WITHOUT_L2:
@@ -297,9 +302,11 @@ class Caller:
                 raise
             return record, False
 
-    def _store_l1(self, job: _Job, call: Call, record: Any, version: int) -> _Stored:
+    def _store_l1(self, job: _Job, call: Call, record: Any, version: int, began: float) -> _Stored:
         l1, now = job.bound.l1, self._context.clock.monotonic()
         call.life = job.source.life
+        if overtaken(job.bound, record, began, now):
+            return record, False
         if l1.fill(call, job.bound.plan.freeze(record), version, loaded=now):
             return record, True
         found = ABSENT if job.source.anew else self._near(job)
@@ -309,11 +316,14 @@ class Caller:
         bound, id, text, life = job.bound, job.id, job.key_text, job.source.life
         assert bound.l2 is not None
         for _ in range(RETRIES):
-            undisturbed, stands = self._undisturbed(job, call, began), None
+            now = self._context.clock.monotonic()
+            undisturbed = self._undisturbed(job, call, began, now) and not overtaken(bound, record, began, now)
+            stands = None
             if undisturbed and job.source.anew:
-                return record, self._writer.own(bound, id, text, record, version, life)
+                return record, self._writer.own(bound, id, text, record, Stamp(version, call.since), life)
             if undisturbed:
-                done, stands = self._writer.swap(bound, id, text, record, stood, version, life)
+                stamp = Stamp(version, call.since)
+                done, stands = self._writer.swap(bound, id, text, record, stood, stamp, life)
                 if done:
                     return record, True
             found = bound.l2.read(text, lease=False)
@@ -324,9 +334,8 @@ class Caller:
             stood = stands if found.state is State.BUSY else None
         return record, False
 
-    def _undisturbed(self, job: _Job, call: Call, began: float) -> bool:
+    def _undisturbed(self, job: _Job, call: Call, began: float, now: float) -> bool:
         """Whether nothing was written or invalidated since, as far as that is not seen in L2."""
-        now = self._context.clock.monotonic()
         return call.overtaken <= call.version and (now - began < GUARDED or job.bound.l1.trust.heard(began, now))
 
 

@@ -54,6 +54,7 @@ class SchemaChanges:
     rows: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     inserting: bool = False  # whether there must be no row of any of the keys
     token: str = ""
+    since: int | None = None  # `SchemaMarkers.since` before the intent
     intended: bool = False
     intending: bool = False  # whether the intent may stand in L2
     partial: set[str] = field(default_factory=set)  # keys of records that do not carry all columns

@@ -127,6 +127,7 @@ class Commit:
 
     def _intend(self, part: SchemaChanges) -> None:
         context, bound = self._context, part.bound
+        part.since = None if bound.l2 is None else bound.l2.since
         said = {text: context.message(bound, text, MessageOp.INTENT) for text in waits.in_turns(part.changes)}
         try:
             if bound.l2 is None:
@@ -296,7 +297,7 @@ class Commit:
         context = self._context
         for part in parts:
             for text, change in part.changes.items():
-                context.unfinished.undecided(part.bound, text, partial(context.drop, part.bound, change.id, text))
+                context.unfinished.undecided(part.bound, text, partial(context.drop, part.bound, {text: change.id}))
 
     def _put(self, part: SchemaChanges, began: float) -> None:
         """The caches, in which the records are as new as `began`, the time before the commit."""
@@ -362,7 +363,9 @@ class Commit:
             message = context.message(bound, change.key_text, op, change.version)
             unread = change.record is UNDECIDED
             cached = None if unread or change.record is None else bound.plan.cached(change.record)
-            puts.append(Put(change.key_text, change.version, cached, message, life=change.life, unread=unread))
+            puts.append(
+                Put(change.key_text, change.version, cached, message, life=change.life, unread=unread, since=part.since)
+            )
         try:
             if bound.l2 is None:
                 if part.intended:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from strata.bound import Bound
 from strata.coherence.identity import Identity
+from strata.coherence.marking import Marking
 from strata.coherence.repairs import Repairs
 from strata.engine.background import Background
 from strata.engine.unfinished import Unfinished
@@ -46,6 +47,7 @@ class Context:
     lasting: float
     background: Background
     unfinished: Unfinished
+    marking: Marking
     feed: Feed | None = None
     server: RedisServer | None = None
     bus: Bus | None = None
@@ -143,15 +145,16 @@ class Context:
         if self.listener is not None:
             self.listener.start()
 
-    def drop(self, bound: Bound, id: Any, key_text: str) -> None:
-        """Drop what is cached of a row, in every instance. Raises `L2UnavailableError`."""
-        bound.l1.forget(id)
-        message = self.message(bound, key_text, MessageOp.INVALIDATE)
+    def drop(self, bound: Bound, keys: Mapping[str, Any]) -> None:
+        """Drop what is cached of rows, ids by key text, in every instance. Raises `L2UnavailableError`."""
+        for id in keys.values():
+            bound.l1.forget(id)
+        messages = {key_text: self.message(bound, key_text, MessageOp.INVALIDATE) for key_text in keys}
         if bound.l2 is not None:
-            bound.l2.invalidate(key_text, self.announcer.channel, message)
+            bound.l2.invalidate(self.announcer.channel, messages)
             bound.searches.drop()
         else:
-            self.publish(message)
+            self.publish(*messages.values())
 
     def message(self, bound: Bound, key_text: str, op: MessageOp, version: int | None = None) -> bytes:
         """A message about one key of a schema."""

@@ -7,10 +7,10 @@ from typing import Any
 from strata.bound import Bound
 from strata.engine.context import ABSENT, Context
 from strata.engine.leases import await_loader
-from strata.engine.load import Load, Loaded, answered, askable, nowhere, unanswered
+from strata.engine.load import Load, Loaded, answered, askable, nowhere, overtaken, unanswered
 from strata.engine.timeouts import Timeouts
 from strata.errors import WITHOUT_L2
-from strata.l1.claims import Claim
+from strata.l1.claims import Claim, LoaderLeft
 from strata.l2.content import Found, State
 
 REFRESH_PATIENCE = 1.0  # seconds that a refresh waits for a load of the same key, before the next read has to see to it
@@ -26,15 +26,20 @@ class Flights:
     def fly(self, bound: Bound, id: Any, key_text: str) -> Loaded:
         """What is below L1, private to the caller; of schemas that do not just wait, perhaps what is stale.
 
-        Raises `LoaderLeft` where it waited for a load that was interrupted: the caller is to ask once more.
+        Raises `LoaderLeft` where it waited for a load that was interrupted, or that began before a tag of what it has
+        found was invalidated: the caller is to ask once more.
         """
         if not bound.freshness.plain:
             return _private(bound, self._timeouts.fly(bound, id, key_text))
         mine, claims = Claim(id), bound.l1.claims
         try:
-            flight = bound.l1.board(mine, self._context.clock.monotonic())
+            asked = self._context.clock.monotonic()
+            flight = bound.l1.board(mine, asked)
             if flight is not mine:
-                return _private(bound, flight.wait())
+                shared = flight.wait()
+                if overtaken(bound, shared.record, flight.born, asked):
+                    raise LoaderLeft
+                return _private(bound, shared)
             loaded = mine.result = self._load(bound, key_text, mine)
         except BaseException as error:
             mine.error = error

@@ -51,7 +51,7 @@ class Load:
     `found` is what L2 said of each key, None where there is none, or it was not asked, or did not answer. Run once, by
     one thread."""
 
-    __slots__ = ("_bound", "_claims", "_context", "_found")
+    __slots__ = ("_bound", "_claims", "_context", "_found", "_since")
 
     def __init__(
         self, context: Context, bound: Bound, claims: Mapping[str, Claim], found: dict[str, Found] | None
@@ -60,6 +60,7 @@ class Load:
         self._bound = bound
         self._claims = claims
         self._found = found
+        self._since = None if bound.l2 is None else bound.l2.since  # before anything is read
 
     def run(self) -> dict[str, Loaded]:
         """What ledger and L3 hold, by key text, filled upward where nothing happened to a key meanwhile.
@@ -165,7 +166,7 @@ class Load:
         for text, item in loaded.items():
             answer = found[text]
             if answer.state is State.LEASED or answer.raw:
-                by_token.setdefault(answer.token, []).append(_put(bound, text, item))
+                by_token.setdefault(answer.token, []).append(_put(bound, text, item, self._since))
         allowed: set[str] = set()
         for token, puts in by_token.items():
             try:
@@ -233,12 +234,23 @@ def fill_l1(bound: Bound, fills: Sequence[tuple[Claim, Any, int, bool]], began: 
         bound.counters.stale_fills += len(bound.l1.fill_many(fills, began))
 
 
+def overtaken(bound: Bound, record: Any, began: float, until: float) -> bool:
+    """Whether what was shared is too old for who asked at `until`: its tags were invalidated between that and `began`,
+    when it began to be read (monotonic times)."""
+    if bound.tagger is None or record is ABSENT:
+        return False
+    return bound.l1.overtaken(bound.tagger(record), began, until)
+
+
 def stale_of(context: Context, bound: Bound, claim: Claim) -> Loaded | None:
     """The newest of a key that is known, and that nothing heard has outdated, where it may be served; else None."""
     if not bound.freshness.fail_safe:
         return None
-    entry = bound.l1.stale(claim.key, context.clock.monotonic())
+    now = context.clock.monotonic()
+    entry = bound.l1.stale(claim.key, now)
     stale: Loaded | None = claim.stale
+    if stale is not None and overtaken(bound, stale.record, claim.born, now):
+        stale = None
     if entry is not None and (stale is None or stale.version <= entry.version):
         return Loaded(bound.plan.thaw(entry.value), entry.version, entry.pending)
     return stale
@@ -290,7 +302,7 @@ def joined(
     return Loaded(bound.plan.merge(record, over), pending.version, True)
 
 
-def _put(bound: Bound, key_text: str, loaded: Loaded) -> Put:
+def _put(bound: Bound, key_text: str, loaded: Loaded, since: int | None) -> Put:
     """What L2 is to hold of what was found below."""
     record = None if loaded.record is ABSENT else bound.plan.cached(loaded.record)
-    return Put(key_text, loaded.version, record, pending=loaded.pending, absent=record is None)
+    return Put(key_text, loaded.version, record, pending=loaded.pending, absent=record is None, since=since)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +26,15 @@ if TYPE_CHECKING:
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[bytes]).decode
+_SINCE = re.compile(rb"@([0-9]{16})")
+
+
+class _Kept(NamedTuple):
+    """How a result is kept: until `ends` at the latest (monotonic), with the `since` of the schema's markers before it
+    was asked for in front of it, where markers concern it."""
+
+    ends: float
+    since: int | None
 
 
 class FoundRows(NamedTuple):
@@ -132,7 +142,7 @@ class Searcher:
         if query.force_l3 or self._context.repairs.concern(bound):
             return self.search(bound, query)
         bound.counters.searches += 1
-        fingerprint = query.fingerprint(bound.plan.outline)
+        fingerprint, since = query.fingerprint(bound.plan.outline), None if bound.l2 is None else bound.l2.since
         kept, generation = self._kept(bound, query, fingerprint)
         if kept is not None:
             bound.counters.l2_hits += 1
@@ -141,7 +151,7 @@ class Searcher:
         found = self._found(bound, query, None if bound.searches.drops else rows.replica)
         records, ends = self._filled(bound, query, found)  # first: what cannot be read is not kept
         if generation is not None:
-            self._keep(bound, fingerprint, generation, found, ends)
+            self._keep(bound, fingerprint, generation, found, _Kept(ends, since))
         return [_given(bound, record) for record in records]
 
     def iterate(self, bound: Bound, query: Query, chunk: int) -> Iterator[Any]:
@@ -181,10 +191,16 @@ class Searcher:
         """
         try:
             data, generation = bound.searches.find(fingerprint)
+            if data is None or bound.l2 is None:
+                return None, generation
+            marks, since = bound.l2.marks, None
+            marks.renew()
         except WITHOUT_L2:
             bound.counters.l2_skips += 1
             return None, None
-        if data is None:
+        if (head := _SINCE.match(data)) is not None:
+            data, since = data[head.end() :], int(head[1])
+        if marks.outdated_result(since):
             return None, generation
         wanted = set(_shown(bound, query.fields or bound.plan.column_names))
         try:
@@ -196,9 +212,8 @@ class Searcher:
             bound.counters.corrupt += 1
             return None, generation
 
-    def _keep(self, bound: Bound, fingerprint: str, generation: bytes, found: FoundRows, ends: float) -> None:
-        """Rows as the ledger keeps them, until `ends` at the latest: ciphertext stays ciphertext, and OmitCache columns
-        stay away."""
+    def _keep(self, bound: Bound, fingerprint: str, generation: bytes, found: FoundRows, kept: _Kept) -> None:
+        """Rows as the ledger keeps them: ciphertext stays ciphertext, and OmitCache columns stay away."""
         names = _shown(bound, found.names)
         places = [found.names.index(name) for name in names]
         packed = [
@@ -206,8 +221,9 @@ class Searcher:
             for row in waits.in_turns(found.rows)
         ]
         try:
-            life = ends - self._context.clock.monotonic()
-            bound.searches.keep(fingerprint, generation, _pack(packed), life)
+            life = kept.ends - self._context.clock.monotonic()
+            head = b"" if kept.since is None else b"@%016d" % kept.since  # no list of msgpack begins so
+            bound.searches.keep(fingerprint, generation, head + _pack(packed), life)
         except WITHOUT_L2:
             bound.counters.l2_skips += 1
 

@@ -8,9 +8,9 @@ from typing import Any
 from strata import waits
 from strata.bound import Bound
 from strata.engine.context import Context
-from strata.engine.load import FAILED, Load, Loaded, stale_of
+from strata.engine.load import FAILED, Load, Loaded, overtaken, stale_of
 from strata.errors import L3UnavailableError
-from strata.l1.claims import Claim
+from strata.l1.claims import Claim, LoaderLeft
 
 
 class Timeouts:
@@ -28,9 +28,13 @@ class Timeouts:
         mine, claims = Claim(id), bound.l1.claims
         flight = mine
         try:
-            flight = bound.l1.board(mine, self._context.clock.monotonic())
+            asked = self._context.clock.monotonic()
+            flight = bound.l1.board(mine, asked)
             if flight is not mine:
-                return self._wait(bound, flight)
+                loaded = self._wait(bound, flight)
+                if overtaken(bound, loaded.record, flight.born, asked):
+                    raise LoaderLeft
+                return loaded
             return self._start(bound, key_text, mine)
         except BaseException as error:
             if not mine.passed_on:

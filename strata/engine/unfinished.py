@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing.util import Finalize
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ DECIDED_LONG_AGO, NOT_ANSWERED = -math.inf, math.inf
 LIMIT = 10_000  # keys remembered; beyond them all of a schema is invalidated
 
 Again = Callable[[], None]
+Place = tuple[str, str]  # schema and key; ("", tag) of a tag; (schema, "") of all of a schema
 Transactions = frozenset[int]
 
 
@@ -74,7 +76,7 @@ class Unfinished:
     def reset(self) -> None:
         """As new."""
         self._lock = memory_lock()
-        self._waiting: dict[tuple[str, str], Noted] = {}
+        self._waiting: dict[Place, Noted] = {}
         self._working = False
         self._stopped = Nudge()
         self._finalizer: Finalize | None = None
@@ -83,30 +85,31 @@ class Unfinished:
         """How many invalidations are to be repeated."""
         return len(self._waiting)
 
-    def note(self, bound: Bound, key_text: str, again: Again) -> None:
-        """A key was invalidated a moment ago, as `again` does. Asks L3, and never raises."""
+    def note(self, bound: Bound, agains: Mapping[Place, Again], wider: Again | None = None) -> None:
+        """Keys, a schema, or a tag were invalidated a moment ago, as each `again` does; `wider` does for all of a kind,
+        by default for all of the schema. Asks L3, and never raises."""
         now = self._under_way(bound)
         if now is None or now:
-            self._add(key_text, Noted(bound, now, again))
+            for place, again in agains.items():
+                self._add(place, Noted(bound, now, again), wider)
 
     def undecided(self, bound: Bound, key_text: str, again: Again) -> None:
         """Whether a commit of a key has happened, or will, is not known. Asks nobody but L2, and never raises."""
         with contextlib.suppress(StrataError):
             again()
-        self._add(key_text, Noted(bound, None, again, NOT_ANSWERED))
+        self._add((bound.name, key_text), Noted(bound, None, again, NOT_ANSWERED))
 
-    def _add(self, key_text: str, noted: Noted) -> None:
+    def _add(self, place: Place, noted: Noted, wider: Again | None = None) -> None:
         if self._finalizer is None:
             self._finalizer = endings.watch(self)
-        bound = noted.bound
         with self._lock:
-            if len(self._waiting) >= LIMIT and (bound.name, key_text) not in self._waiting:
-                key_text, noted = "", noted._replace(again=lambda: self._clear(bound))
-            known = self._waiting.get((bound.name, key_text))
+            if len(self._waiting) >= LIMIT and place not in self._waiting:
+                place, noted = (place[0], ""), noted._replace(again=wider or partial(self._clear, noted.bound))
+            known = self._waiting.get(place)
             if known is not None:
                 both = None if known.awaited is None or noted.awaited is None else known.awaited | noted.awaited
                 noted = noted._replace(awaited=both, undecided=max(known.undecided, noted.undecided))
-            self._waiting[bound.name, key_text] = noted
+            self._waiting[place] = noted
         self._start()
 
     def stop(self) -> None:
@@ -154,7 +157,7 @@ class Unfinished:
             self._working = False
             raise
 
-    def _look(self, waiting: list[tuple[tuple[str, str], Noted]]) -> bool:
+    def _look(self, waiting: list[tuple[Place, Noted]]) -> bool:
         """Repeat what is to be repeated; whether anything was."""
         now = self._under_way(waiting[0][1].bound)  # one primary serves all schemas
         if now is None:

@@ -1,11 +1,11 @@
-"""`set`, `delete` and `invalidate` in the three write modes; what is written through is `Commit`'s."""
+"""`set` and `delete` in the three write modes; what is written through is `Commit`'s."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from strata.bound import Bound
 from strata.engine.commit import Commit
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from strata.l2.tier import L2Tier
 
 RETRIES = 5  # of a write to L2 alone that met a newer version: each try stamps above it
+
+
+class Stamp(NamedTuple):
+    """As of when a record was made: its version, and `SchemaMarkers.since` then."""
+
+    version: int
+    since: int | None
 
 
 def check_kind(bound: Bound, value: Any) -> None:
@@ -86,7 +93,10 @@ class Writer:
 
     def _stamped(self, bound: Bound, checked: Any) -> Any:
         plan = bound.plan
-        return plan.prepare(checked, self._context.now() if plan.has_stamped else None)
+        record = plan.prepare(checked, self._context.now() if plan.has_stamped else None)
+        if bound.tagger is not None and not plan.unloaded(record):
+            bound.tagger.checked(record)
+        return record
 
     def _hooked(self, bound: Bound, value: Any) -> Any:
         """A record of the schema, or what `before_set` gave in its place."""
@@ -110,17 +120,6 @@ class Writer:
                 f"a {bound.plan.model.__name__} cannot be copied for before_set ({type(error).__name__}); give its "
                 "fields values that can"
             ) from error
-
-    def invalidate(self, bound: Bound, id: Any) -> None:
-        """Drop the record from L1 and L2 of every instance; the lowest tier and pending writes stay."""
-        id, key_text = bound.plan.key_and_text(id)
-        self._context.listen()
-        if bound.l3 is not None:
-            self._context.drop(bound, id, key_text)
-            self._context.unfinished.note(bound, key_text, partial(self._context.drop, bound, id, key_text))
-        elif bound.l2 is not None:
-            bound.l1.forget(id)
-            self._context.publish(self._context.message(bound, key_text, MessageOp.INVALIDATE))
 
     def write(self, bound: Bound, id: Any, key_text: str, record: Any, life: float | None = None) -> Any:
         """One checked record, or None for its deletion, by the schema's write mode."""
@@ -170,7 +169,7 @@ class Writer:
             bound.l1.forget(id)  # it may be pending all the same, or in L3
             if isinstance(error, WriteBehindFullError):
                 # It went around the ledger, and a commit may be under way of which nobody else will tell.
-                drop = partial(self._context.drop, bound, id, key_text)
+                drop = partial(self._context.drop, bound, {key_text: id})
                 self._context.unfinished.undecided(bound, key_text, drop)
             raise
         finally:
@@ -214,17 +213,17 @@ class Writer:
         key_text: str,
         record: Any,
         stood: int | None,
-        version: int | None = None,
+        stamp: Stamp | None = None,
         life: float | None = None,
     ) -> tuple[bool, int | None]:
         """Write a checked record of a schema whose lowest tier is L2, as `L2Tier.swap` does."""
         assert bound.l2 is not None
         swap = bound.l2.swap
-        put = self._put(bound, key_text, record, life, version)
+        put = self._put(bound, key_text, record, life, stamp)
         return self._alone(bound, id, put, lambda put: swap(self._context.announcer.channel, put, stood))
 
-    def own(self, bound: Bound, id: Any, key_text: str, record: Any, version: int, life: float | None = None) -> bool:
-        """Write a checked record of a schema whose lowest tier is L2, at a version that was stamped before; whether
+    def own(self, bound: Bound, id: Any, key_text: str, record: Any, stamp: Stamp, life: float | None = None) -> bool:
+        """Write a checked record of a schema whose lowest tier is L2, as of a stamp that was taken before; whether
         nothing newer stands there."""
         assert bound.l2 is not None
         own = bound.l2.own
@@ -233,7 +232,7 @@ class Writer:
             in_the_way = own(self._context.announcer.channel, [put]).get(key_text)
             return in_the_way is None, in_the_way
 
-        return self._alone(bound, id, self._put(bound, key_text, record, life, version), put_own)[0]
+        return self._alone(bound, id, self._put(bound, key_text, record, life, stamp), put_own)[0]
 
     def _alone(
         self, bound: Bound, id: Any, put: Put, write: Callable[[Put], tuple[bool, int | None]]
@@ -255,12 +254,13 @@ class Writer:
         finally:
             bound.l1.claims.release(claim)
 
-    def _put(self, bound: Bound, key_text: str, record: Any, life: float | None, version: int | None = None) -> Put:
-        version = self._context.stamp() if version is None else version
+    def _put(self, bound: Bound, key_text: str, record: Any, life: float | None, stamp: Stamp | None = None) -> Put:
+        since = None if bound.l2 is None else bound.l2.since
+        version, since = Stamp(self._context.stamp(), since) if stamp is None else stamp
         op = MessageOp.DELETE if record is None else MessageOp.SET
         # Not signed: if the answer is lost, and the script is run later, this instance must hear of it as well.
         message = self._context.announcer.message(bound.name, key_text, op, version, signed=False)
-        return Put(key_text, version, record, message, life=life)
+        return Put(key_text, version, record, message, life=life, since=since)
 
     def _take(self, bound: Bound, stored: Sequence[tuple[Claim, Any, int]], began: float) -> None:
         """L1 after own writes: the new records where the claims still hold, and nothing older in any case."""

@@ -109,19 +109,21 @@ class Claim:
 class Call(Claim):
     """A flight that ends in a function of the user's, whose exception is everybody's who waits. What other reads find
     does not void it; where L1 is cleared it is not `alive` any more, and goes on being shared. `version`: what is
-    written at a lower one, or at this one, was there before the function was called. `overtaken`: the highest at which
-    something happened to its very key; written under the lock of the claims.
+    written at a lower one, or at this one, was there before the function was called; `since` is that of the schema's
+    markers then. `overtaken`: the highest at which something happened to its very key; written under the lock of the
+    claims.
 
     The rest is written by whoever carries it out, but for `waits_for`: what it waits for itself, by way of its
     function. That is stored before others are looked at, so that of two that would wait for each other one sees it,
     with no lock. `stop`, where there is one, ends it early.
     """
 
-    __slots__ = ("overtaken", "stop", "version", "waits_for")
+    __slots__ = ("overtaken", "since", "stop", "version", "waits_for")
 
     def __init__(self, key: Hashable, version: int) -> None:
         super().__init__(key)
         self.version = version
+        self.since: int | None = None
         self.stop: Callable[[], object] | None = None
         self.waits_for: Call | None = None
         self.overtaken = 0
@@ -265,6 +267,14 @@ class Claims:
                 claim.void()
             self._claims.clear()
             self._flights.clear()
+
+    def end_calls(self) -> None:
+        """As `void`, for the calls of every key: what one that is under way makes is not kept, nor shared by others."""
+        with self.lock:
+            for known in self._calls.values():
+                if (call := known()) is not None:
+                    call.overtake(ANY)
+            self._calls.clear()
 
     def _enter(self, claim: Claim) -> None:
         if len(self._claims) >= self._sweep_at:

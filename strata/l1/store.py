@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ import msgspec
 from strata.aging import PLAIN, Aging
 from strata.l1.entry import FOREVER, GONE, L1Entry
 from strata.l1.eviction import policy_for
+from strata.l1.tagged import TagIndex
 from strata.policies import EvictionPolicy
 from strata.waits.clock import Clock
 from strata.waits.hub import MemoryLock
@@ -59,6 +60,7 @@ class MemStore:
         lock: MemoryLock | None = None,
         aging: Aging = PLAIN,
     ) -> None:
+        self.tagged: TagIndex | None = None  # set once, by the tier, where the schema has tags
         self.entries: dict[Any, L1Entry] = {}
         self.lock = memory_lock() if lock is None else lock
         self.clock = clock
@@ -111,6 +113,7 @@ class MemStore:
         loaded: float | None = None,
         ttl: float | None = None,
         own: bool = False,
+        tags: Sequence[str] = (),
     ) -> list[Evicted]:
         """As `put`, by a caller that holds the lock, and calls `attend` afterwards. `own`: it does not age, and at the
         end of its TTL it is gone."""
@@ -135,6 +138,8 @@ class MemStore:
             entry = L1Entry(value, version, pending, expires, loaded, now, 0, key, now, ends, own)
             gone = self._insert(entry) if len(entries) < self._capacity else self._replace(entry, now)
             entries[key] = entry
+        if self.tagged is not None:
+            self.tagged.put(key, tags)
         if not self._watched and expires != FOREVER:
             self._watched = self.unattended = True
         return gone
@@ -143,7 +148,8 @@ class MemStore:
         """Give an entry of the store another life of its own (None: that of the store), from `now` on; by a caller that
         holds the lock, and calls `attend` afterwards."""
         ttl = (self._ttl if life is None else life) + now - entry.loaded
-        self.enter(entry.key, entry.value, entry.version, entry.pending, entry.loaded, ttl, life is not None)
+        tags = () if self.tagged is None else self.tagged.tags(entry.key)
+        self.enter(entry.key, entry.value, entry.version, entry.pending, entry.loaded, ttl, life is not None, tags)
 
     def live(self, key: Hashable, now: float) -> L1Entry | None:
         """The entry, unless its time is up. Needs no lock."""
@@ -180,6 +186,8 @@ class MemStore:
                 self._departed += entry.hits
                 entry.expires = GONE
             self.entries.clear()
+            if self.tagged is not None:
+                self.tagged.clear()
             self._policy.clear()
             self._watched = self._watch is None
 
@@ -244,6 +252,8 @@ class MemStore:
         if victim is None or self.entries.get(victim.key) is not victim:
             victim = self._repair(entry, now)
         del self.entries[victim.key]
+        if self.tagged is not None:
+            self.tagged.drop(victim.key)
         if victim.hits:
             self._departed += victim.hits
         if victim.ends <= now:
@@ -267,6 +277,8 @@ class MemStore:
 
     def _remove(self, entry: L1Entry) -> None:
         del self.entries[entry.key]
+        if self.tagged is not None:
+            self.tagged.drop(entry.key)
         self._departed += entry.hits
         entry.expires = GONE
 

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 from strata.l1.claims import Claim, Claims
 from strata.l1.entry import L1Entry
 from strata.l1.store import Evicted, MemStore
+from strata.l1.tagged import TagIndex
 from strata.l1.trust import BUS_GRACE, Trust
+from strata.protocol.markers import UNMARKED, SchemaMarkers, Tags
 from strata.protocol.versions import VersionClock
 from strata.waits.locks import memory_lock
 
@@ -44,9 +46,13 @@ class L1Tier:
         evicted: Callable[[Sequence[Evicted]], None],
         versions: VersionClock,
         absences: MemStore | None = None,
+        marks: SchemaMarkers = UNMARKED,
     ) -> None:
-        """`absences` are keys that no tier below has."""
+        """`absences` are keys that no tier below has; `marks` knows the tags of values as the store keeps them."""
         self.store = store
+        if store is not None and marks.tags is not None:
+            store.tagged = TagIndex()
+        self._marks = marks
         self.absences = absences
         self.claims = claims
         self.trust = trust
@@ -89,8 +95,9 @@ class L1Tier:
         """Put what was read from below, or committed, if the claim is still good and nothing newer is there."""
         if self.store is None:
             return False
+        tags = self._tags(value)
         with self.claims.lock:
-            evicted = self._fill(self.store, claim, value, version, pending, loaded)
+            evicted = self._fill(self.store, claim, value, version, pending, loaded, tags)
         if self.store.unattended:
             self.store.attend()
         if evicted is None:
@@ -109,9 +116,10 @@ class L1Tier:
             parts = [fills[at : at + FILLED] for at in range(0, len(fills), FILLED)]
         for part in parts:
             gone: list[Evicted] = []
+            tags = [self._tags(value) for _, value, *_ in part]
             with self.claims.lock:
-                for claim, value, version, pending in part:
-                    evicted = self._fill(self.store, claim, value, version, pending, loaded)
+                for (claim, value, version, pending), own in zip(part, tags, strict=True):
+                    evicted = self._fill(self.store, claim, value, version, pending, loaded, own)
                     if evicted is None:
                         refused.append(claim.key)
                     elif evicted:
@@ -151,6 +159,7 @@ class L1Tier:
         One that was overtaken between the buffer and here, or that L3 has already, does not enter; nor does one whose
         `claim`, where there is one, is void.
         """
+        tags = self._tags(value)
         with self.claims.lock:
             good = claim is None or claim.alive
             self.claims.void(key, version)
@@ -158,10 +167,11 @@ class L1Tier:
             if self.store is None or self._newer(key, version, pending=True):
                 return
             own = None if self.own is None else self.own(key)
-            if not good or (self.own is not None and (own is None or not own.newest or own.version != version)):
+            passed = self.own is not None and (own is None or not own.newest or own.version != version)
+            if not good or passed or tags is None:
                 self.store.drop(key)
                 return
-            evicted = self.store.enter(key, value, version, True, began, life, life is not None)
+            evicted = self.store.enter(key, value, version, True, began, life, life is not None, tags)
         if self.store.unattended:
             self.store.attend()
         self._report(evicted)
@@ -205,8 +215,8 @@ class L1Tier:
             if entry is None or self.store is None:
                 return None
             value = change(entry.value)
-            if value is None:
-                self.store.drop(key)
+            if value is None or self.store.tagged is not None:
+                self.store.drop(key)  # its tags may be others
             else:
                 entry.value = value  # as the store renews an entry: one store, under its lock
             return value
@@ -223,6 +233,29 @@ class L1Tier:
     def forget_up_to(self, key: Hashable, version: int) -> None:
         """As `forget`, the version itself included."""
         self.forget(key, version + 1)
+
+    def forget_tag(self, tag: str) -> None:
+        """Drop the entries that have a tag, of which a marker was heard. Reads under way find that out themselves."""
+        if self.store is None or self.store.tagged is None:
+            return
+        with self.claims.lock:
+            keys = self.store.tagged.keys(tag)
+        for start in range(0, len(keys), FILLED):
+            with self.claims.lock:
+                for key in keys[start : start + FILLED]:
+                    # By now it may be another one, which enters with what was heard: to drop it costs a read.
+                    self.store.drop(key)
+
+    def overtaken(self, tags: Tags | None, began: float, until: float) -> bool:
+        """Whether a marker of one of the tags was heard of since their record began to be read, and before `until`,
+        when somebody asked for it (monotonic times)."""
+        return tags is not None and self._marks.overtaken(tags, began, until)
+
+    def forget_all(self) -> None:
+        """As `clear`; and nobody shares a call that began before."""
+        with self.claims.lock:
+            self.claims.end_calls()
+            self.clear()
 
     def clear(self) -> None:
         """Drop everything, and void every claim."""
@@ -243,20 +276,32 @@ class L1Tier:
                 store.lock = lock
                 store.clear()
 
+    def _tags(self, value: Any) -> Tags | None:
+        """Those of a value, before any lock is taken: a function of the user's says them."""
+        return () if self._marks.tags is None else self._marks.tags(value)
+
     def _fill(
-        self, store: MemStore, claim: Claim, value: Any, version: int, pending: bool, loaded: float
+        self,
+        store: MemStore,
+        claim: Claim,
+        value: Any,
+        version: int,
+        pending: bool,
+        loaded: float,
+        tags: Tags | None,
     ) -> list[Evicted] | None:
         """What had to leave for it; None where it may not be put."""
         # A write is in the buffer before it voids claims, so that either this sees it, or it removes this entry.
         own = None if self.own is None else self.own(claim.key)
         behind = own is not None and (own.in_parts or version < own.version)
-        wrong = behind or not self._versions.plausible(version)
+        wrong = behind or not self._versions.plausible(version) or self._marks.overtaken(tags, loaded)
         if wrong or not claim.alive or self._newer(claim.key, version, pending):
             self._outdate(claim, version)
             return None
         self.claims.void_others(claim)
         self._present(claim.key)
-        return store.enter(claim.key, value, version, pending, loaded, _life(claim, store), claim.life is not None)
+        own_life = claim.life is not None
+        return store.enter(claim.key, value, version, pending, loaded, _life(claim, store), own_life, tags or ())
 
     def _outdate(self, claim: Claim, version: int | None) -> None:
         self.claims.void_others(claim)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from strata import waits
 from strata.errors import StrataError
-from strata.l2.content import Contents, Found, State
+from strata.l2.call_leases import CallLeases
+from strata.l2.content import OUTDATED, Contents, Found, State
 from strata.l2.lifetimes import Lifetimes
 from strata.l2.script import load
 from strata.l2.values import Put
@@ -36,7 +37,7 @@ _scripts = {name: load("strata.l2.scripts", name) for name in (
 )}  # fmt: skip
 
 
-class L2Tier:
+class L2Tier(CallLeases):
     """The keys of one schema. `on_corrupt` is told how many entries could not be read. Values of the far future are
     never stored; an absence is kept as a tombstone of version 0, which every write replaces. Thread-safe: all that
     changes are the tokens' numbers and `_told`, each use of which is one call. After fork: `reset_tokens`.
@@ -55,6 +56,7 @@ class L2Tier:
         self._name = prefix
         self._prefix = server.keys.records(prefix)
         self._contents = contents
+        self.marks = contents.marks
         self._lifetimes = lifetimes
         self._versions = versions
         self._on_corrupt = on_corrupt
@@ -80,10 +82,23 @@ class L2Tier:
         """A token that nobody else has."""
         return f"{self._series}{next(self._numbers):x}"
 
-    def held(self, version: int, record: Any, life: float | None = None, *, pending: bool = False) -> tuple[bytes, int]:
+    @property
+    def since(self) -> int | None:
+        """What is to be noted, before it is read, of what is read for L2."""
+        return self.marks.since
+
+    def held(
+        self,
+        version: int,
+        record: Any,
+        life: float | None = None,
+        *,
+        pending: bool = False,
+        since: int | None = None,
+    ) -> tuple[bytes, int]:
         """What a key is to hold, the value, with a life of its own perhaps, or for None a tombstone; and for how many
         ms, 0 being without end."""
-        content = self._contents.write(version, record, pending=pending, own=life is not None)
+        content = self._contents.write(version, record, pending=pending, own=life is not None, since=since)
         return content, self._lifetimes.px(record, life)
 
     def read(self, key_text: str, *, lease: bool = True) -> Found:
@@ -101,10 +116,12 @@ class L2Tier:
             if self._contents.asks(raw):
                 self._lived = True
                 return self.read_many([key_text], lease=lease)[key_text]
+            if raw is not None:
+                self.marks.renew()
             found = self._contents.read(key_text, raw, -1)
-            if found is None:
+            if found is None or found is OUTDATED:
                 token = token or self.token()
-                found = self._instead({key_text: raw}, raw is not None, token, lease)[key_text]
+                found = self._instead({key_text: raw}, found is None and raw is not None, token, lease)[key_text]
         except BaseException as error:
             if token:
                 self.broken_off(error, token, [key_text])
@@ -140,6 +157,7 @@ class L2Tier:
     ) -> dict[str, Found]:
         found: dict[str, Found] = {}
         useless: dict[str, bytes | None] = {}
+        self.marks.renew()
         unreadable, aged, self._lived = 0, self._lifetimes.ages or self._lived, False
         look = self._look_aged if aged else self._look
         for key_text, raw, left in waits.in_turns(look(key_texts, token, lease)):
@@ -149,7 +167,7 @@ class L2Tier:
             if raw is None and lease and aged:
                 answer = Found(State.LEASED, token=token)  # by the script that looked
             absent = exist and answer is not None and answer.state is State.TOMBSTONE and not answer.version
-            if answer is None or absent or (take_over and answer.state is State.LOADING):
+            if answer is None or answer is OUTDATED or absent or (take_over and answer.state is State.LOADING):
                 useless[key_text] = raw
             else:
                 found[key_text] = answer
@@ -172,7 +190,8 @@ class L2Tier:
         left = -1
         if self._contents.asks(raw):
             [(_, raw, left)] = self._look_aged([key_text], token, False)
-        return self._contents.read(key_text, raw, left) or Found(State.BUSY)
+        found = self._contents.read(key_text, raw, left)
+        return Found(State.BUSY) if found is None or found is OUTDATED else found
 
     def _look(self, key_texts: Sequence[str], token: str, lease: bool) -> Iterator[tuple[str, bytes | None, int]]:
         """What each key holds, and the ms that it has left, where these matter (-1: for ever)."""
@@ -216,9 +235,9 @@ class L2Tier:
     def _loaded(self, put: Put) -> tuple[bytes, int]:
         """Content and px of what was loaded from below; empty for what nothing is to be said of."""
         if put.record is not None and self._versions.plausible(put.version):
-            return self.held(put.version, put.record, pending=put.pending)
+            return self.held(put.version, put.record, pending=put.pending, since=put.since)
         if put.absent and self._lifetimes.negative_px:
-            return self.held(0, None)[0], self._lifetimes.negative_px
+            return self.held(0, None, since=put.since)[0], self._lifetimes.negative_px
         return b"", 0
 
     def lease(self, key_texts: Sequence[str]) -> str:
@@ -228,30 +247,6 @@ class L2Tier:
             [("SET", self.key(key_text), f"L1:{token}", "NX", "PX", LEASE_MS) for key_text in key_texts]
         )
         return token
-
-    def begin_call(self, key_text: str, lasting: float) -> str:
-        """Leave a lease for the call that makes a record, beside its key, for so many seconds; returns its token, which
-        is empty where another's lease stands."""
-        token = self.token()
-        try:
-            [standing] = self._run("read", [self._call(key_text)], [token, round(lasting * 1000), ""])
-        except BaseException as error:
-            if not isinstance(error, StrataError):
-                self.end_call(key_text, token)
-            raise
-        return token if standing is None else ""
-
-    def is_called(self, key_text: str) -> bool:
-        """Whether a lease of a call stands."""
-        return self.server.value(self._call(key_text)) is not None
-
-    def end_call(self, key_text: str, token: str) -> None:
-        """End the lease of a call, where it still stands; else it ends by itself."""
-        with contextlib.suppress(StrataError), waits.shield():
-            self._run("fill", [self._call(key_text)], [token, "", 0])
-
-    def _call(self, key_text: str) -> str:
-        return self.server.keys.calls(self._name, key_text)
 
     def intend(self, token: str, lasting: float, channel: str, messages: dict[str, bytes]) -> None:
         """Announce a commit: `messages` by key text, `lasting` the seconds after which it has surely ended."""
@@ -289,10 +284,10 @@ class L2Tier:
         version, touched = self._run("touch", [self.key(put.key_text)], args)
         return int(version or 0) or None, bool(touched)
 
-    def invalidate(self, key_text: str, channel: str, message: bytes) -> None:
-        """Drop the value, whatever its version; what is pending stays."""
-        self._remember([(key_text, None)])
-        self._run("invalidate", [self.key(key_text)], [channel, message])
+    def invalidate(self, channel: str, messages: Mapping[str, bytes]) -> None:
+        """Drop the values, by key text with what is said of each, whatever their versions; what is pending stays."""
+        self._remember((key_text, None) for key_text in messages)
+        self._each("invalidate", [channel], {key_text: (message,) for key_text, message in messages.items()})
 
     def settle(self, channel: str, items: Sequence[tuple[str, int, bytes, int, bytes, int]]) -> None:
         """Tell L2 what L3 holds: (key text, version, content or b"", px, message, whether it is said at all events)
@@ -346,9 +341,9 @@ class L2Tier:
         ]
         for _ in self._each_put("put", ["", channel], puts):
             pass
-        for key_text, version in newest.items():
-            if version is None:
-                self._run("invalidate", [self.key(key_text)], [channel, message(key_text, None)])
+        gone = {key_text: (message(key_text, None),) for key_text, version in newest.items() if version is None}
+        if gone:
+            self._each("invalidate", [channel], gone)
         return newest
 
     def _remember(self, told: Iterable[tuple[str, int | None]]) -> None:
@@ -358,8 +353,8 @@ class L2Tier:
 
     def _each_put(self, name: str, head: list[Any], puts: Sequence[Put], *more: Any) -> Iterator[tuple[str, Any]]:
         def kept(put: Put) -> tuple[bytes, int]:
-            told = put.unread or not self._versions.plausible(put.version)
-            return (b"", 1) if told else self.held(put.version, put.record, put.life)
+            nothing = put.unread or not self._versions.plausible(put.version)
+            return (b"", 1) if nothing else self.held(put.version, put.record, put.life, since=put.since)
 
         items = [(put.key_text, put.version, *kept(put), put.message, *more) for put in waits.in_turns(puts)]
         return iter(self._spread(name, head, items))

@@ -10,7 +10,7 @@ from typing import Any
 class Put:
     """A record, or with None its deletion, on its way into L2. `absent`: L3 was asked, and has no such record. `life`:
     seconds, where it has a life of its own. `unread`: nobody read what L3 has now, so that what is older is taken away,
-    and nothing is stored."""
+    and nothing is stored. `since`: that of the schema's markers before it was read, or its commit was announced."""
 
     key_text: str
     version: int
@@ -20,3 +20,4 @@ class Put:
     absent: bool = False
     life: float | None = None
     unread: bool = False
+    since: int | None = None

@@ -12,18 +12,20 @@ import hashlib
 import inspect
 import re
 from collections.abc import Callable, Coroutine
+from operator import attrgetter
 from time import monotonic
 from types import FunctionType
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from strata.engine.calls import Making
-from strata.errors import InvalidModelError, SchemaDuplicateError, shown
+from strata.errors import HookError, InvalidConfigError, InvalidModelError, SchemaDuplicateError, shown
 from strata.memo.arguments import FAILED, WHOLE, Arguments
 from strata.model.compile import Source
 from strata.model.fields import MAX_IDENTIFIER
 from strata.model.hints import returned, strip
 from strata.model.markers import PrimaryKey
 from strata.policies import MemPolicy, RedisPolicy, WriteMode
+from strata.protocol.markers import Tags, TagsError, checked_tags
 from strata.schema import Schema
 
 if TYPE_CHECKING:
@@ -84,19 +86,21 @@ class Cached(Protocol[P, R]):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Terms:
-    """What `cached` was told. `life` and `lease_wait` in seconds; `name` "" is that of the function."""
+    """What `cached` was told. `life` and `lease_wait` in seconds; `name` "" is that of the function; `tags` are those
+    of every result, or a function of the arguments."""
 
     life: float | None
     key: Callable[..., Any] | None
     name: str
     lease_wait: float
+    tags: Tags | Callable[..., Any] | None = None
 
 
 class Memo:
     """One function and its results. Immutable, but for `hot`, which is as `Hot` has it; so it needs no lock, and after
     fork nothing is to be done."""
 
-    __slots__ = ("_keys", "_life", "_store", "function", "hot", "name", "record")
+    __slots__ = ("_keys", "_life", "_store", "_tags", "function", "hot", "name", "record")
 
     def __init__(self, store: DataStore, function: Callable[..., Any], terms: Terms) -> None:
         self._store = store
@@ -104,13 +108,15 @@ class Memo:
         self.function = function
         where = f"{function.__qualname__}()"
         self.name = terms.name or schema_name(function)
-        self.record = _record_class(function, where)
+        self._tags = terms.tags
+        self.record = _record_class(function, where, tagged=terms.tags is not None)
         self._keys = Arguments(function, where, terms.key)
         l2 = RedisPolicy(lease_wait=terms.lease_wait) if store._has_redis else None
         mode = WriteMode.WRITE_THROUGH
-        schema: Any = Schema(self.record, name=self.name, l1=MemPolicy(), l2=l2, write_mode=mode)
+        tags = None if terms.tags is None else attrgetter("tags")
+        schema: Any = Schema(self.record, name=self.name, l1=MemPolicy(), l2=l2, write_mode=mode, tags=tags)
         try:
-            self.hot: Hot = store.register(schema)._hot
+            self.hot: Hot = store._register(schema, remade=True)._hot
         except SchemaDuplicateError:
             raise SchemaDuplicateError(
                 f"{where} of {function.__module__} would be kept as {self.name!r}, as another function, or schema, is "
@@ -126,8 +132,22 @@ class Memo:
         args, kwargs = given
         text = self.key(args, kwargs)
         record = functools.partial(self.record, text)
+        if self._tags is not None:
+            record.keywords["tags"] = self._tags_of(args, kwargs)
         making = Making(functools.partial(self.function, *args, **kwargs), record, anew, self._life)
         return self._store._get_made(self.name, text, making).result
+
+    def _tags_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tags:
+        if not callable(self._tags):
+            return self._tags or ()
+        try:
+            return checked_tags(self._tags(*args, **kwargs))
+        except TagsError as error:
+            raise HookError(f"tags of {self.function.__qualname__}() {error}; it was not called") from None
+        except Exception as error:
+            raise HookError(
+                f"tags of {self.function.__qualname__}() raised {type(error).__name__}; it was not called"
+            ) from error
 
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of a call now, which is kept."""
@@ -228,7 +248,15 @@ def schema_name(function: Any) -> str:
     return name
 
 
-def _record_class(function: Any, where: str) -> Any:
+def tags_of_results(given: Any) -> Tags:
+    """The tags that every result has. Raises `InvalidConfigError`."""
+    try:
+        return checked_tags(given)
+    except TagsError as error:
+        raise InvalidConfigError(f"tags of cached {error}; or give a function of the arguments") from None
+
+
+def _record_class(function: Any, where: str, *, tagged: bool) -> Any:
     """The class of the records in which results are kept. Raises `InvalidModelError` for what no field could hold."""
     hint = returned(function)
     if hint is inspect.Parameter.empty:
@@ -239,6 +267,7 @@ def _record_class(function: Any, where: str) -> Any:
     if stripped.markers:
         raise InvalidModelError(f"{where} returns {shown(stripped.markers[0])}, which marks the field of a record only")
     fields = [("id", Annotated[str, PrimaryKey]), ("result", hint)]
+    fields += [("tags", tuple[str, ...])] * tagged
     made = dataclasses.make_dataclass(function.__name__, fields, frozen=True)
     made.__module__ = function.__module__
     return made

@@ -15,7 +15,9 @@ class MessageOp(enum.StrEnum):
     """What happened to a key.
 
     `SET`, `DELETE`, `INVALIDATE` are the contract's; `INTENT`: a synchronous writer is about to commit; `PURGE`: a
-    deferred write up to this version was given up; `CLEAR`: everything of the schema.
+    deferred write up to this version was given up; `CLEAR`: everything of the schema; `TAG`: everything, of any
+    schema, that has the tag which stands in the place of the id. With a version, `CLEAR` and `TAG` are markers: its
+    microseconds are the marker's number.
     """
 
     SET = "set"
@@ -24,6 +26,7 @@ class MessageOp(enum.StrEnum):
     INTENT = "intent"
     PURGE = "purge"
     CLEAR = "clear"
+    TAG = "tag"
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -26,6 +26,7 @@ from strata.l3.pool import Database
 from strata.maintenance.housekeeping import Housekeeping
 from strata.observe.feed import Feed
 from strata.observe.log import SafeLogger
+from strata.protocol.markers import Markers
 from strata.protocol.versions import VersionClock
 from strata.runtime.breaker import Breaker
 from strata.runtime.daemon import Daemon
@@ -187,6 +188,11 @@ class Inspection:
     def repairs(self) -> Repairs:
         """What invalidates again that may have been missed."""
         return self._context.repairs
+
+    @property
+    def markers(self) -> Markers:
+        """What was invalidated as a whole, as far as it was heard of."""
+        return self._context.marking.markers
 
     @property
     def ownership(self) -> Ownership:

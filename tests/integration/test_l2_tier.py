@@ -181,17 +181,17 @@ def test_versions_beyond_the_exact_range_of_doubles_compare_exactly(tier: L2Tier
 
 def test_invalidate_drops_a_value_and_voids_leases(tier: L2Tier) -> None:
     commit(tier, "a", 5, "five")
-    tier.invalidate("a", CHANNEL, b"{}")
+    tier.invalidate(CHANNEL, {"a": b"{}"})
     found = tier.read("a")
     assert found.state is State.LEASED
-    tier.invalidate("a", CHANNEL, b"{}")
+    tier.invalidate(CHANNEL, {"a": b"{}"})
     assert not fill(tier, found.token, "a", 5, "five")
 
 
 def test_what_is_being_committed_at_an_invalidation_is_not_stored(tier: L2Tier) -> None:
     token = tier.token()
     tier.intend(token, 10, CHANNEL, {"a": b"{}"})
-    tier.invalidate("a", CHANNEL, b"{}")
+    tier.invalidate(CHANNEL, {"a": b"{}"})
     assert not put(tier, "a", 5, "five", token)
     assert tier.read("a").state is State.LEASED
 
@@ -199,7 +199,7 @@ def test_what_is_being_committed_at_an_invalidation_is_not_stored(tier: L2Tier) 
 def test_invalidate_leaves_what_is_pending(tier: L2Tier) -> None:
     found = tier.read("a")
     tier.fill(found.token, [Put("a", 5, "five", pending=True)])
-    tier.invalidate("a", CHANNEL, b"{}")
+    tier.invalidate(CHANNEL, {"a": b"{}"})
     assert tier.read("a").record == "five"
 
 
@@ -296,7 +296,7 @@ def test_an_absence_is_leased_only_to_one_that_has_seen_the_row(server: RedisSer
     assert [found.state for found in tier.read_many(["a", "b"]).values()] == [State.TOMBSTONE] * 2
     found = tier.read_many(["a", "b"], exist=True)
     assert (found["a"].state, found["b"].state) == (State.LEASED, State.TOMBSTONE)
-    tier.invalidate("a", CHANNEL, b"{}")
+    tier.invalidate(CHANNEL, {"a": b"{}"})
     forget("a")  # the very same content once more
     assert not fill(tier, found["a"].token, "a", 1, "stale")
     found = tier.read_many(["a"], exist=True)

@@ -13,10 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODELS, QUERIES = "docs/models-and-types.md", "docs/queries.md"
-MEMOIZING, LIVES = "docs/memoizing.md", "docs/lives.md"
+MEMOIZING, LIVES, TAGS = "docs/memoizing.md", "docs/lives.md", "docs/tags.md"
 PAGES = {
     name: ROOT / name
-    for name in ("README.md", "docs/getting-started.md", "docs/asyncio.md", MODELS, QUERIES, MEMOIZING, LIVES)
+    for name in ("README.md", "docs/getting-started.md", "docs/asyncio.md", MODELS, QUERIES, MEMOIZING, LIVES, TAGS)
 }
 
 
@@ -158,3 +158,10 @@ def test_the_examples_of_what_is_made_where_it_is_missing_run_as_they_stand(tmp_
         "asking for 7", profile, profile, "computing 2", "3.0 3.0 3.0", "computing 2", "computing 2", "3.0 3.0",
         'article=2,currency="EUR"', "12",
     ]  # fmt: skip
+
+
+def test_the_example_of_tags_prints_what_it_says(tmp_path: Path, dsn: str, redis_addr: str) -> None:
+    (tmp_path / "teams.py").write_text(blocks(TAGS)[0])
+    result = run(tmp_path, "teams.py", STRATA_POSTGRES_DSN=dsn, STRATA_REDIS_ADDR=redis_addr)
+    assert result.returncode == 0, result.stderr
+    assert f"It prints\n\n```text\n{result.stdout}```\n" in PAGES[TAGS].read_text()

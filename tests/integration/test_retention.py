@@ -64,6 +64,7 @@ def test_every_key_in_redis_is_on_the_page_and_ends_as_it_says(make: MakeStore, 
         store.search_page(Player, Q().order_by("level"))
     wait_until(lambda: client(redis_addr).exists("strata:{pages}:players"))
     one.warm_cache(Note, background=True)
+    one.invalidate_tag("a tag")
     one.fleet.keep_house()
     one.fleet.redrive()
     one.fleet.audit_due()

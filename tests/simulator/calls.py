@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from greenlet import getcurrent
@@ -300,8 +300,22 @@ class Calls:
     def invalidate(self, process: Process) -> None:
         process.store.invalidate(self._model, self._key())
 
+    def invalidate_tag(self, process: Process) -> None:
+        process.store.invalidate_tag(f"key:{self._key()}")
+
     def update_by_hand(self, process: Process) -> None:
         """Another program changes the row; then the key is invalidated, until that succeeds, and so is promised."""
+        self._by_hand(lambda key: process.store.invalidate(self._model, key))
+
+    def update_by_hand_and_tag(self, process: Process) -> None:
+        """As above, by the record's tag."""
+        self._by_hand(lambda key: process.store.invalidate_tag(f"key:{key}"))
+
+    def update_by_hand_and_all(self, process: Process) -> None:
+        """As above, with all the others."""
+        self._by_hand(lambda key: process.store.invalidate_all(self._model))
+
+    def _by_hand(self, invalidate: Callable[[int], None]) -> None:
         key, value = self._key(), self._fresh()
         rows = self._postgres.data.rows
         self._world.pause(lambda: self._postgres.writable(key), what=f"an UPDATE of {key} by hand")
@@ -312,7 +326,7 @@ class Calls:
         tell = self._history.committed_untold(key, (key, value))
         while True:
             try:
-                process.store.invalidate(self._model, key)
+                invalidate(key)
             except StrataError:
                 self._world.pause(seconds=0.2, what="invalidates again")
             else:

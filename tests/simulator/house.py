@@ -15,7 +15,7 @@ from strata.coherence import ownership, pulse
 from strata.errors import StrataError
 from strata.l1.trust import BUS_GRACE
 from strata.l2 import strays, tier
-from strata.l2.content import HEADER
+from strata.l2.content import HEADER, OUTDATED
 from strata.l2.tier import L2Tier
 from strata.protocol.versions import NODE_BITS
 from strata.writebehind.ledger import ledger
@@ -315,7 +315,10 @@ class House:
             if raw_key.startswith(prefix) and raw[:1] == b"V" and int(raw[3:22]) < unread:
                 key = int(raw_key.removeprefix(prefix))
                 row = self.postgres.data.rows.get(key)
-                if row is None or row[0] != int(raw[3:22]) or self._record(row[1]) != self._decoded(raw):
+                found = self._l2()._contents.read(str(key), raw, -1)
+                if found is OUTDATED:
+                    continue
+                if not found or not row or row[0] != found.version or self._record(row[1]) != found.record:
                     self.world.breaks(f"at rest L2 holds something else of {key} than L3")
 
     def _check_keys(self) -> None:
@@ -337,10 +340,6 @@ class House:
         l2 = self.processes[0].inside.schemas["item"].l2
         assert l2 is not None
         return l2
-
-    def _decoded(self, raw: bytes) -> Any:
-        """The record in a content of L2."""
-        return self._l2()._contents._decode(raw[HEADER:])
 
     def _committed(self, key: int, version: int, values: tuple[Any, ...] | None, untold: bool = False) -> None:
         """L3 has taken a change, which is one of each column that has a value of another write."""
@@ -405,9 +404,12 @@ class House:
         prefix = self._l2()._prefix.encode()
         if raw_key.startswith(prefix) and raw[:1] in (b"V", b"T"):
             key = int(raw_key.removeprefix(prefix))
-            text = self._decoded(raw).text if raw[:1] == b"V" else None
+            text = self._text(raw) if raw[:1] == b"V" else None
             if text is None or text != self.history.newest(key).value:  # else it was touched
                 self.history.committed(key, 0, None if text is None else (key, text))
+
+    def _text(self, raw: bytes) -> str:
+        return str(self._l2()._contents._decode(raw[HEADER:]).text)
 
 
 def _left(process: Process) -> str:

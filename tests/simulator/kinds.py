@@ -26,8 +26,9 @@ CALLS = {
     "o": "change_outside", "p": "set_part", "P": "set_part_alone", "k": "rotate_keys",
     "n": "insert", "u": "update", "y": "modify", "a": "add", "A": "add_to_default", "v": "set_short", "T": "touch",
     "r": "update_where", "R": "delete_where",
+    "H": "update_by_hand_and_tag", "V": "update_by_hand_and_all", "j": "invalidate_tag",
 }  # fmt: skip
-OTHERS = "ohwezm"  # calls that are not the store's, or not of it alone
+OTHERS = "ohHVwezm"  # calls that are not the store's, or not of it alone
 FAULTS = (
     "kill", "freeze", "cut_redis", "cut_postgres", "freeze_redis", "freeze_postgres", "lose_stream", "lose_session",
     "restart_redis", "restart_postgres", "evict", "clock", "clock_of_redis", "redis_down", "postgres_down", "cancel",
@@ -74,6 +75,11 @@ class Secret(Item):
     text: Annotated[str, Encrypted] = ""
 
 
+def tag_of(item: Item) -> list[str]:
+    """That of a record."""
+    return [f"key:{item.id}"]
+
+
 OLD, NEW = "old", "new"  # keys of encryption, which everybody has: some write under the one, and some under the other
 
 
@@ -114,6 +120,7 @@ class Kind:
     config: tuple[tuple[str, Any], ...] = ()
     watch: bool = False  # whether changes made outside are heard of
     model: type[Item] = Item
+    tagged: bool = False  # whether each record has a tag of its own
 
     def keys(self, number: int) -> EncryptionKeys | None:
         """Those of a process: the last one writes under the new key, the others still under the old one."""
@@ -129,7 +136,8 @@ class Kind:
         l1 = MemPolicy(**aging.l1) if self.l1 else None
         l2 = RedisPolicy(**aging.l2) if self.l2 else None
         l3 = PostgresPolicy(watch=self.watch, **aging.l3) if self.l3 else None
-        return [Schema(self.model, name="item", write_mode=mode, l1=l1, l2=l2, l3=l3)]
+        tags = tag_of if self.tagged else None
+        return [Schema(self.model, name="item", write_mode=mode, l1=l1, l2=l2, l3=l3, tags=tags)]
 
 
 SAFE = Aging(
@@ -143,6 +151,7 @@ SHORT = Aging(
     {"ttl": 6, "negative_ttl": 2, "eager_refresh": 0.5, "jitter": 0.1, "lease_wait": 0.5},
 )
 
+MARKING = ("gH", "gsH", "gGHd", "gHf", "gHq", "gscWH", "gHVs")
 ADDING = ("ga", "gas", "gaf", "gasb", "gaAd", "gaAB", "gayu", "gaAsdbBGl")
 JOURNAL = ("write_behind_durability", Durability.JOURNAL)
 LEDGER_AT_ONCE = ("write_behind_durability", Durability.LEDGER)
@@ -201,6 +210,11 @@ KINDS = {
         Kind("touched behind", deferred=True, letters=("gTs", "gTvsb", "gTvfG", "gTvsdBtSqy"), aging=SHORT),
         # A change by hand of which nobody lives to tell is not told.
         Kind("by hand", letters=("gh", "gs", "gsh", "gGhd", "ghf", "ghq", "gscWh"), faults=ALIVE),
+        Kind("tagged", letters=MARKING, faults=ALIVE, tagged=True),
+        Kind("marked", letters=tuple(some.replace("H", "V") for some in MARKING), faults=ALIVE),
+        Kind("tagged without L2", letters=MARKING, faults=ALIVE, l2=False, tagged=True),
+        Kind("tagged, aging", letters=("gHw", "gsHw", "gHsdwGf"), faults=ALIVE, aging=SHORT, tagged=True),
+        Kind("tagged behind", deferred=True, letters=("gsj", "gsjb", "gsdjf", "gsjlW"), tagged=True),
         Kind("bulk", letters=("gqs", "gWs", "gcs", "gfs", "gGs", "gqWcsd"), faults=(*FAULTS, *LOSSES)),
         Kind("by a query", letters=("gr", "grs", "gGrR", "grRsd", "grtSG"), faults=(*FAULTS, *LOSSES)),
         Kind("by a query behind", deferred=True, letters=("gr", "grs", "grRs", "grsdf", "grRbBS")),

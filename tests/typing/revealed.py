@@ -125,6 +125,8 @@ def by_handle_whose_ids_are_known(ds: DataStore) -> None:
     players.delete_many([1])  # type: ignore[list-item]
     players.exists(1)  # type: ignore[arg-type]
     players.invalidate(1)  # type: ignore[arg-type]
+    players.invalidate_many([1])  # type: ignore[list-item]
+    players.invalidate_all()
 
 
 def what_a_wrapper_may_say(ds: DataStore, schema: SchemaRef[Player], id: Key, record: Record) -> None:
@@ -152,6 +154,11 @@ def what_is_neither_name_nor_class_is_refused(ds: DataStore) -> None:
     ds.delete_where(3.14, Q())  # type: ignore[arg-type]
     ds.delete_where(Player)  # type: ignore[call-arg]
     ds.invalidate(None, "p1")  # type: ignore[arg-type]
+    ds.invalidate_many(None, ["p1"])  # type: ignore[arg-type]
+    ds.invalidate_all(None)  # type: ignore[arg-type]
+    ds.invalidate_tag(7)  # type: ignore[arg-type]
+    ds.register(Schema(Player, l1=MemPolicy(), tags=lambda player: [player.username]))
+    ds.register(Schema(Player, l1=MemPolicy(), tags=lambda player: [player.level]))  # type: ignore[list-item]
     ds.warm_cache(b"players")  # type: ignore[call-overload]
     ds.audit(42)  # type: ignore[arg-type]
     ds.rotate_keys(42)  # type: ignore[arg-type]

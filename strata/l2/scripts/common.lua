@@ -2,6 +2,7 @@
 -- (Lua's own < follows the locale, and its numbers lose bits above 2^53: both are avoided by `older`).
 --   V1:<version>:<s|p>:<codec's bytes>      value, settled or pending; with ; before the bytes, of a life of its own
 --   T1:<version>:<s|p>:                     tombstone, settled or pending
+--   V2: T2:<version>:<s|p>:<16 digits>:     the same with the number of the last marker heard of before it was read
 --   L1:<token>                              lease of a reader that missed
 --   I1:<c|s>:<token>=<deadline ms>;...      intents of writers whose commit is under way, clean or spoiled
 

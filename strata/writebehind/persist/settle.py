@@ -100,5 +100,7 @@ class Settler:
 def _content(bound: Bound, l2: L2Tier, change: Change, applied: Applied) -> tuple[bytes, int]:
     if change.names is not None or change.ages:
         return GONE, 0  # what a read laid over the old row
+    if l2.since is not None:
+        return GONE, 0  # a marker may have been set since the row was written
     record = as_kept(bound, change, applied)
     return l2.held(applied.version, bound.plan.cached(record))

@@ -133,7 +133,7 @@ class Encoder:
             px = WHATEVER if adds else 0
             return LedgerPut(key_text, entry.encode(), expected, l2.key(key_text), px=px, message=message)
         cached = None if record is None else bound.plan.cached(record)
-        content, px = l2.held(entry.version, cached, life, pending=True)
+        content, px = l2.held(entry.version, cached, life, pending=True, since=l2.since)
         if life is not None and life <= 0:
             content = b""  # its life is over: what is older goes, and L3, or the ledger, is asked
         return LedgerPut(key_text, entry.encode(), expected, l2.key(key_text), content, px, message)

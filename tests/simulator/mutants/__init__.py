@@ -7,7 +7,8 @@ from tests.simulator.mutants.behind import BEHIND
 from tests.simulator.mutants.changing import CHANGING
 from tests.simulator.mutants.found import FOUND
 from tests.simulator.mutants.lives import LIVES
+from tests.simulator.mutants.marking import MARKING
 from tests.simulator.mutants.mutant import Mutant
 from tests.simulator.mutants.through import THROUGH
 
-MUTANTS: dict[str, Mutant] = {**THROUGH, **BEHIND, **CHANGING, **ADDING, **LIVES, **FOUND}
+MUTANTS: dict[str, Mutant] = {**THROUGH, **BEHIND, **CHANGING, **ADDING, **LIVES, **MARKING, **FOUND}

@@ -98,7 +98,7 @@ BEHIND = {
     "a deferred write enters L1 only if it still is what reads get from the buffer": Mutant(
         calling("0:s 0:B", "0:s 0:b", "0:s 1:s", config=()),
         1,
-        apply=code(L1Tier, "write", "(self.own is not None and (", "(False and ("),
+        apply=code(L1Tier, "write", "self.own is not None and (", "False and ("),
     ),
     "an own write of which a newer one was heard is not read any more": Mutant(
         calling("0:ff 0:sff 1:s", "0:fff 0:sf 1:s"),
