@@ -180,5 +180,7 @@ FOUND = {
         2,
         apply=code(Load, "beneath", "and not self._context.repairs.skips(bound, claims)", ""),
     ),
-    "an invalidation spoils intents": Mutant(calling("0:s 1:h"), 0, script("invalidate", "spoil(key, raw)", "")),
+    "an invalidation spoils intents": Mutant(
+        calling("0:s 1:h"), 0, script("invalidate", "then\n    spoil(key, raw)", "then")
+    ),
 }
