@@ -6,6 +6,7 @@ The Redis has no password, since tests reach it in every way that there is, also
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 
@@ -26,6 +27,10 @@ settings.register_profile("tests", deadline=None)  # on a machine however busy
 settings.load_profile("tests")
 
 
+SET_OF_TIERS = re.compile(r"(through|behind|L[123])\b")
+WHOLE = {"through", "behind", "L1+L2+L3"}
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Tests in parallel have servers each; they cannot share one that all of them flush."""
     if os.environ.get("STRATA_REDIS_ADDR") and config.getoption("numprocesses", default=None):
@@ -33,6 +38,14 @@ def pytest_configure(config: pytest.Config) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):  # a shell's background jobs, and what they start, ignore them
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Calls are awaited with all tiers, through and behind. Both faces have one engine: what it does with fewer tiers
+    is seen by the other face, and by this one where that is asked for."""
+    parts = item.callspec.id.split("-") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else []
+    if "awaited" in parts and any(SET_OF_TIERS.match(part) and part not in WHOLE for part in parts):
+        item.add_marker(pytest.mark.long)
 
 
 @pytest.hookimpl(trylast=True)  # when it is known which tests are to run

@@ -36,10 +36,27 @@ RARE = {  # what many episodes go by without
     "no version just above a row's is a stamp",
     "... but a read that finds nothing newer below returns it all the same",
     "an own pending write is compared with what is below once a synchronous one is under way",
+    "a hand-off spoils an intent that it meets",
+    "a process that begins looks for repairs before it trusts L2",
+    "... nor what it may have refused, where its answer was lost",
+    "... with the locks that the last of them needs from the start",
+    "a deferred write enters L1 only if it still is what reads get from the buffer",
+    "... and a settled value",
+    "... and without L2, where the outcome of its commit stayed unknown, is told of once that has ended",
+    "... also where they meet in the ledger",
+    "a Redis that comes while there is no subscription is told again",
+    "... before its put, so that no older hand-off comes between",
+    "... and the writer's own L1 does not keep what L2 refused",
+    "a put that failed leaves repairs, as the intents may be gone",
+    "... also where rows are written behind",
+    "what was read while L2 could not be asked stays in L1 for the bus's grace only",
+    "... and raises the floor, so that nothing older is handed off before the row is seen to",
+    "... and so does one whose heartbeats are overdue",
+    "of writes in part that wait together each column keeps the version of its own",
 }
 FIRST = 7000  # seed with which a rule that was left out is looked for
 FRESH = random.SystemRandom().randrange(1_000_000_000)
-SECONDS = 0.7  # of CPU, for which each kind of houses is looked at
+SECONDS = 0.5  # of CPU, for which each kind of houses is looked at
 SMALL = [("without L2", "0:s 1:g", "none"), ("without L2", "0:i 1:g", "none"), ("through", "0:i 1:g", "none")]
 PAIRS = ["0:s 1:g", "0:s 1:s", "0:d 1:g", "0:s 1:i", "0:i 1:g", "0:s 0:g"]
 
