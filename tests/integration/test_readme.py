@@ -13,11 +13,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODELS, QUERIES = "docs/models-and-types.md", "docs/queries.md"
-MEMOIZING, LIVES, TAGS = "docs/memoizing.md", "docs/lives.md", "docs/tags.md"
-PAGES = {
-    name: ROOT / name
-    for name in ("README.md", "docs/getting-started.md", "docs/asyncio.md", MODELS, QUERIES, MEMOIZING, LIVES, TAGS)
-}
+MEMOIZING, LIVES, TAGS, COOKBOOK = "docs/memoizing.md", "docs/lives.md", "docs/tags.md", "docs/cookbook.md"
+OTHERS = ("README.md", "docs/getting-started.md", "docs/asyncio.md")
+PAGES = {name: ROOT / name for name in (*OTHERS, MODELS, QUERIES, MEMOIZING, LIVES, TAGS, COOKBOOK)}
+EXAMPLE = re.compile(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", re.MULTILINE | re.DOTALL)
+RECIPES = dict(section.split("\n", 1) for section in PAGES[COOKBOOK].read_text().split("\n## ")[1:])
 
 
 def blocks(page: str) -> list[str]:
@@ -94,7 +94,7 @@ store.migrate()
 @pytest.mark.parametrize("title", ["Page by page", "Changing what a query finds"])
 def test_an_example_of_queries_prints_what_it_says(tmp_path: Path, dsn: str, redis_addr: str, title: str) -> None:
     section = PAGES["docs/queries.md"].read_text().split(f"## {title}\n")[1].split("\n## ")[0]
-    ((code, said),) = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    ((code, said),) = EXAMPLE.findall(section)
     (tmp_path / "shop.py").write_text(SHOP)
     (tmp_path / "example.py").write_text(f"{code}\nscores._store.close()\n")
     result = run(tmp_path, "example.py", STRATA_POSTGRES_DSN=dsn, STRATA_REDIS_ADDR=redis_addr)
@@ -134,7 +134,7 @@ def test_the_example_for_pydantic_prints_what_the_page_says(tmp_path: Path, dsn:
 
 def test_the_example_of_assigned_keys_prints_what_the_page_says(tmp_path: Path, dsn: str, redis_addr: str) -> None:
     section = PAGES[MODELS].read_text().split("### Keys that the database assigns")[1]
-    (code, said), *_ = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    (code, said), *_ = EXAMPLE.findall(section)
     (tmp_path / "articles.py").write_text(f"{SHOP}\nimport strata\n{code}\nstore.close()\n")
     result = run(tmp_path, "articles.py", STRATA_POSTGRES_DSN=dsn, STRATA_REDIS_ADDR=redis_addr)
     assert (result.returncode, result.stdout) == (0, said), result.stderr
@@ -165,3 +165,16 @@ def test_the_example_of_tags_prints_what_it_says(tmp_path: Path, dsn: str, redis
     result = run(tmp_path, "teams.py", STRATA_POSTGRES_DSN=dsn, STRATA_REDIS_ADDR=redis_addr)
     assert result.returncode == 0, result.stderr
     assert f"It prints\n\n```text\n{result.stdout}```\n" in PAGES[TAGS].read_text()
+
+
+@pytest.mark.parametrize("title", RECIPES)
+def test_a_recipe_prints_what_it_says(tmp_path: Path, dsn: str, redis_addr: str, title: str) -> None:
+    ((code, said),) = EXAMPLE.findall(RECIPES[title])
+    (tmp_path / "recipe.py").write_text(f"{blocks(COOKBOOK)[0]}\n{code}\nstore.close()\n")
+    result = run(tmp_path, "recipe.py", STRATA_POSTGRES_DSN=dsn, STRATA_REDIS_ADDR=redis_addr)
+    assert (result.returncode, result.stdout) == (0, said), result.stderr
+
+
+def test_the_cookbook_lists_its_recipes_in_their_order() -> None:
+    listed = re.findall(r"^\| \[(.*?)\]", PAGES[COOKBOOK].read_text(), re.MULTILINE)
+    assert [title.lower() for title in RECIPES] == listed
