@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -178,3 +179,23 @@ def test_a_recipe_prints_what_it_says(tmp_path: Path, dsn: str, redis_addr: str,
 def test_the_cookbook_lists_its_recipes_in_their_order() -> None:
     listed = re.findall(r"^\| \[(.*?)\]", PAGES[COOKBOOK].read_text(), re.MULTILINE)
     assert [title.lower() for title in RECIPES] == listed
+
+
+@pytest.mark.parametrize(
+    ("title", "call"),
+    {
+        "Limit a rate": 'sum(allowed("carl", 50, 0) for _ in range(100))',
+        "Do something once": 'sum(place(Order(str(n), "cup", Decimal(9))) for n in range(50))',
+        "Take what comes twice": 'sum(len(take([Event(n, "stop"), Event(n + 1, "go")])) for n in range(10, 59))',
+    }.items(),
+)
+def test_what_two_processes_do_by_a_recipe_at_once_is_done_once(
+    tmp_path: Path, dsn: str, redis_addr: str, title: str, call: str
+) -> None:
+    ((code, _),) = EXAMPLE.findall(RECIPES[title])
+    (tmp_path / "recipe.py").write_text(f"{blocks(COOKBOOK)[0]}\n{code}\nprint({call})\nstore.close()\n")
+    servers = {"STRATA_POSTGRES_DSN": dsn, "STRATA_REDIS_ADDR": redis_addr}
+    with ThreadPoolExecutor(2) as both:
+        results = list(both.map(lambda _: run(tmp_path, "recipe.py", **servers), range(2)))
+    assert [result.returncode for result in results] == [0, 0], [result.stderr for result in results]
+    assert sum(int(result.stdout.splitlines()[-1]) for result in results) == 50
