@@ -14,10 +14,14 @@ from typing import Any
 import msgspec
 
 from strata.l3.values import Change
-from strata.model.numbers import plus
+from strata.model.numbers import exact_in, plus, raised
 from strata.protocol.added import Added, joined, newest, thinned, total
+from strata.protocol.versions import NODE_BITS
 
 KEPT = 16  # points of a series that stay with a row: a write that comes late is in order with what was added since
+# Time for which a series stays that is not added to, as a version's: as long as tombstones do, unless that was changed.
+# What is written behind, and held up for longer, may not be as it was meant.
+KEPT_FOR = 7 * 86_400_000_000 << NODE_BITS
 
 
 @dataclass(slots=True)
@@ -98,13 +102,14 @@ class Standing:
             if default is None or newest(added) <= self.version:
                 return False
             self.values = default
-        before, self.added = self.added, _kept(joined(self.added, added))
+        before, after = self.added, joined(self.added, added)
+        self.added = _kept(after)
         came = self._write(version, given)
         for column in dict.fromkeys(series.column for series in added):
             at = self.written(column)
-            more = plus(total(self.added, column, at), total(before, column, at), -1)
+            more = plus(total(after, column, at), total(before, column, at), -1)
             if more:
-                self.values[column] = plus(self.values[column] or 0, more)
+                self.values[column] = raised(self.values[column], more)
                 came = True
         self.version = max(self.version, version)
         return came
@@ -130,21 +135,25 @@ def counted_text(base: int, added: Added) -> str:
 
 
 def note_of(version: int, base: int, columns: str, counted: str | None, kinds: Mapping[str, Any]) -> RowNote:
-    """A note as PostgreSQL has it; `kinds` make numbers of text, by column. What was added under another base is in the
-    row, or was written over."""
+    """A note as PostgreSQL has it; `kinds` are the types of numbers, by column. What was added under another base is in
+    the row, or was written over."""
     added: Added = ()
     if counted is not None:
         found = msgspec.json.decode(counted, type=_Counted)
         if found.base == base:
-            added = tuple(series.in_form(kinds[series.column]) for series in found.added if series.column in kinds)
+            known = [series for series in found.added if series.column in kinds]
+            added = tuple(series.in_form(exact_in(kinds[series.column])) for series in known)
     return RowNote(version, base, json.loads(columns), added)
 
 
 def on_top(value: Any, added: Added, column: str, version: int) -> Any:
     """What a column holds that was written at a version, with what was added to it since."""
     more = total(added, column, version)
-    return plus(value or 0, more) if more else value
+    return raised(value, more) if more else value
 
 
 def _kept(added: Added) -> Added:
-    return tuple(msgspec.structs.replace(series, points=thinned(series.points, KEPT)) for series in added)
+    least = newest(added) - KEPT_FOR
+    return tuple(
+        msgspec.structs.replace(series, points=thinned(series.points, KEPT)) for series in added if series.last > least
+    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Context, Decimal
-from math import isfinite
+from fractions import Fraction
+from math import copysign, inf, isfinite
 from typing import Any
 
 from strata.errors import EncodeError
@@ -13,8 +14,33 @@ from strata.model.markers import UNLOADED
 from strata.model.plan import ModelPlan
 
 Number = int | float | Decimal
-_EXACT = Context(prec=100_000)  # of more digits than PostgreSQL's NUMERIC has on either side of the point together
+_DIGITS, _PLACES = 131_072, 16_383  # of PostgreSQL's NUMERIC, before the point and after it
+_EXACT = Context(prec=_DIGITS + _PLACES + 100)
 _TAKEN = {int: (int,), float: (float, int), Decimal: (Decimal, int)}
+
+
+def exact(delta: Any) -> Any:
+    """A number in the form in which totals are kept: those of floats are fractions, since a float's sum forgets what is
+    small beside it for good."""
+    return Fraction(delta) if type(delta) is float else delta
+
+
+def exact_in(kind: type) -> Callable[[Any], Any]:
+    """What makes a total of its text, for columns of numbers of a type. It raises `ValueError` or `ArithmeticError`."""
+    return Fraction if kind is float else kind
+
+
+def raised(value: Any, more: Any) -> Any:
+    """What a column holds with a total on top; None counts from 0."""
+    if not isinstance(more, Fraction):
+        return plus(value or 0, more)
+    if value is not None and not isfinite(value):
+        return value
+    sum_ = Fraction(value or 0) + more
+    try:
+        return float(sum_)
+    except OverflowError:
+        return copysign(inf, sum_)
 
 
 def plus(one: Any, other: Any, sign: int = 1) -> Any:
@@ -47,11 +73,20 @@ def deltas_of(plan: ModelPlan[Any], given: Mapping[str, Any]) -> dict[str, Any]:
             raise EncodeError(f"{model}.{name} cannot have a number added to it that is not finite")
         if kind is int and not BIGINT_MIN <= delta <= BIGINT_MAX:
             raise EncodeError(f"{model}.{name} is BIGINT; what is added to it must be between -2^63 and 2^63 - 1")
+        if isinstance(delta, Decimal) and delta and not -_PLACES <= _last_place(delta) <= delta.adjusted() < _DIGITS:
+            raise EncodeError(
+                f"{model}.{name} is NUMERIC; what is added to it may have {_DIGITS:,} digits before the point, and "
+                f"{_PLACES:,} after it"
+            )
         try:
             found[name] = kind(delta)
         except OverflowError:
             raise EncodeError(f"{model}.{name} is float; what is added to it must be below 1.8e308") from None
     return found
+
+
+def _last_place(number: Decimal) -> int:
+    return int(number.as_tuple().exponent)
 
 
 def counted(plan: ModelPlan[Any], record: Any, deltas: Mapping[str, Any], part: Any = None) -> Any:
@@ -63,7 +98,7 @@ def counted(plan: ModelPlan[Any], record: Any, deltas: Mapping[str, Any], part: 
     for name, delta in deltas.items():
         held = getattr(record, name)
         if held is not UNLOADED:
-            fields[name] = value = delta if held is None else plus(held, delta)
+            fields[name] = value = raised(held, delta)
             if type(value) is int and not BIGINT_MIN <= value <= BIGINT_MAX:
                 return None
     return plan.merge(record, plan.part(fields))

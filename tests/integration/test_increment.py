@@ -159,6 +159,8 @@ def test_what_a_caller_changes_of_the_record_changes_nothing(store: DataStore) -
         ({"weight": 10**400}, "below 1.8e308"),
         ({"money": 0.1}, "float cannot be added"),
         ({"money": Decimal("Infinity")}, "not finite"),
+        ({"money": Decimal("1E+131072")}, "131,072 digits before the point"),
+        ({"money": Decimal("1E-16384")}, "16,383 after it"),
     ],
 )
 def test_what_cannot_be_added_is_refused_and_nothing_is_written(
@@ -333,6 +335,41 @@ def test_a_worker_that_was_overtaken_ends_nothing_that_it_did_not_claim(make: Ma
     ledger.done(*late[0])
     wait_until(lambda: persist(worker, "counters") == 1)
     assert sums(worker) == 111
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["L1 knows it", "L1 knows nothing"])
+def test_a_write_of_others_that_was_heard_of_takes_the_place_of_what_was_added_before(
+    make: MakeStore, known: bool
+) -> None:
+    one, other = counting(make), counting(make)
+    other.set_many(Counter, {1: Counter(1)})
+    if known:
+        one.get(Counter, 1)
+    one.increment(Counter, 1, hits=5)
+    comes_after(other, one)
+    other.set_many(Counter, {1: Counter(1, hits=74)})
+    wait_until(lambda: any(slot.overtaken for slot, _ in inspect(one).buffer.pending()))
+    assert one.increment(Counter, 1, hits=4).hits == 78
+    assert one.get(Counter, 1).hits == 78
+    hand_off(one)
+    persist(one, "counters")
+    assert sums(one) == 78
+
+
+@pytest.mark.parametrize("large", [1e17, 1.5e308])
+def test_what_is_small_beside_what_was_counted_before_is_not_lost(make: MakeStore, large: float) -> None:
+    store = counting(make)
+    store.set_many(Counter, {1: Counter(1)})
+    for _ in range(2):
+        store.increment(Counter, 1, weight=large)
+    store.flush_dirty(10)
+    store.set(Counter, 1, Counter(1))
+    store.flush_dirty(10)
+    for _ in range(3):
+        store.increment(Counter, 1, weight=0.1)
+    assert store.get(Counter, 1).weight == pytest.approx(0.3)
+    store.flush_dirty(10)
+    assert store.get(Counter, 1, force_l3=True).weight == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("where", ["the ledger", "the row"])

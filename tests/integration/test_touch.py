@@ -258,6 +258,15 @@ def test_what_is_changed_in_place_keeps_its_life(ending: DataStore) -> None:
         assert entry is None or entry.ends == math.inf
 
 
+def test_what_is_changed_in_l2_ends_when_it_would_have(plain: MakeStore, l2: Any) -> None:
+    store = opened(plain, ENDING["L2"])
+    store.set("notes", 1, Note(1), ttl=60)
+    ends = l2.pexpiretime("strata:notes:1")
+    for number in range(5):
+        store.update("notes", 1, text=f"changed {number}")
+    assert l2.pexpiretime("strata:notes:1") == ends > 0
+
+
 def test_no_process_shows_a_record_after_its_end(plain: MakeStore, l2: Any) -> None:
     readers = [opened(plain, ENDING["L1+L2"]) for _ in range(3)]
     readers[0].set("notes", 1, Note(1, "short"), ttl=SHORT)

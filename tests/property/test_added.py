@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from strata.l3.standing import RowNote, Standing, counted_text, note_of
 from strata.l3.values import Change
 from strata.protocol.added import Added, Series, joined, total
+from strata.protocol.versions import NODE_BITS
 
 NAMES, KEY = ("id", "n"), "id"
 numbers = st.integers(-1000, 1000)
@@ -93,3 +94,12 @@ def test_decimals_are_added_exactly() -> None:
     row = Standing.of(NAMES, 1, (1, Decimal("1e20")), None)
     row.lay(Change(1, "1", 6, names=("id",), values=(1,), added=(Series("a", 1, "n", points),)), NAMES, KEY)
     assert row.values == {"id": 1, "n": Decimal("100000000000000000000.300000000000000000000000000001")}
+
+
+def test_who_has_not_added_for_a_week_is_forgotten_in_the_row() -> None:
+    week = 7 * 86_400_000_000 << NODE_BITS
+    row = Standing({"id": 1, "n": 0}, 1, 1)
+    for origin, version in (("gone", 2), ("there", week), ("now", week + 3)):
+        added = (Series(origin, version, "n", ((0, 0), (version, 1))),)
+        row.lay(Change(1, "1", version, names=("id",), values=(1,), added=added), NAMES, KEY)
+    assert [series.origin for series in row.added] == ["now", "there"] and row.values == {"id": 1, "n": 3}

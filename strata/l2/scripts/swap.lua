@@ -2,6 +2,7 @@
 -- A write to schemas whose lowest tier is L2, of what was decided on by what stood there.
 -- KEYS  the records' keys
 -- ARGV  1 channel; then for each key: version, content, px, message, version that stood there ('' = none)
+-- What has a life of its own, and is to have one still, keeps what it has left of it.
 -- Returns for each key '' where stored, else what stands there now, by its version ('-' = none).
 local answers = {}
 for i, key in ipairs(KEYS) do
@@ -10,7 +11,11 @@ for i, key in ipairs(KEYS) do
   local there = holds_version(raw) and version_of(raw) or ''
   if there == ARGV[at + 5] and (there == '' or older(there, ARGV[at + 1])) then
     say(ARGV[1], ARGV[at + 4])
-    store(key, ARGV[at + 2], ARGV[at + 3])
+    if there ~= '' and has_own_life(raw) and has_own_life(ARGV[at + 2]) then
+      redis.call('SET', key, ARGV[at + 2], 'KEEPTTL')
+    else
+      store(key, ARGV[at + 2], ARGV[at + 3])
+    end
     answers[i] = ''
   else
     answers[i] = there == '' and '-' or there

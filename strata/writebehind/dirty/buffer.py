@@ -214,6 +214,7 @@ class DirtyBuffer:
                     self._owner.uncover(schema, key)
                     self._met[slot] = None
                     slot.superseded = max(slot.superseded, version)
+                    slot.known = None
 
     def lost(self, shard: Shard) -> int:
         """The ledger of the shard was lost: everything kept is unsent again. Returns how many."""
@@ -342,7 +343,8 @@ class DirtyBuffer:
         slot = self._slots.get(place)
         if slot is not None and slot.item.record is None and not slot.overtaken and what.default is None:
             return Accepted(version, orphan=True)
-        shown = version if slot is None else slot.shown  # without a slot it has gone around the ledger, or ended
+        # Without a slot it has gone around the ledger, or ended; and a newer write of others comes between.
+        shown = version if slot is None else max(slot.shown, slot.superseded)
         added = self._tallies.add(place, what.deltas, version, shown)
         item = Buffered(version, what.part, True, (), added, what.default)
         taken = self._put(schema, key, key_text, item, newest=True)

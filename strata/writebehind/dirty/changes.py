@@ -15,6 +15,7 @@ from strata.l3.diagnosis import BatchError, Diagnosis
 from strata.l3.sqlstates import Failure
 from strata.l3.values import Applied, Change, Status
 from strata.model.columns import Column
+from strata.model.numbers import exact_in
 from strata.model.plan import UnknownColumnError
 from strata.protocol.added import Added
 from strata.protocol.entry import Entry, EntryOp
@@ -60,7 +61,7 @@ def added_of(bound: Bound, added: Added) -> Added:
         if kind is None:
             raise DecodeError(f"it adds to {name}, which is no column of numbers", column=name)
         try:
-            found.append(series.in_form(kind))
+            found.append(series.in_form(exact_in(kind)))
         except (ValueError, ArithmeticError, TypeError):
             raise DecodeError(f"what it adds to {name} is no number", column=name) from None
     return tuple(found)

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from strata.model.numbers import plus
+from strata.model.numbers import exact, plus
 from strata.protocol.added import Added, Series, thinned
 from strata.writebehind.dirty.owner import Owner
 
@@ -22,7 +22,7 @@ class Tallies:
         self._of: OrderedDict[Hashable, dict[str, Series]] = OrderedDict()
 
     def add(self, place: Hashable, deltas: Mapping[str, Any], version: int, shown: int) -> Added:
-        """The series of a key with this on top; a point above `shown` that nobody has seen gives way to it."""
+        """The series of a key with this on top; a point above `shown`, which nobody has seen, gives way to it."""
         tally = self._of.get(place)
         if tally is None:
             tally = self._of[place] = {}
@@ -30,7 +30,8 @@ class Tallies:
                 self._of.popitem(last=False)
         else:
             self._of.move_to_end(place)
-        for column, delta in deltas.items():
+        for column, given in deltas.items():
+            delta = exact(given)
             held = tally.get(column)
             if held is None:
                 tally[column] = Series(

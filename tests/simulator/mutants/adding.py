@@ -23,6 +23,6 @@ ADDING = {
     "a write of the column takes the place of what was added before it": Mutant(
         calling("0:a 1:s", "0:a 1:b", model=Tally),
         1,
-        apply=code(Standing, "_add", "total(self.added, column, at)", "total(self.added, column, 0)"),
+        apply=code(Standing, "_add", "total(after, column, at)", "total(after, column, 0)"),
     ),
 }
