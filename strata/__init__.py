@@ -66,6 +66,8 @@ from strata.model import (
     OmitL1,
     PrimaryKey,
     Unique,
+    loaded,
+    whole,
 )
 from strata.observe import StandardLogger
 from strata.observe.counters import Stats
@@ -192,6 +194,8 @@ __all__ = [
     "WriteBehindMaxRetryError",
     "WriteMode",
     "__version__",
+    "loaded",
+    "whole",
 ]
 
 __dir__ = export(globals())

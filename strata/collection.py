@@ -71,14 +71,17 @@ class Collection(Generic[T, K]):
         return self._face()  # type: ignore[no-any-return]
 
     @overload
-    def get(self, id: K, *, force_l2: bool = ..., force_l3: bool = ...) -> T: ...
+    def get(self, id: K, *, force_l2: bool = ..., force_l3: bool = ..., whole: bool = ...) -> T: ...
     @overload
-    def get(self, id: K, *, default: D, force_l2: bool = ..., force_l3: bool = ...) -> T | D: ...
-    def get(self, id: K, *, default: Any = RAISE, force_l2: bool = False, force_l3: bool = False) -> Any:
+    def get(self, id: K, *, default: D, force_l2: bool = ..., force_l3: bool = ..., whole: bool = ...) -> T | D: ...
+    def get(
+        self, id: K, *, default: Any = RAISE, force_l2: bool = False, force_l3: bool = False, whole: bool = False
+    ) -> Any:
         """The record, from L1, L2 or L3, filling upward; private to the caller.
 
-        `force_l2` does not look into L1; `force_l3` returns L3's row and fills nothing. Nothing is locked: by the time
-        a change of it is `set`, another process may have written the key.
+        `force_l2` does not look into L1; `force_l3` returns L3's row and fills nothing. With `whole` no field is
+        UNLOADED: of a record that a cache has without some, the row is read from L3, which fills nothing. Nothing is
+        locked: by the time a change of it is `set`, another process may have written the key.
 
         Raises `NotFoundError` where no tier has it and no `default` was given, `EncodeError` or
         `MissingPrimaryKeyError` for an id that can be no key, `DecodeError` for a row that cannot be read, `HookError`
@@ -91,21 +94,23 @@ class Collection(Generic[T, K]):
             if type(id) in KEYS:
                 raise  # from outside, and the caller's: a key of these has a hash
             entry = None
-        if entry is not None and not (force_l2 or force_l3) and (hot.exact is None or type(id) is hot.exact):
+        if entry is not None and not (force_l2 or force_l3 or whole) and (hot.exact is None or type(id) is hot.exact):
             now = monotonic()
             if now < entry.expires and now < hot.trust.until:
                 entry.used = now
                 entry.hits += 1
                 thaw = hot.thaw
                 return entry.value if thaw is None else thaw(entry.value)
-        return self._store._get_slowly(self.name, id, default, force_l2, force_l3)
+        return self._store._get_slowly(self.name, id, default, force_l2, force_l3, whole)
 
-    def get_many(self, ids: Iterable[K]) -> dict[K, T]:
+    def get_many(self, ids: Iterable[K], *, whole: bool = False) -> dict[K, T]:
         """Those of the records that exist, by id, with one round trip a tier.
+
+        With `whole` no field is UNLOADED, as `get` has it.
 
         Raises `EncodeError`, `MissingPrimaryKeyError`, `DecodeError`, `HookError` and `UnavailableError` as `get` does.
         """
-        return self._store.get_many(self.name, ids)
+        return self._store.get_many(self.name, ids, whole=whole)
 
     def get_or_set(self, id: K, factory: Callable[[], T], /, *, ttl: Duration | None = None) -> T:
         """The record; where no tier has it, `factory()` makes it, which is stored, and returned.

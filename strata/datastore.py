@@ -167,11 +167,15 @@ class DataStore:
     # -- reading ------------------------------------------------------------------------------------------------
 
     @overload
-    def get(self, schema: type[T], id: Key, *, force_l2: bool = ..., force_l3: bool = ...) -> T: ...
+    def get(self, schema: type[T], id: Key, *, force_l2: bool = ..., force_l3: bool = ..., whole: bool = ...) -> T: ...
     @overload
-    def get(self, schema: type[T], id: Key, *, default: D, force_l2: bool = ..., force_l3: bool = ...) -> T | D: ...
+    def get(
+        self, schema: type[T], id: Key, *, default: D, force_l2: bool = ..., force_l3: bool = ..., whole: bool = ...
+    ) -> T | D: ...
     @overload
-    def get(self, schema: str, id: Key, *, default: Any = ..., force_l2: bool = ..., force_l3: bool = ...) -> Any: ...
+    def get(
+        self, schema: str, id: Key, *, default: Any = ..., force_l2: bool = ..., force_l3: bool = ..., whole: bool = ...
+    ) -> Any: ...
     def get(
         self,
         schema: SchemaRef[Any],
@@ -180,11 +184,13 @@ class DataStore:
         default: Any = RAISE,
         force_l2: bool = False,
         force_l3: bool = False,
+        whole: bool = False,
     ) -> Any:
         """The record, from L1, L2 or L3, filling upward; private to the caller.
 
-        `force_l2` does not look into L1; `force_l3` returns L3's row and fills nothing. Nothing is locked: by the time
-        a change of it is `set`, another process may have written the key.
+        `force_l2` does not look into L1; `force_l3` returns L3's row and fills nothing. With `whole` no field is
+        UNLOADED: of a record that a cache has without some, the row is read from L3, which fills nothing. Nothing is
+        locked: by the time a change of it is `set`, another process may have written the key.
 
         Raises `NotFoundError` where no tier has it and no `default` was given, `EncodeError` or
         `MissingPrimaryKeyError` for an id that can be no key, `DecodeError` for a row that cannot be read, `HookError`
@@ -200,20 +206,24 @@ class DataStore:
             if type(id) in KEYS:
                 raise  # from outside, and the caller's: a key of these has a hash
         else:
-            if entry is not None and not (force_l2 or force_l3) and (hot.exact is None or type(id) is hot.exact):
+            if (
+                entry is not None
+                and not (force_l2 or force_l3 or whole)
+                and (hot.exact is None or type(id) is hot.exact)
+            ):
                 now = monotonic()
                 if now < entry.expires and now < hot.trust.until:
                     entry.used = now
                     entry.hits += 1
                     thaw = hot.thaw
                     return entry.value if thaw is None else thaw(entry.value)
-        return self._get_slowly(schema, id, default, force_l2, force_l3)
+        return self._get_slowly(schema, id, default, force_l2, force_l3, whole)
 
-    def _get_slowly(self, schema: Any, id: Any, default: Any, force_l2: bool, force_l3: bool) -> Any:
+    def _get_slowly(self, schema: Any, id: Any, default: Any, force_l2: bool, force_l3: bool, whole: bool) -> Any:
         """`get` without a look at the hit path."""
         bound = self._bound(schema)
         with _Counted(bound, self._metrics, "strata_get_seconds"):
-            record = self._reader.get(bound, id, force_l2=force_l2, force_l3=force_l3)
+            record = self._reader.get(bound, id, force_l2=force_l2, force_l3=force_l3, whole=whole)
         if record is not ABSENT:
             return record
         if default is RAISE:
@@ -225,17 +235,19 @@ class DataStore:
         return default
 
     @overload
-    def get_many(self, schema: type[T], ids: Iterable[K]) -> dict[K, T]: ...
+    def get_many(self, schema: type[T], ids: Iterable[K], *, whole: bool = ...) -> dict[K, T]: ...
     @overload
-    def get_many(self, schema: str, ids: Iterable[K]) -> dict[K, Any]: ...
-    def get_many(self, schema: SchemaRef[Any], ids: Iterable[Any]) -> dict[Any, Any]:
+    def get_many(self, schema: str, ids: Iterable[K], *, whole: bool = ...) -> dict[K, Any]: ...
+    def get_many(self, schema: SchemaRef[Any], ids: Iterable[Any], *, whole: bool = False) -> dict[Any, Any]:
         """Those of the records that exist, by id, with one round trip a tier.
+
+        With `whole` no field is UNLOADED, as `get` has it.
 
         Raises `EncodeError`, `MissingPrimaryKeyError`, `DecodeError`, `HookError` and `UnavailableError` as `get` does.
         """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
-            return self._many.get_many(bound, ids)
+            return self._many.get_many(bound, ids, whole=whole)
 
     @overload
     def get_or_set(self, schema: type[T], id: Key, factory: Callable[[], T], /, *, ttl: Duration | None = ...) -> T: ...

@@ -65,10 +65,14 @@ class AsyncCollection(Ready, Generic[T, K]):
         self.model = collection.model
 
     @overload
-    async def get(self, id: K, *, force_l2: bool = ..., force_l3: bool = ...) -> T: ...
+    async def get(self, id: K, *, force_l2: bool = ..., force_l3: bool = ..., whole: bool = ...) -> T: ...
     @overload
-    async def get(self, id: K, *, default: D, force_l2: bool = ..., force_l3: bool = ...) -> T | D: ...
-    async def get(self, id: K, *, default: Any = RAISE, force_l2: bool = False, force_l3: bool = False) -> Any:
+    async def get(
+        self, id: K, *, default: D, force_l2: bool = ..., force_l3: bool = ..., whole: bool = ...
+    ) -> T | D: ...
+    async def get(
+        self, id: K, *, default: Any = RAISE, force_l2: bool = False, force_l3: bool = False, whole: bool = False
+    ) -> Any:
         """As `Collection.get`. A hit in L1 does not give way to the loop."""
         hot = self._hot  # the hit path once more, for the sake of its one frame
         try:
@@ -77,7 +81,7 @@ class AsyncCollection(Ready, Generic[T, K]):
             if type(id) in KEYS:
                 raise
             entry = None
-        if entry is not None and not (force_l2 or force_l3) and (hot.exact is None or type(id) is hot.exact):
+        if entry is not None and not (force_l2 or force_l3 or whole) and (hot.exact is None or type(id) is hot.exact):
             now = monotonic()
             if now < entry.expires and now < hot.trust.until:
                 entry.used = now
@@ -85,11 +89,11 @@ class AsyncCollection(Ready, Generic[T, K]):
                 thaw = hot.thaw
                 return entry.value if thaw is None else thaw(entry.value)
         store = self._store.sync
-        return await here().call(store._get_slowly, self.name, id, default, force_l2, force_l3)
+        return await here().call(store._get_slowly, self.name, id, default, force_l2, force_l3, whole)
 
-    async def get_many(self, ids: Iterable[K]) -> dict[K, T]:
+    async def get_many(self, ids: Iterable[K], *, whole: bool = False) -> dict[K, T]:
         """As `Collection.get_many`."""
-        return await here().call(self.sync.get_many, ids)
+        return await here().call(self.sync.get_many, ids, whole=whole)
 
     async def get_or_set(self, id: K, factory: Factory[T], /, *, ttl: Duration | None = None) -> T:
         """As `Collection.get_or_set`; the factory may be a coroutine function. Who is cancelled does not end it for

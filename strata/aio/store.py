@@ -94,14 +94,16 @@ class AsyncDataStore(AsyncWith):
     # -- reading ------------------------------------------------------------------------------------------------
 
     @overload
-    async def get(self, schema: type[T], id: Key, *, force_l2: bool = ..., force_l3: bool = ...) -> T: ...
+    async def get(
+        self, schema: type[T], id: Key, *, force_l2: bool = ..., force_l3: bool = ..., whole: bool = ...
+    ) -> T: ...
     @overload
     async def get(
-        self, schema: type[T], id: Key, *, default: D, force_l2: bool = ..., force_l3: bool = ...
+        self, schema: type[T], id: Key, *, default: D, force_l2: bool = ..., force_l3: bool = ..., whole: bool = ...
     ) -> T | D: ...
     @overload
     async def get(
-        self, schema: str, id: Key, *, default: Any = ..., force_l2: bool = ..., force_l3: bool = ...
+        self, schema: str, id: Key, *, default: Any = ..., force_l2: bool = ..., force_l3: bool = ..., whole: bool = ...
     ) -> Any: ...
     async def get(
         self,
@@ -111,6 +113,7 @@ class AsyncDataStore(AsyncWith):
         default: Any = RAISE,
         force_l2: bool = False,
         force_l3: bool = False,
+        whole: bool = False,
     ) -> Any:
         """As `DataStore.get`. A hit in L1 does not give way to the loop."""
         store = self.sync
@@ -123,22 +126,26 @@ class AsyncDataStore(AsyncWith):
             if type(id) in KEYS:
                 raise
         else:
-            if entry is not None and not (force_l2 or force_l3) and (hot.exact is None or type(id) is hot.exact):
+            if (
+                entry is not None
+                and not (force_l2 or force_l3 or whole)
+                and (hot.exact is None or type(id) is hot.exact)
+            ):
                 now = monotonic()
                 if now < entry.expires and now < hot.trust.until:
                     entry.used = now
                     entry.hits += 1
                     thaw = hot.thaw
                     return entry.value if thaw is None else thaw(entry.value)
-        return await here().call(store._get_slowly, schema, id, default, force_l2, force_l3)
+        return await here().call(store._get_slowly, schema, id, default, force_l2, force_l3, whole)
 
     @overload
-    async def get_many(self, schema: type[T], ids: Iterable[K]) -> dict[K, T]: ...
+    async def get_many(self, schema: type[T], ids: Iterable[K], *, whole: bool = ...) -> dict[K, T]: ...
     @overload
-    async def get_many(self, schema: str, ids: Iterable[K]) -> dict[K, Any]: ...
-    async def get_many(self, schema: SchemaRef[Any], ids: Iterable[Any]) -> dict[Any, Any]:
+    async def get_many(self, schema: str, ids: Iterable[K], *, whole: bool = ...) -> dict[K, Any]: ...
+    async def get_many(self, schema: SchemaRef[Any], ids: Iterable[Any], *, whole: bool = False) -> dict[Any, Any]:
         """As `DataStore.get_many`."""
-        return await here().call(self.sync.get_many, schema, ids)
+        return await here().call(self.sync.get_many, schema, ids, whole=whole)
 
     @overload
     async def get_or_set(

@@ -18,9 +18,9 @@ from strata.model.columns import Column
 from strata.model.compile import Source, Step
 from strata.model.fields import Kind
 from strata.model.jsonb import UNREADABLE, said
-from strata.model.markers import UNLOADED
 from strata.model.plan import ModelPlan
 from strata.model.shapes import shadow_of
+from strata.model.unloaded import UNLOADED
 from strata.model.wide import widened
 
 Encode = Callable[[Any], bytes]

@@ -10,6 +10,7 @@ from strata.bound import Bound
 from strata.engine.context import ABSENT, Context
 from strata.engine.load import FAILED, Load, Loaded, answered, askable, fill_l1, nowhere, stale_of, unanswered
 from strata.engine.own import instead, known_here, shown
+from strata.engine.whole import completed, in_l2
 from strata.errors import WITHOUT_L2, EncodeError
 from strata.l1.claims import Claim
 from strata.l2.content import Found
@@ -24,7 +25,7 @@ class ManyReader:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def get_many(self, bound: Bound, ids: Iterable[Any]) -> dict[Any, Any]:
+    def get_many(self, bound: Bound, ids: Iterable[Any], *, whole: bool = False) -> dict[Any, Any]:
         """The records found, by id, in the order asked for."""
         wanted = dict(bound.plan.key_and_text(id) for id in listed(ids))
         self._context.listen()
@@ -32,18 +33,24 @@ class ManyReader:
         if hooks.get_given:
             for id in wanted:
                 hooks.before_get(id)
-        found = self._found(bound, wanted)
+        found = self._found(bound, wanted, past_l1=whole and in_l2(bound))
+        if whole:
+            found = {
+                id: record
+                for id, record in completed(self._context, bound, found, wanted).items()
+                if record is not ABSENT
+            }
         bound.counters.misses += len(wanted) - len(found)
         if hooks.get_given:
             return {id: hooks.after_get(found[id]) for id in wanted if id in found}
         return {id: found[id] for id in wanted if id in found}
 
-    def _found(self, bound: Bound, wanted: Mapping[Any, str]) -> dict[Any, Any]:
+    def _found(self, bound: Bound, wanted: Mapping[Any, str], *, past_l1: bool) -> dict[Any, Any]:
         found: dict[Any, Any] = {}
         own: dict[Any, OwnWrite] = {}
         left: Mapping[Any, str] = wanted
         if bound.l1.entries or bound.l1.absences or bound.deferred:
-            left = self._from_memory(bound, wanted, found, own)
+            left = self._from_memory(bound, wanted, found, own, past_l1=past_l1)
         else:
             bound.counters.gets += len(left)
         if left:
@@ -69,13 +76,19 @@ class ManyReader:
         return {id: record for id, record in records.items() if record is not ABSENT}
 
     def _from_memory(
-        self, bound: Bound, wanted: Mapping[Any, str], found: dict[Any, Any], own: dict[Any, OwnWrite]
+        self,
+        bound: Bound,
+        wanted: Mapping[Any, str],
+        found: dict[Any, Any],
+        own: dict[Any, OwnWrite],
+        *,
+        past_l1: bool,
     ) -> dict[Any, str]:
         """Note what this process knows by itself, and its own writes; returns what must be loaded."""
         left: dict[Any, str] = {}
         now = self._context.clock.monotonic()
         for id, key_text in waits.in_turns(wanted.items()):
-            entry = bound.l1.lookup(id, now)
+            entry = None if past_l1 else bound.l1.lookup(id, now)
             if entry is not None:
                 entry.hits += 1
                 found[id] = bound.plan.thaw(entry.value)

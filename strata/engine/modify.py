@@ -26,7 +26,7 @@ from strata.errors import (
 )
 from strata.l2.content import State
 from strata.l3.diagnosis import NoRowError, already_there
-from strata.model.markers import UNLOADED
+from strata.model.unloaded import UNLOADED
 
 if TYPE_CHECKING:
     from strata.l2.tier import L2Tier

@@ -9,6 +9,7 @@ from strata.engine.context import ABSENT, Context
 from strata.engine.flights import Flights
 from strata.engine.load import FAILED, Loaded, found_below
 from strata.engine.own import instead, known_here, own_write, shown
+from strata.engine.whole import completed, in_l2
 from strata.errors import L3UnavailableError
 from strata.l1.claims import Claim, LoaderLeft
 from strata.l2.content import State
@@ -24,12 +25,17 @@ class Reader:
         self._context = context
         self.flights = Flights(context)
 
-    def get(self, bound: Bound, id: Any, *, force_l2: bool = False, force_l3: bool = False) -> Any:
+    def get(self, bound: Bound, id: Any, *, force_l2: bool = False, force_l3: bool = False, whole: bool = False) -> Any:
         """The record, private to the caller, or ABSENT."""
         id, key_text = bound.plan.key_and_text(id)
         self._context.listen()
         bound.hooks.before_get(id)
-        record = self._only_l3(bound, id) if force_l3 else self.find(bound, id, key_text, force_l2)
+        if force_l3:
+            record = self._only_l3(bound, id)
+        else:
+            record = self.find(bound, id, key_text, force_l2 or (whole and in_l2(bound)))
+            if whole:
+                record = completed(self._context, bound, {id: record}, {id: key_text})[id]
         if record is ABSENT:
             bound.counters.misses += 1
             return ABSENT

@@ -28,7 +28,7 @@ from strata.l3.standing import on_top
 from strata.l3.statement import INT4, Statement
 from strata.l3.values import Applied, Change, Status
 from strata.l3.writes import Writes
-from strata.model.markers import UNLOADED
+from strata.model.unloaded import UNLOADED
 from strata.protocol.shards import shard_of
 from strata.protocol.versions import LATE_NODES, above
 

@@ -22,7 +22,7 @@ from strata.l3.sqlstates import PASSING, classify
 from strata.l3.stage import GROUP, NESTED, ORDER, STAGE, Stage, copy_rows
 from strata.l3.statement import ARRAYS, INT4, INT8, TEXT, Started, Statement
 from strata.l3.writes import Writes, Written
-from strata.model.markers import UNLOADED
+from strata.model.unloaded import UNLOADED
 
 FEW = 16  # rows up to which single upserts take less time than a COPY (measured)
 PART = 20_000  # rows staged at a time; about 5 MB

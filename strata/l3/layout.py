@@ -31,8 +31,8 @@ from strata.l3.statement import (
     Statement,
 )
 from strata.model.fields import Field, Kind, check_identifier
-from strata.model.markers import UNLOADED
 from strata.model.plan import ModelPlan
+from strata.model.unloaded import UNLOADED
 from strata.protocol.versions import NODE_BITS
 
 VERSION = "_strata_version"

@@ -21,7 +21,7 @@ from strata.l3.layout import TOMBSTONES, VERSION, Layout, quote
 from strata.l3.outside import moving, own
 from strata.l3.partials import Partials
 from strata.l3.statement import ARRAYS, BOOL, INT4, INT8, TEXT, Statement
-from strata.model.markers import UNLOADED
+from strata.model.unloaded import UNLOADED
 from strata.protocol.shards import shard_of
 
 T = TypeVar("T")

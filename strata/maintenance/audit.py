@@ -17,7 +17,7 @@ from strata.bound import Bound
 from strata.engine.context import Context
 from strata.errors import DecodeError
 from strata.l2.content import State
-from strata.model.markers import UNLOADED
+from strata.model.unloaded import UNLOADED
 from strata.observe.metrics import SafeMetrics
 
 CHUNK = 250  # keys compared in one round trip a tier

@@ -2,7 +2,6 @@
 
 from strata.model.fields import Field, Kind, check_identifier
 from strata.model.markers import (
-    UNLOADED,
     AutoNow,
     AutoNowAdd,
     Default,
@@ -16,6 +15,7 @@ from strata.model.markers import (
     Unique,
 )
 from strata.model.plan import FieldCipher, ModelPlan, UnknownColumnError, compile_model
+from strata.model.unloaded import UNLOADED, loaded, whole
 
 __all__ = [
     "UNLOADED",
@@ -37,4 +37,6 @@ __all__ = [
     "UnknownColumnError",
     "check_identifier",
     "compile_model",
+    "loaded",
+    "whole",
 ]

@@ -14,8 +14,8 @@ from strata.model.compile import CALL, Step
 from strata.model.fields import Field, Kind
 from strata.model.hints import is_record, spelled
 from strata.model.jsonb import UNREADABLE, Jsonb, said
-from strata.model.markers import UNLOADED
 from strata.model.shapes import Shapes
+from strata.model.unloaded import UNLOADED
 from strata.model.validators import inside
 
 UNHELD: Any = type("Unheld", (), {"__repr__": lambda self: "UNHELD", "__slots__": ()})()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from strata.model.markers import UNLOADED
+from strata.model.unloaded import UNLOADED
 
 Function = Callable[..., Any]
 # What the source of every function may name, besides what is bound for it.

@@ -11,7 +11,8 @@ from typing import Any
 from strata.model.columns import Column
 from strata.model.fields import Kind
 from strata.model.hints import Constant
-from strata.model.markers import UNLOADED, Default
+from strata.model.markers import Default
+from strata.model.unloaded import UNLOADED
 
 _CALLS = 8  # of a factory, which must give the same each time to count as constant
 _TIMES = (Kind.TIMESTAMPTZ, Kind.DATE, Kind.TIME)

@@ -11,8 +11,8 @@ from strata.model.compile import CALL, Function, Source, Step, same
 from strata.model.fields import Field
 from strata.model.instances import Maker
 from strata.model.keys import KeyText
-from strata.model.markers import UNLOADED
 from strata.model.rows import UnknownColumnError
+from strata.model.unloaded import UNLOADED
 from strata.model.validation import validation_of
 
 

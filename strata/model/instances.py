@@ -10,8 +10,8 @@ import msgspec
 
 from strata.errors import InvalidModelError
 from strata.model.compile import Source
-from strata.model.markers import UNLOADED
 from strata.model.pydantic_models import blank_of, is_pydantic, privates_of
+from strata.model.unloaded import UNLOADED
 
 # Assigns the class of an instance, past any `__setattr__`.
 _become = object.__dict__["__class__"].__set__

@@ -1,8 +1,8 @@
-"""Markers that ride in `typing.Annotated`, and the value of a field that was not loaded."""
+"""Markers that ride in `typing.Annotated`."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from strata.errors import InvalidModelError, shown
 
@@ -75,28 +75,3 @@ class Default(Marker):
 
     def __repr__(self) -> str:
         return f"Default({shown(self.value)})" if self.sql is None else f"Default(sql={shown(self.sql)})"
-
-
-class _Unloaded:
-    """The one value of a field that is not in the tier that answered."""
-
-    __slots__ = ()
-    __module__ = "strata"  # by which a pickle of UNLOADED finds it
-
-    def __repr__(self) -> str:
-        return "UNLOADED"
-
-    def __bool__(self) -> bool:
-        return False
-
-    def __copy__(self) -> _Unloaded:
-        return self
-
-    def __deepcopy__(self, memo: Any) -> _Unloaded:
-        return self
-
-    def __reduce__(self) -> str:
-        return "UNLOADED"  # pickled by name, so that it stays one object
-
-
-UNLOADED: Final[Any] = _Unloaded()

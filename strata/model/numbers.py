@@ -10,8 +10,8 @@ from typing import Any
 
 from strata.errors import EncodeError
 from strata.model.atoms import BIGINT_MAX, BIGINT_MIN
-from strata.model.markers import UNLOADED
 from strata.model.plan import ModelPlan
+from strata.model.unloaded import UNLOADED
 
 Number = int | float | Decimal
 _DIGITS, _PLACES = 131_072, 16_383  # of PostgreSQL's NUMERIC, before the point and after it

@@ -11,8 +11,8 @@ from strata.errors import DecodeError
 from strata.model.columns import Column
 from strata.model.compile import Source
 from strata.model.jsonb import UNREADABLE, said
-from strata.model.markers import UNLOADED
 from strata.model.shapes import shadow_of
+from strata.model.unloaded import UNLOADED
 
 ROW_FORMAT = 1  # a reader that meets another leaves the row to a newer process
 UNSET: Any = msgspec.UNSET

@@ -10,8 +10,8 @@ from strata.errors import EncodeError
 from strata.model.atoms import Unfit
 from strata.model.columns import Column
 from strata.model.compile import CALL, Function, Source, Step
-from strata.model.markers import UNLOADED
 from strata.model.pydantic_models import is_pydantic
+from strata.model.unloaded import UNLOADED
 from strata.model.validators import Validator
 
 _SOME_TIME = datetime(2000, 1, 1, tzinfo=UTC)  # stands for a stamp that is still to come

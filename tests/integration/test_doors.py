@@ -351,7 +351,7 @@ def store_doors(store: DataStore) -> dict[str, Door]:
         "migrate background": lambda x: store.migrate(background=x),
         "migration_status": lambda x: x is None and store.migration_status(),
         "warm_cache background": lambda x: store.warm_cache("named", background=x),
-        "_get_slowly": lambda x: store._get_slowly("named", x, None, False, False),
+        "_get_slowly": lambda x: store._get_slowly("named", x, None, False, False, False),
         "tx rollback": lambda x: store.tx().set("named", "a", Named("a")).rollback(),
     }
     return doors

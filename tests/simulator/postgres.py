@@ -32,7 +32,7 @@ from strata.l3.standing import RowNote, Standing, on_top
 from strata.l3.table import Table
 from strata.l3.values import FIRST, Applied, Assigned, Change, Held, Repair, Status
 from strata.l3.writes import Written
-from strata.model.markers import UNLOADED
+from strata.model.unloaded import UNLOADED
 from strata.protocol.added import Added
 from strata.protocol.shards import shard_of
 from strata.protocol.versions import L3_NODE, LATE_NODES, NODE_BITS, above

@@ -34,6 +34,8 @@ from strata import (
     SchemaRef,
     Tx,
     WriteBehindMaxRetryError,
+    loaded,
+    whole,
 )
 from tests.models import Player
 
@@ -60,6 +62,11 @@ def by_class(ds: DataStore) -> None:
     assert_type(ds.get(Player, "p1", default=None), Player | None)
     assert_type(ds.get(Player, "p1", default=0), Player | int)
     assert_type(ds.get(Visit, visit.id, force_l2=True), Visit)
+    assert_type(ds.get(Player, "p1", whole=True), Player)
+    assert_type(ds.get(Player, "p1", default=None, whole=True), Player | None)
+    assert_type(ds.get_many(Player, ["p1"], whole=True), dict[str, Player])
+    assert_type(loaded(ds.get(Player, "p1")), bool)
+    assert_type(whole(ds.get(Player, "p1")), Player)
     assert_type(ds.get_many(Player, ["p1"]), dict[str, Player])
     assert_type(ds.get_many(Player, {UUID(int=1)}), dict[UUID, Player])
     assert_type(ds.search(Player, Q()), list[Player])
