@@ -27,8 +27,8 @@ from strata.l3.transactions import under_way
 from strata.l3.values import Applied, Assigned, Change, Held
 from strata.l3.where import Selected
 from strata.l3.writes import Writes, Written
-from strata.model.markers import UNLOADED
 from strata.model.plan import ModelPlan
+from strata.model.unloaded import UNLOADED
 
 P = ParamSpec("P")
 T = TypeVar("T")

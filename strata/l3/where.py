@@ -18,7 +18,7 @@ from strata.l3.outside import moving, own
 from strata.l3.partials import Partials
 from strata.l3.statement import ARRAYS, INT8, TEXT, Statement
 from strata.l3.values import Assigned, Held
-from strata.model.markers import UNLOADED
+from strata.model.unloaded import UNLOADED
 
 _UPDATES = 64  # statements kept, one for each set of columns
 
