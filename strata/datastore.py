@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -23,7 +24,7 @@ from strata.engine.hot import Hot
 from strata.engine.increment import Incrementer
 from strata.engine.insert import Inserter
 from strata.engine.invalidate import Invalidator
-from strata.engine.many import ManyReader
+from strata.engine.many import ManyReader, named_by, pairs
 from strata.engine.modify import Modifier
 from strata.engine.read import Reader
 from strata.engine.readings import numbers_of
@@ -248,6 +249,60 @@ class DataStore:
         bound = self._bound(schema)
         with _Counted(bound, self._metrics):
             return self._many.get_many(bound, ids, whole=whole)
+
+    @overload
+    def get_batch(self, wanted: Iterable[tuple[type[T], Key]], *, whole: bool = ...) -> list[T | None]: ...
+    @overload
+    def get_batch(self, wanted: Iterable[tuple[type[T], Key]], *, default: D, whole: bool = ...) -> list[T | D]: ...
+    @overload
+    def get_batch(
+        self, wanted: Iterable[tuple[SchemaRef[Any], Key]], *, default: Any = ..., whole: bool = ...
+    ) -> list[Any]: ...
+    def get_batch(
+        self, wanted: Iterable[tuple[SchemaRef[Any], Key]], *, default: Any = None, whole: bool = False
+    ) -> list[Any]:
+        """Records of several schemas, in the order asked for, with at most one round trip a tier for all of them.
+
+        `wanted` are pairs of a schema and an id. At the place of what no tier has is `default`; what is asked for twice
+        is the same record twice. Otherwise as `get_many`, `whole` too: where the caches are cold, Redis is asked once
+        more for leases, and told once what was found, as for a single schema.
+
+        Raises `EncodeError` also for what are no such pairs; otherwise as `get_many` does, where one of the schemas
+        cannot be read.
+
+        >>> p1 = store.set(Player, "p1", Player("p1", "andrew"))
+        >>> store.get_batch([(Player, "p1"), ("scores", 404), ("players", "p1")])
+        [Player(id='p1', name='andrew'), None, Player(id='p1', name='andrew')]
+        """
+        self._context.check_not_closed()
+        asked = [(self._bound(schema), id) for schema, id in pairs(wanted)]
+        with ExitStack() as counted:
+            for bound in dict.fromkeys(bound for bound, _ in asked):
+                counted.enter_context(_Counted(bound, self._metrics))
+            return self._many.get_batch(asked, default, whole=whole)
+
+    @overload
+    def prefetch(
+        self, records: Iterable[Record], field: str, schema: type[T], *, whole: bool = ...
+    ) -> dict[Any, T]: ...
+    @overload
+    def prefetch(self, records: Iterable[Record], field: str, schema: str, *, whole: bool = ...) -> dict[Any, Any]: ...
+    def prefetch(
+        self, records: Iterable[Record], field: str, schema: SchemaRef[Any], *, whole: bool = False
+    ) -> dict[Any, Any]:
+        """The records that a field of others names, by id: those of a page at once, in the place of one `get` each.
+
+        Each id is asked for once, as by `get_many`; None is skipped, and an id that no tier has is not in the result.
+
+        Raises `EncodeError` where a record has no such field, or holds UNLOADED in it; otherwise as `get_many` does.
+
+        >>> p1 = store.set(Player, "p1", Player("p1", "andrew"))
+        >>> owners = store.prefetch([Account("p1", "a"), Account("p9", "b")], "id", Player)
+        >>> owners
+        {'p1': Player(id='p1', name='andrew')}
+        """
+        self._bound(schema)
+        return self.get_many(schema, named_by(records, field), whole=whole)
 
     @overload
     def get_or_set(self, schema: type[T], id: Key, factory: Callable[[], T], /, *, ttl: Duration | None = ...) -> T: ...

@@ -148,6 +148,38 @@ class AsyncDataStore(AsyncWith):
         return await here().call(self.sync.get_many, schema, ids, whole=whole)
 
     @overload
+    async def get_batch(self, wanted: Iterable[tuple[type[T], Key]], *, whole: bool = ...) -> list[T | None]: ...
+    @overload
+    async def get_batch(
+        self, wanted: Iterable[tuple[type[T], Key]], *, default: D, whole: bool = ...
+    ) -> list[T | D]: ...
+    @overload
+    async def get_batch(
+        self, wanted: Iterable[tuple[SchemaRef[Any], Key]], *, default: Any = ..., whole: bool = ...
+    ) -> list[Any]: ...
+    async def get_batch(
+        self, wanted: Iterable[tuple[SchemaRef[Any], Key]], *, default: Any = None, whole: bool = False
+    ) -> list[Any]:
+        """As `DataStore.get_batch`."""
+        get: Callable[..., list[Any]] = self.sync.get_batch
+        return await here().call(get, wanted, default=default, whole=whole)
+
+    @overload
+    async def prefetch(
+        self, records: Iterable[Record], field: str, schema: type[T], *, whole: bool = ...
+    ) -> dict[Any, T]: ...
+    @overload
+    async def prefetch(
+        self, records: Iterable[Record], field: str, schema: str, *, whole: bool = ...
+    ) -> dict[Any, Any]: ...
+    async def prefetch(
+        self, records: Iterable[Record], field: str, schema: SchemaRef[Any], *, whole: bool = False
+    ) -> dict[Any, Any]:
+        """As `DataStore.prefetch`."""
+        get: Callable[..., dict[Any, Any]] = self.sync.prefetch
+        return await here().call(get, records, field, schema, whole=whole)
+
+    @overload
     async def get_or_set(
         self, schema: type[T], id: Key, factory: Factory[T], /, *, ttl: Duration | None = ...
     ) -> T: ...

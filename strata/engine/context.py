@@ -129,6 +129,15 @@ class Context:
         except WITHOUT_L2:
             return None
 
+    def handed_off_together(self, asked: Sequence[tuple[Bound, Sequence[str]]]) -> list[dict[str, Pending] | None]:
+        """As `handed_off`, of several schemas, in one round trip."""
+        if self.writebehind is None:
+            return [{} for _ in asked]
+        try:
+            return list(self.writebehind.ledger_reads(asked))
+        except WITHOUT_L2:
+            return [None if bound.deferred else {} for bound, _ in asked]
+
     def listen(self) -> None:
         """From now on this instance hears of other instances' writes, and tells the recorder of its own doings.
 

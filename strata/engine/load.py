@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from strata import waits
 from strata.bound import Bound
 from strata.engine.context import ABSENT, Context
+from strata.engine.steps import Fill, Handed, RowsOf, Steps, alone
 from strata.errors import (
     WITHOUT_L2,
     WITHOUT_L3,
@@ -68,8 +69,12 @@ class Load:
         Raises `L3UnavailableError` or `L3RefusedError`, `UnavailableError` where Redis did not answer either, and
         `DecodeError` for a row that cannot be read, once the others are filled.
         """
+        return alone(self.steps())
+
+    def steps(self) -> Steps[dict[str, Loaded]]:
+        """Those of `run`."""
         try:
-            return self._run()
+            return (yield from self._run())
         except BaseException as error:
             self.broken_off(error)
             raise
@@ -86,24 +91,24 @@ class Load:
         for token, key_texts in leased.items():
             l2.broken_off(error, token, key_texts)
 
-    def _run(self) -> dict[str, Loaded]:
+    def _run(self) -> Steps[dict[str, Loaded]]:
         context, bound, claims = self._context, self._bound, self._claims
         began = context.clock.monotonic()
-        pending = context.handed_off(bound, list(claims))
+        pending = (yield Handed(context, bound, list(claims))) if bound.deferred else {}
         past = self._found is None and bound.l2 is not None
         for claim in claims.values():
             claim.brief = past or pending is None
         silent = past and any(claim.silent for claim in claims.values())
-        loaded, unreadable = self.beneath(pending or {})
+        loaded, unreadable = yield from self.beneath(pending or {})
         if silent:
             context.repairs.distrust()  # once more: L3 may have shown what an earlier look at the repairs missed
         bound.counters.l3_hits += sum(item.record is not ABSENT and not item.pending for item in loaded.values())
-        self.fill(loaded, began)
+        yield from self.fill(loaded, began)
         if unreadable is not None:
             raise unreadable
         return loaded
 
-    def beneath(self, pending: Mapping[str, Pending]) -> tuple[dict[str, Loaded], DecodeError | None]:
+    def beneath(self, pending: Mapping[str, Pending]) -> Steps[tuple[dict[str, Loaded], DecodeError | None]]:
         """What L3 holds under what the ledger was found to hold; and the error of the first row that cannot be read.
 
         Where L3 is away, what is pending as a whole is the newest, unless the ledger was not told of a newer write of
@@ -113,23 +118,14 @@ class Load:
         loaded: dict[str, Loaded] = {}
         unreadable: DecodeError | None = None
         try:
-            with bound.rows.primary.connection() as conn:
-                table, keys = bound.rows.table, [claim.key for claim in claims.values()]
-                rows: Mapping[Any, Row | None]
-                rows = table.get_many(conn, keys) if len(keys) > 1 else {keys[0]: table.get(conn, keys[0])}
-                for text, claim in waits.in_turns(claims.items()):
-                    row, entry = rows.get(claim.key), pending.get(text)
-                    try:
-                        note = None
-                        if row is not None and entry is not None and entry.adds:
-                            row, note = _noted(conn, table, row, claim.key, text)
-                        # One that went around the ledger, while that was away, leaves an older write there.
-                        deletion = 0 if row is not None or entry is None else table.tombstone(conn, text)
-                        item = loaded[text] = joined(bound, row, entry, deletion, note)
-                    except DecodeError as error:
-                        unreadable = unreadable or error
-                    else:
-                        observe(item.version)
+            rows: Mapping[Any, Row | None] = yield RowsOf(bound, [claim.key for claim in claims.values()])
+            for text, claim in waits.in_turns(claims.items()):
+                try:
+                    item = loaded[text] = _joined(bound, claim.key, text, rows.get(claim.key), pending.get(text))
+                except DecodeError as error:
+                    unreadable = unreadable or error
+                else:
+                    observe(item.version)
         except WITHOUT_L3 as error:
             whole = {text: joined(bound, None, entry) for text, entry in pending.items() if not entry.partial}
             if len(whole) == len(claims) and not self._context.repairs.skips(bound, claims):
@@ -142,9 +138,9 @@ class Load:
             raise
         return loaded, unreadable
 
-    def fill(self, loaded: Mapping[str, Loaded], began: float) -> None:
+    def fill(self, loaded: Mapping[str, Loaded], began: float) -> Steps[None]:
         """Fill upward what was loaded, as new as `began`, where nothing has happened to a key meanwhile."""
-        bound, allowed = self._bound, self._fill_l2(loaded)
+        bound, allowed = self._bound, (yield from self._fill_l2(loaded))
         fills = []
         for text, (record, version, pending) in waits.in_turns(loaded.items()):
             claim = self._claims[text]
@@ -157,7 +153,7 @@ class Load:
         if fills:
             fill_l1(bound, fills, began)
 
-    def _fill_l2(self, loaded: Mapping[str, Loaded]) -> Collection[str]:
+    def _fill_l2(self, loaded: Mapping[str, Loaded]) -> Steps[Collection[str]]:
         """The keys that may enter L1 too: what L2 refuses does not, what L2 could not be asked of may."""
         bound, found = self._bound, self._found
         if bound.l2 is None or found is None:
@@ -170,7 +166,7 @@ class Load:
         allowed: set[str] = set()
         for token, puts in by_token.items():
             try:
-                stood = bound.l2.fill(token, puts) if token else bound.l2.refresh(found, puts)
+                stood = (yield Fill(bound.l2, token, puts)) if token else bound.l2.refresh(found, puts)
             except WITHOUT_L2:
                 break
             allowed |= stood
@@ -182,7 +178,7 @@ class Load:
 
 def found_below(context: Context, bound: Bound, claim: Claim, key_text: str, pending: Mapping[str, Pending]) -> Loaded:
     """What L3 holds of one key under what the ledger was found to hold; nothing is filled. Raises as `run` does."""
-    loaded, unreadable = Load(context, bound, {key_text: claim}, {}).beneath(pending)
+    loaded, unreadable = alone(Load(context, bound, {key_text: claim}, {}).beneath(pending))
     if unreadable is not None:
         raise unreadable
     return loaded[key_text]
@@ -254,6 +250,19 @@ def stale_of(context: Context, bound: Bound, claim: Claim) -> Loaded | None:
     if entry is not None and (stale is None or stale.version <= entry.version):
         return Loaded(bound.plan.thaw(entry.value), entry.version, entry.pending)
     return stale
+
+
+def _joined(bound: Bound, key: Any, key_text: str, row: Row | None, entry: Pending | None) -> Loaded:
+    """What ledger and L3 hold together, with what else L3 knows of the key, where that matters."""
+    if entry is None or (row is not None and not entry.adds):
+        return joined(bound, row, entry)
+    with bound.rows.primary.connection() as conn:
+        note, table = None, bound.rows.table
+        if row is not None:
+            row, note = _noted(conn, table, row, key, key_text)
+        # One that went around the ledger, while that was away, leaves an older write there.
+        deletion = 0 if row is not None else table.tombstone(conn, key_text)
+    return joined(bound, row, entry, deletion, note)
 
 
 def _noted(conn: Any, table: Table, row: Row, key: Any, key_text: str) -> tuple[Row | None, RowNote | None]:

@@ -1,8 +1,8 @@
-"""`get_many`: partial hits of each tier, one round trip a tier."""
+"""`get_many`, and `get_batch` of several schemas: partial hits of each tier, one round trip a tier."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from strata import waits
@@ -10,10 +10,12 @@ from strata.bound import Bound
 from strata.engine.context import ABSENT, Context
 from strata.engine.load import FAILED, Load, Loaded, answered, askable, fill_l1, nowhere, stale_of, unanswered
 from strata.engine.own import instead, known_here, shown
+from strata.engine.steps import Look, Steps, together
 from strata.engine.whole import completed, in_l2
 from strata.errors import WITHOUT_L2, EncodeError
 from strata.l1.claims import Claim
 from strata.l2.content import Found
+from strata.model.unloaded import UNLOADED
 
 if TYPE_CHECKING:
     from strata.writebehind.dirty.slot import OwnWrite
@@ -28,24 +30,40 @@ class ManyReader:
     def get_many(self, bound: Bound, ids: Iterable[Any], *, whole: bool = False) -> dict[Any, Any]:
         """The records found, by id, in the order asked for."""
         wanted = dict(bound.plan.key_and_text(id) for id in listed(ids))
-        self._context.listen()
-        hooks = bound.hooks
-        if hooks.get_given:
-            for id in wanted:
-                hooks.before_get(id)
-        found = self._found(bound, wanted, past_l1=whole and in_l2(bound))
-        if whole:
-            found = {
-                id: record
-                for id, record in completed(self._context, bound, found, wanted).items()
-                if record is not ABSENT
-            }
-        bound.counters.misses += len(wanted) - len(found)
-        if hooks.get_given:
-            return {id: hooks.after_get(found[id]) for id in wanted if id in found}
-        return {id: found[id] for id in wanted if id in found}
+        return self._get({bound: wanted}, whole)[bound]
 
-    def _found(self, bound: Bound, wanted: Mapping[Any, str], *, past_l1: bool) -> dict[Any, Any]:
+    def get_batch(self, asked: Sequence[tuple[Bound, Any]], default: Any, *, whole: bool = False) -> list[Any]:
+        """The records of several schemas, or the default, in the order asked for: each tier is asked once for all."""
+        keyed = [(bound, *bound.plan.key_and_text(id)) for bound, id in asked]
+        wanted: dict[Bound, dict[Any, str]] = {}
+        for bound, id, key_text in keyed:
+            wanted.setdefault(bound, {})[id] = key_text
+        found = self._get(wanted, whole)
+        return [found[bound].get(id, default) for bound, id, _ in keyed]
+
+    def _get(self, wanted: Mapping[Bound, Mapping[Any, str]], whole: bool) -> dict[Bound, dict[Any, Any]]:
+        self._context.listen()
+        for bound, texts in wanted.items():
+            if bound.hooks.get_given:
+                for id in texts:
+                    bound.hooks.before_get(id)
+        reads = together([self._read(bound, texts, whole) for bound, texts in wanted.items()])
+        return {
+            bound: self._given(bound, texts, found) for (bound, texts), found in zip(wanted.items(), reads, strict=True)
+        }
+
+    def _given(self, bound: Bound, wanted: Mapping[Any, str], found: Mapping[Any, Any]) -> dict[Any, Any]:
+        records = {id: found[id] for id in wanted if found.get(id, ABSENT) is not ABSENT}
+        bound.counters.misses += len(wanted) - len(records)
+        if not bound.hooks.get_given:
+            return records
+        return {id: bound.hooks.after_get(record) for id, record in records.items()}
+
+    def _read(self, bound: Bound, wanted: Mapping[Any, str], whole: bool) -> Steps[Mapping[Any, Any]]:
+        found = yield from self._found(bound, wanted, past_l1=whole and in_l2(bound))
+        return (yield from completed(self._context, bound, found, wanted)) if whole else found
+
+    def _found(self, bound: Bound, wanted: Mapping[Any, str], *, past_l1: bool) -> Steps[dict[Any, Any]]:
         found: dict[Any, Any] = {}
         own: dict[Any, OwnWrite] = {}
         left: Mapping[Any, str] = wanted
@@ -54,12 +72,12 @@ class ManyReader:
         else:
             bound.counters.gets += len(left)
         if left:
-            found |= self._from_below(bound, left, own)
+            found |= yield from self._from_below(bound, left, own)
         return found
 
-    def _from_below(self, bound: Bound, left: Mapping[Any, str], own: Mapping[Any, OwnWrite]) -> dict[Any, Any]:
+    def _from_below(self, bound: Bound, left: Mapping[Any, str], own: Mapping[Any, OwnWrite]) -> Steps[dict[Any, Any]]:
         try:
-            loaded = self._load(bound, {key_text: Claim(id) for id, key_text in left.items()})
+            loaded = yield from self._load(bound, {key_text: Claim(id) for id, key_text in left.items()})
             for id, key_text in left.items():
                 self._context.met(bound, id, loaded[key_text].version)
             records = {
@@ -102,14 +120,14 @@ class ManyReader:
                 found[id] = known.record
         return left
 
-    def _load(self, bound: Bound, claims: dict[str, Claim]) -> Mapping[str, Loaded]:
+    def _load(self, bound: Bound, claims: dict[str, Claim]) -> Steps[Mapping[str, Loaded]]:
         context, left = self._context, dict(claims)
         loaded: dict[str, Loaded] = {}
         try:
             bound.l1.claims.enter(*claims.values())
-            found = self._from_l2(bound, claims, left, loaded)
+            found = yield from self._from_l2(bound, claims, left, loaded)
             if left:
-                loaded |= Load(context, bound, left, found).run()
+                loaded |= yield from Load(context, bound, left, found).steps()
         except FAILED:
             stale = {key_text: stale_of(context, bound, claim) for key_text, claim in left.items()}
             if None in stale.values():
@@ -122,13 +140,13 @@ class ManyReader:
 
     def _from_l2(
         self, bound: Bound, claims: Mapping[str, Claim], left: dict[str, Claim], loaded: dict[str, Loaded]
-    ) -> dict[str, Found] | None:
+    ) -> Steps[dict[str, Found] | None]:
         """What L2 said of each key, None where it was not asked or did not answer; what it answers is not `left`."""
         context = self._context
         began, found = context.clock.monotonic(), None
         try:
             if (l2 := askable(context, bound, claims)) is not None:
-                found = l2.read_many(list(claims), lease=bound.l3 is not None)
+                found = yield Look(l2, list(claims), lease=bound.l3 is not None)
         except WITHOUT_L2:
             if bound.l3 is None:
                 raise
@@ -155,3 +173,35 @@ def listed(ids: Iterable[Any]) -> list[Any]:
     if not isinstance(ids, Iterable) or isinstance(ids, str | bytes | bytearray):
         raise EncodeError(f"ids is a {type(ids).__name__}; it must be an iterable of ids, such as a list")
     return list(ids)
+
+
+def pairs(wanted: Iterable[Any]) -> list[tuple[Any, Any]]:
+    """The pairs of a schema and an id that were given. Raises `EncodeError` for what are none."""
+    if not isinstance(wanted, Iterable) or isinstance(wanted, str | bytes | bytearray | Mapping):
+        raise EncodeError(f"wanted is a {type(wanted).__name__}; it must be an iterable of pairs of a schema and an id")
+    given = list(wanted)
+    for pair in given:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise EncodeError(f"wanted holds a {type(pair).__name__}; it must hold pairs of a schema and an id")
+    return [(schema, id) for schema, id in given]
+
+
+def named_by(records: Iterable[Any], field: str) -> list[Any]:
+    """The ids that a field of the records holds, each once, without None. Raises `EncodeError`."""
+    if not isinstance(field, str):
+        raise EncodeError(f"field is a {type(field).__name__}; it must be the name of a field")
+    if not isinstance(records, Iterable) or isinstance(records, str | bytes | bytearray):
+        raise EncodeError(f"records is a {type(records).__name__}; it must be an iterable of records, such as a list")
+    ids: list[Any] = []
+    for record in waits.in_turns(records):
+        try:
+            id = getattr(record, field)
+        except AttributeError:
+            raise EncodeError(f"a {type(record).__name__} has no field {field!r}") from None
+        if id is UNLOADED:
+            raise EncodeError(
+                f"{type(record).__name__}.{field} is UNLOADED; ask for records that have it, or whole ones"
+            )
+        if id is not None:
+            ids.append(id)
+    return ids

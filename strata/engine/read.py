@@ -9,6 +9,7 @@ from strata.engine.context import ABSENT, Context
 from strata.engine.flights import Flights
 from strata.engine.load import FAILED, Loaded, found_below
 from strata.engine.own import instead, known_here, own_write, shown
+from strata.engine.steps import alone
 from strata.engine.whole import completed, in_l2
 from strata.errors import L3UnavailableError
 from strata.l1.claims import Claim, LoaderLeft
@@ -35,7 +36,7 @@ class Reader:
         else:
             record = self.find(bound, id, key_text, force_l2 or (whole and in_l2(bound)))
             if whole:
-                record = completed(self._context, bound, {id: record}, {id: key_text})[id]
+                record = alone(completed(self._context, bound, {id: record}, {id: key_text}))[id]
         if record is ABSENT:
             bound.counters.misses += 1
             return ABSENT

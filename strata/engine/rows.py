@@ -15,6 +15,7 @@ from strata import waits
 from strata.bound import Bound
 from strata.engine.context import Context
 from strata.engine.load import Load, fill_l1
+from strata.engine.steps import alone
 from strata.errors import WITHOUT_L2, WITHOUT_L3, DecodeError, EncodeError, MissingPrimaryKeyError
 from strata.l1.claims import Claim
 from strata.l1.entry import L1Entry
@@ -93,8 +94,8 @@ class Filler:
         load = Load(self._context, bound, claims, found)
         try:
             pending = deferred.ledger_read(bound, list(claims)) if bound.deferred and deferred is not None else {}
-            loaded, _ = load.beneath(pending)
-            load.fill(loaded, began)
+            loaded, _ = alone(load.beneath(pending))
+            alone(load.fill(loaded, began))
         except BaseException as error:
             load.broken_off(error)
             raise

@@ -9,6 +9,7 @@ from strata.bound import Bound
 from strata.engine.context import ABSENT, Context
 from strata.engine.load import Load
 from strata.engine.own import own_write, shown
+from strata.engine.steps import Handed, Steps
 from strata.l1.claims import Claim
 
 
@@ -20,7 +21,7 @@ def in_l2(bound: Bound) -> bool:
 
 def completed(
     context: Context, bound: Bound, found: Mapping[Any, Any], key_texts: Mapping[Any, str]
-) -> Mapping[Any, Any]:
+) -> Steps[Mapping[Any, Any]]:
     """The same records, by id; of those that lack a field, what ledger and L3 hold, and own writes over it, or ABSENT.
 
     The whole row is read, in one round trip: of the missing columns alone, the rest of the record might be of an older
@@ -32,9 +33,9 @@ def completed(
         return found
     now = context.clock.monotonic()
     own = {id: own_write(context, bound, id, now) for id in lacking}
-    pending = context.handed_off(bound, list(lacking.values())) or {}
+    pending = ((yield Handed(context, bound, list(lacking.values()))) if bound.deferred else None) or {}
     claims = {key_text: Claim(id) for id, key_text in lacking.items()}  # nobody's: nothing is filled
-    loaded, unreadable = Load(context, bound, claims, {}).beneath(pending)
+    loaded, unreadable = yield from Load(context, bound, claims, {}).beneath(pending)
     if unreadable is not None:
         raise unreadable
     records = dict(found)

@@ -18,14 +18,13 @@ from strata.l2.call_leases import CallLeases
 from strata.l2.content import OUTDATED, Contents, Found, State
 from strata.l2.lifetimes import Lifetimes
 from strata.l2.script import load
-from strata.l2.values import Put
+from strata.l2.steps import CHUNK, MOST, Asked, Looked, Steps, in_step
+from strata.l2.values import Put, text_of
 from strata.protocol.versions import VersionClock
 
 if TYPE_CHECKING:
-    from strata.l2.client import Call, RedisServer
+    from strata.l2.client import RedisServer
 
-CHUNK = 250  # keys a command: longer ones keep a single-threaded Redis from everybody else
-TOGETHER = 8  # commands in one round trip: more would only fill buffers
 TOLD = 10_000  # changes remembered to be told again
 SCANNED = 1_000  # keys that a walk over all of them looks at in one step
 NEWEST = (1 << 63) - 1  # no version is above it
@@ -121,7 +120,8 @@ class L2Tier(CallLeases):
             found = self._contents.read(key_text, raw, -1)
             if found is None or found is OUTDATED:
                 token = token or self.token()
-                found = self._instead({key_text: raw}, found is None and raw is not None, token, lease)[key_text]
+                steps = self._instead({key_text: raw}, found is None and raw is not None, token, lease)
+                found = in_step(self.server, [steps])[0][key_text]
         except BaseException as error:
             if token:
                 self.broken_off(error, token, [key_text])
@@ -147,20 +147,22 @@ class L2Tier(CallLeases):
         """
         token = self.token()
         try:
-            return self._read_many(key_texts, token, lease, exist, take_over, count)
+            return in_step(self.server, [self.reading(key_texts, token, lease, exist, take_over, count)])[0]
         except BaseException as error:
             self.broken_off(error, token, key_texts)
             raise
 
-    def _read_many(
+    def reading(
         self, key_texts: Sequence[str], token: str, lease: bool, exist: bool, take_over: bool, count: bool
-    ) -> dict[str, Found]:
+    ) -> Steps[dict[str, Found]]:
+        """The steps of `read_many`; where they are broken off, so must be what bears the token (`broken_off`)."""
         found: dict[str, Found] = {}
         useless: dict[str, bytes | None] = {}
         self.marks.renew()
         unreadable, aged, self._lived = 0, self._lifetimes.ages or self._lived, False
         look = self._look_aged if aged else self._look
-        for key_text, raw, left in waits.in_turns(look(key_texts, token, lease)):
+        looked = yield from look(key_texts, token, lease)
+        for key_text, raw, left in waits.in_turns(looked):
             answer = self._contents.read(key_text, raw, left)
             self._lived |= answer is not None and answer.life is not None
             unreadable += count and answer is None and raw is not None
@@ -171,51 +173,67 @@ class L2Tier(CallLeases):
                 useless[key_text] = raw
             else:
                 found[key_text] = answer
-        return found | self._instead(useless, unreadable, token, lease) if useless else found
+        if useless:
+            found |= yield from self._instead(useless, unreadable, token, lease)
+        return found
 
     def _instead(
         self, useless: Mapping[str, bytes | None], unreadable: int, token: str, lease: bool
-    ) -> dict[str, Found]:
+    ) -> Steps[dict[str, Found]]:
         """Leave leases where nothing is, or still what is of no use; what is found there now."""
         if unreadable:
             self._on_corrupt(unreadable)
         if not lease:
             return dict.fromkeys(useless, Found(State.BUSY))
-        answers = self._each("read", [token, LEASE_MS], {text: (raw or b"",) for text, raw in useless.items()})
-        return {text: self._leased(text, raw, token) for text, raw in answers}
+        args = {text: (raw or b"",) for text, raw in useless.items()}
+        answers = yield from self._asking("read", [token, LEASE_MS], args)
+        found = {}
+        for text, raw in answers:
+            found[text] = yield from self._leased(text, raw, token)
+        return found
 
-    def _leased(self, key_text: str, raw: bytes | None, token: str) -> Found:
+    def _leased(self, key_text: str, raw: bytes | None, token: str) -> Steps[Found]:
         if raw is None:
             return Found(State.LEASED, token=token)
         left = -1
         if self._contents.asks(raw):
-            [(_, raw, left)] = self._look_aged([key_text], token, False)
+            [(_, raw, left)] = yield from self._look_aged([key_text], token, False)
         found = self._contents.read(key_text, raw, left)
         return Found(State.BUSY) if found is None or found is OUTDATED else found
 
-    def _look(self, key_texts: Sequence[str], token: str, lease: bool) -> Iterator[tuple[str, bytes | None, int]]:
+    def _look(self, key_texts: Sequence[str], token: str, lease: bool) -> Steps[list[Looked]]:
         """What each key holds, and the ms that it has left, where these matter (-1: for ever)."""
-        for start in range(0, len(key_texts), CHUNK * TOGETHER):
-            some = key_texts[start : start + CHUNK * TOGETHER]
-            raws = self.server.values([self.key(text) for text in some], CHUNK)
+        looked: list[Looked] = []
+        for start in range(0, len(key_texts), MOST):
+            some = key_texts[start : start + MOST]
+            raws = yield Asked(None, [self.key(text) for text in some], len(some))
             asking = [text for text, raw in zip(some, raws, strict=True) if self._contents.asks(raw)]
-            asked = {text: (raw, left) for text, raw, left in self._look_aged(asking, token, False)} if asking else {}
-            for text, raw in zip(some, raws, strict=True):
-                yield text, *asked.get(text, (raw, -1))
+            aged = (yield from self._look_aged(asking, token, False)) if asking else []
+            asked = {text: (raw, left) for text, raw, left in aged}
+            looked += [(text, *asked.get(text, (raw, -1))) for text, raw in zip(some, raws, strict=True)]
+        return looked
 
-    def _look_aged(self, key_texts: Sequence[str], token: str, lease: bool) -> Iterator[tuple[str, bytes | None, int]]:
+    def _look_aged(self, key_texts: Sequence[str], token: str, lease: bool) -> Steps[list[Looked]]:
         """The same of all keys, by a script that leaves leases itself."""
         chunks = list(self._chunks(key_texts))
         calls = [([self.key(text) for text in chunk], [token, LEASE_MS if lease else 0]) for chunk in chunks]
-        for chunk, answers in zip(chunks, self._calls("aged", calls), strict=True):
-            yield from zip(chunk, *answers, strict=True)
+        answered = yield Asked(_scripts["aged"], calls, len(calls))
+        looked: list[Looked] = []
+        for chunk, answers in zip(chunks, answered, strict=True):
+            looked += zip(chunk, *answers, strict=True)
+        return looked
 
     def fill(self, token: str, puts: Sequence[Put]) -> set[str]:
         """Store what was loaded from below where the lease still stands; a record of None ends the lease.
 
         Returns the key texts whose lease stood. Sent once only: an answer that is lost counts as refused.
         """
-        answered = self._each("fill", [token], {put.key_text: self._loaded(put) for put in waits.in_turns(puts)})
+        return in_step(self.server, [self.filling(token, puts)])[0]
+
+    def filling(self, token: str, puts: Sequence[Put]) -> Steps[set[str]]:
+        """The steps of `fill`."""
+        args = {put.key_text: self._loaded(put) for put in waits.in_turns(puts)}
+        answered = yield from self._asking("fill", [token], args)
         return {key_text for key_text, stood in answered if stood}
 
     def broken_off(self, error: BaseException, token: str, key_texts: Sequence[str]) -> None:
@@ -299,27 +317,15 @@ class L2Tier(CallLeases):
         """Take back writes that were given up: (key text, version, message) each."""
         self._spread("purge", [channel], items)
 
-    def sample(self, most: int) -> list[str]:
-        """Up to `most` keys of the schema, as texts, from a random place in Redis on."""
-        found: dict[bytes, None] = {}
-        for keys in self.server.scan(f"{self._prefix}*", SCANNED, anywhere=True):
-            found.update(dict.fromkeys(keys))
-            if len(found) >= most:
-                break
-        return self._texts(list(found)[:most])
+    def walk(self, *, anywhere: bool = False) -> Iterator[list[str]]:
+        """The texts of all keys of the schema, some at a time, as `RedisServer.scan` has them."""
+        for keys in self.server.scan(f"{self._prefix}*", SCANNED, anywhere=anywhere):
+            yield [text.removeprefix(self._prefix) for text in map(text_of, keys) if text is not None]
 
     def purge_all(self, channel: str) -> None:
         """As `purge`, for every key of the schema, whatever its version. Walks all keys of the Redis."""
-        for keys in self.server.scan(f"{self._prefix}*", SCANNED):
-            self.purge(channel, [(key_text, NEWEST, b"") for key_text in self._texts(keys)])
-
-    def _texts(self, keys: Iterable[bytes]) -> list[str]:
-        """The key texts of keys; those that are no text are none of ours."""
-        texts = []
-        for key in keys:
-            with contextlib.suppress(UnicodeDecodeError):
-                texts.append(key.decode().removeprefix(self._prefix))
-        return texts
+        for key_texts in self.walk():
+            self.purge(channel, [(key_text, NEWEST, b"") for key_text in key_texts])
 
     def tell_again(
         self, since: float, channel: str, message: Callable[[str, int | None], bytes]
@@ -370,6 +376,10 @@ class L2Tier(CallLeases):
             [(text, own)] = by_text.items()
             answers = self._run(name, [self._prefix + text], [*head, *own])
             return [(text, answers[0] if isinstance(answers, list) else answers)]
+        return in_step(self.server, [self._asking(name, head, by_text)])[0]
+
+    def _asking(self, name: str, head: list[Any], by_text: Mapping[str, Sequence[Any]]) -> Steps[list[tuple[str, Any]]]:
+        """The steps of `_each`."""
         chunks = list(self._chunks(list(by_text)))
         calls = (
             (
@@ -379,15 +389,9 @@ class L2Tier(CallLeases):
             for chunk in chunks
         )
         answered: list[tuple[str, Any]] = []
-        for chunk, answers in zip(chunks, self._calls(name, calls), strict=True):
+        for chunk, answers in zip(chunks, (yield Asked(_scripts[name], calls, len(chunks))), strict=True):
             answered += zip(chunk, answers if isinstance(answers, list) else [answers] * len(chunk), strict=True)
         return answered
-
-    def _calls(self, name: str, calls: Iterable[Call]) -> Iterator[Any]:
-        """The answers of a script's calls, which are made as they are sent: some of them in one round trip."""
-        step, left = TOGETHER * (CHUNK if self.server.clustered else 1), iter(calls)
-        while some := list(itertools.islice(left, step)):
-            yield from self.server.run_many(_scripts[name], some)
 
     def _chunks(self, key_texts: Sequence[str]) -> Iterator[Sequence[str]]:
         # One key a call on a Cluster, where the keys of one call must share a slot.

@@ -21,3 +21,11 @@ class Put:
     life: float | None = None
     unread: bool = False
     since: int | None = None
+
+
+def text_of(key: bytes) -> str | None:
+    """A key's text; None of what is none, and so not Strata's."""
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return None

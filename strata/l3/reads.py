@@ -13,7 +13,7 @@ from strata.l3 import failures
 from strata.l3.connection import Connection
 from strata.l3.keyset import Stretch, columns_of, stretches, whole
 from strata.l3.layout import VERSION, Layout
-from strata.l3.statement import ARRAYS, INT8, UNLOADABLE, ask, load_cells, unsendable
+from strata.l3.statement import ARRAYS, INT8, UNLOADABLE, Statement, ask, load_cells, unsendable
 from strata.model.fields import Kind
 from strata.query import Order, Query, check_columns
 
@@ -80,8 +80,16 @@ class Reads:
         if len(ids) == 1:
             row = self.get(conn, ids[0])
             return {} if row is None else {ids[0]: row}
+        return self.keyed(self._get_many.rows(conn, (list(ids),)))
+
+    def asking(self, conn: Connection, ids: Sequence[Any]) -> tuple[Statement, Sequence[Any]]:
+        """What `get_many` asks, for several tables at once."""
+        return self._get_many, (list(ids),)
+
+    def keyed(self, rows: Sequence[tuple[Any, ...]]) -> dict[Any, Row]:
+        """What `get_many` makes of the answer."""
         place = self._layout.key_place
-        return {row.values[place]: row for row in self._get_many.rows(conn, (list(ids),), _row)}
+        return {row[place + 1]: _row(row) for row in rows}
 
     def exists(self, conn: Connection, id: Any) -> bool:
         """Whether there is a row of this key."""

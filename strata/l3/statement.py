@@ -12,7 +12,7 @@ from typing import Any, TypeVar, overload
 
 import psycopg
 from psycopg import adapt, errors, generators, pq
-from psycopg.abc import Buffer, Transformer
+from psycopg.abc import Buffer, PQGen, Transformer
 from psycopg.adapt import PyFormat
 
 from strata import waits
@@ -104,7 +104,9 @@ class Statement:
         raise error
 
     def _send(self, conn: Connection, name: bytes, transformer: Transformer, values: Sequence[Any]) -> None:
-        params = self._dump(transformer, conn, values)
+        self._send_dumped(conn, name, self._dump(transformer, conn, values))
+
+    def _send_dumped(self, conn: Connection, name: bytes, params: Sequence[Buffer | None] | None) -> None:
         try:
             if name:
                 conn.pgconn.send_query_prepared(name, params, self._formats, _BINARY)
@@ -131,6 +133,39 @@ class Statement:
         if self._dumps():
             transformer.set_dumper_types(self._dumps(), _BINARY)
         return _prepared(conn, self, self.sql, self.types, transformer) if self._prepared else b"", transformer
+
+
+def together(conn: Connection, asked: Sequence[tuple[Statement, Sequence[Any]]]) -> list[list[tuple[Any, ...]]]:
+    """The rows of several statements, each with its values, in one round trip: libpq's pipeline, with one Sync, which a
+    pooler does not part either. Raises `psycopg.Error`."""
+    known = [statement._of(conn) for statement, _ in asked]  # prepared before, where they are not yet
+    dumped = [
+        statement._dump(transformer, conn, values)
+        for (statement, values), (_, transformer) in zip(asked, known, strict=True)
+    ]
+    conn.pgconn.enter_pipeline_mode()
+    for (statement, _), (name, _), params in zip(asked, known, dumped, strict=True):
+        statement._send_dumped(conn, name, params)
+    conn.pgconn.pipeline_sync()
+    results = conn.wait(_piped(conn.pgconn, len(asked)))
+    conn.pgconn.exit_pipeline_mode()
+    if all(result.status in _GOOD for result in results):
+        return [_load(loads, result, tuple) for (_, loads), result in zip(known, results, strict=True)]
+    place = next(place for place, result in enumerate(results) if result.status not in _GOOD)
+    (name, transformer), error = known[place], errors.error_from_result(results[place], "utf-8")
+    if _refuse(conn, asked[place][0], name, transformer, error):
+        return together(conn, asked)
+    raise error
+
+
+def _piped(pgconn: pq.abc.PGconn, count: int) -> PQGen[list[pq.abc.PGresult]]:
+    """The result of each statement of a pipeline, which is at its end then."""
+    yield from generators.send(pgconn)
+    results = []
+    for _ in range(count):
+        results.append((yield from generators.fetch_many(pgconn))[-1])
+    yield from generators.fetch_many(pgconn)  # the answer to Sync
+    return results
 
 
 def ask(conn: Connection, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -68,6 +68,8 @@ class Table:
         self.get = self._door(reads.get)
         self.hold = self._door(reads.hold)
         self.get_many = self._door(reads.get_many)
+        self.asking = self._door(reads.asking)
+        self.keyed = reads.keyed
         self.exists = self._door(reads.exists)
         self.page = self._door(reads.page)
         self.key_bounds = self._door(reads.key_bounds)

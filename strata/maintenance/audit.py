@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from strata import waits
 from strata.bound import Bound
@@ -19,6 +19,9 @@ from strata.errors import DecodeError
 from strata.l2.content import State
 from strata.model.unloaded import UNLOADED
 from strata.observe.metrics import SafeMetrics
+
+if TYPE_CHECKING:
+    from strata.l2.tier import L2Tier
 
 CHUNK = 250  # keys compared in one round trip a tier
 
@@ -149,7 +152,7 @@ class Auditor:
         held = list(bound.l1.entries)
         yield from _chunks(self._in_l1(bound, waits.chance().sample(held, min(sample, len(held)))))
         if bound.l2 is not None:
-            for texts in _chunks(bound.l2.sample(sample)):
+            for texts in _chunks(_sampled(bound.l2, sample)):
                 yield self._in_l2(bound, texts)
 
     def _in_l1(self, bound: Bound, ids: Sequence[Any]) -> list[_Copy]:
@@ -246,6 +249,16 @@ def _difference(bound: Bound, copy: _Copy, row: Any) -> str:
 def _equal(cached: Any, held: Any) -> bool:
     # By repr, too: a NaN, or something that holds one, is not equal to itself.
     return cached is UNLOADED or cached == held or repr(cached) == repr(held)
+
+
+def _sampled(l2: L2Tier, most: int) -> list[str]:
+    """Up to so many keys of a schema, from a random place in Redis on."""
+    found: dict[str, None] = {}
+    for key_texts in l2.walk(anywhere=True):
+        found.update(dict.fromkeys(key_texts))
+        if len(found) >= most:
+            break
+    return list(found)[:most]
 
 
 def _chunks(items: Sequence[Any]) -> Iterable[list[Any]]:

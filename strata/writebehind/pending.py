@@ -34,17 +34,20 @@ class Pending(NamedTuple):
         return oldest(self.version, self.ages)
 
 
-def read_pending(common: Common, bound: Bound, key_texts: Sequence[str]) -> dict[str, Pending]:
-    """The pending writes of any process, by key text, in one round trip. Raises `L2UnavailableError`."""
-    by_shard: dict[Shard, list[str]] = {}
-    for key_text in key_texts:
-        by_shard.setdefault(home_of(bound.name, key_text), []).append(key_text)
-    found: dict[str, Pending] = {}
-    for group, raws in zip(by_shard.values(), common.ledger.read(list(by_shard.items())), strict=True):
+def read_pending(common: Common, asked: Sequence[tuple[Bound, Sequence[str]]]) -> list[dict[str, Pending]]:
+    """The pending writes of any process, by key text, of each schema that is asked about, in one round trip. Raises
+    `L2UnavailableError`."""
+    by_shard: dict[tuple[int, Shard], list[str]] = {}
+    for place, (bound, key_texts) in enumerate(asked):
+        for key_text in key_texts:
+            by_shard.setdefault((place, home_of(bound.name, key_text)), []).append(key_text)
+    found: list[dict[str, Pending]] = [{} for _ in asked]
+    answers = common.ledger.read([(shard, group) for (_, shard), group in by_shard.items()])
+    for ((place, _), group), raws in zip(by_shard.items(), answers, strict=True):
         for key_text, raw in zip(group, raws, strict=True):
-            pending = None if raw is None else _pending(common, bound, key_text, raw)
+            pending = None if raw is None else _pending(common, asked[place][0], key_text, raw)
             if pending is not None:
-                found[key_text] = pending
+                found[place][key_text] = pending
     return found
 
 

@@ -172,7 +172,11 @@ class WriteBehind:
 
     def ledger_read(self, bound: Bound, key_texts: Sequence[str]) -> dict[str, Pending]:
         """The pending writes of any process, by key text, in one round trip. Raises `L2UnavailableError`."""
-        return read_pending(self._shared, bound, key_texts)
+        return read_pending(self._shared, [(bound, key_texts)])[0]
+
+    def ledger_reads(self, asked: Sequence[tuple[Bound, Sequence[str]]]) -> list[dict[str, Pending]]:
+        """The same of several schemas, in one round trip; nothing of those that are not written behind."""
+        return read_pending(self._shared, [(bound, key_texts if bound.deferred else ()) for bound, key_texts in asked])
 
     def beneath(self, bound: Bound, key: Any, key_text: str, pending: Pending | None) -> list[Change]:
         """What a synchronous partial write of the key must find in L3 before it: the ledger's entry, as

@@ -105,6 +105,17 @@ def test_an_example_of_queries_prints_what_it_says(tmp_path: Path, dsn: str, red
             conn.execute(sql)
 
 
+def test_the_page_of_records_that_refer_to_others_is_the_one_that_the_docs_show(
+    tmp_path: Path, dsn: str, redis_addr: str
+) -> None:
+    section = PAGES["docs/queries.md"].read_text().split("## A page of records that refer to others")[1]
+    code, said = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", section, re.MULTILINE | re.DOTALL)[0]
+    (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "page.py").write_text(f"{code}\nstore.close()\n")
+    result = run(tmp_path, "page.py", STRATA_POSTGRES_DSN=dsn, STRATA_REDIS_ADDR=redis_addr)
+    assert (result.returncode, result.stdout) == (0, said), result.stderr
+
+
 def test_the_examples_for_asyncio_run_as_they_stand(tmp_path: Path, dsn: str, redis_addr: str) -> None:
     first, *others = blocks("docs/asyncio.md")
     asks = """from fastapi.testclient import TestClient

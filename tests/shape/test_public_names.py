@@ -53,14 +53,14 @@ VALUES = {"UNLOADED", "SchemaRef", "Key", "Record", "__version__"}  # which have
 PACKAGES: list[ModuleType] = [strata, strata.embedded, strata.testing, prometheus]
 
 CALLS = """
-    register get get_many get_or_set cached set set_many touch delete delete_many search search_page search_cached
-    exists count tx invalidate invalidate_many invalidate_all invalidate_tag warm_cache flush_dirty migrate migrate_from
-    migration_status stats health close dead_letters rotate_keys insert insert_many update modify increment
+    register get get_many get_batch prefetch get_or_set cached set set_many touch delete delete_many search search_page
+    search_cached exists count tx invalidate invalidate_many invalidate_all invalidate_tag warm_cache flush_dirty migrate
+    migrate_from migration_status stats health close dead_letters rotate_keys insert insert_many update modify increment
     update_where delete_where
 """.split()
 OF_THE_STORE = """
-    register cached tx invalidate_tag flush_dirty migrate migrate_from migration_status stats health close dead_letters
-    rotate_keys
+    register get_batch prefetch cached tx invalidate_tag flush_dirty migrate migrate_from migration_status stats health
+    close dead_letters rotate_keys
 """.split()
 
 

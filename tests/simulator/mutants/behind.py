@@ -67,13 +67,13 @@ BEHIND = {
         calling("0:s 1:gg", "0:s 1:gg 1:g", l2=False),
         2,
         apply=each(
-            code(Load, "_run", "context.handed_off(bound, list(claims))", "{}"),
+            code(Load, "_run", "(yield Handed(context, bound, list(claims))) if bound.deferred else {}", "{}"),
             code(
                 Load,
                 "beneath",
-                "            for text, claim in waits.in_turns(claims.items()):\n",
-                "            pending = self._context.handed_off(bound, list(claims)) or {}\n"
-                "            for text, claim in waits.in_turns(claims.items()):\n",
+                "        for text, claim in waits.in_turns(claims.items()):\n",
+                "        pending = self._context.handed_off(bound, list(claims)) or {}\n"
+                "        for text, claim in waits.in_turns(claims.items()):\n",
             ),
         ),
     ),

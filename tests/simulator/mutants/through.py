@@ -14,6 +14,7 @@ from strata.engine.commit import Commit
 from strata.engine.context import Context
 from strata.engine.load import Load, Loaded
 from strata.engine.rows import Filler, Item
+from strata.engine.steps import alone
 from strata.engine.write import Writer
 from strata.l1.claims import Claim, Claims
 from strata.l1.tier import L1Tier
@@ -36,7 +37,7 @@ DROPPED_OLDER = (
 def as_found(context: Context, items: Sequence[Item], bound: Bound, left: dict[str, Claim], found: Any) -> None:
     """Fill with the rows that a query has found."""
     loaded = {item.key_text: Loaded(item.record, item.version) for item in items if item.key_text in left}
-    Load(context, bound, left, found).fill(loaded, context.clock.monotonic())
+    alone(Load(context, bound, left, found).fill(loaded, context.clock.monotonic()))
 
 
 def unchanged(context: Context, items: Sequence[Item], bound: Bound, left: dict[str, Claim], found: Any) -> None:
