@@ -189,7 +189,7 @@ def pairs(wanted: Iterable[Any]) -> list[tuple[Any, Any]]:
 def named_by(records: Iterable[Any], field: str) -> list[Any]:
     """The ids that a field of the records holds, each once, without None. Raises `EncodeError`."""
     if not isinstance(field, str):
-        raise EncodeError(f"field is a {type(field).__name__}; it must be the name of a field")
+        raise EncodeError(f"field is of type {type(field).__name__}; it must be the name of a field")
     if not isinstance(records, Iterable) or isinstance(records, str | bytes | bytearray):
         raise EncodeError(f"records is a {type(records).__name__}; it must be an iterable of records, such as a list")
     ids: list[Any] = []

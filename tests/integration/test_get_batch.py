@@ -178,7 +178,7 @@ def test_gets_hits_and_misses_are_those_of_each_schema(make: MakeStore) -> None:
 
 # -- round trips ----------------------------------------------------------------------------------------------------
 
-SINGLE = {"notes": 1, "teams": BLUE.id, "players": "a"}
+SINGLE: dict[str, Any] = {"notes": 1, "teams": BLUE.id, "players": "a"}
 
 
 def trips_of(make: MakeStore, monkeypatch: pytest.MonkeyPatch, prepare: Any, wanted: Any, **options: Any) -> Any:
@@ -304,7 +304,8 @@ def test_a_record_that_is_loaded_fills_the_caches_and_one_that_is_written_meanwh
 ) -> None:
     store = filled(registered(make()))
     cold(store)
-    answer, wrote = together.rows_of, []
+    answer = together.rows_of
+    wrote: list[Any] = []
 
     def late(conn: Any, asked: Any) -> Any:
         rows = answer(conn, asked)

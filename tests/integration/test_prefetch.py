@@ -114,10 +114,10 @@ def test_whole_records_can_be_had(make: MakeStore) -> None:
         ([Player("a", 7)], "team", "a Player has no field 'team'"),
         ([{"team_id": 7}], "team_id", "a dict has no field 'team_id'"),
         ([Player("a", UNLOADED)], "team_id", r"Player\.team_id is UNLOADED"),
-        ([Player("a", "x")], "team_id", "id"),  # type: ignore[arg-type]
+        ([Player("a", "x")], "team_id", "a key of Team is of type str"),  # type: ignore[arg-type]
         (None, "team_id", "records is a NoneType"),
         ("ab", "team_id", "records is a str"),
-        ([Player("a", 7)], 7, "field is a int"),
+        ([Player("a", 7)], 7, "field is of type int"),
     ],
 )
 def test_a_mistake_is_an_encode_error_that_says_what_is_wrong(
