@@ -54,9 +54,9 @@ PACKAGES: list[ModuleType] = [strata, strata.embedded, strata.testing, prometheu
 
 CALLS = """
     register get get_many get_batch prefetch get_or_set cached set set_many touch delete delete_many search search_page
-    search_cached exists count tx invalidate invalidate_many invalidate_all invalidate_tag warm_cache flush_dirty migrate
-    migrate_from migration_status stats health close dead_letters rotate_keys insert insert_many update modify increment
-    update_where delete_where
+    search_cached exists count tx invalidate invalidate_many invalidate_all invalidate_tag warm_cache flush_dirty
+    migrate migrate_from migration_status stats health close dead_letters rotate_keys insert insert_many update modify
+    increment update_where delete_where
 """.split()
 OF_THE_STORE = """
     register get_batch prefetch cached tx invalidate_tag flush_dirty migrate migrate_from migration_status stats health
