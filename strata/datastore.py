@@ -297,8 +297,7 @@ class DataStore:
         Raises `EncodeError` where a record has no such field, or holds UNLOADED in it; otherwise as `get_many` does.
 
         >>> p1 = store.set(Player, "p1", Player("p1", "andrew"))
-        >>> owners = store.prefetch([Account("p1", "a"), Account("p9", "b")], "id", Player)
-        >>> owners
+        >>> store.prefetch([Player("p2", "p1"), Player("p3", "p9")], "name", Player)
         {'p1': Player(id='p1', name='andrew')}
         """
         self._bound(schema)

@@ -14,7 +14,6 @@ from strata.errors import StrataError, twin
 from strata.l2.content import Found
 from strata.l2.steps import in_step
 from strata.l2.values import Put
-from strata.l3.together import rows_of
 
 if TYPE_CHECKING:
     from strata.l2.tier import L2Tier
@@ -100,7 +99,7 @@ class RowsOf:
     @staticmethod
     def together(asks: Sequence[RowsOf]) -> Sequence[Mapping[Any, Any]]:
         with asks[0].place.connection() as conn:
-            return rows_of(conn, [(ask.bound.rows.table, ask.keys) for ask in asks])
+            return asks[0].bound.rows.table.together(conn, [(ask.bound.rows.table, ask.keys) for ask in asks])
 
 
 class Fill:

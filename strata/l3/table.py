@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from strata.l3 import doubt, failures
+from strata.l3 import doubt, failures, statement
 from strata.l3.apply import Applier
 from strata.l3.bulk import Bulk
 from strata.l3.catalog import table_columns
@@ -19,7 +19,7 @@ from strata.l3.marks import Marks, waiting_repairs
 from strata.l3.ordered import OrderedIndexes
 from strata.l3.partials import Partials
 from strata.l3.partition import partition_of
-from strata.l3.reads import Reads
+from strata.l3.reads import Reads, Row
 from strata.l3.secrets import Secrets
 from strata.l3.spans import Spans
 from strata.l3.stage import Stage
@@ -117,6 +117,12 @@ class Table:
         self.repairs_done = marks.repairs_done
         self.waiting_repairs = waiting_repairs
         self.under_way = under_way
+
+    @staticmethod
+    def together(conn: Connection, asked: Sequence[tuple[Table, Sequence[Any]]]) -> list[dict[Any, Row]]:
+        """The rows found of each table, by key, in one round trip for all of them."""
+        answers = statement.together(conn, [table.asking(conn, keys) for table, keys in asked])
+        return [table.keyed(rows) for (table, _), rows in zip(asked, answers, strict=True)]
 
     @property
     def alone(self) -> bool:

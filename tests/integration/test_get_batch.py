@@ -30,8 +30,7 @@ from strata import (
     WriteMode,
 )
 from strata.embedded import EmbeddedCluster
-from strata.engine import steps
-from strata.l3 import together
+from strata.l3.table import Table
 from strata.testing import Proxy, inspect
 from tests.behind import hand_off, idle, paced
 from tests.faces import AwaitedStore
@@ -304,7 +303,7 @@ def test_a_record_that_is_loaded_fills_the_caches_and_one_that_is_written_meanwh
 ) -> None:
     store = filled(registered(make()))
     cold(store)
-    answer = together.rows_of
+    answer = Table.together
     wrote: list[Any] = []
 
     def late(conn: Any, asked: Any) -> Any:
@@ -314,7 +313,7 @@ def test_a_record_that_is_loaded_fills_the_caches_and_one_that_is_written_meanwh
         return rows
 
     with monkeypatch.context() as patch:
-        patch.setattr(steps, "rows_of", late)
+        patch.setattr(Table, "together", staticmethod(late))
         assert [record.username for record in store.get_batch([("players", "a"), ("notes", 1)])[:1]] == ["ann"]
     assert store.get("players", "a").username == "new"
     assert 1 in inspect(store).schemas["notes"].l1.entries
