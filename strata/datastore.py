@@ -297,7 +297,7 @@ class DataStore:
         Raises `EncodeError` where a record has no such field, or holds UNLOADED in it; otherwise as `get_many` does.
 
         >>> p1 = store.set(Player, "p1", Player("p1", "andrew"))
-        >>> store.prefetch([Player("p2", "p1"), Player("p3", "p9")], "name", Player)
+        >>> store.prefetch([Player("p2", "p1"), Player("p3", "p404")], "name", Player)
         {'p1': Player(id='p1', name='andrew')}
         """
         self._bound(schema)
