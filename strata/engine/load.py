@@ -254,7 +254,7 @@ def stale_of(context: Context, bound: Bound, claim: Claim) -> Loaded | None:
 
 def _joined(bound: Bound, key: Any, key_text: str, row: Row | None, entry: Pending | None) -> Loaded:
     """What ledger and L3 hold together, with what else L3 knows of the key, where that matters."""
-    if entry is None or (row is not None and not entry.adds):
+    if entry is None or (row is not None and not _is_noted(row, entry)):
         return joined(bound, row, entry)
     with bound.rows.primary.connection() as conn:
         note, table = None, bound.rows.table
@@ -263,6 +263,11 @@ def _joined(bound: Bound, key: Any, key_text: str, row: Row | None, entry: Pendi
         # One that went around the ledger, while that was away, leaves an older write there.
         deletion = 0 if row is not None else table.tombstone(conn, key_text)
     return joined(bound, row, entry, deletion, note)
+
+
+def _is_noted(row: Row, entry: Pending) -> bool:
+    """Whether what is noted of a row matters: to what is added to it, or to columns that are older than it."""
+    return entry.adds or (not entry.deleted and entry.oldest < row.version)
 
 
 def _noted(conn: Any, table: Table, row: Row, key: Any, key_text: str) -> tuple[Row | None, RowNote | None]:
@@ -284,7 +289,7 @@ def joined(
     `deletion` is the version at which L3 knows that there is no row; `note` is what is noted of the row, where that
     matters.
     """
-    if pending is not None and pending.adds:
+    if pending is not None and (pending.adds or (row is not None and _is_noted(row, pending))):
         names, key = bound.plan.column_names, bound.plan.key.name
         held = Standing.gone(deletion) if row is None else Standing.of(names, row.version, row.values, note)
         came = [held.lay(step, names, key) for step in pending.steps]

@@ -270,7 +270,7 @@ class HandOff:
             self._buffer.tried([slot], self._clock.monotonic())
         else:
             version = merged.entry.version
-            if version_of(raw) > encoded.item.version:  # laid under a newer one
+            if version > encoded.item.version:  # reads get both from the ledger, not this alone
                 self._versions.observe(version)
                 self._buffer.supersede(bound.name, slot.key, version)
                 bound.l1.forget(slot.key, below=version)

@@ -21,7 +21,7 @@ CHANGING = {
     "what is pending is brought to L3 before it is decided": Mutant(
         behind.calling("0:sy", "0:su", "0:s 1:wy", "0:dn"),
         1,
-        apply=code(Commit, "_meet_ledger", "elif not part.inserting:", "if decided or part.inserting:"),
+        apply=code(Commit, "_meet_ledger", "elif not part.inserting:", "if change.open or not part.inserting:"),
     ),
     "a decision in L2 holds for what stood there": Mutant(
         calling("0:y 1:y", "0:u 1:u", "0:dn 1:n", l3=False, faults=("moment",), span=20),
