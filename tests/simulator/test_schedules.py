@@ -62,7 +62,13 @@ FIRST = 7000  # seed with which a rule that was left out is looked for
 FRESH = random.SystemRandom().randrange(1_000_000_000)
 SECONDS = 0.5  # of CPU, for which each kind of houses is looked at
 SMALL = [("without L2", "0:s 1:g", "none"), ("without L2", "0:i 1:g", "none"), ("through", "0:i 1:g", "none")]
+CANCELLED = ["through", "without L2", "behind", "at once", "in part"]
 PAIRS = ["0:s 1:g", "0:s 1:s", "0:d 1:g", "0:s 1:i", "0:i 1:g", "0:s 0:g"]
+
+
+def _today(number: int, name: str) -> Any:
+    """What is seldom found, and what is not today's, is looked for where that is asked for."""
+    return pytest.param(name, marks=[pytest.mark.long] * (name in RARE or number % TURNS != TURN))
 
 
 def simulate(*arguments: str, timeout: float = 100) -> subprocess.CompletedProcess[str]:
@@ -143,20 +149,14 @@ def test_every_promise_is_kept_in_schedules_with_a_fault_each(kind: str, looker:
     assert not ended.broken, f"{ended.broken}; again: {again}"
 
 
-@pytest.mark.parametrize("kind", ["through", "without L2", "behind", "at once", "in part"])
+@pytest.mark.parametrize("kind", [_today(n, kind) for n, kind in enumerate(CANCELLED)])
 def test_every_promise_is_kept_where_a_call_is_cancelled_at_any_of_its_events(kind: str, looker: Looker) -> None:
     ended = looker(kind, FRESH, _cancel)
     print(f"seed {FRESH}")
     assert not ended.broken, ended
 
 
-def _rules() -> Iterator[Any]:
-    """Each with its name; what is seldom found, and what is not today's, is looked for where that is asked for."""
-    for number, name in enumerate(MUTANTS):
-        yield pytest.param(name, marks=[pytest.mark.long] * (name in RARE or number % TURNS != TURN))
-
-
-@pytest.mark.parametrize("mutant", list(_rules()))
+@pytest.mark.parametrize("mutant", [_today(n, name) for n, name in enumerate(MUTANTS)])
 def test_a_rule_that_is_left_out_is_found(mutant: str, looker: Looker) -> None:
     ended = looker(mutant, FIRST)
     assert ended.broken, ended
