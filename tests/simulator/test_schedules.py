@@ -101,7 +101,7 @@ def looker() -> Iterator[Looker]:
         process = forks.Process(target=target, args=(name, first, theirs), daemon=True)
         process.start()
         try:
-            assert ours.poll(110), "it does not end"
+            assert ours.poll(280), "it does not end"
             ended: Ended = ours.recv()
         finally:
             process.kill()
