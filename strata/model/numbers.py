@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from decimal import Context, Decimal
 from fractions import Fraction
@@ -16,6 +17,7 @@ from strata.model.unloaded import UNLOADED
 Number = int | float | Decimal
 _DIGITS, _PLACES = 131_072, 16_383  # of PostgreSQL's NUMERIC, before the point and after it
 _EXACT = Context(prec=_DIGITS + _PLACES + 100)
+_RATIO = re.compile(r"-?[0-9]+(?:/[0-9]+)?")
 _TAKEN = {int: (int,), float: (float, int), Decimal: (Decimal, int)}
 
 
@@ -27,7 +29,14 @@ def exact(delta: Any) -> Any:
 
 def exact_in(kind: type) -> Callable[[Any], Any]:
     """What makes a total of its text, for columns of numbers of a type. It raises `ValueError` or `ArithmeticError`."""
-    return Fraction if kind is float else kind
+    return _fraction if kind is float else kind
+
+
+def _fraction(text: str) -> Fraction:
+    # Nothing but digits: of an exponent, which anybody could have put there, it would make as many of them.
+    if not _RATIO.fullmatch(text):
+        raise ValueError("the total of floats is no fraction")
+    return Fraction(text)
 
 
 def raised(value: Any, more: Any) -> Any:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from strata.l3.standing import RowNote, Standing, counted_text, note_of
 from strata.l3.values import Change
+from strata.model.numbers import exact, exact_in
 from strata.protocol.added import Added, Series, joined, total
 from strata.protocol.versions import NODE_BITS
 
@@ -103,3 +105,14 @@ def test_who_has_not_added_for_a_week_is_forgotten_in_the_row() -> None:
         added = (Series(origin, version, "n", ((0, 0), (version, 1))),)
         row.lay(Change(1, "1", version, names=("id",), values=(1,), added=added), NAMES, KEY)
     assert [series.origin for series in row.added] == ["now", "there"] and row.values == {"id": 1, "n": 3}
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_total_of_floats_comes_back_from_its_text_as_it_was(number: float) -> None:
+    assert exact_in(float)(str(exact(number))) == exact(number)
+
+
+@pytest.mark.parametrize("text", ["1e999999999", "1.5", "1/0", "1/-2", "", "nan", "1_0", "9" * 10_000])
+def test_a_text_that_is_no_total_of_floats_is_refused_before_anything_is_made_of_it(text: str) -> None:
+    with pytest.raises((ValueError, ArithmeticError)):
+        exact_in(float)(text)
