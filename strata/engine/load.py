@@ -266,8 +266,10 @@ def _joined(bound: Bound, key: Any, key_text: str, row: Row | None, entry: Pendi
 
 
 def _is_noted(row: Row, entry: Pending) -> bool:
-    """Whether what is noted of a row matters: to what is added to it, or to columns that are older than it."""
-    return entry.adds or (not entry.deleted and entry.oldest < row.version)
+    """Whether what is noted of a row matters: to what is added to it, or to columns that are not newer than it."""
+    if entry.adds or entry.deleted:
+        return entry.adds
+    return entry.oldest < row.version or entry.oldest == row.version < entry.version
 
 
 def _noted(conn: Any, table: Table, row: Row, key: Any, key_text: str) -> tuple[Row | None, RowNote | None]:
@@ -305,14 +307,7 @@ def joined(
     record = bound.record(row.values)
     if pending is None or pending.version <= row.version:
         return Loaded(record, row.version)
-    ages, key = dict(pending.ages), bound.plan.key.name
-    # Of columns that are older than the row L3 alone knows whether it has newer ones.
-    carried = {
-        name: value
-        for name, value in zip(pending.names, pending.values, strict=True)
-        if name == key or ages.get(name, pending.version) > row.version
-    }
-    over = bound.record(tuple(carried.values()), tuple(carried))
+    over = bound.record(pending.values, pending.names)
     return Loaded(bound.plan.merge(record, over), pending.version, True)
 
 
