@@ -198,18 +198,18 @@ class Caller:
                     return self._make(job, call, loaded)
         finally:
             if lease:
-                bound.l2.end_call(job.key_text, lease)
+                bound.l2.calls.end(job.key_text, lease)
 
     def _lease(self, job: _Job, l2: L2Tier, patience: float, deadline: float) -> tuple[str, bool]:
         """The lease of the call; or nothing, and whether another process has just given it back: not by the deadline,
         and not where L2 does not answer."""
         text = job.key_text
         try:
-            if lease := l2.begin_call(text, patience):
+            if lease := l2.calls.begin(text, patience):
                 return lease, True
             job.bound.counters.lease_waits += 1
             pause = FIRST
-            while l2.is_called(text):
+            while l2.calls.stands(text):
                 if (left := deadline - waits.monotonic()) <= 0:
                     return "", False
                 waits.sleep(min(pause, left))

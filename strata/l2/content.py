@@ -146,7 +146,7 @@ class Contents:
 
     def _value(self, version: int, raw: bytes, left: int, body: int) -> Found:
         found = Found(State.VALUE, version, raw[23:24] == b"p", self._decode(raw[body:]))
-        if self.asks(raw):
+        if raw[HEADER - 1 : HEADER] == OWN_LIFE:
             # Of the last millisecond Redis says 0, which is still something.
             return replace(found, life=math.inf if left < 0 else max(left, 0.5) / 1000)
         if left < 0:

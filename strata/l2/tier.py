@@ -36,7 +36,7 @@ _scripts = {name: load("strata.l2.scripts", name) for name in (
 )}  # fmt: skip
 
 
-class L2Tier(CallLeases):
+class L2Tier:
     """The keys of one schema. `on_corrupt` is told how many entries could not be read. Values of the far future are
     never stored; an absence is kept as a tombstone of version 0, which every write replaces. Thread-safe: all that
     changes are the tokens' numbers and `_told`, each use of which is one call. After fork: `reset_tokens`.
@@ -52,7 +52,7 @@ class L2Tier(CallLeases):
         on_corrupt: Callable[[int], None],
     ) -> None:
         self.server = server
-        self._name = prefix
+        self.calls = CallLeases(server, prefix, self.token, self._run)
         self._prefix = server.keys.records(prefix)
         self._contents = contents
         self.marks = contents.marks
@@ -207,10 +207,12 @@ class L2Tier(CallLeases):
         for start in range(0, len(key_texts), MOST):
             some = key_texts[start : start + MOST]
             raws = yield Asked(None, [self.key(text) for text in some], len(some))
-            asking = [text for text, raw in zip(some, raws, strict=True) if self._contents.asks(raw)]
-            aged = (yield from self._look_aged(asking, token, False)) if asking else []
-            asked = {text: (raw, left) for text, raw, left in aged}
-            looked += [(text, *asked.get(text, (raw, -1))) for text, raw in zip(some, raws, strict=True)]
+            look = zip(some, raws, itertools.repeat(-1))
+            if asking := [text for text, raw in zip(some, raws, strict=True) if self._contents.asks(raw)]:
+                aged = {item[0]: item for item in (yield from self._look_aged(asking, token, False))}
+                looked += [aged.get(item[0], item) for item in look]
+            else:
+                looked += look
         return looked
 
     def _look_aged(self, key_texts: Sequence[str], token: str, lease: bool) -> Steps[list[Looked]]:

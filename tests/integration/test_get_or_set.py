@@ -191,7 +191,7 @@ def test_with_lease_wait_one_process_makes_it_and_the_others_wait(make: MakeStor
 def test_those_who_wait_for_a_process_that_died_make_it_themselves(make: MakeStore, tiers: dict[str, Any]) -> None:
     store = store_of(make, tiers | {"l2": RedisPolicy(ttl=600, lease_wait=0.05)})
     l2 = inspect(store).schemas["notes"].l2
-    assert l2 is not None and l2.begin_call("1", 600)
+    assert l2 is not None and l2.calls.begin("1", 600)
     assert store.get_or_set("notes", 1, Factory()) == Note(1, "made")
     assert store.stats().lease_waits == 1
 
