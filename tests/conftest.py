@@ -27,6 +27,7 @@ settings.register_profile("tests", deadline=None)  # on a machine however busy
 settings.load_profile("tests")
 
 
+BOTH_FACES = "both_faces"
 SET_OF_TIERS = re.compile(r"(through|behind|L[123])\b")
 WHOLE = {"through", "behind", "L1+L2+L3"}
 
@@ -43,8 +44,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Calls are awaited with all tiers, through and behind. Both faces have one engine: what it does with fewer tiers
     is seen by the other face, and by this one where that is asked for."""
-    parts = item.callspec.id.split("-") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else []
-    if "awaited" in parts and any(SET_OF_TIERS.match(part) and part not in WHOLE for part in parts):
+    if item.get_closest_marker(BOTH_FACES) is None or not hasattr(item, "callspec"):
+        return
+    parts = item.callspec.id.split("-")
+    if "asyncio" in parts and any(SET_OF_TIERS.match(part) and part not in WHOLE for part in parts):
         item.add_marker(pytest.mark.long)
 
 
@@ -125,8 +128,9 @@ FACES = {"threads": DataStore, "asyncio": AwaitedStore}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The tests of the contract go through both faces."""
-    if "face" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2].startswith("test_contract_"):
+    """The tests of the contract go through both faces, and so do those that are marked so."""
+    named = metafunc.module.__name__.rpartition(".")[2].startswith("test_contract_")
+    if "face" in metafunc.fixturenames and (named or metafunc.definition.get_closest_marker(BOTH_FACES)):
         metafunc.parametrize("face", FACES, indirect=True)
 
 

@@ -30,9 +30,10 @@ from strata import (
     WriteMode,
 )
 from strata.testing import inspect
-from tests.faces import AwaitedStore
 from tests.models import Note, Player
-from tests.stores import MakeStore, schema, stores, sure
+from tests.stores import MakeStore, schema, sure
+
+pytestmark = pytest.mark.both_faces
 
 L1, L2, L3 = MemPolicy(ttl=60), RedisPolicy(ttl=600), PostgresPolicy()
 TIERS: dict[str, dict[str, Any]] = {
@@ -47,12 +48,6 @@ TIERS: dict[str, dict[str, Any]] = {
 }
 SHARED = [name for name in TIERS if name != "L1"]  # by several processes
 Make = Callable[..., DataStore]
-
-
-@pytest.fixture(params=[DataStore, AwaitedStore], ids=["sync", "awaited"])
-def make(request: pytest.FixtureRequest, dsn: str, redis_addr: str) -> Any:
-    with stores(dsn, redis_addr, request.param) as factory:
-        yield factory
 
 
 @pytest.fixture(params=TIERS)

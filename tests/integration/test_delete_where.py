@@ -28,10 +28,11 @@ from strata import (
 from strata.engine import where
 from strata.testing import inspect
 from tests.behind import comes_after, deferred, hand_off, idle, paced, persist, rows, run
-from tests.faces import AwaitedStore
 from tests.integration.test_update_where import BEHIND, L1, L2, L3, TIERS
 from tests.models import Player
-from tests.stores import MakeStore, schema, stores, sure
+from tests.stores import MakeStore, schema, sure
+
+pytestmark = pytest.mark.both_faces
 
 EU = Q().where("region = $1", "eu")
 
@@ -41,12 +42,6 @@ class Item:
     id: Annotated[int, strata.PrimaryKey]
     region: str = "eu"
     level: int = 1
-
-
-@pytest.fixture(params=[DataStore, AwaitedStore], ids=["sync", "awaited"])
-def make(request: pytest.FixtureRequest, dsn: str, redis_addr: str) -> Any:
-    with stores(dsn, redis_addr, request.param) as factory:
-        yield factory
 
 
 @pytest.fixture(params=TIERS)

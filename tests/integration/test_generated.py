@@ -41,8 +41,9 @@ from strata import (
 from strata.l3.pool import Transaction
 from strata.testing import Proxy, inspect
 from tests.databases import VERSIONS, ThrowawayPostgres
-from tests.faces import AwaitedStore
 from tests.stores import MakeStore, stores, sure
+
+pytestmark = pytest.mark.both_faces
 
 L1, L2, L3 = MemPolicy(ttl=60), RedisPolicy(ttl=600), PostgresPolicy()
 BEHIND = WriteMode.WRITE_BEHIND
@@ -98,12 +99,6 @@ class Visit:
 
 
 MODELS: list[Any] = [Post, Event, Struct, Validated]
-
-
-@pytest.fixture(params=[DataStore, AwaitedStore], ids=["sync", "awaited"])
-def make(request: pytest.FixtureRequest, dsn: str, redis_addr: str) -> Any:
-    with stores(dsn, redis_addr, request.param) as factory:
-        yield factory
 
 
 @pytest.fixture

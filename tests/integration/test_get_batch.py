@@ -33,11 +33,12 @@ from strata.embedded import EmbeddedCluster
 from strata.l3.table import Table
 from strata.testing import Proxy, inspect
 from tests.behind import hand_off, idle, paced
-from tests.faces import AwaitedStore
 from tests.models import Note, Player, Point
 from tests.stores import MakeStore, schema, stores, sure
 from tests.support import wait_until
 from tests.trips import Trips, counted
+
+pytestmark = pytest.mark.both_faces
 
 SHORT = L2PoolConfig(dial_timeout=0.2, read_timeout=0.5, write_timeout=0.5)
 
@@ -51,12 +52,6 @@ class Team:
 BLUE = Team(UUID(int=7), "blue")
 ANN, NOTE, POINT = Player("a", "ann"), Note(1, "one"), Point("p", 1, 2)
 PAIRS: list[tuple[Any, Any]] = [("notes", 1), (Team, BLUE.id), (Player, "a"), ("points", "p")]
-
-
-@pytest.fixture(params=[DataStore, AwaitedStore], ids=["sync", "awaited"])
-def make(request: pytest.FixtureRequest, dsn: str, redis_addr: str) -> Any:
-    with stores(dsn, redis_addr, request.param) as factory:
-        yield factory
 
 
 def registered(store: DataStore, **options: Any) -> DataStore:

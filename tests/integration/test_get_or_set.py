@@ -26,10 +26,11 @@ from strata import (
 )
 from strata.aio.operations import current
 from strata.testing import Proxy, inspect
-from tests.faces import AwaitedStore
 from tests.models import Note, Player
 from tests.stores import MakeStore, stores, sure
 from tests.support import wait_until
+
+pytestmark = pytest.mark.both_faces
 
 L1, L2, L3 = MemPolicy(ttl=60), RedisPolicy(ttl=600), PostgresPolicy()
 TIERS: dict[str, dict[str, Any]] = {
@@ -43,12 +44,6 @@ TIERS: dict[str, dict[str, Any]] = {
 }
 SHARED = [name for name in TIERS if name != "L1"]  # among processes
 WITHOUT_L3 = ("L1+L2", "L2", "L1")
-
-
-@pytest.fixture(params=[DataStore, AwaitedStore], ids=["sync", "awaited"])
-def make(request: pytest.FixtureRequest, dsn: str, redis_addr: str) -> Any:
-    with stores(dsn, redis_addr, request.param) as factory:
-        yield factory
 
 
 @pytest.fixture(params=TIERS)

@@ -26,9 +26,10 @@ from strata.protocol.versions import NODE_BITS
 from strata.testing import inspect
 from strata.writebehind.dirty import changes
 from tests.behind import Errors, client, comes_after, deferred, hand_off, idle, paced, persist, run
-from tests.faces import AwaitedStore
-from tests.stores import MakeStore, stores, sure
+from tests.stores import MakeStore, sure
 from tests.support import wait_until
+
+pytestmark = pytest.mark.both_faces
 
 L1, L2, L3 = MemPolicy(ttl=60), RedisPolicy(ttl=600), PostgresPolicy()
 BEHIND = WriteMode.WRITE_BEHIND
@@ -53,12 +54,6 @@ class Counter:
     seen: int | None = None
     title: str = ""
     changed: Annotated[datetime | None, strata.AutoNow] = None
-
-
-@pytest.fixture(params=[DataStore, AwaitedStore], ids=["sync", "awaited"])
-def make(request: pytest.FixtureRequest, dsn: str, redis_addr: str) -> Any:
-    with stores(dsn, redis_addr, request.param) as factory:
-        yield factory
 
 
 @pytest.fixture(params=TIERS)

@@ -29,10 +29,11 @@ from strata import (
     WriteMode,
 )
 from strata.testing import inspect
-from tests.faces import AwaitedStore
 from tests.models import Note, Player
-from tests.stores import MakeStore, stores, sure
+from tests.stores import MakeStore, sure
 from tests.support import wait_until
+
+pytestmark = pytest.mark.both_faces
 
 L1, L2, L3 = MemPolicy(ttl=60), RedisPolicy(ttl=600), PostgresPolicy()
 BEHIND = WriteMode.WRITE_BEHIND
@@ -62,12 +63,6 @@ class Visit:
     id: Annotated[int, strata.PrimaryKey]
     at: datetime
     text: str = ""
-
-
-@pytest.fixture(params=[DataStore, AwaitedStore], ids=["sync", "awaited"])
-def make(request: pytest.FixtureRequest, dsn: str, redis_addr: str) -> Any:
-    with stores(dsn, redis_addr, request.param) as factory:
-        yield factory
 
 
 @pytest.fixture(params=TIERS)

@@ -12,20 +12,15 @@ from strata import DataStore, EncodeError, MemPolicy, Q, RedisPolicy, SearchExpi
 from strata.embedded import EmbeddedCluster
 from strata.testing import inspect
 from tests.behind import client, deferred, hand_off, idle, paced, persist
-from tests.faces import AwaitedStore
 from tests.held import Held, execute
 from tests.models import Note
 from tests.stores import MakeStore, schema, stores, sure
 from tests.support import wait_until
 
+pytestmark = pytest.mark.both_faces
+
 IDS = (1, 2, 3)
 OLD, NEW = ({id: Note(id, text) for id in IDS} for text in ("old", "new"))
-
-
-@pytest.fixture(params=[DataStore, AwaitedStore], ids=["sync", "awaited"])
-def make(request: pytest.FixtureRequest, dsn: str, redis_addr: str) -> Any:
-    with stores(dsn, redis_addr, request.param) as factory:
-        yield factory
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ import pytest
 
 import strata
 from strata import UNLOADED, DataStore, EncodeError, Q, SchemaHooks, SchemaNotFoundError
-from tests.faces import AwaitedStore
-from tests.stores import MakeStore, schema, stores, sure
+from tests.stores import MakeStore, schema, sure
 from tests.trips import counted
+
+pytestmark = pytest.mark.both_faces
 
 
 @dataclass
@@ -38,12 +39,6 @@ class Fan(pydantic.BaseModel):
 
 
 RED, BLUE = Team(0, "red", "Go!"), Team(7, "blue", "Stay!")
-
-
-@pytest.fixture(params=[DataStore, AwaitedStore], ids=["sync", "awaited"])
-def make(request: pytest.FixtureRequest, dsn: str, redis_addr: str) -> Any:
-    with stores(dsn, redis_addr, request.param) as factory:
-        yield factory
 
 
 def filled(make: MakeStore, **options: Any) -> DataStore:

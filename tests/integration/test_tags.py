@@ -27,11 +27,12 @@ from strata.embedded import EmbeddedCluster
 from strata.protocol import markers
 from strata.testing import inspect
 from tests.behind import client, hand_off, idle, paced, persist
-from tests.faces import AwaitedStore
 from tests.held import Held, execute
 from tests.models import Note
 from tests.stores import ALL, MakeStore, stores, sure
 from tests.support import wait_until
+
+pytestmark = pytest.mark.both_faces
 
 TEAMS = {1: "red", 2: "blue", 3: "red"}
 REDS = {1: "new", 2: "old", 3: "new"}
@@ -46,12 +47,6 @@ class Player:
 
 def teams(record: Any) -> list[str]:
     return [f"team:{record.team}"]
-
-
-@pytest.fixture(params=[DataStore, AwaitedStore], ids=["sync", "awaited"])
-def make(request: pytest.FixtureRequest, dsn: str, redis_addr: str) -> Any:
-    with stores(dsn, redis_addr, request.param) as factory:
-        yield factory
 
 
 @pytest.fixture

@@ -34,11 +34,12 @@ from strata.testing import Proxy, inspect
 from strata.writebehind.writer.handoff import HandOff
 from tests import forked
 from tests.behind import client, hand_off, idle, paced, persist, run
-from tests.faces import AwaitedStore
 from tests.fleet import ROOT, environment
 from tests.models import Note
 from tests.stores import MakeStore, stores, sure
 from tests.support import wait_until
+
+pytestmark = pytest.mark.both_faces
 
 L1, L2, L3 = MemPolicy(ttl=60), RedisPolicy(ttl=600), PostgresPolicy()
 BEHIND, L1_LATER = WriteMode.WRITE_BEHIND, WriteMode.WRITE_THROUGH_L1_ASYNC
@@ -92,12 +93,6 @@ store.touch(Note, 4, 200)
 os.kill(os.getpid(), 9)
 """
 Make = Callable[..., DataStore]
-
-
-@pytest.fixture(params=[DataStore, AwaitedStore], ids=["sync", "awaited"])
-def make(request: pytest.FixtureRequest, dsn: str, redis_addr: str) -> Any:
-    with stores(dsn, redis_addr, request.param) as factory:
-        yield factory
 
 
 @pytest.fixture

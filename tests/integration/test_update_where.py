@@ -34,9 +34,10 @@ from strata import (
 from strata.engine import where
 from strata.testing import inspect
 from tests.behind import comes_after, deferred, hand_off, idle, paced, persist, rows, run
-from tests.faces import AwaitedStore
 from tests.models import Account, Player
-from tests.stores import MakeStore, schema, stores, sure
+from tests.stores import MakeStore, schema, sure
+
+pytestmark = pytest.mark.both_faces
 
 L1, L2, L3 = MemPolicy(ttl=60), RedisPolicy(ttl=600), PostgresPolicy()
 BEHIND = WriteMode.WRITE_BEHIND
@@ -68,12 +69,6 @@ class Item:
     token: Annotated[str | None, strata.Encrypted] = None
     made: Annotated[datetime | None, strata.AutoNowAdd] = None
     changed: Annotated[datetime | None, strata.AutoNow] = None
-
-
-@pytest.fixture(params=[DataStore, AwaitedStore], ids=["sync", "awaited"])
-def make(request: pytest.FixtureRequest, dsn: str, redis_addr: str) -> Any:
-    with stores(dsn, redis_addr, request.param) as factory:
-        yield factory
 
 
 @pytest.fixture(params=TIERS)
