@@ -82,7 +82,7 @@ class Bound:
             return self.plan.from_row(values, self.cipher, names)
         except DecodeError as error:
             held = dict(zip(names or self.plan.column_names, values, strict=False))
-            error.schema, error.key = self.name, held.get(self.plan.key.name)
+            error.schema, error.key = self.name, self.plan.key.within(held)
             self.counters.unreadable += 1
             raise
 

@@ -44,7 +44,8 @@ def as_written(conn: Any, bound: Bound, record: Any, written: Any) -> Any:
         return record
     plan = bound.plan
     # With the key, to which a ciphertext is bound; it is never among the names.
-    names, values = (plan.key.name, *written.names), (plan.key_of(record), *written.values)
+    names = (*plan.key.names, *written.names)
+    values = (*plan.key.parts(plan.key_of(record)), *written.values)
     try:
         return plan.merge(record, bound.record(values, names))
     except DecodeError as error:

@@ -24,12 +24,20 @@ class Hot:
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
         entries: dict[Any, L1Entry] = {} if bound.hooks.get_given else bound.l1.entries
+        kinds = bound.plan.key.kinds
         self.lookup: Callable[[Any], L1Entry | None] = entries.get
+        if len(kinds) > 1 and int in kinds:
+            self.lookup = _of_kinds(kinds, entries.get)
         self.trust: Trust = bound.l1.trust
         self.thaw: Callable[[Any], Any] | None = None if bound.plan.immutable else bound.plan.thaw
-        self.exact = int if bound.plan.key.annotation is int else None
+        self.exact = int if kinds == (int,) else None
 
     def close(self) -> None:
         """No more hits: every call takes the way on which a closed store refuses it."""
         empty: dict[Any, L1Entry] = {}
         self.lookup = empty.get
+
+
+def _of_kinds(kinds: tuple[type, ...], lookup: Callable[[Any], L1Entry | None]) -> Callable[[Any], L1Entry | None]:
+    """As `lookup`, for tuples of just these classes: others may compare equal to them, as `True` does to 1."""
+    return lambda id: lookup(id) if type(id) is tuple and tuple(map(type, id)) == kinds else None

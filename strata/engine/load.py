@@ -292,9 +292,9 @@ def joined(
     matters.
     """
     if pending is not None and (pending.adds or (row is not None and _is_noted(row, pending))):
-        names, key = bound.plan.column_names, bound.plan.key.name
+        names, keys = bound.plan.column_names, bound.plan.key.names
         held = Standing.gone(deletion) if row is None else Standing.of(names, row.version, row.values, note)
-        came = [held.lay(step, names, key) for step in pending.steps]
+        came = [held.lay(step, names, keys) for step in pending.steps]
         if held.values is None:
             return Loaded(ABSENT, held.version)
         record = bound.record(tuple(held.values[name] for name in names))

@@ -141,7 +141,7 @@ class Modifier:
 
     def _part(self, bound: Bound, id: Any, fields: Mapping[str, Any]) -> Any:
         check_written(bound, fields, "update")
-        return bound.plan.part({**fields, bound.plan.key.name: id})
+        return bound.plan.part({**fields, **bound.plan.key.given(id)})
 
     def _expected(self, bound: Bound, id: Any, expect: Mapping[str, Any]) -> Mapping[str, Any]:
         """The values as a record has them. Raises `EncodeError` for those that no record could have."""
@@ -149,7 +149,7 @@ class Modifier:
         if not isinstance(expect, Mapping):
             raise EncodeError(f"expect takes a mapping of fields to values, not a {type(expect).__name__}")
         _check_names(bound, expect)
-        given = plan.check(plan.part({plan.key.name: id, **expect}))
+        given = plan.check(plan.part({**plan.key.given(id), **expect}))
         exact = plan.prepare(given, None if not plan.has_stamped else self._context.now())
         stamped = {field.name for field in plan.columns if field.stamped}
         return {name: value if name in stamped else getattr(exact, name) for name, value in expect.items()}
@@ -161,9 +161,10 @@ def check_written(bound: Bound, fields: Mapping[str, Any], call: str) -> None:
     if not fields:
         raise EncodeError(f"{call} was given no field; name those that are to be written")
     _check_names(bound, fields)
-    if plan.key.name in fields:
+    if changed := [name for name in plan.key.names if name in fields]:
+        whole = "" if len(plan.key.names) == 1 else " a part of"
         raise EncodeError(
-            f"{plan.key.name!r} is the key of {plan.model.__name__}, which no update changes; delete the record "
+            f"{changed[0]!r} is{whole} the key of {plan.model.__name__}, which no update changes; delete the record "
             "and insert another"
         )
 
@@ -234,7 +235,7 @@ class _Modify:
         ]
         if not names:
             raise Unchanged(held)
-        return plan.part({plan.key.name: self.id} | {name: getattr(prepared, name) for name in names})
+        return plan.part(plan.key.given(self.id) | {name: getattr(prepared, name) for name in names})
 
 
 def _check_there(bound: Bound, id: Any, held: Any) -> None:

@@ -76,7 +76,7 @@ class WhereWriter:
 
     def _steps(self, bound: Bound, query: Query, change: RowsChange, progress: Progress) -> Iterator[int]:
         """The numbers of rows that were changed, step by step."""
-        context, key = self._context, bound.plan.conversion(bound.plan.key.name)
+        context, plan = self._context, bound.plan
         context.listen()
         done, after = 0, None
         try:
@@ -84,11 +84,11 @@ class WhereWriter:
                 context.check_open()
                 size = min(STEP, query.limit - done) if query.limit else STEP
                 with bound.rows.primary.session() as conn:
-                    wanted = replace(query, fields=(key.field.name,), limit=size)
+                    wanted = replace(query, fields=plan.key.names, limit=size)
                     page = bound.rows.table.search_page(conn, wanted, after)
                 if not page.rows:
                     return
-                step = _Step(context, bound, query, change, [key.restore(row.values[0]) for row in page.rows])
+                step = _Step(context, bound, query, change, [plan.restored_key(row.values) for row in page.rows])
                 step.run()
                 done, after = done + step.count, page.last
                 yield step.count

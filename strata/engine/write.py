@@ -77,7 +77,7 @@ class Writer:
             if key == "":
                 raise MissingPrimaryKeyError(f"the key of the {plan.model.__name__} is empty; it must be the id given")
             raise EncodeError(
-                f"the id given is not the {plan.key.name!r} of the {plan.model.__name__}; they must agree"
+                f"the id given is not the {plan.key.spelled} of the {plan.model.__name__}; they must agree"
             )
         return self._stamped(bound, value)
 
@@ -89,7 +89,7 @@ class Writer:
         """As `prepare`, of what `accept` gave, which gets this key."""
         plan = bound.plan
         fields = {name: getattr(accepted, name) for name in plan.column_names}
-        return self._stamped(bound, plan.part(fields | {plan.key.name: id}))
+        return self._stamped(bound, plan.part(fields | plan.key.given(id)))
 
     def _stamped(self, bound: Bound, checked: Any) -> Any:
         plan = bound.plan
@@ -106,7 +106,7 @@ class Writer:
     def prepare_part(self, bound: Bound, id: Any, fields: Mapping[str, Any]) -> Any:
         """As `prepare`, of a record of nothing but its key and these values, which are sound."""
         plan = bound.plan
-        part = plan.part({plan.key.name: id, **fields})
+        part = plan.part({**plan.key.given(id), **fields})
         if bound.hooks.before_set_given:
             return self.prepare(bound, id, part)
         return plan.prepare(part, self._context.now()) if plan.has_stamped else part

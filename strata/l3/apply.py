@@ -48,7 +48,7 @@ class Applier:
         self._writes = writes
         self._stage = stage
         table, key, name = layout.table, layout.key, STAGE
-        tombstone = f"(SELECT d.version FROM {TOMBSTONES} d WHERE {layout.buried('d', f's.{key}::text')})"
+        tombstone = f"(SELECT d.version FROM {TOMBSTONES} d WHERE {layout.buried('d', key.text('s'))})"
         horizon = f"(SELECT h.version FROM {HORIZONS} h WHERE h.schema = {layout.schema})"
         # Scalar sub-selects: one index look-up a row, in the order of the stage, whatever its size.
         insert = f"{layout.insert} SELECT {layout.staged()}, s.{VERSION}"
@@ -58,40 +58,40 @@ class Applier:
         self._counts = not layout.kept and not layout.updates_first
         returning = "" if self._counts else f"RETURNING {layout.returned(layout.kept)}"
         overwrite = (
-            f"ON CONFLICT ({key}) DO UPDATE SET {layout.assigned(layout.settable, 'EXCLUDED')}"
+            f"ON CONFLICT ({key.listed}) DO UPDATE SET {layout.assigned(layout.settable, 'EXCLUDED')}"
             f"{VERSION} = EXCLUDED.{VERSION} WHERE r.{VERSION} < EXCLUDED.{VERSION}"
         )
         if layout.updates_first:
             update = f"UPDATE {table} AS r SET {layout.assigned(layout.settable, 's')}{VERSION} = s.{VERSION}"
-            newer = f"r.{key} = s.{key} AND r.{VERSION} < s.{VERSION}{moving(layout)}"
+            newer = f"{key.same('r', 's')} AND r.{VERSION} < s.{VERSION}{moving(layout)}"
             merge = layout.upserting(
                 f"{update} {source} AND {newer} {returning}",
                 f"{insert} {source} AND {above} AND {stage.unknown} {'' if layout.monthly else overwrite} {returning}",
             )
         else:
             merge = (
-                f"{insert} {source} AND ({above} OR (SELECT true FROM {table} x WHERE x.{key} = s.{key}))"
+                f"{insert} {source} AND ({above} OR (SELECT true FROM {table} x WHERE {key.same('x', 's')}))"
                 f" {overwrite} {returning}"
             )
         self._merge = stage.statement(merge, prepared=not layout.updates_first)
         self._bury = stage.statement(
             f"INSERT INTO {TOMBSTONES} AS d (schema, id, version)"
-            f" SELECT {layout.schema}, s.{key}::text, s.{VERSION} FROM {name} s WHERE s.{GROUP} = {_DELETED} AND"
-            f" (SELECT true FROM {table} r WHERE r.{key} = s.{key} AND r.{VERSION} <= s.{VERSION} LIMIT 1) IS NULL"
+            f" SELECT {layout.schema}, {key.text('s')}, s.{VERSION} FROM {name} s WHERE s.{GROUP} = {_DELETED} AND"
+            f" (SELECT true FROM {table} r WHERE {key.same('r', 's')} AND r.{VERSION} <= s.{VERSION} LIMIT 1) IS NULL"
             f" ON CONFLICT (schema, id) DO UPDATE SET version = EXCLUDED.version, deleted_at = now()"
             f" WHERE d.version < EXCLUDED.version",
-            of=(GROUP, VERSION, key),
+            of=(GROUP, VERSION, *key.quoted),
         )
         self._delete = stage.statement(
             f"DELETE FROM {table} r USING {name} s"
-            f" WHERE s.{GROUP} = {_DELETED} AND r.{key} = s.{key} AND r.{VERSION} <= s.{VERSION}{own(layout.name)}",
-            of=(GROUP, VERSION, key),
+            f" WHERE s.{GROUP} = {_DELETED} AND {key.same('r', 's')} AND r.{VERSION} <= s.{VERSION}{own(layout.name)}",
+            of=(GROUP, VERSION, *key.quoted),
             prepared=False,
         )
         self._look = stage.statement(
             f"SELECT s.{ORDER}, {tombstone}, {horizon}, {layout.returned(layout.kept)}"
-            f" FROM {name} s LEFT JOIN {table} r ON r.{key} = s.{key}",
-            of=(ORDER, key),
+            f" FROM {name} s LEFT JOIN {table} r ON {key.same('r', 's')}",
+            of=(ORDER, *key.quoted),
             prepared=False,
         )
 
@@ -154,7 +154,7 @@ class Applier:
         layout = self._layout
         return self._stage.statement(
             f"UPDATE {layout.table} AS r SET {layout.assigned(names, 's')}{VERSION} = s.{VERSION}"
-            f" FROM {STAGE} s WHERE s.{GROUP} = $1 AND r.{layout.key} = s.{layout.key}"
+            f" FROM {STAGE} s WHERE s.{GROUP} = $1 AND {layout.key.same('r', 's')}"
             f" AND r.{VERSION} < s.{VERSION}{moving(layout)}",
             (INT4,),
             prepared=False,
@@ -174,8 +174,7 @@ class Applier:
             if not names:
                 continue
             held = {name: on_top(values[name], late.added, name, change.version) for name in names}
-            row = [held.get(name, UNLOADED) for name in layout.names]
-            row[layout.key_place] = change.key
+            row = layout.with_key(held, change.key, UNLOADED)
             version = above(late.version, LATE_NODES)
             self._writes.lay(conn, row, version)
             base, columns = late.base, late.columns
@@ -282,11 +281,7 @@ class _Sorted:
         return self.groups.setdefault(names, len(self.groups) + 1)
 
     def _spread(self, change: Change) -> list[Any]:
-        row: list[Any] = [None] * len(self._layout.names)
-        for name, value in zip(change.names or (), change.values or (), strict=True):
-            row[self._layout.places[name]] = value
-        row[self._layout.key_place] = change.key
-        return row
+        return self._layout.with_key(dict(zip(change.names or (), change.values or (), strict=True)), change.key)
 
 
 def _is_whole(change: Change, layout: Layout) -> bool:

@@ -74,12 +74,12 @@ class Bulk:
         write: Callable[[Connection, _Batch], list[Written]],
     ) -> list[Written]:
         """What `write` answers to the batch in the order of its keys, in the order of `rows`."""
-        layout, place = self._layout, self._layout.key_place
+        layout, key_of_row = self._layout, self._layout.key_of_row
         if layout.actual.generated:
             rows = [tuple(layout.filled(row)) for row in rows]
         if layout.locked:
-            self._writes.lock_keys(conn, (layout.plan.key_text(row[place]) for row in rows), alone=False)
-        order = sorted(range(len(rows)), key=lambda index: rows[index][place])
+            self._writes.lock_keys(conn, (layout.plan.key_text(key_of_row(row)) for row in rows), alone=False)
+        order = sorted(range(len(rows)), key=lambda index: key_of_row(rows[index]))
         batch = _Batch([rows[index] for index in order], [versions[index] for index in order], node)
         written = write(conn, batch) if layout.locked else self._writes.insisting(conn, lambda: write(conn, batch))
         answers: list[Any] = [None] * len(rows)
@@ -102,7 +102,7 @@ class Bulk:
     def _write_many(self, conn: Connection, batch: _Batch) -> list[Written]:
         if batch.groups:
             return self._update(conn, batch)
-        keys = [row[self._layout.key_place] for row in batch.rows]
+        keys = list(map(self._layout.key_of_row, batch.rows))
         sample = keys[:: max(1, len(keys) // _SAMPLE)]
         some = self._old.row(conn, self._old_values(sample, batch))
         if some is None and self._copied(conn, batch, keys):
@@ -111,7 +111,7 @@ class Bulk:
 
     def _insert(self, conn: Connection, batch: _Batch) -> list[Written]:
         layout, writes = self._layout, self._writes
-        keys = [row[layout.key_place] for row in batch.rows]
+        keys = list(map(layout.key_of_row, batch.rows))
         if batch.groups:
             raise writes.unwritten(conn, [])
         # By month no index keeps them unique; and an INSERT may be refused for another reason, although they are there.
@@ -134,9 +134,10 @@ class Bulk:
         self._stage.fill(conn, part.staged())
         rows = self._add.rows(conn, (part.node,))
         if len(rows) == len(part.rows):
-            return [self._written(values, row[1:]) for values, row in zip(part.rows, rows, strict=True)]
-        added = {row[0] for row in rows}
-        keys = [row[self._layout.key_place] for row in part.rows]
+            width = self._layout.key.width
+            return [self._written(values, row[width:]) for values, row in zip(part.rows, rows, strict=True)]
+        added = {self._layout.key.split(row)[0] for row in rows}
+        keys = list(map(self._layout.key_of_row, part.rows))
         raise self._writes.uninserted(conn, [key for key in keys if key not in added])
 
     def _copied(self, conn: Connection, batch: _Batch, keys: list[Any]) -> bool:
@@ -147,9 +148,10 @@ class Bulk:
         return self._old.row(conn, self._old_values(keys, batch)) is None
 
     def _old_values(self, keys: list[Any], batch: _Batch) -> tuple[Any, ...]:
+        columns = self._layout.key.columns(keys)
         if not self._layout.deferred:
-            return (keys,)
-        return keys, [self._layout.plan.key_text(key) for key in keys], min(batch.versions)
+            return (*columns,)
+        return *columns, [self._layout.plan.key_text(key) for key in keys], min(batch.versions)
 
     def _copy_into(self, conn: Connection, batch: _Batch) -> bool:
         """COPY into the table itself; false, and nothing written, where that is not possible."""
@@ -209,11 +211,12 @@ class Bulk:
             return [self._written(values, row) for values, row in zip(part.rows, rows, strict=True)]
         answers: list[Any] = [None] * len(part.rows)
         # Each row comes after its place, or, where some were updated and then others inserted, after its key.
-        place = self._layout.key_place
-        places = None if finished.updating else {values[place]: index for index, values in enumerate(part.rows)}
+        key, key_of_row = self._layout.key, self._layout.key_of_row
+        places = None if finished.updating else {key_of_row(values): index for index, values in enumerate(part.rows)}
         for row in rows:
-            index = row[0] if places is None else places[row[0]]
-            answers[index] = self._written(part.rows[index], row[1:])
+            id, rest = (row[0], row[1:]) if places is None else key.split(row)
+            index = id if places is None else places[id]
+            answers[index] = self._written(part.rows[index], rest)
         if None not in answers:
             return answers
         put = self._writes.put  # deleted since they were looked for
@@ -243,7 +246,7 @@ class Bulk:
             for row in self._update_statement(names, unset).rows(conn, (batch.node, number)):
                 answers[row[0]] = self._writes.written(batch.rows[row[0]], unset, row[1:])
         if None in answers:
-            left = [row[layout.key_place] for row, answer in zip(batch.rows, answers, strict=True) if answer is None]
+            left = [layout.key_of_row(row) for row, answer in zip(batch.rows, answers, strict=True) if answer is None]
             raise self._writes.unwritten(conn, left)
         return answers
 
@@ -252,7 +255,7 @@ class Bulk:
         return self._stage.statement(
             f"UPDATE {layout.table} AS r SET {layout.assigned(names, 's')}"
             f"{VERSION} = GREATEST(s.{VERSION}, {layout.raised(f'r.{VERSION}', '$1')})"
-            f" FROM {STAGE} s WHERE s.{GROUP} = $2 AND r.{layout.key} = s.{layout.key}{moving(layout)}"
+            f" FROM {STAGE} s WHERE s.{GROUP} = $2 AND {layout.key.same('r', 's')}{moving(layout)}"
             f" RETURNING s.{ORDER}, {layout.returned(returned)}",
             (INT8, INT4),
             prepared=False,
@@ -261,17 +264,17 @@ class Bulk:
     def _add_statement(self) -> Statement:
         """Inserts what the stage holds, and returns of each row that was not there its key before the rest."""
         layout = self._layout
-        version = layout.inserted(f"s.{VERSION}", "$1", f"s.{layout.key}::text")
-        unless = "" if layout.monthly else f"ON CONFLICT ({layout.key}) DO NOTHING"
+        version = layout.inserted(f"s.{VERSION}", "$1", layout.key.text("s"))
+        unless = "" if layout.monthly else f"ON CONFLICT ({layout.key.listed}) DO NOTHING"
         return self._stage.statement(
             f"{layout.insert} SELECT {layout.staged()}, {version} FROM {STAGE} s {unless}"
-            f" RETURNING {layout.shown([layout.plan.key.name], 'r')}, {layout.returned(layout.kept)}",
+            f" RETURNING {layout.shown_key('r')}, {layout.returned(layout.kept)}",
             (INT8,),
         )
 
     def _merge_statement(self) -> Statement:
         layout, stage = self._layout, self._stage
-        version = layout.inserted(f"s.{VERSION}", "$1", f"s.{layout.key}::text")
+        version = layout.inserted(f"s.{VERSION}", "$1", layout.key.text("s"))
         insert = f"{layout.insert} SELECT {layout.staged()}, {version}"
         source = f"FROM {STAGE} s WHERE s.{GROUP} = 0"
         returned = layout.returned(layout.kept)
@@ -279,11 +282,11 @@ class Bulk:
         if not layout.updates_first:
             return stage.statement(f"{insert} {source} {overwrite} RETURNING {returned}", (INT8,))
         raised = f"GREATEST({version}, {layout.raised(f'r.{VERSION}', '$1')})"
-        returning = f"RETURNING {layout.shown([layout.plan.key.name], 'r')}, {returned}"
+        returning = f"RETURNING {layout.shown_key('r')}, {returned}"
         return self._stage.statement(
             layout.upserting(
                 f"UPDATE {layout.table} AS r SET {layout.assigned(layout.settable, 's')}{VERSION} = {raised} {source}"
-                f" AND r.{layout.key} = s.{layout.key}{moving(layout)} {returning}",
+                f" AND {layout.key.same('r', 's')}{moving(layout)} {returning}",
                 f"{insert} {source} AND {stage.unknown} {overwrite} {returning}",
             ),
             (INT8,),
@@ -292,20 +295,21 @@ class Bulk:
 
     def _old_statement(self) -> Statement:
         """Finds a row if one of the keys has a row, or, written behind, a tombstone, or lies below the horizon."""
-        layout = self._layout
+        layout, key = self._layout, self._layout.key
         # A scalar sub-select is looked up in the index for each key, whatever the planner thinks of the table's size.
         sql = (
-            f"(SELECT 1 FROM unnest($1) AS k(key)"
-            f" WHERE (SELECT true FROM {layout.table} r WHERE r.{layout.key} = k.key) LIMIT 1)"
+            f"(SELECT 1 FROM {key.unnested('k')}"
+            f" WHERE (SELECT true FROM {layout.table} r WHERE {key.same('r', 'k')}) LIMIT 1)"
         )
         if not layout.deferred:
-            return Statement(sql, (ARRAYS[layout.key_oid],))
+            return Statement(sql, key.arrays)
+        texts, oldest = (f"${key.width + place}" for place in (1, 2))
         sql += (
-            f" UNION ALL (SELECT 1 FROM unnest($2) AS k(id)"
+            f" UNION ALL (SELECT 1 FROM unnest({texts}) AS k(id)"
             f" WHERE (SELECT true FROM {TOMBSTONES} d WHERE {layout.buried('d', 'k.id')}) LIMIT 1)"
-            f" UNION ALL (SELECT 1 FROM {HORIZONS} h WHERE h.schema = {layout.schema} AND h.version >= $3)"
+            f" UNION ALL (SELECT 1 FROM {HORIZONS} h WHERE h.schema = {layout.schema} AND h.version >= {oldest})"
         )
-        return Statement(sql, (ARRAYS[layout.key_oid], ARRAYS[TEXT], INT8))
+        return Statement(sql, (*key.arrays, ARRAYS[TEXT], INT8))
 
 
 class _Running:

@@ -116,7 +116,7 @@ def _watched(tables: Sequence[tuple[Table, Schema[Any]]]) -> list[outside.Watche
         over = [(other, schema) for other, schema in tables if other.name == name]
         cached = tuple(other.mark for other, schema in over if schema.l2 is not None)
         deferred = tuple(other.mark for other, _ in over if other.deferred)
-        found.append(outside.Watched(name, table.plan.key.name, cached, deferred))
+        found.append(outside.Watched(name, table.plan.key, cached, deferred))
     return found
 
 
@@ -160,14 +160,14 @@ class _Comparison:
         check_unique(table.plan, table.name, table.partition, self._wanted)
         if not facts.kind:
             self._plan.statements += ddl.create_table(
-                table.name, table.plan.forms, table.plan.key.name, table.partition, self._months
+                table.name, table.plan.forms, table.plan.key.names, table.partition, self._months
             )
         elif why := no_table(facts.kind):
             raise InvalidModelError(f"{table.name!r} is there already and {why}")
         else:
             self._extend()
         if table.plan.key.generated:
-            self._assign(table.plan.key)
+            self._assign(table.plan.key.fields[0])
         needed = bool(self._plan.statements or self._plan.late)
         if facts.kind:
             self._divided()
@@ -224,7 +224,7 @@ class _Comparison:
 
     def _index(self, item: Index) -> None:
         columns = tuple(item.fields)
-        if columns == (self._table.plan.key.name,):
+        if columns == self._table.plan.key.names:
             return  # the primary key
         found = self._facts.index_over(columns, unique=item.unique)
         if found is None and item.unique:
@@ -277,9 +277,8 @@ class _Comparison:
     def _divided(self) -> None:
         """What a table lacks of its partitions; one that is divided in another way is left to be done by hand."""
         facts, partition, table = self._facts, self._table.partition, self._table
-        key = table.plan.key.name
         if partition is None:
-            if facts.kind == "p" and set(facts.divided_by) - {key}:
+            if facts.kind == "p" and set(facts.divided_by) - set(table.plan.key.names):
                 by = ", ".join(column or "an expression" for column in facts.divided_by)
                 self._blocked(
                     f"{table.name} is partitioned by {by}, and the schema does not say so: no upsert by key can work; "
@@ -302,11 +301,11 @@ class _Comparison:
 
     def _repartition(self) -> str:
         table, partition = self._table, self._table.partition
-        create = ddl.create_table(table.name, table.plan.forms, table.plan.key.name, partition, self._months)
+        create = ddl.create_table(table.name, table.plan.forms, table.plan.key.names, partition, self._months)
         if table.plan.key.generated:
             server = self._conn.pgconn.server_version
             create += ddl.assign_key(
-                table.name, table.plan.key, server=server, partitioned=partition is not None, filled=False
+                table.name, table.plan.key.fields[0], server=server, partitioned=partition is not None, filled=False
             )
         mine = (*table.plan.column_names, VERSION)
         copied = [name for name in mine if name in self._facts.columns and not self._facts.columns[name].computed]
@@ -315,20 +314,20 @@ class _Comparison:
 
     def _key(self) -> None:
         """The constraint that upserts go by, or, by month, the index in which writers look for the key."""
-        key, partition, facts = self._table.plan.key.name, self._table.partition, self._facts
-        if facts.kind == "p" and set(facts.divided_by) - {key}:
+        keys, partition, facts = self._table.plan.key.names, self._table.partition, self._facts
+        if facts.kind == "p" and set(facts.divided_by) - set(keys):
             if partition is not None and partition.monthly and facts.divided_by == (partition.column,):
-                both = Index([key, partition.column], unique=True)
-                if facts.index_over((key, partition.column), unique=True) is None:
+                both = Index([*keys, partition.column], unique=True)
+                if facts.index_over((*keys, partition.column), unique=True) is None:
                     self._unique(both, deferrable=False)
             return  # nothing less than that can be unique in it
-        found = facts.index_over((key,), unique=True)
+        found = facts.unique_index(keys)
         if found is None:
-            self._unique(Index([key], unique=True), deferrable=False)
+            self._unique(Index(list(keys), unique=True), deferrable=False)
         elif not found.immediate:
             self._blocked(
                 f"the key of {self._table.name} has a deferrable constraint, which no upsert can use",
-                ddl.unique(self._table.name, Index([key], unique=True), deferrable=False) + ";",
+                ddl.unique(self._table.name, Index(list(keys), unique=True), deferrable=False) + ";",
             )
 
     def _by_hand(self, text: str, sql: str) -> None:

@@ -131,12 +131,16 @@ def assign_key(table: str, key: Field, *, server: int, partitioned: bool, filled
 
 
 def create_table(
-    table: str, columns: Sequence[Column], key: str, partition: Partition | None = None, months: Sequence[Month] = ()
+    table: str,
+    columns: Sequence[Column],
+    keys: Sequence[str],
+    partition: Partition | None = None,
+    months: Sequence[Month] = (),
 ) -> list[str]:
-    """The statements that make a table with its partitions: by the hash of its key, or these `months` and a default."""
+    """The statements that make a table with its partitions: by a hash of its key, or these `months` and a default."""
     lines = [column(item) for item in columns]
     lines.append(f"{VERSION} BIGINT NOT NULL DEFAULT 0")
-    lines.append(f"{_key_constraint(columns, key, partition)}")
+    lines.append(f"{_key_constraint(columns, keys, partition)}")
     made = f"CREATE TABLE {quote(table)} ({', '.join(lines)})"
     if partition is None:
         return [made]
@@ -146,17 +150,17 @@ def create_table(
             f"FOR VALUES WITH (MODULUS {HASH_PARTITIONS}, REMAINDER {part})"
             for part in range(HASH_PARTITIONS)
         ]
-        return [f"{made} PARTITION BY HASH ({quote(key)})", *parts]
+        return [f"{made} PARTITION BY HASH ({quote(partition.column)})", *parts]
     parts = [f"CREATE TABLE {partition_name(table, m)} PARTITION OF {quote(table)} {within(m)}" for m in months]
     return [f"{made} PARTITION BY RANGE ({quote(partition.column)})", *parts, default_partition(table)]
 
 
-def _key_constraint(columns: Sequence[Column], key: str, partition: Partition | None) -> str:
+def _key_constraint(columns: Sequence[Column], keys: Sequence[str], partition: Partition | None) -> str:
     if partition is None or not partition.monthly:
-        return f"PRIMARY KEY ({quote(key)})"
+        return f"PRIMARY KEY ({_list(keys)})"
     # The partition's column must be in it; where that may be NULL, it cannot be the primary key.
     nullable = any(item.field.nullable for item in columns if item.field.name == partition.column)
-    return f"{'UNIQUE' if nullable else 'PRIMARY KEY'} ({_list([key, partition.column])})"
+    return f"{'UNIQUE' if nullable else 'PRIMARY KEY'} ({_list([*keys, partition.column])})"
 
 
 def partition_name(table: str, month: Month) -> str:

@@ -26,8 +26,8 @@ class Drawing:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        actual, key, table = layout.actual, layout.key, layout.table
-        kind = layout.plan.key.sql_type
+        actual, key, table = layout.actual, layout.key.listed, layout.table  # a Generated key is of one column
+        kind = layout.plan.key.fields[0].sql_type
         # Materialized: an expression is run once for each key, whatever its function says of itself.
         self._draw = Statement(
             f"WITH d AS MATERIALIZED (SELECT ({actual.assigned})::{kind} AS key FROM generate_series(1, $1))"
@@ -52,7 +52,7 @@ class Drawing:
         Raises `MigrationError` where the table has nothing to make them of, or makes none that are new.
         """
         layout = self._layout
-        where = f"column {layout.plan.key.name!r} of table {layout.name!r}"
+        where = f"column {layout.plan.key.names[0]!r} of table {layout.name!r}"
         if not layout.actual.assigned:
             self._any.rows(conn)  # is there a table?
             raise MigrationError(

@@ -37,15 +37,15 @@ class Increments:
         self._update = update
         self._kinds = layout.plan.numbers
         self._numbers = tuple(self._kinds)
-        key, table, told = layout.key, layout.table, f"s.{layout.key}::text"
+        key, table, told = layout.key, layout.table, layout.key.text("s")
         shown = "".join(f", {layout.shown([name], 'r')}" for name in self._numbers)
         self._look = stage.statement(
             f"SELECT s.{ORDER}, (SELECT d.version FROM {TOMBSTONES} d WHERE {layout.buried('d', told)}),"
             f" (SELECT h.version FROM {HORIZONS} h WHERE h.schema = {layout.schema}),"
             f" r.{VERSION}, p.version, p.base, p.columns::text, {COUNTED}{shown}"
-            f" FROM {STAGE} s LEFT JOIN {table} r ON r.{key} = s.{key}"
+            f" FROM {STAGE} s LEFT JOIN {table} r ON {key.same('r', 's')}"
             f" LEFT JOIN {PARTIALS} p ON {layout.buried('p', told)}",
-            of=(ORDER, key),
+            of=(ORDER, *key.quoted),
             prepared=False,
         )
         self._make = stage.statement(
@@ -66,8 +66,8 @@ class Increments:
 
         Raises as `Applier.apply`.
         """
-        key = self._layout.plan.key.name
-        self._stage.fill(conn, ((place, 0, c.version, *self._row(c.key, {})) for place, c in enumerate(changes)))
+        layout, with_key = self._layout, self._layout.with_key
+        self._stage.fill(conn, ((place, 0, c.version, *with_key({}, c.key)) for place, c in enumerate(changes)))
         self._stage.lock_rows.execute(conn)
         answers: list[Applied | None] = [None] * len(changes)
         groups: dict[tuple[str, ...], int] = {}
@@ -78,15 +78,15 @@ class Increments:
             note = None if noted is None else note_of(noted, base, columns, counted, self._kinds)
             there = version is not None
             held = Standing.of(self._numbers, version, numbers, note) if there else Standing.gone(buried or 0)
-            came = reckoned(held, change, self._layout.names, key, horizon or 0)
+            came = reckoned(held, change, layout.names, layout.plan.key.names, horizon or 0)
             answers[place] = came.applied
             if came.written is None:
                 continue
             self._check(came.written, place)
-            names = tuple(name for name in self._layout.settable if name in came.written)
+            names = tuple(name for name in layout.settable if name in came.written)
             group = groups.setdefault(names, len(groups) + 1) if there else _MADE
             now = came.applied.version
-            rows.append((place, group, now, *self._row(change.key, came.written)))
+            rows.append((place, group, now, *with_key(came.written, change.key)))
             since = json.dumps({name: at for name, at in held.columns.items() if at > held.base})
             notes.append((change.key_text, now, held.base, since, counted_text(held.base, held.added)))
         self._write(conn, rows, groups, notes)
@@ -115,11 +115,6 @@ class Increments:
                 told = f"bigint out of range: what was added to {name} is more than the column can hold"
                 raise diagnosis.BatchError(diagnosis.Diagnosis(Failure.PERMANENT, OUT_OF_RANGE, message=told), place)
 
-    def _row(self, key: Any, written: dict[str, Any]) -> list[Any]:
-        row = [written.get(name) for name in self._layout.names]
-        row[self._layout.key_place] = key
-        return row
-
 
 class Reckoned(NamedTuple):
     """What becomes of an increment: the answer, and the columns that are written with it, None where nothing is."""
@@ -128,13 +123,13 @@ class Reckoned(NamedTuple):
     written: dict[str, Any] | None = None
 
 
-def reckoned(held: Standing, change: Change, names: Sequence[str], key: str, horizon: int) -> Reckoned:
+def reckoned(held: Standing, change: Change, names: Sequence[str], keys: Sequence[str], horizon: int) -> Reckoned:
     """Add to what a row, or none, holds, which is changed. The version rises by the least there is where a newer write
     has given other columns, or one of the same version was of other writers, so that every write newer than the row's
     still is."""
     before, version = held.values, held.version
     earlier = {} if before is None else dict(before)
-    came = held.lay(change, names, key)
+    came = held.lay(change, names, keys)
     if before is None and held.values is None:
         status = Status.SUPERSEDED if version >= newest(change.added) else Status.MISSING_ROW
         return Reckoned(Applied(change.key, status, version))

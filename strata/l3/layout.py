@@ -6,7 +6,7 @@ part of a statement's text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -15,6 +15,7 @@ import msgspec
 from strata.errors import InvalidModelError
 from strata.l3.actual import AS_MADE, Actual
 from strata.l3.connection import JSONB
+from strata.l3.key import KeyColumns
 from strata.l3.partition import Partition
 from strata.l3.statement import (
     BOOL,
@@ -98,9 +99,8 @@ class Layout:
         self.schema = f"'{self.mark}'"
         # Schemas that share a monthly table must exclude each other.
         self.lock_space = _signed(crc32((f"table {name}" if self.monthly else schema_name).encode()))
-        self.key = quote(plan.key.name)
-        self.key_oid = oid_of(plan.key)
-        self.key_place = plan.column_names.index(plan.key.name)
+        self.key = KeyColumns(plan.key, list(map(quote, plan.key.names)), list(map(oid_of, plan.key.fields)))
+        self.key_of_row = plan.key_of_row
         self.names = plan.column_names
         self.oids = tuple(oid_of(field) for field in plan.columns)
         self.places = {column: place for place, column in enumerate(self.names)}
@@ -142,6 +142,10 @@ class Layout:
         """The SQL of a value that is to be a column's, cast where PostgreSQL would not do so by itself."""
         return f"{value}::{self._casts[name]}" if name in self._casts else value
 
+    def shown_key(self, of: str = "") -> str:
+        """The columns of the key, as `shown` has them."""
+        return self.shown(self.plan.key.names, of)
+
     def staged(self) -> str:
         """What the stage `s` has for the columns of an INSERT."""
         return ", ".join(self.given(name, f"s.{quote(name)}") for name in self.carried)
@@ -167,7 +171,7 @@ class Layout:
         """What a synchronous upsert does with a row that is there."""
         raised = self.raised(f"r.{VERSION}", node)
         return (
-            f"ON CONFLICT ({self.key}) DO UPDATE SET {self.assigned(self.settable, 'EXCLUDED')}"
+            f"ON CONFLICT ({self.key.listed}) DO UPDATE SET {self.assigned(self.settable, 'EXCLUDED')}"
             f"{VERSION} = GREATEST(EXCLUDED.{VERSION}, {raised})"
         )
 
@@ -187,8 +191,13 @@ class Layout:
 
     def unset(self, names: Sequence[str]) -> tuple[str, ...]:
         """The columns but the key of which L3 may hold something else after an update of `names` than these."""
-        key = self.plan.key.name
-        return tuple(name for name in self.names if name != key and (name not in names or name in self.kept))
+        keys = self.plan.key.names
+        return tuple(name for name in self.names if name not in keys and (name not in names or name in self.kept))
+
+    def with_key(self, values: Mapping[str, Any], id: Any, other: Any = None) -> list[Any]:
+        """A row of this key, with the values of some columns, and `other` in those that are left."""
+        held = {**values, **self.plan.key.given(id)}
+        return [held.get(name, other) for name in self.names]
 
     def other(self, names: Sequence[str], sent: Sequence[Any], held: Sequence[Any]) -> list[tuple[str, Any]]:
         """Those columns that a row holds another value of than was sent, with that value, which may be UNHELD."""

@@ -111,7 +111,7 @@ class TableLook:
         """By what a Generated key is made."""
         layout = self._layout
         key = layout.plan.key
-        row = self._assigned.row(conn, (layout.table, key.name)) if key.generated else None
+        row = self._assigned.row(conn, (layout.table, key.names[0])) if key.generated else None
         return ("", "") if row is None else (row[0], row[1])
 
     def _exact(self, name: str, oid: int, modifier: int) -> bool:

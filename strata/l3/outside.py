@@ -26,8 +26,10 @@ from dataclasses import dataclass
 
 from strata.l3.connection import Connection
 from strata.l3.ddl import short
+from strata.l3.key import key_text_of
 from strata.l3.layout import HORIZONS, PARTIALS, REPAIRS, TOMBSTONES, VERSION, Layout, quote
 from strata.l3.partials import ON_TOP
+from strata.model.keys import Key
 from strata.protocol.versions import L3_NODE, NODE_BITS
 
 CHANNEL = "strata_outside"
@@ -105,10 +107,10 @@ BEGIN
     NEW.{version} := _strata_stamp(OLD.{version});{noted}
   END IF;
   IF TG_OP <> 'DELETE' THEN
-    entry := to_json(NEW.{key}::text) || ':' || NEW.{version};
+    entry := to_json({new}) || ':' || NEW.{version};
   END IF;
-  IF TG_OP = 'DELETE' OR TG_OP = 'UPDATE' AND NEW.{key} IS DISTINCT FROM OLD.{key} THEN
-    entry := concat_ws(',', entry, to_json(OLD.{key}::text) || ':-' || _strata_stamp(OLD.{version}));
+  IF TG_OP = 'DELETE' OR TG_OP = 'UPDATE' AND {moved} THEN
+    entry := concat_ws(',', entry, to_json({old}) || ':-' || _strata_stamp(OLD.{version}));
   END IF;
   IF octet_length(state) + octet_length(entry) > {full} AND right(state, 1) <> '|' THEN
     PERFORM _strata_tell('{table}', {cached}, {deferred}, false);
@@ -122,9 +124,9 @@ END
 
 # As JSON, not JSONB, which has no \\u0000: a column that no model knows must not make its owner's statement fail.
 _NOTED = """
-    IF NEW.{key} IS NOT DISTINCT FROM OLD.{key} THEN
+    IF NOT ({moved}) THEN
       INSERT INTO {partials} AS p (schema, id, version, base, columns)
-        SELECT s, NEW.{key}::text, NEW.{version}, OLD.{version}, coalesce(c.columns, '{{}}') FROM unnest({deferred}) s,
+        SELECT s, {new}, NEW.{version}, OLD.{version}, coalesce(c.columns, '{{}}') FROM unnest({deferred}) s,
           (SELECT jsonb_object_agg(n.key, NEW.{version}) AS columns
            FROM json_each(to_json(NEW)) n JOIN json_each(to_json(OLD)) o USING (key)
            WHERE n.value::text <> o.value::text AND n.key <> '{version}') c
@@ -169,7 +171,7 @@ class Watched:
     their marks."""
 
     table: str
-    key: str
+    key: Key
     cached: tuple[str, ...]
     deferred: tuple[str, ...]
 
@@ -188,13 +190,17 @@ def additions(conn: Connection, watched: Watched) -> list[str]:
     """The statements that make a table tell of changes, as far as it does not yet; it may be one to be made."""
     table, function = quote(watched.table), quote(short(f"{PREFIX}_{watched.table}"))
     path = _search_path(conn)
-    key, deferred = quote(watched.key), _array(watched.deferred)
+    names, deferred = [quote(name) for name in watched.key.names], _array(watched.deferred)
+    old, new = (key_text_of(watched.key, alias, names) for alias in ("OLD", "NEW"))
+    changes = [f"NEW.{name} IS DISTINCT FROM OLD.{name}" for name in names]
+    moved = changes[0] if len(names) == 1 else f"({' OR '.join(changes)})"
+    noted = _NOTED.format(moved=moved, new=new, version=VERSION, deferred=deferred, partials=PARTIALS, on_top=ON_TOP)
     changed = _CHANGED.format(
         table=watched.table,
-        key=key,
-        noted=_NOTED.format(key=key, version=VERSION, deferred=deferred, partials=PARTIALS, on_top=ON_TOP)
-        if watched.deferred
-        else "",
+        old=old,
+        new=new,
+        moved=moved,
+        noted=noted if watched.deferred else "",
         version=VERSION,
         full=FULL,
         cached=_array(watched.cached),

@@ -49,28 +49,30 @@ class Partials:
         table, key, staged = layout.table, layout.key, STAGE
         insert = f"INSERT INTO {PARTIALS} AS p (schema, id, version, base, columns) SELECT {layout.schema}"
         given = "(SELECT COALESCE(jsonb_object_agg(n, {version}), '{{}}') FROM unnest({names}) n)"
-        version = f"GREATEST($4, {layout.raised(f'r.{VERSION}', '$5')})"
+        last = key.width + 2
+        version = f"GREATEST(${last + 1}, {layout.raised(f'r.{VERSION}', f'${last + 2}')})"
         self._some = Statement(
-            f"{insert}, v.id, v.version, v.old, {given.format(version='v.version', names='$3')}"
-            f" FROM (SELECT k.id, r.{VERSION} AS old, {version} AS version FROM unnest($1, $2) AS k(key, id)"
-            f" JOIN {table} r ON r.{key} = k.key ORDER BY r.{key} FOR UPDATE OF r) v{ON_TOP}",
-            (ARRAYS[layout.key_oid], ARRAYS[TEXT], ARRAYS[TEXT], INT8, INT8),
+            f"{insert}, v.id, v.version, v.old, {given.format(version='v.version', names=f'${last}')}"
+            f" FROM (SELECT k._strata_id AS id, r.{VERSION} AS old, {version} AS version"
+            f" FROM {key.unnested('k', 1, '_strata_id')}"
+            f" JOIN {table} r ON {key.same('r', 'k')} ORDER BY {key.ordered('r')} FOR UPDATE OF r) v{ON_TOP}",
+            (*key.arrays, ARRAYS[TEXT], ARRAYS[TEXT], INT8, INT8),
         )
         self._staged = stage.statement(
-            f"{insert}, s.{key}::text, s.{VERSION}, r.{VERSION}, {given.format(version=f's.{VERSION}', names='$2')}"
-            f" FROM {staged} s JOIN {table} r ON r.{key} = s.{key} WHERE s.{GROUP} = $1 AND r.{VERSION} < s.{VERSION}"
-            f" ORDER BY s.{ORDER} FOR UPDATE OF r{ON_TOP}",
+            f"{insert}, {key.text('s')}, s.{VERSION}, r.{VERSION}, {given.format(version=f's.{VERSION}', names='$2')}"
+            f" FROM {staged} s JOIN {table} r ON {key.same('r', 's')}"
+            f" WHERE s.{GROUP} = $1 AND r.{VERSION} < s.{VERSION} ORDER BY s.{ORDER} FOR UPDATE OF r{ON_TOP}",
             (INT4, ARRAYS[TEXT]),
-            of=(ORDER, GROUP, VERSION, key),
+            of=(ORDER, GROUP, VERSION, *key.quoted),
             prepared=False,
         )
         self._late = stage.statement(
             f"SELECT s.{ORDER}, r.{VERSION}, p.base, p.columns::text, {COUNTED}"
-            f" FROM {staged} s JOIN {table} r ON r.{key} = s.{key}"
-            f" JOIN {PARTIALS} p ON {layout.buried('p', f's.{key}::text')} AND p.version = r.{VERSION}"
+            f" FROM {staged} s JOIN {table} r ON {key.same('r', 's')}"
+            f" JOIN {PARTIALS} p ON {layout.buried('p', key.text('s'))} AND p.version = r.{VERSION}"
             f" WHERE s.{GROUP} >= 0 AND s.{VERSION} < r.{VERSION} AND s.{VERSION} > p.base"
             f" ORDER BY s.{ORDER} FOR UPDATE OF r",
-            of=(ORDER, GROUP, VERSION, key),
+            of=(ORDER, GROUP, VERSION, *key.quoted),
             prepared=False,
         )
         self._noted = Statement(
@@ -82,13 +84,14 @@ class Partials:
         self._change_counted = Statement(
             f"{change}, counted = $5 WHERE {layout.buried('p', '$1')}", (*types, JSONB_OID)
         )
+        self._key = key
         self._kinds = layout.plan.numbers
         shown = f"p.version, p.base, p.columns::text, {COUNTED}"
         self._note_of = Statement(f"SELECT {shown} FROM {PARTIALS} p WHERE {layout.buried('p', '$1')}", (TEXT,))
 
     def note(self, conn: Connection, keys: Mapping[str, Any], names: Sequence[str], version: int, node: int) -> None:
         """A synchronous write is about to update these columns of rows, by their keys' texts, which stay locked."""
-        self._some.execute(conn, (list(keys.values()), list(keys), list(names), version, node))
+        self._some.execute(conn, (*self._key.columns(keys.values()), list(keys), list(names), version, node))
 
     def note_staged(self, conn: Connection, group: int, names: Sequence[str]) -> None:
         """As `note`, for the changes of a group in the stage."""

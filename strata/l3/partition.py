@@ -22,7 +22,7 @@ MONTHS_AHEAD = 3
 
 
 class Partition(NamedTuple):
-    """The column, and whether its months divide the table; otherwise the column's hash does, and it is the key."""
+    """The column, and whether its months divide the table; otherwise its hash does: it is the key, or a part of it."""
 
     column: str
     monthly: bool
@@ -67,9 +67,11 @@ def partition_of(plan: ModelPlan[Any], table: str, by: str | None) -> Partition 
     """What `PostgresPolicy.partition_by` means. Raises `InvalidModelError`."""
     if by is None:
         return None
-    if by == plan.key.name:
+    if by in plan.key.names:
         return Partition(by, monthly=False)
-    wanted = f"partition_by is the key, {plan.key.name!r} (by hash), or a datetime column (by month)"
+    key = " or ".join(map(repr, plan.key.names))
+    of = "" if len(plan.key.names) == 1 else "a field of "
+    wanted = f"partition_by is {of}the key, {key} (by hash), or a datetime column (by month)"
     field = next((column for column in plan.columns if column.name == by), None)
     if field is None:
         said = f"table {table!r} cannot be partitioned by {shown(by)}, which is no column of it"
@@ -84,7 +86,7 @@ def check_unique(plan: ModelPlan[Any], table: str, partition: Partition | None, 
     if partition is None:
         return
     for item in indexes:
-        if item.unique and partition.column not in item.fields and tuple(item.fields) != (plan.key.name,):
+        if item.unique and partition.column not in item.fields and tuple(item.fields) != plan.key.names:
             raise InvalidModelError(
                 f"table {table!r} is partitioned by {partition.column!r}, so that {', '.join(item.fields)} cannot be "
                 "unique in all of it: PostgreSQL checks each partition by itself; drop Unique, or partition_by"

@@ -13,8 +13,7 @@ from strata.l3 import failures
 from strata.l3.connection import Connection
 from strata.l3.keyset import Stretch, columns_of, stretches, whole
 from strata.l3.layout import VERSION, Layout
-from strata.l3.statement import ARRAYS, INT8, UNLOADABLE, Statement, ask, load_cells, unsendable
-from strata.model.fields import Kind
+from strata.l3.statement import INT8, UNLOADABLE, Statement, ask, load_cells, unsendable
 from strata.query import Order, Query, check_columns
 
 MOST_ARGUMENTS = 65_533  # the protocol counts parameters in 16 bits, and limit and offset are two of them
@@ -47,32 +46,42 @@ class Reads:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._keys = (layout.plan.key.name,)
-        at, key, table = layout.key_oid, layout.key, layout.table
+        self._keys = layout.plan.key.names
+        key, table = layout.key, layout.table
+        found, width, order = f"{key.of()} = {key.given()}", key.width, key.ordered()
         self._whole = f"SELECT {VERSION}, {layout.shown(layout.names)} FROM {table}"
-        self._get = layout.statement(f"{self._whole} WHERE {key} = $1", at)
-        self._hold = layout.statement(f"{self._whole} WHERE {key} = $1 FOR UPDATE", at)
-        self._get_many = layout.statement(f"{self._whole} WHERE {key} = ANY($1)", ARRAYS[at])
-        self._exists = layout.statement(f"SELECT 1 FROM {table} WHERE {key} = $1", at)
-        self._first = layout.statement(f"{self._whole} ORDER BY {key} LIMIT $1", INT8)
-        self._next = layout.statement(f"{self._whole} WHERE {key} > $1 ORDER BY {key} LIMIT $2", at, INT8)
-        self._first_up_to = layout.statement(f"{self._whole} WHERE {key} <= $1 ORDER BY {key} LIMIT $2", at, INT8)
+        self._get = layout.statement(f"{self._whole} WHERE {found}", *key.oids)
+        self._hold = layout.statement(f"{self._whole} WHERE {found} FOR UPDATE", *key.oids)
+        self._get_many = layout.statement(f"{self._whole} WHERE {key.among()}", *key.arrays)
+        self._exists = layout.statement(f"SELECT 1 FROM {table} WHERE {found}", *key.oids)
+        beyond, within = f"{key.of()} > {key.given()}", f"{key.of()} <= {{}}"
+        self._first = layout.statement(f"{self._whole} ORDER BY {order} LIMIT $1", INT8)
+        self._next = layout.statement(
+            f"{self._whole} WHERE {beyond} ORDER BY {order} LIMIT ${width + 1}", *key.oids, INT8
+        )
+        self._first_up_to = layout.statement(
+            f"{self._whole} WHERE {within.format(key.given())} ORDER BY {order} LIMIT ${width + 1}", *key.oids, INT8
+        )
         self._next_up_to = layout.statement(
-            f"{self._whole} WHERE {key} > $1 AND {key} <= $2 ORDER BY {key} LIMIT $3", at, at, INT8
+            f"{self._whole} WHERE {beyond} AND {within.format(key.given(width + 1))} ORDER BY {order}"
+            f" LIMIT ${2 * width + 1}",
+            *key.oids,
+            *key.oids,
+            INT8,
         )
         self._bounds = [
-            layout.statement(f"SELECT {layout.shown([layout.plan.key.name])} FROM {table} ORDER BY {key} {way} LIMIT 1")
+            layout.statement(f"SELECT {layout.shown_key()} FROM {table} ORDER BY {key.ordered(way=way)} LIMIT 1")
             for way in ("ASC", "DESC")
         ]
 
     def get(self, conn: Connection, id: Any) -> Row | None:
         """The row of a key."""
-        row = self._get.row(conn, (id,))
+        row = self._get.row(conn, self._layout.key.parts(id))
         return None if row is None else Row(row[0], row[1:])
 
     def hold(self, conn: Connection, id: Any) -> Row | None:
         """As `get`; nobody else changes the row until the transaction ends."""
-        row = self._hold.row(conn, (id,))
+        row = self._hold.row(conn, self._layout.key.parts(id))
         return None if row is None else Row(row[0], row[1:])
 
     def get_many(self, conn: Connection, ids: Sequence[Any]) -> dict[Any, Row]:
@@ -80,36 +89,38 @@ class Reads:
         if len(ids) == 1:
             row = self.get(conn, ids[0])
             return {} if row is None else {ids[0]: row}
-        return self.keyed(self._get_many.rows(conn, (list(ids),)))
+        return self.keyed(self._get_many.rows(conn, self._layout.key.columns(ids)))
 
     def asking(self, conn: Connection, ids: Sequence[Any]) -> tuple[Statement, Sequence[Any]]:
         """What `get_many` asks, for several tables at once."""
-        return self._get_many, (list(ids),)
+        return self._get_many, self._layout.key.columns(ids)
 
     def keyed(self, rows: Sequence[tuple[Any, ...]]) -> dict[Any, Row]:
         """What `get_many` makes of the answer."""
-        place = self._layout.key_place
-        return {row[place + 1]: _row(row) for row in rows}
+        key_of_row = self._layout.key_of_row
+        return {key_of_row(row.values): row for row in map(_row, rows)}
 
     def exists(self, conn: Connection, id: Any) -> bool:
         """Whether there is a row of this key."""
-        return self._exists.row(conn, (id,)) is not None
+        return self._exists.row(conn, self._layout.key.parts(id)) is not None
 
     def page(self, conn: Connection, after: Any, limit: int, last: Any = None) -> list[Row]:
         """Up to `limit` rows in the order of their keys, from the first one beyond `after` (None: from the start), and
         up to `last` (None: to the end)."""
+        parts = self._layout.key.parts
         if last is not None:
             if after is None:
-                return self._first_up_to.rows(conn, (last, limit), _row)
-            return self._next_up_to.rows(conn, (after, last, limit), _row)
+                return self._first_up_to.rows(conn, (*parts(last), limit), _row)
+            return self._next_up_to.rows(conn, (*parts(after), *parts(last), limit), _row)
         if after is None:
             return self._first.rows(conn, (limit,), _row)
-        return self._next.rows(conn, (after, limit), _row)
+        return self._next.rows(conn, (*parts(after), limit), _row)
 
     def key_bounds(self, conn: Connection) -> tuple[Any, Any] | None:
         """The first and the last key; None where the table is empty."""
         first, last = (statement.row(conn) for statement in self._bounds)
-        return None if first is None or last is None else (first[0], last[0])
+        split = self._layout.key.split
+        return None if first is None or last is None else (split(first)[0], split(last)[0])
 
     # -- queries ------------------------------------------------------------------------------------------------
 
@@ -173,13 +184,12 @@ class Reads:
     def lock(self, conn: Connection, query: Query, keys: Sequence[Any]) -> list[Any]:
         """Those of the keys whose rows fit the condition as they are now: nobody else changes them until the
         transaction ends. Locked in the order in which Python has keys, as by whoever writes several."""
-        layout = self._layout
-        order = f'{layout.key}::text COLLATE "C"' if layout.plan.key.kind is Kind.TEXT else layout.key
-        among = f"{layout.key} = ANY(${len(query.args) + 1}::{layout.plan.key.sql_type}[])"
-        select = f"SELECT {layout.shown(self._keys)} FROM {layout.table}{_where(query, among)}"
+        layout, key = self._layout, self._layout.key
+        among = key.among(first=len(query.args) + 1, typed=True)
+        select = f"SELECT {layout.shown_key()} FROM {layout.table}{_where(query, among)}"
         with _Blame(conn, query):
-            found = ask(conn, f"{select} ORDER BY {order} FOR UPDATE", [*_args(query), list(keys)])
-        return [key for (key,) in found]
+            found = ask(conn, f"{select} ORDER BY {key.as_python()} FOR UPDATE", [*_args(query), *key.columns(keys)])
+        return [key.split(row)[0] for row in found]
 
     def count(self, conn: Connection, query: Query) -> int:
         """How many rows fit the condition; order, limit and offset do not matter."""

@@ -25,42 +25,44 @@ class Secrets:
 
     def __init__(self, layout: Layout) -> None:
         self.names = tuple(field.name for field in layout.plan.columns if field.encrypted)
-        key, table, at = layout.key, layout.table, layout.key_oid
+        key, table, order = layout.key, layout.table, layout.key.ordered()
         # Only what does not begin like a current one is sent: a page costs little where there is nothing to do.
         stale = "".join(
             f", CASE WHEN NOT starts_with({quote(name)}, $1) THEN {quote(name)} END::text" for name in self.names
         )
-        page = f"SELECT {layout.shown([layout.plan.key.name])}{stale} FROM {table}"
-        self._first = layout.statement(f"{page} ORDER BY {key} LIMIT $2", TEXT, INT8)
-        self._next = layout.statement(f"{page} WHERE {key} > $3 ORDER BY {key} LIMIT $2", TEXT, INT8, at)
-        columns = [(quote(name), f"o{place}", f"n{place}") for place, name in enumerate(self.names)]
-        count = len(columns)
-        given = ", ".join(f"${place}" for place in range(1, 2 * count + 2))
-        named = ", ".join(["key", *(old for _, old, _ in columns), *(new for _, _, new in columns)])
-        types = (ARRAYS[at], *(ARRAYS[TEXT] for _ in range(2 * count)))
+        page = f"SELECT {layout.shown_key()}{stale} FROM {table}"
+        self._first = layout.statement(f"{page} ORDER BY {order} LIMIT $2", TEXT, INT8)
+        self._next = layout.statement(
+            f"{page} WHERE {key.of()} > {key.given(3)} ORDER BY {order} LIMIT $2", TEXT, INT8, *key.oids
+        )
+        columns = [(quote(name), f"_strata_o{place}", f"_strata_n{place}") for place, name in enumerate(self.names)]
+        given = key.unnested("s", 1, *(old for _, old, _ in columns), *(new for _, _, new in columns))
+        types = (*key.arrays, *(ARRAYS[TEXT] for _ in range(2 * len(columns))))
         sets = ", ".join(f"{name} = COALESCE(s.{new}, r.{name})" for name, _, new in columns)
         same = "".join(f" AND (s.{new} IS NULL OR r.{name} = s.{old})" for name, old, new in columns)
         self._replace = layout.statement(
-            f"UPDATE {table} AS r SET {sets} FROM unnest({given}) AS s({named})"
-            f" WHERE r.{key} = s.key{same}{own(layout.name)}",
+            f"UPDATE {table} AS r SET {sets} FROM {given} WHERE {key.same('r', 's')}{same}{own(layout.name)}",
             *types,
         )
         fresh = " OR ".join(f"s.{new} IS NOT NULL" for *_, new in columns) or "false"
         self._kept = layout.statement(
-            f"SELECT 1 FROM unnest({given}) AS s({named}) JOIN {table} AS r ON r.{key} = s.key{same}"
-            f" WHERE {fresh} LIMIT 1",
+            f"SELECT 1 FROM {given} JOIN {table} AS r ON {key.same('r', 's')}{same} WHERE {fresh} LIMIT 1",
             *types,
         )
-        self._name = layout.name
+        self._name, self._key = layout.name, key
 
     def page(self, conn: Connection, after: Any, limit: int, current: str) -> list[Sealed]:
         """Up to `limit` rows in the order of their keys, from the first one beyond `after` (None: from the start).
 
         Ciphertexts that begin with `current` are left out.
         """
-        values = (current, limit) if after is None else (current, limit, after)
+        values = (current, limit) if after is None else (current, limit, *self._key.parts(after))
         statement = self._first if after is None else self._next
-        return statement.rows(conn, values, lambda row: Sealed(row[0], tuple(row[1:])))
+        return statement.rows(conn, values, self._sealed)
+
+    def _sealed(self, row: Sequence[Any]) -> Sealed:
+        key, texts = self._key.split(row)
+        return Sealed(key, texts)
 
     def replace(self, conn: Connection, rows: Sequence[tuple[Sealed, Sequence[str | None]]]) -> int:
         """Put each row's new ciphertexts (None: none) in the place of the old ones; returns how many rows had them.
@@ -70,7 +72,7 @@ class Secrets:
         """
         old = [[sealed.texts[place] for sealed, _ in rows] for place in range(len(self.names))]
         new = [[texts[place] for _, texts in rows] for place in range(len(self.names))]
-        values = ([sealed.key for sealed, _ in rows], *old, *new)
+        values = (*self._key.columns(sealed.key for sealed, _ in rows), *old, *new)
         count = self._replace.execute(conn, values)
         if count < len(rows) and self._kept.row(conn, values) is not None:
             raise ConstraintError(f"{swallowed(self._name)}; it is still under its old key")

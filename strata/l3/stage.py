@@ -42,15 +42,15 @@ class Stage:
         # The key's rows one by one, in the order of the stage: so two batches never wait for each other in a circle.
         self.lock_rows = self.statement(
             f"SELECT count(*) FROM {STAGE} s, LATERAL"
-            f" (SELECT 1 FROM {layout.table} r WHERE r.{layout.key} = s.{layout.key} FOR NO KEY UPDATE) l",
-            of=(layout.key,),
+            f" (SELECT 1 FROM {layout.table} r WHERE {layout.key.same('r', 's')} FOR NO KEY UPDATE) l",
+            of=layout.key.quoted,
         )
         # A scalar sub-select: one index look-up a row, in the order of the stage, whatever its size.
-        self.unknown = f"(SELECT true FROM {layout.table} x WHERE x.{layout.key} = s.{layout.key} LIMIT 1) IS NULL"
+        self.unknown = f"(SELECT true FROM {layout.table} x WHERE {layout.key.same('x', 's')} LIMIT 1) IS NULL"
         self._known = self.statement(
             f"SELECT count(*) FROM {STAGE} s"
-            f" WHERE (SELECT true FROM {layout.table} r WHERE r.{layout.key} = s.{layout.key})",
-            of=(layout.key,),
+            f" WHERE (SELECT true FROM {layout.table} r WHERE {layout.key.same('r', 's')})",
+            of=layout.key.quoted,
         )
 
     def statement(

@@ -48,14 +48,15 @@ class Standing:
         """No row, since a deletion at this version."""
         return Standing(None, deletion, deletion)
 
-    def lay(self, change: Change, names: Sequence[str], key: str) -> bool:
-        """Take a change of one version; whether anything came of it. `names` are all columns, the key among them."""
+    def lay(self, change: Change, names: Sequence[str], keys: Sequence[str]) -> bool:
+        """Take a change of one version; whether anything came of it. `names` are all columns, `keys` the key's."""
         if change.delete:
             return self._delete(change.version)
         if change.names is None:
             return self._put(change.version, dict(zip(names, change.values or (), strict=True)))
         given = dict(zip(change.names, change.values or (), strict=True))
-        given.pop(key, None)
+        for name in keys:
+            given.pop(name, None)
         if not change.adds:
             return self._write(change.version, given)
         default = None if change.default is None else dict(zip(names, change.default, strict=True))

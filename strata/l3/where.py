@@ -33,12 +33,13 @@ class Selected:
     def __init__(self, layout: Layout, partials: Partials) -> None:
         self._layout = layout
         self._partials = partials
-        key = f"RETURNING {layout.shown([layout.plan.key.name], 'r')}"
-        self._returning = f"{key}, r.{VERSION}"
+        key, returned = layout.key, f"RETURNING {layout.shown_key('r')}"
+        stamp, node = (f"${key.width + place}" for place in (1, 2))
+        self._returning = f"{returned}, r.{VERSION}"
         self._delete = layout.statement(
-            f"DELETE FROM {layout.table} r WHERE r.{layout.key} = ANY($1){own(layout.name)}"
-            f" {key}, GREATEST($2, {layout.raised(f'r.{VERSION}', '$3')})",
-            ARRAYS[layout.key_oid],
+            f"DELETE FROM {layout.table} r WHERE {key.among('r')}{own(layout.name)}"
+            f" {returned}, GREATEST({stamp}, {layout.raised(f'r.{VERSION}', node)})",
+            *key.arrays,
             INT8,
             INT8,
         )
@@ -65,12 +66,13 @@ class Selected:
             if len(self._updates) >= _UPDATES:
                 self._updates.clear()
             statement = self._updates[kind] = self._update_statement(*kind)
-        given = [sealed[name] if name in sealed else values[layout.places[name]] for name in names]
-        return self._all(held, statement.rows(conn, (list(held.keys), version, node, *given)))
+        each = [*layout.key.columns(held.keys), *(sealed[name] for name in kind[1])]
+        given = [values[layout.places[name]] for name in names if name not in sealed]
+        return self._all(held, statement.rows(conn, (*each, version, node, *given)))
 
     def delete(self, conn: Connection, held: Held, version: int, node: int) -> dict[Any, int]:
         """Delete the rows; returns the versions of their deletions, by key."""
-        gone = self._all(held, self._delete.rows(conn, (list(held.keys), version, node)))
+        gone = self._all(held, self._delete.rows(conn, (*self._layout.key.columns(held.keys), version, node)))
         if self._layout.deferred:
             versions = [gone[key] for key in held.named.values()]
             buried = self._bury.rows(conn, (list(held.named), versions, node))
@@ -80,22 +82,24 @@ class Selected:
     def _all(self, held: Held, rows: Sequence[tuple[Any, ...]]) -> dict[Any, int]:
         if len(rows) < len(held.keys):
             raise diagnosis.suppressed(self._layout.name)
-        return {row[0]: row[1] for row in rows}
+        return {id: version for id, (version,) in map(self._layout.key.split, rows)}
 
     def _update_statement(self, names: tuple[str, ...], sealed: tuple[str, ...]) -> Statement:
-        layout = self._layout
-        places = {name: f"${place}" for place, name in enumerate(names, 4)}
-        columns = {name: f"s.c{place}" for place, name in enumerate(sealed)}
-        sets = "".join(f"{quote(name)} = {layout.given(name, (places | columns)[name])}, " for name in names)
-        arrays = "".join(f", {places[name]}" for name in sealed)
-        given = "".join(f", c{place}" for place in range(len(sealed)))
-        oids = [layout.oids[layout.places[name]] for name in names]
+        layout, key = self._layout, self._layout.key
+        columns = {name: f"_strata_c{place}" for place, name in enumerate(sealed)}
+        stamp = key.width + len(sealed) + 1  # after what is one for each row
+        places = {name: f"${place}" for place, name in enumerate([n for n in names if n not in columns], stamp + 2)}
+        places |= {name: f"s.{column}" for name, column in columns.items()}
+        sets = "".join(f"{quote(name)} = {layout.given(name, places[name])}, " for name in names)
+        oids = {name: layout.oids[layout.places[name]] for name in names}
         return layout.statement(
             f"UPDATE {layout.table} AS r SET {sets}"
-            f"{VERSION} = GREATEST($2, {layout.raised(f'r.{VERSION}', '$3')})"
-            f" FROM unnest($1{arrays}) AS s(key{given}) WHERE r.{layout.key} = s.key{moving(layout)} {self._returning}",
-            ARRAYS[layout.key_oid],
+            f"{VERSION} = GREATEST(${stamp}, {layout.raised(f'r.{VERSION}', f'${stamp + 1}')})"
+            f" FROM {key.unnested('s', 1, *columns.values())}"
+            f" WHERE {key.same('r', 's')}{moving(layout)} {self._returning}",
+            *key.arrays,
+            *(ARRAYS[oids[name]] for name in sealed),
             INT8,
             INT8,
-            *(ARRAYS[oid] if name in sealed else oid for name, oid in zip(names, oids, strict=True)),
+            *(oid for name, oid in oids.items() if name not in columns),
         )

@@ -58,21 +58,23 @@ class Writes:
         self._partials = partials
         self._upsert = self._upsert_statement()
         self._insert = self._insert_statement()
-        delete = f"DELETE FROM {layout.table} r WHERE {layout.key} = $1{own(layout.name)}"
-        raised = f"RETURNING {layout.raised(f'r.{VERSION}', '$2')} AS version"
-        self._delete = layout.statement(f"{delete} {raised}", layout.key_oid, INT8)
+        key, node = layout.key, f"${layout.key.width + 1}"
+        found = f"{key.of()} = {key.given()}"
+        delete = f"DELETE FROM {layout.table} r WHERE {found}{own(layout.name)}"
+        raised = f"RETURNING {layout.raised(f'r.{VERSION}', node)} AS version"
+        self._delete = layout.statement(f"{delete} {raised}", *key.oids, INT8)
         # Where that deletes nothing. A row that is locked, and not deleted, was kept by a trigger and by nobody else.
         self._insist = layout.statement(
-            f"WITH held AS (SELECT FROM {layout.table} WHERE {layout.key} = $1 FOR UPDATE),"
+            f"WITH held AS (SELECT FROM {layout.table} WHERE {found} FOR UPDATE),"
             f" gone AS ({delete} AND EXISTS (SELECT FROM held) {raised})"
             f" SELECT version FROM held LEFT JOIN gone ON true",
-            layout.key_oid,
+            *key.oids,
             INT8,
         )
         self._there = Statement(
-            f"SELECT k.key FROM unnest($1) AS k(key)"
-            f" WHERE (SELECT true FROM {layout.table} r WHERE r.{layout.key} = k.key LIMIT 1) LIMIT 1",
-            (ARRAYS[layout.key_oid],),
+            f"SELECT k.* FROM {key.unnested('k')}"
+            f" WHERE (SELECT true FROM {layout.table} r WHERE {key.same('r', 'k')} LIMIT 1) LIMIT 1",
+            key.arrays,
         )
         self._bury = layout.statement(
             f"INSERT INTO {TOMBSTONES} AS d (schema, id, version) VALUES ({layout.schema}, $1, $2)"
@@ -101,7 +103,7 @@ class Writes:
         UNLOADED columns keep what the row has. Raises `EncodeError` where there is no row to keep it from.
         """
         if self._layout.locked:
-            self.lock_keys(conn, (self._layout.plan.key_text(values[self._layout.key_place]),), alone=False)
+            self.lock_keys(conn, (self._text(values),), alone=False)
             return self.put(conn, values, version, node)
         return self.insisting(conn, lambda: self.put(conn, values, version, node))
 
@@ -112,8 +114,7 @@ class Writes:
         if UNLOADED in values:
             loaded = self._loaded(values)
             if layout.deferred:
-                key = values[layout.key_place]
-                self._partials.note(conn, {layout.plan.key_text(key): key}, loaded, version, node)
+                self._partials.note(conn, {self._text(values): layout.key_of_row(values)}, loaded, version, node)
             return self._update(conn, values, loaded, (version, node))
         row = self._upsert.row(conn, self._sent(values, version, node))
         if row is None:
@@ -126,7 +127,7 @@ class Writes:
         row = self._insert.row(conn, self._sent(values, version, node))
         if row is not None:
             return self.written(values, layout.kept, row)
-        raise self.uninserted(conn, [values[layout.key_place]])
+        raise self.uninserted(conn, [layout.key_of_row(values)])
 
     def uninserted(self, conn: Connection, keys: Sequence[Any]) -> StrataError:
         """The error of keys of which one was not inserted."""
@@ -137,20 +138,23 @@ class Writes:
 
     def taken(self, conn: Connection, keys: Sequence[Any]) -> Any:
         """One of the keys that has a row, or None."""
-        row = self._there.row(conn, (list(keys),))
-        return None if row is None else row[0]
+        row = self._there.row(conn, self._layout.key.columns(keys))
+        return None if row is None else self._layout.key.split(row)[0]
 
     def _sent(self, values: Sequence[Any], version: int, node: int) -> list[Any]:
         """What the statements that insert a row take."""
-        layout = self._layout
-        return [*values, version, node, *((layout.plan.key_text(values[layout.key_place]),) if layout.deferred else ())]
+        return [*values, version, node, *((self._text(values),) if self._layout.deferred else ())]
+
+    def _text(self, values: Sequence[Any]) -> str:
+        return self._layout.plan.key_text(self._layout.key_of_row(values))
 
     def delete(self, conn: Connection, id: Any, version: int, node: int) -> int:
         """Delete the row, if there is one; returns the version of its deletion."""
         layout = self._layout
         key_text = layout.plan.key_text(id)
         self.lock_keys(conn, (key_text,), alone=True)
-        gone = self._delete.row(conn, (id, node)) or self._insist.row(conn, (id, node))
+        given = (*layout.key.parts(id), node)
+        gone = self._delete.row(conn, given) or self._insist.row(conn, given)
         if gone == (None,):
             raise diagnosis.suppressed(layout.name)
         if gone is not None:
@@ -218,9 +222,10 @@ class Writes:
                 self._updates.clear()
             statement = self._updates[kind] = self._update_statement(loaded, raised=len(stamp) > 1)
         sent = [values[layout.places[name]] for name in loaded]
-        row = statement.row(conn, (values[layout.key_place], *stamp, *sent))
+        id = layout.key_of_row(values)
+        row = statement.row(conn, (*layout.key.parts(id), *stamp, *sent))
         if row is None:
-            raise self.unwritten(conn, [values[layout.key_place]])
+            raise self.unwritten(conn, [id])
         return self.written(values, layout.unset(loaded), row)
 
     def _upsert_statement(self) -> Statement:
@@ -232,10 +237,11 @@ class Writes:
             return layout.statement(f"{insert} VALUES ({places}, {version}) {overwrite} {returning}", *types)
         sets = "".join(f"{quote(name)} = {given[name]}, " for name in layout.settable)
         raised = f"GREATEST({version}, {layout.raised(f'r.{VERSION}', node)})"
-        update = f"UPDATE {layout.table} AS r SET {sets}{VERSION} = {raised} WHERE r.{layout.key}"
+        found = " AND ".join(f"r.{quote(name)} = ${layout.places[name] + 1}" for name in layout.plan.key.names)
+        update = f"UPDATE {layout.table} AS r SET {sets}{VERSION} = {raised} WHERE {found}"
         return layout.statement(
             layout.upserting(
-                f"{update} = ${layout.key_place + 1}{moving(layout)} {returning}",
+                f"{update}{moving(layout)} {returning}",
                 f"{insert} SELECT {places}, {version} WHERE NOT EXISTS (SELECT FROM u) {overwrite} {returning}",
             ),
             *types,
@@ -244,7 +250,7 @@ class Writes:
     def _insert_statement(self) -> Statement:
         layout = self._layout
         _, places, _, version, types = self._places()
-        unless = "" if layout.monthly else f"ON CONFLICT ({layout.key}) DO NOTHING"
+        unless = "" if layout.monthly else f"ON CONFLICT ({layout.key.listed}) DO NOTHING"
         returning = f"RETURNING {layout.returned(layout.kept)}"
         return layout.statement(f"{layout.insert} VALUES ({places}, {version}) {unless} {returning}", *types)
 
@@ -261,13 +267,15 @@ class Writes:
 
     def _update_statement(self, loaded: tuple[str, ...], *, raised: bool) -> Statement:
         layout = self._layout
-        version = f"GREATEST($2, {layout.raised(f'r.{VERSION}', '$3')})" if raised else "$2"
+        key = layout.key
+        first = key.width + 1
+        version = f"GREATEST(${first}, {layout.raised(f'r.{VERSION}', f'${first + 1}')})" if raised else f"${first}"
         stamp = [INT8, INT8] if raised else [INT8]
-        sets = [f"{quote(n)} = {layout.given(n, f'${place}')}, " for place, n in enumerate(loaded, 2 + len(stamp))]
+        sets = [f"{quote(n)} = {layout.given(n, f'${place}')}, " for place, n in enumerate(loaded, first + len(stamp))]
         return layout.statement(
             f"UPDATE {layout.table} AS r SET {''.join(sets)}{VERSION} = {version}"
-            f" WHERE r.{layout.key} = $1{moving(layout)} RETURNING {layout.returned(layout.unset(loaded))}",
-            layout.key_oid,
+            f" WHERE {key.of('r')} = {key.given()}{moving(layout)} RETURNING {layout.returned(layout.unset(loaded))}",
+            *key.oids,
             *stamp,
             *(layout.oids[layout.places[name]] for name in loaded),
         )

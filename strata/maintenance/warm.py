@@ -64,7 +64,7 @@ class Warmer:
         An outage of L2 leaves pages out; where it is `strict`, it raises `L2UnavailableError`.
         """
         self._context.listen()
-        size, key = FIRST, bound.plan.column_names.index(bound.plan.key.name)
+        size, key_of_row = FIRST, bound.plan.key_of_row
         left: Span | None = span
         while left is not None:
             rows = self._page(bound, left, size)
@@ -72,7 +72,7 @@ class Warmer:
             # The lease of a worker that was killed while it warmed must not keep its keys out of the cache.
             self._filler.fill(bound, items, strict=strict, take_over=True)
             asked = min(size, MOST if left.most is None else left.most)
-            left = _rest(left, rows[-1].values[key], len(rows)) if len(rows) >= asked else None
+            left = _rest(left, key_of_row(rows[-1].values), len(rows)) if len(rows) >= asked else None
             yield left, len(items)
             size = _size(rows, size)
 

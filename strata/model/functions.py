@@ -10,7 +10,7 @@ from strata.model.columns import Column
 from strata.model.compile import CALL, Function, Source, Step, same
 from strata.model.fields import Field
 from strata.model.instances import Maker
-from strata.model.keys import KeyText
+from strata.model.keys import Key, KeyText
 from strata.model.rows import UnknownColumnError
 from strata.model.unloaded import UNLOADED
 from strata.model.validation import validation_of
@@ -27,11 +27,13 @@ class FieldCipher(Protocol):
 class Compiler:
     """Writes the functions of one model."""
 
-    def __init__(self, model: Any, fields: Sequence[Field], columns: Sequence[Column], key_text: KeyText) -> None:
+    def __init__(
+        self, model: Any, fields: Sequence[Field], columns: Sequence[Column], key: Key, key_text: KeyText
+    ) -> None:
         self._model = model
         self._fields = fields
         self._columns = columns
-        self._key = next(column.field.name for column in columns if column.field.primary_key)
+        self._key = key
         self._key_text = key_text
         ignored = {field.name for field in fields if field.ignore}
         self._maker = Maker(model, [field.name for field in fields], partial=True, unset=ignored)
@@ -135,7 +137,7 @@ class Compiler:
 
     def unloaded(self) -> Function:
         """A function that names the columns that are UNLOADED."""
-        names = tuple(column.field.name for column in self._columns if column.field.name != self._key)
+        names = tuple(column.field.name for column in self._columns if not column.field.primary_key)
         source = Source("unloaded", "record")
         some = " or ".join(f"record.{name} is U" for name in names)
         if some:
@@ -145,7 +147,7 @@ class Compiler:
 
     def loaded(self) -> Function:
         """A function that names the columns that are not UNLOADED, but for the key."""
-        names = tuple(column.field.name for column in self._columns if column.field.name != self._key)
+        names = tuple(column.field.name for column in self._columns if not column.field.primary_key)
         source = Source("loaded", "record")
         values = "".join(f"record.{name}, " for name in names)
         source.line(f"return tuple([n for n, v in zip({names!r}, ({values})) if v is not U])")
@@ -156,7 +158,7 @@ class Compiler:
         source = Source("to_row", "record, cipher")
         if any(column.field.encrypted for column in self._columns):
             source.line(f"if cipher is None: {source.bind(_keyless(self._model, self._columns))}()")
-            source.line(f"key = {source.bind(self._key_text)}(record.{self._key})")
+            source.line(f"key = {source.bind(self._key_text)}({self._key_of('record.')})")
         row = []
         for column in self._columns:
             step = None if column.form.to_row is None else Step(CALL, column.form.to_row)
@@ -175,7 +177,7 @@ class Compiler:
             variable = f"v_{column.field.name}"
             if column.field.encrypted:
                 reader = source.bind(_decrypter(column, self._key_text))
-                values[column.field.name] = f"{reader}({variable}, v_{self._key}, cipher)"
+                values[column.field.name] = f"{reader}({variable}, {self._key_of('v_')}, cipher)"
             else:
                 plain = source.plain(column.form.plain, variable)
                 values[column.field.name] = f"({variable} if {plain} else {source.bind(column.restore)}({variable}))"
@@ -200,6 +202,11 @@ class Compiler:
                 sound = source.plain(column.form.sound, variable)
                 source.line(f"if not ({sound}): {source.bind(column.restore)}({variable})")
         return source.function()
+
+    def _key_of(self, prefix: str) -> str:
+        """The expression of a key whose fields are in variables, or attributes, of these names."""
+        parts = [f"{prefix}{name}" for name in self._key.names]
+        return parts[0] if len(parts) == 1 else f"({', '.join(parts)})"
 
     def _read(self, source: Source, column: Column, depth: int = 1) -> str:
         name = column.field.name

@@ -12,6 +12,7 @@ from strata.model.choices import choices_of, is_choice
 from strata.model.columns import Column, form_of
 from strata.model.fields import Field, check_column_name
 from strata.model.hints import Constant, Declared, declared, is_record, spelled, strip
+from strata.model.keys import KEYS
 from strata.model.markers import (
     AutoNow,
     AutoNowAdd,
@@ -40,7 +41,6 @@ _FLAGS: dict[type[Marker], str] = {
     Encrypted: "encrypted",
     Ignore: "ignore",
 }
-_KEYS = (str, int, uuid.UUID)
 _ASSIGNED = (int, uuid.UUID)  # of which the database makes keys
 
 
@@ -56,11 +56,16 @@ def inspect(model: Any) -> tuple[tuple[Field, ...], tuple[Column, ...]]:
             raise InvalidModelError(f"{name} is a model of pydantic.v1; {wanted}, of pydantic 2")
         raise InvalidModelError(f"{name} is not a model; {wanted}")
     parts = [_field(model.__name__, item) for item in declared(model)]
-    keys = [part.name for part, _ in parts if part.primary_key]
+    keys = [part for part, _ in parts if part.primary_key]
     if not keys:
         raise NoPrimaryKeyError(f"{model.__name__} has no primary key; annotate one field Annotated[str, PrimaryKey]")
-    if len(keys) > 1:
-        raise InvalidModelError(f"{model.__name__} has several primary keys ({', '.join(keys)}); mark exactly one")
+    generated = [part.name for part in keys if part.generated]
+    if generated and len(keys) > 1:
+        raise InvalidModelError(
+            f"{model.__name__}.{generated[0]} is Generated and one of several fields of the key "
+            f"({', '.join(part.name for part in keys)}); the database assigns keys of one field only: leave Generated "
+            "out, and give each record its key"
+        )
     return tuple(part for part, _ in parts), tuple(column for _, column in parts if column is not None)
 
 
@@ -108,7 +113,7 @@ def _check_markers(where: str, field: Field, default: Default | None) -> None:
     if field.generated:
         _check_generated(where, typed, field, default)
     if field.primary_key:
-        if field.annotation not in _KEYS or (field.nullable and not field.generated):
+        if field.annotation not in KEYS or (field.nullable and not field.generated):
             raise InvalidModelError(f"{where} is the primary key and a {typed}; it must be a str, an int or a UUID")
         if field.omit_cache or field.omit_l1 or field.encrypted:
             raise InvalidModelError(f"{where} is the primary key; it can be neither left out of a tier nor Encrypted")

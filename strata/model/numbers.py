@@ -101,7 +101,7 @@ def _last_place(number: Decimal) -> int:
 def counted(plan: ModelPlan[Any], record: Any, deltas: Mapping[str, Any], part: Any = None) -> Any:
     """The record with this added, and with what `part` has of it, privately; a column that is None counts from 0, one
     that is UNLOADED stays so. None where a column could not hold it."""
-    fields: dict[str, Any] = {plan.key.name: getattr(record, plan.key.name)}
+    fields: dict[str, Any] = plan.key.given(plan.key_of(record))
     if part is not None:
         fields |= {name: getattr(part, name) for name in plan.loaded(part)}
     for name, delta in deltas.items():

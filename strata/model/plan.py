@@ -17,7 +17,7 @@ from strata.model.fields import Field
 from strata.model.functions import Compiler, FieldCipher, in_l1
 from strata.model.hints import is_frozen
 from strata.model.introspection import inspect
-from strata.model.keys import key_functions
+from strata.model.keys import Key, key_functions
 from strata.model.outline import outline_of
 from strata.model.rows import UnknownColumnError, row_functions
 from strata.waits.locks import once_lock
@@ -65,7 +65,8 @@ class ModelPlan(Generic[T]):
       have it, any other as it is; `prepare` gives the private copy of what `check` gave that is stored: values in their
       exact types, times in UTC, ignored fields at their defaults, the time given where it `has_stamped` fields.
     - `check_new` is `check` for records whose key is yet to be assigned by the database, and may be None.
-    - `key_text` gives a key's canonical text, `parse_key` takes it back.
+    - `key_of` gives the key of a record, `key_of_row` that of a row; `key_text` gives a key's canonical text, and
+      `parse_key` takes it back.
     - `freeze` gives the form in which L1 keeps a record, compact and of no interest to the collector; `thaw` makes a
       private record of it, with UNLOADED in what L1 does not keep. `copy` makes a private record of a record.
     - `cached` gives a record as L2 keeps it, for encoding: it shares its values with the record given. `unloaded`
@@ -85,7 +86,7 @@ class ModelPlan(Generic[T]):
     fields: tuple[Field, ...]
     columns: tuple[Field, ...]
     column_names: tuple[str, ...]
-    key: Field
+    key: Key
     immutable: bool
     has_omitted_l1: bool
     has_omitted_l2: bool
@@ -98,6 +99,7 @@ class ModelPlan(Generic[T]):
     check: Callable[[Any], T]
     check_new: Callable[[Any], T]
     key_of: Callable[[Any], Any]
+    key_of_row: Callable[[Sequence[Any]], Any]
     key_text: Callable[[Any], str]
     parse_key: Callable[[str], Any]
     prepare: Callable[[Any, datetime | None], T]
@@ -120,6 +122,12 @@ class ModelPlan(Generic[T]):
         """One column with its conversions."""
         return self.forms[self.column_names.index(name)]
 
+    def restored_key(self, values: Sequence[Any]) -> Any:
+        """The key of a row's values of its fields. Raises `DecodeError`."""
+        return self.key.of_parts(
+            [self.conversion(name).restore(value) for name, value in zip(self.key.names, values, strict=True)]
+        )
+
     def encoder(self, codec: Codec) -> Callable[[Any], bytes]:
         """`codec.encode` bound to this model."""
         bound = _bound(codec, self)
@@ -128,7 +136,7 @@ class ModelPlan(Generic[T]):
     def key_and_text(self, id: Any) -> tuple[Any, str]:
         """An id as the caches and L3 know it, of the key's very type, and its text. Raises as `key_text` does."""
         text = self.key_text(id)
-        return (id if type(id) is self.key.annotation else text), text
+        return self.key.exact(id), text
 
     def decoder(self, codec: Codec) -> Callable[[bytes], T]:
         """`codec.decode` bound to this model. Raises what the codec raises, and `DecodeError` for a foreign record."""
@@ -172,9 +180,9 @@ os.register_at_fork(after_in_child=_after_fork)
 def _compile(model: type[T]) -> ModelPlan[T]:
     fields, columns = inspect(model)
     stored = tuple(column.field for column in columns)
-    key = next(field for field in stored if field.primary_key)
-    key_text, parse_key = key_functions(key.annotation, model.__name__)
-    compiler = Compiler(model, fields, columns, key_text)
+    key = Key([field for field in stored if field.primary_key])
+    key_text, parse_key = key_functions(key, model.__name__)
+    compiler = Compiler(model, fields, columns, key, key_text)
     check = compiler.check()
     immutable = (
         is_frozen(model)
@@ -199,7 +207,8 @@ def _compile(model: type[T]) -> ModelPlan[T]:
         compiler=compiler,
         check=check,
         check_new=compiler.check(new=True) if key.generated else check,
-        key_of=operator.attrgetter(key.name),
+        key_of=operator.attrgetter(*key.names),
+        key_of_row=operator.itemgetter(*[place for place, field in enumerate(stored) if field.primary_key]),
         key_text=key_text,
         parse_key=parse_key,
         prepare=compiler.prepare(),

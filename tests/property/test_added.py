@@ -15,7 +15,7 @@ from strata.model.numbers import exact, exact_in
 from strata.protocol.added import Added, Series, joined, total
 from strata.protocol.versions import NODE_BITS
 
-NAMES, KEY = ("id", "n"), "id"
+NAMES, KEY = ("id", "n"), ("id",)
 numbers = st.integers(-1000, 1000)
 
 

@@ -176,7 +176,8 @@ class Calls:
     def _read(self, process: Process, found: dict[int, str | None], floors: dict[int, int], began: float) -> None:
         for column, value in found.items():
             self._world.say(f"    {process} has read {value} of {column}")
-            self.lives.read(process, column, value, began)
+            if not self.l3:  # which keeps what others let go of
+                self.lives.read(process, column, value, began)
             if value is None and not self.l3 and self.lives.may_be_over(column):
                 continue
             floor = floors[column]

@@ -559,7 +559,7 @@ class SimTable:
         self.under_way = table.under_way
         self.waiting_repairs = table.waiting_repairs
         self._names = tuple(column.name for column in table.plan.columns)
-        self._place = self._names.index(table.plan.key.name)
+        self._place = self._names.index(table.plan.key.names[0])
         self._sealed = tuple(map(self._names.index, table.sealed_names))
 
     def check(self, query: Any, further: int = 0) -> None:
@@ -616,7 +616,7 @@ class SimTable:
         def do() -> PageRows:
             keys = [key for key in conn.present() if key in query.args[0] and (after is None or key > int(after[0]))]
             some, more = keys[: query.limit], len(keys) > query.limit
-            return PageRows((self.plan.key.name,), [Row(0, (key,)) for key in some], (str(some[-1]),) if more else None)
+            return PageRows(self.plan.key.names, [Row(0, (key,)) for key in some], (str(some[-1]),) if more else None)
 
         return conn.ask("a page of keys", do)
 
@@ -706,7 +706,9 @@ class SimTable:
     def _columns(self, values: Sequence[Any], names: Sequence[str] | None = None) -> dict[str, Any]:
         """Those that were given, but for the key, by name."""
         given = dict(zip(names or self._names, values, strict=True))
-        return {name: value for name, value in given.items() if value is not UNLOADED and name != self.plan.key.name}
+        return {
+            name: value for name, value in given.items() if value is not UNLOADED and name not in self.plan.key.names
+        }
 
     def _kept(self, conn: Session, values: tuple[Any, ...]) -> tuple[Any, ...]:
         """A row as L3 has it."""
@@ -823,13 +825,13 @@ class SimTable:
     def _add(self, conn: Session, change: Change) -> Applied:
         """What `strata.l3.increments` does with a row, by the same reckoning."""
         conn.server.told(change.key, change.added)
-        held, buried, key = conn.row(change.key), conn.tombstone(change.key_text), self.plan.key.name
+        held, buried, keys = conn.row(change.key), conn.tombstone(change.key_text), self.plan.key.names
         if held is None:
             standing = Standing.gone(buried)
         else:
             note = conn.note(change.key)
             standing = Standing.of(self._names, *held, None if note is None else RowNote(*note))
-        found = reckoned(standing, change, self._names, key, 0)
+        found = reckoned(standing, change, self._names, keys, 0)
         if found.written is not None and standing.values is not None:
             version = found.applied.version
             conn.own.rows[change.key] = (version, tuple(standing.values[name] for name in self._names))

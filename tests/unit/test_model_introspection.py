@@ -165,14 +165,15 @@ def test_markers_become_facts_in_the_order_of_declaration() -> None:
     assert [item.name for item in plan.fields][-1] == "scratch"
     assert plan.column_names == tuple(item.name for item in plan.fields)[:-1]
     by_name = {item.name: item for item in plan.fields}
-    assert by_name["id"].primary_key and plan.key is by_name["id"] and plan.key.kind is Kind.BIGINT
+    assert by_name["id"].primary_key and plan.key.fields == (by_name["id"],)
+    assert by_name["id"].kind is Kind.BIGINT
     assert by_name["name"].unique and by_name["name"].indexed
     assert by_name["secret"].omit_cache and by_name["text"].omit_l1 and by_name["token"].encrypted
     assert by_name["made"].auto_now_add and by_name["seen"].auto_now
     assert by_name["scratch"].ignore and by_name["scratch"].kind is None
     assert (plan.has_omitted_l1, plan.has_omitted_l2, plan.has_encrypted, plan.immutable) == (True, True, True, False)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        plan.key.name = "other"  # type: ignore[misc]
+        plan.fields[0].name = "other"  # type: ignore[misc]
 
 
 def test_a_default_has_the_form_that_its_column_holds() -> None:

@@ -40,7 +40,7 @@ def test_a_marker_works_as_a_class_and_as_an_instance() -> None:
 
     bare, called = compile_model(Bare), compile_model(Called)
     assert bare.columns == called.columns
-    assert bare.key.name == "id"
+    assert bare.key.names == ("id",)
     assert bare.columns[1].unique and bare.columns[1].indexed
 
 
@@ -71,4 +71,4 @@ def test_foreign_metadata_is_left_alone() -> None:
     class Documented:
         id: Annotated[str, "the id", PrimaryKey, 5]
 
-    assert compile_model(Documented).key.primary_key
+    assert compile_model(Documented).key.names == ("id",)

@@ -43,9 +43,8 @@ def row_of(bound: Bound, key: Any, entry: Entry) -> tuple[tuple[str, ...], tuple
     plan = bound.plan
     names, values = plan.unpack_row(entry.row)
     plan.vet(values, _sealed, names)
-    place = names.index(plan.key.name) if plan.key.name in names else None
-    if place is None or values[place] != key:
-        raise DecodeError(f"its {plan.key.name} is not the key that it stands under", column=plan.key.name)
+    if plan.key.within(dict(zip(names, values, strict=True))) != key:
+        raise DecodeError(f"its {plan.key.spelled} is not the key that it stands under", column=plan.key.names[0])
     return names, values
 
 
@@ -116,12 +115,12 @@ def in_order(bound: Bound, change: Change) -> list[Change]:
     other, what was laid over it. The last has the change's own version, if no column of its own, and what it adds."""
     if not change.in_steps:
         return [change]
-    names = bound.plan.column_names if change.names is None else change.names
+    names, keys = bound.plan.column_names if change.names is None else change.names, bound.plan.key.names
     given = dict(zip(names, change.values or (), strict=True))
     ages = dict(change.ages)
     by_version: dict[int, list[str]] = {change.version: []}
     for name in names:
-        if name != bound.plan.key.name:
+        if name not in keys:
             by_version.setdefault(ages.get(name, change.version), []).append(name)
     bare = Change(change.key, change.key_text, change.version)
     found = [replace(bare, version=change.deleted, delete=True)] if change.deleted else []
@@ -131,10 +130,10 @@ def in_order(bound: Bound, change: Change) -> list[Change]:
             found.append(replace(bare, version=version, values=change.values))
             whole = False
         else:
-            carried = (bound.plan.key.name, *some)
+            carried = (*keys, *some)
             found.append(replace(bare, version=version, names=carried, values=tuple(given[name] for name in carried)))
     if change.adds and found[-1].names is None:
-        found.append(replace(bare, names=(bound.plan.key.name,), values=(change.key,)))
+        found.append(replace(bare, names=keys, values=bound.plan.key.parts(change.key)))
     found[-1] = replace(found[-1], added=change.added, default=change.default)
     return found
 
@@ -195,7 +194,7 @@ def _both(before: Applied, after: Applied) -> Applied:
 
 
 def _apply(bound: Bound, conn: Any, wanted: Sequence[Change]) -> list[Applied]:
-    applied = bound.rows.table.apply(conn, wanted)
+    applied, key = bound.rows.table.apply(conn, wanted), bound.plan.key
     for index, (change, answer) in enumerate(zip(wanted, applied, strict=True)):
         if answer.kept is None or change.delete:
             continue
@@ -203,7 +202,7 @@ def _apply(bound: Bound, conn: Any, wanted: Sequence[Change]) -> list[Applied]:
         carried = bound.plan.column_names if change.names is None else (*change.names, *added)
         held = {name: value for name, value in zip(answer.kept_names, answer.kept, strict=True) if name in carried}
         try:
-            bound.record((change.key, *held.values()), (bound.plan.key.name, *held))
+            bound.record((*key.parts(change.key), *held.values()), (*key.names, *held))
         except DecodeError as error:
             raise BatchError(Diagnosis(Failure.PERMANENT, message=str(error)), index) from error
     return applied

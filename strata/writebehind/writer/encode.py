@@ -164,7 +164,7 @@ def _laid(bound: Bound, entries: Sequence[Entry], like: Entry) -> Entry:
     deleted = max(entry.deleted for entry in entries)
     whole = max((entry.oldest for entry in entries if entry.op is not EntryOp.PARTIAL), default=0)
     deleted, whole = (deleted, 0) if deleted > whole else (0, whole)
-    bottom = deleted or whole
+    bottom, keys = deleted or whole, bound.plan.key.names
     values: dict[str, Any] = {}
     versions: dict[str, int] = {}
     added: Added = ()
@@ -173,9 +173,10 @@ def _laid(bound: Bound, entries: Sequence[Entry], like: Entry) -> Entry:
         ages = dict(entry.ages)
         for name, value in zip(*bound.plan.unpack_row(entry.row), strict=True):
             version = ages.get(name, entry.version)
-            if version >= max(bottom, versions.get(name, 0)) or name == bound.plan.key.name:
+            if version >= max(bottom, versions.get(name, 0)) or name in keys:
                 values[name], versions[name] = value, version
-    del versions[bound.plan.key.name]
+    for name in keys:
+        del versions[name]
     added = beyond(added, lambda column: max(bottom, versions.get(column, 0)))
     older = tuple(sorted((name, at) for name, at in versions.items() if at != like.version))
     op = EntryOp.PARTIAL if not whole else EntryOp.MIXED if older or added else EntryOp.SET
