@@ -61,7 +61,7 @@ from strata.observe.metrics import SafeMetrics
 from strata.paging import Page
 from strata.policies import count, flag
 from strata.query import Q, Query, as_query
-from strata.schema import Key, Record, Schema, SchemaRef
+from strata.schema import FieldNames, Key, Record, Schema, SchemaRef
 from strata.waits.locks import memory_lock
 from strata.waits.seats import Turn, Turns
 from strata.writebehind.endings import install_sigterm
@@ -283,16 +283,19 @@ class DataStore:
 
     @overload
     def prefetch(
-        self, records: Iterable[Record], field: str, schema: type[T], *, whole: bool = ...
+        self, records: Iterable[Record], field: FieldNames, schema: type[T], *, whole: bool = ...
     ) -> dict[Any, T]: ...
     @overload
-    def prefetch(self, records: Iterable[Record], field: str, schema: str, *, whole: bool = ...) -> dict[Any, Any]: ...
     def prefetch(
-        self, records: Iterable[Record], field: str, schema: SchemaRef[Any], *, whole: bool = False
+        self, records: Iterable[Record], field: FieldNames, schema: str, *, whole: bool = ...
+    ) -> dict[Any, Any]: ...
+    def prefetch(
+        self, records: Iterable[Record], field: FieldNames, schema: SchemaRef[Any], *, whole: bool = False
     ) -> dict[Any, Any]:
         """The records that a field of others names, by id: those of a page at once, in the place of one `get` each.
 
         Each id is asked for once, as by `get_many`; None is skipped, and an id that no tier has is not in the result.
+        Where the id is of several fields, `field` names a field for each, in their order.
 
         Raises `EncodeError` where a record has no such field, or holds UNLOADED in it; otherwise as `get_many` does.
 

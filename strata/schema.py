@@ -32,7 +32,9 @@ class _Pydantic(Protocol):
 Record = _Dataclass | msgspec.Struct | _Pydantic
 """A record of any schema: an instance of a dataclass, of a Struct, or of a pydantic model."""
 
-Key = str | int | UUID
+KeyField = str | int | UUID
+Key = KeyField | tuple[KeyField, ...]
+FieldNames = str | tuple[str, ...]
 """The id of a record."""
 
 T = TypeVar("T", bound=Record)

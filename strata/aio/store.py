@@ -30,7 +30,7 @@ from strata.observe.counters import Stats
 from strata.observe.health import Health
 from strata.paging import Page
 from strata.query import Q, Query
-from strata.schema import Key, Record, Schema, SchemaRef
+from strata.schema import FieldNames, Key, Record, Schema, SchemaRef
 
 if TYPE_CHECKING:
     from strata.l3.report import MigrationRecord, MigrationReport
@@ -166,14 +166,14 @@ class AsyncDataStore(AsyncWith):
 
     @overload
     async def prefetch(
-        self, records: Iterable[Record], field: str, schema: type[T], *, whole: bool = ...
+        self, records: Iterable[Record], field: FieldNames, schema: type[T], *, whole: bool = ...
     ) -> dict[Any, T]: ...
     @overload
     async def prefetch(
-        self, records: Iterable[Record], field: str, schema: str, *, whole: bool = ...
+        self, records: Iterable[Record], field: FieldNames, schema: str, *, whole: bool = ...
     ) -> dict[Any, Any]: ...
     async def prefetch(
-        self, records: Iterable[Record], field: str, schema: SchemaRef[Any], *, whole: bool = False
+        self, records: Iterable[Record], field: FieldNames, schema: SchemaRef[Any], *, whole: bool = False
     ) -> dict[Any, Any]:
         """As `DataStore.prefetch`."""
         get: Callable[..., dict[Any, Any]] = self.sync.prefetch

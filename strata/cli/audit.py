@@ -13,6 +13,7 @@ from strata.application import load_store
 from strata.cli.app import app_option, json_option
 from strata.cli.progress import wide_console
 from strata.maintenance.audit import AuditReport
+from strata.model.keys import shown_key
 
 
 @click.command()
@@ -40,7 +41,7 @@ def _show(report: AuditReport) -> None:
         table.add_row(item.schema, str(item.compared), str(item.pending), str(len(item.stale)), share, nines)
     wide_console().print(table)
     for key in report.stale:
-        where = f"{key.schema} {key.id!r} in {key.tier.upper()}"
+        where = f"{key.schema} {shown_key(key.id)!r} in {key.tier.upper()}"
         click.echo(f"{where}: {key.reason} (version {key.cached_version}, PostgreSQL {key.version})")
 
 

@@ -17,6 +17,7 @@ from strata.cli.app import app_option, json_option
 from strata.cli.progress import wide_console
 from strata.datastore import DataStore
 from strata.errors import FlushTimeoutError, NotFoundError
+from strata.model.keys import shown_key
 from strata.writebehind.persist.dead_letters import DeadLetter
 
 COLUMNS = ("id", "schema", "key", "op", "sqlstate", "attempts", "last_at", "error")
@@ -61,7 +62,7 @@ def show(id: str, as_json: bool, target: str) -> None:
         click.echo(_json(letter))
         return
     values = letter.pop("values")
-    for name, value in letter.items():
+    for name, value in (letter | {"key": shown_key(letter["key"])}).items():
         click.echo(f"{name:10} {value}")
     for name, value in (values or {}).items():
         click.echo(f"  {name} = {value!r}")
@@ -108,7 +109,7 @@ def _table(letters: list[dict[str, Any]]) -> Table:
     for name in COLUMNS:
         table.add_column(name.replace("_", " "), no_wrap=name == "id")  # an id is there to be copied
     for letter in letters:
-        shown = {**letter, "last_at": f"{letter['last_at']:%Y-%m-%d %H:%M:%S}"}
+        shown = {**letter, "key": shown_key(letter["key"]), "last_at": f"{letter['last_at']:%Y-%m-%d %H:%M:%S}"}
         table.add_row(*(Text(str(shown[name])) for name in COLUMNS))
     return table
 

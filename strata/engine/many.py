@@ -16,6 +16,7 @@ from strata.errors import WITHOUT_L2, EncodeError
 from strata.l1.claims import Claim
 from strata.l2.content import Found
 from strata.model.unloaded import UNLOADED
+from strata.schema import FieldNames
 
 if TYPE_CHECKING:
     from strata.writebehind.dirty.slot import OwnWrite
@@ -186,22 +187,28 @@ def pairs(wanted: Iterable[Any]) -> list[tuple[Any, Any]]:
     return [(schema, id) for schema, id in given]
 
 
-def named_by(records: Iterable[Any], field: str) -> list[Any]:
-    """The ids that a field of the records holds, each once, without None. Raises `EncodeError`."""
-    if not isinstance(field, str):
-        raise EncodeError(f"field is of type {type(field).__name__}; it must be the name of a field")
+def named_by(records: Iterable[Any], field: FieldNames) -> list[Any]:
+    """The ids that a field of the records holds, or several, without those that have None. Raises `EncodeError`."""
+    fields = field if isinstance(field, tuple) else (field,)
+    if not fields or not all(isinstance(name, str) for name in fields):
+        raise EncodeError(
+            f"field is of type {type(field).__name__}; it must be the name of a field, or a tuple of some"
+        )
     if not isinstance(records, Iterable) or isinstance(records, str | bytes | bytearray):
         raise EncodeError(f"records is a {type(records).__name__}; it must be an iterable of records, such as a list")
     ids: list[Any] = []
     for record in waits.in_turns(records):
-        try:
-            id = getattr(record, field)
-        except AttributeError:
-            raise EncodeError(f"a {type(record).__name__} has no field {field!r}") from None
-        if id is UNLOADED:
-            raise EncodeError(
-                f"{type(record).__name__}.{field} is UNLOADED; ask for records that have it, or whole ones"
-            )
-        if id is not None:
-            ids.append(id)
+        parts = tuple([_held(record, name) for name in fields])
+        if None not in parts:
+            ids.append(parts if isinstance(field, tuple) else parts[0])
     return ids
+
+
+def _held(record: Any, name: str) -> Any:
+    try:
+        value = getattr(record, name)
+    except AttributeError:
+        raise EncodeError(f"a {type(record).__name__} has no field {name!r}") from None
+    if value is UNLOADED:
+        raise EncodeError(f"{type(record).__name__}.{name} is UNLOADED; ask for records that have it, or whole ones")
+    return value

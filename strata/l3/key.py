@@ -7,7 +7,7 @@ from typing import Any
 
 from strata.l3.statement import ARRAYS
 from strata.model.fields import Field, Kind
-from strata.model.keys import Key
+from strata.model.keys import ModelKey
 
 
 class KeyColumns:
@@ -17,7 +17,7 @@ class KeyColumns:
     An alias stands for whatever has the columns under their names: the table, the stage, or the keys of `unnested`.
     """
 
-    def __init__(self, key: Key, quoted: Sequence[str], oids: Sequence[int]) -> None:
+    def __init__(self, key: ModelKey, quoted: Sequence[str], oids: Sequence[int]) -> None:
         self._key = key
         self.quoted = tuple(quoted)
         self.listed = ", ".join(quoted)
@@ -85,7 +85,7 @@ class KeyColumns:
         )
 
 
-def key_text_of(key: Key, alias: str, quoted: Sequence[str]) -> str:
+def key_text_of(key: ModelKey, alias: str, quoted: Sequence[str]) -> str:
     """The SQL of a key's canonical text."""
     if len(quoted) == 1:
         return f"{_named(alias, quoted[0])}::text"

@@ -29,7 +29,7 @@ from strata.l3.ddl import short
 from strata.l3.key import key_text_of
 from strata.l3.layout import HORIZONS, PARTIALS, REPAIRS, TOMBSTONES, VERSION, Layout, quote
 from strata.l3.partials import ON_TOP
-from strata.model.keys import Key
+from strata.model.keys import ModelKey
 from strata.protocol.versions import L3_NODE, NODE_BITS
 
 CHANNEL = "strata_outside"
@@ -171,7 +171,7 @@ class Watched:
     their marks."""
 
     table: str
-    key: Key
+    key: ModelKey
     cached: tuple[str, ...]
     deferred: tuple[str, ...]
 

@@ -10,7 +10,7 @@ from strata.model.columns import Column
 from strata.model.compile import CALL, Function, Source, Step, same
 from strata.model.fields import Field
 from strata.model.instances import Maker
-from strata.model.keys import Key, KeyText
+from strata.model.keys import KeyText, ModelKey
 from strata.model.rows import UnknownColumnError
 from strata.model.unloaded import UNLOADED
 from strata.model.validation import validation_of
@@ -28,7 +28,7 @@ class Compiler:
     """Writes the functions of one model."""
 
     def __init__(
-        self, model: Any, fields: Sequence[Field], columns: Sequence[Column], key: Key, key_text: KeyText
+        self, model: Any, fields: Sequence[Field], columns: Sequence[Column], key: ModelKey, key_text: KeyText
     ) -> None:
         self._model = model
         self._fields = fields

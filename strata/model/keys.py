@@ -25,7 +25,7 @@ KeyText = Callable[[Any], str]
 ParseKey = Callable[[str], Any]
 
 
-class Key:
+class ModelKey:
     """The fields that are a model's key. Immutable.
 
     A key, or id, is the value of the one field, or the tuple of those of several, in the order of the fields: what has
@@ -71,7 +71,7 @@ class Key:
         return tuple([str.__str__(part) if isinstance(part, str) else part for part in id])
 
 
-def key_functions(key: Key, model: str) -> tuple[KeyText, ParseKey]:
+def key_functions(key: ModelKey, model: str) -> tuple[KeyText, ParseKey]:
     """`key_text` and `parse_key` for the keys of a model.
 
     The first raises `EncodeError` for what is no key of the model, `MissingPrimaryKeyError` for the empty one; a text
@@ -151,7 +151,7 @@ _MAKERS: dict[Any, Callable[[str], tuple[KeyText, ParseKey]]] = {
 }
 
 
-def _tuple_keys(key: Key, model: str) -> tuple[KeyText, ParseKey]:
+def _tuple_keys(key: ModelKey, model: str) -> tuple[KeyText, ParseKey]:
     what, count = f"a key of {model}", len(key.fields)
     wanted = f"it must be a tuple of {count}, ({', '.join(key.names)})"
     made = [_MAKERS[field.annotation](f"{field.name} in {what}") for field in key.fields]
@@ -162,18 +162,23 @@ def _tuple_keys(key: Key, model: str) -> tuple[KeyText, ParseKey]:
             raise EncodeError(f"{what} is of type {type(id).__name__}; {wanted}")
         if len(id) != count:
             raise EncodeError(f"{what} has {len(id)} parts; {wanted}")
-        return _short("/".join([escaped(text(part)) for text, part in zip(texts, id, strict=True)]), what)
+        return _short("/".join([_escaped(text(part)) for text, part in zip(texts, id, strict=True)]), what)
 
     def parse_key(text: str) -> tuple[Any, ...]:
         steps = text.split("/")
-        if len(steps) != count or not all(escaped(_unescaped(step)) == step for step in steps):
+        if len(steps) != count or not all(_escaped(_unescaped(step)) == step for step in steps):
             raise _unreadable(what)
         return tuple([parse(_unescaped(step)) for parse, step in zip(parsers, steps, strict=True)])
 
     return key_text, parse_key
 
 
-def escaped(text: str) -> str:
+def shown_key(id: Any) -> str:
+    """A key's text for people, of whatever model it is: the canonical one."""
+    return "/".join([_escaped(str(part)) for part in id]) if isinstance(id, tuple) else str(id)
+
+
+def _escaped(text: str) -> str:
     """A text as a step of a JSON Pointer."""
     return text.replace("~", "~0").replace("/", "~1")
 

@@ -17,7 +17,7 @@ from strata.model.fields import Field
 from strata.model.functions import Compiler, FieldCipher, in_l1
 from strata.model.hints import is_frozen
 from strata.model.introspection import inspect
-from strata.model.keys import Key, key_functions
+from strata.model.keys import ModelKey, key_functions
 from strata.model.outline import outline_of
 from strata.model.rows import UnknownColumnError, row_functions
 from strata.waits.locks import once_lock
@@ -86,7 +86,7 @@ class ModelPlan(Generic[T]):
     fields: tuple[Field, ...]
     columns: tuple[Field, ...]
     column_names: tuple[str, ...]
-    key: Key
+    key: ModelKey
     immutable: bool
     has_omitted_l1: bool
     has_omitted_l2: bool
@@ -180,7 +180,7 @@ os.register_at_fork(after_in_child=_after_fork)
 def _compile(model: type[T]) -> ModelPlan[T]:
     fields, columns = inspect(model)
     stored = tuple(column.field for column in columns)
-    key = Key([field for field in stored if field.primary_key])
+    key = ModelKey([field for field in stored if field.primary_key])
     key_text, parse_key = key_functions(key, model.__name__)
     compiler = Compiler(model, fields, columns, key, key_text)
     check = compiler.check()

@@ -201,7 +201,6 @@ def test_a_default_has_the_form_that_its_column_holds() -> None:
         Annotated[str, AutoNow],
         Annotated[date, AutoNowAdd],
         Annotated[datetime, AutoNow, AutoNowAdd],
-        Annotated[str, PrimaryKey],
         Annotated[int, Ignore],
         list[Annotated[int, Ignore]],
         list[Annotated[str, Encrypted]],
