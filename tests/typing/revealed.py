@@ -74,6 +74,11 @@ def by_class(ds: DataStore) -> None:
     assert_type(whole(ds.get(Player, "p1")), Player)
     assert_type(ds.get_many(Player, ["p1"]), dict[str, Player])
     assert_type(ds.get_many(Player, {UUID(int=1)}), dict[UUID, Player])
+    assert_type(ds.get(Player, ("p1", 7)), Player)
+    assert_type(ds.get_many(Player, [("p1", 7)]), dict[tuple[str, int], Player])
+    assert_type(ds.set_many(Player, {("p1", UUID(int=1)): andrew}), dict[tuple[str, UUID], Player])
+    assert_type(ds.get_batch([(Player, ("p1", 7))]), list[Player | None])
+    assert_type(ds.prefetch([andrew], ("team_id", "level"), Player), dict[Any, Player])
     assert_type(ds.search(Player, Q()), list[Player])
     assert_type(ds.search_cached(Player, Q().build()), list[Player])
     assert_type(ds.search_page(Player, Q(), after=None), Page[Player])
@@ -129,6 +134,10 @@ def by_handle_whose_ids_are_known(ds: DataStore) -> None:
     assert_type(players.get("p1"), Player)
     assert_type(players.get_many(["p1"]), dict[str, Player])
     assert_type(players.set_many({"p1": andrew}), dict[str, Player])
+    seats: Collection[Player, tuple[str, int]] = ds.register(Schema(Player, name="seats", l1=MemPolicy()))
+    assert_type(seats.get(("p1", 7)), Player)
+    assert_type(seats.get_many([("p1", 7)]), dict[tuple[str, int], Player])
+    seats.get(("p1", "p2"))  # type: ignore[arg-type]
     players.get(1)  # type: ignore[call-overload]
     players.get_many([1])  # type: ignore[list-item]
     players.set(1, andrew)  # type: ignore[arg-type]
@@ -180,6 +189,8 @@ def what_is_neither_name_nor_class_is_refused(ds: DataStore) -> None:
 def what_can_be_no_id_is_refused(ds: DataStore) -> None:
     ds.get(Player, None)  # type: ignore[call-overload]
     ds.get("players", 3.14)  # type: ignore[call-overload]
+    ds.get("players", ("p1", 3.14))  # type: ignore[arg-type]
+    ds.get("players", ["p1", 7])  # type: ignore[call-overload]
     ds.get_many(Player, [b"p1"])  # type: ignore[type-var]
     ds.set(Player, object(), andrew)  # type: ignore[call-overload]
     ds.set_many("players", {3.14: andrew})  # type: ignore[type-var]
