@@ -19,7 +19,7 @@ from strata.policies import Durability
 from strata.runtime.daemon import Daemon
 from strata.writebehind.dirty.buffer import DirtyBuffer
 from strata.writebehind.dirty.journal import Journal
-from strata.writebehind.dirty.owner import Limits
+from strata.writebehind.dirty.owner import Counted, Limits
 from strata.writebehind.dirty.slot import Addition, Slot
 from strata.writebehind.fleet.broker import Broker
 from strata.writebehind.fleet.doorbell import Doorbell
@@ -181,7 +181,7 @@ class Process:
     def stamp(self) -> int:
         return self._shared.versions.stamp()
 
-    def count(self, schema: str, key: Any, what: Addition, known: Any) -> tuple[Any, Any]:
+    def count(self, schema: str, key: Any, what: Addition, known: Any) -> Counted:
         bound = self._shared.schemas[schema]
         plan, record = bound.plan, None
 
@@ -191,9 +191,9 @@ class Process:
             return None if record is None else plan.freeze(record)
 
         if bound.l1.change(key, change, self._shared.clock.monotonic()) is not None:
-            return record, None
+            return Counted(plan.copy(record), record, in_l1=True)
         record = None if known is None else counted(plan, known, what.deltas, what.part)
-        return (None, None) if record is None else (plan.copy(record), record)
+        return Counted() if record is None else Counted(plan.copy(record), record)
 
     def merge(self, schema: str, base: Any, over: Any) -> Any:
         return self._shared.schemas[schema].plan.merge(base, over)

@@ -144,9 +144,8 @@ class WriteBehind:
         return process.buffer.peek(bound.name, key)
 
     def knows(self, bound: Bound, key: Any) -> bool:
-        """Whether `add` returns the record, whatever it is given for it."""
-        slot = self._process.buffer.slot(bound.name, key)
-        return slot is not None and slot.known is not None and slot.item.record is not None
+        """Whether `add` knows the record by itself."""
+        return self._process.buffer.knows(bound.name, key)
 
     def persist_own(self, bound: Bound, key: Any) -> None:
         """Bring this process's pending write of the key to L3, of which something newer was met. Raises

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from itertools import permutations
@@ -18,13 +19,14 @@ from strata import (
     MemPolicy,
     NotFoundError,
     PostgresPolicy,
+    Q,
     RedisPolicy,
     Schema,
     WriteMode,
 )
 from strata.protocol.versions import NODE_BITS
 from strata.testing import inspect
-from strata.writebehind.dirty import changes
+from strata.writebehind.dirty import changes, tally
 from tests.behind import Errors, client, comes_after, deferred, hand_off, idle, paced, persist, run
 from tests.stores import MakeStore, sure
 from tests.support import wait_until
@@ -349,6 +351,78 @@ def test_a_write_of_others_that_was_heard_of_takes_the_place_of_what_was_added_b
     hand_off(one)
     persist(one, "counters")
     assert sums(one) == 78
+
+
+def asked(store: DataStore) -> int:
+    """How often a tier below was read."""
+    stats = store.stats()
+    return stats.l2_hits + stats.l3_hits + stats.misses
+
+
+def test_who_adds_on_asks_no_tier_for_a_while_and_then_sees_what_others_have_added(
+    make: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = counting(make), counting(make)
+    one.set_many(Counter, {1: Counter(1, title="kept")})
+    other.increment(Counter, 1, hits=100)
+    monkeypatch.setattr(tally, "KNOWN_FOR", 3600.0)
+    assert one.increment(Counter, 1, hits=1).hits == 1
+    before = asked(one)
+    for turn in range(2, 5):
+        for store in (other, one):
+            hand_off(store)
+        persist(one, "counters")
+        wait_until(lambda: inspect(one).schemas["counters"].l1.entries.get(1) is None, what="the message")
+        found = one.increment(Counter, 1, hits=1)
+        assert (found.hits, found.title) == (turn, "kept")
+    assert asked(one) == before
+    monkeypatch.setattr(tally, "KNOWN_FOR", 0.0)
+    for store in (other, one):
+        hand_off(store)
+    persist(one, "counters")
+    assert one.increment(Counter, 1, hits=1).hits == one.get(Counter, 1).hits == 105
+
+
+OTHERWISE: dict[str, Callable[[DataStore], Any]] = {
+    "set": lambda store: store.set(Counter, 1, Counter(1, hits=50)),
+    "set_many": lambda store: store.set_many(Counter, {1: Counter(1, hits=50)}),
+    "update": lambda store: store.update(Counter, 1, hits=50),
+    "update, expecting": lambda store: store.update(Counter, 1, hits=50, expect={"title": "kept"}),
+    "modify": lambda store: store.modify(Counter, 1, lambda held: replace(held, hits=50)),
+    "update_where": lambda store: store.update_where(Counter, Q(), hits=50),
+    "in a transaction": lambda store: store.tx().set(Counter, 1, Counter(1, hits=50)).commit(),
+    "delete": lambda store: store.delete(Counter, 1),
+    "delete_many": lambda store: store.delete_many(Counter, [1]),
+    "delete_where": lambda store: store.delete_where(Counter, Q()),
+}
+
+
+@pytest.mark.parametrize("by", ["itself", "another"])
+@pytest.mark.parametrize("how", OTHERWISE)
+def test_what_else_became_of_a_record_is_known_to_who_adds_to_it(
+    make: MakeStore, monkeypatch: pytest.MonkeyPatch, how: str, by: str
+) -> None:
+    monkeypatch.setattr(tally, "KNOWN_FOR", 3600.0)
+    one, other = counting(make), counting(make)
+    one.set_many(Counter, {1: Counter(1, title="kept")})
+    one.increment(Counter, 1, hits=1)
+    one.flush_dirty()
+    assert other.get(Counter, 1).hits == 1
+    if by == "itself":
+        OTHERWISE[how](one)
+    else:
+        comes_after(other, one)
+        OTHERWISE[how](other)
+        other.flush_dirty()
+        buffer = inspect(one).buffer
+        wait_until(lambda: not buffer.knows("counters", 1), what="the message")
+    if how.startswith("delete"):
+        with pytest.raises(NotFoundError):
+            one.increment(Counter, 1, hits=1)
+    else:
+        assert one.increment(Counter, 1, hits=1).hits == 51
+    one.flush_dirty()
+    assert one.get(Counter, 1, default=Counter(1, hits=0), force_l3=True).hits == (51 if "delete" not in how else 0)
 
 
 @pytest.mark.parametrize("large", [1e17, 1.5e308])

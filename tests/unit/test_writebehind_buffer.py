@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from strata.errors import ClosedError
 from strata.waits.clock import ManualClock
 from strata.writebehind.dirty.buffer import DirtyBuffer
-from strata.writebehind.dirty.owner import Limits
+from strata.writebehind.dirty.owner import Counted, Limits
 from strata.writebehind.dirty.slot import Addition, Buffered, OwnWrite, Slot
 from strata.writebehind.ledger.shard import home_of
 
@@ -56,9 +56,9 @@ class Buffer:
     def stamp(self) -> int:
         return next(self.stamps)
 
-    def count(self, schema: str, key: str, what: Addition, known: dict[str, int] | None) -> tuple[Any, Any]:
+    def count(self, schema: str, key: str, what: Addition, known: dict[str, int] | None) -> Counted:
         found = None if known is None else {name: held + what.deltas.get(name, 0) for name, held in known.items()}
-        return found, found
+        return Counted(found, found)
 
     def merge(self, schema: str, base: dict[str, int], over: dict[str, int]) -> dict[str, int]:
         return base | over

@@ -111,6 +111,13 @@ class DirtyBuffer:
         slot = self._slots.get((schema, key))
         return None if slot is None else slot.own_write()
 
+    def knows(self, schema: str, key: Hashable) -> bool:
+        """Whether `add` knows the record by itself."""
+        slot = self._slots.get((schema, key))
+        if slot is not None and slot.item.record is None:
+            return False
+        return self._tallies.known((schema, key), self._clock.monotonic())[0] is not None
+
     def slot(self, schema: str, key: Hashable) -> Slot | None:
         """The slot of a key, if it has a write that L3 is not known to have."""
         return self._slots.get((schema, key))
@@ -205,16 +212,19 @@ class DirtyBuffer:
         with self._lock:
             self._tallies.forget((schema, key))
 
-    def supersede(self, schema: str, key: Hashable, version: int) -> None:
-        """A newer version was met: reads get it where they can, and this one otherwise, until L3 has the newer one."""
-        if (schema, key) in self._slots:
+    def supersede(self, schema: str, key: Hashable, version: int, *, adding: bool = False) -> None:
+        """A newer version was met: reads get it where they can, and this one otherwise, until L3 has the newer one.
+        `adding`: it only adds to columns."""
+        place = (schema, key)
+        if place in self._slots or place in self._tallies:
             with self._lock:
-                slot = self._slots.get((schema, key))
+                if not adding:
+                    self._tallies.unknow(place)
+                slot = self._slots.get(place)
                 if slot is not None:
                     self._owner.uncover(schema, key)
                     self._met[slot] = None
                     slot.superseded = max(slot.superseded, version)
-                    slot.known = None
 
     def lost(self, shard: Shard) -> int:
         """The ledger of the shard was lost: everything kept is unsent again. Returns how many."""
@@ -316,6 +326,8 @@ class DirtyBuffer:
 
     def _put(self, schema: str, key: Hashable, key_text: str, item: Buffered, *, newest: bool = False) -> Accepted:
         place = (schema, key)
+        if not item.added:
+            self._tallies.unknow(place)
         slot = self._slots.get(place)
         if slot is not None:
             return self._coalesce(slot, item, newest=newest)
@@ -329,8 +341,6 @@ class DirtyBuffer:
     def _coalesce(self, slot: Slot, item: Buffered, *, newest: bool) -> Accepted:
         laid, accepted = coalesced(self._owner, slot, item, newest=newest)
         if laid is not None:
-            if not item.added:
-                slot.known = None
             if not newest:
                 slot.shown = max(slot.shown, item.version)
             if not laid.added:
@@ -348,12 +358,11 @@ class DirtyBuffer:
         added = self._tallies.add(place, what.deltas, version, shown)
         item = Buffered(version, what.part, True, (), added, what.default)
         taken = self._put(schema, key, key_text, item, newest=True)
-        slot = self._slots.get(place)
-        before = what.known if slot is None or slot.known is None else slot.known
-        known, kept = self._owner.count(schema, key, what, before)
-        if slot is not None:
-            slot.known = kept
-        return Accepted(version, taken.room, taken.orphan, item, known)
+        now = self._clock.monotonic()
+        known, since = self._tallies.known(place, now) if what.known is None else (what.known, now)
+        counted = self._owner.count(schema, key, what, known)
+        self._tallies.know(place, counted.kept, now if counted.in_l1 else since)
+        return Accepted(version, taken.room, taken.orphan, item, counted.shown)
 
     def _settle(self, slot: Slot, version: int) -> None:
         """L3 has what the slot's write adds up to a version."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from strata.writebehind.dirty.slot import Addition, Slot
@@ -19,6 +19,15 @@ class Limits:
     interval: float
 
 
+class Counted(NamedTuple):
+    """A record with what was added, None where it is not known: `shown` to the caller, `kept` by the process; and
+    whether L1 has it."""
+
+    shown: Any = None
+    kept: Any = None
+    in_l1: bool = False
+
+
 class Owner(Protocol):
     """What a buffer asks of the process whose it is. All but `wake` are quick, and called while its lock is held."""
 
@@ -29,9 +38,8 @@ class Owner(Protocol):
     def stamp(self) -> int:
         """A version for a new write."""
 
-    def count(self, schema: str, key: Any, what: Addition, known: Any) -> tuple[Any, Any]:
-        """This was added to a record: L1's copy of it, or else what is `known` of it, with that; and as much of that as
-        L1 has not."""
+    def count(self, schema: str, key: Any, what: Addition, known: Any) -> Counted:
+        """This was added to a record: to L1's copy of it, or else to what is `known` of it."""
 
     def merge(self, schema: str, base: Any, over: Any) -> Any:
         """A record with the columns of a partial one over it."""

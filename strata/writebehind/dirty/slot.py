@@ -79,9 +79,8 @@ class Slot(msgspec.Struct, gc=False, eq=False):
 
     `sent` is the version that the ledger has, `sent_at` when it was asked last (monotonic); `persisted` the version
     that L3 has, `born` when the write that it lacks came (monotonic), `superseded` the newest one met elsewhere,
-    `given_up` the one that was given up; `shown` the newest that left the buffer's hands. `known` is the record as a
-    caller knows it that adds to it. `home` is written by whoever asks for `shard` first, always to the same.
-    `segment` belongs to the journal.
+    `given_up` the one that was given up; `shown` the newest that left the buffer's hands. `home` is written by whoever
+    asks for `shard` first, always to the same. `segment` belongs to the journal.
     """
 
     schema: str
@@ -96,7 +95,6 @@ class Slot(msgspec.Struct, gc=False, eq=False):
     superseded: int = 0
     given_up: int = 0
     shown: int = 0
-    known: Any = None
     segment: Segment | None = None
 
     @property

@@ -1,4 +1,5 @@
-"""What this process has added to columns, in total: the series of which its pending writes carry the points."""
+"""What this process has added to columns, in total: the series of which its pending writes carry the points; and the
+records as it knows them meanwhile."""
 
 from __future__ import annotations
 
@@ -11,6 +12,19 @@ from strata.protocol.added import Added, Series, thinned
 from strata.writebehind.dirty.owner import Owner
 
 MOST = 10_000  # keys whose totals are remembered; who adds to another one begins a new series
+KNOWN_FOR = 1.0  # seconds for which a record is known without a read: what others add meanwhile is not in it
+
+
+class Tally:
+    """Of one key: its series by column; and the record with all that was added, where it is known, `since` when what it
+    was added to was read (monotonic)."""
+
+    __slots__ = ("known", "series", "since")
+
+    def __init__(self) -> None:
+        self.series: dict[str, Series] = {}
+        self.known: Any = None
+        self.since = 0.0
 
 
 class Tallies:
@@ -19,39 +33,61 @@ class Tallies:
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
-        self._of: OrderedDict[Hashable, dict[str, Series]] = OrderedDict()
+        self._of: OrderedDict[Hashable, Tally] = OrderedDict()
+
+    def __contains__(self, place: Hashable) -> bool:
+        return place in self._of  # one call, without the lock
+
+    def known(self, place: Hashable, now: float) -> tuple[Any, float]:
+        """The record of a key as it is known, None where it is not, and since when."""
+        tally = self._of.get(place)
+        if tally is None or now >= tally.since + KNOWN_FOR:
+            return None, now
+        return tally.known, tally.since
+
+    def know(self, place: Hashable, record: Any, since: float) -> None:
+        """The record, which stays as it is, of a key that was added to."""
+        tally = self._of[place]
+        tally.known, tally.since = record, since
+
+    def unknow(self, place: Hashable) -> None:
+        """Something else than increments became of a key."""
+        tally = self._of.get(place)
+        if tally is not None:
+            tally.known = None
 
     def add(self, place: Hashable, deltas: Mapping[str, Any], version: int, shown: int) -> Added:
         """The series of a key with this on top; a point above `shown`, which nobody has seen, gives way to it."""
         tally = self._of.get(place)
         if tally is None:
-            tally = self._of[place] = {}
+            tally = self._of[place] = Tally()
             if len(self._of) > MOST:
                 self._of.popitem(last=False)
         else:
             self._of.move_to_end(place)
+        series = tally.series
         for column, given in deltas.items():
             delta = exact(given)
-            held = tally.get(column)
+            held = series.get(column)
             if held is None:
-                tally[column] = Series(
+                series[column] = Series(
                     self._owner.source, version, column, ((0, plus(delta, delta, -1)), (version, delta))
                 )
             else:
                 points = held.points
                 seen = points if len(points) == 1 or points[-1][0] <= shown else points[:-1]
                 points = thinned((*seen, (version, plus(points[-1][1], delta))))
-                tally[column] = Series(held.origin, held.start, column, points)
-        return tuple(tally[column] for column in sorted(tally))
+                series[column] = Series(held.origin, held.start, column, points)
+        return tuple([series[column] for column in sorted(series)])
 
     def settle(self, place: Hashable, version: int) -> Added:
         """L3 has everything up to a version: what counts from there on; empty where that is nothing."""
         tally = self._of.get(place)
         if tally is None:
             return ()
-        for column, series in tally.items():
-            tally[column] = series.since(version)
-        return tuple(series for column, series in sorted(tally.items()) if len(series.points) > 1)
+        for column, series in tally.series.items():
+            tally.series[column] = series.since(version)
+        return tuple(series for column, series in sorted(tally.series.items()) if len(series.points) > 1)
 
     def forget(self, place: Hashable) -> None:
         """Who adds to the key begins anew: what was added before was written over, or is on its way by itself."""

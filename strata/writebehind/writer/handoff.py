@@ -272,7 +272,7 @@ class HandOff:
             version = merged.entry.version
             if version > encoded.item.version:  # reads get both from the ledger, not this alone
                 self._versions.observe(version)
-                self._buffer.supersede(bound.name, slot.key, version)
+                self._buffer.supersede(bound.name, slot.key, version, adding=merged.entry.row == encoded.entry.row)
                 bound.l1.forget(slot.key, below=version)
             return merged
         return None
