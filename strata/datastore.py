@@ -1087,6 +1087,7 @@ class DataStore:
         self._made_with = threading.Lock
         self._lock, self._closing = memory_lock(), Turns()
         self._wiring.after_fork()
+        self._modifier.after_fork()
 
 
 class _Counted:

@@ -27,12 +27,18 @@ from strata.errors import (
 from strata.l2.content import State
 from strata.l3.diagnosis import NoRowError, already_there
 from strata.model.unloaded import UNLOADED
+from strata.waits.seats import Turn, Turns
 
 if TYPE_CHECKING:
     from strata.l2.tier import L2Tier
 
 RETRIES = 100  # of a change in L2 alone that others came before
+TURN = 0.5  # seconds for which who changes something in L2 alone waits for others of its process
 PAUSE = 0.002  # seconds that are waited before it is tried again, at most, and ten times as many after ten tries
+
+
+def _turns() -> tuple[Turns, ...]:
+    return tuple(Turns() for _ in range(64))  # by key; which of them share one does not matter
 
 
 class Unchanged(StrataError):
@@ -49,11 +55,16 @@ def _whole(bound: Bound, held: Any, record: Any) -> Any:
 
 
 class Modifier:
-    """Thread-safe: it keeps no state of its own."""
+    """Thread-safe: `_turns` is replaced in the child of a fork, in which the parent's operations have no turn."""
 
     def __init__(self, context: Context, writer: Writer) -> None:
         self._context = context
         self._writer = writer
+        self._turns = _turns()
+
+    def after_fork(self) -> None:
+        """In the child."""
+        self._turns = _turns()
 
     def insert(self, bound: Bound, id: Any, key_text: str, record: Any, life: float | None = None) -> Any:
         """Store a record that `Writer.prepare` gave, whose key no record has yet, with a life of its own where one is
@@ -104,8 +115,16 @@ class Modifier:
         return stored
 
     def _in_l2(self, bound: Bound, l2: L2Tier, id: Any, key_text: str, decision: Decision, life: float | None) -> Any:
-        """Until nobody else has written in between, as by WATCH and MULTI. What is changed keeps what it has left of a
-        life of its own."""
+        """Until nobody else has written in between, as by WATCH and MULTI; those of one process take turns, which costs
+        less than to come too late. What is changed keeps what it has left of a life of its own."""
+        turns, turn = self._turns[hash((bound.name, id)) % len(self._turns)], Turn()
+        try:
+            turns.take(turn, TURN)
+            return self._swapped(bound, l2, id, key_text, decision, life)
+        finally:
+            turns.leave(turn)
+
+    def _swapped(self, bound: Bound, l2: L2Tier, id: Any, key_text: str, decision: Decision, life: float | None) -> Any:
         now = self._context.clock.monotonic
         known: int | None = None  # what stands there and cannot be read
         for tries in range(RETRIES):

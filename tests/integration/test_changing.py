@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
@@ -31,7 +31,7 @@ from strata import (
 )
 from strata.testing import inspect
 from tests.models import Note, Player
-from tests.stores import MakeStore, schema, sure
+from tests.stores import MakeStore, schema, stores, sure
 
 pytestmark = pytest.mark.both_faces
 
@@ -221,6 +221,36 @@ def test_modify_among_threads_of_memory_alone(make: MakeStore) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(append, range(4)))
     assert len(store.get("records", 1).tags) == 200
+
+
+def test_functions_that_change_each_other_s_records_in_redis_alone_do_not_wait_for_ever(
+    dsn: str, redis_addr: str
+) -> None:
+    both = threading.Barrier(2)
+    with stores(dsn, redis_addr) as make:
+        store = store_of(make, {"l1": None, "l2": L2, "l3": None}, Note)
+        store.set_many("records", {id: Note(id, "") for id in range(100)})
+
+        def change(id: int) -> bool:
+            """Change one record while the other one's turn is taken, whichever of them share one."""
+            first = True
+
+            def function(note: Note) -> Note:
+                nonlocal first
+                if first:
+                    first = False
+                    both.wait()
+                    for other in range(100):
+                        store.modify("records", other, lambda held: replace(held, tags=[*held.tags, str(id)]))
+                return replace(note, text="changed")
+
+            return bool(store.modify("records", id, function).text)
+
+        with ThreadPoolExecutor(2) as pool:
+            assert list(pool.map(change, [1, 2])) == [True, True]
+        found = store.get_many("records", range(100))
+        assert all(sorted(note.tags) == ["1", "2"] for note in found.values())
+        assert found[1].text == found[2].text == "changed"
 
 
 @pytest.mark.parametrize("tiers", [TIERS[name] for name in TIERS if "L3" in name or "behind" in name])
