@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import multiprocessing
 import os
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 import redis
 
 from strata import DataStore, L3UnavailableError, MemPolicy, PostgresPolicy, WriteMode
+from strata.engine import modify
 from strata.testing import inspect
 from strata.writebehind.ledger.shard import Shard
 from tests.held import locked
@@ -91,6 +94,34 @@ def test_what_the_parent_wrote_behind_is_persisted_once_and_by_the_parent(make: 
         assert conn.execute("SELECT count(*) FROM notes").fetchone() == (0,)
         store.flush_dirty()
         assert conn.execute("SELECT count(*) FROM notes").fetchone() == (20,)
+
+
+def test_a_turn_that_a_thread_of_the_parent_has_keeps_nobody_in_the_child_waiting(
+    make: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modify, "TURN", math.inf)
+    store = make()
+    notes = store.register(schema(Note, name="notes", l1=None, l3=None))
+    notes.set(1, Note(1, "parent"))
+    begun, go = threading.Event(), threading.Event()
+
+    def slowly(note: Note) -> Note:
+        begun.set()
+        go.wait()
+        return replace(note, tags=["parent"])
+
+    thread = threading.Thread(target=notes.modify, args=(1, slowly))
+    thread.start()
+    begun.wait()
+
+    def child() -> None:
+        notes.modify(1, lambda note: replace(note, text="child"))
+        store.close()
+
+    assert in_child(child) == 0
+    go.set()
+    thread.join()
+    assert (notes.get(1).text, notes.get(1).tags) == ("child", ["parent"])
 
 
 def test_a_child_of_multiprocessing_flushes_at_its_end(make: MakeStore, dsn: str) -> None:
