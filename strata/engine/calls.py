@@ -128,7 +128,7 @@ class Caller:
                 land = partial(_land, claims, mine)
                 mine.stop = waits.apart(partial(self._carry_out, job, mine, within), land)
                 if mine.stop is not None:
-                    mine.passed_on = True
+                    mine.passed_on = mine.shared = True
                     return self._wait(job, mine, mine)
             mine.result = self._called(job, mine, within)
         except BaseException as error:

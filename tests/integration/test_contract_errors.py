@@ -72,9 +72,9 @@ class OddName:
 
 
 @dataclass
-class TwoKeys:
-    id: Key
+class GeneratedInPart:
     other: Key
+    id: Annotated[int | None, strata.PrimaryKey, strata.Generated] = None
 
 
 @dataclass
@@ -96,7 +96,20 @@ class Plain:
     id: Key
 
 
-MODELS: list[Any] = [OddType, OddMarker, OddName, TwoKeys, FloatKey, NullKey, Plain, Note(1), 5, None, "Note", dict]
+MODELS: list[Any] = [
+    OddType,
+    OddMarker,
+    OddName,
+    GeneratedInPart,
+    FloatKey,
+    NullKey,
+    Plain,
+    Note(1),
+    5,
+    None,
+    "Note",
+    dict,
+]
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)
