@@ -104,6 +104,20 @@ def test_what_has_the_tag_is_read_anew_in_every_process_and_nothing_else(make: M
         assert {id: one.get(Player, id, force_l2=True).name for id in TEAMS} == REDS
 
 
+@pytest.mark.parametrize("tiers", ["all", "no L1", "no L2"])
+@pytest.mark.parametrize("touched", ["before", "after"])
+def test_a_record_that_was_touched_has_its_tags(make: MakeStore, dsn: str, tiers: str, touched: str) -> None:
+    one, other = filled(make, **TIERS[tiers])
+    change(dsn)
+    for store in (one, other) if touched == "before" else ():
+        store.touch(Player, 1, 3600)
+    one.invalidate_tag("team:red")
+    if touched == "after":
+        other.touch(Player, 1, 3600)  # which is no news of the record
+    assert names(one) == REDS
+    wait_until(lambda: names(other) == REDS)
+
+
 def test_it_goes_over_all_schemas_of_the_store(make: MakeStore, dsn: str) -> None:
     one, other = ready(make), ready(make)
     for store in (one, other):
