@@ -373,6 +373,8 @@ class DataStore:
         ('hello, ann', 'name="ann"')
         """
         self._open()
+        if callable(ttl):
+            raise InvalidConfigError("cached was given a function as ttl; call it first: @store.cached(ttl=60)")
         if name is not None:
             check_identifier(name, "name of cached")
         wait = seconds(lease_wait, "lease_wait") or 0.0

@@ -84,8 +84,8 @@ class Tiers:
             raise InvalidConfigError(f"schema {name!r} is written behind but has no L3 to write to; give it l3")
         if plan.key.generated and schema.l3 is None:
             raise InvalidModelError(
-                f"{plan.model.__name__}.{plan.key.names[0]} is Generated and a {spelled(plan.key.kinds[0])} | None, "
-                f"but schema {name!r} has no L3 to assign it"
+                f"{plan.model.__name__}.{plan.key.names[0]} is Generated and of type {spelled(plan.key.kinds[0])} | "
+                f"None, but schema {name!r} has no L3 to assign it"
             )
         for column in plan.columns:
             if column.omit_cache and schema.l3 is None:

@@ -172,14 +172,16 @@ class ManyReader:
 def listed(ids: Iterable[Any]) -> list[Any]:
     """The ids of a call that takes many. Raises `EncodeError` for what is no iterable of ids, such as a single one."""
     if not isinstance(ids, Iterable) or isinstance(ids, str | bytes | bytearray):
-        raise EncodeError(f"ids is a {type(ids).__name__}; it must be an iterable of ids, such as a list")
+        raise EncodeError(f"ids is of type {type(ids).__name__}; it must be an iterable of ids, such as a list")
     return list(ids)
 
 
 def pairs(wanted: Iterable[Any]) -> list[tuple[Any, Any]]:
     """The pairs of a schema and an id that were given. Raises `EncodeError` for what are none."""
     if not isinstance(wanted, Iterable) or isinstance(wanted, str | bytes | bytearray | Mapping):
-        raise EncodeError(f"wanted is a {type(wanted).__name__}; it must be an iterable of pairs of a schema and an id")
+        raise EncodeError(
+            f"wanted is of type {type(wanted).__name__}; it must be an iterable of pairs of a schema and an id"
+        )
     given = list(wanted)
     for pair in given:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -195,7 +197,9 @@ def named_by(records: Iterable[Any], field: FieldNames) -> list[Any]:
             f"field is of type {type(field).__name__}; it must be the name of a field, or a tuple of some"
         )
     if not isinstance(records, Iterable) or isinstance(records, str | bytes | bytearray):
-        raise EncodeError(f"records is a {type(records).__name__}; it must be an iterable of records, such as a list")
+        raise EncodeError(
+            f"records is of type {type(records).__name__}; it must be an iterable of records, such as a list"
+        )
     ids: list[Any] = []
     for record in waits.in_turns(records):
         parts = tuple([_held(record, name) for name in fields])

@@ -156,7 +156,7 @@ def _text(value: Any) -> str:
         return _record(value, value.__struct_fields__)
     if isinstance(value, type):
         return f"type({_class(value)})"
-    raise _Unwritten(f"is a {kind.__name__}, of which no text can be made that is the same in every process")
+    raise _Unwritten(f"is of type {kind.__name__}, of which no text can be made that is the same in every process")
 
 
 def _class(kind: type) -> str:

@@ -114,7 +114,9 @@ def _check_markers(where: str, field: Field, default: Default | None) -> None:
         _check_generated(where, typed, field, default)
     if field.primary_key:
         if field.annotation not in KEYS or (field.nullable and not field.generated):
-            raise InvalidModelError(f"{where} is the primary key and a {typed}; it must be a str, an int or a UUID")
+            raise InvalidModelError(
+                f"{where} is the primary key and of type {typed}; it must be a str, an int or a UUID"
+            )
         if field.omit_cache or field.omit_l1 or field.encrypted:
             raise InvalidModelError(f"{where} is the primary key; it can be neither left out of a tier nor Encrypted")
     if field.encrypted and field.annotation is not str:
@@ -131,15 +133,16 @@ def _check_markers(where: str, field: Field, default: Default | None) -> None:
 
 def _check_generated(where: str, typed: str, field: Field, default: Default | None) -> None:
     if not field.primary_key:
-        raise InvalidModelError(f"{where} is Generated and a {typed}, but not the key; only a PrimaryKey can be")
+        raise InvalidModelError(f"{where} is Generated and of type {typed}, but not the key; only a PrimaryKey can be")
     if field.annotation not in _ASSIGNED:
         raise InvalidModelError(
-            f"{where} is Generated and a {typed}; the database assigns keys of int and UUID: it must be an int | None "
-            "or a UUID | None"
+            f"{where} is Generated and of type {typed}; the database assigns keys of int and UUID: it must be an "
+            "int | None or a UUID | None"
         )
     if not field.nullable and not (isinstance(field.factory, Constant) and field.factory.value is None):
         raise InvalidModelError(
-            f"{where} is Generated and a {typed}, which has no value before it is assigned; it must be a {typed} | None"
+            f"{where} is Generated and of type {typed}, which has no value before it is assigned; make it "
+            f"{typed} | None"
         )
     if default is not None:
         raise InvalidModelError(f"{where} is Generated, and has a Default; it must have one of them")

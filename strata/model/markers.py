@@ -17,7 +17,7 @@ class Marker:
 
 
 class PrimaryKey(Marker):
-    """The key of the record: `str`, `int` or `UUID`, exactly one a model."""
+    """The key of the record: a field that is a `str`, an `int` or a `UUID`, or several of these."""
 
 
 class Generated(Marker):

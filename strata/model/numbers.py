@@ -75,7 +75,7 @@ def deltas_of(plan: ModelPlan[Any], given: Mapping[str, Any]) -> dict[str, Any]:
             raise EncodeError(f"{model} has no number {name!r} that could be added to; it has: {countable}")
         if type(delta) not in _TAKEN[kind]:
             raise EncodeError(
-                f"{model}.{name} is {kind.__name__}, and a {type(delta).__name__} cannot be added to it; give a "
+                f"what is added to {model}.{name} is of type {type(delta).__name__}; it must be of type "
                 f"{' or '.join(taken.__name__ for taken in _TAKEN[kind])}"
             )
         if not (delta.is_finite() if isinstance(delta, Decimal) else isinstance(delta, int) or isfinite(delta)):

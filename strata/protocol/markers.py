@@ -45,7 +45,7 @@ def checked_tags(given: Any) -> Tags:
 def checked_tag(given: Any) -> str:
     """One tag. Raises `TagsError`."""
     if not isinstance(given, str):
-        raise TagsError(f"must be texts, and one is a {type(given).__name__}")
+        raise TagsError(f"must be texts, and one is of type {type(given).__name__}")
     tag = str.__str__(given) if type(given) is not str else given
     if not 0 < len(tag) <= LONGEST:
         raise TagsError(f"must have 1 to {LONGEST} characters, and one has {len(tag)}")

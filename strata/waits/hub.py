@@ -118,7 +118,8 @@ def refuse(awaitable: Awaitable[Any]) -> NoReturn:
     if hasattr(awaitable, "close"):
         awaitable.close()  # else Python complains that it was never awaited
     raise NoLoopError(
-        "it is a coroutine, and who calls awaits nothing; call by the store's `aio`, with a coroutine function as hook"
+        "a coroutine was returned to a call that awaits nothing; give a plain function, or call by the store's `aio`, "
+        "with a coroutine function"
     )
 
 

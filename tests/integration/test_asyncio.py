@@ -441,7 +441,7 @@ def test_a_coroutine_hook_of_a_thread_is_awaited_by_the_last_loop_that_still_run
         await notes.set(1, Note(1, "by the loop"))
         await asyncio.to_thread(lambda: asyncio.run(other()))
         await asyncio.to_thread(notes.sync.set, 2, Note(2, "by a thread"))
-        with pytest.raises(HookError, match=r"cannot be awaited: it is a coroutine.*`aio`"):
+        with pytest.raises(HookError, match=r"cannot be awaited: a coroutine was returned.*`aio`"):
             notes.sync.set(3, Note(3, "by the loop's thread"))
 
     async def other() -> None:

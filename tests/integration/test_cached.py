@@ -390,7 +390,7 @@ def test_methods_take_a_key_of_their_own_where_self_is_no_value(make: MakeStore)
     assert called == ["Berlin", "Paris"]
     Corner.price.invalidate(berlin, 1)
     assert (berlin.price(1), paris.price(1), called) == ("1 in Berlin", "1 in Paris", ["Berlin", "Paris", "Berlin"])
-    with pytest.raises(EncodeError, match=r"argument 'self' of .*stock\(\) is a Corner.*give cached a key="):
+    with pytest.raises(EncodeError, match=r"argument 'self' of .*stock\(\) is of type Corner.*give cached a key="):
         berlin.stock(1)
 
 
@@ -631,6 +631,8 @@ def test_settings_that_cannot_work_are_refused() -> None:
         for wrong in ({"ttl": -1}, {"ttl": one_of}, {"key": "id"}, {"lease_wait": "long"}):
             with pytest.raises(InvalidConfigError):
                 store.cached(**wrong)
+        with pytest.raises(InvalidConfigError, match=r"a function as ttl.*@store\.cached\(ttl="):
+            store.cached(one_of)  # type: ignore[arg-type]
         with pytest.raises(InvalidModelError, match="name of cached"):
             store.cached(name="not an identifier")
 

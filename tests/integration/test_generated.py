@@ -568,9 +568,9 @@ class NoneByDefault:
 
 
 REFUSED = {
-    NotTheKey: r"NotTheKey\.other is Generated and a int \| None, but not the key",
-    TextKey: r"TextKey\.id is Generated and a str \| None; the database assigns keys of int and UUID",
-    NeverNone: r"NeverNone\.id is Generated and a int, which has no value before it is assigned",
+    NotTheKey: r"NotTheKey\.other is Generated and of type int \| None, but not the key",
+    TextKey: r"TextKey\.id is Generated and of type str \| None; the database assigns keys of int and UUID",
+    NeverNone: r"NeverNone\.id is Generated and of type int, which has no value before it is assigned",
     WithDefault: r"WithDefault\.id is Generated, and has a Default",
 }
 
@@ -582,7 +582,7 @@ def test_what_cannot_be_assigned_is_refused_at_register(make: MakeStore, model: 
 
 
 def test_without_l3_there_is_nobody_to_assign_a_key(make: MakeStore) -> None:
-    with pytest.raises(InvalidModelError, match=r"Post\.id is Generated and a int \| None, but schema 'records'"):
+    with pytest.raises(InvalidModelError, match=r"Post\.id is Generated and of type int \| None, but schema 'records'"):
         make().register(Schema(Post, name="records", l1=L1, l2=L2))
 
 

@@ -110,8 +110,8 @@ def test_whole_records_can_be_had(make: MakeStore) -> None:
         ([{"team_id": 7}], "team_id", "a dict has no field 'team_id'"),
         ([Player("a", UNLOADED)], "team_id", r"Player\.team_id is UNLOADED"),
         ([Player("a", "x")], "team_id", "a key of Team is of type str"),  # type: ignore[arg-type]
-        (None, "team_id", "records is a NoneType"),
-        ("ab", "team_id", "records is a str"),
+        (None, "team_id", "records is of type NoneType"),
+        ("ab", "team_id", "records is of type str"),
         ([Player("a", 7)], 7, "field is of type int"),
     ],
 )

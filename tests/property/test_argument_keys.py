@@ -257,12 +257,12 @@ for _ in range(100_000):
     deep = (deep,)
 
 UNWRITTEN = {
-    "an object": (object(), "is a object"),
-    "a function": (price, "is a function"),
-    "an int of another class": (Wide(3), "is a Wide"),
-    "one that is no dataclass itself": (Undecorated(1), "is a Undecorated"),
+    "an object": (object(), "is of type object"),
+    "a function": (price, "is of type function"),
+    "an int of another class": (Wide(3), "is of type Wide"),
+    "one that is no dataclass itself": (Undecorated(1), "is of type Undecorated"),
     "one whose class has no name of its own": (local(), "not of a module"),
-    "one inside": ([{"a": object()}], "is a object"),
+    "one inside": ([{"a": object()}], "is of type object"),
     "one that lacks a field": (Narrow.__new__(Narrow), "without some of its fields"),
     "one without end": (within(), "holds itself"),
     "one that is too deep": (deep, "nested too deeply"),
