@@ -433,8 +433,8 @@ class Collection(Generic[T, K]):
 
         `progress` is told the number so far, after each chunk. Rows that cannot be read are left out and told of.
 
-        Raises `InvalidConfigError` for a limit or a `progress` that is none, and for a schema without L3, and
-        `L3UnavailableError`; with `background` `L2UnavailableError` where the job cannot be handed over.
+        Raises `InvalidConfigError` for a limit or a `progress` that is none, and `L3UnavailableError`, also for a
+        schema without L3; with `background` `L2UnavailableError` where the job cannot be handed over.
         """
         warm: Any = self._store.warm_cache  # its overloads know True and False, not what may be either
         warmed: int | Job = warm(self.name, limit, background=background, progress=progress)

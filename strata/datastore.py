@@ -834,8 +834,8 @@ class DataStore:
 
         `progress` is told the number so far, after each chunk. Rows that cannot be read are left out and told of.
 
-        Raises `InvalidConfigError` for a limit or a `progress` that is none, and for a schema without L3, and
-        `L3UnavailableError`; with `background` `L2UnavailableError` where the job cannot be handed over.
+        Raises `InvalidConfigError` for a limit or a `progress` that is none, and `L3UnavailableError`, also for a
+        schema without L3; with `background` `L2UnavailableError` where the job cannot be handed over.
         """
         bound = self._bound(schema)
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
