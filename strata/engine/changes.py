@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from strata.bound import Bound
+from strata.errors import StrataError
 from strata.l1.claims import Claim
 
 if TYPE_CHECKING:
     from strata.l3.values import Change as Pending
+
+
+@dataclass(slots=True, eq=False)
+class _Deciding:
+    """A function decides on a record; `over` is set by who called it, when it has."""
+
+    place: tuple[str, str]  # schema and key text
+    over: bool = False
+
+
+# What the code which runs now is inside of. A task or thread that is begun in it, with a copy of the context, is inside
+# of it for as long as it goes on.
+_deciding: ContextVar[tuple[_Deciding, ...]] = ContextVar("strata_deciding", default=())
 
 UNDECIDED: Any = object()  # in the place of a record that the row decides on, or that was changed there and not read
 
@@ -24,6 +40,28 @@ class Decision(Protocol):
         """Whether there must be no row, so that none is decided on."""
 
     def __call__(self, held: Any, /) -> Any: ...
+
+
+def decide_on(bound: Bound, key_text: str, decision: Decision, held: Any) -> Any:
+    """What is decided on a record, by a function of the user's perhaps."""
+    mine = _Deciding((bound.name, key_text))
+    token = _deciding.set((*_deciding.get(), mine))
+    try:
+        return decision(held)
+    finally:
+        mine.over = True
+        _deciding.reset(token)
+
+
+def check_outside(bound: Bound, key_texts: Collection[str]) -> None:
+    """Raise `StrataError` in a function that decides on one of these records: it would wait for itself."""
+    for deciding in _deciding.get():
+        name, text = deciding.place
+        if not deciding.over and name == bound.name and text in key_texts:
+            raise StrataError(
+                f"the function that decides on a record of schema {name!r} has written that very record; have it "
+                "return what the record is to be"
+            )
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 from strata import waits
 from strata.bound import Bound
-from strata.engine.changes import UNDECIDED, Decision, KeyChange, SchemaChanges
+from strata.engine.changes import UNDECIDED, Decision, KeyChange, SchemaChanges, check_outside, decide_on
 from strata.engine.context import ABSENT, Context
 from strata.errors import WITHOUT_L2, WITHOUT_L3, AlreadyExistsError, DecodeError, L3UnavailableError, StrataError
 from strata.l1.claims import Claim
@@ -95,6 +95,8 @@ class Commit:
         parts = [self.parts[name] for name in sorted(self.parts)]
         if not parts:
             return
+        for part in parts:
+            check_outside(part.bound, part.changes)
         try:
             for part in parts:
                 self._claim(part)
@@ -249,7 +251,8 @@ class Commit:
         bound = part.bound
         for change in part.changes.values():
             row = bound.rows.table.hold(conn, change.id)
-            change.record = decision(ABSENT if row is None else bound.record(row.values))
+            held = ABSENT if row is None else bound.record(row.values)
+            change.record = decide_on(bound, change.key_text, decision, held)
             part.rows[change.key_text] = bound.plan.to_row(change.record, bound.cipher)
             # One of all columns supersedes what is older, as any other.
             (part.partial.add if bound.plan.unloaded(change.record) else part.partial.discard)(change.key_text)

@@ -119,6 +119,7 @@ class _Increment:
             )
         self.inserts = held is ABSENT
         if held is ABSENT:
-            return record
+            return plan.check(record)
         fields = {name: getattr(record, name) for name in self._deltas}
-        return self._writer.prepare_part(bound, self._id, fields)
+        checked = plan.check(plan.part({**plan.key.given(self._id), **fields}))
+        return self._writer.prepare_part(bound, self._id, {name: getattr(checked, name) for name in fields})

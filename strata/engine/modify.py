@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from strata import waits
 from strata.bound import Bound
-from strata.engine.changes import Decision
+from strata.engine.changes import Decision, check_outside, decide_on
 from strata.engine.commit import Commit
 from strata.engine.context import ABSENT, Context
 from strata.engine.write import Writer
@@ -101,13 +101,14 @@ class Modifier:
     def decided(self, bound: Bound, id: Any, key_text: str, decision: Decision, life: float | None = None) -> Any:
         """Write what is decided on by what the lowest tier holds; returns it as stored."""
         self._context.listen()
+        check_outside(bound, [key_text])
         try:
             if bound.l3 is not None:
                 stored = Commit(self._context).decide(bound, id, key_text, decision, life)
             elif bound.l2 is not None:
                 stored = self._in_l2(bound, bound.l2, id, key_text, decision, life)
             else:
-                stored = self._in_l1(bound, id, decision, life)
+                stored = self._in_l1(bound, id, key_text, decision, life)
         except Unchanged as nothing:
             return nothing.record
         bound.counters.sets += 1
@@ -135,7 +136,7 @@ class Modifier:
             there = found.state is State.VALUE
             stood = known if found.state is State.BUSY else found.version
             held = found.record if there else ABSENT
-            record = _whole(bound, held, decision(held))
+            record = _whole(bound, held, decide_on(bound, key_text, decision, held))
             left = life if found.life is None else found.life - (now() - began)
             done, known = self._writer.swap(bound, id, key_text, record, stood, life=left)
             if done:
@@ -145,7 +146,7 @@ class Modifier:
             "in a schema with L3, where who comes later waits"
         )
 
-    def _in_l1(self, bound: Bound, id: Any, decision: Decision, life: float | None) -> Any:
+    def _in_l1(self, bound: Bound, id: Any, key_text: str, decision: Decision, life: float | None) -> Any:
         context, plan = self._context, bound.plan
         while True:
             now = context.clock.monotonic()
@@ -154,7 +155,7 @@ class Modifier:
             stood = None if entry is None else entry.version
             left = entry.ends - now if entry is not None and entry.own else life
             held = ABSENT if entry is None else plan.thaw(entry.value)
-            record = _whole(bound, held, decision(held))
+            record = _whole(bound, held, decide_on(bound, key_text, decision, held))
             if bound.l1.swap(id, stood, plan.freeze(record), context.versions.stamp(), now, left):
                 return record
 
@@ -242,8 +243,10 @@ class _Modify:
     def __call__(self, held: Any, /) -> Any:
         bound, plan = self.bound, self.bound.plan
         _check_there(bound, self.id, held)
-        made = waits.awaited(self.function(plan.copy(held)))
+        given = plan.copy(held)
+        made = waits.awaited(self.function(given))
         if made is None:
+            _check_unchanged(bound, held, given)
             raise Unchanged(held)
         prepared = self.writer.prepare(bound, self.id, made)
         before, after = (plan.to_row(record, _PLAIN) for record in (held, prepared))
@@ -257,6 +260,19 @@ class _Modify:
         return plan.part(plan.key.given(self.id) | {name: getattr(prepared, name) for name in names})
 
 
+def _check_unchanged(bound: Bound, held: Any, given: Any) -> None:
+    """Raise `EncodeError` for a change that would be lost without a word."""
+    try:
+        same = not any(map(_differ, *(bound.plan.to_row(record, _PLAIN) for record in (held, given))))
+    except Exception:  # noqa: BLE001 it holds by now what no record can
+        same = False
+    if not same:
+        raise EncodeError(
+            f"the function of modify has changed the {bound.plan.model.__name__} that it was given, and returned None, "
+            "which stands for no change; return the record"
+        )
+
+
 def _check_there(bound: Bound, id: Any, held: Any) -> None:
     if held is ABSENT:
         raise missing(bound, id)
@@ -264,7 +280,11 @@ def _check_there(bound: Bound, id: Any, held: Any) -> None:
 
 def missing(bound: Bound, id: Any) -> NotFoundError:
     """The error of a write that needs a record which is not there."""
-    return NotFoundError(f"schema {bound.name!r} has no record of this key; insert it first", schema=bound.name, key=id)
+    return NotFoundError(
+        f"schema {bound.name!r} has no record of this key; insert it first, or give increment a default",
+        schema=bound.name,
+        key=id,
+    )
 
 
 def _differ(one: Any, other: Any) -> bool:

@@ -238,7 +238,7 @@ class RedisServer:
         if refusal.effect in (Effect.FULL, Effect.REFUSED):
             self.refusing.gone(refusal.found, advice)
         kind = L2RefusedError if refusal.effect in (Effect.REFUSED, Effect.ALONE) else L2UnavailableError
-        return kind(f"Redis at {self.address} refused. {refusal.found}; {advice}")
+        return kind(f"Redis at {self.address} refused: {refusal.found}; {advice}")
 
     def _advice(self, refusal: Refusal | None) -> str:
         return "" if refusal is None else refusal.advice.format(user=self._user, rights=self.rights)

@@ -27,6 +27,7 @@ from strata import (
     RedisPolicy,
     Schema,
     SchemaHooks,
+    StrataError,
     WriteMode,
 )
 from strata.testing import inspect
@@ -240,7 +241,7 @@ def test_functions_that_change_each_other_s_records_in_redis_alone_do_not_wait_f
                 if first:
                     first = False
                     both.wait()
-                    for other in range(100):
+                    for other in set(range(100)) - {id}:
                         store.modify("records", other, lambda held: replace(held, tags=[*held.tags, str(id)]))
                 return replace(note, text="changed")
 
@@ -249,7 +250,8 @@ def test_functions_that_change_each_other_s_records_in_redis_alone_do_not_wait_f
         with ThreadPoolExecutor(2) as pool:
             assert list(pool.map(change, [1, 2])) == [True, True]
         found = store.get_many("records", range(100))
-        assert all(sorted(note.tags) == ["1", "2"] for note in found.values())
+        tags = {id: sorted(note.tags) for id, note in found.items()}
+        assert tags == {id: [["1", "2"], ["2"], ["1"]][id if id < 3 else 0] for id in range(100)}
         assert found[1].text == found[2].text == "changed"
 
 
@@ -280,6 +282,35 @@ def test_modify_sees_a_deferred_write_that_is_pending(make: MakeStore) -> None:
     store.flush_dirty()
     assert store.get("records", 1, force_l3=True) == Note(1, "deferred", ["a", "b"])
     assert store.dead_letters.list() == []
+
+
+def test_a_change_in_place_that_is_not_returned_is_no_silence(make: MakeStore, tiers: dict[str, Any]) -> None:
+    store = store_of(make, tiers, Note)
+    store.set("records", 1, Note(1, "old", ["a"]))
+
+    def in_place(note: Note) -> None:
+        note.tags.append("b")
+
+    with pytest.raises(EncodeError, match="changed the Note that it was given, and returned None"):
+        store.modify("records", 1, in_place)
+    assert store.modify("records", 1, lambda note: None) == Note(1, "old", ["a"])
+    assert store.get("records", 1) == Note(1, "old", ["a"])
+
+
+def test_a_function_that_writes_the_record_that_it_decides_on_is_told_so(
+    make: MakeStore, tiers: dict[str, Any]
+) -> None:
+    store = store_of(make, tiers, Note)
+    store.set_many("records", {1: Note(1, "old"), 2: Note(2, "old")})
+
+    def nested(note: Note) -> Note:
+        store.modify("records", 2, lambda other: replace(other, text="new"))
+        return store.modify("records", 1, lambda same: replace(same, text="lost"))
+
+    with pytest.raises(StrataError, match="has written that very record; have it return"):
+        store.modify("records", 1, nested)
+    store.flush_dirty()
+    assert (store.get("records", 1).text, store.get("records", 2).text) == ("old", "new")
 
 
 def test_what_the_function_raises_leaves_all_as_it_was(make: MakeStore, tiers: dict[str, Any]) -> None:

@@ -345,7 +345,7 @@ def test_the_doctor_tells_why_a_redis_lets_nobody_in(
     with EmbeddedValkey(settings) as server:
         monkeypatch.setenv("STRATA_REDIS_ADDR", login + server.addr)
         found = findings(strata)
-    told = f"Redis at {server.addr} refused. {cause}"
+    told = f"Redis at {server.addr} refused: {cause}"
     advice = "set the user and password of redis_addr (or redis_password) to those of the server"
     assert [line for line in found if line[0] != "workers"] == [
         ("Redis", told, advice),
@@ -357,7 +357,7 @@ def test_the_doctor_tells_why_a_redis_lets_nobody_in(
 def test_the_doctor_tells_why_a_broker_lets_nobody_in(strata: Strata, monkeypatch: pytest.MonkeyPatch) -> None:
     with EmbeddedValkey({"requirepass": "right"}) as server:
         monkeypatch.setenv("STRATA_BROKER_URL", f"redis://:very-secret@{server.addr}")
-        told = "the broker refused. WRONGPASS: the user or the password is wrong"
+        told = "the broker refused: WRONGPASS: the user or the password is wrong"
         assert ("workers", told, "correct broker_url, or what it is made of") in findings(strata)
 
 

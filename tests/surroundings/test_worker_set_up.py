@@ -71,7 +71,7 @@ def test_a_worker_says_a_wrong_queue_and_a_lost_right_and_shows_no_password(dsn:
             server.admin.execute_command("ACL", "SETUSER", "app", "-brpop")
             wait_until(lambda: worker.process.poll() is not None, timeout=30, what="the worker's end")
             [told] = lines(worker, "CRITICAL")
-            assert "the broker refused. NOPERM" in told and "ACL SETUSER app ~strata:*" in told
+            assert "the broker refused: NOPERM" in told and "ACL SETUSER app ~strata:*" in told
             assert "Traceback" not in worker.log.read_text() and "hunter2" not in worker.log.read_text()
         finally:
             worker.kill()

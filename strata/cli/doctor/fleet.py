@@ -50,8 +50,8 @@ def _broker(store: DataStore, error: Exception) -> Finding:
         said = f"the broker does not answer ({type(error).__name__})"
         return fail("workers", said, "start it, or correct broker_url")
     if not refusal.answered:
-        return fail("workers", f"the broker refused. {refusal.found}", "correct broker_url, or what it is made of")
-    return fail("workers", f"the broker refused. {refusal.found}", refusal.advice)
+        return fail("workers", f"the broker refused: {refusal.found}", "correct broker_url, or what it is made of")
+    return fail("workers", f"the broker refused: {refusal.found}", refusal.advice)
 
 
 def _late(schema: str, shard: int, age: float) -> Finding:
