@@ -22,7 +22,7 @@ from strata.l3.standing import RowNote, counted_text, note_of
 from strata.l3.statement import ARRAYS, INT4, INT8, TEXT, Statement
 from strata.protocol.added import Added
 
-COUNTED = "(to_jsonb(p) ->> 'counted')"  # so that it is NULL, too, where an earlier release has made the table
+COUNTED = "(to_jsonb(p.*) ->> 'counted')"  # so that it is NULL, too, where an earlier release has made the table
 
 # A note goes on top of one that is good, or takes the place of one that is not.
 ON_TOP = (

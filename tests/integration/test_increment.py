@@ -58,6 +58,19 @@ class Counter:
     changed: Annotated[datetime | None, strata.AutoNow] = None
 
 
+@dataclass
+class Named:
+    """Columns of the names that tables have in the statements over them."""
+
+    id: Annotated[int, strata.PrimaryKey]
+    p: str = ""
+    r: int = 0
+    s: int = 0
+    d: str = ""
+    h: str = ""
+    n: int = 0
+
+
 @pytest.fixture(params=TIERS)
 def store(request: pytest.FixtureRequest, make: MakeStore) -> DataStore:
     return store_of(make, TIERS[request.param])
@@ -535,3 +548,15 @@ def test_a_database_that_an_earlier_release_has_made_gets_what_it_lacks(make: Ma
     assert "ALTER TABLE _strata_partials ADD COLUMN counted JSONB" in store.migrate().applied
     wait_until(lambda: persist(store, "counters") == 1)
     assert sums(store) == 5
+
+
+def test_columns_of_any_names_are_added_to_once(make: MakeStore) -> None:
+    store = make()
+    paced(store)
+    named = store.register(Schema(Named, name="named", **TIERS["behind"]))
+    store.migrate()
+    for turn in range(1, 4):
+        named.increment(1, default=Named(1), r=1, s=10, n=100)
+        named.update(1, p=f"turn {turn}", d="d", h="h")
+        store.flush_dirty()
+        assert named.get(1, force_l3=True) == Named(1, f"turn {turn}", turn, 10 * turn, "d", "h", 100 * turn)
