@@ -54,7 +54,8 @@ class KeyColumns:
         return f"unnest({arrays}) AS {alias}({', '.join([self.listed, *more])})"
 
     def ordered(self, alias: str = "", way: str = "") -> str:
-        """The columns in ORDER BY."""
+        """The columns in ORDER BY: without the table's name a plain one would mean what is selected under it, and
+        cast."""
         return ", ".join(f"{_named(alias, name)}{way and ' '}{way}" for name in self.quoted)
 
     def as_python(self) -> str:
@@ -86,10 +87,11 @@ class KeyColumns:
 
 
 def key_text_of(key: ModelKey, alias: str, quoted: Sequence[str]) -> str:
-    """The SQL of a key's canonical text."""
+    """The SQL of a key's canonical text; NULL where a part of it is."""
     if len(quoted) == 1:
         return f"{_named(alias, quoted[0])}::text"
-    return f"concat_ws('/', {', '.join(map(_step, key.fields, [_named(alias, name) for name in quoted]))})"
+    steps = map(_step, key.fields, [_named(alias, name) for name in quoted])
+    return "(" + " || '/' || ".join(steps) + ")"
 
 
 def _step(field: Field, column: str) -> str:

@@ -112,19 +112,21 @@ BEGIN
   IF TG_OP = 'DELETE' OR TG_OP = 'UPDATE' AND {moved} THEN
     entry := concat_ws(',', entry, to_json({old}) || ':-' || _strata_stamp(OLD.{version}));
   END IF;
-  IF octet_length(state) + octet_length(entry) > {full} AND right(state, 1) <> '|' THEN
-    PERFORM _strata_tell('{table}', {cached}, {deferred}, false);
-    state := current_setting('strata.outside_{table}', true);
+  IF entry <> '' THEN  -- a key that is NULL, or a part of which is, is none
+    IF octet_length(state) + octet_length(entry) > {full} AND right(state, 1) <> '|' THEN
+      PERFORM _strata_tell('{table}', {cached}, {deferred}, false);
+      state := current_setting('strata.outside_{table}', true);
+    END IF;
+    state := concat(state, CASE WHEN right(state, 1) <> '|' THEN ',' END, entry);
+    PERFORM set_config('strata.outside_{table}', state, true);
   END IF;
-  state := concat(state, CASE WHEN right(state, 1) <> '|' THEN ',' END, entry);
-  PERFORM set_config('strata.outside_{table}', state, true);
   RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
 END
 """
 
 # As JSON, not JSONB, which has no \\u0000: a column that no model knows must not make its owner's statement fail.
 _NOTED = """
-    IF NOT ({moved}) THEN
+    IF NOT ({moved}) AND {new} IS NOT NULL THEN
       INSERT INTO {partials} AS p (schema, id, version, base, columns)
         SELECT s, {new}, NEW.{version}, OLD.{version}, coalesce(c.columns, '{{}}') FROM unnest({deferred}) s,
           (SELECT jsonb_object_agg(n.key, NEW.{version}) AS columns

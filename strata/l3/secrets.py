@@ -25,7 +25,7 @@ class Secrets:
 
     def __init__(self, layout: Layout) -> None:
         self.names = tuple(field.name for field in layout.plan.columns if field.encrypted)
-        key, table, order = layout.key, layout.table, layout.key.ordered()
+        key, table, order = layout.key, layout.table, layout.key.ordered(layout.table)
         # Only what does not begin like a current one is sent: a page costs little where there is nothing to do.
         stale = "".join(
             f", CASE WHEN NOT starts_with({quote(name)}, $1) THEN {quote(name)} END::text" for name in self.names

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click.testing
 import psycopg
@@ -26,6 +27,9 @@ from strata import (
     WriteMode,
 )
 from strata.cli.main import main
+from strata.l3.layout import Layout
+from strata.l3.reads import Reads
+from strata.l3.statement import Statement
 from strata.maintenance import warm
 from strata.model import compile_model
 from strata.testing import inspect
@@ -197,6 +201,35 @@ def test_changes_made_outside_are_seen_everywhere(make: MakeStore, dsn: str, mod
         wait_until(lambda lines=lines: not lines.get_many(KEYS))  # type: ignore[misc]
 
 
+@dataclass
+class Item:
+    name: Annotated[str, strata.PrimaryKey]
+    amount: int = 0
+
+
+@pytest.mark.parametrize("mode", [WriteMode.WRITE_THROUGH, WriteMode.WRITE_BEHIND])
+@pytest.mark.parametrize(
+    ("model", "columns", "keys", "key"),
+    [(Item, "name TEXT", "name", "a"), (Line, '"order" TEXT, number BIGINT', '"order", number', ("a", 1))],
+    ids=["one field", "several"],
+)
+def test_rows_without_a_key_are_the_business_of_others_alone(
+    make: MakeStore, dsn: str, mode: WriteMode, model: Any, columns: str, keys: str, key: Any
+) -> None:
+    more = "" if model is Item else ", note TEXT DEFAULT '', tags JSONB"
+    run(dsn, f"CREATE TABLE lines ({columns}, amount BIGINT{more}, UNIQUE ({keys}))")
+    lines = opened(make, model, l3=WATCHED, write_mode=mode)
+    for row in ("'a'", "NULL", "'b'") if model is Item else ("NULL, 1", "'a', NULL", "NULL, NULL", "'a', 1"):
+        run(dsn, f"INSERT INTO lines ({keys}, amount) VALUES ({row}, 1)")
+    assert lines.get(key).amount == 1
+    run(dsn, "UPDATE lines SET amount = 2")
+    wait_until(lambda: lines.get(key).amount == 2)
+    found = rows(dsn, "SELECT id FROM _strata_partials UNION SELECT id FROM _strata_tombstones")
+    assert {id for (id,) in found} <= {compile_model(model).key_text(key), "b"}
+    run(dsn, "DELETE FROM lines")
+    wait_until(lambda: not lines.exists(key))
+
+
 def test_a_deferred_part_goes_beside_an_update_made_outside(make: MakeStore, dsn: str) -> None:
     lines = deferred(make, l3=WATCHED)
     key = ("a/b", 1)
@@ -275,6 +308,39 @@ def test_a_large_table_is_warmed_in_parts_that_leave_nothing_out(
     division = lines._store._warmer.divide(inspect(lines._store).schemas["lines"], 0)
     assert len(division.spans) > 3
     assert {found.order for found in lines.search_iter()} == {f"o{n}" for n in range(17)}
+
+
+# -- plans -----------------------------------------------------------------------------------------------------------
+
+
+def plans(dsn: str, statement: Statement, *given: str) -> str:
+    """How PostgreSQL runs a statement of these parameters, as SQL."""
+    sql = statement.sql
+    for number, value in reversed(list(enumerate(given, 1))):
+        sql = sql.replace(f"${number}", value)
+    return str(rows(dsn, f"EXPLAIN {sql}"))
+
+
+def test_walks_in_the_order_of_the_keys_sort_nothing_in_a_table_of_narrower_columns(make: MakeStore, dsn: str) -> None:
+    run(dsn, 'CREATE TABLE lines ("order" VARCHAR(80), number INT, amount INT, note TEXT, tags JSONB)')
+    run(dsn, 'ALTER TABLE lines ADD PRIMARY KEY ("order", number)')
+    opened(make)
+    run(dsn, "INSERT INTO lines SELECT 'a', n, 0, '', NULL FROM generate_series(1, 5000) n; ANALYZE lines")
+    reads = Reads(Layout(compile_model(Line), "lines", "lines", deferred=False))
+    key, last = ("'a'", "100"), ("'a'", "4000")
+    walks = [(reads._first, ("50",)), (reads._next, (*key, "50")), (reads._first_up_to, (*last, "50"))]
+    walks += [(reads._next_up_to, (*key, *last, "50")), *((bound, ()) for bound in reads._bounds)]
+    for statement, given in walks:
+        assert "Sort" not in plans(dsn, statement, *given)
+
+
+@pytest.mark.parametrize("by", ["order", "number"])
+def test_many_rows_of_a_divided_table_are_found_by_its_indexes(make: MakeStore, dsn: str, by: str) -> None:
+    opened(make, l3=PostgresPolicy(partition_by=by))
+    run(dsn, "INSERT INTO lines SELECT n, 'o' || n, '', n, NULL FROM generate_series(1, 20000) n; ANALYZE lines")
+    reads = Reads(Layout(compile_model(Line), "lines", "lines", deferred=False))
+    plan = plans(dsn, reads._get_many, f"ARRAY{[f'o{n}' for n in range(100)]}", f"ARRAY{[*range(100)]}::bigint[]")
+    assert "Index Scan" in plan and "Seq Scan" not in plan
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------

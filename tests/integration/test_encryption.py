@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import psycopg
 import pytest
@@ -21,6 +22,14 @@ from tests.stores import MakeStore, schema
 K1, K2 = b"1" * 32, b"2" * 32
 BOTH = EncryptionKeys(current="k2", keys={"k1": K1, "k2": K2})
 MODES = [strata.WriteMode.WRITE_THROUGH, strata.WriteMode.WRITE_BEHIND]
+
+
+@dataclass
+class Page:
+    """Its key has the name that PostgreSQL gives to a column without one."""
+
+    text: Annotated[str, strata.PrimaryKey]
+    token: Annotated[str, strata.Encrypted] = ""
 
 
 def shop(make: MakeStore, keys: Any, **options: Any) -> strata.DataStore:
@@ -189,3 +198,13 @@ def test_a_read_under_another_key_names_column_and_key_id(make: MakeStore) -> No
     fill(make, 2)
     with pytest.raises(strata.DecodeError, match=r"accounts\.token was encrypted with key 'k1'"):
         shop(make, EncryptionKeys(current="k2", keys={"k2": K2})).get(Account, "a0001", force_l3=True)
+
+
+def test_a_key_of_any_name_comes_under_the_current_key(make: MakeStore) -> None:
+    store = make(encryption_key=K1)
+    store.register(schema(Page, name="pages"))
+    store.migrate()
+    store.set(Page, "a", Page("a", "token"))
+    later = make(encryption_key=BOTH)
+    later.register(schema(Page, name="pages"))
+    assert later.rotate_keys() == [KeyRotation("pages", 1)]
