@@ -235,11 +235,12 @@ def _shown(bound: Bound, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _given(bound: Bound, record: Any) -> Any:
-    """The record as the caller gets it, after the hooks of reading; where its key was not loaded, no id is told."""
+    """The record as the caller gets it, after the hooks of reading; where its key was not loaded, or not all of it, no
+    id is told."""
     if not bound.hooks.get_given:
         return record
     key = bound.plan.key_of(record)
-    if key is not UNLOADED:
+    if UNLOADED not in bound.plan.key.parts(key):
         bound.hooks.before_get(key)
     return bound.hooks.after_get(record)
 

@@ -353,6 +353,14 @@ def test_a_search_that_is_kept_ends_with_a_write_of_its_records(make: MakeStore)
     wait_until(lambda: 3 not in [found.number for found in lines.search_cached(query)])
 
 
+def test_a_hook_is_told_of_whole_keys_alone(make: MakeStore) -> None:
+    told: list[Any] = []
+    lines = filled(make, TIERS["through"], hooks=strata.SchemaHooks(before_get=told.append))
+    for fields in (["amount"], ["order"], ["number", "amount"], ["order", "number"]):
+        lines.search(Q().where('"order" = $1', "a").fields(*fields).limit(1).build())
+    assert told == [("a", 0)]
+
+
 @dataclass
 class Entry:
     """Names a line."""
