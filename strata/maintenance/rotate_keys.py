@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from strata.bound import Bound
 from strata.encryption_keys import key_id_of
+from strata.engine.rows import text_of
 from strata.engine.search import rows_of
 from strata.errors import DecodeError, InvalidConfigError, L3RefusedError
 
@@ -80,9 +81,9 @@ class Rotator:
             seen += len(rows)
             if progress is not None:
                 progress(seen)
-            if len(rows) < CHUNK:
+            after = rows[-1].key if len(rows) == CHUNK else None
+            if after is None:
                 break
-            after = rows[-1].key
         found = sorted(left.items(), key=lambda item: (item[0][0], item[0][1] or ""))
         return KeyRotation(bound.name, done, tuple(Undecrypted(*which, count) for which, count in found))
 
@@ -115,7 +116,7 @@ class _Fresh:
 
     def of(self, row: Sealed) -> list[str | None]:
         """One for each old ciphertext that could be decrypted; the others are counted."""
-        key_text = self._bound.plan.key_text(row.key)
+        key_text = text_of(self._bound, row.key)
         return [self._again(name, key_text, text) for name, text in zip(self._names, row.texts, strict=True)]
 
     def _again(self, name: str, key_text: str, text: str | None) -> str | None:

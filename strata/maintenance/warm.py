@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from strata.bound import Bound
 from strata.engine.context import Context
-from strata.engine.rows import Filler, readable
+from strata.engine.rows import Filler, readable, text_of
 from strata.engine.search import rows_of
 
 if TYPE_CHECKING:
@@ -68,11 +68,14 @@ class Warmer:
         left: Span | None = span
         while left is not None:
             rows = self._page(bound, left, size)
+            full = len(rows) >= min(size, MOST if left.most is None else left.most)
+            if full:
+                rows = _to_a_key(bound, rows)
             items = readable(bound, rows)
             # The lease of a worker that was killed while it warmed must not keep its keys out of the cache.
             self._filler.fill(bound, items, strict=strict, take_over=True)
-            asked = min(size, MOST if left.most is None else left.most)
-            left = _rest(left, key_of_row(rows[-1].values), len(rows)) if len(rows) >= asked else None
+            after = key_of_row(rows[-1].values) if full else None
+            left = None if after is None else _rest(left, after, len(rows))
             yield left, len(items)
             size = _size(rows, size)
 
@@ -89,6 +92,8 @@ class Warmer:
             parts = min(PARTS, -(-total // PART))
             step = -(-total // parts)
             cuts = table.steps(conn, limit, step) if limit else table.cuts(conn, parts, total)
+        if not all(text_of(bound, key) for key in cuts):
+            return Division(total, [Span(most=limit or None)])
         ends = list(zip([None, *cuts], [*cuts, None], strict=True))
         if not limit:
             return Division(total, [Span(after, last) for after, last in ends])
@@ -100,6 +105,15 @@ class Warmer:
         table, database = l3.table, l3.primary
         with database.connection() as conn:
             return table.page(conn, span.after, size if span.most is None else min(size, span.most), span.last)
+
+
+def _to_a_key(bound: Bound, rows: Sequence[Row]) -> Sequence[Row]:
+    """A page up to its last key, which the next one begins after: another program's may be none to Strata, and have no
+    text by which a job goes on. All of it where none is."""
+    for end in range(len(rows), 0, -1):
+        if text_of(bound, bound.plan.key_of_row(rows[end - 1].values)):
+            return rows[:end]
+    return rows
 
 
 def _rest(span: Span, after: Any, count: int) -> Span | None:

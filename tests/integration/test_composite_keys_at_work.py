@@ -19,14 +19,17 @@ from strata import (
     Collection,
     Durability,
     EncryptionKeys,
+    KeyRotation,
     MemPolicy,
     PostgresPolicy,
     Q,
     RedisPolicy,
     Schema,
+    Undecrypted,
     WriteMode,
 )
 from strata.cli.main import main
+from strata.jobs import fleet
 from strata.l3.layout import Layout
 from strata.l3.reads import Reads
 from strata.l3.statement import Statement
@@ -281,6 +284,14 @@ def test_a_ciphertext_is_bound_to_the_whole_key_and_comes_under_a_new_one(make: 
     assert caught.value.key == ("a", 6)
 
 
+def test_a_row_whose_key_is_none_is_left_under_its_old_key(make: MakeStore, dsn: str) -> None:
+    secrets = opened(make, Secret, config={"encryption_key": K1})
+    secrets.set(("a", 1), Secret("a", 1, "text"))
+    run(dsn, "INSERT INTO lines (tenant, number, text) SELECT '', n, 'plain' FROM generate_series(1, 3) n")
+    later = opened(make, Secret, config={"encryption_key": EncryptionKeys(current="k2", keys={"k1": K1, "k2": K2})})
+    assert later._store.rotate_keys() == [KeyRotation("lines", 1, (Undecrypted("text", None, 3),))]
+
+
 # -- warming, and the whole table -------------------------------------------------------------------------------------
 
 
@@ -308,6 +319,40 @@ def test_a_large_table_is_warmed_in_parts_that_leave_nothing_out(
     division = lines._store._warmer.divide(inspect(lines._store).schemas["lines"], 0)
     assert len(division.spans) > 3
     assert {found.order for found in lines.search_iter()} == {f"o{n}" for n in range(17)}
+
+
+@dataclass
+class Place:
+    region: Annotated[str, strata.PrimaryKey]
+    name: Annotated[str, strata.PrimaryKey]
+    note: str = ""
+
+
+WAYS = "CASE n % 4 WHEN 0 THEN '' WHEN 1 THEN 'x' WHEN 3 THEN repeat('y', 3000) END"  # of which one is a key's
+
+
+@pytest.mark.parametrize("limit", [0, 150])
+def test_a_job_goes_on_after_keys_that_other_programs_have_made(
+    make: MakeStore, dsn: str, small_parts: None, limit: int
+) -> None:
+    run(dsn, "CREATE TABLE lines (region TEXT, name TEXT, note TEXT)")
+    places = opened(make, Place)
+    run(dsn, "ALTER TABLE lines ALTER COLUMN name DROP NOT NULL")
+    run(dsn, f"INSERT INTO lines SELECT 'r' || lpad(n::text, 4, '0'), {WAYS}, '' FROM generate_series(1, 200) n")
+    bound, warmer = inspect(places._store).schemas["lines"], places._store._warmer
+    for span in warmer.divide(bound, limit).spans:
+        assert fleet._span_of(bound, fleet._part_of(bound, span)) == span
+        for left, _ in warmer.run(bound, span):
+            assert left is None or fleet._span_of(bound, fleet._part_of(bound, left)) == left
+    assert len(bound.l1.entries) >= (limit or 200) // 4
+
+
+def test_rows_without_a_key_end_the_walk(make: MakeStore, dsn: str, small_parts: None) -> None:
+    run(dsn, "CREATE TABLE lines (name TEXT UNIQUE, amount BIGINT)")
+    items = opened(make, Item)
+    run(dsn, "INSERT INTO lines SELECT NULL, n FROM generate_series(1, 100) n; INSERT INTO lines VALUES ('a', 1)")
+    assert items._store.warm_cache("lines") == 1
+    assert set(inspect(items._store).schemas["lines"].l1.entries) == {"a"}
 
 
 # -- plans -----------------------------------------------------------------------------------------------------------
