@@ -179,11 +179,11 @@ class TableFacts:
         fit = (item for item in self.indexes if item.columns == columns and item.plain and item.valid)
         return next((item for item in fit if item.unique or not unique), None)
 
-    def unique_index(self, columns: tuple[str, ...]) -> IndexFacts | None:
-        """A working index that keeps these columns unique, in whatever order: the one in this order, if there is."""
+    def unique_indexes(self, columns: tuple[str, ...]) -> list[IndexFacts]:
+        """The working indexes that keep these columns unique, in whatever order; the deferrable ones come first."""
         fit = [item for item in self.indexes if item.unique and item.plain and item.valid]
         same = [item for item in fit if sorted(item.columns) == sorted(columns)]
-        return next((item for item in same if item.columns == columns), same[0] if same else None)
+        return sorted(same, key=lambda item: item.immediate)
 
     def broken_index(self, name: str) -> bool:
         """Whether an index of this name was left behind unfinished."""

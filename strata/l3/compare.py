@@ -224,14 +224,17 @@ class _Comparison:
 
     def _index(self, item: Index) -> None:
         columns = tuple(item.fields)
-        if columns == self._table.plan.key.names:
+        keys = self._table.plan.key.names
+        held = [found.columns for found in self._facts.unique_indexes(keys)]
+        if columns == keys and (keys in held or not held):
             return  # the primary key
         found = self._facts.index_over(columns, unique=item.unique)
+        deferrable = self._table.deferred and sorted(columns) != sorted(keys)  # no upsert works beside one of the key
         if found is None and item.unique:
-            self._unique(item, deferrable=self._table.deferred)
+            self._unique(item, deferrable=deferrable)
         elif found is None:
             self._plain(item)
-        elif item.unique and found.immediate and self._table.deferred:
+        elif item.unique and found.immediate and deferrable:
             drop = f"{self._alter} DROP CONSTRAINT {quote(found.name)}; "
             self._by_hand(
                 f"{found.name} is not deferrable, so that a chain of renames written behind in one batch is refused",
@@ -321,13 +324,21 @@ class _Comparison:
                 if facts.index_over((*keys, partition.column), unique=True) is None:
                     self._unique(both, deferrable=False)
             return  # nothing less than that can be unique in it
-        found = facts.unique_index(keys)
-        if found is None:
+        found = facts.unique_indexes(keys)
+        if not found:
             self._unique(Index(list(keys), unique=True), deferrable=False)
-        elif not found.immediate:
+        elif not found[0].immediate:
+            drop = f"{self._alter} DROP CONSTRAINT {quote(found[0].name)};"
+            add = f" {ddl.unique(self._table.name, Index(list(keys), unique=True), deferrable=False)};"
             self._blocked(
-                f"the key of {self._table.name} has a deferrable constraint, which no upsert can use",
-                ddl.unique(self._table.name, Index(list(keys), unique=True), deferrable=False) + ";",
+                f"the key of {self._table.name} has a deferrable constraint, beside which no upsert works",
+                drop if found[-1].immediate else drop + add,
+            )
+        elif facts.index_over(keys, unique=False) is None and keys not in {tuple(item.fields) for item in self._wanted}:
+            self._by_hand(
+                f"the key of {self._table.name} is kept by an index of another order ({', '.join(found[0].columns)}), "
+                "so that what goes through the table by keys, such as warming, sorts it for each page",
+                ddl.index(self._table.name, Index(list(keys)), concurrently=facts.kind == "r") + ";",
             )
 
     def _by_hand(self, text: str, sql: str) -> None:

@@ -444,6 +444,53 @@ def test_a_table_that_is_there_is_used_as_it_is(make: MakeStore, full: dict[str,
     assert found == given
 
 
+def test_a_key_in_another_order_is_told_of_until_there_is_an_index_for_walks(make: MakeStore, dsn: str) -> None:
+    columns = '"order" TEXT, number BIGINT, amount BIGINT, note TEXT, tags JSONB'
+    run(dsn, f'CREATE TABLE lines ({columns}, PRIMARY KEY (number, "order"))')
+    lines = lines_of(make, TIERS["through"])
+    [told] = told_of_orders(lines)
+    assert "an index of another order (number, order)" in told.text
+    indexed = lines_of(make, TIERS["through"], indexes=[strata.Index(["order", "number"])])
+    assert not told_of_orders(indexed)
+    assert len(rows(dsn, "SELECT FROM pg_indexes WHERE tablename = 'lines'")) == 2
+    run(dsn, "DROP INDEX lines_order_number_idx")
+    run(dsn, told.sql)
+    assert not told_of_orders(lines)
+
+
+def told_of_orders(lines: Collection[Any]) -> list[strata.ManualChange]:
+    return [change for change in lines._store.migrate().manual if "another order" in change.text]
+
+
+@pytest.mark.parametrize("key", ['PRIMARY KEY (number, "order")', 'PRIMARY KEY ("order", number)'])
+def test_a_deferrable_constraint_of_the_key_is_told_of_with_what_takes_it_away(
+    make: MakeStore, dsn: str, key: str
+) -> None:
+    columns = '"order" TEXT, number BIGINT, amount BIGINT, note TEXT, tags JSONB'
+    for more in ("DEFERRABLE", 'DEFERRABLE, CONSTRAINT another UNIQUE ("order", number)'):
+        run(dsn, f"DROP TABLE IF EXISTS lines; CREATE TABLE lines ({columns}, CONSTRAINT ours {key} {more})")
+        lines = lines_of(make, TIERS["through"])
+        [told] = lines._store.migrate().blocking
+        run(dsn, told.sql)
+        assert not lines._store.migrate().blocking
+        lines.set(("a", 1), line(("a", 1), 1))
+
+
+@pytest.mark.parametrize("fields", [["number", "order"], ["order", "number"]])
+@pytest.mark.parametrize("key", ['("order", number)', '(number, "order")', None])
+def test_an_index_over_the_fields_of_the_key_is_in_no_write_s_way(
+    make: MakeStore, full: dict[str, Any], dsn: str, fields: list[str], key: str | None
+) -> None:
+    if key is not None:
+        columns = '"order" TEXT, number BIGINT, amount BIGINT, note TEXT, tags JSONB'
+        run(dsn, f"CREATE TABLE lines ({columns}, PRIMARY KEY {key})")
+    lines = lines_of(make, full, indexes=[strata.Index(fields, unique=True)])
+    lines.set(("a", 1), line(("a", 1), 1))
+    lines._store.flush_dirty(5)
+    assert lines.get(("a", 1), force_l3=True) == line(("a", 1), 1)
+    assert not lines._store.migrate().blocking
+
+
 def test_a_table_without_such_a_key_gets_it_where_its_rows_allow(make: MakeStore, dsn: str) -> None:
     run(dsn, 'CREATE TABLE lines ("order" TEXT PRIMARY KEY, number BIGINT, amount BIGINT, note TEXT, tags JSONB)')
     run(dsn, "INSERT INTO lines VALUES ('a', 1, 1, '', NULL)")
