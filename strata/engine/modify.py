@@ -83,7 +83,7 @@ class Modifier:
         id, key_text = bound.plan.key_and_text(id)
         record = self._part(bound, id, fields)
         expected = {} if expect is None else self._expected(bound, id, expect)
-        if not expected and bound.l3 is not None:
+        if not expected and bound.l3 is not None and (bound.deferred or not _would_insert(bound, record)):
             try:
                 return self._writer.set(bound, id, record)
             except NoRowError:
@@ -195,6 +195,12 @@ def _check_names(bound: Bound, fields: Mapping[str, Any]) -> None:
             raise EncodeError(
                 f"{bound.plan.model.__name__} has no stored field {name!r}; it has {', '.join(bound.plan.column_names)}"
             )
+
+
+def _would_insert(bound: Bound, part: Any) -> bool:
+    """Whether a part lacks nothing of a record, so that to write it would make one where there is none."""
+    stamped = {field.name for field in bound.plan.columns if field.stamped}
+    return stamped.issuperset(bound.plan.unloaded(part))
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,31 @@ def test_update_of_what_is_not_there(make: MakeStore, tiers: dict[str, Any]) -> 
     assert store.get("records", 1, default=None) is None
 
 
+@dataclass
+class Link:
+    """All of it but the key is written by an update."""
+
+    one: Annotated[str, strata.PrimaryKey]
+    other: Annotated[int, strata.PrimaryKey]
+    weight: int = 0
+    at: Annotated[datetime | None, strata.AutoNow] = None
+
+
+THROUGH = [name for name in TIERS if "behind" not in name]
+
+
+@pytest.mark.parametrize("tiers", [TIERS[name] for name in THROUGH], ids=THROUGH)
+def test_update_of_every_field_makes_no_record(make: MakeStore, tiers: dict[str, Any]) -> None:
+    store = store_of(make, tiers, Link)
+    with pytest.raises(NotFoundError, match="no record of this key"):
+        store.update("records", ("a", 1), weight=2)
+    assert store.get("records", ("a", 1), default=None) is None
+    made = store.set("records", ("a", 1), Link("a", 1))
+    updated = store.update("records", ("a", 1), weight=2)
+    assert updated.weight == 2 and updated.at >= made.at
+    assert store.get("records", ("a", 1)) == updated
+
+
 def test_expect_compares_in_one_step_with_the_write(make: MakeStore, tiers: dict[str, Any]) -> None:
     store = store_of(make, tiers)
     store.set("records", "p1", Player("p1", "andrew", level=3))
