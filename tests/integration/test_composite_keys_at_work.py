@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ import click.testing
 import psycopg
 import pytest
 from click.testing import CliRunner
+from psycopg.conninfo import conninfo_to_dict
 
 import strata
 from strata import (
@@ -386,6 +388,25 @@ def test_many_rows_of_a_divided_table_are_found_by_its_indexes(make: MakeStore, 
     reads = Reads(Layout(compile_model(Line), "lines", "lines", deferred=False))
     plan = plans(dsn, reads._get_many, f"ARRAY{[f'o{n}' for n in range(100)]}", f"ARRAY{[*range(100)]}::bigint[]")
     assert "Index Scan" in plan and "Seq Scan" not in plan
+
+
+@pytest.mark.parametrize("by", ["order", "number"])
+def test_rows_of_a_divided_table_are_changed_by_a_query_that_waits_for_others(
+    make: MakeStore, dsn: str, by: str
+) -> None:
+    name = conninfo_to_dict(dsn)["dbname"]
+    for way in ("enable_hashjoin", "enable_mergejoin", "enable_seqscan"):  # as in a table of any size
+        run(dsn, f"ALTER DATABASE {name} SET {way} = off")
+    lines = opened(make, l3=PostgresPolicy(partition_by=by))
+    lines.set_many({key: line(key, 1) for key in KEYS[:8]})
+    waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with psycopg.connect(dsn) as conn, ThreadPoolExecutor(1) as pool:
+        conn.execute("UPDATE lines SET note = 'outside'")
+        changed = pool.submit(lines.update_where, Q().where("amount = $1", 1).build(), amount=7)
+        wait_until(lambda: rows(dsn, waiting))
+        conn.commit()
+        assert changed.result() == 8
+    assert {(found.amount, found.note) for found in lines.search()} == {(7, "outside")}
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
