@@ -242,7 +242,7 @@ def test_a_deferred_part_goes_beside_an_update_made_outside(make: MakeStore, dsn
     hand_off(lines._store), persist(lines._store, "lines")
     lines.update(key, amount=9)  # older than the update
     run(dsn, "UPDATE lines SET note = 'outside'")
-    hand_off(lines._store), persist(lines._store, "lines")
+    lines._store.flush_dirty(10)
     assert rows(dsn, "SELECT amount, note FROM lines") == [(9, "outside")]
 
 
