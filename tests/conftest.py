@@ -22,12 +22,14 @@ from tests.databases import ThrowawayPostgres
 from tests.faces import AwaitedStore
 from tests.hubs import OneThread
 from tests.stores import MakeStore, stores
+from tests.turns import is_today
 
 settings.register_profile("tests", deadline=None)  # on a machine however busy
 settings.load_profile("tests")
 
 
-BOTH_FACES = "both_faces"
+BOTH_FACES, ASYNCIO = "both_faces", "asyncio"
+TURNS = 3
 SET_OF_TIERS = re.compile(r"(through|behind|L[123])\b")
 WHOLE = {"through", "behind", "L1+L2+L3"}
 
@@ -42,12 +44,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Calls are awaited with all tiers, through and behind. Both faces have one engine: what it does with fewer tiers
-    is seen by the other face, and by this one where that is asked for."""
+    """All is called with all tiers, through and behind. The same engine does it with fewer tiers, and where it is
+    awaited: each of these is seen one day in some; both at once, where that is asked for."""
     if item.get_closest_marker(BOTH_FACES) is None or not hasattr(item, "callspec"):
         return
     parts = item.callspec.id.split("-")
-    if "asyncio" in parts and any(SET_OF_TIERS.match(part) and part not in WHOLE for part in parts):
+    fewer = any(SET_OF_TIERS.match(part) and part not in WHOLE for part in parts)
+    if (fewer and ASYNCIO in parts) or ((fewer or ASYNCIO in parts) and not is_today(item.nodeid, TURNS)):
         item.add_marker(pytest.mark.long)
 
 
@@ -124,7 +127,7 @@ def own_valkey() -> Iterator[EmbeddedValkey]:
         yield server
 
 
-FACES = {"threads": DataStore, "asyncio": AwaitedStore}
+FACES = {"threads": DataStore, ASYNCIO: AwaitedStore}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -41,7 +41,7 @@ def _show(report: AuditReport) -> None:
         table.add_row(item.schema, str(item.compared), str(item.pending), str(len(item.stale)), share, nines)
     wide_console().print(table)
     for key in report.stale:
-        where = f"{key.schema} {shown_key(key.id)!r} in {key.tier.upper()}"
+        where = f"{key.schema} {shown_key(key.id)} in {key.tier.upper()}"
         click.echo(f"{where}: {key.reason} (version {key.cached_version}, PostgreSQL {key.version})")
 
 

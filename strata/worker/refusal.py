@@ -18,7 +18,7 @@ class Refused(logging.Filter):
         """Every record goes on; one that is about a refusal is another one then."""
         refusal = self._broker.refusal(record.exc_info[1] if record.exc_info else None)
         if refusal is not None:
-            record.msg = "the broker refused. %s; %s. The worker ends: start it again once that is done"
+            record.msg = "the broker refused: %s; %s. The worker ends: start it again once that is done"
             record.args = (refusal.found, refusal.advice)
             record.exc_info = record.exc_text = None
         return True

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from tests.simulator.kinds import KINDS, OTHERS
 from tests.simulator.mutants import MUTANTS
 from tests.simulator.mutants.mutant import Mutant
 from tests.simulator.search import Ended, alone, episodes, live
+from tests.turns import is_today
 
 pytestmark = pytest.mark.slow
 
@@ -56,8 +56,7 @@ RARE = {  # what many episodes go by without
     "... and so does one whose heartbeats are overdue",
     "of writes in part that wait together each column keeps the version of its own",
 }
-TURNS = 4  # runs in a row, of a day each, that look for all the rules; `-m long` does in one
-TURN = date.today().toordinal() % TURNS
+TURNS = 4  # days in a row that look for all the rules
 FIRST = 7000  # seed with which a rule that was left out is looked for
 FRESH = random.SystemRandom().randrange(1_000_000_000)
 SECONDS = 0.5  # of CPU, for which each kind of houses is looked at
@@ -66,9 +65,9 @@ CANCELLED = ["through", "without L2", "behind", "at once", "in part"]
 PAIRS = ["0:s 1:g", "0:s 1:s", "0:d 1:g", "0:s 1:i", "0:i 1:g", "0:s 0:g"]
 
 
-def _today(number: int, name: str) -> Any:
+def _today(name: str) -> Any:
     """What is seldom found, and what is not today's, is looked for where that is asked for."""
-    return pytest.param(name, marks=[pytest.mark.long] * (name in RARE or number % TURNS != TURN))
+    return pytest.param(name, marks=[pytest.mark.long] * (name in RARE or not is_today(name, TURNS)))
 
 
 def simulate(*arguments: str, timeout: float = 100) -> subprocess.CompletedProcess[str]:
@@ -149,14 +148,14 @@ def test_every_promise_is_kept_in_schedules_with_a_fault_each(kind: str, looker:
     assert not ended.broken, f"{ended.broken}; again: {again}"
 
 
-@pytest.mark.parametrize("kind", [_today(n, kind) for n, kind in enumerate(CANCELLED)])
+@pytest.mark.parametrize("kind", list(map(_today, CANCELLED)))
 def test_every_promise_is_kept_where_a_call_is_cancelled_at_any_of_its_events(kind: str, looker: Looker) -> None:
     ended = looker(kind, FRESH, _cancel)
     print(f"seed {FRESH}")
     assert not ended.broken, ended
 
 
-@pytest.mark.parametrize("mutant", [_today(n, name) for n, name in enumerate(MUTANTS)])
+@pytest.mark.parametrize("mutant", list(map(_today, MUTANTS)))
 def test_a_rule_that_is_left_out_is_found(mutant: str, looker: Looker) -> None:
     ended = looker(mutant, FIRST)
     assert ended.broken, ended

@@ -113,10 +113,9 @@ class DirtyBuffer:
 
     def knows(self, schema: str, key: Hashable) -> bool:
         """Whether `add` knows the record by itself."""
-        slot = self._slots.get((schema, key))
-        if slot is not None and slot.item.record is None:
-            return False
-        return self._tallies.known((schema, key), self._clock.monotonic())[0] is not None
+        slot, now = self._slots.get((schema, key)), self._clock.monotonic()
+        deleted = slot is not None and slot.item.record is None
+        return not deleted and self._tallies.known((schema, key), now)[0] is not None
 
     def slot(self, schema: str, key: Hashable) -> Slot | None:
         """The slot of a key, if it has a write that L3 is not known to have."""
