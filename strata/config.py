@@ -60,7 +60,8 @@ class Config:
         default_write_mode: How schemas are written that do not say. Default: `WriteMode.WRITE_THROUGH`.
         write_behind_flush_interval: Seconds after which what is written behind is handed on, at the latest; more than
             0. Default: 0.5.
-        write_behind_flush_threshold: Pending writes of a process at which they are handed on at once. Default: 100.
+        write_behind_flush_threshold: Keys, not counting those that the last hand-off had, at which all that wait are
+            handed on at once. Default: 100.
         write_behind_max_retry: Times that a deferred write which failed is tried again. Default: 5.
         write_behind_durability: What a deferred `set` has done when it returns. Default: `Durability.MEMORY`.
         write_behind_max_dirty: Pending writes that a process keeps; beyond it `set` goes to Redis or PostgreSQL itself.

@@ -17,7 +17,7 @@ from strata.engine.read import Reader
 from strata.engine.write import Writer, check_kind
 from strata.errors import ConflictError, EncodeError, StrataError
 from strata.l3.diagnosis import NoRowError
-from strata.model.numbers import counted, deltas_of
+from strata.model.numbers import deltas_of
 
 if TYPE_CHECKING:
     from strata.writebehind.service import WriteBehind
@@ -111,7 +111,7 @@ class _Increment:
             raise Meanwhile("there is a row by now")
         if held is ABSENT and self._made is None:
             raise missing(bound, self._id)
-        record = counted(plan, self._made if held is ABSENT else held, self._deltas)
+        record = plan.counted(self._made if held is ABSENT else held, self._deltas)
         if record is None:
             raise EncodeError(
                 f"what was added to {', '.join(self._deltas)} of schema {bound.name!r} makes it more than BIGINT can "

@@ -11,7 +11,6 @@ from strata.engine.context import ABSENT, Context
 from strata.engine.load import NOTHING, Loaded, found_below
 from strata.l1.claims import Claim
 from strata.l1.trust import BUS_GRACE
-from strata.model.numbers import counted
 from strata.protocol.added import total
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def _added_to(bound: Bound, own: OwnWrite, loaded: Loaded) -> Any:
     if record is ABSENT:
         return ABSENT
     deltas = {series.column: total(own.added, series.column, 0) for series in own.added}
-    sum_ = counted(bound.plan, record, deltas)
+    sum_ = bound.plan.counted(record, deltas)
     return record if sum_ is None else sum_
 
 

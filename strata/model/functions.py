@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
 from strata.errors import DecodeError, EncodeError, StrataError
+from strata.model.atoms import BIGINT_MAX, BIGINT_MIN
 from strata.model.columns import Column
 from strata.model.compile import CALL, Function, Source, Step, same
 from strata.model.fields import Field
 from strata.model.instances import Maker
 from strata.model.keys import KeyText, ModelKey
+from strata.model.numbers import raised
 from strata.model.rows import UnknownColumnError
 from strata.model.unloaded import UNLOADED
 from strata.model.validation import validation_of
@@ -110,6 +112,23 @@ class Compiler:
             source.line(f"if v_{name} is U: v_{name} = base.{name}")
             values[name] = source.apply(_private(column), f"v_{name}")
         return self.make(source, values)
+
+    def counted(self) -> Function:
+        """A function that gives a private copy of a record with what is added to columns, by name, and with the other
+        columns that `part` has; None where a column cannot hold its sum."""
+        source = Source("counted", "record, deltas, part=None")
+        values = {column.field.name: self._read(source, column) for column in self._columns}
+        others = [column for column in self._columns if not column.field.primary_key]
+        if others:
+            source.line("if part is not None:")
+        for name in [column.field.name for column in others]:
+            source.line(f"if part.{name} is not U and {name!r} not in deltas: v_{name} = part.{name}", 2)
+        for name in [column.field.name for column in others if column.field.number is not None]:
+            source.line(f"delta = deltas.get({name!r})")
+            source.line(f"if delta is not None and v_{name} is not U:")
+            source.line(f"v_{name} = {source.bind(raised)}(v_{name}, delta)", 2)
+            source.line(f"if type(v_{name}) is int and not {BIGINT_MIN} <= v_{name} <= {BIGINT_MAX}: return None", 2)
+        return self.make(source, {c.field.name: source.apply(_private(c), values[c.field.name]) for c in self._columns})
 
     def freeze(self) -> Function:
         """A function that gives the form in which L1 keeps a record: a tuple of atoms."""

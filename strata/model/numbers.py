@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from decimal import Context, Decimal
 from fractions import Fraction
 from math import copysign, inf, isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from strata.errors import EncodeError
 from strata.model.atoms import BIGINT_MAX, BIGINT_MIN
-from strata.model.plan import ModelPlan
-from strata.model.unloaded import UNLOADED
+
+if TYPE_CHECKING:
+    from strata.model.plan import ModelPlan
 
 Number = int | float | Decimal
 _DIGITS, _PLACES = 131_072, 16_383  # of PostgreSQL's NUMERIC, before the point and after it
@@ -96,18 +97,3 @@ def deltas_of(plan: ModelPlan[Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _last_place(number: Decimal) -> int:
     return int(number.as_tuple().exponent)
-
-
-def counted(plan: ModelPlan[Any], record: Any, deltas: Mapping[str, Any], part: Any = None) -> Any:
-    """The record with this added, and with what `part` has of it, privately; a column that is None counts from 0, one
-    that is UNLOADED stays so. None where a column could not hold it."""
-    fields: dict[str, Any] = plan.key.given(plan.key_of(record))
-    if part is not None:
-        fields |= {name: getattr(part, name) for name in plan.loaded(part)}
-    for name, delta in deltas.items():
-        held = getattr(record, name)
-        if held is not UNLOADED:
-            fields[name] = value = raised(held, delta)
-            if type(value) is int and not BIGINT_MIN <= value <= BIGINT_MAX:
-                return None
-    return plan.merge(record, plan.part(fields))

@@ -72,6 +72,8 @@ class ModelPlan(Generic[T]):
     - `cached` gives a record as L2 keeps it, for encoding: it shares its values with the record given. `unloaded`
       names the columns that hold UNLOADED, `loaded` the others but for the key; `merge(base, over)` fills them in, as a
       private record. `part` makes a record of the values of some fields, by name, with UNLOADED in the others.
+    - `counted(record, deltas, part)` is a private copy with what is added to columns, by name, None counting from 0,
+      and with the other columns of `part`; None where a column cannot hold its sum.
     - A row is a tuple in the order of `columns` of what psycopg takes and gives: an Enum as its text, JSONB as JSON
       text, an encrypted column as ciphertext, UNLOADED as itself. `pack_row` and `unpack_row` make bytes of it, with
       `unpack_row` returning the names of the columns that are there and their values.
@@ -110,6 +112,7 @@ class ModelPlan(Generic[T]):
     unloaded: Callable[[Any], tuple[str, ...]]
     loaded: Callable[[Any], tuple[str, ...]]
     merge: Callable[[Any, Any], T]
+    counted: Callable[..., T | None]
     part: Callable[[Mapping[str, Any]], T]
     to_row: Callable[[Any, FieldCipher | None], tuple[Any, ...]]
     from_row: FromRow[T]
@@ -219,6 +222,7 @@ def _compile(model: type[T]) -> ModelPlan[T]:
         unloaded=compiler.unloaded(),
         loaded=compiler.loaded(),
         merge=compiler.merge(),
+        counted=compiler.counted(),
         part=compiler.part(),
         to_row=compiler.to_row(),
         from_row=compiler.from_row(),

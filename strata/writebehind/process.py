@@ -13,7 +13,6 @@ from strata.bound import Bound
 from strata.coherence.repairs import Repairs
 from strata.config import Config
 from strata.errors import WITHOUT_L2, InvalidConfigError
-from strata.model.numbers import counted
 from strata.observe.causes import network_cause
 from strata.policies import Durability
 from strata.runtime.daemon import Daemon
@@ -187,12 +186,12 @@ class Process:
 
         def change(value: Any) -> Any:
             nonlocal record
-            record = counted(plan, plan.thaw(value), what.deltas, what.part)
+            record = plan.counted(plan.thaw(value), what.deltas, what.part)
             return None if record is None else plan.freeze(record)
 
         if bound.l1.change(key, change, self._shared.clock.monotonic()) is not None:
             return Counted(plan.copy(record), record, in_l1=True)
-        record = None if known is None else counted(plan, known, what.deltas, what.part)
+        record = None if known is None else plan.counted(known, what.deltas, what.part)
         return Counted() if record is None else Counted(plan.copy(record), record)
 
     def merge(self, schema: str, base: Any, over: Any) -> Any:

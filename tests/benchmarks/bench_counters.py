@@ -21,7 +21,7 @@ import psycopg
 import redis
 
 from strata import Config, DataStore
-from strata.embedded import THROWAWAY, EmbeddedPostgres, EmbeddedValkey
+from strata.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.benchmarks.counting import HOT, NAME, Counter, counter_schema
 from tests.benchmarks.harness import Row, Target, row
 from tests.benchmarks.options import Options
@@ -123,7 +123,7 @@ def _settled(read: Callable[[], int]) -> int:
 @contextmanager
 def _bench() -> Iterator[Bench]:
     with (
-        EmbeddedPostgres(settings=THROWAWAY) as postgres,
+        EmbeddedPostgres() as postgres,
         EmbeddedValkey(password="") as valkey,
         tempfile.TemporaryDirectory() as folder,
         psycopg.connect(postgres.dsn, autocommit=True) as conn,

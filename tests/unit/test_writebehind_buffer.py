@@ -82,6 +82,20 @@ def dirty() -> Buffer:
     return Buffer()
 
 
+def test_keys_that_are_written_again_and_again_are_no_reason_to_hand_off_early() -> None:
+    dirty = Buffer(threshold=3)
+    for version in range(1, 4):
+        dirty.put("abc"[version - 1], version, {"x": version})
+    assert (dirty.buffer.fresh, dirty.wakes) == (3, 2)  # the first of them, and the third
+    dirty.hand_off()
+    for version in range(4, 7):
+        dirty.put("abc"[version - 4], version, {"x": version})
+    assert (dirty.buffer.fresh, dirty.wakes, dirty.buffer.unsent) == (0, 3, 3)
+    for version in range(7, 10):
+        dirty.put("def"[version - 7], version, {"x": version})
+    assert (dirty.buffer.fresh, dirty.wakes) == (3, 4)
+
+
 def test_a_key_written_often_is_one_write_of_its_newest_version(dirty: Buffer) -> None:
     for version in range(1, 6):
         dirty.put("a", version, {"x": version})

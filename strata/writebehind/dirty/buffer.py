@@ -44,6 +44,9 @@ class DirtyBuffer:
         self._left = Left()
         self._tallies = Tallies(owner)
         self.since = 0.0  # monotonic time at which the oldest unsent write came, or was tried
+        self.fresh = (
+            0  # writes since the last hand-off whose keys were not in it: those that come again wait their time
+        )
 
     def write(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> Accepted:
         """Take a new write, and stamp it, in one step: whoever tells of a newer version has moved the clock on before,
@@ -113,9 +116,8 @@ class DirtyBuffer:
 
     def knows(self, schema: str, key: Hashable) -> bool:
         """Whether `add` knows the record by itself."""
-        slot, now = self._slots.get((schema, key)), self._clock.monotonic()
-        deleted = slot is not None and slot.item.record is None
-        return not deleted and self._tallies.known((schema, key), now)[0] is not None
+        slot, (known, _) = self._slots.get((schema, key)), self._tallies.known((schema, key), self._clock.monotonic())
+        return known is not None and (slot is None or slot.item.record is not None)
 
     def slot(self, schema: str, key: Hashable) -> Slot | None:
         """The slot of a key, if it has a write that L3 is not known to have."""
@@ -129,6 +131,7 @@ class DirtyBuffer:
     def take(self, most: int) -> list[tuple[Slot, Buffered]]:
         """The oldest unsent writes, which stay unsent."""
         with self._lock:
+            self.fresh = 0
             return [_shown(slot) for slot in islice(self._queues.unsent, most)]
 
     def find(self, schema: str, keys: Iterable[Hashable]) -> list[tuple[Slot, Buffered]]:
@@ -357,11 +360,8 @@ class DirtyBuffer:
         added = self._tallies.add(place, what.deltas, version, shown)
         item = Buffered(version, what.part, True, (), added, what.default)
         taken = self._put(schema, key, key_text, item, newest=True)
-        now = self._clock.monotonic()
-        known, since = self._tallies.known(place, now) if what.known is None else (what.known, now)
-        counted = self._owner.count(schema, key, what, known)
-        self._tallies.know(place, counted.kept, now if counted.in_l1 else since)
-        return Accepted(version, taken.room, taken.orphan, item, counted.shown)
+        record = self._tallies.count(place, what, self._clock.monotonic())
+        return Accepted(version, taken.room, taken.orphan, item, record)
 
     def _settle(self, slot: Slot, version: int) -> None:
         """L3 has what the slot's write adds up to a version."""
@@ -379,11 +379,11 @@ class DirtyBuffer:
 
     def _enqueue(self, slot: Slot) -> None:
         self._queues.unsent[slot] = None
-        count = len(self._queues.unsent)
-        if count == 1:
+        self.fresh += not slot.sent
+        if len(self._queues.unsent) == 1:
             self.since = self._clock.monotonic()
             self._due = True
-        elif count == self.limits.threshold:
+        elif self.fresh == self.limits.threshold and not slot.sent:
             self._due = True
 
     def _remove(self, slot: Slot) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from strata.model.numbers import exact, plus
 from strata.protocol.added import Added, Series, thinned
 from strata.writebehind.dirty.owner import Owner
+from strata.writebehind.dirty.slot import Addition
 
 MOST = 10_000  # keys whose totals are remembered; who adds to another one begins a new series
 KNOWN_FOR = 1.0  # seconds for which a record is known without a read: what others add meanwhile is not in it
@@ -45,10 +46,13 @@ class Tallies:
             return None, now
         return tally.known, tally.since
 
-    def know(self, place: Hashable, record: Any, since: float) -> None:
-        """The record, which stays as it is, of a key that was added to."""
+    def count(self, place: tuple[str, Hashable], what: Addition, now: float) -> Any:
+        """The record with what was added to its key, for the caller; None where it is not known."""
+        known, since = self.known(place, now) if what.known is None else (what.known, now)
+        counted = self._owner.count(*place, what, known)
         tally = self._of[place]
-        tally.known, tally.since = record, since
+        tally.known, tally.since = counted.kept, now if counted.in_l1 else since
+        return counted.shown
 
     def unknow(self, place: Hashable) -> None:
         """Something else than increments became of a key."""

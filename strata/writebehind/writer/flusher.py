@@ -96,20 +96,19 @@ class Flusher:
         return min(times)
 
     def _handoff_at(self) -> float:
-        waiting = self._buffer.unsent
-        if not waiting:
+        if not self._buffer.unsent:
             return math.inf
         limits = self._buffer.limits
-        return max(self._retry_at, 0.0 if waiting >= limits.threshold else self._buffer.since + limits.interval)
+        many = self._buffer.fresh >= limits.threshold
+        return max(self._retry_at, 0.0 if many else self._buffer.since + limits.interval)
 
     def _round(self, now: float) -> None:
         if now >= self._sweep_at:
             self._rounds.look_at_journal()
         if len(self._buffer):
             self._rounds.keep_alive()
-        limits = self._buffer.limits
-        if now >= self._handoff_at() and not self._handoff.run() and self._buffer.unsent >= limits.threshold:
-            self._retry_at = self._clock.monotonic() + limits.interval  # nobody takes them now
+        if now >= self._handoff_at():
+            self._handoff.run()
         if self._buffer.unconfirmed and now >= self._poll_at:
             self._poll_at = now + self._timing.poll
             self._outcomes.collect()
