@@ -127,6 +127,8 @@ class Applier:
         nested = f"{NESTED}; " if self._layout.updates_first else ""
         conn.command(f"{nested}SET CONSTRAINTS ALL DEFERRED")
         self._stage.fill(conn, batch.staged())
+        if batch.groups:  # else one could be found newer than its row, and older when that is to be written
+            self._stage.lock_rows.execute(conn)
         known = self._merge.prepared_on(conn)
         merged, returned = self._merge_whole(conn) if batch.has(_WHOLE) else (0, [])
         late = self._lay_late(conn, batch) if merged < len(batch.changes) else set()

@@ -507,6 +507,39 @@ def test_what_is_handed_off_while_an_older_write_meets_a_change_made_outside_is_
     assert psql.execute("SELECT text, tags::text, meta::text FROM note").fetchall() == [("third", '["c"]', '{"n": 7}')]
 
 
+@pytest.mark.parametrize("kind", ["a part", "an increment", "a part of one, another whole"])
+def test_a_deferred_write_that_waits_for_a_change_made_outside_keeps_its_columns(
+    make: MakeStore, psql: psycopg.Connection[Any], outside_dsn: str, kind: str
+) -> None:
+    both = []
+    for _ in range(2):
+        store = make(**SLOW)
+        paced(store)
+        store.register(deferred(Point, l3=WATCHED))
+        store.migrate()
+        listens(store)
+        sure(store)
+        idle(store)
+        both.append(store)
+    both[0].set_many(Point, {id: Point(id, 1, 1) for id in "ab"})
+    if kind == "an increment":
+        both[0].increment(Point, "b", x=6)
+    else:
+        both[0].update(Point, "b", x=7)
+    if kind == "a part of one, another whole":
+        both[0].set(Point, "a", Point("a", 7, 1))
+    hand_off(both[0])
+    with closing(psycopg.connect(outside_dsn, autocommit=True)) as watch, psql.transaction():
+        psql.execute("UPDATE point SET y = 9")
+        worker = threading.Thread(target=persist, args=(both[1], "point"))
+        worker.start()
+        wait_until(lambda: Locked(psql, watch).waiting(), what="the worker at the row's lock")
+    worker.join(20)
+    assert psql.execute("SELECT x, y FROM point WHERE id = 'b'").fetchall() == [(7, 9)]
+    both[0].flush_dirty(10)
+    everywhere((both[0], both[1]), Point, "b", Point("b", 7, 9))
+
+
 def test_a_change_made_outside_over_one_that_is_newer_than_a_deferred_write_keeps_both(
     make: MakeStore, psql: psycopg.Connection[Any]
 ) -> None:
