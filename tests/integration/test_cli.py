@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import click.testing
 import psycopg
 import pytest
 import redis
-from click.testing import CliRunner
 
 from strata import DataStore, Q
 from strata.application import load_store
 from strata.cli.doctor import fleet as doctor_fleet
 from strata.cli.fleet import LocalFleet
-from strata.cli.main import main
 from strata.cli.servers import Servers
 from strata.embedded import EmbeddedValkey
 from strata.protocol.entry import Entry, EntryOp
 from strata.protocol.versions import NODE_BITS
 from strata.writebehind.ledger.shard import home_of
 from tests.behind import run
+from tests.commands import Strata, commands
 from tests.models import Note, Player
 from tests.support import wait_until
 
@@ -38,27 +36,12 @@ tiers = {"l1": MemPolicy(), "l2": RedisPolicy(), "l3": PostgresPolicy()}
 store.register(Schema(Player, name="players", **tiers))
 store.register(Schema(Note, name="notes", write_mode=WriteMode.WRITE_BEHIND, **tiers))
 """
-Strata = Callable[..., click.testing.Result]
 
 
 @pytest.fixture
 def strata(tmp_path: Path, dsn: str, redis_addr: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Strata]:
-    """Runs a command; each run imports the application anew, as a process does."""
-    (tmp_path / "cli_shop.py").write_text(APP)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setenv("STRATA_APP", "cli_shop:store")
-    monkeypatch.setenv("STRATA_POSTGRES_DSN", dsn)
-    monkeypatch.setenv("STRATA_REDIS_ADDR", redis_addr)
-
-    def run(*words: str) -> click.testing.Result:
-        sys.modules.pop("cli_shop", None)
-        result = CliRunner().invoke(main, list(words))
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    yield run
+    """Runs a command."""
+    yield commands(tmp_path, monkeypatch, "cli_shop", APP, dsn, redis_addr)
     sys.modules.pop("cli_shop", None)
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import click.testing
 import psycopg
 import pytest
-from click.testing import CliRunner
 from psycopg.conninfo import conninfo_to_dict
 
 import strata
@@ -30,7 +27,6 @@ from strata import (
     Undecrypted,
     WriteMode,
 )
-from strata.cli.main import main
 from strata.jobs import fleet
 from strata.l3.layout import Layout
 from strata.l3.reads import Reads
@@ -39,6 +35,7 @@ from strata.maintenance import warm
 from strata.model import compile_model
 from strata.testing import inspect
 from tests.behind import Errors, client, comes_after, hand_off, idle, paced, persist, rows, run
+from tests.commands import commands
 from tests.composite import KEYS, Line, Secret, line
 from tests.stores import MakeStore, sure
 from tests.support import wait_until
@@ -413,6 +410,7 @@ def test_rows_of_a_divided_table_are_changed_by_a_query_that_waits_for_others(
 
 APP = """
 from strata import *
+from tests.commands import commands
 from tests.composite import Line
 
 store = DataStore(Config.from_env(write_behind_max_retry=1, write_behind_flush_interval=0.05))
@@ -424,20 +422,7 @@ store.register(Schema(Line, name="lines", write_mode=WriteMode.WRITE_BEHIND, **t
 def test_the_commands_name_a_key_by_its_text(
     make: MakeStore, tmp_path: Path, dsn: str, redis_addr: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "composite_shop.py").write_text(APP)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setenv("STRATA_APP", "composite_shop:store")
-    monkeypatch.setenv("STRATA_POSTGRES_DSN", dsn)
-    monkeypatch.setenv("STRATA_REDIS_ADDR", redis_addr)
-
-    def command(*words: str) -> click.testing.Result:
-        sys.modules.pop("composite_shop", None)
-        result = CliRunner().invoke(main, list(words))
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
+    command = commands(tmp_path, monkeypatch, "composite_shop", APP, dsn, redis_addr)
     assert command("migrate").exit_code == 0
     lines = deferred(make, config={"write_behind_max_retry": 1})
     lines.set(("a/b", 1), line(("a/b", 1), 1))
@@ -453,4 +438,3 @@ def test_the_commands_name_a_key_by_its_text(
     run(dsn, "UPDATE lines SET amount = 9, _strata_version = _strata_version + 99")
     assert "a~1b/1" in command("audit").output
     assert command("warm", "lines").exit_code == 0
-    sys.modules.pop("composite_shop", None)

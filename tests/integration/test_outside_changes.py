@@ -432,13 +432,13 @@ def test_a_redis_that_was_away_is_repaired_when_it_is_back(
 # -- written behind -------------------------------------------------------------------------------------------------
 
 
-def by_hand(make: MakeStore) -> tuple[DataStore, DataStore]:
+def by_hand(make: MakeStore, model: type = Note) -> tuple[DataStore, DataStore]:
     """Two instances of a write-behind schema of which nothing moves by itself."""
     made = []
     for _ in range(2):
         store = make(**SLOW)
         paced(store)
-        store.register(deferred(l3=WATCHED))
+        store.register(deferred(model, l3=WATCHED))
         store.migrate()
         listens(store)
         sure(store)
@@ -511,16 +511,7 @@ def test_what_is_handed_off_while_an_older_write_meets_a_change_made_outside_is_
 def test_a_deferred_write_that_waits_for_a_change_made_outside_keeps_its_columns(
     make: MakeStore, psql: psycopg.Connection[Any], outside_dsn: str, kind: str
 ) -> None:
-    both = []
-    for _ in range(2):
-        store = make(**SLOW)
-        paced(store)
-        store.register(deferred(Point, l3=WATCHED))
-        store.migrate()
-        listens(store)
-        sure(store)
-        idle(store)
-        both.append(store)
+    both = by_hand(make, Point)
     both[0].set_many(Point, {id: Point(id, 1, 1) for id in "ab"})
     if kind == "an increment":
         both[0].increment(Point, "b", x=6)
@@ -537,7 +528,7 @@ def test_a_deferred_write_that_waits_for_a_change_made_outside_keeps_its_columns
     worker.join(20)
     assert psql.execute("SELECT x, y FROM point WHERE id = 'b'").fetchall() == [(7, 9)]
     both[0].flush_dirty(10)
-    everywhere((both[0], both[1]), Point, "b", Point("b", 7, 9))
+    everywhere(both, Point, "b", Point("b", 7, 9))
 
 
 def test_a_change_made_outside_over_one_that_is_newer_than_a_deferred_write_keeps_both(
