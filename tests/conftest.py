@@ -5,6 +5,7 @@ The Redis has no password, since tests reach it in every way that there is, also
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -24,6 +25,7 @@ from tests.hubs import OneThread
 from tests.stores import MakeStore, stores
 from tests.turns import is_today
 
+gc.disable()  # until all tests are collected, of which none is garbage: it is a third of the time
 settings.register_profile("tests", deadline=None)  # on a machine however busy
 settings.load_profile("tests")
 
@@ -38,9 +40,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tests in parallel have servers each; they cannot share one that all of them flush."""
     if os.environ.get("STRATA_REDIS_ADDR") and config.getoption("numprocesses", default=None):
         raise pytest.UsageError("unset STRATA_REDIS_ADDR, or run without -n: tests in parallel need a Redis each")
+    if config.getoption("numprocesses", default=None) and not hasattr(config, "workerinput"):
+        gc.enable()  # here none is collected
     for number in (signal.SIGINT, signal.SIGHUP):  # a shell's background jobs, and what they start, ignore them
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def pytest_collection_finish() -> None:
+    """The collector looks from now on at what the tests themselves make."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
