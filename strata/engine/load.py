@@ -91,6 +91,11 @@ class Load:
         for token, key_texts in leased.items():
             l2.broken_off(error, token, key_texts)
 
+    @property
+    def _intended(self) -> bool:
+        found = self._found or {}
+        return any(found[text].state is State.BUSY for text in self._claims if text in found)
+
     def _run(self) -> Steps[dict[str, Loaded]]:
         context, bound, claims = self._context, self._bound, self._claims
         began = context.clock.monotonic()
@@ -112,7 +117,7 @@ class Load:
         """What L3 holds under what the ledger was found to hold; and the error of the first row that cannot be read.
 
         Where L3 is away, what is pending as a whole is the newest, unless the ledger was not told of a newer write of
-        this process.
+        this process, or somebody's commit, which may have happened, has left its intent in L2.
         """
         bound, claims, observe = self._bound, self._claims, self._context.versions.observe
         loaded: dict[str, Loaded] = {}
@@ -128,7 +133,7 @@ class Load:
                     observe(item.version)
         except WITHOUT_L3 as error:
             whole = {text: joined(bound, None, entry) for text, entry in pending.items() if not entry.partial}
-            if len(whole) == len(claims) and not self._context.repairs.skips(bound, claims):
+            if len(whole) == len(claims) and not self._context.repairs.skips(bound, claims) and not self._intended:
                 return whole, None
             away = isinstance(error, L3UnavailableError) and not self._context.awaits_postgres
             if away and self._found is None and bound.l2 is not None:

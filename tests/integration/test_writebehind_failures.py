@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import strata
 from strata import (
@@ -28,7 +29,7 @@ from strata import (
 )
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
 from strata.protocol.entry import Entry, EntryOp
-from strata.testing import inspect
+from strata.testing import Proxy, inspect
 from strata.writebehind.dirty.slot import Buffered
 from strata.writebehind.ledger.shard import Shard, home_of
 from tests.behind import Errors, client, comes_after, deferred, hand_off, idle, paced, persist, rows, run, sound
@@ -665,3 +666,24 @@ def test_what_a_thread_holds_that_hangs_for_ever_is_claimed_by_another(make: Mak
         gate.set()
         thread.join(30)
     assert other.dead_letters.count("note") == 1
+
+
+def test_without_postgres_what_is_pending_is_not_taken_for_the_newest_while_a_commit_may_have_happened(
+    make: MakeStore, dsn: str, redis_addr: str
+) -> None:
+    place: dict[str, Any] = conninfo_to_dict(dsn)
+    with Proxy(f"{place['host']}:{place['port']}") as link:
+        writer = store_of(make, deferred())
+        reader = store_of(make, deferred(), postgres_dsn=make_conninfo(dsn, host="127.0.0.1", port=link.port))
+        sure(reader)
+        writer.set(Note, 1, Note(1, "pending"))
+        hand_off(writer)
+        server = client(redis_addr)
+        server.delete("strata:note:1")
+        link.refuse()
+        assert reader.get(Note, 1).text == "pending"
+        inspect(reader).schemas["note"].l1.clear()
+        deadline = 1000 * server.time()[0] + 60_000
+        server.set("strata:note:1", f"I1:c:0123456789abcdef.1={deadline};")  # of who does not know what became of it
+        with pytest.raises(L3UnavailableError):
+            reader.get(Note, 1)
