@@ -351,3 +351,14 @@ def test_a_write_that_waited_for_the_end_is_taken_where_the_process_goes_on(dirt
         dirty.buffer.gate.open()
         assert waiting.result(10).room
     assert [slot.key_text for slot, _ in dirty.buffer.pending()] == ["b"]
+
+
+def test_an_increment_of_a_pending_write_that_a_clock_stamped_which_was_put_back_since_is_kept_after_it() -> None:
+    dirty = Buffer()
+    dirty.put("a", 5000, {"x": 1})
+    dirty.buffer.add("things", "a", "a", Addition({"x": 1}, part={}, known={"x": 1}))
+    ((slot, item),) = dirty.buffer.take(10)
+    (series,) = item.added
+    assert (slot.key_text, item.record) == ("a", {"x": 1})
+    assert [point for _, point in series.points] == [0, 1]
+    assert dict(item.ages)["x"] < series.last == item.version < 5000

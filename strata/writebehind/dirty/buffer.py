@@ -26,8 +26,7 @@ class DirtyBuffer:
     """Thread-safe: `_lock` guards every field; `peek`, `slot` and the counts read without it, in one call each. After
     fork the child makes another one.
 
-    Any thread comes here. A change that a signal's handler breaks off midway leaves `_torn` set, and whoever comes next
-    mends what it left.
+    A change that a signal's handler breaks off midway leaves `_torn` set, and whoever comes next mends what it left.
     """
 
     def __init__(self, limits: Limits, clock: Clock, owner: Owner) -> None:
@@ -44,9 +43,8 @@ class DirtyBuffer:
         self._left = Left()
         self._tallies = Tallies(owner)
         self.since = 0.0  # monotonic time at which the oldest unsent write came, or was tried
-        self.fresh = (
-            0  # writes since the last hand-off whose keys were not in it: those that come again wait their time
-        )
+        # Writes since the last hand-off whose keys were not in it: those that come again wait their time.
+        self.fresh = 0
 
     def write(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> Accepted:
         """Take a new write, and stamp it, in one step: whoever tells of a newer version has moved the clock on before,
@@ -97,8 +95,7 @@ class DirtyBuffer:
             if slot.item is not item or self._slots.get((slot.schema, slot.key)) is not slot:
                 return None
             self._begin()
-            self._tallies.forget((slot.schema, slot.key))
-            self._replace(slot, item.restamped(self._owner.stamp()))
+            self._restamp(slot)
             self._torn = False
             fresh = slot.item
         self._tell()
@@ -173,8 +170,7 @@ class DirtyBuffer:
         with self._lock:
             self._begin()
             for key, version in versions:
-                slot = self._slots.get((schema, key))
-                if slot is None:
+                if (slot := self._slots.get((schema, key))) is None:
                     if outcome:
                         self._left.ended()
                 elif slot.item.version <= version:
@@ -222,8 +218,7 @@ class DirtyBuffer:
             with self._lock:
                 if not adding:
                     self._tallies.unknow(place)
-                slot = self._slots.get(place)
-                if slot is not None:
+                if (slot := self._slots.get(place)) is not None:
                     self._owner.uncover(schema, key)
                     self._met[slot] = None
                     slot.superseded = max(slot.superseded, version)
@@ -330,8 +325,7 @@ class DirtyBuffer:
         place = (schema, key)
         if not item.added:
             self._tallies.unknow(place)
-        slot = self._slots.get(place)
-        if slot is not None:
+        if (slot := self._slots.get(place)) is not None:
             return self._coalesce(slot, item, newest=newest)
         if len(self._slots) >= self.limits.most and not self._make_room():
             return Accepted(item.version, room=False)
@@ -351,8 +345,10 @@ class DirtyBuffer:
         return accepted
 
     def _add(self, schema: str, key: Hashable, key_text: str, what: Addition) -> Accepted:
-        version, place = self._owner.stamp(), (schema, key)
-        slot = self._slots.get(place)
+        version, place, slot = self._owner.stamp(), (schema, key), self._slots.get((schema, key))
+        if slot is not None and slot.item.version > version:  # by a clock that has been put back since
+            self._restamp(slot)
+            version = self._owner.stamp()
         if slot is not None and slot.item.record is None and not slot.overtaken and what.default is None:
             return Accepted(version, orphan=True)
         # Without a slot it has gone around the ledger, or ended; and a newer write of others comes between.
@@ -362,6 +358,10 @@ class DirtyBuffer:
         taken = self._put(schema, key, key_text, item, newest=True)
         record = self._tallies.count(place, what, self._clock.monotonic())
         return Accepted(version, taken.room, taken.orphan, item, record)
+
+    def _restamp(self, slot: Slot) -> None:
+        self._tallies.forget((slot.schema, slot.key))
+        self._replace(slot, slot.item.restamped(self._owner.stamp()))
 
     def _settle(self, slot: Slot, version: int) -> None:
         """L3 has what the slot's write adds up to a version."""
