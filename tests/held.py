@@ -49,10 +49,10 @@ class Held:
 
 
 class Locked:
-    """A table that nobody can read; `waiting` counts those who try."""
+    """What the transaction of `conn` has locked; `waiting` counts those who wait for it."""
 
     def __init__(self, conn: psycopg.Connection[Any], watch: psycopg.Connection[Any]) -> None:
-        self._conn = conn
+        self.conn = conn
         self._watch = watch
 
     def waiting(self) -> int:
@@ -71,15 +71,22 @@ class Locked:
         )
 
     def release(self) -> None:
-        """Let them read."""
-        self._conn.rollback()
+        """Let them go on."""
+        self.conn.rollback()
 
 
 @contextmanager
 def locked(dsn: str, table: str = "notes") -> Iterator[Locked]:
-    """The table locked, until `release` or the end of the block."""
+    """The table locked, also for reads, until `release` or the end of the block."""
+    with changing(dsn, f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE") as held:
+        yield held
+
+
+@contextmanager
+def changing(dsn: str, sql: str) -> Iterator[Locked]:
+    """A transaction of this statement, which is committed at the end of the block."""
     with psycopg.connect(dsn) as conn, psycopg.connect(dsn, autocommit=True) as watch:
-        conn.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        conn.execute(sql.encode())
         yield Locked(conn, watch)
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from strata.writebehind.service import WriteBehind
 
 
+OR_DEFAULT = ", or give increment a default"
+
+
 class Meanwhile(StrataError):
     """Another has made the row that there was not; it ends the transaction, and gets no further than this module."""
 
@@ -73,11 +76,11 @@ class Incrementer:
         self._context.ready()
         known = self._known(bound, deferred, id, key_text)
         if known is ABSENT and made is None:
-            raise missing(bound, id)
+            raise missing(bound, id, OR_DEFAULT)
         try:
             found = deferred.add(bound, id, key_text, deltas, part, made, made if known is ABSENT else known)
         except NoRowError:
-            raise missing(bound, id) from None
+            raise missing(bound, id, OR_DEFAULT) from None
         bound.counters.sets += 1
         stored = part if found is None else found
         bound.hooks.after_set(stored)
@@ -110,7 +113,7 @@ class _Increment:
         if self.inserts and held is not ABSENT:
             raise Meanwhile("there is a row by now")
         if held is ABSENT and self._made is None:
-            raise missing(bound, self._id)
+            raise missing(bound, self._id, OR_DEFAULT)
         record = plan.counted(self._made if held is ABSENT else held, self._deltas)
         if record is None:
             raise EncodeError(
@@ -121,5 +124,4 @@ class _Increment:
         if held is ABSENT:
             return plan.check(record)
         fields = {name: getattr(record, name) for name in self._deltas}
-        checked = plan.check(plan.part({**plan.key.given(self._id), **fields}))
-        return self._writer.prepare_part(bound, self._id, {name: getattr(checked, name) for name in fields})
+        return self._writer.prepare(bound, self._id, plan.part({**plan.key.given(self._id), **fields}))

@@ -170,9 +170,8 @@ class Modifier:
             raise EncodeError(f"expect takes a mapping of fields to values, not a {type(expect).__name__}")
         _check_names(bound, expect)
         given = plan.check(plan.part({**plan.key.given(id), **expect}))
-        exact = plan.prepare(given, None if not plan.has_stamped else self._context.now())
-        stamped = {field.name for field in plan.columns if field.stamped}
-        return {name: value if name in stamped else getattr(exact, name) for name, value in expect.items()}
+        exact = plan.prepare(given, self._context.now() if plan.stamped else None)
+        return {name: value if name in plan.stamped else getattr(exact, name) for name, value in expect.items()}
 
 
 def check_written(bound: Bound, fields: Mapping[str, Any], call: str) -> None:
@@ -199,8 +198,7 @@ def _check_names(bound: Bound, fields: Mapping[str, Any]) -> None:
 
 def _would_insert(bound: Bound, part: Any) -> bool:
     """Whether a part lacks nothing of a record, so that to write it would make one where there is none."""
-    stamped = {field.name for field in bound.plan.columns if field.stamped}
-    return stamped.issuperset(bound.plan.unloaded(part))
+    return bound.plan.stamped.issuperset(bound.plan.unloaded(part))
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,10 +282,10 @@ def _check_there(bound: Bound, id: Any, held: Any) -> None:
         raise missing(bound, id)
 
 
-def missing(bound: Bound, id: Any) -> NotFoundError:
-    """The error of a write that needs a record which is not there."""
+def missing(bound: Bound, id: Any, instead: str = "") -> NotFoundError:
+    """The error of a write that needs a record which is not there; `instead`: what else than to insert it would do."""
     return NotFoundError(
-        f"schema {bound.name!r} has no record of this key; insert it first, or give increment a default",
+        f"schema {bound.name!r} has no record of this key; insert it first{instead}",
         schema=bound.name,
         key=id,
     )

@@ -88,7 +88,7 @@ class WhereWriter:
                     page = bound.rows.table.search_page(conn, wanted, after)
                 if not page.rows:
                     return
-                step = _Step(context, bound, query, change, [plan.restored_key(row.values) for row in page.rows])
+                step = _Step(context, bound, query, change, plan.restored_keys(row.values for row in page.rows))
                 step.run()
                 done, after = done + step.count, page.last
                 yield step.count
@@ -170,7 +170,7 @@ class _Assign:
         for name, value in fields.items():
             if value is UNLOADED:
                 raise EncodeError(f"{plan.model.__name__}.{name} is UNLOADED; leave out what is not to be written")
-        record = plan.prepare(plan.check(plan.part(fields)), context.now() if plan.has_stamped else None)
+        record = plan.prepare(plan.check(plan.part(fields)), context.now() if plan.stamped else None)
         row = {column.field.name: column.to_row(getattr(record, column.field.name)) for column in plan.forms}
         encrypted = [field.name for field in plan.columns if field.encrypted and row[field.name] is not UNLOADED]
         secrets = {name: row[name] for name in encrypted if row[name] is not None}

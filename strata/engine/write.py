@@ -93,7 +93,7 @@ class Writer:
 
     def _stamped(self, bound: Bound, checked: Any) -> Any:
         plan = bound.plan
-        record = plan.prepare(checked, self._context.now() if plan.has_stamped else None)
+        record = plan.prepare(checked, self._context.now() if plan.stamped else None)
         if bound.tagger is not None and not plan.unloaded(record):
             bound.tagger.checked(record)
         return record
@@ -109,7 +109,7 @@ class Writer:
         part = plan.part({**plan.key.given(id), **fields})
         if bound.hooks.before_set_given:
             return self.prepare(bound, id, part)
-        return plan.prepare(part, self._context.now()) if plan.has_stamped else part
+        return plan.prepare(part, self._context.now()) if plan.stamped else part
 
     def _given(self, bound: Bound, value: Any) -> Any:
         """A copy for the hook to change; the caller's record stays as it is."""

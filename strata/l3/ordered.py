@@ -48,9 +48,9 @@ class OrderedIndexes:
     def missing(self, conn: Connection, query: Query) -> MissingIndex | None:
         """The index that pages of the query want, where there is none. Raises `psycopg.Error`."""
         order = whole(query.order, self._keys)
-        places = [item.column for item in order]
-        end = max(places.index(name) for name in self._keys) + 1  # what follows the key decides nothing
-        names, columns = [item.column for item in order[:end]], columns_of(self._layout, order[:end])
+        names = [item.column for item in order]
+        end = max(names.index(name) for name in self._keys) + 1  # what follows the key decides nothing
+        names, columns = names[:end], columns_of(self._layout, order[:end])
         for unique, held in conn.execute(_INDEXES.encode(), (self._layout.table,)).fetchall():
             if _serves(held, unique, names, columns, anywhere=bool(query.where)):
                 return None

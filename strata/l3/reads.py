@@ -54,16 +54,16 @@ class Reads:
         self._hold = layout.statement(f"{self._whole} WHERE {found} FOR UPDATE", *key.oids)
         self._get_many = layout.statement(self._many(), *key.arrays)
         self._exists = layout.statement(f"SELECT 1 FROM {table} WHERE {found}", *key.oids)
-        beyond, within = f"{key.of()} > {key.given()}", f"{key.of()} <= {{}}"
+        beyond, up_to = f"{key.of()} > {key.given()}", f"{key.of()} <= {key.given()}"
         self._first = layout.statement(f"{self._whole} ORDER BY {order} LIMIT $1", INT8)
         self._next = layout.statement(
             f"{self._whole} WHERE {beyond} ORDER BY {order} LIMIT ${width + 1}", *key.oids, INT8
         )
         self._first_up_to = layout.statement(
-            f"{self._whole} WHERE {within.format(key.given())} ORDER BY {order} LIMIT ${width + 1}", *key.oids, INT8
+            f"{self._whole} WHERE {up_to} ORDER BY {order} LIMIT ${width + 1}", *key.oids, INT8
         )
         self._next_up_to = layout.statement(
-            f"{self._whole} WHERE {beyond} AND {within.format(key.given(width + 1))} ORDER BY {order}"
+            f"{self._whole} WHERE {beyond} AND {key.of()} <= {key.given(width + 1)} ORDER BY {order}"
             f" LIMIT ${2 * width + 1}",
             *key.oids,
             *key.oids,

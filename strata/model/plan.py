@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
@@ -63,7 +63,7 @@ class ModelPlan(Generic[T]):
 
     - `check` raises `EncodeError` for what cannot be stored, and gives the record as the validators of pydantic models
       have it, any other as it is; `prepare` gives the private copy of what `check` gave that is stored: values in their
-      exact types, times in UTC, ignored fields at their defaults, the time given where it `has_stamped` fields.
+      exact types, times in UTC, ignored fields at their defaults, the time given in `stamped` fields.
     - `check_new` is `check` for records whose key is yet to be assigned by the database, and may be None.
     - `key_of` gives the key of a record, `key_of_row` that of a row; `key_text` gives a key's canonical text, and
       `parse_key` takes it back.
@@ -93,7 +93,7 @@ class ModelPlan(Generic[T]):
     has_omitted_l1: bool
     has_omitted_l2: bool
     has_encrypted: bool
-    has_stamped: bool
+    stamped: frozenset[str]
     numbers: Mapping[str, type]
     forms: tuple[Column, ...]
     outline: str
@@ -125,11 +125,13 @@ class ModelPlan(Generic[T]):
         """One column with its conversions."""
         return self.forms[self.column_names.index(name)]
 
-    def restored_key(self, values: Sequence[Any]) -> Any:
-        """The key of a row's values of its fields. Raises `DecodeError`."""
-        return self.key.of_parts(
-            [self.conversion(name).restore(value) for name, value in zip(self.key.names, values, strict=True)]
-        )
+    def restored_keys(self, rows: Iterable[Sequence[Any]]) -> list[Any]:
+        """The keys of rows' values of its fields. Raises `DecodeError`."""
+        restores = [self.conversion(name).restore for name in self.key.names]
+        return [
+            self.key.of_parts([restore(value) for restore, value in zip(restores, values, strict=True)])
+            for values in rows
+        ]
 
     def encoder(self, codec: Codec) -> Callable[[Any], bytes]:
         """`codec.encode` bound to this model."""
@@ -203,7 +205,7 @@ def _compile(model: type[T]) -> ModelPlan[T]:
         has_omitted_l1=not all(map(in_l1, columns)),
         has_omitted_l2=any(field.omit_cache for field in stored),
         has_encrypted=any(field.encrypted for field in stored),
-        has_stamped=any(field.stamped for field in stored),
+        stamped=frozenset(field.name for field in stored if field.stamped),
         numbers={field.name: field.number for field in stored if field.number is not None},
         forms=columns,
         outline=outline_of(columns),

@@ -6,8 +6,8 @@ import json
 import random
 import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ from strata.l3.partition import months_from
 from strata.testing import inspect
 from tests.behind import client, comes_after, deferred, hand_off, idle, paced, persist
 from tests.databases import NEWEST, VERSIONS
-from tests.held import Locked
+from tests.held import changing
 from tests.l3 import fresh
 from tests.models import Account, Note, Point
 from tests.stores import MakeStore, schema, stores, sure
@@ -463,6 +463,17 @@ def test_a_change_made_outside_is_newer_than_a_deferred_write_before_it(
     assert psql.execute("SELECT text FROM note").fetchall() == [("outside",)]
 
 
+@contextmanager
+def worker_waiting(dsn: str, sql: str, work: Callable[[], object]) -> Iterator[psycopg.Connection[Any]]:
+    """A transaction of this statement, which is committed at the end of the block, and a worker that waits for it."""
+    worker = threading.Thread(target=work)
+    with changing(dsn, sql) as held:
+        worker.start()
+        wait_until(held.waiting, what="the worker at the row's lock")
+        yield held.conn
+    worker.join(20)
+
+
 @pytest.mark.parametrize("route", ["ledger", "direct"])
 def test_a_deferred_write_before_a_change_made_outside_keeps_the_columns_that_it_left_alone(
     make: MakeStore, psql: psycopg.Connection[Any], route: str
@@ -492,15 +503,10 @@ def test_what_is_handed_off_while_an_older_write_meets_a_change_made_outside_is_
     both[0].set_many(Note, {1: Note(1, "first", ["a"])})
     both[0].set(Note, 1, Note(1, "second", ["b"]))
     hand_off(both[0])
-    with closing(psycopg.connect(outside_dsn, autocommit=True)) as watch, psql.transaction():
-        psql.execute("UPDATE note SET text = 'outside'")
-        worker = threading.Thread(target=persist, args=(both[1], "note"))
-        worker.start()
-        wait_until(lambda: Locked(psql, watch).waiting(), what="the worker at the row's lock")
+    with worker_waiting(outside_dsn, "UPDATE note SET text = 'outside'", lambda: persist(both[1], "note")) as conn:
         both[0].set(Note, 1, Note(1, "third", ["c"]))
         hand_off(both[0])
-        psql.execute("""UPDATE note SET meta = '{"n": 7}'""")
-    worker.join(20)
+        conn.execute("""UPDATE note SET meta = '{"n": 7}'""")
     inspect(both[0]).outcomes.collect()
     persist(both[1], "note")
     everywhere(both, Note, 1, Note(1, "third", ["c"], {"n": 7}))
@@ -520,12 +526,8 @@ def test_a_deferred_write_that_waits_for_a_change_made_outside_keeps_its_columns
     if kind == "a part of one, another whole":
         both[0].set(Point, "a", Point("a", 7, 1))
     hand_off(both[0])
-    with closing(psycopg.connect(outside_dsn, autocommit=True)) as watch, psql.transaction():
-        psql.execute("UPDATE point SET y = 9")
-        worker = threading.Thread(target=persist, args=(both[1], "point"))
-        worker.start()
-        wait_until(lambda: Locked(psql, watch).waiting(), what="the worker at the row's lock")
-    worker.join(20)
+    with worker_waiting(outside_dsn, "UPDATE point SET y = 9", lambda: persist(both[1], "point")):
+        pass
     assert psql.execute("SELECT x, y FROM point WHERE id = 'b'").fetchall() == [(7, 9)]
     both[0].flush_dirty(10)
     everywhere(both, Point, "b", Point("b", 7, 9))

@@ -362,3 +362,16 @@ def test_an_increment_of_a_pending_write_that_a_clock_stamped_which_was_put_back
     assert (slot.key_text, item.record) == ("a", {"x": 1})
     assert [point for _, point in series.points] == [0, 1]
     assert dict(item.ages)["x"] < series.last == item.version < 5000
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_write_over_a_pending_one_that_a_clock_stamped_which_was_put_back_since_is_newer_in_every_column(
+    partial: bool,
+) -> None:
+    dirty = Buffer()
+    dirty.put("a", 5000, {"x": 1, "y": 1})
+    dirty.buffer.write("things", "a", "a", Buffered(0, {"x": 2} if partial else {"x": 2, "y": 2}, partial))
+    ((_, item),) = dirty.buffer.take(10)
+    assert (item.record, item.partial) == ({"x": 2, "y": 1 if partial else 2}, False)
+    assert item.version < 5000
+    assert all(age < item.version for _, age in item.ages)

@@ -51,7 +51,7 @@ class DirtyBuffer:
         so that it either finds this write here, or this one's stamp is above it. Raises `ClosedError` where the process
         is about to end."""
         return self._take(
-            lambda: self._put(schema, key, key_text, replace(item, version=self._owner.stamp()), newest=True)
+            lambda: self._put(schema, key, key_text, replace(item, version=self._stamp(schema, key)), newest=True)
         )
 
     def touch(self, schema: str, key: Hashable, ends: float | None) -> bool:
@@ -199,8 +199,7 @@ class DirtyBuffer:
         """The write of this version was given up, and whoever wrote it was told."""
         with self._lock:
             self._begin()
-            slot = self._slots.get((schema, key))
-            if slot is not None and slot.item.version == version:
+            if (slot := self._slots.get((schema, key))) is not None and slot.item.version == version:
                 self._tallies.forget((schema, key))
                 self._remove(slot)
             self._torn = False
@@ -326,7 +325,13 @@ class DirtyBuffer:
         if not item.added:
             self._tallies.unknow(place)
         if (slot := self._slots.get(place)) is not None:
-            return self._coalesce(slot, item, newest=newest)
+            laid, accepted = coalesced(self._owner, slot, item)
+            if laid is not None:
+                slot.shown = max(slot.shown, 0 if newest else item.version)
+                if not laid.added:
+                    self._tallies.forget(place)
+                self._replace(slot, laid)
+            return accepted
         if len(self._slots) >= self.limits.most and not self._make_room():
             return Accepted(item.version, room=False)
         slot = self._slots[place] = Slot(schema, key, key_text, item, self._clock.monotonic())
@@ -334,21 +339,8 @@ class DirtyBuffer:
         self._enqueue(slot)
         return Accepted(item.version)
 
-    def _coalesce(self, slot: Slot, item: Buffered, *, newest: bool) -> Accepted:
-        laid, accepted = coalesced(self._owner, slot, item, newest=newest)
-        if laid is not None:
-            if not newest:
-                slot.shown = max(slot.shown, item.version)
-            if not laid.added:
-                self._tallies.forget((slot.schema, slot.key))
-            self._replace(slot, laid)
-        return accepted
-
     def _add(self, schema: str, key: Hashable, key_text: str, what: Addition) -> Accepted:
-        version, place, slot = self._owner.stamp(), (schema, key), self._slots.get((schema, key))
-        if slot is not None and slot.item.version > version:  # by a clock that has been put back since
-            self._restamp(slot)
-            version = self._owner.stamp()
+        version, place, slot = self._stamp(schema, key), (schema, key), self._slots.get((schema, key))
         if slot is not None and slot.item.record is None and not slot.overtaken and what.default is None:
             return Accepted(version, orphan=True)
         # Without a slot it has gone around the ledger, or ended; and a newer write of others comes between.
@@ -358,6 +350,14 @@ class DirtyBuffer:
         taken = self._put(schema, key, key_text, item, newest=True)
         record = self._tallies.count(place, what, self._clock.monotonic())
         return Accepted(version, taken.room, taken.orphan, item, record)
+
+    def _stamp(self, schema: str, key: Hashable) -> int:
+        """A version for a new write of the key, above that of the one that is here."""
+        version, slot = self._owner.stamp(), self._slots.get((schema, key))
+        if slot is not None and slot.item.version > version:  # by a clock that has been put back since
+            self._restamp(slot)
+            version = self._owner.stamp()
+        return version
 
     def _restamp(self, slot: Slot) -> None:
         self._tallies.forget((slot.schema, slot.key))

@@ -11,15 +11,12 @@ from strata.writebehind.dirty.owner import Owner
 from strata.writebehind.dirty.slot import Accepted, Buffered, Slot
 
 
-def coalesced(owner: Owner, slot: Slot, item: Buffered, *, newest: bool) -> tuple[Buffered | None, Accepted]:
-    """What takes the place of a slot's write where another comes, None where that stays; and what became of the other.
-
-    `newest`: it comes after what is here, even where a clock that has been put back since stamped that.
-    """
+def coalesced(owner: Owner, slot: Slot, item: Buffered) -> tuple[Buffered | None, Accepted]:
+    """What takes the place of a slot's write where another comes, None where that stays; and what became of that."""
     old, version = slot.item, item.version
     if version == old.version:
         return None, Accepted(version)  # the same write, out of a journal that was read before
-    if version < old.version and not newest:
+    if version < old.version:
         return _overtaken(owner, slot, item)
     if item.partial and old.record is not None:
         return laid(owner, slot.schema, old, item), Accepted(version)

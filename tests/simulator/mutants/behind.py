@@ -91,7 +91,7 @@ BEHIND = {
             "return self._take(",
             "from strata import waits\n    version = self._owner.stamp()\n    waits.sleep(0.01)\n"
             "    return self._take(",
-            "version=self._owner.stamp()",
+            "version=self._stamp(schema, key)",
             "version=version",
         ),
     ),
