@@ -8,6 +8,7 @@ from inspect import iscoroutine, iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 from strata import waits
+from strata.contracts import Codec
 from strata.errors import DecodeError, HookError, WriteBehindMaxRetryError, where_of
 from strata.freshness import Freshness
 from strata.hooks import SchemaHooks
@@ -51,6 +52,7 @@ class Bound:
     l2: L2Tier | None
     searches: Searches
     l3: Rows | None
+    codec: Codec  # of what L2 holds
     cipher: Any
     counters: Counters
     clock: Clock

@@ -173,11 +173,11 @@ class Collection(Generic[T, K]):
         """
         self._store.touch(self.name, id, ttl)
 
-    def insert(self, record: T, /) -> T:
+    def insert(self, record: T, /, *, ttl: Duration | None = None) -> T:
         """Store a record whose key no record has yet, synchronously in every mode; returns it as stored.
 
         Deferred writes of the key that the ledger has count as there. A key that is marked `Generated` may be None: the
-        database assigns it.
+        database assigns it. `ttl` is a life of its own, as in `set`.
 
         Raises `AlreadyExistsError` where there is one, and nothing is written then; `MigrationError` where the table
         has nothing to make a key of; otherwise as `set_many` does. Of an `L3UnavailableError` whose `outcome_unknown`
@@ -188,7 +188,7 @@ class Collection(Generic[T, K]):
         >>> store.insert(Player, Player("p7", "berta"))
         Player(id='p7', name='berta')
         """
-        return self._store.insert(self.name, record)
+        return self._store.insert(self.name, record, ttl=ttl)
 
     def insert_many(self, records: Iterable[T], /) -> list[T]:
         """Store records whose keys no record has yet, as `insert` does each; returns them as stored, in their order.

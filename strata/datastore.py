@@ -17,6 +17,7 @@ from strata._wiring import Wiring
 from strata.bound import Bound
 from strata.collection import RAISE, Collection
 from strata.config import Config
+from strata.contracts import Codec
 from strata.durations import Duration, life, seconds
 from strata.engine.calls import Caller, Making
 from strata.engine.context import ABSENT
@@ -149,8 +150,8 @@ class DataStore:
         """
         return self._register(schema)
 
-    def _register(self, schema: Schema[T], *, remade: bool = False) -> Collection[T, Any]:
-        """`remade`: its records are results, which are made again."""
+    def _register(self, schema: Schema[T], *, remade: bool = False, codec: Codec | None = None) -> Collection[T, Any]:
+        """`remade`: its records are results, which are made again. `codec`: in the place of that of the store."""
         if not isinstance(schema, Schema):
             raise InvalidModelError(f"register takes a Schema, not a {type(schema).__name__}; wrap the model in one")
         with self._lock:
@@ -159,7 +160,7 @@ class DataStore:
                 raise SchemaDuplicateError(
                     f"a schema {schema.name!r} is registered already; give this one another name"
                 )
-            bound = self._wiring.bind(schema, remade=remade)
+            bound = self._wiring.bind(schema, remade=remade, codec=codec or self.config.codec)
             self._schemas[schema.name] = bound
             self._hot[schema.name] = hot = Hot(bound)
             self._hot.setdefault(schema.model, hot)
@@ -525,14 +526,14 @@ class DataStore:
             self._toucher.touch(bound, id, life(ttl))
 
     @overload
-    def insert(self, schema: type[T], record: T, /) -> T: ...
+    def insert(self, schema: type[T], record: T, /, *, ttl: Duration | None = ...) -> T: ...
     @overload
-    def insert(self, schema: str, record: T, /) -> T: ...
-    def insert(self, schema: SchemaRef[Any], record: Any, /) -> Any:
+    def insert(self, schema: str, record: T, /, *, ttl: Duration | None = ...) -> T: ...
+    def insert(self, schema: SchemaRef[Any], record: Any, /, *, ttl: Duration | None = None) -> Any:
         """Store a record whose key no record has yet, synchronously in every mode; returns it as stored.
 
         Deferred writes of the key that the ledger has count as there. A key that is marked `Generated` may be None: the
-        database assigns it.
+        database assigns it. `ttl` is a life of its own, as in `set`.
 
         Raises `AlreadyExistsError` where there is one, and nothing is written then; `MigrationError` where the table
         has nothing to make a key of; otherwise as `set_many` does. Of an `L3UnavailableError` whose `outcome_unknown`
@@ -545,7 +546,7 @@ class DataStore:
         """
         bound = self._bound(schema)
         with _Counted(bound, self._metrics, "strata_set_seconds"):
-            return self._inserter.insert(bound, record)
+            return self._inserter.insert(bound, record, life(ttl))
 
     @overload
     def insert_many(self, schema: type[T], records: Iterable[T], /) -> list[T]: ...
@@ -1040,6 +1041,12 @@ class DataStore:
 
     def __repr__(self) -> str:
         return f"DataStore(schemas={list(self._schemas)!r}{', closed' if self._context.closed else ''})"
+
+    def _remove(self, schema: str, id: Key, fits: Callable[[Any], bool]) -> bool:
+        """Delete a record of a schema without L3 if there is one, and it fits; whether that was so."""
+        bound = self._bound(schema)
+        with _Counted(bound, self._metrics):
+            return self._modifier.remove(bound, id, fits)
 
     @property
     def _has_redis(self) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from strata.aging import Aging
 from strata.bound import Bound, Callbacks
 from strata.config import Config
+from strata.contracts import Codec
 from strata.errors import InvalidConfigError, InvalidModelError
 from strata.l1.claims import Claims
 from strata.l1.store import MemStore
@@ -123,7 +124,9 @@ class Tiers:
             self.sweeper.register(absences, lambda gone: None)
         return L1Tier(store, claims, trust, hooks.evicted, versions, absences, marks)
 
-    def l2(self, schema: Schema[Any], plan: ModelPlan[Any], counters: Counters, marks: SchemaMarkers) -> L2Tier | None:
+    def l2(
+        self, schema: Schema[Any], plan: ModelPlan[Any], codec: Codec, counters: Counters, marks: SchemaMarkers
+    ) -> L2Tier | None:
         if schema.l2 is None:
             return None
         from strata.l2.tier import L2Tier
@@ -138,7 +141,7 @@ class Tiers:
                 count=entries,
             )
 
-        codec, versions = self.config.codec, self.versions
+        versions = self.versions
         lifetimes = self._lifetimes(schema.l2)
         contents = Contents(
             plan.encoder(codec),

@@ -19,6 +19,7 @@ from strata.coherence.outside import Outside
 from strata.coherence.pulse import Pulse
 from strata.coherence.repairs import Repairs
 from strata.config import Config
+from strata.contracts import Codec
 from strata.encryption_keys import EncryptionKeys, keys_from
 from strata.engine import readings
 from strata.engine.background import Background
@@ -135,9 +136,9 @@ class Wiring:
         """What is registered now."""
         return list(self._schemas.values())
 
-    def bind(self, schema: Schema[Any], *, remade: bool = False) -> Bound:
-        """Check a schema and build its parts; `remade` is as `Bound` has it. Raises `InvalidModelError` or
-        `InvalidConfigError`."""
+    def bind(self, schema: Schema[Any], *, remade: bool, codec: Codec) -> Bound:
+        """Check a schema and build its parts; `remade` is as `Bound` has it, and `codec` is of what L2 holds of it.
+        Raises `InvalidModelError` or `InvalidConfigError`."""
         plan = compile_model(schema.model)
         mode = schema.write_mode or self.config.default_write_mode
         self._tiers.check(schema, plan, mode)
@@ -147,7 +148,7 @@ class Wiring:
         tagger = None if schema.tags is None else Tagger(schema, plan, counters, self.log)
         marks = SchemaMarkers(self.context.marking.markers, schema.name, tagger)
         # Nothing outdates what stands in the lowest tier.
-        l2 = self._tiers.l2(schema, plan, counters, marks if l3 is not None or remade else UNMARKED)
+        l2 = self._tiers.l2(schema, plan, codec, counters, marks if l3 is not None or remade else UNMARKED)
         alone = l2 is None and l3 is None
         kept = SchemaMarkers(self.context.marking.markers, schema.name, None if tagger is None else tagger.of_kept)
         l1 = self._tiers.l1(schema, hooks, alone=alone, marks=UNMARKED if alone and not remade else kept)
@@ -162,6 +163,7 @@ class Wiring:
             l2=l2,
             searches=self._tiers.searches(schema, l2),
             l3=l3,
+            codec=codec,
             cipher=cipher,
             counters=counters,
             clock=self.clock,

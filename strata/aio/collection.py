@@ -109,9 +109,9 @@ class AsyncCollection(Ready, Generic[T, K]):
         """As `Collection.touch`."""
         await here().call(self.sync.touch, id, ttl)
 
-    async def insert(self, record: T, /) -> T:
+    async def insert(self, record: T, /, *, ttl: Duration | None = None) -> T:
         """As `Collection.insert`."""
-        return await here().call(self.sync.insert, record)
+        return await here().call(self.sync.insert, record, ttl=ttl)
 
     async def insert_many(self, records: Iterable[T], /) -> list[T]:
         """As `Collection.insert_many`."""

@@ -274,12 +274,12 @@ class AsyncDataStore(AsyncWith):
         await here().call(self.sync.touch, schema, id, ttl)
 
     @overload
-    async def insert(self, schema: type[T], record: T, /) -> T: ...
+    async def insert(self, schema: type[T], record: T, /, *, ttl: Duration | None = ...) -> T: ...
     @overload
-    async def insert(self, schema: str, record: T, /) -> T: ...
-    async def insert(self, schema: SchemaRef[Any], record: Any, /) -> Any:
+    async def insert(self, schema: str, record: T, /, *, ttl: Duration | None = ...) -> T: ...
+    async def insert(self, schema: SchemaRef[Any], record: Any, /, *, ttl: Duration | None = None) -> Any:
         """As `DataStore.insert`."""
-        return await here().call(self.sync.insert, schema, record)
+        return await here().call(self.sync.insert, schema, record, ttl=ttl)
 
     @overload
     async def insert_many(self, schema: type[T], records: Iterable[T], /) -> list[T]: ...

@@ -32,8 +32,8 @@ UNDECIDED: Any = object()  # in the place of a record that the row decides on, o
 
 class Decision(Protocol):
     """What is to become of a row, decided where nobody else can change it: it is called in the transaction, with the
-    record that L3 has, or ABSENT, and gives the checked and stamped one to be written, perhaps with UNLOADED columns.
-    What it raises ends the commit. It may be called more than once."""
+    record that L3 has, or ABSENT, and gives the checked and stamped one to be written, perhaps with UNLOADED columns;
+    in a schema without L3 also None, to delete it. What it raises ends the commit. It may be called more than once."""
 
     @property
     def inserts(self) -> bool:

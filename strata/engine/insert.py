@@ -40,9 +40,10 @@ class Inserter:
         self._writer = writer
         self._modifier = modifier
 
-    def insert(self, bound: Bound, record: Any) -> Any:
-        """Store a record whose key no record has yet; returns it as stored."""
-        return self._assigning(bound, [self._new(bound, record)], lambda keyed: self._one(bound, keyed[0]))
+    def insert(self, bound: Bound, record: Any, life: float | None = None) -> Any:
+        """Store a record whose key no record has yet, with a life of its own where one is given; returns it as
+        stored."""
+        return self._assigning(bound, [self._new(bound, record)], lambda keyed: self._one(bound, keyed[0], life))
 
     def insert_many(self, bound: Bound, records: Iterable[Any]) -> list[Any]:
         """Store records whose keys no record has yet, all or nothing in L3; returns them as stored, in their order."""
@@ -71,9 +72,9 @@ class Inserter:
         id, _ = plan.key_and_text(id)
         return _New(id, writer.prepare_as(bound, id, accepted))
 
-    def _one(self, bound: Bound, item: _New) -> Any:
+    def _one(self, bound: Bound, item: _New, life: float | None = None) -> Any:
         id, key_text = bound.plan.key_and_text(item.id)
-        return self._modifier.insert(bound, id, key_text, item.record)
+        return self._modifier.insert(bound, id, key_text, item.record, life)
 
     def _all(self, bound: Bound, keyed: Sequence[_New]) -> list[Any]:
         named = bound.plan.key_text

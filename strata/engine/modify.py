@@ -51,7 +51,7 @@ class Unchanged(StrataError):
 
 
 def _whole(bound: Bound, held: Any, record: Any) -> Any:
-    return record if held is ABSENT else bound.plan.merge(held, record)
+    return record if held is ABSENT or record is None else bound.plan.merge(held, record)
 
 
 class Modifier:
@@ -98,6 +98,17 @@ class Modifier:
         id, key_text = bound.plan.key_and_text(id)
         return self.decided(bound, id, key_text, _Modify(bound, id, function, self._writer))
 
+    def remove(self, bound: Bound, id: Any, fits: Callable[[Any], bool]) -> bool:
+        """Delete a record of a schema without L3 if there is one, and it fits; returns whether that was so."""
+        id, key_text = bound.plan.key_and_text(id)
+        self._context.listen()
+        try:
+            self._above_l3(bound, id, key_text, _Removal(fits))
+        except Unchanged:
+            return False
+        bound.counters.deletes += 1
+        return True
+
     def decided(self, bound: Bound, id: Any, key_text: str, decision: Decision, life: float | None = None) -> Any:
         """Write what is decided on by what the lowest tier holds; returns it as stored."""
         self._context.listen()
@@ -105,15 +116,18 @@ class Modifier:
         try:
             if bound.l3 is not None:
                 stored = Commit(self._context).decide(bound, id, key_text, decision, life)
-            elif bound.l2 is not None:
-                stored = self._in_l2(bound, bound.l2, id, key_text, decision, life)
             else:
-                stored = self._in_l1(bound, id, key_text, decision, life)
+                stored = self._above_l3(bound, id, key_text, decision, life)
         except Unchanged as nothing:
             return nothing.record
         bound.counters.sets += 1
         bound.hooks.after_set(bound.plan.copy(stored))
         return stored
+
+    def _above_l3(self, bound: Bound, id: Any, key_text: str, decision: Decision, life: float | None = None) -> Any:
+        if bound.l2 is not None:
+            return self._in_l2(bound, bound.l2, id, key_text, decision, life)
+        return self._in_l1(bound, id, key_text, decision, life)
 
     def _in_l2(self, bound: Bound, l2: L2Tier, id: Any, key_text: str, decision: Decision, life: float | None) -> Any:
         """Until nobody else has written in between, as by WATCH and MULTI; those of one process take turns, which costs
@@ -156,7 +170,8 @@ class Modifier:
             left = entry.ends - now if entry is not None and entry.own else life
             held = ABSENT if entry is None else plan.thaw(entry.value)
             record = _whole(bound, held, decide_on(bound, key_text, decision, held))
-            if bound.l1.swap(id, stood, plan.freeze(record), context.versions.stamp(), now, left):
+            kept = None if record is None else plan.freeze(record)
+            if bound.l1.swap(id, stood, kept, context.versions.stamp(), now, left):
                 return record
 
     def _part(self, bound: Bound, id: Any, fields: Mapping[str, Any]) -> Any:
@@ -212,6 +227,16 @@ class _Insert:
         if held is not ABSENT:
             raise already_there(self.bound.name, self.id)
         return self.record
+
+
+@dataclass(frozen=True, slots=True)
+class _Removal:
+    fits: Callable[[Any], bool]
+    inserts: bool = False
+
+    def __call__(self, held: Any, /) -> None:
+        if held is ABSENT or not self.fits(held):
+            raise Unchanged(held)
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,12 +179,16 @@ class L1Tier:
     def swap(
         self, key: Hashable, stood: int | None, value: Any, version: int, now: float, life: float | None = None
     ) -> bool:
-        """As `write` where L1 is the lowest tier, if what was found there, by its version (None: nothing), still is."""
+        """As `write` where L1 is the lowest tier, if what was found there, by its version (None: nothing), still is; a
+        value of None is a deletion."""
         with self.claims.lock:
             entry = None if self.store is None else self.store.live(key, now)
             if (None if entry is None else entry.version) != stood:
                 return False
-            self.write(key, value, version, now, life=life)
+            if value is None:
+                self.forget(key)
+            else:
+                self.write(key, value, version, now, life=life)
             return True
 
     def touch(self, claim: Claim, life: float | None, now: float, version: int = 0) -> bool:

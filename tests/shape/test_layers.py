@@ -42,7 +42,7 @@ datastore
 aio
 __init__
 application
-embedded
+embedded drop_in
 testing integrations
 cli worker
 """

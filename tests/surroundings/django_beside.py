@@ -14,7 +14,9 @@ from psycopg.conninfo import conninfo_to_dict
 BACKEND = "django.db.backends.postgresql"
 
 if not settings.configured:
-    settings.configure(DATABASES={"default": {"ENGINE": BACKEND}}, INSTALLED_APPS=[], USE_TZ=True)
+    settings.configure(
+        DATABASES={"default": {"ENGINE": BACKEND}}, INSTALLED_APPS=[], USE_TZ=True, SECRET_KEY="of the tests"
+    )
     django.setup()
 
 

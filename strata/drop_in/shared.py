@@ -1,0 +1,99 @@
+"""Which store, and which entries of it, a cache works on: one store a process and place, one set of entries a name."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+from strata._wiring.tiers import SHARDS
+from strata.aio.store import plain
+from strata.application import is_named, load_store
+from strata.config import Config
+from strata.datastore import DataStore
+from strata.drop_in.entries import Entries
+from strata.errors import InvalidConfigError, shown
+from strata.policies import L1PoolConfig, count
+from strata.waits.locks import once_lock
+
+KEPT = 10_000  # entries of a cache in L1, where nobody says
+_NAME = re.compile("[A-Za-z0-9]{1,32}").fullmatch
+
+# By place and options, for as long as the process lives. Written under `_lock`, which the child of a fork has anew; the
+# stores themselves go on in it.
+_lock = once_lock()
+_stores: dict[str, DataStore] = {}
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = once_lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def store_at(place: Any, options: Mapping[str, Any], max_entries: int | None = None) -> DataStore:
+    """The store of a place: an address of Redis, with `options` as those of `Config`; `package.module:store`, or a
+    store, which have their settings; or, where it is "", what the environment says.
+
+    `max_entries`: so many entries of each cache are in L1, rounded up to the next 256. Raises `InvalidConfigError` for
+    what is no place, and no option.
+    """
+    place = plain(place)
+    if isinstance(place, DataStore) or _names_store(place):
+        told = [*options] if max_entries is None else [*options, "max_entries"]
+        if told:
+            raise InvalidConfigError(
+                f"{', '.join(sorted(told))} would be set for a cache of a store that has its settings already; set "
+                "them where the store is made"
+            )
+        return place if isinstance(place, DataStore) else load_store(place)
+    known = {field.name for field in dataclasses.fields(Config)}
+    for name in options:
+        if name not in known:
+            raise InvalidConfigError(f"a cache has no option {name!r}; it has {', '.join(sorted(known))}")
+    wanted = f"{place} {max_entries} {sorted(options.items(), key=lambda item: item[0])!r}"
+    with _lock:
+        store = _stores.get(wanted)
+        if store is None or store._context.closed:
+            most = count(KEPT if max_entries is None else max_entries, "max_entries", 1)
+            given = {"l1_pool": L1PoolConfig(-(-most // SHARDS)), **options}
+            made = Config(redis_addr=place, **given) if place else Config.from_env(**given)
+            store = _stores[wanted] = DataStore(made)
+        return store
+
+
+def entries_of(store: DataStore, kind: str, prefix: str, secrets: Sequence[bytes]) -> Entries:
+    """The entries of a key prefix, which is part of their name, so that clearing them clears no other's."""
+    if not prefix:
+        return Entries(store, kind, secrets)
+    mark = prefix if _NAME(prefix) else sha256(prefix.encode()).hexdigest()[:32]
+    return Entries(store, f"{kind}_{mark}", secrets)
+
+
+def secret_of(given: Any, what: str = "secret_key") -> bytes:
+    """A secret as bytes. Raises `InvalidConfigError`, which does not show it."""
+    if not isinstance(given, str | bytes) or not given:
+        raise InvalidConfigError(
+            f"{what} is {'empty' if given in ('', b'') else 'a ' + type(given).__name__}; it must be a secret text"
+        )
+    return given.encode() if isinstance(given, str) else given
+
+
+def secrets_of(given: Any) -> list[bytes]:
+    """The secret that was given, or that of STRATA_SECRET_KEY, if there is one. Raises as `secret_of` does."""
+    if given is None:
+        given = os.environ.get("STRATA_SECRET_KEY") or None
+    return [] if given is None else [secret_of(given)]
+
+
+def _names_store(place: str) -> bool:
+    if not isinstance(place, str):
+        raise InvalidConfigError(
+            f"a cache is at {shown(place)}; it must be the address of one Redis, or package.module:store"
+        )
+    return "://" not in place and is_named(place) and not place.rpartition(":")[2].isdigit()

@@ -1,0 +1,215 @@
+"""`StrataCache`: Django's cache in L1 and L2, coherent among processes.
+
+It does what Django's documentation says of a cache backend ("Django's cache framework", 5.2), and Django's own tests of
+caches and cached sessions pass on it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from functools import cached_property, wraps
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
+
+from strata.aio.here import here
+from strata.drop_in.entries import Entries, key_of
+from strata.drop_in.shared import entries_of, secret_of, secrets_of, store_at
+from strata.drop_in.values import Pickles
+from strata.errors import InvalidConfigError, NotFoundError, UnavailableError, shown
+
+# A key that Django does not warn of, and `key_of` would leave as it is.
+_PORTABLE = re.compile("(?!~)[^\0-\x20\x7f\ud800-\udfff]{1,250}").fullmatch
+
+
+class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
+    """The cache backend `strata.integrations.django.StrataCache`. Thread-safe; it may be used in the child of a fork.
+
+    `LOCATION` is the address of a Redis, as `Config.redis_addr` has it, or `package.module:store`; without one it is
+    what the environment says. All caches of a process with one `LOCATION` and the same `OPTIONS` share a store, and
+    those with the same `KEY_PREFIX` their entries. `OPTIONS` are those of `Config`, such as `namespace`, and
+
+    - `MAX_ENTRIES`: how many entries a process keeps in L1, rounded up to the next 256; 10,240 by default. How many
+      Redis keeps is for its `maxmemory` to say; nothing is culled (`CULL_FREQUENCY` is not used).
+    - `secret_key`: what signs entries in Redis, in the place of SECRET_KEY and SECRET_KEY_FALLBACKS.
+    - `ignore_outages`: whether a Redis that does not answer is as a cache that is empty, and keeps nothing. Otherwise
+      calls raise `strata.UnavailableError`, which is also the default.
+
+    An entry that nobody who has the secret has written is no entry, and so is one that cannot be unpickled any more.
+    """
+
+    def __init__(self, location: str, params: dict[str, Any]) -> None:
+        super().__init__(params)
+        options = dict(params.get("OPTIONS", {}))
+        options.pop("CULL_FREQUENCY", None)
+        self._location = location
+        self._secret = options.pop("secret_key", None)
+        self._entries_kept = options.pop("MAX_ENTRIES", None)
+        self._ignores = options.pop("ignore_outages", False)
+        if not isinstance(self._ignores, bool):
+            raise InvalidConfigError(f"ignore_outages is {shown(self._ignores)}; it must be True or False")
+        self._options = options
+        self._outages = suppress(UnavailableError) if self._ignores else nullcontext()
+        self._warns_as_usual = type(self).validate_key is BaseCache.validate_key
+
+    @cached_property
+    def _entries(self) -> Entries:
+        """Made at the first use, when the settings are known, and Redis is not asked yet."""
+        if self._secret is None:
+            secrets = [secret_of(settings.SECRET_KEY, "SECRET_KEY")]
+            secrets += [secret_of(secret, "SECRET_KEY_FALLBACKS") for secret in settings.SECRET_KEY_FALLBACKS]
+        else:
+            secrets = secrets_of(self._secret)
+        store = store_at(self._location, self._options, self._entries_kept)
+        return entries_of(store, "django_cache", self.key_prefix, secrets)
+
+    def _key(self, key: Any, version: int | None) -> str:
+        made = self.make_key(key, version=version)
+        if self._warns_as_usual and type(made) is str and _PORTABLE(made):
+            return made
+        self.validate_key(made)
+        return key_of(made)
+
+    def _seconds(self, timeout: Any) -> float | None:
+        seconds: float | None = self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout
+        return seconds
+
+    def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
+        """The value, private to the caller, or the default."""
+        return self._loaded(self._found(self._key(key, version)), default)
+
+    def _found(self, key: str) -> bytes | None:
+        with self._outages:
+            return self._entries.value(key)
+        return None
+
+    def _loaded(self, value: bytes | None, default: Any) -> Any:
+        if value is None:
+            return default
+        try:
+            return Pickles.loads(value)
+        except Exception as error:  # noqa: BLE001 a pickle may raise anything, as where a class was renamed since
+            self._entries.unreadable(error)
+            return default
+
+    def set(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> None:
+        """Keep a value. Raises what pickle does."""
+        key, data = self._key(key, version), Pickles.dumps(value)
+        with self._outages:
+            self._entries.set(key, data, self._seconds(timeout))
+
+    def add(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
+        """Keep a value if there is none, in one step against all other processes; whether that was so."""
+        key, data = self._key(key, version), Pickles.dumps(value)
+        with self._outages:
+            return self._entries.add(key, data, self._seconds(timeout))
+        return False
+
+    def get_or_set(self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> Any:
+        """The value, or else the default, or what it returns, which is kept; it is called once at a time."""
+        key = self._key(key, version)
+        found = self._found(key)
+        value = self._loaded(found, self._missing_key)
+        if value is not self._missing_key:
+            return value
+
+        def make() -> bytes:
+            return Pickles.dumps(default() if callable(default) else default)
+
+        with self._outages:
+            if found is not None:
+                self._entries.delete(key, found)  # which is unreadable
+            return Pickles.loads(self._entries.get_or_set(key, make, self._seconds(timeout)))
+        return default() if callable(default) else default
+
+    def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
+        """Give what is there another life; whether something was."""
+        key = self._key(key, version)
+        with self._outages:
+            return self._entries.touch(key, self._seconds(timeout))
+        return False
+
+    def delete(self, key: Any, version: int | None = None) -> bool:
+        """Drop what is there; whether something was."""
+        key = self._key(key, version)
+        with self._outages:
+            return self._entries.delete(key)
+        return False
+
+    def has_key(self, key: Any, version: int | None = None) -> bool:
+        """Whether something is there."""
+        key = self._key(key, version)
+        with self._outages:
+            return self._entries.has(key)
+        return False
+
+    def incr(self, key: Any, delta: int = 1, version: int | None = None) -> Any:
+        """Add to a number, in one step against all other processes; its life goes on. Raises `ValueError` where there
+        is none."""
+        made, value = self._key(key, version), None
+
+        def add(data: bytes) -> bytes:
+            nonlocal value
+            value = Pickles.loads(data) + delta
+            return Pickles.dumps(value)
+
+        with self._outages, suppress(NotFoundError):
+            self._entries.change(made, add)
+            return value
+        raise ValueError(f"Key '{key}' not found")
+
+    def get_many(self, keys: Any, version: int | None = None) -> dict[Any, Any]:
+        """The values that there are, by key, in one round trip."""
+        named = {self._key(key, version): key for key in keys}
+        with self._outages:
+            found = self._entries.values(named)
+            loaded = {named[key]: self._loaded(value, self._missing_key) for key, value in found.items()}
+            return {key: value for key, value in loaded.items() if value is not self._missing_key}
+        return {}
+
+    def set_many(self, data: dict[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> list[Any]:
+        """Keep values, in one round trip; returns the keys of those that were not kept."""
+        values = {self._key(key, version): Pickles.dumps(value) for key, value in data.items()}
+        with self._outages:
+            self._entries.set_many(values, self._seconds(timeout))
+            return []
+        return list(data)
+
+    def delete_many(self, keys: Any, version: int | None = None) -> None:
+        """Drop what is there, in one round trip."""
+        named = [self._key(key, version) for key in keys]
+        with self._outages:
+            self._entries.delete_many(named)
+
+    def clear(self) -> bool:
+        """Drop everything under the key prefix, of each version, by one marker."""
+        with self._outages:
+            self._entries.clear()
+            return True
+        return False
+
+
+def _awaited(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The asynchronous twin of a call: on the loop itself where greenlet is installed (extra `asyncio`), else in a
+    thread, as Django does it."""
+
+    @wraps(call)
+    async def twin(self: StrataCache, *args: Any, **kwargs: Any) -> Any:
+        try:
+            loop = here()
+        except InvalidConfigError:
+            return await sync_to_async(call, thread_sensitive=True)(self, *args, **kwargs)
+        return await loop.call(call, self, *args, **kwargs)
+
+    return twin
+
+
+for _name in (
+    "add", "clear", "decr", "decr_version", "delete", "delete_many", "get", "get_many", "get_or_set", "has_key", "incr",
+    "incr_version", "set", "set_many", "touch",
+):  # fmt: skip
+    setattr(StrataCache, f"a{_name}", _awaited(getattr(StrataCache, _name)))
