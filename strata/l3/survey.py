@@ -1,4 +1,4 @@
-"""A table that somebody else has made, with what its record class has to say of it."""
+"""A table that somebody else has made, read as far as a record class has to say it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ SELECT a.attname::text, c.confrelid::regclass::text || '.' || quote_ident(f.attn
 FROM pg_constraint c CROSS JOIN LATERAL unnest(c.conkey, c.confkey) AS k(own, other)
 JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.own
 JOIN pg_attribute f ON f.attrelid = c.confrelid AND f.attnum = k.other
-WHERE c.conrelid = to_regclass($1) AND c.contype = 'f' AND c.conparentid = 0
+WHERE c.conrelid = to_regclass($1) AND c.contype = 'f' AND c.conparentid = 0 ORDER BY c.conname
 """
 _ON_PATH = "SELECT COALESCE(to_regclass($1) = to_regclass($2), false)"
 _LOOKED_AT = 1_000  # rows, for what their JSON is
+JSON = ("json", "jsonb")
+"""The types of columns whose values say more than their type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +32,8 @@ class Survey:
     """A table, and by column: `labels` of its enum, what it `refers` to, and as what its `json` is there ("object",
     "array" and the like, of the first rows).
 
-    `key` are the columns of the PRIMARY KEY, in its order, or of a unique index in its place. `on_path`: without
-    `schema`, the name leads to the table, too.
+    `key` is the index of the PRIMARY KEY, or a unique one in its place. `on_path`: without `schema`, the name leads to
+    the table, too.
     """
 
     name: str
@@ -63,16 +65,16 @@ def survey(conn: Connection, named: str) -> Survey:
     check_identifier(name, "table name")
     if name.startswith(RESERVED):
         raise InvalidModelError(f"table {name!r} is one of Strata's own; inspect another")
-    json = [column.name for column in facts.columns.values() if column.bare in ("json", "jsonb")]
+    columns = facts.columns.values()
     return Survey(
-        name,
-        schema,
-        bool(_rows(conn, _ON_PATH, full, quote(name))[0][0]),
-        facts,
-        _key(named, facts),
-        {column.name: _labels(conn, column.base) for column in facts.columns.values() if column.enum},
-        dict(_rows(conn, _REFERENCES, full)),
-        {column: _json(conn, full, quote(column)) for column in json},
+        name=name,
+        schema=schema,
+        on_path=bool(_rows(conn, _ON_PATH, full, quote(name))[0][0]),
+        facts=facts,
+        key=_key(named, facts),
+        labels={item.name: _labels(conn, item.base) for item in columns if item.enum},
+        refers=dict(_rows(conn, _REFERENCES, full)),
+        json={item.name: _json(conn, full, quote(item.name)) for item in columns if item.bare in JSON},
     )
 
 
@@ -80,7 +82,7 @@ def _key(named: str, facts: TableFacts) -> IndexFacts:
     """The index by which a row is found: of NOT NULL columns, and the PRIMARY KEY's where there is one."""
     fit = [
         index
-        for index in sorted(facts.indexes, key=lambda index: not index.primary)
+        for index in sorted(facts.indexes, key=lambda index: (not index.primary, not index.immediate, index.name))
         if index.unique and index.plain and index.valid
         if all(name in facts.columns and facts.columns[name].not_null for name in index.columns)
     ]

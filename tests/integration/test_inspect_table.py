@@ -88,7 +88,7 @@ def test_a_column_becomes_a_field_that_reads_and_writes_its_rows(adopt: Adopt, d
 
 
 DEFAULTS = {
-    "text": ("text NOT NULL DEFAULT 'it''s \"x\"'", r'x: str = "it' + r"""'s \"x\"" """.strip(), 'it\'s "x"'),
+    "text": ("text NOT NULL DEFAULT 'it''s \"x\"'", 'x: str = "it\'s \\"x\\""', 'it\'s "x"'),
     "varchar": ("varchar(9) NOT NULL DEFAULT ''", 'x: str = ""', ""),
     "int": ("int NOT NULL DEFAULT -1", "x: int = -1", -1),
     "bigint": ("bigint DEFAULT 5", "x: int | None = 5", 5),
@@ -119,6 +119,7 @@ def test_a_default_that_is_a_value_is_that_of_the_class_too(adopt: Adopt, dsn: s
         ("uuid DEFAULT gen_random_uuid()", 'x: Annotated[UUID | None, strata.Default(sql="gen_random_uuid()")] = None'),
         ("date NOT NULL DEFAULT '2024-06-01'", "x: Annotated[dt.date, strata.Default(sql=\"'2024-06-01'::date\")]"),
         ("bigint NOT NULL DEFAULT 5::bigint", 'x: Annotated[int, strata.Default(sql="(5)::bigint")]'),
+        ("serial", "x: Annotated[int, strata.Default(sql=\"nextval('t_x_seq'::regclass)\")]"),
         ("int NOT NULL DEFAULT 1.5", 'x: Annotated[int, strata.Default(sql="1.5")]'),
         ("float8 NOT NULL DEFAULT 'NaN'", "x: Annotated[float, strata.Default(sql=\"'NaN'::double precision\")]"),
         ("jsonb NOT NULL DEFAULT '{\"a\": 1}'",
@@ -184,6 +185,18 @@ def test_a_key_of_several_columns_has_the_order_of_the_primary_key(adopt: Adopt,
     assert module.seats.get(("Main", 7)).holder == "ann"
     module.seats.update(("Main", 7), holder="ben")
     assert run(dsn, "SELECT holder FROM seats") == [("ben",)]
+
+
+def test_records_bring_all_parts_of_a_key_of_several_columns_also_what_the_database_would_assign(
+    adopt: Adopt, dsn: str
+) -> None:
+    run(dsn, "CREATE TABLE t (tenant uuid DEFAULT gen_random_uuid(), id serial, PRIMARY KEY (tenant, id))")
+    assert body(printed("t")) == [
+        "tenant: Annotated[UUID, strata.PrimaryKey]",
+        "id: Annotated[int, strata.PrimaryKey]",
+    ]
+    module = adopt("t")
+    assert module.t.insert(module.T(tenant=ID, id=7)) == module.t.get((ID, 7), force_l3=True)
 
 
 def test_a_unique_constraint_is_taken_for_the_key_of_a_table_without_one(adopt: Adopt, dsn: str) -> None:

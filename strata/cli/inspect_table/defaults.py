@@ -24,8 +24,8 @@ def literal(expression: str) -> str | None:
     found = _LITERAL.match(expression)
     if found is None:
         return None
-    quoted, number, truth = found.groups()
-    return number or truth or quoted.replace("''", "'")
+    inside, number, truth = found.groups()
+    return number or truth or inside.replace("''", "'")
 
 
 def source(text: str, python: type) -> str:

@@ -13,15 +13,14 @@ from strata.cli.inspect_table.types import SPELLED, json_type, type_of
 from strata.errors import InvalidModelError
 from strata.l3.catalog import ColumnFacts
 from strata.l3.fit import shown
-from strata.l3.survey import Survey
+from strata.l3.survey import JSON, Survey
 
 _ASSIGNED = (int, uuid.UUID)  # of which the database makes keys
-_JSON = ("json", "jsonb")
 
 
 @dataclass(frozen=True, slots=True)
 class FieldSource:
-    """A field as source: its type without None, the names of its markers, and its default, empty where it has none."""
+    """A field as source. `hint` is its type without None; `line` imports that; an empty `default` is none."""
 
     name: str
     hint: str
@@ -29,7 +28,7 @@ class FieldSource:
     markers: list[str] = field(default_factory=list)
     default: str = ""
     remark: str = ""
-    line: str = ""  # that imports the type
+    line: str = ""
 
     def __str__(self) -> str:
         optional = f"{self.hint} | None" if self.nullable else self.hint
@@ -47,7 +46,7 @@ def key_field(table: Survey, facts: ColumnFacts) -> FieldSource:
             f"column {facts.name!r} of the key of table {table.name!r} is {shown(facts)}; a key has columns of text, "
             "varchar, integers and uuid, with names that Python allows, and none that is GENERATED AS an expression"
         )
-    assigned = facts.identity or facts.default is not None
+    assigned = bool(facts.identity) or facts.default is not None
     generated = assigned and python in _ASSIGNED and len(table.key.columns) == 1
     return FieldSource(
         facts.name,
@@ -82,7 +81,7 @@ def left_out(table: Survey, facts: ColumnFacts) -> list[str]:
     """Why no field stands for a column, and what that means, as comments."""
     if not is_field(facts.name):
         why = "no field can have its name"
-    elif facts.bare in _JSON:
+    elif facts.bare in JSON:
         why = "its values are neither all objects nor all arrays"
     elif facts.base.endswith("[]"):
         why = f"it is {shown(facts)}, and Strata keeps lists as JSONB"
@@ -95,7 +94,7 @@ def left_out(table: Survey, facts: ColumnFacts) -> list[str]:
 
 
 def _type(table: Survey, facts: ColumnFacts) -> type | None:
-    if facts.bare in _JSON:
+    if facts.bare in JSON:
         return json_type(facts, table.json[facts.name])
     return type_of(facts, key=False)
 

@@ -22,7 +22,8 @@ class Spelling(NamedTuple):
     line: str = ""
 
 
-_DT, _ANY = "import datetime as dt", "from typing import Annotated, Any"
+_DT = "import datetime as dt"
+_ANY = "from typing import Annotated, Any"  # in one line, since every record has a marker
 SPELLED: Mapping[type, Spelling] = {  # the narrow ones first: an INTEGER would do for a Decimal, too
     str: Spelling("str"),
     int: Spelling("int"),
