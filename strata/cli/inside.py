@@ -17,6 +17,7 @@ from strata.l3.compare import compare
 from strata.l3.connection import connect, parse_dsn
 from strata.l3.layout import quote
 from strata.l3.ordered import MissingIndex
+from strata.l3.survey import Survey, survey
 from strata.l3.table import Table
 from strata.writebehind.ledger.lag import PendingStats
 
@@ -122,3 +123,9 @@ def compared(store: DataStore) -> tuple[dict[str, TableFacts], Plan]:
     over = [(bound.rows.table, bound.schema) for bound in schemas(store).values() if bound.l3 is not None]
     with store._wiring.database(store.config.postgres_dsn).session() as conn:
         return {name: table_facts(conn, quote(name)) for name in tables(store)}, compare(conn, over)
+
+
+def surveyed(store: DataStore, name: str) -> Survey:
+    """A table of the store's database, registered or not. Raises what `survey` does, or `L3UnavailableError`."""
+    with store._wiring.database(store.config.postgres_dsn).session() as conn:
+        return survey(conn, name)

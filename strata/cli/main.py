@@ -17,6 +17,7 @@ from strata.cli.deadletters import dead_letters
 from strata.cli.demo.command import demo
 from strata.cli.dev import dev
 from strata.cli.doctor.command import doctor
+from strata.cli.inspect_table.command import inspect_table
 from strata.cli.keys import keys
 from strata.cli.migrate import migrate
 from strata.cli.signals import Ended
@@ -48,5 +49,5 @@ def main() -> None:
     logging.getLogger("strata").addHandler(logging.NullHandler())
 
 
-for command in (dev, demo, migrate, warm, stats, audit, doctor, dead_letters, keys, adopt):
+for command in (dev, demo, migrate, warm, stats, audit, doctor, dead_letters, keys, adopt, inspect_table):
     main.add_command(command)

@@ -58,7 +58,7 @@ ORDER BY a.attnum
 """
 _KIND = f"SELECT c.oid::int8, {_RELATION} FROM pg_class c WHERE c.oid = to_regclass($1)"
 _INDEXES = """
-SELECT c.relname, i.indisunique, i.indisvalid, i.indimmediate,
+SELECT c.relname, i.indisprimary, i.indisunique, i.indisvalid, i.indimmediate,
        i.indpred IS NULL AND NOT 0 = ANY(i.indkey) AND m.amname = 'btree',
        ARRAY(SELECT a.attname::text FROM unnest(i.indkey) WITH ORDINALITY AS k(attnum, place)
              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
@@ -139,9 +139,11 @@ class ColumnFacts:
 
 @dataclass(frozen=True, slots=True)
 class IndexFacts:
-    """An index as it is. `plain` is a B-tree over whole columns and all rows; `immediate` is not deferrable."""
+    """An index as it is. `plain` is a B-tree over whole columns and all rows; `immediate` is not deferrable; `primary`
+    keeps the PRIMARY KEY."""
 
     name: str
+    primary: bool
     unique: bool
     valid: bool
     immediate: bool
@@ -198,7 +200,7 @@ def table_facts(conn: Connection, quoted: str) -> TableFacts:
     oid, kind, strategy, rest, divided_by = found
     columns = _columns(conn, oid)
     rows = conn.execute(_INDEXES, (oid,)).fetchall()
-    indexes = [IndexFacts(row[0], row[1], row[2], row[3], row[4], tuple(row[5])) for row in rows]
+    indexes = [IndexFacts(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6])) for row in rows]
     return TableFacts(kind, strategy, tuple(divided_by), None if rest == "-" else rest, columns, tuple(indexes))
 
 

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 MODELS, QUERIES = "docs/models-and-types.md", "docs/queries.md"
 MEMOIZING, LIVES, TAGS, COOKBOOK = "docs/memoizing.md", "docs/lives.md", "docs/tags.md", "docs/cookbook.md"
 OTHERS = ("README.md", "docs/getting-started.md", "docs/asyncio.md")
-PAGES = {name: ROOT / name for name in (*OTHERS, MODELS, QUERIES, MEMOIZING, LIVES, TAGS, COOKBOOK)}
+EXISTING = "docs/existing-tables.md"
+PAGES = {name: ROOT / name for name in (*OTHERS, EXISTING, MODELS, QUERIES, MEMOIZING, LIVES, TAGS, COOKBOOK)}
 EXAMPLE = re.compile(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", re.MULTILINE | re.DOTALL)
 RECIPES = dict(section.split("\n", 1) for section in PAGES[COOKBOOK].read_text().split("\n## ")[1:])
 
@@ -150,6 +151,35 @@ def test_the_example_of_assigned_keys_prints_what_the_page_says(tmp_path: Path, 
     (tmp_path / "articles.py").write_text(f"{SHOP}\nimport strata\n{code}\nstore.close()\n")
     result = run(tmp_path, "articles.py", STRATA_POSTGRES_DSN=dsn, STRATA_REDIS_ADDR=redis_addr)
     assert (result.returncode, result.stdout) == (0, said), result.stderr
+
+
+def test_the_existing_table_is_inspected_adopted_and_used_as_the_page_says(
+    tmp_path: Path, dsn: str, redis_addr: str
+) -> None:
+    page = PAGES[EXISTING].read_text()
+    table, to_jsonb = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    module, use = blocks(EXISTING)
+    lacking, said = re.findall(r"^```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    servers = {"STRATA_POSTGRES_DSN": dsn, "STRATA_REDIS_ADDR": redis_addr}
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(table)
+        inspected = run(tmp_path, "-m", "strata.cli", "inspect-table", "orders", **servers)
+        assert (inspected.returncode, inspected.stdout) == (0, module), inspected.stderr
+        (tmp_path / "orders.py").write_text(module)
+        migrated = run(tmp_path, "-m", "strata.cli", "migrate", "--app", "orders:store", **servers)
+        assert migrated.returncode == 1 and lacking in migrated.stdout
+        told = "from orders import store; print(*(change.sql for change in store.migrate().manual))"
+        conn.execute(run(tmp_path, "-c", told, **servers).stdout)
+        assert run(tmp_path, "-m", "strata.cli", "migrate", "--app", "orders:store", **servers).returncode == 0
+        (tmp_path / "use.py").write_text(f"{use}\norders._store.close()\n")
+        used = run(tmp_path, "use.py", **servers)
+        assert (used.returncode, used.stdout) == (0, said), used.stderr
+        assert conn.execute("SELECT state, labels FROM orders WHERE id = 1").fetchone() == ("paid", ["gift"])
+        conn.execute(to_jsonb)
+    assert (
+        "labels: list[Any] | None = None"
+        in run(tmp_path, "-m", "strata.cli", "inspect-table", "orders", **servers).stdout
+    )
 
 
 def test_the_example_of_sessions_runs_as_it_stands(tmp_path: Path, redis_addr: str) -> None:
