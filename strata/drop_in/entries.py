@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from time import monotonic
 from typing import Annotated, Any
 
 from strata.collection import Collection
@@ -20,13 +21,14 @@ from strata.model import PrimaryKey
 from strata.policies import MemPolicy, RedisPolicy, WriteMode
 from strata.schema import Schema
 
+DIGEST = "~"  # what begins so is the digest of a key
 # What stands for itself: Redis and Strata take it as a key, and it is not the digest of another.
-_PLAIN = re.compile("(?!~)[^\0\ud800-\udfff]{1,512}").fullmatch
+_PLAIN = re.compile(f"(?!{DIGEST})[^\0\ud800-\udfff]{{1,512}}").fullmatch
 FOREVER = 100 * 365 * 86_400.0  # seconds from which a life is without end
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CacheEntry:
     """What is kept under a key."""
 
     id: Annotated[str, PrimaryKey]
@@ -37,7 +39,7 @@ class Entries:
     """One cache. Thread-safe, and fork-safe, as its store is.
 
     Keys are what `key_of` gives. `seconds` is how long an entry lives, None for ever; 0 and less: it is over at once,
-    so that what is set is deleted. `get` is that of a `Collection`: the entry, or its `default`.
+    so that what is set is deleted.
 
     The calls raise what those of a `Collection` do, such as `L2UnavailableError`.
     """
@@ -46,11 +48,27 @@ class Entries:
         """Raises `InvalidConfigError` where the store has a cache of this name with other secrets, or a schema."""
         self.store = store
         self._entries = _registered(store, name, Seal(name, secrets))
-        self.get: Callable[..., Any] = self._entries.get
+        self._hot = self._entries._hot
+
+    def hit(self, key: Any) -> bytes | None:
+        """What L1 holds under the key, which may be anything: what is no plain key of ours is not there."""
+        hot = self._hot  # the hit path of `Collection.get` once more, for the sake of its one frame
+        try:
+            entry = hot.lookup(key)
+        except TypeError:
+            return None  # it has no hash
+        if entry is not None and key[0] != DIGEST:
+            now = monotonic()
+            if now < entry.expires and now < hot.trust.until:
+                entry.used = now
+                entry.hits += 1
+                value: bytes = entry.value.value
+                return value
+        return None
 
     def value(self, key: str) -> bytes | None:
         """What is kept under the key."""
-        entry: Entry | None = self.get(key, default=None)
+        entry: CacheEntry | None = self._entries.get(key, default=None)
         return None if entry is None else entry.value
 
     def values(self, keys: Iterable[str]) -> dict[str, bytes]:
@@ -66,21 +84,21 @@ class Entries:
         if _is_over(seconds):
             self._entries.delete(key)
         else:
-            self._entries.set(key, Entry(key, value), ttl=_life(seconds))
+            self._entries.set(key, CacheEntry(key, value), ttl=_life(seconds))
 
     def set_many(self, values: Mapping[str, bytes], seconds: float | None) -> None:
         """Keep all of them, in one round trip."""
         if _is_over(seconds):
             self._entries.delete_many(values)
         else:
-            self._entries.set_many({key: Entry(key, value) for key, value in values.items()}, ttl=_life(seconds))
+            self._entries.set_many({key: CacheEntry(key, value) for key, value in values.items()}, ttl=_life(seconds))
 
     def add(self, key: str, value: bytes, seconds: float | None) -> bool:
         """Keep it if nothing is there, in one step against all others; whether that was so."""
         if _is_over(seconds):
             return not self.has(key)
         try:
-            self._entries.insert(Entry(key, value), ttl=_life(seconds))
+            self._entries.insert(CacheEntry(key, value), ttl=_life(seconds))
         except AlreadyExistsError:
             return False
         return True
@@ -90,12 +108,12 @@ class Entries:
         if _is_over(seconds):
             found = self.value(key)
             return factory() if found is None else found
-        return self._entries.get_or_set(key, lambda: Entry(key, factory()), ttl=_life(seconds)).value
+        return self._entries.get_or_set(key, lambda: CacheEntry(key, factory()), ttl=_life(seconds)).value
 
     def change(self, key: str, function: Callable[[bytes], bytes]) -> None:
         """Keep what the function makes of what is there, in one step against all others, for as long as that has left.
         The function may be called more than once. Raises `NotFoundError`, and what the function raises."""
-        self._entries.modify(key, lambda entry: Entry(key, function(entry.value)))
+        self._entries.modify(key, lambda entry: CacheEntry(key, function(entry.value)))
 
     def touch(self, key: str, seconds: float | None) -> bool:
         """Give what is there another life; whether something was."""
@@ -118,7 +136,7 @@ class Entries:
 
     def unreadable(self, error: Exception) -> None:
         """No value could be made of what is kept, which counts as absent: that is counted, and said."""
-        bound = self._entries._hot.bound
+        bound = self._hot.bound
         bound.counters.corrupt += 1
         said = type(error).__name__
         bound.log.warning("values of a cache cannot be read; they count as absent", schema=bound.name, error=said)
@@ -128,15 +146,15 @@ class Entries:
         self._entries.invalidate_all()
 
 
-def _registered(store: DataStore, name: str, seal: Seal) -> Collection[Entry, str]:
+def _registered(store: DataStore, name: str, seal: Seal) -> Collection[CacheEntry, str]:
     l2 = RedisPolicy() if store._has_redis else None
     try:
         return store._register(
-            Schema(Entry, name=name, l1=MemPolicy(), l2=l2, write_mode=WriteMode.WRITE_THROUGH), remade=True, codec=seal
+            Schema(CacheEntry, name=name, l1=MemPolicy(), l2=l2, write_mode=WriteMode.WRITE_THROUGH), remade=True, codec=seal
         )
     except SchemaDuplicateError:
         there = store._schemas[name]
-    if there.schema.model is not Entry:
+    if there.schema.model is not CacheEntry:
         raise InvalidConfigError(
             f"the store has a schema {name!r}, and a cache would be kept under this name; rename it"
         )
@@ -144,13 +162,18 @@ def _registered(store: DataStore, name: str, seal: Seal) -> Collection[Entry, st
         raise InvalidConfigError(
             f"two caches would be kept as {name!r}, with different secret keys; give them the same, or other prefixes"
         )
-    return Collection(store, name, Entry, store._hot[name])
+    return Collection(store, name, CacheEntry, store._hot[name])
 
 
 def key_of(given: object) -> str:
     """A key of a framework as one of Strata's: itself, or, where that could be none, its digest."""
     text = given if type(given) is str else str(given)
-    return text if _PLAIN(text) else "~" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return text if _PLAIN(text) else digest_of(text)
+
+
+def digest_of(text: str) -> str:
+    """What stands for a key that cannot, or should not, stand for itself."""
+    return DIGEST + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _is_over(seconds: float | None) -> bool:

@@ -105,13 +105,21 @@ class StrataCache(BaseCache):
     def get(self, key: Any) -> Any:
         """The value, private to the caller, or None."""
         entries = self._entries
-        with self._outages:
-            return self._loaded(entries, entries.value(key_of(key)))
-        return None
+        value = entries.hit(key)
+        if value is None:
+            with self._outages:
+                value = entries.value(key_of(key))
+        return self._loaded(entries, value)
 
     def set(self, key: Any, value: Any, timeout: Any = None) -> bool:
         """Keep a value; whether it is kept. Raises what the serializer does."""
-        return self.set_many({key: value}, timeout) != []
+        data = self.serializer.dumps(value)
+        if data is None:
+            return False  # a serializer's word for what it cannot
+        with self._outages:
+            self._entries.set(key_of(key), data, self._seconds(timeout))
+            return True
+        return False
 
     def add(self, key: Any, value: Any, timeout: Any = None) -> bool:
         """Keep a value if there is none, in one step against all other processes; whether that was so."""
@@ -137,7 +145,7 @@ class StrataCache(BaseCache):
     def set_many(self, mapping: dict[Any, Any], timeout: Any = None) -> list[Any]:
         """Keep values, in one round trip; returns the keys of those that are kept."""
         dumped = {key: self.serializer.dumps(value) for key, value in mapping.items()}
-        kept = {key: data for key, data in dumped.items() if data is not None}  # a serializer's word for what it cannot
+        kept = {key: data for key, data in dumped.items() if data is not None}
         with self._outages:
             self._entries.set_many({key_of(key): data for key, data in kept.items()}, self._seconds(timeout))
             return list(kept)

@@ -86,7 +86,7 @@ class StrataBackend(BytesBackend):
 
     def get_serialized(self, key: str) -> Any:
         """The bytes, or `NO_VALUE`."""
-        value = self._entries.value(key_of(key))
+        value = self._entries.hit(key) or self._entries.value(key_of(key))
         return NO_VALUE if value is None else value
 
     def get_serialized_multi(self, keys: Iterable[str]) -> Sequence[Any]:

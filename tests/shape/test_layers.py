@@ -111,7 +111,8 @@ def test_a_duration_becomes_seconds_where_it_is_given_and_nowhere_below() -> Non
     told = {module for module, path in MODULES.items() if "strata.durations" in set(imported(path))}
     assert told == {
         "strata.aio.collection", "strata.aio.jobs", "strata.aio.store", "strata.collection",
-        "strata.config", "strata.policies", "strata.datastore",
+        "strata.config", "strata.policies", "strata.datastore", "strata.integrations.cachelib",
+        "strata.integrations.dogpile",
         "strata.jobs.job", "strata.embedded.standby",
         "strata.testing.history", "strata.testing.proxy",
     }  # fmt: skip

@@ -82,7 +82,7 @@ def test_what_one_process_does_the_other_ones_see(both: tuple[Any, Any]) -> None
     ]:
         key = "other" if seen == 7 else "key"
         other.get(key)
-        change()
+        change()  # type: ignore[no-untyped-call]
         assert one.get(key) == seen
         wait_until(lambda: other.get(key) == seen)  # noqa: B023
 

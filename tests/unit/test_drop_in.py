@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strata import Config, DataStore, DecodeError, EncodeError, InvalidConfigError, MemPolicy, Schema
-from strata.drop_in.entries import Entries, Entry, key_of
+from strata.drop_in.entries import Entries, CacheEntry, key_of
 from strata.drop_in.seal import Seal
 from strata.drop_in.shared import entries_of, secrets_of, store_at
 from strata.drop_in.values import JsonTypes, serializer_of
@@ -38,38 +38,38 @@ def test_an_ordinary_key_stands_for_itself_and_can_be_found_in_redis() -> None:
 def test_what_was_signed_comes_back_as_it_was(key: str, value: bytes) -> None:
     for secrets in ([], [b"secret"]):
         seal = Seal("cache", secrets)
-        assert seal.decode(seal.encode(Entry(key, value), Entry), Entry) == Entry(key, value)
+        assert seal.decode(seal.encode(CacheEntry(key, value), CacheEntry), CacheEntry) == CacheEntry(key, value)
 
 
 @given(st.binary(max_size=60), st.integers(0, 10**6), st.integers(1, 255))
 def test_no_changed_byte_passes_the_signature(value: bytes, place: int, change: int) -> None:
     seal = Seal("cache", [b"secret"])
-    data = bytearray(seal.encode(Entry("key", value), Entry))
+    data = bytearray(seal.encode(CacheEntry("key", value), CacheEntry))
     data[place % len(data)] ^= change
     with pytest.raises(DecodeError):
-        seal.decode(bytes(data), Entry)
+        seal.decode(bytes(data), CacheEntry)
 
 
 def test_what_another_secret_or_cache_has_signed_is_refused_and_so_is_what_is_not_signed() -> None:
-    seal, entry = Seal("cache", [b"secret"]), Entry("key", b"value")
+    seal, entry = Seal("cache", [b"secret"]), CacheEntry("key", b"value")
     for other in (Seal("cache", [b"other"]), Seal("other", [b"secret"]), Seal("cache", [])):
         with pytest.raises(DecodeError):
-            seal.decode(other.encode(entry, Entry), Entry)
+            seal.decode(other.encode(entry, CacheEntry), CacheEntry)
         with pytest.raises(DecodeError):
-            other.decode(seal.encode(entry, Entry), Entry)
+            other.decode(seal.encode(entry, CacheEntry), CacheEntry)
 
 
 @pytest.mark.parametrize("data", [b"", b"H1", b"P1", b"P1x:", b"P19:key", b"P1-1:k", b"P13:\xff\xff\xff"])
 def test_what_is_no_entry_is_refused(data: bytes) -> None:
     with pytest.raises((DecodeError, ValueError)):
-        Seal("cache", []).decode(data, Entry)
+        Seal("cache", []).decode(data, CacheEntry)
 
 
 def test_a_secret_may_change_while_what_the_old_one_has_signed_is_still_read() -> None:
     old, new = Seal("cache", [b"old"]), Seal("cache", [b"new", b"old"])
-    assert new.decode(old.encode(Entry("key", b"value"), Entry), Entry) == Entry("key", b"value")
+    assert new.decode(old.encode(CacheEntry("key", b"value"), CacheEntry), CacheEntry) == CacheEntry("key", b"value")
     with pytest.raises(DecodeError):
-        old.decode(new.encode(Entry("key", b"value"), Entry), Entry)
+        old.decode(new.encode(CacheEntry("key", b"value"), CacheEntry), CacheEntry)
 
 
 JSON = st.recursive(

@@ -17,13 +17,13 @@ from django.conf import settings
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
 from strata.aio.here import here
-from strata.drop_in.entries import Entries, key_of
+from strata.drop_in.entries import DIGEST, Entries, digest_of
 from strata.drop_in.shared import entries_of, secret_of, secrets_of, store_at
 from strata.drop_in.values import Pickles
 from strata.errors import InvalidConfigError, NotFoundError, UnavailableError, shown
 
-# A key that Django does not warn of, and `key_of` would leave as it is.
-_PORTABLE = re.compile("(?!~)[^\0-\x20\x7f\ud800-\udfff]{1,250}").fullmatch
+# A key that Django does not warn of, and that stands for itself. So what is found under it needs no look at it.
+_PORTABLE = re.compile(f"(?!{DIGEST})[^\0-\x20\x7f\ud800-\udfff]{{1,250}}").fullmatch
 
 
 class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
@@ -54,7 +54,7 @@ class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
             raise InvalidConfigError(f"ignore_outages is {shown(self._ignores)}; it must be True or False")
         self._options = options
         self._outages = suppress(UnavailableError) if self._ignores else nullcontext()
-        self._warns_as_usual = type(self).validate_key is BaseCache.validate_key
+        self._makes_keys_as_usual = _is_django_s(self, "make_key") and _is_django_s(self, "validate_key")
 
     @cached_property
     def _entries(self) -> Entries:
@@ -69,10 +69,10 @@ class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
 
     def _key(self, key: Any, version: int | None) -> str:
         made = self.make_key(key, version=version)
-        if self._warns_as_usual and type(made) is str and _PORTABLE(made):
-            return made
-        self.validate_key(made)
-        return key_of(made)
+        portable = type(made) is str and _PORTABLE(made)
+        if not (portable and self._makes_keys_as_usual):
+            self.validate_key(made)
+        return made if portable else digest_of(str(made))
 
     def _seconds(self, timeout: Any) -> float | None:
         seconds: float | None = self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout
@@ -80,7 +80,19 @@ class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
 
     def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
         """The value, private to the caller, or the default."""
-        return self._loaded(self._found(self._key(key, version)), default)
+        value = self._hit(key, version)
+        return self._loaded(self._found(self._key(key, version)) if value is None else value, default)
+
+    async def aget(self, key: Any, default: Any = None, version: int | None = None) -> Any:
+        """As `get`. A hit in L1 does not give way to the loop."""
+        value = self._hit(key, version)
+        return await _aget(self, key, default, version) if value is None else self._loaded(value, default)
+
+    def _hit(self, key: Any, version: int | None) -> bytes | None:
+        """What L1 has. The key was looked at when it was set."""
+        if not self._makes_keys_as_usual:
+            return None
+        return self._entries.hit(self.key_func(key, self.key_prefix, self.version if version is None else version))
 
     def _found(self, key: str) -> bytes | None:
         with self._outages:
@@ -193,6 +205,10 @@ class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
         return False
 
 
+def _is_django_s(cache: StrataCache, name: str) -> bool:
+    return getattr(type(cache), name) is getattr(BaseCache, name)
+
+
 def _awaited(call: Callable[..., Any]) -> Callable[..., Any]:
     """The asynchronous twin of a call: on the loop itself where greenlet is installed (extra `asyncio`), else in a
     thread, as Django does it."""
@@ -208,8 +224,9 @@ def _awaited(call: Callable[..., Any]) -> Callable[..., Any]:
     return twin
 
 
+_aget = _awaited(StrataCache.get)
 for _name in (
-    "add", "clear", "decr", "decr_version", "delete", "delete_many", "get", "get_many", "get_or_set", "has_key", "incr",
+    "add", "clear", "decr", "decr_version", "delete", "delete_many", "get_many", "get_or_set", "has_key", "incr",
     "incr_version", "set", "set_many", "touch",
 ):  # fmt: skip
     setattr(StrataCache, f"a{_name}", _awaited(getattr(StrataCache, _name)))
