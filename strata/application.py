@@ -22,15 +22,20 @@ def load_store(target: str) -> DataStore:
     What the module itself, or the function, raises passes through: it is the application's mistake, and its traceback
     tells where.
     """
-    if not target:
-        raise InvalidConfigError(f"no app is named; set STRATA_APP (or give --app) to {_FORM}")
-    if not is_named(target):
-        raise InvalidConfigError(f"the app is {target!r}; it must be {_FORM}")
+    check_name(target)
     module_name, _, path = target.partition(":")
     found = plain(_made(_found(_module(module_name, target), path, target), target))
     if not isinstance(found, DataStore):
         raise InvalidConfigError(f"the app is {target!r}, which is a {type(found).__name__}, not a DataStore")
     return found
+
+
+def check_name(target: str) -> None:
+    """Raise `InvalidConfigError` for what `load_store` cannot look for."""
+    if not target:
+        raise InvalidConfigError(f"no app is named; set STRATA_APP (or give --app) to {_FORM}")
+    if not is_named(target):
+        raise InvalidConfigError(f"the app is {target!r}; it must be {_FORM}")
 
 
 def is_named(target: str) -> bool:

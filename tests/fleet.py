@@ -59,11 +59,14 @@ def send_nonsense(app: Any, queue: str) -> None:
 class Worker:
     """One worker with its own process group, so that it can be killed with its children."""
 
-    def __init__(self, env: Mapping[str, str], log: Path, name: str = "one", *options: str) -> None:
+    def __init__(
+        self, env: Mapping[str, str], log: Path, name: str = "one", *options: str, app: str = "strata.worker"
+    ) -> None:
         self.log = log
-        words = ["-m", "celery", "-A", "strata.worker", "worker", "-c", "2", "-n", f"{name}@here", "--loglevel", "INFO"]
+        words = ["-m", "celery", "-A", app, "worker", "-c", "2", "-n", f"{name}@here", "--loglevel", "INFO"]
+        start = subprocess.Popen if "-P" in options else Forked
         with log.open("a") as file:
-            self.process = Forked(
+            self.process = start(
                 [sys.executable, *words, *options], cwd=ROOT, env=env, stdout=file, stderr=file, start_new_session=True
             )
 

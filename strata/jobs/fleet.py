@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 
 LEASE = 20.0  # seconds for which a worker holds a part of a job, and has not got on with it
 RINGS = 16  # tasks that a divided job begins with
-WARM, MIGRATE = "strata.warm", "strata.migrate"
+WARM, MIGRATE, AUDIT = "strata.warm", "strata.migrate", "strata.audit"
 PLAN, SPAN = "plan", "span"  # kinds of parts
 
 AUDIT_INTERVAL = 60.0  # seconds from one audit of the fleet to the next
 AUDIT_SAMPLE = 500  # keys of each schema
+ROUND_WAITS = 30.0  # seconds after which a round that beat rang for, and no worker came to, is rung for again
 
 
 class Fleet:
-    """Called by the tasks of `strata.worker.tasks`, and by the store to start them. Thread-safe."""
+    """Called by the tasks of `strata.integrations.celery`, and by the store to start them. Thread-safe."""
 
     def __init__(
         self,
@@ -106,11 +107,29 @@ class Fleet:
                 self._wiring.log.warning("a job cannot be looked after", reason=str(error), job=work.id)
         return rung
 
-    def audit_due(self) -> bool:
-        """Whether the caller, of all workers, is to audit now."""
+    def wants_round(self) -> bool:
+        """Whether beat is to ring for a round: none that it has rung for waits for a worker. Raises
+        `UnavailableError`."""
+        return self._due("round", ROUND_WAITS)
+
+    def begin_round(self) -> None:
+        """A worker is here: beat may ring for the next one. Raises `UnavailableError`."""
         ledger = self._wiring.ledger()
-        audited = ledger.keys.own("fleet", "audited")  # text: there until the next audit is due
-        return bool(ledger.execute("SET", audited, "1", "NX", "PX", round(AUDIT_INTERVAL * 1000)))
+        ledger.execute("DEL", ledger.keys.own("fleet", "round"))
+
+    def audit_due(self) -> bool:
+        """Whether the caller, of all workers, is to see to an audit now."""
+        return self._due("audited", AUDIT_INTERVAL)
+
+    def ring_for_audit(self) -> None:
+        """Where one is due. Raises `UnavailableError`."""
+        if self.audit_due():
+            self._wiring.publish(AUDIT, (), None)
+
+    def _due(self, name: str, seconds: float) -> bool:
+        ledger = self._wiring.ledger()
+        key = ledger.keys.own("fleet", name)  # text: there until it is due again
+        return bool(ledger.execute("SET", key, "1", "NX", "PX", round(seconds * 1000)))
 
     def audit(self) -> int:
         """Audit every schema; the gauges have what was found. Returns how many copies are stale."""

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import os
-from functools import cache
 
 from strata.application import load_store
-from strata.datastore import DataStore
-from strata.observe.log import SafeLogger, StandardLogger
+from strata.integrations.celery.install import add
+from strata.integrations.celery.installed import Installed, change
+from strata.integrations.celery.tasks import tasks_in
 from strata.worker.arrival import arrived
-from strata.writebehind.fleet.broker import TASKS, Broker
-
-log = SafeLogger(StandardLogger("strata.worker"))
+from strata.writebehind.fleet.broker import TASKS, celery_app
 
 
-@cache
-def store() -> DataStore:
-    """The store that STRATA_APP names. Raises `InvalidConfigError` where there is none."""
-    return load_store(os.environ.get("STRATA_APP", ""))
-
-
-def _broker() -> Broker:
-    made = Broker(store().config)
-    _ = made.app  # which refuses what cannot be a broker
+def _installed() -> Installed:
+    """In Strata's own app, or in one of the user's, who may have done it already."""
+    store = load_store(os.environ.get("STRATA_APP", ""))
+    made = Installed(celery_app(store.config), store)
+    if not tasks_in(made.app):
+        add(made, among_others=store.config.celery_app is not None)
+    made.prepare()
     return made
 
 
-broker = arrived(_broker)
-app = broker.app
-app.amqp.queues = app.conf.task_queues = [broker.queue(task) for task in TASKS]
-app.conf.worker_consumer = "strata.worker.consumer:Consumer"
-app.conf.include = ["strata.worker.tasks", "strata.worker.lifecycle"]
+installed = arrived(_installed)
+app = installed.app
+app.amqp.queues.select([installed.broker.queue(task).name for task in TASKS])  # not the application's own
+change(app, worker_consumer="strata.worker.consumer:Consumer", include=["strata.worker.lifecycle"])

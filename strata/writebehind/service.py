@@ -313,11 +313,17 @@ class WriteBehind:
         written; otherwise what is, until `go_on`, waits. Raises nothing."""
         timeout = self._ledger.timing.exit
         if last:
-            endings.quietly(lambda: self.close(timeout))
+            endings.quietly(lambda: self._close_at_exit(timeout))
             return
         self._process.buffer.shut(timeout)
         if len(self._process.buffer):
             endings.quietly(lambda: self._process.flush().run(timeout, settle_for_ledger=True))
+
+    def _close_at_exit(self, timeout: float) -> None:
+        try:
+            self.close(timeout)
+        except FlushTimeoutError as error:
+            self._log.warning("the process ended with writes left", reason=str(error))
 
     def go_on(self) -> None:
         """The process does not end after all, or not yet: writes are taken again."""

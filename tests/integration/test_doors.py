@@ -381,6 +381,9 @@ def fleet_doors(store: DataStore) -> dict[str, Door]:
         "fleet.migrate": lambda x: fleet.migrate(x),
         "fleet.look_after_jobs": lambda x: fleet.look_after_jobs({"strata.warm"}),
         "fleet.audit_due": lambda x: fleet.audit_due(),
+        "fleet.ring_for_audit": lambda x: fleet.ring_for_audit(),
+        "fleet.wants_round": lambda x: fleet.wants_round(),
+        "fleet.begin_round": lambda x: fleet.begin_round(),
         "fleet.audit": lambda x: fleet.audit(),
     }
 

@@ -68,6 +68,7 @@ def test_every_key_in_redis_is_on_the_page_and_ends_as_it_says(make: MakeStore, 
     one.fleet.keep_house()
     one.fleet.redrive()
     one.fleet.audit_due()
+    one.fleet.wants_round()
     one.fleet.look_after_jobs(["strata.warm"])
     idle(one)
     one.set(Note, 3, Note(3, "pending"))

@@ -194,3 +194,16 @@ def test_a_child_of_celery_flushes_when_it_makes_room_for_the_next(environment: 
     with celery_worker(environment, "--max-tasks-per-child", "1"):
         ran(environment, 1)
         wait_until(lambda: rows(dsn) == {1}, 40)
+
+
+def test_a_process_that_cannot_flush_says_so(environment: dict[str, str]) -> None:
+    away = {"STRATA_POSTGRES_DSN": "postgresql://nobody@127.0.0.1:1/none", "STRATA_REDIS_ADDR": "127.0.0.1:1"}
+    said = subprocess.run(
+        [sys.executable, "-m", APP, "end"],
+        env=environment | away,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "the process ended with writes left" in said.stderr and "1 deferred writes reached neither" in said.stderr

@@ -26,6 +26,7 @@ import os
 import celery
 from tests.models import Note
 from strata import *
+from strata.integrations.celery import install
 
 mine = celery.Celery("mine", broker="redis://" + os.environ["STRATA_REDIS_ADDR"] + "/5")
 mine.conf.update(
@@ -68,8 +69,9 @@ def test_an_app_that_takes_nothing_but_pickle_is_refused(redis_addr: str) -> Non
         Broker(Config(celery_app=app)).publish("strata.persist", ("notes", 1))
 
 
-def test_workers_of_an_own_app_audit_and_its_default_queue_stays_empty(dsn: str, tmp_path: Path) -> None:
-    (tmp_path / "ownapp.py").write_text(OWN_APP)
+@pytest.mark.parametrize("more", ["", "install(mine, store)"], ids=["as it is", "with Strata installed"])
+def test_workers_of_an_own_app_audit_and_its_default_queue_stays_empty(dsn: str, tmp_path: Path, more: str) -> None:
+    (tmp_path / "ownapp.py").write_text(OWN_APP + more)
     with EmbeddedValkey(password="") as valkey:
         env = environment(dsn, valkey.addr, STRATA_APP="ownapp:store", PYTHONPATH=f"{tmp_path}:{ROOT}")
         worker = Worker(env, tmp_path / "worker.log")
@@ -81,6 +83,7 @@ def test_workers_of_an_own_app_audit_and_its_default_queue_stays_empty(dsn: str,
             )
             assert forked.run([sys.executable, "-c", script], env=env, cwd=ROOT, timeout=60).returncode == 0
             wait_until(lambda: "Task strata.audit" in worker.log.read_text(), timeout=30, what="an audit")
+            assert ".> mine " not in worker.log.read_text()  # whose tasks it does not have
         finally:
             worker.stop()
         assert redis.Redis(port=valkey.port, db=5).llen("mine") == 0

@@ -17,7 +17,7 @@ from strata.cli.main import main
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "ops" / "runbook.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONCEPTS = """
-    getting-started models-and-types tiers-and-policies freshness write-modes write-behind coherence queries
+    getting-started models-and-types tiers-and-policies freshness write-modes write-behind celery coherence queries
     transactions migrations encryption warming observability performance configuration errors command-line
     testing-your-application from-go
 """.split()

@@ -9,9 +9,12 @@ from strata.cli.doctor.finding import Finding, fail, good, refused, warn
 from strata.cli.inside import addressed, defers, pending
 from strata.datastore import DataStore
 from strata.errors import InvalidConfigError, StrataError
-from strata.writebehind.fleet.broker import Broker, celery_app
+from strata.writebehind.fleet.broker import TASKS, Broker, celery_app
 
 PATIENCE = 2.0  # seconds for workers to answer
+WORKER = (
+    "STRATA_APP=package.module:store celery -A strata.worker worker, or a worker of the app that has Strata's tasks"
+)
 
 
 def fleet(store: DataStore) -> Iterator[Finding]:
@@ -33,15 +36,20 @@ def fleet(store: DataStore) -> Iterator[Finding]:
 
 def _workers(store: DataStore, app: Any) -> Finding:
     try:
-        replies = app.control.ping(timeout=PATIENCE)
+        queues = app.control.inspect(timeout=PATIENCE).active_queues()
     except Exception as error:  # noqa: BLE001 each broker's driver has errors of its own
         return _broker(store, error)
-    if not replies:
-        return fail(
-            "workers", "none answers", "start one: STRATA_APP=package.module:store celery -A strata.worker worker"
-        )
-    names = ", ".join(sorted(name for reply in replies for name in reply))
-    return good("workers", f"{len(replies)}: {names}")
+    if not queues:
+        return fail("workers", "none answers", f"start one: {WORKER}")
+    found = f"{len(queues)}: {', '.join(sorted(queues))}"
+    consumed = {queue["name"] for those in queues.values() for queue in those}
+    names = {task: Broker(store.config).queue(task).name for task in TASKS}
+    idle = [task for task, name in names.items() if name not in consumed]
+    if not idle:
+        return good("workers", found)
+    tell, left = (fail, ["strata.persist"]) if "strata.persist" in idle else (warn, idle)
+    wanted = ",".join(names[task] for task in left)
+    return tell("workers", f"{found}; none takes {', '.join(left)}", f"start one with -Q {wanted}, or without -Q")
 
 
 def _broker(store: DataStore, error: Exception) -> Finding:

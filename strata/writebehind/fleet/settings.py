@@ -55,16 +55,23 @@ result_accept_content = ["msgpack"]
 # No result backend: a result a task doubles Redis's work, and outcomes travel by lists that are acknowledged.
 result_backend = None
 task_ignore_result = True
+task_store_errors_even_if_ignored = False
+task_track_started = False
 
 # A task is acknowledged when it has ended; one whose worker died is run again. Persisting twice is harmless.
 task_acks_late = True
 task_reject_on_worker_lost = True
+task_retry_on_worker_lost = False
+# One that hung is not run again: whoever waits for it rings again.
+task_acks_on_failure = True
+task_acks_on_timeout = True
 # One doorbell at a time: a second one in a busy worker's hand would wait where another worker is free.
 worker_prefetch_multiplier = 1
 
 # A worker renews its leases while it works: one that hangs is ended, and what it held is claimed by another.
 task_soft_time_limit = 45
 task_time_limit = 60
+task_default_rate_limit = 0  # none; where it is not said, an application's own holds
 
 # `strata.warm` keeps far below them: each task takes parts of the job for ten seconds, then rings again. A migration
 # is one statement at a time, of which CREATE INDEX takes as long as it takes, so its task has a day (0 and None would
