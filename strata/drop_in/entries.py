@@ -150,7 +150,9 @@ def _registered(store: DataStore, name: str, seal: Seal) -> Collection[CacheEntr
     l2 = RedisPolicy() if store._has_redis else None
     try:
         return store._register(
-            Schema(CacheEntry, name=name, l1=MemPolicy(), l2=l2, write_mode=WriteMode.WRITE_THROUGH), remade=True, codec=seal
+            Schema(CacheEntry, name=name, l1=MemPolicy(), l2=l2, write_mode=WriteMode.WRITE_THROUGH),
+            remade=True,
+            codec=seal,
         )
     except SchemaDuplicateError:
         there = store._schemas[name]

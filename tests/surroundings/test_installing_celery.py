@@ -150,9 +150,10 @@ def elsewhere() -> DataStore:
     return DataStore(Config(redis_addr="localhost:1"))
 
 
-def test_a_worker_that_would_unpickle_takes_no_work_of_strata_s() -> None:
-    with pytest.raises(InvalidConfigError, match="accepts pickle"):
-        begin(with_strata(accept_content=["json", "pickle"]))
+def test_what_an_app_accepts_beside_pickle_is_what_strata_writes() -> None:
+    app = with_strata(accept_content=["pickle", "json"])
+    begin(app)
+    assert {app.tasks[name].serializer for name in TASKS} == {"json"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strata import Config, DataStore, DecodeError, EncodeError, InvalidConfigError, MemPolicy, Schema
-from strata.drop_in.entries import Entries, CacheEntry, key_of
+from strata.drop_in.entries import CacheEntry, Entries, key_of
 from strata.drop_in.seal import Seal
 from strata.drop_in.shared import entries_of, secrets_of, store_at
 from strata.drop_in.values import JsonTypes, serializer_of

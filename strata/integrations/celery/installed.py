@@ -11,7 +11,7 @@ from strata.application import load_store
 from strata.datastore import DataStore
 from strata.errors import InvalidConfigError
 from strata.jobs.fleet import ROUND_WAITS
-from strata.writebehind.fleet.broker import TASKS, Broker, check_content
+from strata.writebehind.fleet.broker import TASKS, Broker, serializer
 
 ENTRY = "strata.redrive"  # of the schedule, and the task
 ROUND = 1.0  # seconds between rounds, where beat rings for them
@@ -52,8 +52,8 @@ class Installed:
 
     def prepare(self, **_: Any) -> None:
         """Before a worker, beat or Flower begins: the settings of the app are what they will be. Raises
-        `InvalidConfigError` where the store, or what the app accepts, is none for Strata."""
-        check_content(self.app)
+        `InvalidConfigError` where the store is none, or the app accepts nothing that Strata writes."""
+        serializer(self.app)
         self._declare()
         self.route()
         if self.beat and ENTRY not in self.app.conf.beat_schedule:

@@ -181,25 +181,11 @@ class _Straight:
 
 def serializer(app: Any) -> str:
     """By which messages are written that its workers read. Raises `InvalidConfigError` where there is none."""
-    accepted = _accepted(app)
+    accepted: Any = prepare_accept_content(app.conf.accept_content or ())  # type: ignore[no-untyped-call]
     for name in _SERIALIZERS:
         if registry.name_to_type.get(name) in accepted:
             return name
     raise InvalidConfigError("celery_app accepts neither msgpack nor json; add one of them to its accept_content")
-
-
-def check_content(app: Any) -> None:
-    """Raise `InvalidConfigError` for an app whose workers cannot read Strata's messages, or run what a pickle says."""
-    serializer(app)
-    if registry.name_to_type["pickle"] in _accepted(app):
-        raise InvalidConfigError(
-            "celery_app accepts pickle, by which whoever reaches the broker runs code in its workers; take it out of "
-            "accept_content, or leave Strata's tasks to workers of another app"
-        )
-
-
-def _accepted(app: Any) -> Any:
-    return prepare_accept_content(app.conf.accept_content or ())  # type: ignore[no-untyped-call]
 
 
 def _errors_of(app: Any) -> tuple[type[Exception], ...]:
