@@ -11,7 +11,7 @@ from strata.observe.health import Health, TierHealth, TierState
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ProbeReport:
     """`body` is what JSON has, without addresses, and without why: whoever asks may be a stranger.
 
     `status` is "up", "degraded" where some of the tiers are down, since the others go on, and "down" where all below
@@ -27,16 +27,16 @@ class Report:
         return 503 if self.status == "down" else 200
 
 
-def report(store: DataStore) -> Report:
+def report(store: DataStore) -> ProbeReport:
     """What is known, without asking any server, in under a millisecond."""
     try:
         health = store.health()
     except ClosedError:
-        return Report("down", {"status": "down"})
+        return ProbeReport("down", {"status": "down"})
     tiers = {"l1": health.l1, "l2": health.l2, "l3": health.l3, "bus": health.bus, "ledger": health.ledger}
     status = _status(health)
     parts = {name: _told(tier) for name, tier in tiers.items()}
-    return Report(status, {"status": status, "tiers": parts, "pending": health.pending, "dirty": health.dirty})
+    return ProbeReport(status, {"status": status, "tiers": parts, "pending": health.pending, "dirty": health.dirty})
 
 
 def _status(health: Health) -> str:

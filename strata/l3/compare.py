@@ -88,7 +88,7 @@ def _server_time(conn: Connection) -> datetime.datetime:
 
 def _watch(conn: Connection, plan: Plan, tables: Sequence[tuple[Table, Schema[Any]]]) -> None:
     """What tables lack to tell of changes made outside, and those that tell although nobody asks them to."""
-    watched = _watched(tables)
+    watched = watched_tables(tables)
     for item in watched:
         additions = [*outside.additions(conn, item), *_watch_partitions(conn, tables, item)]
         if _managed(tables, item.table):
@@ -105,11 +105,11 @@ def _watch(conn: Connection, plan: Plan, tables: Sequence[tuple[Table, Schema[An
 
 def watch_new_partitions(conn: Connection, tables: Sequence[tuple[Table, Schema[Any]]]) -> list[str]:
     """What partitions that were made just now lack to tell of changes made outside."""
-    mine = [item for item in _watched(tables) if _managed(tables, item.table)]
+    mine = [item for item in watched_tables(tables) if _managed(tables, item.table)]
     return [statement for item in mine for statement in _watch_partitions(conn, tables, item)]
 
 
-def _watched(tables: Sequence[tuple[Table, Schema[Any]]]) -> list[outside.Watched]:
+def watched_tables(tables: Sequence[tuple[Table, Schema[Any]]]) -> list[outside.Watched]:
     watched = {table.name: table for table, schema in tables if schema.l3 is not None and schema.l3.watch}
     found = []
     for name, table in watched.items():

@@ -10,7 +10,9 @@ from decimal import Decimal
 from typing import Any
 
 from strata.errors import InvalidModelError, shown
+from strata.model.hints import Constant
 from strata.model.markers import Default
+from strata.model.unloaded import UNLOADED
 
 MAX_IDENTIFIER = 63  # bytes, and letters too, since all are ASCII
 RESERVED = "_strata"
@@ -77,6 +79,11 @@ class Field:
         """The type of its numbers, where they can be added to."""
         kind = None if self.kind is None or self.primary_key else _NUMBERS.get(self.kind)
         return kind if kind is self.annotation else None
+
+    @property
+    def left_to_database(self) -> bool:
+        """Whether a record of the class lacks the value unless it is given, as that of a column which is computed."""
+        return isinstance(self.factory, Constant) and self.factory.value is UNLOADED
 
     @property
     def stamped(self) -> bool:

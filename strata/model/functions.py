@@ -83,12 +83,13 @@ class Compiler:
                 values[column.field.name] = "(U if part else now)" if column.field.auto_now_add else "now"
                 continue
             variable = self._read(source, column)
-            read.append(variable)
+            if not column.field.left_to_database:
+                read.append(variable)
             exact = source.plain(column.form.exact, variable)
             settled = f"({variable} if {exact} else {source.bind(column.settle)}({variable}))"
             values[column.field.name] = source.apply(column.form.copy, variable) if column.form.copy else settled
         if any(column.field.auto_now_add for column in self._columns):
-            source.line(f"part = {' or '.join(f'{variable} is U' for variable in read)}")
+            source.line(f"part = {' or '.join(f'{variable} is U' for variable in read) or False}")
         return self.make(source, values)
 
     def part(self) -> Function:

@@ -84,8 +84,8 @@ def _hint(field: Any, asked: Any) -> Any:
         if isinstance(field, kind) and not isinstance(field, models.IPAddressField) and _is_plain(field, kind):
             return python
     raise InvalidModelError(
-        f"{asked.model.__name__}.{asked.name} is a {type(field).__name__}, of which Strata does not know what a row has; "
-        f"give its type, as hints={{{asked.column!r}: str}}, or leave it out, as exclude=[{asked.column!r}]"
+        f"{asked.model.__name__}.{asked.name} is a {type(field).__name__}, of which Strata does not know what a row "
+        f"has; give its type, as hints={{{asked.column!r}: str}}, or leave it out, as exclude=[{asked.column!r}]"
     )
 
 

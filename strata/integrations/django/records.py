@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from django.db import models
-
 from strata.errors import InvalidModelError, shown
 from strata.integrations.django.fields import RecordField, record_field
 from strata.policies import MemPolicy, PostgresPolicy, RedisPolicy
@@ -46,7 +44,7 @@ def record_of(
 
     Raises `InvalidModelError` for a column of which no record can have the value, and for what is no such model.
     """
-    if not isinstance(model, models.base.ModelBase) or model._meta.abstract:
+    if not hasattr(model, "_meta") or model._meta.abstract:
         raise InvalidModelError(f"record_of takes a Django model that has a table, not {shown(model)}")
     meta = model._meta.concrete_model._meta
     fields = [item for item in meta.local_concrete_fields if item.column is not None]

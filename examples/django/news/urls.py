@@ -1,0 +1,11 @@
+from blog import views
+from django.contrib import admin
+from django.urls import path
+from strata.integrations.django import health
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("healthz", health),
+    path("articles/<int:id>", views.article),
+    path("articles/<int:id>/views", views.count),
+]

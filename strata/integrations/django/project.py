@@ -1,0 +1,209 @@
+"""The project's store, made of Django's settings, and the records that it has."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any, cast
+
+import django
+from django.apps import apps
+from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.backends.base.base import NO_DB_ALIAS
+from psycopg.conninfo import make_conninfo
+from psycopg.pq import Conninfo
+
+from strata.collection import Collection
+from strata.config import Config
+from strata.datastore import DataStore
+from strata.errors import InvalidConfigError, SchemaDuplicateError, shown
+from strata.integrations.django.records import record_of
+from strata.l3.table import Table
+from strata.schema import Schema
+from strata.waits.locks import once_lock
+
+POSTGRES = "django.db.backends.postgresql"
+_OF_CONFIG = frozenset(Config.__dataclass_fields__)
+
+
+class Project:
+    """The store is made when it is first needed, since the database that the settings name is another one under a test
+    runner; `forget` has the next use make another. `_schemas` and `_handles` are added to, and `_store` is written,
+    under `_lock`, which the child of a fork has anew.
+    """
+
+    def __init__(self) -> None:
+        self._schemas: dict[str, Schema[Any]] = {}
+        self._handles: list[Handle] = []
+        self._store: DataStore | None = None
+        self._databases: dict[str, str] = {}  # their names in the settings, as Django found them
+        self._mark = secrets.token_hex(4)  # of this run, for what a test runner makes
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """In the child."""
+        self._lock = once_lock()
+
+    def store(self) -> DataStore:
+        """The store. Raises `InvalidConfigError`."""
+        store = self._store
+        if store is None:
+            if not (apps.models_ready or apps.loading):
+                django.setup()  # as in a worker, whose first import this is
+            with self._lock:
+                if self._store is None:
+                    made = DataStore(_config(self._namespace()))
+                    for schema in self._schemas.values():
+                        made.register(schema)
+                    self._store = made
+                store = self._store
+        return store
+
+    def begin(self) -> None:
+        """Django starts: its settings are what they will be, but for a test runner."""
+        self._databases = {alias: str(given.get("NAME")) for alias, given in connections.settings.items()}
+
+    def _namespace(self) -> str:
+        """What is added to that of the settings: a test runner's database has the names, and the ids, of its last run,
+        and must find nothing of that in Redis."""
+        alias = database()
+        name = str(connections.settings.get(alias, {}).get("NAME"))
+        if name == self._databases.get(alias, name):
+            return ""
+        return f"test-{self._mark}-{sha256(name.encode()).hexdigest()[:8]}"
+
+    def register(self, schema: Schema[Any]) -> Collection[Any, Any]:
+        """Have the store know a schema, now or when it is made; its handle."""
+        with self._lock:
+            if schema.name in self._schemas:
+                raise SchemaDuplicateError(
+                    f"a schema {schema.name!r} is registered already; give this one another name"
+                )
+            if self._store is not None:
+                self._store.register(schema)
+            self._schemas[schema.name] = schema
+            self._handles.append(handle := Handle(self, schema))
+        return cast("Collection[Any, Any]", handle)
+
+    def follow(self, alias: str) -> None:
+        """A connection of Django's was opened: where it leads to another database than the store's, as the test runner
+        has it, or to none, as where that makes or drops one, the store is made anew by who needs it next."""
+        if self._store is None:
+            return
+        moved = alias == database() and self._store.config.postgres_dsn != _dsn(alias)
+        if moved or alias == NO_DB_ALIAS:
+            self.forget()
+
+    def forget(self) -> None:
+        """Close the store, if there is one."""
+        with self._lock:
+            store, self._store = self._store, None
+            for handle in self._handles:
+                handle.forget()
+        if store is not None:
+            store.close(5)
+
+
+class Handle:
+    """A `Collection` of the store that there is when it is used. What was looked up once is an attribute of its own, so
+    that a call costs nothing more."""
+
+    def __init__(self, project: Project, schema: Schema[Any]) -> None:
+        self._project = project
+        self.name = schema.name
+        self.model = schema.model
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        store = self._project.store()
+        collection: Collection[Any, Any] = Collection(store, self.name, self.model, store._hot[self.name])
+        found = getattr(collection, name)
+        self.__dict__[name] = found
+        return found
+
+    def forget(self) -> None:
+        """The store is made anew."""
+        kept = {"_project", "name", "model"}
+        for name in [name for name in self.__dict__ if name not in kept]:
+            del self.__dict__[name]
+
+    def __repr__(self) -> str:
+        return f"<records of {self.name}>"
+
+
+project = Project()
+os.register_at_fork(after_in_child=lambda: project.after_fork())
+
+
+def store() -> DataStore:
+    """The store of the Django project: its settings are `STRATA`, its database is that of `DATABASES`.
+
+    `STRATA` has fields of `Config`, in capitals or not, as `{"REDIS_ADDR": "redis://127.0.0.1:6379/0"}`, and the alias
+    of the database, `DATABASE` ("default"). What it does not say, the environment may (STRATA_REDIS_ADDR). Made once,
+    and thread-safe. For workers STRATA_APP is `strata.integrations.django:store`.
+
+    Raises `InvalidConfigError` for settings that are none, and a database that is not PostgreSQL.
+    """
+    return project.store()
+
+
+def register(what: Any, **options: Any) -> Collection[Any, Any]:
+    """Register a Django model, as `record_of` makes a schema of it and of the `options`, or a `Schema`, with the
+    project's store; the handle returned is its `Collection`, in which nothing is connected before its first use.
+
+    Modules named `records` of installed applications are imported when Django starts: that is where it belongs. Raises
+    as `record_of` and `DataStore.register` do.
+    """
+    if isinstance(what, Schema):
+        if options:
+            raise InvalidConfigError(f"{', '.join(options)} would be set for a Schema; set it where that is made")
+        return project.register(what)
+    return project.register(record_of(what, **options))
+
+
+def tables() -> list[tuple[Table, Schema[Any]]]:
+    """The tables of the store, each with a schema over it."""
+    return [(bound.l3.table, bound.schema) for bound in store()._wiring.schemas if bound.l3 is not None]
+
+
+def database() -> str:
+    """The alias of the database."""
+    alias: str = _given().get("database", DEFAULT_DB_ALIAS)
+    return alias
+
+
+def _given() -> dict[str, Any]:
+    given = getattr(settings, "STRATA", {})
+    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+        raise InvalidConfigError(f"the setting STRATA is {shown(given)}; it must be a dict of fields of Config")
+    return {name.lower(): value for name, value in given.items()}
+
+
+def _config(namespace: str) -> Config:
+    given = _given()
+    given.pop("database", None)
+    if unknown := sorted(set(given) - _OF_CONFIG):
+        raise InvalidConfigError(
+            f"the setting STRATA has {unknown[0]!r}, which is no field of Config; those are "
+            f"{', '.join(sorted(_OF_CONFIG))}"
+        )
+    config = Config.from_env(**{"postgres_dsn": _dsn(database())} | given)
+    return replace(config, namespace=f"{config.namespace[:30]}{namespace}") if namespace else config
+
+
+def _dsn(alias: str) -> str:
+    """Where Django's connection leads to."""
+    if alias not in connections.settings:
+        raise InvalidConfigError(f"STRATA names the database {alias!r}, of which DATABASES knows nothing")
+    connection = connections[alias]
+    if connection.vendor != "postgresql":
+        raise InvalidConfigError(
+            f"the database {alias!r} is {connection.vendor}; Strata's tier below the caches is PostgreSQL ({POSTGRES})"
+        )
+    known = {item.keyword.decode() for item in Conninfo.get_defaults()} - {"client_encoding"}
+    params = connection.get_connection_params().items()
+    return make_conninfo(**{name: str(value) for name, value in params if name in known and value})

@@ -1,0 +1,29 @@
+"""`invalidate_on_commit`: changes by the ORM are seen without triggers, by Django's signals."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from django.db import transaction
+from django.db.models.signals import post_delete, post_save
+
+from strata.collection import Collection
+from strata.errors import InvalidModelError, shown
+
+
+def invalidate_on_commit(model: Any, records: Collection[Any, Any]) -> None:
+    """Drop a record from the caches of every process once a `save` or `delete` of the object is committed.
+
+    For tables without `watch=True`. Signals are sent for objects, and by the process that saves them: neither for
+    `QuerySet.update`, `bulk_create`, `bulk_update` and raw SQL, nor for what other programs change, and a process that
+    is killed right after its commit has told nobody. Triggers see all of it.
+    """
+    if not hasattr(model, "_meta"):
+        raise InvalidModelError(f"invalidate_on_commit takes a Django model, not {shown(model)}")
+
+    def changed(instance: Any, using: str, **_: Any) -> None:
+        transaction.on_commit(partial(records.invalidate, instance.pk), using=using)
+
+    for signal in (post_save, post_delete):
+        signal.connect(changed, sender=model._meta.concrete_model, weak=False, dispatch_uid=("strata", records.name))

@@ -1,0 +1,270 @@
+"""The example project for Django, driven as a person would: commands, HTTP, the admin, SIGTERM under load."""
+
+from __future__ import annotations
+
+import http.cookiejar
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from strata.embedded.process import free_port
+from tests.support import wait_until
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "django"
+
+
+class Site:
+    """A copy of the project, and its servers."""
+
+    def __init__(self, folder: Path, dsn: str, redis_addr: str) -> None:
+        self.folder = folder
+        self.dsn = dsn
+        self.port = free_port()
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("STRATA_")}
+        self.env = kept | {
+            "STRATA_POSTGRES_DSN": dsn, "STRATA_REDIS_ADDR": redis_addr, "PYTHONPATH": f"{ROOT}:{folder}",
+            "DJANGO_SETTINGS_MODULE": "news.settings", "PYTHONDONTWRITEBYTECODE": "1",
+        }  # fmt: skip
+        self.opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
+
+    def manage(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "manage.py", *words], cwd=self.folder, env=self.env, capture_output=True, text=True,
+            timeout=120, check=False,
+        )  # fmt: skip
+
+    def managed(self, *words: str) -> str:
+        done = self.manage(*words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def python(self, code: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", f"import django; django.setup()\n{code}"], cwd=self.folder, env=self.env,
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def serve(self, *words: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "gunicorn", "news.wsgi", "--bind", f"127.0.0.1:{self.port}", *words]
+        return subprocess.Popen(command, cwd=self.folder, env=self.env)
+
+    def ask(self, path: str, data: dict[str, str] | None = None) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{self.port}/{path}"
+        body = None if data is None else urllib.parse.urlencode(data).encode()
+        request = urllib.request.Request(url, body, {"Referer": url})
+        try:
+            with self.opener.open(request, timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def answers(self) -> bool:
+        try:
+            return self.ask("healthz")[0] == 200
+        except OSError:
+            return False
+
+    def submit(self, path: str, **fields: str) -> tuple[int, str]:
+        """Fill in the form that is there, as a browser does."""
+        _, page = self.ask(path)
+        hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page))
+        return self.ask(path, hidden | fields)
+
+
+@pytest.fixture
+def site(tmp_path: Path, dsn: str, redis_addr: str) -> Iterator[Site]:
+    folder = tmp_path / "site"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    made = Site(folder, dsn, redis_addr)
+    made.managed("migrate")
+    yield made
+
+
+ARTICLE = """
+from blog.models import Article, Author
+author = Author.objects.create(name="ann")
+Article.objects.create(pk=7, slug="lamps", title="A lamp", author=author, meta={"pages": 2})
+"""
+
+
+def test_django_s_own_commands_have_nothing_to_say(site: Site) -> None:
+    assert "No changes detected" in site.managed("makemigrations", "--check")
+    assert "no issues" in site.managed("check", "--database", "default")
+    assert site.managed("strata", "migrate") == "Nothing to do.\n"
+    stats = json.loads(site.managed("strata", "stats", "--json"))
+    assert "blog_article" in json.dumps(stats)
+    assert site.manage("strata", "warm").returncode == 2
+    site.managed("migrate", "blog", "0001")
+    with psycopg.connect(site.dsn) as conn:
+        assert conn.execute("SELECT count(*) FROM pg_trigger WHERE tgname LIKE '_strata%'").fetchone() == (0,)
+    said = site.manage("check", "--database", "default").stderr
+    assert "strata.W001" in said and "blog_article" in said and "StrataFields" in said
+    said = site.managed("sqlmigrate", "blog", "0002")
+    assert 'ALTER TABLE "blog_article" ADD COLUMN _strata_version' in said and "CREATE TRIGGER" in said
+    site.managed("migrate")
+
+
+def test_a_page_a_counter_and_the_admin_work_over_http(site: Site) -> None:
+    site.python(
+        f"{ARTICLE}\nfrom django.contrib.auth.models import User\nUser.objects.create_superuser('root', '', 'pw')"
+    )
+    server = site.serve("--workers", "2")
+    try:
+        wait_until(site.answers)
+        status, body = site.ask("articles/7")
+        assert (status, json.loads(body)) == (200, {"title": "A lamp", "by": "ann", "meta": {"pages": 2}, "views": 0})
+        assert site.ask("articles/8")[0] == 404
+        assert [json.loads(site.ask("articles/7/views", {})[1])["views"] >= 1 for _ in range(3)] == [True] * 3
+        assert json.loads(site.ask("healthz")[1])["status"] == "up"
+        site.submit("admin/login/?next=/admin/", username="root", password="pw")
+        form = {"slug": "lamps", "title": "By the admin", "author": "1", "meta": "{}"}
+        assert site.submit("admin/blog/article/7/change/", **form)[0] == 200
+        wait_until(lambda: all('"By the admin"' in site.ask("articles/7")[1] for _ in range(6)))
+        assert site.submit("admin/blog/article/7/delete/", post="yes")[0] == 200
+        wait_until(lambda: [site.ask("articles/7")[0] for _ in range(6)] == [404] * 6)
+    finally:
+        server.terminate()
+        assert server.wait(30) == 0
+
+
+@pytest.mark.parametrize("words", [["--workers", "2"], ["--workers", "2", "--preload", "--threads", "4"]])
+def test_what_was_counted_before_sigterm_under_load_is_in_postgresql_once_each(site: Site, words: list[str]) -> None:
+    site.python(ARTICLE)
+    counted = 0
+    lock, stop = threading.Lock(), threading.Event()
+
+    def count() -> None:
+        nonlocal counted
+        while not stop.is_set():
+            try:
+                status, _ = site.ask("articles/7/views", {})
+            except OSError:
+                continue  # it ends
+            with lock:
+                counted += status == 200
+
+    for _ in range(2):  # and once more, on what is there
+        server = site.serve(*words)
+        wait_until(site.answers)
+        stop.clear()
+        threads = [threading.Thread(target=count) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        before = counted
+        wait_until(lambda: counted > before + 100)  # noqa: B023
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+    # A request that was under way when its connection was cut may have been counted without an answer.
+    with psycopg.connect(site.dsn, autocommit=True) as conn:
+
+        def held() -> int:
+            row = conn.execute("SELECT count FROM blog_visits WHERE article_id = 7").fetchone()
+            return 0 if row is None else int(row[0])
+
+        site.python("from strata.integrations.django import store; store().flush_dirty(30); store().close()")
+        wait_until(lambda: held() >= counted)
+        assert held() <= counted + 8 * 2
+
+
+def test_a_worker_serves_the_project_by_its_name(site: Site) -> None:
+    site.python(ARTICLE)
+    words = "-A strata.worker worker --concurrency 1 --pool solo --loglevel INFO".split()
+    env = site.env | {"STRATA_APP": "strata.integrations.django:store"}
+    log = site.folder / "worker.log"
+    with log.open("wb") as file:
+        worker = subprocess.Popen([sys.executable, "-m", "celery", *words], cwd=site.folder, env=env, stderr=file)
+    try:
+        wait_until(lambda: " ready." in log.read_text(), 60)
+        counted = "visits.increment(7, count=1, default=visits.model(article_id=7))"
+        site.python(f"from blog.records import visits\n{counted}")
+        wait_until(lambda: re.search(r"Task strata.persist\S+ succeeded", log.read_text()))
+        with psycopg.connect(site.dsn) as conn:
+            assert conn.execute("SELECT count FROM blog_visits WHERE article_id = 7").fetchone() == (1,)
+    finally:
+        worker.terminate()
+        worker.wait(60)
+
+
+TESTS = '''
+from django.test import TestCase, TransactionTestCase
+
+from blog.models import Article, Author
+from blog.records import articles, authors
+from strata.integrations.django import store
+
+
+class FreshCaches(TransactionTestCase):
+    """Rows are committed, so that Strata reads them; what earlier tests left in the caches is dropped."""
+
+    def setUp(self):
+        for records in (articles, authors):
+            records.invalidate_all()
+
+
+class ArticleTests(FreshCaches):
+    def test_strata_reads_what_the_orm_writes(self):
+        author = Author.objects.create(name="ann")
+        self.assertEqual(authors.get(author.pk).name, "ann")
+
+    def test_the_orm_reads_what_strata_writes(self):
+        made = authors.insert(authors.model(name="bob"))
+        self.assertEqual([author.name for author in Author.objects.all()], ["bob"])
+        self.assertIn("test_", store().config.postgres_dsn)
+
+    def test_views(self):
+        self.assertEqual(self.client.get("/articles/1").status_code, 404)
+
+
+class OrmOnly(TestCase):
+    def test_rows_of_a_transaction_that_is_rolled_back_are_not_there_for_strata(self):
+        author = Author.objects.create(name="nobody")
+        self.assertIsNone(authors.get(author.pk, default=None))
+'''
+
+
+def test_a_project_s_tests_have_the_test_database_by_themselves(site: Site) -> None:
+    (site.folder / "blog" / "tests.py").write_text(TESTS)
+    site.python(f"{ARTICLE}\nfrom blog.records import authors\nassert authors.get(1).name == 'ann'")
+    done = site.manage("test", "--noinput")
+    assert done.returncode == 0 and "Ran 4 tests" in done.stderr, done.stderr
+    with psycopg.connect(site.dsn) as conn:
+        assert conn.execute("SELECT name FROM blog_author").fetchall() == [("ann",)]
+
+
+SETTINGS: list[tuple[str, str]] = [
+    ("STRATA = {'REDIS': 'x'}", "'redis', which is no field of Config"),
+    ("STRATA = ['x']", "must be a dict"),
+    ("STRATA = {'DATABASE': 'other'}", "'other', of which DATABASES knows nothing"),
+    (
+        "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': ':memory:'}}",
+        "is sqlite; .*PostgreSQL",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), SETTINGS)
+def test_settings_that_cannot_be_are_said_by_the_check(site: Site, line: str, said: str) -> None:
+    with (site.folder / "news" / "settings.py").open("a") as file:
+        file.write(f"\n{line}\n")
+    done: Any = site.manage("check", "--database", "default")
+    assert done.returncode == 1 and re.search(said, done.stderr) and "strata.E001" in done.stderr, done.stderr
