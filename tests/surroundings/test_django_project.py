@@ -205,45 +205,7 @@ def test_a_worker_serves_the_project_by_its_name(site: Site) -> None:
         worker.wait(60)
 
 
-TESTS = '''
-from django.test import TestCase, TransactionTestCase
-
-from blog.models import Article, Author
-from blog.records import articles, authors
-from strata.integrations.django import store
-
-
-class FreshCaches(TransactionTestCase):
-    """Rows are committed, so that Strata reads them; what earlier tests left in the caches is dropped."""
-
-    def setUp(self):
-        for records in (articles, authors):
-            records.invalidate_all()
-
-
-class ArticleTests(FreshCaches):
-    def test_strata_reads_what_the_orm_writes(self):
-        author = Author.objects.create(name="ann")
-        self.assertEqual(authors.get(author.pk).name, "ann")
-
-    def test_the_orm_reads_what_strata_writes(self):
-        made = authors.insert(authors.model(name="bob"))
-        self.assertEqual([author.name for author in Author.objects.all()], ["bob"])
-        self.assertIn("test_", store().config.postgres_dsn)
-
-    def test_views(self):
-        self.assertEqual(self.client.get("/articles/1").status_code, 404)
-
-
-class OrmOnly(TestCase):
-    def test_rows_of_a_transaction_that_is_rolled_back_are_not_there_for_strata(self):
-        author = Author.objects.create(name="nobody")
-        self.assertIsNone(authors.get(author.pk, default=None))
-'''
-
-
 def test_a_project_s_tests_have_the_test_database_by_themselves(site: Site) -> None:
-    (site.folder / "blog" / "tests.py").write_text(TESTS)
     site.python(f"{ARTICLE}\nfrom blog.records import authors\nassert authors.get(1).name == 'ann'")
     done = site.manage("test", "--noinput")
     assert done.returncode == 0 and "Ran 4 tests" in done.stderr, done.stderr
@@ -268,3 +230,13 @@ def test_settings_that_cannot_be_are_said_by_the_check(site: Site, line: str, sa
         file.write(f"\n{line}\n")
     done: Any = site.manage("check", "--database", "default")
     assert done.returncode == 1 and re.search(said, done.stderr) and "strata.E001" in done.stderr, done.stderr
+
+
+PAGE = (ROOT / "docs" / "django.md").read_text()
+SHOWN = re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(("name", "text"), SHOWN, ids=[name for name, _ in SHOWN])
+def test_the_guide_shows_the_example_as_it_is(name: str, text: str) -> None:
+    assert text in (EXAMPLE / name).read_text()
+    assert len(SHOWN) >= 6

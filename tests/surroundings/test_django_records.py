@@ -18,6 +18,7 @@ from strata import Collection, DataStore, InvalidModelError, PostgresPolicy, Sch
 from strata.integrations.django import invalidate_on_commit, record_of
 from strata.integrations.django.operations import Raw
 from strata.l3.needs import needs, removal
+from strata.testing import inspect
 from tests.stores import MakeStore, sure
 from tests.support import wait_until
 from tests.surroundings.django_beside import django_on
@@ -115,7 +116,7 @@ def adopted(make: MakeStore, *schemas: Schema[Any]) -> DataStore:
     store = make()
     for schema in schemas:
         store.register(schema)
-    over = [(bound.rows.table, bound.schema) for bound in store._wiring.schemas]
+    over = [(bound.rows.table, bound.schema) for bound in inspect(store).schemas.values()]
     with connection.cursor() as cursor:
         for table in {table.name for table, _ in over}:
             for statement in needs(Raw(connection), table, over):
@@ -243,7 +244,7 @@ def test_without_triggers_saved_and_deleted_objects_are_seen_after_their_commit_
 
 def test_what_was_given_to_a_table_is_given_once_and_can_be_taken_away(make: MakeStore) -> None:
     store = adopted(make, record_of(Author))
-    over = [(bound.rows.table, bound.schema) for bound in store._wiring.schemas]
+    over = [(bound.rows.table, bound.schema) for bound in inspect(store).schemas.values()]
     assert needs(Raw(connection), "tests_author", over) == []
     with connection.cursor() as cursor:
         for statement in removal(Raw(connection), "tests_author"):

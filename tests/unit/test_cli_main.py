@@ -12,7 +12,19 @@ import strata
 from strata.cli.main import main
 from strata.cli.signals import Ended
 
-COMMANDS = ["adopt", "audit", "dead-letters", "demo", "dev", "doctor", "keys", "migrate", "stats", "warm"]
+COMMANDS = [
+    "adopt",
+    "audit",
+    "dead-letters",
+    "demo",
+    "dev",
+    "doctor",
+    "inspect-table",
+    "keys",
+    "migrate",
+    "stats",
+    "warm",
+]
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-from blog import views
 from django.contrib import admin
 from django.urls import path
 from strata.integrations.django import health
+
+from blog import views
 
 urlpatterns = [
     path("admin/", admin.site.urls),

@@ -10,6 +10,9 @@ from django.core.signals import setting_changed
 from django.db.backends.signals import connection_created
 from django.utils.module_loading import autodiscover_modules
 
+from strata.integrations.django.checks import check_tables
+from strata.integrations.django.project import project
+
 
 class StrataConfig(AppConfig):  # type: ignore[misc]  # Django has no types
     """Imports the modules `records` of the installed applications, and has the store follow the database."""
@@ -20,8 +23,6 @@ class StrataConfig(AppConfig):  # type: ignore[misc]  # Django has no types
 
     def ready(self) -> None:
         """When Django starts."""
-        from strata.integrations.django.checks import check_tables
-        from strata.integrations.django.project import project
 
         def opened(connection: Any, **_: Any) -> None:
             project.follow(connection.alias)

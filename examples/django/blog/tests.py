@@ -1,0 +1,42 @@
+from django.test import TestCase, TransactionTestCase
+from strata.integrations.django import store
+
+from blog.models import Article, Author
+from blog.records import articles, authors, visits
+
+
+class StrataTestCase(TransactionTestCase):
+    """Rows are committed, so that Strata reads them. What an earlier test left in the caches is dropped."""
+
+    def setUp(self) -> None:
+        store().flush_dirty(10)
+        for records in (articles, authors, visits):
+            records.invalidate_all()
+
+
+class ArticleTests(StrataTestCase):
+    def test_strata_reads_what_the_orm_writes(self) -> None:
+        author = Author.objects.create(name="ann")
+        article = Article.objects.create(slug="lamps", title="A lamp", author=author)
+        answer = self.client.get(f"/articles/{article.pk}")
+        self.assertEqual(answer.json(), {"title": "A lamp", "by": "ann", "meta": {}, "views": 0})
+
+    def test_the_orm_reads_what_strata_writes(self) -> None:
+        authors.insert(authors.model(name="bob"))
+        self.assertEqual([author.name for author in Author.objects.all()], ["bob"])
+
+    def test_views_are_counted(self) -> None:
+        author = Author.objects.create(name="ann")
+        article = Article.objects.create(slug="lamps", title="A lamp", author=author)
+        self.assertEqual(self.client.post(f"/articles/{article.pk}/views").json(), {"views": 1})
+        store().flush_dirty(10)
+        self.assertEqual(visits.get(article.pk, force_l3=True).count, 1)
+
+
+class OrmOnly(TestCase):
+    """Of a transaction that is never committed nobody else sees anything, and so neither does Strata."""
+
+    def test_an_author_has_a_name(self) -> None:
+        author = Author.objects.create(name="nobody")
+        self.assertEqual(str(author), "nobody")
+        self.assertIsNone(authors.get(author.pk, default=None))
