@@ -55,7 +55,10 @@ def pytest_collection_finish() -> None:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """All is called with all tiers, through and behind. The same engine does it with fewer tiers, and where it is
-    awaited: each of these is seen one day in some; both at once, where that is asked for."""
+    awaited: each of these is seen one day in some; both at once, where that is asked for. Whole applications, each with
+    servers, are seen one day in some, too."""
+    if item.get_closest_marker("in_turn") is not None and not is_today(item.nodeid, TURNS):
+        item.add_marker(pytest.mark.long)
     if item.get_closest_marker(BOTH_FACES) is None or not hasattr(item, "callspec"):
         return
     parts = item.callspec.id.split("-")

@@ -14,7 +14,6 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +88,16 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path, dsn: str, redis_addr: str) -> Iterator[Site]:
+def unmigrated(tmp_path: Path, dsn: str, redis_addr: str) -> Site:
     folder = tmp_path / "site"
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    made = Site(folder, dsn, redis_addr)
-    made.managed("migrate")
-    yield made
+    return Site(folder, dsn, redis_addr)
+
+
+@pytest.fixture
+def site(unmigrated: Site) -> Site:
+    unmigrated.managed("migrate")
+    return unmigrated
 
 
 ARTICLE = """
@@ -144,6 +147,7 @@ def test_a_page_a_counter_and_the_admin_work_over_http(site: Site) -> None:
         assert server.wait(30) == 0
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("words", [["--workers", "2"], ["--workers", "2", "--preload", "--threads", "4"]])
 def test_what_was_counted_before_sigterm_under_load_is_in_postgresql_once_each(site: Site, words: list[str]) -> None:
     site.python(ARTICLE)
@@ -186,6 +190,7 @@ def test_what_was_counted_before_sigterm_under_load_is_in_postgresql_once_each(s
         assert held() <= counted + 8 * 2
 
 
+@pytest.mark.in_turn
 def test_a_worker_serves_the_project_by_its_name(site: Site) -> None:
     site.python(ARTICLE)
     words = "-A strata.worker worker --concurrency 1 --pool solo --loglevel INFO".split()
@@ -225,10 +230,10 @@ SETTINGS: list[tuple[str, str]] = [
 
 
 @pytest.mark.parametrize(("line", "said"), SETTINGS)
-def test_settings_that_cannot_be_are_said_by_the_check(site: Site, line: str, said: str) -> None:
-    with (site.folder / "news" / "settings.py").open("a") as file:
+def test_settings_that_cannot_be_are_said_by_the_check(unmigrated: Site, line: str, said: str) -> None:
+    with (unmigrated.folder / "news" / "settings.py").open("a") as file:
         file.write(f"\n{line}\n")
-    done: Any = site.manage("check", "--database", "default")
+    done: Any = unmigrated.manage("check", "--database", "default")
     assert done.returncode == 1 and re.search(said, done.stderr) and "strata.E001" in done.stderr, done.stderr
 
 

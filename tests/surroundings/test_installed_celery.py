@@ -23,7 +23,7 @@ from tests.models import Note
 from tests.stores import MakeStore
 from tests.support import wait_until
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.in_turn]
 
 APP = "tests.surroundings.company_app"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "celery.md").read_text(), re.MULTILINE | re.DOTALL)
