@@ -245,3 +245,17 @@ SHOWN = re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```", PAGE, re.MULTILINE | r
 def test_the_guide_shows_the_example_as_it_is(name: str, text: str) -> None:
     assert text in (EXAMPLE / name).read_text()
     assert len(SHOWN) >= 6
+
+
+@pytest.mark.in_turn
+def test_one_command_starts_servers_a_worker_and_the_site_and_ends_them(unmigrated: Site) -> None:
+    env = {name: value for name, value in unmigrated.env.items() if not name.startswith("STRATA_")}
+    env |= {"PORT": str(unmigrated.port), "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
+    running = subprocess.Popen(["./run"], cwd=unmigrated.folder, env=env)
+    try:
+        wait_until(unmigrated.answers, 60)
+        assert unmigrated.ask("articles/1")[0] == 404
+    finally:
+        running.send_signal(signal.SIGINT)
+        running.wait(60)
+    assert not unmigrated.answers()
