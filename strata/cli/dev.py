@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import click
 
-from strata.cli.fleet import LocalFleet
+from strata.cli.fleet import GRACE, LocalFleet
 from strata.cli.servers import Servers
-from strata.cli.signals import ending_in_order
+from strata.cli.signals import ending_in_order, undisturbed
 from strata.errors import StrataError
 
 EXAMPLE = "strata.cli.example:store"
@@ -54,12 +54,27 @@ def _lines(servers: Servers, fleet: LocalFleet, flower: str) -> list[str]:
 
 def _run(command: Sequence[str], servers: Servers, fleet: LocalFleet) -> int:
     try:
-        status = subprocess.run(command, env=servers.inherited(), check=False).returncode
+        process = subprocess.Popen(command, env=servers.inherited())
     except OSError as error:
         raise StrataError(f"{command[0]} cannot be run: {error.strerror}") from error
+    try:
+        status = process.wait()
+    finally:
+        with undisturbed():
+            _end(process)
     for words in fleet.ended():  # whose logs go with the directory that they are in
         click.echo(f"# {words}", err=True)
     return status
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """While its servers are there: what it has written behind is to be flushed."""
+    process.terminate()  # which does nothing to one that has ended
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _watch(fleet: LocalFleet) -> int:

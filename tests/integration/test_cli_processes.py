@@ -113,6 +113,25 @@ def test_dev_runs_a_command_with_the_last_words_of_what_ended_meanwhile_and_ends
     wait_until(lambda: not dev.left(), what="the end of all processes")
 
 
+def test_dev_ends_its_command_in_order_while_the_servers_are_there(folder: Path) -> None:
+    command = (
+        "import os, pathlib, signal, sys, time, redis\n"
+        "def end(*_):\n"
+        "    redis.Redis.from_url(os.environ['STRATA_REDIS_ADDR']).ping()\n"
+        "    pathlib.Path('ended').touch()\n"
+        "    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "pathlib.Path('begun').touch()\n"
+        "time.sleep(90)"
+    )
+    dev = Command(folder, "dev", "--", sys.executable, "-c", command)
+    wait_until(lambda: (folder / "begun").exists(), timeout=60, what="strata dev")
+    dev.process.send_signal(signal.SIGTERM)
+    dev.process.wait(60)
+    assert (folder / "ended").exists(), dev.said()
+    wait_until(lambda: not dev.left(), what="the end of all processes")
+
+
 def test_dev_says_in_one_line_why_the_worker_does_not_start(folder: Path) -> None:
     dev = Command(folder, "dev", "--app", "no_such_shop:store")
     assert dev.process.wait(90) == 1
