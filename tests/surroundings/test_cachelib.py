@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cachelib.serializers import JSONSerializer
+from django.core.cache import caches
+from django.test import override_settings
 from flask import Flask
 from flask_caching import Cache
 
@@ -21,6 +25,7 @@ from strata.integrations.cachelib import StrataCache
 from strata.testing import inspect
 from tests.behind import client
 from tests.support import wait_until
+from tests.surroundings import django_beside, test_dogpile  # noqa: F401 which set Django up, and name the backend
 
 MakeCache = Callable[..., StrataCache]
 
@@ -182,3 +187,24 @@ def test_flask_caching_takes_it_by_its_name_with_options(redis_addr: str) -> Non
     cache.clear()
     assert asked.get("/7").data == b"14" and calls == [7, 7]
     store.close(2)
+
+
+PAGE = Path("docs/drop-in-caches.md").read_text()
+SHOWN = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_the_settings_of_the_page_on_drop_in_caches_work_as_they_stand(redis_addr: str) -> None:
+    django, flask, dogpile = (text.replace("redis://127.0.0.1:6379/0", redis_addr) for text in SHOWN)
+    made: dict[str, Any] = {"__name__": __name__}
+    for text in (django, flask, dogpile):
+        exec(text, made)  # noqa: S102 the page itself
+    with override_settings(CACHES=made["CACHES"]):
+        caches["default"].set("key", {"a": (1, 2)})
+        assert caches["default"].get("key") == {"a": (1, 2)}
+        caches["default"]._entries.store.close(2)
+    with made["app"].app_context():
+        made["cache"].set("key", {"a": (1, 2)})
+        assert made["cache"].get("key") == {"a": (1, 2)}
+    assert made["region"].get_or_create("key", lambda: (1, 2)) == (1, 2)
+    made["region"].backend._store.close(2)
+    made["app"].extensions["cache"][made["cache"]]._store.close(2)
