@@ -117,7 +117,7 @@ def close_child(**_: Any) -> None:
     _close()
     if os.environ.get("STRATA_METRICS_ADDR"):
         with contextlib.suppress(ImportError):
-            _metrics().ended()
+            _metrics().ended(os.getpid())
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]

@@ -7,6 +7,7 @@ that did not ring.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from strata.errors import RefusedError, StrataError, UnavailableError
@@ -23,7 +24,8 @@ def task(name: str, *kinds: type) -> Callable[[Callable[..., int]], Any]:
                 log.warning("a message has other arguments than its task takes; it is left out", task=name)
                 return 0
             try:
-                return body(*given)
+                with _span(name):
+                    return body(*given)
             except (UnavailableError, RefusedError) as error:  # which is said for all that need it
                 log.debug("a task waits", task=name, reason=str(error))
             except StrataError as error:
@@ -34,6 +36,11 @@ def task(name: str, *kinds: type) -> Callable[[Callable[..., int]], Any]:
         return app.task(name=name, typing=False)(run)
 
     return register
+
+
+def _span(name: str) -> AbstractContextManager[object]:
+    """That of a task; `strata.persist` has one for each batch."""
+    return nullcontext() if name == "strata.persist" else store().fleet.tracer.span(name)
 
 
 @task("strata.persist", str, int)
