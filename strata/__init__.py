@@ -8,7 +8,7 @@ from strata.aio.tx import AsyncTx
 from strata.codec import JSON, MsgPack
 from strata.collection import Collection
 from strata.config import Config
-from strata.contracts import Codec, Logger, MetricsRecorder
+from strata.contracts import Codec, Logger, MetricsRecorder, Tracer
 from strata.datastore import DataStore
 from strata.encryption_keys import EncryptionKeys
 from strata.engine.tx import Tx
@@ -184,6 +184,7 @@ __all__ = [
     "StrataError",
     "TierHealth",
     "TierState",
+    "Tracer",
     "Tx",
     "TxFailedError",
     "TxTimeoutError",

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from strata.addresses import masked
 from strata.codec import JSON
-from strata.contracts import Codec, Logger, MetricsRecorder, fulfils
+from strata.contracts import Codec, Logger, MetricsRecorder, Tracer, fulfils
 from strata.durations import Seconds, duration
 from strata.encryption_keys import EncryptionKeys, keys_from
 from strata.endpoints import check_app, check_broker, check_client, read_dsn, read_redis
@@ -29,7 +29,7 @@ from strata.policies import (
 from strata.protocol.keyspace import Keyspace
 
 _SECRETS = frozenset({"redis_password", "encryption_key"})
-_FOREIGN = frozenset({"redis_client", "celery_app", "metrics", "logger"})  # whose repr may show anything
+_FOREIGN = frozenset({"redis_client", "celery_app", "metrics", "tracer", "logger"})  # whose repr may show anything
 _OF_REDIS = ("redis_addr", "ledger_addr")
 _ADDRESSES = ("postgres_dsn", "postgres_direct_dsn", *_OF_REDIS, "broker_url")
 
@@ -77,6 +77,7 @@ class Config:
             "strata:invalidate".
         codec: How records are encoded in L2. Default: `JSON()`.
         metrics: What is told of counters, durations and gauges. Default: none.
+        tracer: What makes spans of what goes past L1. Default: none.
         logger: What is told of mistakes and outages. Default: `StandardLogger()`, the standard library's `logging`.
         encryption_key: The key of `Encrypted` fields, exactly 32 bytes; or `EncryptionKeys`, several by id. Default:
             none.
@@ -113,6 +114,7 @@ class Config:
     invalidation_channel: str = "strata:invalidate"
     codec: Codec = field(default_factory=JSON)
     metrics: MetricsRecorder | None = None
+    tracer: Tracer | None = None
     logger: Logger | None = None
     encryption_key: bytes | EncryptionKeys | None = None
     namespace: str = ""
@@ -153,7 +155,8 @@ class Config:
             value = getattr(self, name)
             if not isinstance(value, kind):
                 raise InvalidConfigError(f"{name} is {shown(value)}; it must be a {kind.__name__}(...)")
-        for name, protocol in (("codec", Codec), ("metrics", MetricsRecorder), ("logger", Logger)):
+        protocols = {"codec": Codec, "metrics": MetricsRecorder, "tracer": Tracer, "logger": Logger}
+        for name, protocol in protocols.items():
             value = getattr(self, name)
             if (value is not None or name == "codec") and not fulfils(value, protocol):
                 raise InvalidConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
@@ -59,6 +60,35 @@ class MetricsRecorder(Protocol):
 
     def gauge(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge."""
+        ...
+
+
+@runtime_checkable
+class Tracer(Protocol):
+    """Makes spans of what Strata does. Must be thread-safe. What it raises is ignored.
+
+    Attributes are `schema`, `key` (of a record, as it is), `shard`, and of a server's calls `system`, `server`,
+    `address` and `operation`.
+    """
+
+    def begin(self, name: str, attributes: Mapping[str, Any]) -> Any:
+        """Begin a span within the caller's, and make it the caller's; what is returned is given to `link` and `end`."""
+        ...
+
+    def link(self, span: Any, others: Sequence[str]) -> None:
+        """Link a span to others, which `current` has named, in another process perhaps."""
+        ...
+
+    def end(self, span: Any, error: BaseException | None) -> None:
+        """End it, with what was raised in it; the caller's is then the one that was before."""
+        ...
+
+    def call(self, name: str, seconds: float, attributes: Mapping[str, Any], error: BaseException | None) -> None:
+        """Make a span, within the caller's, of a server's call that has just ended; none where the caller has none."""
+        ...
+
+    def current(self) -> str:
+        """The caller's span as a short text of ASCII without blanks, by which it can be linked to; "" without one."""
         ...
 
 

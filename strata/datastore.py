@@ -12,7 +12,6 @@ from time import monotonic
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, overload
 
-from strata import waits
 from strata._wiring import Wiring
 from strata.bound import Bound
 from strata.collection import RAISE, Collection
@@ -27,6 +26,7 @@ from strata.engine.insert import Inserter
 from strata.engine.invalidate import Invalidator
 from strata.engine.many import ManyReader, named_by, pairs
 from strata.engine.modify import Modifier
+from strata.engine.observed import Observed, Observers
 from strata.engine.read import Reader
 from strata.engine.readings import numbers_of
 from strata.engine.rows import Filler
@@ -37,7 +37,6 @@ from strata.engine.where import WhereWriter
 from strata.engine.write import Writer
 from strata.engine.write_many import ManyWriter
 from strata.errors import (
-    DecodeError,
     InvalidConfigError,
     InvalidModelError,
     MigrationError,
@@ -55,10 +54,8 @@ from strata.memo.cached import Caching, Terms, tags_of_results
 from strata.model.fields import check_identifier
 from strata.model.keys import KEYS
 from strata.model.numbers import Number
-from strata.observe import labels
 from strata.observe.counters import Stats
 from strata.observe.health import Health
-from strata.observe.metrics import SafeMetrics
 from strata.paging import Page
 from strata.policies import count, flag
 from strata.query import Q, Query, as_query
@@ -118,7 +115,7 @@ class DataStore:
         self._hot: dict[Any, Hot] = {}
         self._made_with = threading.Lock  # what it was when the parts were made: see `_patched`
         self._wiring = Wiring(config, self._schemas)
-        self._metrics = self._wiring.metrics if self._wiring.metrics.enabled else None
+        self._observers = Observers(self._wiring.metrics, self._wiring.tracer).or_none()
         self._context = context = self._wiring.context
         filler = Filler(context)
         self._reader = Reader(context)
@@ -224,7 +221,7 @@ class DataStore:
     def _get_slowly(self, schema: Any, id: Any, default: Any, force_l2: bool, force_l3: bool, whole: bool) -> Any:
         """`get` without a look at the hit path."""
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics, "strata_get_seconds"):
+        with Observed(bound, self._observers, "get", id):
             record = self._reader.get(bound, id, force_l2=force_l2, force_l3=force_l3, whole=whole)
         if record is not ABSENT:
             return record
@@ -248,7 +245,7 @@ class DataStore:
         Raises `EncodeError`, `MissingPrimaryKeyError`, `DecodeError`, `HookError` and `UnavailableError` as `get` does.
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "get_many"):
             return self._many.get_many(bound, ids, whole=whole)
 
     @overload
@@ -279,7 +276,7 @@ class DataStore:
         asked = [(self._bound(schema), id) for schema, id in pairs(wanted)]
         with ExitStack() as counted:
             for bound in dict.fromkeys(bound for bound, _ in asked):
-                counted.enter_context(_Counted(bound, self._metrics))
+                counted.enter_context(Observed(bound, self._observers, "get_batch"))
             return self._many.get_batch(asked, default, whole=whole)
 
     @overload
@@ -336,7 +333,7 @@ class DataStore:
 
     def _get_made(self, schema: Any, id: Any, source: Making) -> Any:
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "get_or_set", id):
             return self._caller.get_or_set(bound, id, source)
 
     def cached(
@@ -391,7 +388,7 @@ class DataStore:
         tier could answer.
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "exists", id):
             return self._reader.exists(bound, id)
 
     @overload
@@ -405,7 +402,7 @@ class DataStore:
         that cannot be read, `HookError` where `before_get` raised, and `L3UnavailableError`.
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "search"):
             return self._searcher.search(bound, as_query(query))
 
     @overload
@@ -435,7 +432,7 @@ class DataStore:
         Page(records=[Player(id='q1', name='anna')], next=None)
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "search_page"):
             return self._searcher.search_page(bound, as_query(query), after)
 
     @overload
@@ -448,7 +445,7 @@ class DataStore:
         Raises `QueryError`, `DecodeError`, `HookError` and `L3UnavailableError` as `search` does.
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "search_cached"):
             return self._searcher.search_cached(bound, as_query(query))
 
     @overload
@@ -472,7 +469,7 @@ class DataStore:
         Raises `QueryError`, mostly before any tier is asked, and `L3UnavailableError`.
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "count"):
             return self._searcher.count(bound, as_query(query))
 
     # -- writing ------------------------------------------------------------------------------------------------
@@ -502,7 +499,7 @@ class DataStore:
         Player(id='p1', name='andrew')
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics, "strata_set_seconds"):
+        with Observed(bound, self._observers, "set", id):
             return self._writer.set(bound, id, value, life(ttl))
 
     def touch(self, schema: SchemaRef[Any], id: Key, /, ttl: Duration | None) -> None:
@@ -522,7 +519,7 @@ class DataStore:
         >>> store.touch(Player, "p1", 1200)
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "touch", id):
             self._toucher.touch(bound, id, life(ttl))
 
     @overload
@@ -545,7 +542,7 @@ class DataStore:
         Player(id='p7', name='berta')
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics, "strata_set_seconds"):
+        with Observed(bound, self._observers, "insert"):
             return self._inserter.insert(bound, record, life(ttl))
 
     @overload
@@ -566,7 +563,7 @@ class DataStore:
         [Player(id='p9', name='emil'), Player(id='p7', name='berta')]
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "insert_many"):
             return self._inserter.insert_many(bound, records)
 
     @overload
@@ -593,7 +590,7 @@ class DataStore:
         Player(id='p1', name='andrew')
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics, "strata_set_seconds"):
+        with Observed(bound, self._observers, "update", id):
             return self._modifier.update(bound, id, fields, expect)
 
     @overload
@@ -618,7 +615,7 @@ class DataStore:
         Player(id='p1', name='Andrew')
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics, "strata_set_seconds"):
+        with Observed(bound, self._observers, "modify", id):
             return self._modifier.modify(bound, id, function)
 
     @overload
@@ -647,7 +644,7 @@ class DataStore:
         2
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics, "strata_set_seconds"):
+        with Observed(bound, self._observers, "increment", id):
             return self._incrementer.increment(bound, id, deltas, default)
 
     @overload
@@ -664,7 +661,7 @@ class DataStore:
         does.
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "set_many"):
             return self._many_writer.set_many(bound, values, life(ttl))
 
     def delete(self, schema: SchemaRef[Any], id: Key) -> None:
@@ -674,7 +671,7 @@ class DataStore:
         `L3UnavailableError`, `L2UnavailableError` and `WriteBehindFullError` as `set` does.
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "delete", id):
             self._writer.delete(bound, id)
 
     def delete_many(self, schema: SchemaRef[Any], ids: Iterable[Key]) -> None:
@@ -684,7 +681,7 @@ class DataStore:
         and `WriteBehindFullError` as `delete` does.
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "delete_many"):
             self._many_writer.delete_many(bound, ids)
 
     def update_where(
@@ -716,7 +713,7 @@ class DataStore:
         'olga'
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "update_where"):
             return self._where.update(bound, query, fields, progress)
 
     def delete_where(
@@ -738,7 +735,7 @@ class DataStore:
         1
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "delete_where"):
             return self._where.delete(bound, query, progress)
 
     def tx(self, timeout: Duration | None = None) -> Tx:
@@ -761,7 +758,7 @@ class DataStore:
         Redis cannot be told.
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "invalidate", id):
             self._invalidator.one(bound, id)
 
     def invalidate_many(self, schema: SchemaRef[Any], ids: Iterable[Key]) -> None:
@@ -770,7 +767,7 @@ class DataStore:
         Raises `EncodeError` for `ids` that are no iterable of ids, and otherwise as `invalidate` does.
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "invalidate_many"):
             self._invalidator.many(bound, ids)
 
     def invalidate_all(self, schema: SchemaRef[Any]) -> None:
@@ -782,7 +779,7 @@ class DataStore:
         Raises `L2UnavailableError` where Redis cannot be told.
         """
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "invalidate_all"):
             self._invalidator.all(bound)
 
     def invalidate_tag(self, tag: str) -> None:
@@ -845,7 +842,7 @@ class DataStore:
             raise InvalidConfigError(f"progress is {shown(progress)}; it must be a function, or None")
         if flag(background, "background"):
             return self.fleet.start_warm(bound, limit)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "warm_cache"):
             return self._warmer.warm(bound, limit, progress)
 
     def flush_dirty(self, timeout: Duration | None = None) -> None:
@@ -925,7 +922,7 @@ class DataStore:
         chosen = every if schema is None else [self._bound(schema)]
         rotations = []
         for bound in chosen:
-            with _Counted(bound, self._metrics):
+            with Observed(bound, self._observers, "rotate_keys"):
                 told = None if progress is None else partial(progress, bound.name)
                 rotations.append(self._rotator.rotate(bound, told))
         return rotations
@@ -1045,7 +1042,7 @@ class DataStore:
     def _remove(self, schema: str, id: Key, fits: Callable[[Any], bool]) -> bool:
         """Delete a record of a schema without L3 if there is one, and it fits; whether that was so."""
         bound = self._bound(schema)
-        with _Counted(bound, self._metrics):
+        with Observed(bound, self._observers, "remove", id):
             return self._modifier.remove(bound, id, fits)
 
     @property
@@ -1097,32 +1094,6 @@ class DataStore:
         self._lock, self._closing = memory_lock(), Turns()
         self._wiring.after_fork()
         self._modifier.after_fork()
-
-
-class _Counted:
-    """Counts an operation that raises, and tells the recorder, where there is one, of it and of the time it took."""
-
-    __slots__ = ("_began", "_bound", "_metrics", "_timed")
-
-    def __init__(self, bound: Bound, metrics: SafeMetrics | None, timed: str = "") -> None:
-        self._bound = bound
-        self._metrics = metrics
-        self._timed = timed
-
-    def __enter__(self) -> None:
-        if self._metrics is not None:
-            self._began = waits.monotonic()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if kind is not None:
-            self._bound.counters.errors += 1
-        if isinstance(error, DecodeError) and not error.schema:
-            error.schema = self._bound.name
-        if self._metrics is not None:
-            if self._timed:
-                self._metrics.observe(self._timed, waits.monotonic() - self._began, schema=self._bound.name)
-            if kind is not None:
-                self._metrics.count("strata_errors", schema=self._bound.name, error=labels.of_error(kind))
 
 
 def _after_fork_in_child() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from strata import DataStore, waits
 from strata.l3.connection import Connection
+from strata.observe.server_call import ServerCall
 from strata.testing import inspect
 
 
@@ -34,7 +35,7 @@ def counted(store: DataStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trips
         callers.append(waits.ident())
         return begin(*args)
 
-    def asked(seconds: float) -> None:
+    def asked(call: ServerCall) -> None:
         trips.redis += waits.ident() in callers
 
     wait: Callable[..., Any] = Connection.wait

@@ -14,6 +14,8 @@ from strata.errors import InvalidConfigError
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.observe.outages import Outage
+from strata.observe.server_call import ServerCall
+from strata.observe.tracing import SafeTracer
 from strata.waits.clock import Clock
 
 if TYPE_CHECKING:
@@ -26,13 +28,20 @@ class ServerFactory:
     makes one, in one call, and whoever goes through it makes a list first."""
 
     def __init__(
-        self, config: Config, schemas: Mapping[str, Bound], clock: Clock, log: SafeLogger, metrics: SafeMetrics
+        self,
+        config: Config,
+        schemas: Mapping[str, Bound],
+        clock: Clock,
+        log: SafeLogger,
+        metrics: SafeMetrics,
+        tracer: SafeTracer,
     ) -> None:
         self._config = config
         self._schemas = schemas
         self._clock = clock
         self._log = log
         self._metrics = metrics
+        self._tracer = tracer
         self.outages: dict[RedisServer | Database, tuple[Outage, Outage]] = {}
 
     @cached_property
@@ -67,7 +76,7 @@ class ServerFactory:
         from strata.l2.refusals import rights
 
         made = RedisServer(make, self._clock, self._config.keyspace, place, self._config.l2_pool.write_timeout)
-        made.on_call = self._timer("strata_l2_seconds", name)
+        made.on_call = self._teller(made, "l2", "redis", name)
         keeps_ledger = name == "ledger" or not self._config.ledger_addr
         made.rights = rights(self._config.keyspace, self._config.invalidation_channel)
 
@@ -94,7 +103,7 @@ class ServerFactory:
 
         made = Database(dsn, self._config.l3_pool, clock=self._clock)
         name = self.role(dsn)
-        made.on_call = self._timer("strata_l3_seconds", name)
+        made.on_call = self._teller(made, "l3", "postgresql", name)
         self._watch_database(made, name)
         return made
 
@@ -120,12 +129,19 @@ class ServerFactory:
             return "primary"
         return "direct" if dsn == self._config.postgres_direct_dsn else "replica"
 
-    def _timer(self, name: str, server: str) -> Callable[[float], None] | None:
-        """Who is told how long calls take; None where nobody asked."""
-        if not self._metrics.enabled:
+    def _teller(
+        self, made: RedisServer | Database, tier: str, system: str, name: str
+    ) -> Callable[[ServerCall], None] | None:
+        """Who is told of calls; None where nobody asked."""
+        metrics, tracer = self._metrics, self._tracer
+        if not (metrics.enabled or tracer.enabled):
             return None
-        metrics = self._metrics
-        return lambda seconds: metrics.observe(name, seconds, server=server)
+
+        def tell(call: ServerCall) -> None:
+            metrics.observe(f"strata_{tier}_seconds", call.seconds, server=name)
+            tracer.call(f"strata.{tier}", call, system=system, server=name, address=made.address)
+
+        return tell
 
 
 def _no_redis() -> NoReturn:

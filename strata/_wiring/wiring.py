@@ -38,6 +38,7 @@ from strata.observe.health import Health
 from strata.observe.log import SafeLogger, StandardLogger
 from strata.observe.metrics import SafeMetrics
 from strata.observe.outages import Outage, outages_of
+from strata.observe.tracing import SafeTracer
 from strata.policies import WriteMode
 from strata.protocol.markers import UNMARKED, SchemaMarkers
 from strata.protocol.messages import Announcer
@@ -72,6 +73,7 @@ class Wiring:
         self.clock = hub.current().clock
         self.log = SafeLogger(config.logger or StandardLogger(), self.clock)
         self.metrics = SafeMetrics(config.metrics)
+        self.tracer = SafeTracer(config.tracer)
         self.instance = waits.token(16)
         self.trust = Trust()
         self.sweeper = Sweeper(log=self.log)
@@ -81,7 +83,7 @@ class Wiring:
         self.keys = config.keyspace
         self._building = memory_lock()
         self._ledger: RedisServer | None = None
-        self._servers = ServerFactory(config, schemas, self.clock, self.log, self.metrics)
+        self._servers = ServerFactory(config, schemas, self.clock, self.log, self.metrics, self.tracer)
         self.server = self._servers.cache()
         versions = VersionClock(self.clock)
         channel = self.keys.channel(config.invalidation_channel)
@@ -221,6 +223,7 @@ class Wiring:
                 clock=self.clock,
                 log=self.log,
                 metrics=self.metrics,
+                tracer=self.tracer,
                 live=self.housekeeping.beat,
             )
         )

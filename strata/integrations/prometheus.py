@@ -12,11 +12,11 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from strata.errors import InvalidConfigError, shown
 from strata.exports import export
+from strata.observe.metrics import BUCKETS
 from strata.waits.locks import once_lock
 
-__all__ = ["PrometheusRecorder"]
+__all__ = ["PrometheusRecorder", "all_processes", "ended"]
 
-BUCKETS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SUMMED = {"strata_l1_entries", "strata_write_behind_dirty"}  # of several processes; of other gauges the largest counts
 
@@ -87,18 +87,22 @@ class PrometheusRecorder:
 
 def serve(address: str, port: int) -> None:
     """Serve `/metrics` in a thread; of all processes that share `PROMETHEUS_MULTIPROC_DIR`, where that is set."""
+    start_http_server(port, address, registry=all_processes())
+
+
+def all_processes() -> CollectorRegistry:
+    """What is recorded by all processes that share `PROMETHEUS_MULTIPROC_DIR`; where that is not set, by this one."""
     if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        start_http_server(port, address)
-        return
+        return REGISTRY
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    start_http_server(port, address, registry=registry)
+    return registry
 
 
-def ended() -> None:
-    """This process ends: its gauges are not to be summed up with those of the living any more."""
+def ended(pid: int) -> None:
+    """The process ends: its gauges are not to be summed up with those of the living any more."""
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+        mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 __dir__ = export(globals())

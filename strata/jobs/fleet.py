@@ -42,6 +42,7 @@ class Fleet:
     ) -> None:
         self._lookup = lookup
         self._wiring = wiring
+        self.tracer = wiring.tracer
         self._warmer = warmer
         self._migrator = migrator
         self._crew = Crew()

@@ -15,6 +15,7 @@ from strata.l2.cluster import Cluster
 from strata.l2.refusals import Effect, Refusal, refusal_of
 from strata.l2.script import Script
 from strata.l2.wire import Wire, Wires, WireTimeouts, abandon, packed
+from strata.observe.server_call import ServerCall
 from strata.protocol.keyspace import Keyspace
 from strata.runtime.breaker import NOBODY, Breaker, Grumbler
 from strata.waits.clock import Clock
@@ -52,7 +53,7 @@ class RedisServer:
         self._place = place
         self.clock = clock
         self.breaker = Breaker(clock)
-        self.on_call: Callable[[float], None] | None = None  # is told how many seconds each call took; set once
+        self.on_call: Callable[[ServerCall], None] | None = None  # is told of each call; set once
         self.refusing: Grumbler = NOBODY  # is told of calls that a server which is there refused; set once
         self.rights = ""  # that its user needs; set once
         # Written by whoever finds None, and by `close`; each read once a use, so that nobody meets the other's None. Of
@@ -132,30 +133,30 @@ class RedisServer:
 
     def execute(self, *command: Any) -> Any:
         """One command, sent once."""
-        return self._guarded(lambda: self._call(command))
+        return self._guarded(lambda: self._call(command), command[0])
 
     def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any] = ()) -> Any:
         """One script, which a Redis that does not know it yet gets with its text."""
-        return self._guarded(lambda: self._run(script, keys, args))
+        return self._guarded(lambda: self._run(script, keys, args), script.name)
 
     def run_many(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         """The script once for each (keys, args), in one round trip where the server is a single one."""
         if not calls:
             return []
-        return self._guarded(lambda: self._run_many(script, calls))  # type: ignore[no-any-return]
+        return self._guarded(lambda: self._run_many(script, calls), script.name)  # type: ignore[no-any-return]
 
     def run_each(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         """As `run_many`; what the server refused of them is among the answers, as an `L2RefusedError`, so that one bad
         key does not cost the others."""
         if not calls:
             return []
-        return self._guarded(lambda: self._each(self._answers(script, calls)))  # type: ignore[no-any-return]
+        return self._guarded(lambda: self._each(self._answers(script, calls)), script.name)  # type: ignore[no-any-return]
 
     def each(self, commands: Sequence[Command]) -> list[Any]:
         """As `pipeline`; what the server refused of them is among the answers, as an `L2RefusedError`."""
         if not commands:
             return []
-        return self._guarded(lambda: self._each(self._call_many(commands)))  # type: ignore[no-any-return]
+        return self._guarded(lambda: self._each(self._call_many(commands)), "PIPELINE")  # type: ignore[no-any-return]
 
     def time_ms(self) -> float:
         """The server's clock, in ms. Raises `L2UnavailableError`."""
@@ -166,12 +167,12 @@ class RedisServer:
         """Plain commands in one round trip; the first error among their answers is raised."""
         if not commands:
             return []
-        return self._guarded(lambda: _raised(self._call_many(commands)))  # type: ignore[no-any-return]
+        return self._guarded(lambda: _raised(self._call_many(commands)), "PIPELINE")  # type: ignore[no-any-return]
 
     def value(self, key: str) -> bytes | None:
         """What a plain key holds."""
         # MGET, of one key too: to it a key of another type is empty.
-        [raw] = self._guarded(lambda: self._way().call(("MGET", key)))
+        [raw] = self._guarded(lambda: self._way().call(("MGET", key)), "MGET")
         return raw  # type: ignore[no-any-return]
 
     def values(self, keys: Sequence[str], step: int) -> list[bytes | None]:
@@ -192,7 +193,7 @@ class RedisServer:
                 cursor: Any = start
                 while True:
                     command = ("SCAN", cursor, "MATCH", pattern, "COUNT", step)
-                    cursor, found = self._guarded(lambda: wires.call(command))  # noqa: B023 called at once
+                    cursor, found = self._guarded(lambda: wires.call(command), "SCAN")  # noqa: B023 called at once
                     if found:
                         yield found
                     if int(cursor) == 0:
@@ -255,13 +256,13 @@ class RedisServer:
             self._asked_until = 0.0  # another one may have taken its place
         return made
 
-    def _guarded(self, send: Callable[[], Any]) -> Any:
+    def _guarded(self, send: Callable[[], Any], operation: str = "") -> Any:
         if not self.breaker.allow():
             raise L2UnavailableError(
                 f"Redis at {self.address} was not asked, and is tried again shortly; a moment ago: {self.breaker.said}"
             )
         if self.on_call is not None:
-            send = _timed(send, self.on_call)
+            send = _told(send, operation, self.on_call)
         asked = self.clock.monotonic()
         try:
             if self._check is not None and asked >= self._asked_until and self._connected:
@@ -375,15 +376,18 @@ def _pools(client: Any) -> list[Any]:
     return [item.connection_pool for item in clients if item is not None]
 
 
-def _timed(send: Callable[[], Any], tell: Callable[[float], None]) -> Callable[[], Any]:
-    def timed() -> Any:
+def _told(send: Callable[[], Any], operation: str, tell: Callable[[ServerCall], None]) -> Callable[[], Any]:
+    def told() -> Any:
         began = waits.monotonic()
         try:
-            return send()
-        finally:
-            tell(waits.monotonic() - began)
+            answer = send()
+        except BaseException as error:
+            tell(ServerCall(waits.monotonic() - began, operation, error))
+            raise
+        tell(ServerCall(waits.monotonic() - began, operation))
+        return answer
 
-    return timed
+    return told
 
 
 def _raised(answers: list[Any]) -> list[Any]:

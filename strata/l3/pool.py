@@ -19,6 +19,7 @@ from strata.l3.connection import Connection, parse_dsn
 from strata.l3.connections import Counts, Pool
 from strata.l3.fingerprint import Fingerprint, fingerprint
 from strata.l3.sqlstates import Failure, classify
+from strata.observe.server_call import ServerCall
 from strata.policies import L3PoolConfig
 from strata.runtime.breaker import NOBODY, Breaker, Grumbler
 from strata.waits.clock import Clock
@@ -44,7 +45,7 @@ class Database:
         self.config = config
         self.clock = clock
         self.breaker = Breaker(clock)
-        self.on_call: Callable[[float], None] | None = None  # is told for how long each connection was used; set once
+        self.on_call: Callable[[ServerCall], None] | None = None  # is told of each use of a connection; set once
         self.refusing: Grumbler = NOBODY  # is told of statements that nobody can run now; set once
         # Whether it is to be told which database this is, and that; written once each, asking twice being harmless.
         self.telling = False
@@ -146,7 +147,7 @@ class Database:
     def give(self, user: object, conn: Connection, error: psycopg.Error | None = None) -> bool:
         """Take a connection back; whether the server was lost, going by `error`."""
         if self.on_call is not None:
-            self.on_call(self.clock.monotonic() - conn.wanted_at)
+            self.on_call(ServerCall(self.clock.monotonic() - conn.wanted_at, error=error))
         lost = conn.closed or (error is not None and failures.lost(error))
         if lost:
             self.breaker.failed(failures.loss(error), cause_of(error), advice_of(error))

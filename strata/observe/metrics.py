@@ -6,6 +6,9 @@ import contextlib
 
 from strata.contracts import MetricsRecorder
 
+# Seconds that durations are sorted into.
+BUCKETS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
 
 class SafeMetrics:
     """Passes measurements on, or drops them where there is no recorder; an exception in it stops nothing."""

@@ -55,6 +55,7 @@ class WriteBehind:
         self._log = shared.log
         self._durability = config.write_behind_durability
         self.lag = shared.lag
+        self._span = shared.tracer.current
         self._process = Process(shared, self._settle)
         self._finalizer: Any = None
         # Whether this outlives its store. Set by who writes, cleared by the flusher: each does its own step first, and
@@ -82,7 +83,7 @@ class WriteBehind:
         partial = record is not None and bool(bound.plan.unloaded(record))
         if self._finalizer is None:
             self._finalizer = endings.watch(self)
-        item = Buffered(0, record, partial, ends=ends)
+        item = Buffered(0, record, partial, ends=ends, span=self._span())
         put = self._process.buffer.write(bound.name, key, key_text, item)
         if not self._held:
             self._hold()
@@ -102,7 +103,7 @@ class WriteBehind:
         if self._finalizer is None:
             self._finalizer = endings.watch(self)
         process = self._process
-        added = process.buffer.add(bound.name, key, key_text, Addition(deltas, part, default, known))
+        added = process.buffer.add(bound.name, key, key_text, Addition(deltas, part, default, known, self._span()))
         if not self._held:
             self._hold()
         if added.orphan:

@@ -30,6 +30,7 @@ from strata.l2.client import RedisServer
 from strata.l3.pool import Database
 from strata.observe import log as log_module
 from strata.observe import outages
+from strata.observe.server_call import ServerCall
 from strata.testing import inspect
 from strata.writebehind.fleet.broker import Broker
 from tests import databases
@@ -354,7 +355,7 @@ def test_health_and_stats_ask_nobody_and_answer_while_every_server_is_frozen(
     used(store)
     wait_until(lambda: store.stats().pending is not None, what="a look at the ledger")
     idle(store)  # from here on only this thread and the bus's could ask anything
-    asked: list[float] = []
+    asked: list[ServerCall] = []
     inside = inspect(store)
     servers: list[RedisServer | Database] = [inside.redis, *inside.databases.values()]
     for server in servers:

@@ -12,6 +12,7 @@ import pytest
 from strata.coherence.identity import LEASE_SECONDS, Identity
 from strata.l2.address import connect
 from strata.l2.client import RedisServer
+from strata.observe.server_call import ServerCall
 from strata.policies import L2PoolConfig
 from strata.protocol.versions import NODE_BITS, VersionClock
 from strata.testing import Proxy
@@ -61,7 +62,7 @@ class Process:
         self.identity.ensure()
         return self.versions.stamp()
 
-    def _count(self, seconds: float) -> None:
+    def _count(self, call: ServerCall) -> None:
         self.asked += 1
 
 

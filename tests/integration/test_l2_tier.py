@@ -13,6 +13,7 @@ from strata.l2.content import Contents, Found, State
 from strata.l2.lifetimes import Lifetimes
 from strata.l2.tier import L2Tier
 from strata.l2.values import Put
+from strata.observe.server_call import ServerCall
 from strata.policies import L2PoolConfig
 from strata.protocol.versions import VersionClock
 from strata.waits.clock import SystemClock
@@ -275,7 +276,7 @@ def test_two_thousand_keys_take_one_round_trip_and_one_more_for_those_that_are_l
     tier: L2Tier, server: RedisServer
 ) -> None:
     texts = [f"k{number}" for number in range(2000)]
-    trips: list[float] = []
+    trips: list[ServerCall] = []
     server.on_call = trips.append
     token = tier.read_many(texts)["k0"].token
     assert len(tier.fill(token, [Put(text, 1, text) for text in texts])) == 2000

@@ -10,9 +10,11 @@ from typing import NamedTuple
 import pytest
 
 from strata import MemPolicy, Q, RedisPolicy, Retention
+from strata.integrations.opentelemetry import OpenTelemetryTracer
 from strata.l3.ddl import SYSTEM_TABLES
 from tests.behind import Errors, client, deferred, hand_off, idle, paced, run
 from tests.models import Note, Player
+from tests.spans import Spans
 from tests.stores import MakeStore, schema, sure
 from tests.support import wait_until
 
@@ -43,7 +45,8 @@ def lines() -> list[Line]:
 
 def test_every_key_in_redis_is_on_the_page_and_ends_as_it_says(make: MakeStore, dsn: str, redis_addr: str) -> None:
     errors = Errors()
-    one, other = make(write_behind_max_retry=1), make(write_behind_max_retry=1)
+    tracer = OpenTelemetryTracer(Spans().provider)
+    one, other = make(write_behind_max_retry=1, tracer=tracer), make(write_behind_max_retry=1)
     for store in (one, other):
         paced(store)
         store.register(deferred(Note, hooks=errors.hooks()))

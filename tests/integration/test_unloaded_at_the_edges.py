@@ -34,6 +34,7 @@ from strata import (
     WriteMode,
     loaded,
 )
+from strata.observe.server_call import ServerCall
 from strata.testing import Proxy, inspect
 from tests.behind import hand_off, idle, paced
 from tests.stores import MakeStore, schema, sure
@@ -273,7 +274,7 @@ def test_of_many_those_that_lack_something_are_read_together(make: MakeStore) ->
     records.set_many({str(n): Profile(str(n), photo=f"<{n}>", bio="b") for n in range(50)})
     ids = [str(n) for n in range(50)]
     records.get_many(ids)
-    calls: list[float] = []
+    calls: list[ServerCall] = []
     inspect(store).database.on_call = calls.append
     found = records.get_many(ids, whole=True)
     assert [record.photo for record in found.values()] == [f"<{n}>" for n in range(50)]

@@ -26,6 +26,7 @@ QUIET = """
     AuditReport.compared AuditReport.stale AuditReport.share AuditReport.nines SchemaAudit.share SchemaAudit.nines
     Codec.decode Logger.debug Logger.info Logger.warning Logger.error
     MetricsRecorder.count MetricsRecorder.observe MetricsRecorder.gauge
+    Tracer.begin Tracer.link Tracer.end Tracer.call Tracer.current
     StandardLogger.debug StandardLogger.info StandardLogger.warning StandardLogger.error
     Config.keyspace JSON.bind_model MsgPack.bind_model
 """.split()  # which raise nothing that has a name, but for mistakes such as a wrong number of arguments

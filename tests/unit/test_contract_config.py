@@ -35,7 +35,7 @@ from tests.models import Point
 
 K1, K2 = b"1" * 32, b"2" * 32
 ENCODED = {key: base64.b64encode(key).decode() for key in (K1, K2)}
-OBJECTS = {"redis_client", "celery_app", "metrics", "logger"}
+OBJECTS = {"redis_client", "celery_app", "metrics", "tracer", "logger"}
 ENVIRONMENT: dict[str, tuple[str, Any]] = {
     "postgres_dsn": ("postgres://me@host/app", "postgres://me@host/app"),
     "postgres_direct_dsn": ("postgres://me@server/app", "postgres://me@server/app"),
@@ -288,6 +288,7 @@ def test_a_config_is_frozen() -> None:
         {"codec": MsgPack},
         {"logger": print},
         {"metrics": object()},
+        {"tracer": object()},
         {"l3_pool": {"max_conns": 3}},
         {"encryption_key": "k" * 32},
     ],

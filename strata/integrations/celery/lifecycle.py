@@ -95,7 +95,7 @@ class Lifecycle:
         """A child ends: its gauges are not to be summed up with those of the living any more."""
         if os.environ.get(METRICS):
             with contextlib.suppress(ImportError):
-                _metrics().ended()
+                _metrics().ended(os.getpid())
 
 
 def _every(seconds: float, look: Callable[[], object]) -> Callable[[], float]:

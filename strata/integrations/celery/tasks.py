@@ -7,6 +7,7 @@ that did not ring.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import celery
@@ -82,7 +83,8 @@ def _guarded(installed: Installed, name: str, kinds: tuple[type, ...]) -> Callab
             log.warning("a message has other arguments than its task takes; it is left out", task=name)
             return 0
         try:
-            return body(installed.store.fleet, *given)
+            with _span(installed.store.fleet, name):
+                return body(installed.store.fleet, *given)
         except (UnavailableError, RefusedError) as error:  # which is said for all that need it
             log.debug("a task waits", task=name, reason=str(error))
         except StrataError as error:
@@ -91,6 +93,11 @@ def _guarded(installed: Installed, name: str, kinds: tuple[type, ...]) -> Callab
 
     run.__name__, run.__doc__ = body.__name__, body.__doc__
     return run
+
+
+def _span(fleet: Fleet, name: str) -> AbstractContextManager[object]:
+    """That of a task; `strata.persist` has one for each batch."""
+    return nullcontext() if name == "strata.persist" else fleet.tracer.span(name)
 
 
 def _round(fleet: Fleet) -> int:

@@ -346,7 +346,7 @@ class DirtyBuffer:
         # Without a slot it has gone around the ledger, or ended; and a newer write of others comes between.
         shown = version if slot is None else max(slot.shown, slot.superseded)
         added = self._tallies.add(place, what.deltas, version, shown)
-        item = Buffered(version, what.part, True, (), added, what.default)
+        item = Buffered(version, what.part, True, (), added, what.default, span=what.span)
         taken = self._put(schema, key, key_text, item, newest=True)
         record = self._tallies.count(place, what, self._clock.monotonic())
         return Accepted(version, taken.room, taken.orphan, item, record)

@@ -34,7 +34,7 @@ def laid(owner: Owner, schema: str, under: Buffered, over: Buffered) -> Buffered
     if beneath == carried and under.partial and not under.ages and not over.ages and not _writes(carried, under, over):
         default = over.default if under.default is None else under.default
         added = rejoined(under.added, over.added)
-        return Buffered(over.version, over.record, True, (), added, default, under.deleted)
+        return Buffered(over.version, over.record, True, (), added, default, under.deleted, span=over.span)
     older = dict.fromkeys(beneath, under.version) | dict(under.ages)
     for name in carried:
         older.pop(name, None)
@@ -43,7 +43,7 @@ def laid(owner: Owner, schema: str, under: Buffered, over: Buffered) -> Buffered
     added = beyond(rejoined(under.added, over.added), lambda column: written.get(column, 0))
     default = (over.default if under.default is None else under.default) if under.partial else None
     ages = (*sorted(older.items()), *over.ages)
-    return Buffered(over.version, record, under.partial, ages, added, default, under.deleted)
+    return Buffered(over.version, record, under.partial, ages, added, default, under.deleted, span=over.span)
 
 
 def _writes(carried: Sequence[str], *items: Buffered) -> bool:

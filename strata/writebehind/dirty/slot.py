@@ -17,7 +17,8 @@ class Buffered(msgspec.Struct, frozen=True, gc=False):
     """A pending write; `record` is None for a deletion, `partial` where it has columns that were not loaded. `ages`:
     columns that earlier writes gave, over which this one was laid, with their versions. `added` is what is added to
     columns, and `default` the record to which, where there is none, or where it was `deleted`, at that version. `ends`:
-    when a life of its own ends in L2 (monotonic), infinity being never, None where it has the life of all."""
+    when a life of its own ends in L2 (monotonic), infinity being never, None where it has the life of all. `span`
+    is the one that wrote it, "" where nothing is traced."""
 
     version: int
     record: Any
@@ -27,6 +28,7 @@ class Buffered(msgspec.Struct, frozen=True, gc=False):
     default: Any = None
     deleted: int = 0
     ends: float | None = None
+    span: str = ""
 
     @property
     def oldest(self) -> int:
@@ -41,12 +43,14 @@ class Buffered(msgspec.Struct, frozen=True, gc=False):
 
 class Addition(msgspec.Struct, frozen=True, gc=False):
     """What is added to columns of a record: `deltas` by column; `part`, the record with the stamps of the write alone;
-    `default`, to which it is added where there is none; and the record as the caller knows it, if it does."""
+    `default`, to which it is added where there is none; the record as the caller knows it, if it does; and the span
+    that adds it."""
 
     deltas: dict[str, Any]
     part: Any
     default: Any = None
     known: Any = None
+    span: str = ""
 
 
 class OwnWrite(msgspec.Struct, frozen=True, gc=False):

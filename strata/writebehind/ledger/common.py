@@ -9,6 +9,7 @@ from strata.bound import Bound
 from strata.observe.log import SafeLogger
 from strata.observe.metrics import SafeMetrics
 from strata.observe.outages import Outage, outages_of
+from strata.observe.tracing import SafeTracer
 from strata.protocol.messages import Announcer
 from strata.protocol.versions import VersionClock
 from strata.waits.clock import Clock
@@ -36,6 +37,7 @@ class Common:
     clock: Clock
     log: SafeLogger
     metrics: SafeMetrics
+    tracer: SafeTracer
 
     @property
     def together(self) -> bool:

@@ -45,7 +45,7 @@ T = TypeVar("T")
 _KINDS = {
     "dirty": "hash", "due": "zset", "claims": "hash", "floor0": "hash", "floor1": "hash", "epoch": "string",
     "bell": "string", "dead": "hash", "deaths": "zset", "graves": "hash", "untold": "hash",
-    "told": "zset",
+    "told": "zset", "spans": "list",
 }  # fmt: skip
 TOLD_SECONDS, TOLD_MOST = 7 * 86_400, 10_000  # for which, and how many in a shard, failures count as told
 _AT_ONCE = 500  # dead letters that one script takes out

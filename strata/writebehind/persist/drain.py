@@ -12,6 +12,7 @@ from strata.l3.diagnosis import Diagnosis
 from strata.writebehind.ledger.answers import Claimed
 from strata.writebehind.ledger.common import Common
 from strata.writebehind.ledger.shard import Shard
+from strata.writebehind.ledger.spans import WriterSpans
 from strata.writebehind.persist.lease_renewer import LeaseRenewer
 from strata.writebehind.persist.persister import Persister, Result
 
@@ -25,6 +26,8 @@ class Drain:
         self._renewer = renewer
         self._schemas = common.schemas
         self._clock = common.clock
+        self._tracer = common.tracer
+        self._spans = WriterSpans(common.ledger)
 
     def shard(self, shard: Shard, *, claimed_some: Callable[[], None] | None = None) -> tuple[int, bool]:
         """Persist what is due in a shard, for about one budget; how many records, and whether more is due."""
@@ -65,7 +68,12 @@ class Drain:
 
     def _apply(self, bound: Bound, shard: Shard, token: str, claimed: Sequence[Claimed]) -> Result:
         try:
-            with self._renewer.holding(shard, token, [item.key_text for item in claimed]):
+            with (
+                self._renewer.holding(shard, token, [item.key_text for item in claimed]),
+                self._tracer.span("strata.persist", schema=bound.name, shard=shard.number) as span,
+            ):
+                if self._tracer.enabled:
+                    span.link(self._spans.of(shard, [item.entry for item in claimed]))
                 return self._persister.apply(bound, shard, token, claimed)
         except BaseException:
             # A time limit, or a server lost on the way: not the records' doing, so the claims do not count as crashes.

@@ -24,6 +24,7 @@ from strata.writebehind.ledger.answers import NEVER, Answer, LedgerPut, Verdict
 from strata.writebehind.ledger.common import Common
 from strata.writebehind.ledger.ledger import script
 from strata.writebehind.ledger.shard import Shard
+from strata.writebehind.ledger.spans import WriterSpans
 from strata.writebehind.persist.giving_up import GivingUp, Reason
 from strata.writebehind.writer.encode import EncodedWrite, Encoder, GivenUpError
 
@@ -54,6 +55,8 @@ class HandOff:
         self._clock = common.clock
         self._log = common.log
         self._metrics = common.metrics
+        self._tracer = common.tracer
+        self._spans = WriterSpans(common.ledger)
         self._turns = Turns()  # which a hook that is called from here may take once more, as it may write
         self._epochs: dict[Shard, bytes] = {}
         self._lost: dict[str, int] = {}
@@ -110,6 +113,11 @@ class HandOff:
 
     def _send(self, batch: Sequence[tuple[Slot, Buffered]], *, alone: bool = False) -> int:
         """`alone`: what the ledger refuses is raised; otherwise it waits, and the other shards go on."""
+        with self._tracer.span("strata.handoff") as span:
+            span.link(item.span for _, item in batch)
+            return self._deliver(batch, alone=alone)
+
+    def _deliver(self, batch: Sequence[tuple[Slot, Buffered]], *, alone: bool) -> int:
         writes = [encoded for slot, item in batch if (encoded := self._pack(slot, item)) is not None]
         sent: list[tuple[Slot, int]] = []
         for _ in range(MERGES):
@@ -179,6 +187,7 @@ class HandOff:
         step, together = self._ledger.timing.handoff, self._common.together
         chunks = [(key[0], some[at : at + step]) for key, some in groups.items() for at in range(0, len(some), step)]
         calls = [(shard, [p.put if together else _bare(p.put) for p in chunk]) for shard, chunk in chunks]
+        self._spans.leave((encoded.shard, encoded.entry.version, encoded.item.span) for encoded in writes)
         answered: list[tuple[EncodedWrite, Answer | L2RefusedError]] = []
         rings: set[Shard] = set()
         for (shard, chunk), said in zip(

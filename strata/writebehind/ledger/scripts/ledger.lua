@@ -13,6 +13,7 @@
 --   strata:{<schema>:<shard>}:untold   hash: version -> key, buried but not made known yet
 --   strata:{<schema>:0}:outage         text: those who wrote in this schema were told of the outage under way
 --   strata:{<schema>:<shard>}:told     sorted set: version -> ms at which its failure was told
+--   strata:{<schema>:<shard>}:spans    list: <version> <span that wrote it>, where writers are traced; see spans.py
 --
 -- entry   E1:<version>:<s|d|p|m>:<ms of its first write>:<origin>:<packed row>     set, delete, partial, mixed
 --         E2:<version>:a:<ms of its first write>:<origin>:<body>                   adds to columns
