@@ -19,8 +19,9 @@ _ADVICE = "ask for whole records, as by get(..., whole=True), or leave the field
 class _Unloaded:
     """The one value of a field that is not in the tier that answered.
 
-    It is made neither text nor items: an encoder that tries (`json.dumps` with `default=str`, `enc_hook=str`, FastAPI's
-    `jsonable_encoder`, templates) raises `EncodeError` instead. Those that know nothing of it name its class.
+    It is made neither text nor items, and none of its attributes is looked at: an encoder that tries (`json.dumps` with
+    `default=str`, `enc_hook=str`, FastAPI's `jsonable_encoder`, pydantic's `from_attributes`, templates) raises
+    `EncodeError` instead. Those that know nothing of it name its class.
     """
 
     __slots__ = ()
@@ -45,6 +46,12 @@ class _Unloaded:
         raise _refusal()
 
     def __iter__(self) -> Iterator[Any]:
+        raise _refusal()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Where there is no attribute, `from_attributes` would take the default of its field, and templates nothing."""
+        if name.startswith("_"):
+            raise AttributeError(f"UNLOADED has no attribute {name!r}")
         raise _refusal()
 
     @property

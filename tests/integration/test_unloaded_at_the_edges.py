@@ -18,6 +18,7 @@ import pytest
 from django.core.serializers.json import DjangoJSONEncoder
 from fastapi import FastAPI
 from fastapi.encoders import jsonable_encoder
+from fastapi.responses import JSONResponse
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import strata
@@ -25,6 +26,7 @@ from strata import (
     UNLOADED,
     Collection,
     DataStore,
+    EncodeError,
     L3UnavailableError,
     MemPolicy,
     NotFoundError,
@@ -33,6 +35,7 @@ from strata import (
     SchemaHooks,
     WriteMode,
     loaded,
+    whole,
 )
 from strata.observe.server_call import ServerCall
 from strata.testing import Proxy, inspect
@@ -342,6 +345,27 @@ def application(records: Collection[Any], model: Any) -> FastAPI:
         return list(records.get_many(["a"], whole=whole).values())
 
     return app
+
+
+class OwnJSON(JSONResponse):
+    """By another encoder, as `ORJSONResponse` is."""
+
+    def render(self, content: Any) -> bytes:
+        return msgspec.json.encode(content)
+
+
+@pytest.mark.parametrize("response", [JSONResponse, OwnJSON])
+@pytest.mark.parametrize("model", [Profile, Model])
+def test_a_response_that_an_endpoint_makes_itself_is_whole_or_an_error(
+    make: MakeStore, model: Any, response: type[JSONResponse]
+) -> None:
+    records = written(make, model)
+    assert response(values(records.get("a", whole=True))).status_code == 200
+    wait_until(lambda: records.get("a").photo is UNLOADED, what="a hit")
+    with pytest.raises(TypeError, match="type UNLOADED is"):
+        response(values(records.get("a")))
+    with pytest.raises(EncodeError, match="photo"):
+        response(values(whole(records.get("a"))))
 
 
 @pytest.mark.parametrize("path", ["/typed", "/untyped", "/answer", "/answers"])

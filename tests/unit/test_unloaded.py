@@ -100,6 +100,7 @@ NAMING: dict[str, tuple[list[Any], Encode]] = {
         KINDS,
         page("{% for x in record.tags %}{% endfor %}{{ record.bio }}{{ record.free }}"),
     ),
+    "a template's attributes": (KINDS, page("{{ record.bio.x }}{{ record.tags.x }}{{ record.free.x }}")),
     "whole": (KINDS, whole),
 }
 REFUSING: dict[str, tuple[list[Any], Encode]] = {
@@ -150,6 +151,19 @@ def test_no_model_of_pydantic_s_takes_it_for_a_value_of_a_type() -> None:
         Answer.model_validate(lacking(Plain, "bio"))
     with pytest.raises(pydantic.ValidationError, match="UNLOADED"):
         Answer.model_validate(lacking(Plain, "tags"))
+
+
+def test_no_model_of_pydantic_s_takes_the_defaults_of_its_fields_for_those_of_unloaded() -> None:
+    class Author(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(from_attributes=True)
+        name: str = "nobody"
+
+    class Answer(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(from_attributes=True)
+        free: Author
+
+    with pytest.raises(pydantic.ValidationError, match="UNLOADED"):
+        Answer.model_validate(lacking(Plain, "free"))
 
 
 def test_an_answer_that_takes_anything_is_refused_when_it_is_made_json() -> None:
