@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +12,7 @@ import httpx
 import pytest
 
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
-from tests.support import wait_until
+from tests.served import served
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
@@ -27,25 +24,9 @@ PATIENCE = 30.0  # seconds: more than the time-outs of all that a request may wa
 @pytest.fixture
 def address(own_postgres: EmbeddedPostgres, own_valkey: EmbeddedValkey) -> Iterator[str]:
     """Where the application listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     env = os.environ | {"STRATA_POSTGRES_DSN": own_postgres.dsn, "STRATA_REDIS_ADDR": own_valkey.addr}
-    with subprocess.Popen([sys.executable, "-m", "tests.asyncio_app", str(port)], cwd=ROOT, env=env) as process:
-        try:
-            made = f"http://127.0.0.1:{port}"
-            wait_until(lambda: _answers(made) or process.poll() is not None, timeout=60, what="the application")
-            assert process.poll() is None
-            yield made
-        finally:
-            process.terminate()
-
-
-def _answers(address: str) -> bool:
-    try:
-        return httpx.get(address).status_code == 200
-    except httpx.TransportError:
-        return False
+    with served(("-m", "tests.asyncio_app", "{port}"), env, ROOT, live="/") as server:
+        yield server.url
 
 
 @dataclass

@@ -1,0 +1,73 @@
+"""docs/fastapi.md, step by step: its application is the example's, its commands work, and answer what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fleet import ROOT
+from tests.served import UVICORN, served
+
+EXAMPLE = ROOT / "examples" / "fastapi"
+PAGE = (ROOT / "docs" / "fastapi.md").read_text()
+STEPS = re.compile(r"^\$ (.*)\n((?:[^$`].*\n)?)", re.MULTILINE)
+DEV = "strata dev --app blog:open_store -- uvicorn blog:app"
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def bare() -> dict[str, str]:
+    """No server is named."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STRATA_")}
+    return kept | {"PYTHONPATH": str(ROOT)}
+
+
+def test_the_application_and_its_test_are_those_of_the_example() -> None:
+    application, *_, test = blocks("python")
+    assert application == (EXAMPLE / "blog.py").read_text()
+    assert test == (EXAMPLE / "test_blog.py").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.in_turn
+def test_the_first_ten_minutes_go_as_the_page_says(tmp_path: Path) -> None:
+    application, *_ = blocks("python")
+    (session,) = blocks("console")
+    (tmp_path / "blog.py").write_text(application)
+    assert DEV in PAGE
+    dev, _, _ = DEV.partition(" -- ")
+    words = ["-m", "strata.cli", *shlex.split(dev)[1:], "--", sys.executable, *UVICORN, "blog:app"]
+    with served(words, bare(), tmp_path) as server:
+        for command, said in STEPS.findall(session):
+            asked = command.replace("localhost:8000", f"127.0.0.1:{server.port}")
+            answer = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True, timeout=60)
+            assert answer.stdout == said.rstrip("\n"), command
+
+
+@pytest.mark.parametrize("name", ["own", "api"])
+def test_every_other_block_runs_as_it_stands(tmp_path: Path, name: str) -> None:
+    _, *others, _ = blocks("python")
+    (block,) = [block for block in others if re.search(rf"\b{name}\b", block)]
+    program = f"{block}\nassert {name}"
+    env = bare() | {"PYTHONPATH": f"{EXAMPLE}{os.pathsep}{ROOT}"}
+    subprocess.run([sys.executable, "-c", program], env=env, cwd=tmp_path, check=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_the_example_s_own_tests_pass(tmp_path: Path) -> None:
+    for name in ("blog.py", "test_blog.py"):
+        (tmp_path / name).write_text((EXAMPLE / name).read_text())
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "test_blog.py"],
+        cwd=tmp_path, env=bare(), capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "2 passed" in ran.stdout
