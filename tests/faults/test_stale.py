@@ -277,8 +277,8 @@ def test_after_the_soft_time_out_a_stale_value_comes_and_the_load_goes_on(
 
 
 def execute_in(table: Any, sql: str) -> None:
-    table._conn.execute(sql)
-    table._conn.commit()
+    table.conn.execute(sql)
+    table.conn.commit()
 
 
 def test_a_load_that_ends_in_time_is_what_the_caller_gets(make: MakeStore, own_postgres: EmbeddedPostgres) -> None:

@@ -496,9 +496,11 @@ def test_a_bell_or_a_turn_that_never_ends_keeps_no_shard_from_being_rung_for(mak
 
 def test_a_mark_of_ownership_of_another_type_is_put_aside_and_made_anew(make: MakeStore, redis_addr: str) -> None:
     redis, mark = client(redis_addr), "strata:{database}:owner"
-    for plant_stranger in (redis.set, redis.rpush):
-        redis.delete(mark)
-        plant_stranger(mark, "somebody's")
+    for plant in ("set", "rpush"):
+        with redis.pipeline() as at_once:  # an instance of before is there still, and would mend it in between
+            at_once.delete(mark)
+            getattr(at_once, plant)(mark, "somebody's")
+            at_once.execute()
         log = Lines()
         store = make(logger=log)
         store.register(schema(Note, l1=None))

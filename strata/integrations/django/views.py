@@ -13,6 +13,7 @@ from strata.integrations.probes import report
 def health(request: Any) -> JsonResponse:
     """Of `GET`: what is known of the tiers, without asking any server; 503 where nothing below memory answers.
 
+    >>> from django.urls import path
     >>> urlpatterns = [path("healthz", health)]
     """
     found = report(store())
