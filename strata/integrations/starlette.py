@@ -34,7 +34,8 @@ def lifespan(
     Entered, it raises `InvalidConfigError` for what is no store, `ClosedError` for one that was closed, and what
     `migrate` does; left, `FlushTimeoutError` as `close` does.
 
-    >>> app = FastAPI(lifespan=lifespan(open_store, migrate=True))
+    >>> from fastapi import FastAPI
+    >>> app = FastAPI(lifespan=lifespan(lambda: AsyncDataStore(Config.from_env()), migrate=True))
     """
 
     @asynccontextmanager
@@ -67,7 +68,8 @@ def health_routes() -> list[BaseRoute]:
     """`/livez`, which says that the event loop runs; and `/readyz`, which has the status 503 where nothing can be
     served, and tells what is known of the tiers. Neither asks a server.
 
-    >>> app = FastAPI(lifespan=lifespan(open_store), routes=health_routes())
+    >>> from fastapi import FastAPI
+    >>> app = FastAPI(routes=health_routes())
     """
     return [Route("/livez", _live), Route("/readyz", _ready)]
 
