@@ -955,9 +955,10 @@ class DataStore:
 
         Its calls raise `InvalidConfigError` where greenlet is not installed.
         """
-        if self._aio is None:
-            self._aio = self._face(self)
-        return self._aio
+        face = self._aio
+        if face is None:
+            face = self._aio = self._face(self)
+        return face
 
     # -- life ---------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ class Operation(greenlet):  # type: ignore[misc]  # greenlet has no types
     chance: random.Random = THREADS.chance
     together = True
     look = 1.0  # a thousand may wait, and all would look
+    parent: Any  # a greenlet: None is only that of a thread's first one
 
     def __init__(self, of: EventLoop) -> None:
         super().__init__()
@@ -69,7 +70,7 @@ class Operation(greenlet):  # type: ignore[misc]  # greenlet has no types
         """Whether the loop does not run, or is that of a caller who would stop it."""
         return not self._loop.is_running() or (current() is None and self._of.runs_here)
 
-    def run(self, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def run(self, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # as greenlet wants it
         """The greenlet's life. Ended by greenlet itself, while it waits for a call, once nobody refers to it."""
         while True:
             outcome: Any

@@ -145,7 +145,8 @@ class AsyncDataStore(AsyncWith):
     async def get_many(self, schema: str, ids: Iterable[K], *, whole: bool = ...) -> dict[K, Any]: ...
     async def get_many(self, schema: SchemaRef[Any], ids: Iterable[Any], *, whole: bool = False) -> dict[Any, Any]:
         """As `DataStore.get_many`."""
-        return await here().call(self.sync.get_many, schema, ids, whole=whole)
+        get: Callable[..., dict[Any, Any]] = self.sync.get_many
+        return await here().call(get, schema, ids, whole=whole)
 
     @overload
     async def get_batch(self, wanted: Iterable[tuple[type[T], Key]], *, whole: bool = ...) -> list[T | None]: ...
@@ -216,7 +217,8 @@ class AsyncDataStore(AsyncWith):
     async def search(self, schema: str, query: Q | Query | None = ...) -> list[Any]: ...
     async def search(self, schema: SchemaRef[Any], query: Q | Query | None = None) -> list[Any]:
         """As `DataStore.search`."""
-        return await here().call(self.sync.search, schema, query)
+        search: Callable[..., list[Any]] = self.sync.search
+        return await here().call(search, schema, query)
 
     @overload
     async def search_page(
@@ -239,7 +241,8 @@ class AsyncDataStore(AsyncWith):
     async def search_cached(self, schema: str, query: Q | Query | None = ...) -> list[Any]: ...
     async def search_cached(self, schema: SchemaRef[Any], query: Q | Query | None = None) -> list[Any]:
         """As `DataStore.search_cached`."""
-        return await here().call(self.sync.search_cached, schema, query)
+        search: Callable[..., list[Any]] = self.sync.search_cached
+        return await here().call(search, schema, query)
 
     @overload
     def search_iter(self, schema: type[T], query: Q | Query | None = ..., *, chunk: int = ...) -> AsyncIterator[T]: ...
@@ -267,7 +270,8 @@ class AsyncDataStore(AsyncWith):
     async def set(self, schema: str, id: Key, value: T, *, ttl: Duration | None = ...) -> T: ...
     async def set(self, schema: SchemaRef[Any], id: Key, value: Any, *, ttl: Duration | None = None) -> Any:
         """As `DataStore.set`."""
-        return await here().call(self.sync.set, schema, id, value, ttl=ttl)
+        put: Callable[..., Any] = self.sync.set
+        return await here().call(put, schema, id, value, ttl=ttl)
 
     async def touch(self, schema: SchemaRef[Any], id: Key, /, ttl: Duration | None) -> None:
         """As `DataStore.touch`."""
@@ -279,7 +283,8 @@ class AsyncDataStore(AsyncWith):
     async def insert(self, schema: str, record: T, /, *, ttl: Duration | None = ...) -> T: ...
     async def insert(self, schema: SchemaRef[Any], record: Any, /, *, ttl: Duration | None = None) -> Any:
         """As `DataStore.insert`."""
-        return await here().call(self.sync.insert, schema, record, ttl=ttl)
+        insert: Callable[..., Any] = self.sync.insert
+        return await here().call(insert, schema, record, ttl=ttl)
 
     @overload
     async def insert_many(self, schema: type[T], records: Iterable[T], /) -> list[T]: ...
@@ -287,7 +292,8 @@ class AsyncDataStore(AsyncWith):
     async def insert_many(self, schema: str, records: Iterable[Any], /) -> list[Any]: ...
     async def insert_many(self, schema: SchemaRef[Any], records: Iterable[Any], /) -> list[Any]:
         """As `DataStore.insert_many`."""
-        return await here().call(self.sync.insert_many, schema, records)
+        insert: Callable[..., list[Any]] = self.sync.insert_many
+        return await here().call(insert, schema, records)
 
     @overload
     async def update(
@@ -317,7 +323,8 @@ class AsyncDataStore(AsyncWith):
     async def modify(self, schema: str, id: Key, function: Change[T], /) -> T: ...
     async def modify(self, schema: SchemaRef[Any], id: Key, function: Change[Any], /) -> Any:
         """As `DataStore.modify`; the function may be a coroutine function."""
-        return await here().call(self.sync.modify, schema, id, function)
+        modify: Callable[..., Any] = self.sync.modify
+        return await here().call(modify, schema, id, function)
 
     @overload
     async def set_many(self, schema: type[T], values: Mapping[K, T], *, ttl: Duration | None = ...) -> dict[K, T]: ...
@@ -327,7 +334,8 @@ class AsyncDataStore(AsyncWith):
         self, schema: SchemaRef[Any], values: Mapping[Any, Any], *, ttl: Duration | None = None
     ) -> dict[Any, Any]:
         """As `DataStore.set_many`."""
-        return await here().call(self.sync.set_many, schema, values, ttl=ttl)
+        put: Callable[..., dict[Any, Any]] = self.sync.set_many
+        return await here().call(put, schema, values, ttl=ttl)
 
     async def delete(self, schema: SchemaRef[Any], id: Key) -> None:
         """As `DataStore.delete`."""
@@ -396,9 +404,9 @@ class AsyncDataStore(AsyncWith):
         progress: Callable[[int], object] | None = None,
     ) -> int | AsyncJob:
         """As `DataStore.warm_cache`; `progress` may be a coroutine function."""
-        warm: Callable[..., int | Job] = self.sync.warm_cache
+        warm: Callable[..., Any] = self.sync.warm_cache
         told = _awaiting(progress)
-        done = await here().call(partial(warm, schema, limit, background=background, progress=told))
+        done: int | Job = await here().call(partial(warm, schema, limit, background=background, progress=told))
         return AsyncJob(done) if isinstance(done, Job) else done
 
     async def flush_dirty(self, timeout: Duration | None = None) -> None:
@@ -418,8 +426,8 @@ class AsyncDataStore(AsyncWith):
     async def migrate(self, *, background: Literal[True]) -> AsyncJob: ...
     async def migrate(self, *, background: bool = False) -> MigrationReport | AsyncJob:
         """As `DataStore.migrate`."""
-        migrate: Callable[..., MigrationReport | Job] = self.sync.migrate
-        done = await here().call(migrate, background=background)
+        migrate: Callable[..., Any] = self.sync.migrate
+        done: MigrationReport | Job = await here().call(migrate, background=background)
         return AsyncJob(done) if isinstance(done, Job) else done
 
     async def migrate_from(self, directory: str | Path) -> list[str]:

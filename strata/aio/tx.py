@@ -36,7 +36,8 @@ class AsyncTx(AsyncWith):
     def set(self, schema: SchemaRef[Any], id: Key, value: Any) -> Self:
         """As `Tx.set`: nothing is sent yet, and the transaction is returned."""
         if self._left or self._tx._awaits(schema):
-            self._left.append(partial(self._tx.set, schema, id, deepcopy(value)))
+            give: Callable[..., Any] = self._tx.set
+            self._left.append(partial(give, schema, id, deepcopy(value)))
         else:
             self._tx.set(schema, id, value)
         return self

@@ -119,8 +119,8 @@ class Marking:
         if server is None:
             return
         began, known = self._clock.monotonic(), self.markers.heard
-        above, left, births = known, True, int(self._tagged or known > 0)
-        while left:
+        above, births = known, int(self._tagged or known > 0)
+        while True:
             tags, schemas, count, *highest = server.run(_markers, self._keys(server), [above, PAGE, births])
             for name, number in self._pairs(schemas):
                 if name:
@@ -130,7 +130,8 @@ class Marking:
             for tag, number in self._pairs(tags):
                 self.heard("", tag, number)
                 above = number
-            left = len(tags) == 2 * PAGE
+            if len(tags) != 2 * PAGE:
+                break
         self._asked, self._whole = began, True
         there = max((number for pair in highest for _, number in self._pairs(pair)), default=0)
         if known > there or count <= len(self.markers.schemas):

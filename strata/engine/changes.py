@@ -38,6 +38,7 @@ class Decision(Protocol):
     @property
     def inserts(self) -> bool:
         """Whether there must be no row, so that none is decided on."""
+        ...
 
     def __call__(self, held: Any, /) -> Any: ...
 

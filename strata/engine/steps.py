@@ -32,10 +32,12 @@ class Ask(Protocol):
 
     def alone(self) -> Any:
         """The answer."""
+        ...
 
     @staticmethod
     def together(asks: Sequence[Any]) -> Sequence[Any]:
         """The answers to several of one kind and place, in one round trip."""
+        ...
 
 
 Steps: TypeAlias = Generator[Any, Any, T]

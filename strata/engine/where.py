@@ -39,6 +39,7 @@ class RowsChange(Protocol):
 
     def __call__(self, conn: Any, bound: Bound, held: Held, version: int, /) -> dict[Any, int]:
         """Run the statement; returns the new versions, by key."""
+        ...
 
 
 class WhereWriter:

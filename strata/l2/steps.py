@@ -35,7 +35,7 @@ def in_step(server: RedisServer, works: Sequence[Steps[T]]) -> list[T]:
     """What each of them returns. Raises `L2UnavailableError` or `L2RefusedError`, and none of them goes on then."""
     ended: dict[int, T] = {}
     left = dict(enumerate(works))
-    answers: Mapping[int, Any] = dict.fromkeys(left)  # a generator is begun by None
+    answers: dict[int, Any] = dict.fromkeys(left)  # a generator is begun by None
     while left:
         asked: dict[int, Asked] = {}
         for number, work in list(left.items()):

@@ -40,6 +40,7 @@ class Audience(Protocol):
 
     def marks(self) -> Sequence[str]:
         """Of the schemas of whose repairs `waiting` is to tell."""
+        ...
 
     def waiting(self) -> None:
         """There are repairs to do."""

@@ -153,7 +153,7 @@ def _by_value(hint: Any) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         return typing.Annotated[(_by_value(hint.__origin__), *hint.__metadata__)]
-    if not args or origin is typing.Literal:
+    if origin is None or origin is typing.Literal or not args:
         return hint
     inner = tuple(_by_value(arg) for arg in args)
     return typing.Union[inner] if origin in (typing.Union, types.UnionType) else origin[inner]  # noqa: UP007 as known

@@ -60,50 +60,65 @@ class Hub(Protocol):
     # Whether many operations run in one thread, of which none is interrupted by another: a signal's handler would wait
     # for ever behind what it has interrupted.
     together: bool
-    # Whether nobody goes on with the operation that it is the hub of while the caller, in any thread, waits.
-    stopped: bool
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nobody goes on with the operation that it is the hub of while the caller, in any thread, waits."""
+        ...
 
     def sleep(self, seconds: float) -> None:
         """Let time pass."""
 
     def nudged(self, nudge: Nudge, seconds: float | None) -> bool:
         """Wait for a nudge, `seconds` at most, None being without end; whether there was one."""
+        ...
 
     def call(self, wait: Callable[[], T]) -> T:
         """Make a call that waits by means of its own, such as a driver's that connects."""
+        ...
 
     def stream(self, connection: Any) -> Stream:
         """Have a connection of redis-py connect; the bytes to and from it."""
+        ...
 
     def exchange(self, wires: Any, packed: bytes, count: int) -> list[Any]:
         """Send commands to a Redis, and take their answers (`strata.l2.wire.Wires`)."""
+        ...
 
     def query(self, connection: Any, steps: Any, timeout: float | None) -> Any:
         """Take the steps of libpq (`strata.l3.connection.Connection`); `timeout` is for each wait among them."""
+        ...
 
     def awaited(self, awaitable: Awaitable[T]) -> T:
         """What comes of a coroutine, as one that a hook returns. Raises `StrataError` where there is no event loop."""
+        ...
 
     def apart(self, run: Callable[[], None], at_end: Callable[[], None]) -> Callable[[], object] | None:
         """Have a call carried out by itself, so that a cancellation of the operation does not end it, and `at_end` be
         called after it, whatever became of it; returns what cancels it. None where no operation is ever cancelled:
         then nothing was begun."""
+        ...
 
     def shield(self) -> AbstractContextManager[None]:
         """A block that a cancellation of the operation does not break off: it is raised where the operation waits next
         after it, or at its end."""
+        ...
 
     def thread(self, run: Callable[[], None], name: str) -> Thread:
         """A thread that is not started yet. It does not keep the process from ending."""
+        ...
 
     def current_thread(self) -> Thread:
         """The one that asks."""
+        ...
 
     def lock(self) -> MemoryLock:
         """A lock of memory, reentrant (`strata.waits.locks`)."""
+        ...
 
     def ident(self) -> int:
         """A number of the operation that asks, which no other one that is under way has."""
+        ...
 
 
 _NOTHING = contextlib.nullcontext()
@@ -115,8 +130,9 @@ def _nowhere(awaitable: Awaitable[Any]) -> Any:
 
 def refuse(awaitable: Awaitable[Any]) -> NoReturn:
     """Raise `StrataError`: there is no event loop to await it."""
-    if hasattr(awaitable, "close"):
-        awaitable.close()  # else Python complains that it was never awaited
+    close = getattr(awaitable, "close", None)
+    if close is not None:
+        close()  # else Python complains that it was never awaited
     raise NoLoopError(
         "a coroutine was returned to a call that awaits nothing; give a plain function, or call by the store's `aio`, "
         "with a coroutine function"

@@ -60,6 +60,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
     """Called by the worker's main thread only. What is no message at all, so that kombu stumbles over it, costs a new
     connection, and no more: it is out of its queue by then."""
 
+    connection: Any  # kombu's, while there is one
     connection_errors: tuple[type[BaseException], ...]
 
     def __init__(self, *given: Any, **named: Any) -> None:
@@ -69,7 +70,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
         super().__init__(*given, **named | {"worker_options": {**(named.get("worker_options") or {}), **alone}})
         self.connection_errors += _NO_MESSAGE
 
-    def create_task_handler(self, promise: Any = promise) -> Callable[[Any], Any]:
+    def create_task_handler(self, promise: Any = promise) -> Callable[..., Any]:
         """Celery's, for messages of a task; the others are acknowledged, so that they do not come back."""
         handle = super().create_task_handler(promise)
 

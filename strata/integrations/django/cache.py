@@ -69,10 +69,12 @@ class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
 
     def _key(self, key: Any, version: int | None) -> str:
         made = self.make_key(key, version=version)
-        portable = type(made) is str and _PORTABLE(made)
-        if not (portable and self._makes_keys_as_usual):
-            self.validate_key(made)
-        return made if portable else digest_of(str(made))
+        if type(made) is str and _PORTABLE(made):
+            if not self._makes_keys_as_usual:
+                self.validate_key(made)
+            return made
+        self.validate_key(made)
+        return digest_of(str(made))
 
     def _seconds(self, timeout: Any) -> float | None:
         seconds: float | None = self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout

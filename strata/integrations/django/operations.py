@@ -56,7 +56,7 @@ class StrataFields(Operation):  # type: ignore[misc]  # Django has no types
         return f"Give {self.model_name} what Strata needs"
 
     @property
-    def migration_name_fragment(self) -> str:
+    def migration_name_fragment(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]  # Django's is None
         """Of the migration's name."""
         return f"{self.model_name.lower()}_strata"
 

@@ -64,13 +64,13 @@ class Project:
 
     def begin(self) -> None:
         """Django starts: its settings are what they will be, but for a test runner."""
-        self._databases = {alias: str(given.get("NAME")) for alias, given in connections.settings.items()}
+        self._databases = {alias: str(given.get("NAME")) for alias, given in _configured().items()}
 
     def _namespace(self) -> str:
         """What is added to that of the settings: a test runner's database has the names, and the ids, of its last run,
         and must find nothing of that in Redis."""
         alias = database()
-        name = str(connections.settings.get(alias, {}).get("NAME"))
+        name = str(_configured().get(alias, {}).get("NAME"))
         if name == self._databases.get(alias, name):
             return ""
         return f"test-{self._mark}-{sha256(name.encode()).hexdigest()[:8]}"
@@ -195,9 +195,13 @@ def _config(namespace: str) -> Config:
     return replace(config, namespace=f"{config.namespace[:30]}{namespace}") if namespace else config
 
 
+def _configured() -> dict[str, dict[str, Any]]:
+    return cast("dict[str, dict[str, Any]]", connections.settings)  # by a cached_property of Django's, without types
+
+
 def _dsn(alias: str) -> str:
     """Where Django's connection leads to."""
-    if alias not in connections.settings:
+    if alias not in _configured():
         raise InvalidConfigError(f"STRATA names the database {alias!r}, of which DATABASES knows nothing")
     connection = connections[alias]
     if connection.vendor != "postgresql":

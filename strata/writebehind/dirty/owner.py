@@ -34,18 +34,23 @@ class Owner(Protocol):
     @property
     def source(self) -> str:
         """The name of this instance."""
+        ...
 
     def stamp(self) -> int:
         """A version for a new write."""
+        ...
 
     def count(self, schema: str, key: Any, what: Addition, known: Any) -> Counted:
         """This was added to a record: to L1's copy of it, or else to what is `known` of it."""
+        ...
 
     def merge(self, schema: str, base: Any, over: Any) -> Any:
         """A record with the columns of a partial one over it."""
+        ...
 
     def carried(self, schema: str, record: Any) -> Sequence[str]:
         """The columns, but for the key, that a record has."""
+        ...
 
     def uncover(self, schema: str, key: Any) -> None:
         """Reads of the key are about to go below again; what was read there while the write covered it may be older
@@ -56,3 +61,4 @@ class Owner(Protocol):
 
     def wake(self) -> bool:
         """The first write came, or `threshold` of them wait; whether somebody could be woken. May start a thread."""
+        ...
