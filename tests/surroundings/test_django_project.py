@@ -250,10 +250,9 @@ def test_the_guide_shows_the_example_as_it_is(name: str, text: str) -> None:
 @pytest.mark.in_turn
 def test_one_command_starts_servers_a_worker_and_the_site_and_ends_them(unmigrated: Site) -> None:
     env = {name: value for name, value in unmigrated.env.items() if not name.startswith("STRATA_")}
-    env |= {"PORT": str(unmigrated.port), "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
-    running = subprocess.Popen(["./run"], cwd=unmigrated.folder, env=env)
+    running = subprocess.Popen([EXAMPLE / "run"], env=env | {"PORT": str(unmigrated.port)})
     try:
-        wait_until(unmigrated.answers, 60)
+        wait_until(unmigrated.answers, 120)
         assert unmigrated.ask("articles/1")[0] == 404
     finally:
         running.send_signal(signal.SIGINT)
