@@ -43,8 +43,9 @@ aio
 __init__
 application
 embedded drop_in
-testing integrations
-cli worker
+testing cli
+integrations
+worker
 """
 LINES = [line.split() for line in ROOMS.split("\n") if line]
 FLOOR = {room: number for number, line in enumerate(LINES) for room in line}
