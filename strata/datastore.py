@@ -1048,6 +1048,12 @@ class DataStore:
         with _Counted(bound, self._metrics):
             return self._modifier.remove(bound, id, fits)
 
+    def _committed(self, schema: str, ids: Iterable[Key] | None) -> None:
+        """Invalidate records, or all, whose rows somebody has committed: where Redis cannot be told, it is later."""
+        bound = self._bound(schema)
+        with _Counted(bound, self._metrics):
+            self._invalidator.committed(bound, ids)
+
     @property
     def _has_redis(self) -> bool:
         return self._wiring.server is not None

@@ -10,7 +10,8 @@ from typing import Any
 from strata.bound import Bound
 from strata.engine.context import Context
 from strata.engine.many import listed
-from strata.errors import EncodeError
+from strata.engine.unfinished import Again, Place
+from strata.errors import WITHOUT_L2, EncodeError
 from strata.protocol.markers import TagsError, checked_tag
 from strata.protocol.messages import MessageOp
 
@@ -29,6 +30,16 @@ class Invalidator:
         """As `one`, for many records."""
         self._keys(bound, listed(ids))
 
+    def committed(self, bound: Bound, ids: Iterable[Any] | None) -> None:
+        """As `many`, or as `all` where `ids` is None, for rows of L3 that are committed, whose writer must not fail any
+        more: what Redis cannot be told it is told as soon as it can be."""
+        try:
+            self.all(bound) if ids is None else self._keys(bound, ids)
+        except WITHOUT_L2:
+            again = {(bound.name, ""): partial(self._all, bound)} if ids is None else self._again(bound, ids)
+            for (_, key_text), call in again.items():
+                self._context.unfinished.undecided(bound, key_text, call)
+
     def _keys(self, bound: Bound, ids: Iterable[Any]) -> None:
         context = self._context
         keys = {key_text: id for id, key_text in map(bound.plan.key_and_text, ids)}
@@ -37,14 +48,15 @@ class Invalidator:
             return
         if bound.l3 is not None:
             context.drop(bound, keys)
-            again = {
-                (bound.name, key_text): partial(context.drop, bound, {key_text: id}) for key_text, id in keys.items()
-            }
-            context.unfinished.note(bound, again)
+            context.unfinished.note(bound, self._again(bound, keys.values()))
         elif bound.l2 is not None:
             for id in keys.values():
                 bound.l1.forget(id)
             context.publish(*(context.message(bound, key_text, MessageOp.INVALIDATE) for key_text in keys))
+
+    def _again(self, bound: Bound, ids: Iterable[Any]) -> dict[Place, Again]:
+        keys = map(bound.plan.key_and_text, ids)
+        return {(bound.name, key_text): partial(self._context.drop, bound, {key_text: id}) for id, key_text in keys}
 
     def all(self, bound: Bound) -> None:
         """Drop all of a schema from L1 and L2 of every instance, by one marker."""

@@ -18,7 +18,7 @@ import pytest
 import strata
 import strata.embedded
 import strata.testing
-from strata.integrations import celery, flask, prometheus
+from strata.integrations import celery, flask, prometheus, sqlalchemy
 from tests.models import Player
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ ERRORS = """
 CONTRACT = {*MODELS, *SETTINGS, *STORE, *RESULTS, *ERRORS, "__version__"}
 VALUES = {"UNLOADED", "SchemaRef", "Key", "Record", "__version__"}  # which have no docstring of their own
 
-PACKAGES: list[ModuleType] = [strata, strata.embedded, strata.testing, celery, flask, prometheus]
+PACKAGES: list[ModuleType] = [strata, strata.embedded, strata.testing, celery, flask, prometheus, sqlalchemy]
 
 CALLS = """
     register get get_many get_batch prefetch get_or_set cached set set_many touch delete delete_many search search_page
