@@ -3,14 +3,14 @@ tier of a schema: only the results of memoized functions, which are made again, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from strata.bound import Bound
 from strata.engine.context import Context
 from strata.engine.many import listed
-from strata.engine.unfinished import Again, Place
+from strata.engine.unfinished import Again
 from strata.errors import WITHOUT_L2, EncodeError
 from strata.protocol.markers import TagsError, checked_tag
 from strata.protocol.messages import MessageOp
@@ -36,27 +36,27 @@ class Invalidator:
         try:
             self.all(bound) if ids is None else self._keys(bound, ids)
         except WITHOUT_L2:
-            again = {(bound.name, ""): partial(self._all, bound)} if ids is None else self._again(bound, ids)
-            for (_, key_text), call in again.items():
+            again = {"": partial(self._all, bound)} if ids is None else self._again(bound, _by_text(bound, ids))
+            for key_text, call in again.items():
                 self._context.unfinished.undecided(bound, key_text, call)
 
     def _keys(self, bound: Bound, ids: Iterable[Any]) -> None:
         context = self._context
-        keys = {key_text: id for id, key_text in map(bound.plan.key_and_text, ids)}
+        keys = _by_text(bound, ids)
         context.listen()
         if not keys:
             return
         if bound.l3 is not None:
             context.drop(bound, keys)
-            context.unfinished.note(bound, self._again(bound, keys.values()))
+            again = self._again(bound, keys)
+            context.unfinished.note(bound, {(bound.name, key_text): call for key_text, call in again.items()})
         elif bound.l2 is not None:
             for id in keys.values():
                 bound.l1.forget(id)
             context.publish(*(context.message(bound, key_text, MessageOp.INVALIDATE) for key_text in keys))
 
-    def _again(self, bound: Bound, ids: Iterable[Any]) -> dict[Place, Again]:
-        keys = map(bound.plan.key_and_text, ids)
-        return {(bound.name, key_text): partial(self._context.drop, bound, {key_text: id}) for id, key_text in keys}
+    def _again(self, bound: Bound, keys: Mapping[str, Any]) -> dict[str, Again]:
+        return {key_text: partial(self._context.drop, bound, {key_text: id}) for key_text, id in keys.items()}
 
     def all(self, bound: Bound) -> None:
         """Drop all of a schema from L1 and L2 of every instance, by one marker."""
@@ -91,3 +91,7 @@ class Invalidator:
     def _each(self, bounds: Sequence[Bound]) -> None:
         for bound in bounds:
             self._all(bound)
+
+
+def _by_text(bound: Bound, ids: Iterable[Any]) -> dict[str, Any]:
+    return {key_text: id for id, key_text in map(bound.plan.key_and_text, ids)}

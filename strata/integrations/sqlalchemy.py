@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy import event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
 from sqlalchemy.util import await_only
@@ -40,8 +41,8 @@ def invalidate_after_commit(
     database, and what other programs change are not seen here, and a process that is killed right after its commit has
     told nobody.
 
-    Raises `InvalidConfigError` for what are no sessions, and no mapped class; and before the commit, where the keys of
-    the mapped class are not those of the record.
+    Raises `InvalidConfigError` for what are no sessions, and no mapped class. So does a flush, before the commit, where
+    the key of the mapped class is not that of the record; where it is of another type, it raises `EncodeError`.
 
     >>> invalidate_after_commit(Session, {ArticleRow: articles})
     """
@@ -60,7 +61,7 @@ def invalidate_after_commit(
         event.listen(target, "do_orm_execute", changes.executed)
         event.listen(target, "after_commit", changes.committed)
         event.listen(target, "after_transaction_end", changes.ended)
-    except sqlalchemy.exc.SQLAlchemyError as error:
+    except SQLAlchemyError as error:
         raise InvalidConfigError(f"{shown(sessions)} makes no sessions of SQLAlchemy's; give a sessionmaker") from error
 
 
@@ -113,17 +114,19 @@ class _Changes:
 
 def _ids(row: Any, records: Collection[Any, Any]) -> Iterator[Any]:
     """The id of the row's record; where the key was changed, as it was and as it is."""
-    state, key = sqlalchemy.inspect(row), records._hot.bound.plan.key
-    columns = [column.name for column in state.mapper.primary_key]
-    for identity in (state.identity, state.mapper.primary_key_from_instance(row)):
-        if identity is None:
-            continue
-        id = key.within(dict(zip(columns, identity, strict=True)))
+    state, plan = sqlalchemy.inspect(row), records._hot.bound.plan
+    columns = state.mapper.primary_key
+    now = tuple(state.dict.get(state.mapper.get_property_by_column(column).key) for column in columns)
+    for identity in {state.identity, now}:
+        if identity is None or None in identity:
+            continue  # not in the table before, or not loaded, and so not changed
+        id = plan.key.within({column.name: part for column, part in zip(columns, identity, strict=True)})
         if id is None:
+            names = ", ".join(column.name for column in columns)
             raise InvalidConfigError(
-                f"the key of {records.name!r} is {key.spelled}, that of {type(row).__name__} is {', '.join(columns)}"
+                f"the key of {records.name!r} is {plan.key.spelled}, that of {type(row).__name__} is {names}"
             )
-        yield id
+        yield plan.key_and_text(id)[0]
 
 
 __dir__ = export(globals())

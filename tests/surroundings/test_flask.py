@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -180,5 +182,15 @@ def test_the_commands_are_those_that_need_a_store_and_take_no_name_of_one() -> N
     said = run.invoke(args=["strata", "--help"]).output
     names = [line.split()[0] for line in said.partition("Commands:\n")[2].splitlines()]
     assert names == ["adopt", "audit", "dead-letters", "doctor", "keys", "migrate", "stats", "warm"]
+    assert "Strata's commands on this application's store." in run.invoke(args=["--help"]).output
     for name in ("migrate", "keys rotate"):
         assert "--app" not in run.invoke(args=["strata", *name.split(), "--help"]).output
+
+
+def test_a_web_process_does_not_import_the_command_line() -> None:
+    program = (
+        "import sys; from flask import Flask; from strata.integrations.flask import Strata; Strata(Flask('shop'));"
+        "print([name for name in sys.modules if name.startswith(('strata.cli', 'rich', 'psycopg'))])"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout == "[]\n"

@@ -12,9 +12,10 @@ from sqlalchemy import delete, insert, text, update
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from strata import Collection, InvalidConfigError, PostgresPolicy
+from strata import Collection, EncodeError, InvalidConfigError, PostgresPolicy
 from strata.integrations.sqlalchemy import invalidate_after_commit
 from strata.testing import Proxy, inspect
+from tests.models import Point
 from tests.stores import MakeStore, schema, sure
 from tests.support import wait_until
 from tests.surroundings.orm import Article, ArticleRow, Line, LineRow, tables, url
@@ -67,6 +68,12 @@ def change(session: Session) -> None:
     session.get_one(ArticleRow, 1).title = "new"
 
 
+def change_expired(session: Session) -> None:
+    row = session.get_one(ArticleRow, 1)
+    session.expire(row)
+    row.title = "new"
+
+
 def change_key(session: Session) -> None:
     session.get_one(ArticleRow, 1).id = 3
 
@@ -102,6 +109,7 @@ def insert_many(session: Session) -> None:
 CHANGES: dict[Callable[[Session], None], dict[int, str]] = {
     add: {1: "old", 2: "old", 3: "new"},
     change: {1: "new", 2: "old"},
+    change_expired: {1: "new", 2: "old"},
     change_key: {2: "old", 3: "old"},
     remove: {2: "old"},
     update_many: {1: "new", 2: "new"},
@@ -256,5 +264,10 @@ def test_mistakes_are_refused_before_the_commit(
     with pytest.raises(InvalidConfigError, match="the key of 'articles' is 'id', that of LineRow is number, order"):
         with sessions.begin() as session:
             session.add(LineRow(number=1, order="a"))
+    articles = make().register(schema(Point, name="points"))
+    invalidate_after_commit(sessions, {ArticleRow: articles})
+    with pytest.raises(EncodeError, match="must be a str"), sessions.begin() as session:
+        change(session)
     with psycopg.connect(dsn) as conn:
         assert conn.execute("SELECT count(*) FROM lines").fetchone() == (0,)
+        assert conn.execute("SELECT title FROM articles WHERE id = 1").fetchone() == ("old",)

@@ -8,10 +8,10 @@ from weakref import WeakSet
 
 from flask import Flask, Response, current_app, has_app_context, jsonify
 
-from strata.cli.within import commands_on
 from strata.collection import Collection
 from strata.datastore import DataStore
 from strata.errors import InvalidConfigError, InvalidModelError, SchemaDuplicateError, shown
+from strata.integrations.flask.commands import commands
 from strata.integrations.flask.settings import config_of
 from strata.integrations.probes import report
 from strata.schema import Record, Schema
@@ -54,7 +54,7 @@ class Strata:
             raise InvalidConfigError(f"the application {app.name!r} has a store of Strata's already; give it one")
         app.extensions["strata"] = records = self._records(app)
         self._known.add(records)
-        app.cli.add_command(commands_on(lambda: self._records(app).store))
+        app.cli.add_command(commands(lambda: self._records(app).store))
         if self._health is not None:
             app.add_url_rule(self._health, "strata_health", partial(_health, records.store))
 
