@@ -29,8 +29,10 @@ def edited(page: Path, old: str, new: str) -> Iterator[None]:
     before = page.read_text()
     assert old in before
     page.write_text(before.replace(old, new))
-    yield
-    page.write_text(before)
+    try:
+        yield
+    finally:
+        page.write_text(before)
 
 
 class Application:
