@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from strata.aio.store import plain
@@ -15,13 +16,16 @@ from strata.errors import InvalidConfigError
 _FORM = "package.module:store, where your DataStore, or a function that makes it, is"
 
 
-def load_store(target: str) -> DataStore:
+def load_store(target: str | Callable[[], DataStore]) -> DataStore:
     """The store that `package.module:store` names: a `DataStore`, a function that returns one, or an attribute of
-    something (`package.module:thing.store`). Raises `InvalidConfigError` where there is none.
+    something (`package.module:thing.store`); or that a function makes which is given itself. Raises
+    `InvalidConfigError` where there is none.
 
     What the module itself, or the function, raises passes through: it is the application's mistake, and its traceback
     tells where.
     """
+    if not isinstance(target, str):
+        return target()
     check_name(target)
     module_name, _, path = target.partition(":")
     found = plain(_made(_found(_module(module_name, target), path, target), target))

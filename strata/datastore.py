@@ -1046,6 +1046,12 @@ class DataStore:
         with Observed(bound, self._observers, "remove", id):
             return self._modifier.remove(bound, id, fits)
 
+    def _committed(self, schema: str, ids: Iterable[Key] | None) -> None:
+        """Invalidate records, or all, whose rows somebody has committed: where Redis cannot be told, it is later."""
+        bound = self._bound(schema)
+        with Observed(bound, self._observers, "committed"):
+            self._invalidator.committed(bound, ids)
+
     @property
     def _has_redis(self) -> bool:
         return self._wiring.server is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from difflib import get_close_matches
 from typing import Any
 
@@ -24,18 +24,18 @@ class _UnreadableError(ValueError):
     secrets do not raise it."""
 
 
-def settings(names: set[str]) -> dict[str, Any]:
+def settings(names: Set[str], environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Those of the settings that the environment has. Raises `InvalidConfigError` naming the variable."""
-    given = {name: os.environ.get(_variable(name), "") for name in names & _READERS.keys()}
+    given = {name: environ.get(_variable(name), "") for name in names & _READERS.keys()}
     said = {name: text for name, text in given.items() if (text if name in _OF_ANY_CHARACTERS else text.strip())}
     return {name: _read(name, text) for name, text in said.items()}
 
 
-def check_names(names: set[str]) -> None:
+def check_names(names: Set[str], environ: Iterable[str] = os.environ) -> None:
     """Raise `InvalidConfigError` for a variable whose name is a misspelt setting. Others may belong to the application,
     also those that begin like a setting: it may have a `STRATA_REDIS_ADDR_2` for a store that it makes itself."""
     known = {_variable(name) for name in names}
-    for name in os.environ:
+    for name in environ:
         if not name.startswith(PREFIX) or any(name.startswith(setting) for setting in known):
             continue
         near = get_close_matches(name.removeprefix(PREFIX), [item.removeprefix(PREFIX) for item in known], 1, NEAR)

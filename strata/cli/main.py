@@ -26,7 +26,9 @@ from strata.cli.warm import warm
 from strata.errors import StrataError
 
 
-class _Group(click.Group):
+class StrataGroup(click.Group):
+    """Commands that fail as Strata's do."""
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -38,7 +40,7 @@ class _Group(click.Group):
             sys.exit(128 + (error.number if isinstance(error, Ended) else signal.SIGINT))
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=StrataGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(strata.__version__, prog_name="strata")
 def main() -> None:
     """Memory, Redis and PostgreSQL behind one API."""

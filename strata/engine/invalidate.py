@@ -3,14 +3,15 @@ tier of a schema: only the results of memoized functions, which are made again, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from strata.bound import Bound
 from strata.engine.context import Context
 from strata.engine.many import listed
-from strata.errors import EncodeError
+from strata.engine.unfinished import Again
+from strata.errors import WITHOUT_L2, EncodeError
 from strata.protocol.markers import TagsError, checked_tag
 from strata.protocol.messages import MessageOp
 
@@ -29,22 +30,33 @@ class Invalidator:
         """As `one`, for many records."""
         self._keys(bound, listed(ids))
 
+    def committed(self, bound: Bound, ids: Iterable[Any] | None) -> None:
+        """As `many`, or as `all` where `ids` is None, for rows of L3 that are committed, whose writer must not fail any
+        more: what Redis cannot be told it is told as soon as it can be."""
+        try:
+            self.all(bound) if ids is None else self._keys(bound, ids)
+        except WITHOUT_L2:
+            again = {"": partial(self._all, bound)} if ids is None else self._again(bound, _by_text(bound, ids))
+            for key_text, call in again.items():
+                self._context.unfinished.undecided(bound, key_text, call)
+
     def _keys(self, bound: Bound, ids: Iterable[Any]) -> None:
         context = self._context
-        keys = {key_text: id for id, key_text in map(bound.plan.key_and_text, ids)}
+        keys = _by_text(bound, ids)
         context.listen()
         if not keys:
             return
         if bound.l3 is not None:
             context.drop(bound, keys)
-            again = {
-                (bound.name, key_text): partial(context.drop, bound, {key_text: id}) for key_text, id in keys.items()
-            }
-            context.unfinished.note(bound, again)
+            again = self._again(bound, keys)
+            context.unfinished.note(bound, {(bound.name, key_text): call for key_text, call in again.items()})
         elif bound.l2 is not None:
             for id in keys.values():
                 bound.l1.forget(id)
             context.publish(*(context.message(bound, key_text, MessageOp.INVALIDATE) for key_text in keys))
+
+    def _again(self, bound: Bound, keys: Mapping[str, Any]) -> dict[str, Again]:
+        return {key_text: partial(self._context.drop, bound, {key_text: id}) for key_text, id in keys.items()}
 
     def all(self, bound: Bound) -> None:
         """Drop all of a schema from L1 and L2 of every instance, by one marker."""
@@ -79,3 +91,7 @@ class Invalidator:
     def _each(self, bounds: Sequence[Bound]) -> None:
         for bound in bounds:
             self._all(bound)
+
+
+def _by_text(bound: Bound, ids: Iterable[Any]) -> dict[str, Any]:
+    return {key_text: id for id, key_text in map(bound.plan.key_and_text, ids)}

@@ -18,7 +18,7 @@ import pytest
 import strata
 import strata.embedded
 import strata.testing
-from strata.integrations import celery, opentelemetry, prometheus, starlette
+from strata.integrations import celery, flask, opentelemetry, prometheus, sqlalchemy, starlette
 from tests.models import Player
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,9 @@ ERRORS = """
 CONTRACT = {*MODELS, *SETTINGS, *STORE, *RESULTS, *ERRORS, "__version__"}
 VALUES = {"UNLOADED", "SchemaRef", "Key", "Record", "__version__"}  # which have no docstring of their own
 
-PACKAGES: list[ModuleType] = [strata, strata.embedded, strata.testing, celery, opentelemetry, prometheus, starlette]
+PACKAGES: list[ModuleType] = [
+    strata, strata.embedded, strata.testing, celery, flask, opentelemetry, prometheus, sqlalchemy, starlette,
+]  # fmt: skip
 
 CALLS = """
     register get get_many get_batch prefetch get_or_set cached set set_many touch delete delete_many search search_page

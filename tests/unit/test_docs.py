@@ -19,7 +19,7 @@ PAGES = [ROOT / "README.md", ROOT / "ops" / "runbook.md", *sorted((ROOT / "docs"
 CONCEPTS = """
     getting-started models-and-types tiers-and-policies freshness write-modes write-behind celery coherence queries
     transactions migrations encryption warming observability performance configuration errors command-line
-    testing-your-application from-go
+    testing-your-application from-go flask sqlalchemy
 """.split()
 ERRORS = [name for name in strata.__all__ if name.endswith("Error")]
 # Every name of the Go library's README.

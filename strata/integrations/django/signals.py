@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from django.db import transaction
@@ -13,7 +12,8 @@ from strata.errors import InvalidModelError, shown
 
 
 def invalidate_on_commit(model: Any, records: Collection[Any, Any]) -> None:
-    """Drop a record from the caches of every process once a `save` or `delete` of the object is committed.
+    """Drop a record from the caches of every process once a `save` or `delete` of the object is committed; where Redis
+    cannot be told then, it is told when it is back.
 
     For tables without `watch=True`. Signals are sent for objects, and by the process that saves them: neither for
     `QuerySet.update`, `bulk_create`, `bulk_update` and raw SQL, nor for what other programs change, and a process that
@@ -23,7 +23,12 @@ def invalidate_on_commit(model: Any, records: Collection[Any, Any]) -> None:
         raise InvalidModelError(f"invalidate_on_commit takes a Django model, not {shown(model)}")
 
     def changed(instance: Any, using: str, **_: Any) -> None:
-        transaction.on_commit(partial(records.invalidate, instance.pk), using=using)
+        key = instance.pk  # which a deletion takes away
+
+        def committed() -> None:
+            records._store._committed(records.name, [key])
+
+        transaction.on_commit(committed, using=using)
 
     for signal in (post_save, post_delete):
         signal.connect(changed, sender=model._meta.concrete_model, weak=False, dispatch_uid=("strata", records.name))
