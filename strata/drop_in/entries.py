@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from time import monotonic
@@ -16,7 +17,13 @@ from typing import Annotated, Any
 from strata.collection import Collection
 from strata.datastore import DataStore
 from strata.drop_in.seal import Seal
-from strata.errors import AlreadyExistsError, InvalidConfigError, NotFoundError, SchemaDuplicateError
+from strata.errors import (
+    AlreadyExistsError,
+    InvalidConfigError,
+    NotFoundError,
+    SchemaDuplicateError,
+    UnavailableError,
+)
 from strata.model import PrimaryKey
 from strata.policies import MemPolicy, RedisPolicy, WriteMode
 from strata.schema import Schema
@@ -47,16 +54,15 @@ class Entries:
     def __init__(self, store: DataStore, name: str, secrets: Sequence[bytes]) -> None:
         """Raises `InvalidConfigError` where the store has a cache of this name with other secrets, or a schema."""
         self.store = store
-        self._entries = _registered(store, name, Seal(name, secrets))
+        self._entries = _registered(store, name, Seal(f"{store.config.namespace}:{name}", secrets))
         self._hot = self._entries._hot
 
     def hit(self, key: Any) -> bytes | None:
         """What L1 holds under the key, which may be anything: what is no plain key of ours is not there."""
+        if type(key) is not str:
+            return None
         hot = self._hot  # the hit path of `Collection.get` once more, for the sake of its one frame
-        try:
-            entry = hot.lookup(key)
-        except TypeError:
-            return None  # it has no hash
+        entry = hot.lookup(key)
         if entry is not None and key[0] != DIGEST:
             now = monotonic()
             if now < entry.expires and now < hot.trust.until:
@@ -134,12 +140,14 @@ class Entries:
         """Drop what is there, in one round trip."""
         self._entries.delete_many(keys)
 
-    def unreadable(self, error: Exception) -> None:
-        """No value could be made of what is kept, which counts as absent: that is counted, and said."""
+    def unreadable(self, key: str, error: UnreadableError) -> None:
+        """No value could be made of what is kept: that is counted, and said, and what is there is dropped."""
         bound = self._hot.bound
         bound.counters.corrupt += 1
-        said = type(error).__name__
+        said = type(error.__cause__).__name__
         bound.log.warning("values of a cache cannot be read; they count as absent", schema=bound.name, error=said)
+        with suppress(UnavailableError):
+            self.delete(key, error.value)
 
     def clear(self) -> None:
         """Drop everything, by one marker, however much there is."""
@@ -165,6 +173,22 @@ def _registered(store: DataStore, name: str, seal: Seal) -> Collection[CacheEntr
             f"two caches would be kept as {name!r}, with different secret keys; give them the same, or other prefixes"
         )
     return Collection(store, name, CacheEntry, store._hot[name])
+
+
+class UnreadableError(Exception):
+    """No value can be made of these bytes; the cause says why."""
+
+    def __init__(self, value: bytes) -> None:
+        super().__init__("a value of a cache cannot be read")
+        self.value = value
+
+
+def loaded(loads: Callable[[bytes], Any], value: bytes) -> Any:
+    """The value of the bytes. Raises `UnreadableError`: a pickle may raise anything, as where a class was renamed."""
+    try:
+        return loads(value)
+    except Exception as error:
+        raise UnreadableError(value) from error
 
 
 def key_of(given: object) -> str:

@@ -18,14 +18,16 @@ class Mutex:
         self._key = key
         self._timeout = timeout
         self._pause = pause
-        self._token = waits.token(16).encode()
+        self._token = b""  # of the last who acquired it here
 
     def acquire(self, wait: bool = True) -> bool:
         """Whether it is held now; with `wait` once it is. Raises `L2UnavailableError`."""
-        while not self._entries.add(self._key, self._token, self._timeout):
+        token = waits.token(16).encode()
+        while not self._entries.add(self._key, token, self._timeout):
             if not wait:
                 return False
             waits.sleep(self._pause)
+        self._token = token
         return True
 
     def release(self) -> None:

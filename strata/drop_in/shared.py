@@ -15,7 +15,7 @@ from strata.application import is_named, load_store
 from strata.config import Config
 from strata.datastore import DataStore
 from strata.drop_in.entries import Entries
-from strata.errors import InvalidConfigError, shown
+from strata.errors import InvalidConfigError
 from strata.policies import L1PoolConfig, count
 from strata.waits.locks import once_lock
 
@@ -36,12 +36,14 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def store_at(place: Any, options: Mapping[str, Any], max_entries: int | None = None) -> DataStore:
+def store_at(
+    place: Any, options: Mapping[str, Any], max_entries: int | None = None, secrets: Sequence[bytes] = ()
+) -> DataStore:
     """The store of a place: an address of Redis, with `options` as those of `Config`; `package.module:store`, or a
     store, which have their settings; or, where it is "", what the environment says.
 
-    `max_entries`: so many entries of each cache are in L1, rounded up to the next 256. Raises `InvalidConfigError` for
-    what is no place, and no option.
+    `max_entries`: so many entries of each cache are in L1, rounded up to the next 256. Caches with other `secrets` have
+    another store. Raises `InvalidConfigError` for what is no place, and no option, and where no Redis is named.
     """
     place = plain(place)
     if isinstance(place, DataStore) or _names_store(place):
@@ -56,13 +58,18 @@ def store_at(place: Any, options: Mapping[str, Any], max_entries: int | None = N
     for name in options:
         if name not in known:
             raise InvalidConfigError(f"a cache has no option {name!r}; it has {', '.join(sorted(known))}")
-    wanted = f"{place} {max_entries} {sorted(options.items(), key=lambda item: item[0])!r}"
+    wanted = f"{place} {max_entries} {sorted(options.items())!r} {sha256(repr(list(secrets)).encode()).hexdigest()}"
     with _lock:
         store = _stores.get(wanted)
         if store is None or store._context.closed:
             most = count(KEPT if max_entries is None else max_entries, "max_entries", 1)
             given = {"l1_pool": L1PoolConfig(-(-most // SHARDS)), **options}
             made = Config(redis_addr=place, **given) if place else Config.from_env(**given)
+            if not (made.redis_addr or made.redis_client):
+                raise InvalidConfigError(
+                    "a cache names no Redis, so that each process would have one of its own; give its address, as "
+                    "redis://127.0.0.1:6379/0, or set STRATA_REDIS_ADDR"
+                )
             store = _stores[wanted] = DataStore(made)
         return store
 
@@ -71,7 +78,7 @@ def entries_of(store: DataStore, kind: str, prefix: str, secrets: Sequence[bytes
     """The entries of a key prefix, which is part of their name, so that clearing them clears no other's."""
     if not prefix:
         return Entries(store, kind, secrets)
-    mark = prefix if _NAME(prefix) else sha256(prefix.encode()).hexdigest()[:32]
+    mark = prefix if _NAME(prefix) else f"_{sha256(prefix.encode()).hexdigest()[:32]}"  # which no plain one is
     return Entries(store, f"{kind}_{mark}", secrets)
 
 
@@ -94,6 +101,6 @@ def secrets_of(given: Any) -> list[bytes]:
 def _names_store(place: str) -> bool:
     if not isinstance(place, str):
         raise InvalidConfigError(
-            f"a cache is at {shown(place)}; it must be the address of one Redis, or package.module:store"
+            f"a cache is at a {type(place).__name__}; it must be the address of one Redis, or package.module:store"
         )
     return "://" not in place and is_named(place) and not place.rpartition(":")[2].isdigit()

@@ -40,6 +40,8 @@ class JsonTypes:
             return json.dumps(value, separators=(",", ":")).encode()
         except RecursionError:
             raise EncodeError("a value that holds itself cannot be cached without a secret key") from None
+        except ValueError as error:  # a whole number of thousands of digits, which Python itself would not read back
+            raise EncodeError(f"a value cannot be cached without a secret key: {error}") from None
 
     loads = staticmethod(json.loads)
 

@@ -178,10 +178,13 @@ class Writer:
         return None if record is None else bound.plan.copy(record)
 
     def _own(self, bound: Bound, l2: L2Tier, changes: Mapping[str, tuple[Any, Any]], life: float | None) -> None:
-        """A schema whose lowest tier is L2: the newest version wins there, and what it overtakes is tried once more."""
+        """A schema whose lowest tier is L2: the newest version wins there, and what it overtakes is tried once more.
+
+        What is overtaken again, by another version, was written before that: the other came since the first try.
+        """
         announcer, claims = self._context.announcer, bound.l1.claims
         mine = {key_text: Claim(id, life) for key_text, (id, _) in changes.items()}
-        left = dict(changes)
+        left, met = dict(changes), dict[str, int]()
         try:
             claims.enter(*mine.values())
             for _ in range(RETRIES):
@@ -192,9 +195,13 @@ class Writer:
                 self._take(bound, [(mine[put.key_text], put.record, put.version) for put in stored], began)
                 for put in stored:
                     del left[put.key_text]
+                for key_text in [text for text, version in in_the_way.items() if met.get(text, version) != version]:
+                    bound.l1.forget(left.pop(key_text)[0])
+                if in_the_way:
+                    self._context.versions.observe(max(in_the_way.values()))
                 if not left:
                     return
-                self._context.versions.observe(max(in_the_way.values()))
+                met.update(in_the_way)
             raise L2UnavailableError(
                 f"a record of schema {bound.name!r} was overtaken {RETRIES} times by versions from the future; "
                 "check the clocks with `strata doctor`"

@@ -16,7 +16,7 @@ from typing import Any
 
 from cachelib.base import BaseCache
 
-from strata.drop_in.entries import Entries, key_of
+from strata.drop_in.entries import FOREVER, Entries, UnreadableError, key_of, loaded
 from strata.drop_in.shared import entries_of, secrets_of, store_at
 from strata.drop_in.values import Pickles, Serializer, serializer_of
 from strata.durations import seconds
@@ -76,7 +76,7 @@ class StrataCache(BaseCache):
 
     @cached_property
     def _store(self) -> Any:
-        return store_at(*self._place)
+        return store_at(*self._place, self._secrets)
 
     @property
     def _entries(self) -> Entries:
@@ -91,15 +91,18 @@ class StrataCache(BaseCache):
         return {}  # of one prefix, unless it is a function; two that are made at once are alike
 
     def _seconds(self, timeout: Any) -> float | None:
-        return seconds(self.default_timeout if timeout is None else timeout, "timeout") or None
+        given = self.default_timeout if timeout is None else timeout
+        if isinstance(given, int | float) and (given == -1 or given >= FOREVER):
+            return None  # which -1 is in cachelib's own, too
+        return seconds(given, "timeout") or None
 
-    def _loaded(self, entries: Entries, value: bytes | None) -> Any:
+    def _loaded(self, entries: Entries, key: Any, value: bytes | None) -> Any:
         if value is None:
             return None
         try:
-            return self.serializer.loads(value)
-        except Exception as error:  # noqa: BLE001 a pickle may raise anything, as where a class was renamed since
-            entries.unreadable(error)
+            return loaded(self.serializer.loads, value)
+        except UnreadableError as error:
+            entries.unreadable(key_of(key), error)
             return None
 
     def get(self, key: Any) -> Any:
@@ -109,7 +112,7 @@ class StrataCache(BaseCache):
         if value is None:
             with self._outages:
                 value = entries.value(key_of(key))
-        return self._loaded(entries, value)
+        return self._loaded(entries, key, value)
 
     def set(self, key: Any, value: Any, timeout: Any = None) -> bool:
         """Keep a value; whether it is kept. Raises what the serializer does."""
@@ -140,7 +143,7 @@ class StrataCache(BaseCache):
         found: dict[str, bytes] = {}
         with self._outages:
             found = entries.values(named)
-        return [self._loaded(entries, found.get(key)) for key in named]
+        return [self._loaded(entries, key, found.get(name)) for key, name in zip(keys, named, strict=True)]
 
     def set_many(self, mapping: dict[Any, Any], timeout: Any = None) -> list[Any]:
         """Keep values, in one round trip; returns the keys of those that are kept."""
@@ -180,14 +183,18 @@ class StrataCache(BaseCache):
 
         def add(data: bytes) -> bytes:
             nonlocal value
-            value = self.serializer.loads(data) + delta
+            value = loaded(self.serializer.loads, data) + delta
             return self.serializer.dumps(value)
 
         with self._outages:
             while True:
-                with suppress(NotFoundError):
+                try:
                     entries.change(name, add)
                     return value
+                except NotFoundError:
+                    pass
+                except UnreadableError as error:
+                    entries.unreadable(name, error)
                 if entries.add(name, self.serializer.dumps(delta), self._seconds(None)):
                     return delta
         return None

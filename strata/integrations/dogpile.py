@@ -20,6 +20,7 @@ from strata.drop_in.mutex import Mutex
 from strata.drop_in.shared import entries_of, secrets_of, store_at
 from strata.drop_in.values import serializer_of
 from strata.durations import seconds
+from strata.errors import InvalidConfigError
 from strata.exports import export
 
 __all__ = ["StrataBackend"]
@@ -66,7 +67,10 @@ class StrataBackend(BytesBackend):
 
     @cached_property
     def _store(self) -> Any:
-        return store_at(*self._place)
+        store = store_at(*self._place, self._secrets)
+        if self._locks and not store._has_redis:
+            raise InvalidConfigError("distributed_lock is among processes, and the store has no Redis; give it one")
+        return store
 
     @cached_property
     def _entries(self) -> Entries:
@@ -74,7 +78,7 @@ class StrataBackend(BytesBackend):
 
     @cached_property
     def _mutexes(self) -> Entries:
-        return entries_of(self._store, "dogpile_lock", self._prefix, self._secrets)
+        return entries_of(self._store, "locks_of_dogpile", self._prefix, self._secrets)
 
     def has_lock_timeout(self) -> bool:
         """Whether a lock may end before it is released."""

@@ -90,7 +90,7 @@ def _watch(conn: Connection, plan: Plan, tables: Sequence[tuple[Table, Schema[An
     """What tables lack to tell of changes made outside, and those that tell although nobody asks them to."""
     watched = watched_tables(tables)
     for item in watched:
-        additions = [*outside.additions(conn, item), *_watch_partitions(conn, tables, item)]
+        additions = [*outside.additions(conn, item), *watch_partitions(conn, tables, item)]
         if _managed(tables, item.table):
             plan.statements += additions
         elif additions:
@@ -106,7 +106,7 @@ def _watch(conn: Connection, plan: Plan, tables: Sequence[tuple[Table, Schema[An
 def watch_new_partitions(conn: Connection, tables: Sequence[tuple[Table, Schema[Any]]]) -> list[str]:
     """What partitions that were made just now lack to tell of changes made outside."""
     mine = [item for item in watched_tables(tables) if _managed(tables, item.table)]
-    return [statement for item in mine for statement in _watch_partitions(conn, tables, item)]
+    return [statement for item in mine for statement in watch_partitions(conn, tables, item)]
 
 
 def watched_tables(tables: Sequence[tuple[Table, Schema[Any]]]) -> list[outside.Watched]:
@@ -120,9 +120,7 @@ def watched_tables(tables: Sequence[tuple[Table, Schema[Any]]]) -> list[outside.
     return found
 
 
-def _watch_partitions(
-    conn: Connection, tables: Sequence[tuple[Table, Schema[Any]]], item: outside.Watched
-) -> list[str]:
+def watch_partitions(conn: Connection, tables: Sequence[tuple[Table, Schema[Any]]], item: outside.Watched) -> list[str]:
     facts = table_facts(conn, quote(item.table))
     partitioned = any(schema.l3 and schema.l3.partition_by for table, schema in tables if table.name == item.table)
     if facts.kind == "p" or (not facts.kind and partitioned):

@@ -148,7 +148,10 @@ _STATEMENT = {
 }
 
 _SOURCE = "SELECT p.prosrc FROM pg_proc p WHERE p.oid = to_regprocedure($1)"
-_MADE = "SELECT tgname::text FROM pg_trigger WHERE tgrelid = to_regclass($1) AND tgname::text LIKE $2"
+_MADE = """
+SELECT g.tgname::text, p.proname::text FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
+WHERE g.tgrelid = to_regclass($1) AND g.tgname::text LIKE $2
+"""
 _PARTS_WITHOUT = """
 SELECT EXISTS (SELECT FROM pg_partition_tree(to_regclass($1)) WHERE level > 0 AND (
   SELECT count(*) FROM pg_trigger WHERE tgrelid = relid AND tgname::text = ANY($2)) < 2)
@@ -223,11 +226,12 @@ def additions(conn: Connection, watched: Watched) -> list[str]:
                 statements.append(f"REVOKE EXECUTE ON FUNCTION {signature} FROM PUBLIC")
     if "_strata_stamp(" not in (_one(conn, _DEFAULT, table, VERSION) or ""):
         statements.append(f"ALTER TABLE {table} ALTER COLUMN {VERSION} SET DEFAULT _strata_stamp(0)")
-    made = {row[0] for row in conn.execute(_MADE, (table, f"{PREFIX}_%")).fetchall()}
+    # A table that was renamed has triggers that call the function of its name before.
+    made = dict(conn.execute(_MADE, (table, f"{PREFIX}_%")).fetchall())
     for name, when in (_ROW | _STATEMENT).items():
-        if f"{PREFIX}_{name}" not in made:
+        if made.get(f"{PREFIX}_{name}") != short(f"{PREFIX}_{watched.table}"):
             when = when.format(on=f"ON {table}", table=watched.table)
-            statements.append(f"CREATE TRIGGER {PREFIX}_{name} {when} EXECUTE FUNCTION {function}()")
+            statements.append(f"CREATE OR REPLACE TRIGGER {PREFIX}_{name} {when} EXECUTE FUNCTION {function}()")
     return statements
 
 

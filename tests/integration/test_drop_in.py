@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from strata import DataStore, NotFoundError
-from strata.drop_in.entries import Entries
+from strata.drop_in.entries import Entries, UnreadableError, loaded
 from strata.drop_in.mutex import Mutex
 from strata.testing import inspect
 from tests.behind import client
@@ -79,6 +79,30 @@ def test_no_step_of_a_counter_is_lost_among_threads_and_processes(both: tuple[En
         for done in [pool.submit(both[n % 2].change, "count", add_one) for n in range(200)]:
             done.result()
     wait_until(lambda: all(cache.value("count") == b"200" for cache in both))
+
+
+def test_no_write_fails_however_many_write_the_same_key(both: tuple[Entries, Entries]) -> None:
+    def write(n: int) -> None:
+        cache = both[n % 2]
+        cache.set("hot", b"%d" % n, DAY)
+        cache.set_many({"hot": b"%d" % n, "other": b"x"}, DAY)
+        if n % 5 == 0:
+            cache.delete_many(["hot", "other"])
+
+    with ThreadPoolExecutor(16) as pool:
+        for done in [pool.submit(write, n) for n in range(600)]:
+            done.result()
+    for cache in both:
+        cache.set("hot", b"last", DAY)
+        assert cache.value("hot") == b"last"
+
+
+def test_an_entry_is_of_its_namespace_too(make: MakeStore, redis_addr: str) -> None:
+    one, other = (Entries(make(postgres_dsn="", namespace=name), "cache", SECRET) for name in ("a", "b"))
+    one.set("key", b"of a", None)
+    with client(redis_addr) as conn:
+        conn.set("b:strata:cache:key", conn.get("a:strata:cache:key"))
+    assert other.value("key") is None
 
 
 def test_a_change_keeps_what_is_left_of_a_life(both: tuple[Entries, Entries], redis_addr: str) -> None:
@@ -251,5 +275,11 @@ def test_a_mutex_of_who_was_killed_ends_by_itself(both: tuple[Entries, Entries])
 def test_an_entry_that_cannot_be_read_any_more_is_counted_and_said(make: MakeStore) -> None:
     store: DataStore = make(postgres_dsn="")
     cache = Entries(store, "cache", SECRET)
-    cache.unreadable(AttributeError("what a value holds"))
-    assert store.stats().by_schema["cache"]["corrupt"] == 1
+    cache.set("key", b"1", None)
+    with pytest.raises(UnreadableError) as caught:
+        loaded(lambda value: 1 // 0, b"1")
+    cache.unreadable("key", UnreadableError(b"another"))  # which is there no more
+    assert cache.value("key") == b"1"
+    cache.unreadable("key", caught.value)
+    assert cache.value("key") is None and cache.add("key", b"2", None)
+    assert store.stats().by_schema["cache"]["corrupt"] == 2

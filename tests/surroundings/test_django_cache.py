@@ -47,8 +47,8 @@ def make(redis_addr: str) -> Iterator[MakeCache]:
 
     yield cache
     for known in made:
-        if "_entries" in vars(known):
-            known._entries.store.close(2)
+        if known._known is not None:
+            known._known.store.close(2)
 
 
 @pytest.fixture

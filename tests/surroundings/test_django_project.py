@@ -120,7 +120,7 @@ def test_django_s_own_commands_have_nothing_to_say(site: Site) -> None:
     said = site.manage("check", "--database", "default").stderr
     assert "strata.W001" in said and "blog_article" in said and "StrataFields" in said
     said = site.managed("sqlmigrate", "blog", "0002")
-    assert 'ALTER TABLE "blog_article" ADD COLUMN _strata_version' in said and "CREATE TRIGGER" in said
+    assert 'ALTER TABLE "blog_article" ADD COLUMN _strata_version' in said and "TRIGGER _strata_outside_update" in said
     site.managed("migrate")
 
 
@@ -221,6 +221,7 @@ def test_a_project_s_tests_have_the_test_database_by_themselves(site: Site) -> N
 SETTINGS: list[tuple[str, str]] = [
     ("STRATA = {'REDIS': 'x'}", "'redis', which is no field of Config"),
     ("STRATA = ['x']", "must be a dict"),
+    ("STRATA = {'POSTGRES_DSN': 'dbname=x'}", "one of DATABASES"),
     ("STRATA = {'DATABASE': 'other'}", "'other', of which DATABASES knows nothing"),
     (
         "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': ':memory:'}}",

@@ -239,7 +239,53 @@ def test_without_triggers_saved_and_deleted_objects_are_seen_after_their_commit_
             wait_until(lambda store=store: store.get(records, key, default=None) is None)  # type: ignore[misc]
     finally:
         for signal in (post_save, post_delete):
-            assert signal.disconnect(sender=Author, dispatch_uid=("strata", records))
+            assert signal.disconnect(dispatch_uid=("strata", records))
+
+
+def test_proxies_and_children_are_seen_by_signals_as_the_objects_that_they_are(make: MakeStore) -> None:
+    class Writer(Author):
+        class Meta:
+            app_label = "tests"
+            proxy = True
+
+    class Editor(Author):
+        desk = models.CharField(max_length=9, default="")
+
+        class Meta:
+            app_label = "tests"
+
+    with connection.schema_editor() as editor:
+        editor.create_model(Editor)
+    schema = record_of(Author, l3=PostgresPolicy())
+    store = adopted(make, schema)
+    invalidate_on_commit(Author, Collection(store, schema.name, schema.model, store._hot[schema.name]))
+    try:
+        for model in (Writer, Editor):
+            author = model.objects.create(name="old")
+            assert store.get(schema.name, author.pk).name == "old"
+            author.name = "new"
+            author.save()
+            wait_until(lambda: store.get(schema.name, author.pk).name == "new")  # noqa: B023
+    finally:
+        for signal in (post_save, post_delete):
+            assert signal.disconnect(dispatch_uid=("strata", schema.name))
+
+
+def test_a_table_that_was_renamed_tells_of_changes_by_its_new_name(make: MakeStore) -> None:
+    class Post(models.Model):  # type: ignore[misc]
+        name = models.CharField(max_length=50)
+
+        class Meta:
+            app_label = "tests"
+
+    adopted(make, record_of(Author))
+    with connection.schema_editor() as editor:
+        editor.alter_db_table(Author, "tests_author", "tests_post")
+    store = adopted(make, record_of(Post))
+    post = Post.objects.create(name="old")
+    assert store.get("tests_post", post.pk).name == "old"
+    Post.objects.update(name="new")
+    wait_until(lambda: store.get("tests_post", post.pk).name == "new")
 
 
 def test_what_was_given_to_a_table_is_given_once_and_can_be_taken_away(make: MakeStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import pickle
 from typing import Any
 
@@ -149,6 +150,23 @@ def test_a_cache_may_be_kept_in_a_store_that_there_is_by_its_name_or_itself() ->
 def test_what_is_no_place_or_no_option_is_refused(place: Any, options: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidConfigError, match=said):
         store_at(place, options)
+
+
+def test_a_cache_that_names_no_redis_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STRATA_REDIS_ADDR", raising=False)
+    with pytest.raises(InvalidConfigError, match="names no Redis"):
+        store_at("", {})
+    monkeypatch.setenv("STRATA_REDIS_ADDR", "127.0.0.1:1")
+    assert store_at("", {}).config.redis_addr == "127.0.0.1:1"
+
+
+def test_a_member_of_an_enum_is_the_same_key_in_each_call() -> None:
+    class Colour(str, enum.Enum):  # noqa: UP042 whose text is not its value
+        RED = "red"
+
+    entries = Entries(DataStore(Config()), "cache", [])
+    entries.set(key_of("red"), b"of the text", None)
+    assert entries.hit("red") == b"of the text" and entries.hit(Colour.RED) is None
 
 
 @pytest.mark.parametrize("most", [0, -1, "many", True])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from functools import cached_property, wraps
+from functools import wraps
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -17,7 +17,7 @@ from django.conf import settings
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
 from strata.aio.here import here
-from strata.drop_in.entries import DIGEST, Entries, digest_of
+from strata.drop_in.entries import DIGEST, Entries, UnreadableError, digest_of, loaded
 from strata.drop_in.shared import entries_of, secret_of, secrets_of, store_at
 from strata.drop_in.values import Pickles
 from strata.errors import InvalidConfigError, NotFoundError, UnavailableError, shown
@@ -53,18 +53,24 @@ class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
         if not isinstance(self._ignores, bool):
             raise InvalidConfigError(f"ignore_outages is {shown(self._ignores)}; it must be True or False")
         self._options = options
+        self._known: Entries | None = None
         self._outages = suppress(UnavailableError) if self._ignores else nullcontext()
         self._makes_keys_as_usual = _is_django_s(self, "make_key") and _is_django_s(self, "validate_key")
 
-    @cached_property
+    @property
     def _entries(self) -> Entries:
-        """Made at the first use, when the settings are known, and Redis is not asked yet."""
+        """Made at the first use, when the settings are known, and anew where the store was closed."""
+        if self._known is None or self._known.store._context.closed:
+            self._known = self._made()
+        return self._known
+
+    def _made(self) -> Entries:
         if self._secret is None:
             secrets = [secret_of(settings.SECRET_KEY, "SECRET_KEY")]
             secrets += [secret_of(secret, "SECRET_KEY_FALLBACKS") for secret in settings.SECRET_KEY_FALLBACKS]
         else:
             secrets = secrets_of(self._secret)
-        store = store_at(self._location, self._options, self._entries_kept)
+        store = store_at(self._location, self._options, self._entries_kept, secrets)
         return entries_of(store, "django_cache", self.key_prefix, secrets)
 
     def _key(self, key: Any, version: int | None) -> str:
@@ -83,31 +89,35 @@ class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
     def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
         """The value, private to the caller, or the default."""
         value = self._hit(key, version)
-        return self._loaded(self._found(self._key(key, version)) if value is None else value, default)
+        if value is None:
+            value = self._found(self._key(key, version))
+        return self._loaded(value, default, key, version)
 
     async def aget(self, key: Any, default: Any = None, version: int | None = None) -> Any:
         """As `get`. A hit in L1 does not give way to the loop."""
         value = self._hit(key, version)
-        return await _aget(self, key, default, version) if value is None else self._loaded(value, default)
+        return await _aget(self, key, default, version) if value is None else self._loaded(value, default, key, version)
 
     def _hit(self, key: Any, version: int | None) -> bytes | None:
         """What L1 has. The key was looked at when it was set."""
         if not self._makes_keys_as_usual:
             return None
-        return self._entries.hit(self.key_func(key, self.key_prefix, self.version if version is None else version))
+        return (self._known or self._entries).hit(
+            self.key_func(key, self.key_prefix, self.version if version is None else version)
+        )
 
     def _found(self, key: str) -> bytes | None:
         with self._outages:
             return self._entries.value(key)
         return None
 
-    def _loaded(self, value: bytes | None, default: Any) -> Any:
+    def _loaded(self, value: bytes | None, default: Any, key: Any, version: int | None) -> Any:
         if value is None:
             return default
         try:
-            return Pickles.loads(value)
-        except Exception as error:  # noqa: BLE001 a pickle may raise anything, as where a class was renamed since
-            self._entries.unreadable(error)
+            return loaded(Pickles.loads, value)
+        except UnreadableError as error:
+            self._entries.unreadable(self._key(key, version), error)
             return default
 
     def set(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> None:
@@ -125,20 +135,18 @@ class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
 
     def get_or_set(self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> Any:
         """The value, or else the default, or what it returns, which is kept; it is called once at a time."""
-        key = self._key(key, version)
-        found = self._found(key)
-        value = self._loaded(found, self._missing_key)
+        value = self.get(key, self._missing_key, version=version)
         if value is not self._missing_key:
             return value
+        made: list[bytes] = []
 
         def make() -> bytes:
-            return Pickles.dumps(default() if callable(default) else default)
+            made.append(Pickles.dumps(default() if callable(default) else default))
+            return made[-1]
 
         with self._outages:
-            if found is not None:
-                self._entries.delete(key, found)  # which is unreadable
-            return Pickles.loads(self._entries.get_or_set(key, make, self._seconds(timeout)))
-        return default() if callable(default) else default
+            return Pickles.loads(self._entries.get_or_set(self._key(key, version), make, self._seconds(timeout)))
+        return Pickles.loads(made[-1] if made else make())
 
     def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Give what is there another life; whether something was."""
@@ -168,12 +176,15 @@ class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
 
         def add(data: bytes) -> bytes:
             nonlocal value
-            value = Pickles.loads(data) + delta
+            value = loaded(Pickles.loads, data) + delta
             return Pickles.dumps(value)
 
-        with self._outages, suppress(NotFoundError):
-            self._entries.change(made, add)
-            return value
+        try:
+            with self._outages, suppress(NotFoundError):
+                self._entries.change(made, add)
+                return value
+        except UnreadableError as error:
+            self._entries.unreadable(made, error)
         raise ValueError(f"Key '{key}' not found")
 
     def get_many(self, keys: Any, version: int | None = None) -> dict[Any, Any]:
@@ -181,8 +192,10 @@ class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
         named = {self._key(key, version): key for key in keys}
         with self._outages:
             found = self._entries.values(named)
-            loaded = {named[key]: self._loaded(value, self._missing_key) for key, value in found.items()}
-            return {key: value for key, value in loaded.items() if value is not self._missing_key}
+            values = {
+                named[key]: self._loaded(value, self._missing_key, named[key], version) for key, value in found.items()
+            }
+            return {key: value for key, value in values.items() if value is not self._missing_key}
         return {}
 
     def set_many(self, data: dict[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> list[Any]:

@@ -13,6 +13,7 @@ from django.db import models
 
 from strata.errors import InvalidModelError
 from strata.model import UNLOADED, AutoNow, AutoNowAdd, Generated, PrimaryKey
+from strata.model.fields import check_column_name
 
 # The first that a field is an instance of. Of each of them Django and Strata have the same values in the same column.
 _TYPES: tuple[tuple[type, Any], ...] = (
@@ -48,6 +49,7 @@ def record_field(field: Any, hints: Mapping[str, Any]) -> RecordField:
     Raises `InvalidModelError` for a column that no record can have.
     """
     name = field.column
+    check_column_name(name, field.model.__name__)
     hint = hints[name] if name in hints else _hint(field, field)
     if field.generated:
         return RecordField(name, hint, UNLOADED)
@@ -80,12 +82,16 @@ def _hint(field: Any, asked: Any) -> Any:
         return _hint(field.target_field, asked)
     if isinstance(field, models.JSONField) and _is_plain(field, models.JSONField):
         return list[Any] if field.default is list else dict[str, Any]
-    for kind, python in _TYPES:
-        if isinstance(field, kind) and not isinstance(field, models.IPAddressField) and _is_plain(field, kind):
-            return python
+    known = next((item for item in _TYPES if isinstance(field, item[0])), None)
+    if known is not None and _is_plain(field, known[0]):
+        return known[1]
+    what = f"{asked.model.__name__}.{asked.name} is a {type(field).__name__}"
+    out = f"leave it out, as exclude=[{asked.column!r}]"
+    if known is None:
+        raise InvalidModelError(f"{what}, for whose column Strata has no type; {out}")
     raise InvalidModelError(
-        f"{asked.model.__name__}.{asked.name} is a {type(field).__name__}, of which Strata does not know what a row "
-        f"has; give its type, as hints={{{asked.column!r}: str}}, or leave it out, as exclude=[{asked.column!r}]"
+        f"{what}, which reads rows in a way of its own; give the type that a row has, as "
+        f"hints={{{asked.column!r}: {known[1].__name__}}}, or {out}"
     )
 
 

@@ -19,7 +19,7 @@ from psycopg.pq import Conninfo
 from strata.collection import Collection
 from strata.config import Config
 from strata.datastore import DataStore
-from strata.errors import InvalidConfigError, SchemaDuplicateError, shown
+from strata.errors import InvalidConfigError, SchemaDuplicateError
 from strata.integrations.django.records import record_of
 from strata.l3.table import Table
 from strata.schema import Schema
@@ -40,6 +40,7 @@ class Project:
         self._handles: list[Handle] = []
         self._store: DataStore | None = None
         self._databases: dict[str, str] = {}  # their names in the settings, as Django found them
+        self._name = ""  # of the database that the store was made for
         self._mark = secrets.token_hex(4)  # of this run, for what a test runner makes
         self.after_fork()
 
@@ -55,6 +56,7 @@ class Project:
                 django.setup()  # as in a worker, whose first import this is
             with self._lock:
                 if self._store is None:
+                    self._name = _name(database())
                     made = DataStore(_config(self._namespace()))
                     for schema in self._schemas.values():
                         made.register(schema)
@@ -69,11 +71,9 @@ class Project:
     def _namespace(self) -> str:
         """What is added to that of the settings: a test runner's database has the names, and the ids, of its last run,
         and must find nothing of that in Redis."""
-        alias = database()
-        name = str(_configured().get(alias, {}).get("NAME"))
-        if name == self._databases.get(alias, name):
+        if self._name == self._databases.get(database(), self._name):
             return ""
-        return f"test-{self._mark}-{sha256(name.encode()).hexdigest()[:8]}"
+        return f"test-{self._mark}-{sha256(self._name.encode()).hexdigest()[:8]}"
 
     def register(self, schema: Schema[Any]) -> Collection[Any, Any]:
         """Have the store know a schema, now or when it is made; its handle."""
@@ -93,9 +93,12 @@ class Project:
         has it, or to none, as where that makes or drops one, the store is made anew by who needs it next."""
         if self._store is None:
             return
-        moved = alias == database() and self._store.config.postgres_dsn != _dsn(alias)
-        if moved or alias == NO_DB_ALIAS:
+        if alias == NO_DB_ALIAS or (alias == database() and _name(alias) != self._name):
             self.forget()
+
+    def has(self, store: DataStore) -> bool:
+        """Whether it is the one that there is."""
+        return store is self._store
 
     def forget(self) -> None:
         """Close the store, if there is one."""
@@ -123,6 +126,8 @@ class Handle:
         collection: Collection[Any, Any] = Collection(store, self.name, self.model, store._hot[self.name])
         found = getattr(collection, name)
         self.__dict__[name] = found
+        if not self._project.has(store):
+            self.forget()  # it was made anew meanwhile
         return found
 
     def forget(self) -> None:
@@ -179,13 +184,24 @@ def database() -> str:
 def _given() -> dict[str, Any]:
     given = getattr(settings, "STRATA", {})
     if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
-        raise InvalidConfigError(f"the setting STRATA is {shown(given)}; it must be a dict of fields of Config")
+        raise InvalidConfigError(
+            f"the setting STRATA is a {type(given).__name__}; it must be a dict of fields of Config"
+        )
     return {name.lower(): value for name, value in given.items()}
+
+
+def _name(alias: str) -> str:
+    """The name of a database, as it is now."""
+    return str(_configured().get(alias, {}).get("NAME"))
 
 
 def _config(namespace: str) -> Config:
     given = _given()
     given.pop("database", None)
+    if "postgres_dsn" in given:
+        raise InvalidConfigError(
+            "the setting STRATA has POSTGRES_DSN; the database is one of DATABASES, which STRATA['DATABASE'] names"
+        )
     if unknown := sorted(set(given) - _OF_CONFIG):
         raise InvalidConfigError(
             f"the setting STRATA has {unknown[0]!r}, which is no field of Config; those are "

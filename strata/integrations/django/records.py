@@ -8,6 +8,8 @@ from typing import Any
 
 from strata.errors import InvalidModelError, shown
 from strata.integrations.django.fields import RecordField, record_field
+from strata.model.keys import ModelKey
+from strata.model.plan import compile_model
 from strata.policies import MemPolicy, PostgresPolicy, RedisPolicy
 from strata.schema import Schema
 
@@ -61,6 +63,13 @@ def record_of(
         l3=dataclasses.replace(l3, table_name=meta.db_table, managed=False),
         **options,
     )
+
+
+def key_of(model: Any) -> ModelKey:
+    """The key of a model's table. Raises `InvalidModelError` for one that no record can have."""
+    pk = model._meta.concrete_model._meta.pk
+    fields = [record_field(field, {}) for field in getattr(pk, "fields", None) or [pk]]
+    return compile_model(_record_class(model, fields, frozen=False)).key
 
 
 def _record_class(model: Any, fields: Collection[RecordField], *, frozen: bool) -> Any:

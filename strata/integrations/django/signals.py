@@ -22,8 +22,12 @@ def invalidate_on_commit(model: Any, records: Collection[Any, Any]) -> None:
     if not hasattr(model, "_meta"):
         raise InvalidModelError(f"invalidate_on_commit takes a Django model, not {shown(model)}")
 
+    concrete = model._meta.concrete_model
+
     def changed(instance: Any, using: str, **_: Any) -> None:
-        key = instance.pk  # which a deletion takes away
+        if not isinstance(instance, concrete):
+            return  # the sender is whichever class it is of, a proxy's or a child's perhaps
+        key = getattr(instance, concrete._meta.pk.attname)  # which a deletion takes away
 
         def committed() -> None:
             records._store._committed(records.name, [key])
@@ -31,4 +35,4 @@ def invalidate_on_commit(model: Any, records: Collection[Any, Any]) -> None:
         transaction.on_commit(committed, using=using)
 
     for signal in (post_save, post_delete):
-        signal.connect(changed, sender=model._meta.concrete_model, weak=False, dispatch_uid=("strata", records.name))
+        signal.connect(changed, weak=False, dispatch_uid=("strata", records.name))
