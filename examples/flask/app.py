@@ -3,10 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
+from flask import Flask, abort, request
 from strata import MemPolicy, PostgresPolicy, PrimaryKey, RedisPolicy, Schema, WriteMode
 from strata.integrations.flask import Strata
-
-from flask import Flask, abort, request
 
 app = Flask(__name__)
 tiers = Strata(app, health="/healthz")

@@ -148,6 +148,7 @@ def test_a_redis_that_is_cut_off_between_commit_and_telling_is_told_when_it_is_b
 
         monkeypatch.setattr(where._Step, "_put", cut)
         assert CALLS[call](writer) == 2
+        wait_until(lambda: texts(reader) == AFTER[call])  # which has heard, if not of the commit, of what announced it
         for store in (reader, writer):
             assert texts(store) == texts(store, force_l2=True) == AFTER[call]
         link.resume()

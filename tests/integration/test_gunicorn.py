@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import wait_until
@@ -48,6 +49,7 @@ def asked(url: str, method: str = "GET") -> str:
         return str(answer.read().decode())
 
 
+@pytest.mark.in_turn
 def test_metrics_of_all_workers_are_served_by_the_lines_of_the_documentation(
     dsn: str, redis_addr: str, tmp_path: Path
 ) -> None:

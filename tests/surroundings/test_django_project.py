@@ -107,6 +107,7 @@ Article.objects.create(pk=7, slug="lamps", title="A lamp", author=author, meta={
 """
 
 
+@pytest.mark.in_turn
 def test_django_s_own_commands_have_nothing_to_say(site: Site) -> None:
     assert "No changes detected" in site.managed("makemigrations", "--check")
     assert "no issues" in site.managed("check", "--database", "default")
@@ -124,6 +125,7 @@ def test_django_s_own_commands_have_nothing_to_say(site: Site) -> None:
     site.managed("migrate")
 
 
+@pytest.mark.in_turn
 def test_a_page_a_counter_and_the_admin_work_over_http(site: Site) -> None:
     site.python(
         f"{ARTICLE}\nfrom django.contrib.auth.models import User\nUser.objects.create_superuser('root', '', 'pw')"
@@ -210,6 +212,7 @@ def test_a_worker_serves_the_project_by_its_name(site: Site) -> None:
         worker.wait(60)
 
 
+@pytest.mark.in_turn
 def test_a_project_s_tests_have_the_test_database_by_themselves(site: Site) -> None:
     site.python(f"{ARTICLE}\nfrom blog.records import authors\nassert authors.get(1).name == 'ann'")
     done = site.manage("test", "--noinput")

@@ -19,7 +19,7 @@ from tests.fleet import ROOT, environment, workers
 from tests.served import GUNICORN, UVICORN, Served, served
 from tests.support import wait_until
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.in_turn]
 
 EXAMPLE = ROOT / "examples" / "fastapi"
 APP = "blog:app"

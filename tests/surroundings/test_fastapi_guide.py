@@ -61,6 +61,7 @@ def test_every_other_block_runs_as_it_stands(tmp_path: Path, name: str) -> None:
     subprocess.run([sys.executable, "-c", program], env=env, cwd=tmp_path, check=True, timeout=60)
 
 
+@pytest.mark.in_turn
 @pytest.mark.slow
 def test_the_example_s_own_tests_pass(tmp_path: Path) -> None:
     for name in ("blog.py", "test_blog.py"):

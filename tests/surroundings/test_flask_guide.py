@@ -38,6 +38,7 @@ def test_the_source_of_the_example_is_the_text_of_its_guide() -> None:
     assert [(ROOT / "examples" / "flask" / "app.py").read_text()] == blocks("The first ten minutes")
 
 
+@pytest.mark.in_turn
 def test_the_tests_of_the_guide_pass_on_its_factory(tmp_path: Path) -> None:
     conftest, test = blocks("Testing")
     (tmp_path / "shop.py").write_text(blocks("Application factories")[0])

@@ -18,7 +18,7 @@ from tests.fleet import ROOT, surroundings
 from tests.support import wait_until
 from tests.web import Gunicorn, Reader
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.in_turn]
 
 EXAMPLE = ROOT / "examples" / "flask"
 GUIDE = ROOT / "docs" / "flask.md"
