@@ -31,7 +31,7 @@ settings.load_profile("tests")
 
 
 BOTH_FACES, ASYNCIO = "both_faces", "asyncio"
-TURNS = 3
+TURNS = 6
 SET_OF_TIERS = re.compile(r"(through|behind|L[123])\b")
 WHOLE = {"through", "behind", "L1+L2+L3"}
 

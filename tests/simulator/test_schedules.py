@@ -56,7 +56,7 @@ RARE = {  # what many episodes go by without
     "... and so does one whose heartbeats are overdue",
     "of writes in part that wait together each column keeps the version of its own",
 }
-TURNS = 4  # days in a row that look for all the rules
+TURNS = 6  # days in a row that look for all the rules
 FIRST = 7000  # seed with which a rule that was left out is looked for
 FRESH = random.SystemRandom().randrange(1_000_000_000)
 SECONDS = 0.5  # of CPU, for which each kind of houses is looked at
