@@ -509,6 +509,7 @@ def test_a_mark_of_ownership_of_another_type_is_put_aside_and_made_anew(make: Ma
         assert store.get(Note, 1, force_l2=True).text == "mine"
         assert b'"database"' in redis.hget(mark, "owner") and redis.exists(f"{mark}:stray")
         assert [said["key"] for said in log.about("was renamed")] == [mark]
+        store.close()  # else it would mend the next one
 
 
 def test_a_mark_of_ownership_that_cannot_be_read_is_told_of_by_its_key(make: MakeStore, redis_addr: str) -> None:
