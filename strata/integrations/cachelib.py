@@ -20,8 +20,9 @@ from strata.drop_in.entries import FOREVER, Entries, UnreadableError, key_of, lo
 from strata.drop_in.shared import entries_of, secrets_of, store_at
 from strata.drop_in.values import Pickles, Serializer, serializer_of
 from strata.durations import seconds
-from strata.errors import InvalidConfigError, NotFoundError, UnavailableError, shown
+from strata.errors import NotFoundError, UnavailableError
 from strata.exports import export
+from strata.policies import flag
 
 __all__ = ["StrataCache"]
 
@@ -62,8 +63,7 @@ class StrataCache(BaseCache):
             max_entries: How many entries a process keeps in L1, rounded up to the next 256; 10,240 by default.
             options: Those of `Config`, such as `namespace`.
         """
-        if not isinstance(ignore_outages, bool):
-            raise InvalidConfigError(f"ignore_outages is {shown(ignore_outages)}; it must be True or False")
+        flag(ignore_outages, "ignore_outages")
         super().__init__(ignore_delete_many_errors=ignore_delete_many_errors)
         self.default_timeout = default_timeout  # type: ignore[assignment]  # which may have a fraction
         seconds(default_timeout, "default_timeout")
@@ -73,6 +73,8 @@ class StrataCache(BaseCache):
             self.serializer = serializer_of(self._secrets)
         self._outages = suppress(UnavailableError) if ignore_outages else nullcontext()
         self._place = (redis_addr, options, max_entries)
+        # Of one prefix, unless it is a function. Threads write it without a lock: two that are made at once are alike.
+        self._by_prefix: dict[str, Entries] = {}
 
     @cached_property
     def _store(self) -> Any:
@@ -85,10 +87,6 @@ class StrataCache(BaseCache):
         if known is None:
             known = self._by_prefix[prefix] = entries_of(self._store, "cachelib", prefix, self._secrets)
         return known
-
-    @cached_property
-    def _by_prefix(self) -> dict[str, Entries]:
-        return {}  # of one prefix, unless it is a function; two that are made at once are alike
 
     def _seconds(self, timeout: Any) -> float | None:
         given = self.default_timeout if timeout is None else timeout

@@ -20,7 +20,8 @@ from strata.aio.here import here
 from strata.drop_in.entries import DIGEST, Entries, UnreadableError, digest_of, loaded
 from strata.drop_in.shared import entries_of, secret_of, secrets_of, store_at
 from strata.drop_in.values import Pickles
-from strata.errors import InvalidConfigError, NotFoundError, UnavailableError, shown
+from strata.errors import InvalidConfigError, NotFoundError, UnavailableError
+from strata.policies import flag
 
 # A key that Django does not warn of, and that stands for itself. So what is found under it needs no look at it.
 _PORTABLE = re.compile(f"(?!{DIGEST})[^\0-\x20\x7f\ud800-\udfff]{{1,250}}").fullmatch
@@ -49,9 +50,7 @@ class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
         self._location = location
         self._secret = options.pop("secret_key", None)
         self._entries_kept = options.pop("MAX_ENTRIES", None)
-        self._ignores = options.pop("ignore_outages", False)
-        if not isinstance(self._ignores, bool):
-            raise InvalidConfigError(f"ignore_outages is {shown(self._ignores)}; it must be True or False")
+        self._ignores = flag(options.pop("ignore_outages", False), "ignore_outages")
         self._options = options
         self._known: Entries | None = None
         self._outages = suppress(UnavailableError) if self._ignores else nullcontext()
