@@ -26,7 +26,7 @@ class _UnreadableError(ValueError):
 
 def settings(names: Set[str], environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Those of the settings that the environment has. Raises `InvalidConfigError` naming the variable."""
-    given = {name: environ.get(_variable(name), "") for name in names & _READERS.keys()}
+    given = {name: environ.get(variable(name), "") for name in names & _READERS.keys()}
     said = {name: text for name, text in given.items() if (text if name in _OF_ANY_CHARACTERS else text.strip())}
     return {name: _read(name, text) for name, text in said.items()}
 
@@ -34,7 +34,7 @@ def settings(names: Set[str], environ: Mapping[str, str] = os.environ) -> dict[s
 def check_names(names: Set[str], environ: Iterable[str] = os.environ) -> None:
     """Raise `InvalidConfigError` for a variable whose name is a misspelt setting. Others may belong to the application,
     also those that begin like a setting: it may have a `STRATA_REDIS_ADDR_2` for a store that it makes itself."""
-    known = {_variable(name) for name in names}
+    known = {variable(name) for name in names}
     for name in environ:
         if not name.startswith(PREFIX) or any(name.startswith(setting) for setting in known):
             continue
@@ -43,7 +43,8 @@ def check_names(names: Set[str], environ: Iterable[str] = os.environ) -> None:
             raise InvalidConfigError(f"{name} is no variable of Strata's; is {PREFIX}{near[0]} meant?")
 
 
-def _variable(name: str) -> str:
+def variable(name: str) -> str:
+    """The environment variable of the setting `name`."""
     return f"{PREFIX}{name.upper()}"
 
 
@@ -51,9 +52,9 @@ def _read(name: str, text: str) -> Any:
     try:
         return _READERS[name](text)
     except _UnreadableError as wanted:
-        raise InvalidConfigError(f"{_variable(name)} is {shown(text)}; {wanted}") from None
+        raise InvalidConfigError(f"{variable(name)} is {shown(text)}; {wanted}") from None
     except InvalidConfigError as error:
-        raise InvalidConfigError(f"{_variable(name)}: {error}") from None
+        raise InvalidConfigError(f"{variable(name)}: {error}") from None
 
 
 def _number(text: str) -> float:

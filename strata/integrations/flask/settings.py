@@ -8,7 +8,7 @@ from typing import Any
 from flask import Flask
 
 from strata.config import Config
-from strata.environment import PREFIX, check_names, settings
+from strata.environment import check_names, settings, variable
 from strata.errors import InvalidConfigError, shown
 
 FIELDS = frozenset(Config.__dataclass_fields__)
@@ -24,8 +24,8 @@ def config_of(app: Flask) -> Config:
     if isinstance(given, Config):
         return given
     check_names(FIELDS, app.config)
-    found = {name: app.config[key] for name in FIELDS if (key := _key(name)) in app.config} | _fields(given)
-    texts = {_key(name): value for name, value in found.items() if type(value) is str}
+    found = {name: app.config[key] for name in FIELDS if (key := variable(name)) in app.config} | _fields(given)
+    texts = {variable(name): value for name, value in found.items() if type(value) is str}
     return Config.from_env(**found | settings(FIELDS, texts))
 
 
@@ -41,7 +41,3 @@ def _fields(given: Any) -> dict[str, Any]:
             f"{', '.join(sorted(FIELDS))}"
         )
     return fields
-
-
-def _key(name: str) -> str:
-    return f"{PREFIX}{name.upper()}"
