@@ -18,7 +18,7 @@ from strata.l3.report import MigrationReport
 def migrate(target: str, directory: str | None, status: bool) -> None:
     """Bring PostgreSQL to the registered schemas, or apply a directory of SQL files.
 
-    Ends with status 1 where something is left to you without which records cannot be written.
+    Ends with status 1 where something is left to you without which the schemas do not work.
     """
     with load_store(target) as store:
         if status:
@@ -44,4 +44,4 @@ def _show(report: MigrationReport) -> None:
         if change.sql:
             click.echo(textwrap.indent(change.sql, "  "))
     if report.blocking:
-        click.secho(f"\n{len(report.blocking)} of these keep records from being written.", fg="red", err=True)
+        click.secho(f"\n{len(report.blocking)} of these must be done for the schemas to work.", fg="red", err=True)

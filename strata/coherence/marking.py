@@ -49,7 +49,7 @@ class Marking:
         clock: Clock,
     ) -> None:
         self.markers = Markers()
-        self.markers.renew = self._renew
+        self.markers.source = self
         self._server = server
         self._schemas = schemas
         self._announcer = announcer
@@ -150,9 +150,11 @@ class Marking:
             self._looked = now
             self.catch_up()
 
-    def _renew(self) -> None:
+    def renew(self, within: float = BUS_GRACE) -> None:
+        """Hear of what was missed, unless there is nothing, or so many seconds ago there was nothing. Raises
+        `L2UnavailableError`."""
         now = self._clock.monotonic()
-        if not (self._whole and self._trust.sure(now)) and now >= self._asked + BUS_GRACE:
+        if not (self._whole and self._trust.sure(now)) and now >= self._asked + within:
             self.catch_up()
 
     # -- telling again ------------------------------------------------------------------------------------------

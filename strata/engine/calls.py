@@ -90,10 +90,22 @@ class Caller:
             found = ABSENT if job.source.anew else self._near(job)
             if found is not ABSENT:
                 return found
+            self._hear(job)
             try:
                 return self._fly(job)
             except LoaderLeft:
                 pass
+
+    def _hear(self, job: _Job) -> None:
+        """Of what was invalidated, before anything is claimed: what is made, and nobody could read anew, must not count
+        as older."""
+        l2 = job.bound.l2
+        if l2 is not None and job.bound.l3 is None:
+            try:
+                l2.marks.renew_now()
+            except WITHOUT_L2:
+                if not job.bears_outage:
+                    raise
 
     def _near(self, job: _Job) -> Any:
         """What L1 has."""

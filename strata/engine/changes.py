@@ -40,6 +40,12 @@ class Decision(Protocol):
         """Whether there must be no row, so that none is decided on."""
         ...
 
+    @property
+    def changes(self) -> bool:
+        """Whether it makes the values of those that it was given, so that increments which were not in these, since
+        nobody had handed them off yet, go on top."""
+        ...
+
     def __call__(self, held: Any, /) -> Any: ...
 
 

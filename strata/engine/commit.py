@@ -230,6 +230,8 @@ class Commit:
             answers = table.insert_many(conn, rows, stamps, ROW_NODE)
         elif decision is not None and decision.inserts:
             answers = self._insert(conn, bound, decision, rows, stamps)
+        elif decision is not None and decision.changes:
+            answers = [table.change(conn, row, stamp, ROW_NODE) for row, stamp in zip(rows, stamps, strict=True)]
         elif conn.in_transaction:
             answers = table.set_many(conn, rows, stamps, ROW_NODE)
         else:
@@ -254,8 +256,9 @@ class Commit:
             held = ABSENT if row is None else bound.record(row.values)
             change.record = decide_on(bound, change.key_text, decision, held)
             part.rows[change.key_text] = bound.plan.to_row(change.record, bound.cipher)
-            # One of all columns supersedes what is older, as any other.
-            (part.partial.add if bound.plan.unloaded(change.record) else part.partial.discard)(change.key_text)
+            # One of all columns supersedes what is older, as any other, if it was not made of what was there.
+            in_part = decision.changes or bound.plan.unloaded(change.record)
+            (part.partial.add if in_part else part.partial.discard)(change.key_text)
 
     def _insert(
         self, conn: Any, bound: Bound, decision: Decision, rows: Sequence[tuple[Any, ...]], stamps: Sequence[int]

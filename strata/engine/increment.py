@@ -82,9 +82,18 @@ class Incrementer:
         except NoRowError:
             raise missing(bound, id, OR_DEFAULT) from None
         bound.counters.sets += 1
-        stored = part if found is None else found
+        stored = self._stored(bound, id, key_text, part) if found is None else found
         bound.hooks.after_set(stored)
         return stored
+
+    def _stored(self, bound: Bound, id: Any, key_text: str, part: Any) -> Any:
+        """The record with what was just added, where it was known a moment before, and is not any more; the part of it
+        that was written where no tier can say more."""
+        try:
+            record = self._reader.find(bound, id, key_text, False)
+        except FAILED:
+            return part
+        return part if record is ABSENT else record
 
     def _known(self, bound: Bound, deferred: WriteBehind, id: Any, key_text: str) -> Any:
         """The record as a read would show it; ABSENT where there is none, None where that is not known, or L1 or the
@@ -99,6 +108,8 @@ class Incrementer:
 
 class _Increment:
     """What is added to a row, or to a default in its place."""
+
+    changes = True
 
     def __init__(self, bound: Bound, id: Any, deltas: Mapping[str, Any], made: Any, writer: Writer) -> None:
         self.inserts = False

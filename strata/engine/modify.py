@@ -222,6 +222,7 @@ class _Insert:
     id: Any
     record: Any
     inserts: bool = True
+    changes: bool = False
 
     def __call__(self, held: Any, /) -> Any:
         if held is not ABSENT:
@@ -233,6 +234,7 @@ class _Insert:
 class _Removal:
     fits: Callable[[Any], bool]
     inserts: bool = False
+    changes: bool = False
 
     def __call__(self, held: Any, /) -> None:
         if held is ABSENT or not self.fits(held):
@@ -246,6 +248,7 @@ class _Update:
     record: Any
     expected: Mapping[str, Any]
     inserts: bool = False
+    changes: bool = False
 
     def __call__(self, held: Any, /) -> Any:
         _check_there(self.bound, self.id, held)
@@ -268,6 +271,7 @@ class _Modify:
     function: Callable[[Any], Any]
     writer: Writer
     inserts: bool = False
+    changes: bool = True
 
     def __call__(self, held: Any, /) -> Any:
         bound, plan = self.bound, self.bound.plan

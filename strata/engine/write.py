@@ -188,7 +188,11 @@ class Writer:
         try:
             claims.enter(*mine.values())
             for _ in range(RETRIES):
-                puts = [self._put(bound, key_text, record, life) for key_text, (_, record) in left.items()]
+                since = l2.surely_since()
+                puts = [
+                    self._put(bound, key_text, record, life, self._stamp(since))
+                    for key_text, (_, record) in left.items()
+                ]
                 began = self._context.clock.monotonic()
                 in_the_way = l2.own(announcer.channel, puts)
                 stored = [put for put in puts if put.key_text not in in_the_way]
@@ -226,7 +230,7 @@ class Writer:
         """Write a checked record of a schema whose lowest tier is L2, as `L2Tier.swap` does."""
         assert bound.l2 is not None
         swap = bound.l2.swap
-        put = self._put(bound, key_text, record, life, stamp)
+        put = self._put(bound, key_text, record, life, stamp or self._stamp(bound.l2.surely_since()))
         return self._alone(bound, id, put, lambda put: swap(self._context.announcer.channel, put, stood))
 
     def own(self, bound: Bound, id: Any, key_text: str, record: Any, stamp: Stamp, life: float | None = None) -> bool:
@@ -261,9 +265,11 @@ class Writer:
         finally:
             bound.l1.claims.release(claim)
 
-    def _put(self, bound: Bound, key_text: str, record: Any, life: float | None, stamp: Stamp | None = None) -> Put:
-        since = None if bound.l2 is None else bound.l2.since
-        version, since = Stamp(self._context.stamp(), since) if stamp is None else stamp
+    def _stamp(self, since: int | None) -> Stamp:
+        return Stamp(self._context.stamp(), since)
+
+    def _put(self, bound: Bound, key_text: str, record: Any, life: float | None, stamp: Stamp) -> Put:
+        version, since = stamp
         op = MessageOp.DELETE if record is None else MessageOp.SET
         # Not signed: if the answer is lost, and the script is run later, this instance must hear of it as well.
         message = self._context.announcer.message(bound.name, key_text, op, version, signed=False)

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from strata.errors import WITHOUT_L2
 from strata.l2.lifetimes import Lifetimes
 from strata.protocol.markers import UNMARKED, SchemaMarkers
 from strata.protocol.versions import NODE_BITS, VersionClock
@@ -105,7 +106,7 @@ class Contents:
 
     def read(self, key_text: str, raw: bytes | None, left: int) -> Found | None:
         """What a content with so many ms left (-1: it does not expire) means; None where there is none, or it cannot be
-        read."""
+        read. Raises `L2UnavailableError` where the markers must be asked for."""
         if raw is None:
             return None
         head = raw[:3]
@@ -126,6 +127,8 @@ class Contents:
                         return None
                 # What is pending is a write, which nothing outdates but a newer one.
                 return OUTDATED if not found.pending and self.marks.outdated(found.record, since) else found
+        except WITHOUT_L2:
+            raise
         except Exception:  # noqa: BLE001 a codec of the user's may raise anything; the entry is a miss either way
             return None
         if head == b"I1:":

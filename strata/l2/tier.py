@@ -86,6 +86,11 @@ class L2Tier:
         """What is to be noted, before it is read, of what is read for L2."""
         return self.marks.since
 
+    def surely_since(self) -> int | None:
+        """As `since`, of what nobody could read anew. Raises `L2UnavailableError`."""
+        self.marks.renew_now()
+        return self.marks.since
+
     def held(
         self,
         version: int,

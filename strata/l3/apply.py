@@ -21,10 +21,10 @@ from strata.l3.connection import Connection
 from strata.l3.increments import Increments
 from strata.l3.layout import HORIZONS, TOMBSTONES, VERSION, Layout
 from strata.l3.outside import moving, own
-from strata.l3.partials import Late, Partials
+from strata.l3.partials import Partials
 from strata.l3.sqlstates import Failure, classify
 from strata.l3.stage import GROUP, NESTED, ORDER, STAGE, Stage
-from strata.l3.standing import on_top
+from strata.l3.standing import RowNote, apart, on_top
 from strata.l3.statement import INT4, Statement
 from strata.l3.values import Applied, Change, Status
 from strata.l3.writes import Writes
@@ -169,24 +169,22 @@ class Applier:
         """
         layout = self._layout
         found = set()
-        for late in self._partials.late(conn):
-            change = batch.changes[late.place]
+        for place, note in self._partials.late(conn):
+            change = batch.changes[place]
             values = dict(zip(change.names or layout.names, change.values or (), strict=True))
-            names = [n for n in layout.settable if n in values and late.columns.get(n, late.base) < change.version]
+            names = [n for n in layout.settable if n in values and note.decided(n) < change.version]
             if not names:
                 continue
-            held = {name: on_top(values[name], late.added, name, change.version) for name in names}
+            held = {name: on_top(values[name], note.added, name, change.version) for name in names}
             row = layout.with_key(held, change.key, UNLOADED)
-            version = above(late.version, LATE_NODES)
+            version = above(note.version, LATE_NODES)
             self._writes.lay(conn, row, version)
-            base, columns = late.base, late.columns
             if _is_whole(change, layout):
-                base = change.version
-                columns = {name: at for name, at in columns.items() if at > base}
+                base, columns = change.version, apart(note.base, note.columns, note.changed, change.version)
             else:
-                columns = columns | dict.fromkeys(names, change.version)
-            self._partials.change(conn, change.key_text, Late(late.place, version, base, columns, late.added))
-            found.add(late.place)
+                base, columns = note.base, {**note.columns, **dict.fromkeys(names, change.version)}
+            self._partials.change(conn, change.key_text, RowNote(version, base, columns, note.added))
+            found.add(place)
         return found
 
     def _look_up(self, conn: Connection, batch: _Sorted, late: set[int], known: bool) -> list[Applied]:

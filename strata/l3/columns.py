@@ -128,7 +128,7 @@ class Columns:
             hangs_on = dependents(self._conn, quote(self._table.name), field.name)
             change = retype(self._table.name, column, facts, hangs_on)
             self._plan.manual.append(change if fits else BlockingChange(*change))
-        if facts.not_null and field.nullable:
+        if facts.not_null and field.nullable and not field.stamped:
             self._blocked(f"{where} is NOT NULL, the model allows None", f"{alter} DROP NOT NULL;")
         if not facts.not_null and not field.nullable:
             self._by_hand(f"{where} may be NULL, the model wants a value", f"{alter} SET NOT NULL;")

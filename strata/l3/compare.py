@@ -94,13 +94,24 @@ def _watch(conn: Connection, plan: Plan, tables: Sequence[tuple[Table, Schema[An
         if _managed(tables, item.table):
             plan.statements += additions
         elif additions:
-            text = f"{item.table} is managed by other means (managed=False), and does not tell of changes made outside"
-            plan.manual.append(ManualChange(text, ";\n".join(additions) + ";"))
+            # With what the triggers write to: this may be run on a database on which nobody has run `migrate` yet.
+            own = [line for name in ddl.SYSTEM_TABLES for line in ddl.system_table(name)]
+            text = f"{item.table} is managed by other means (managed=False), and {_untold(conn, item.table)}"
+            plan.manual.append(BlockingChange(text, ";\n".join([*own, *additions]) + ";"))
     # Other tables may be another application's.
     unwatched = {table.name for table, _ in tables} - {item.table for item in watched}
     for name, sql in outside.leftovers(conn, unwatched):
         text = f"{name} tells of changes made outside, but no schema registered here has PostgresPolicy(watch=True)"
         plan.manual.append(ManualChange(text, sql))
+
+
+def _untold(conn: Connection, table: str) -> str:
+    if not outside.has_triggers(conn, table):
+        return "does not tell of changes made outside, as PostgresPolicy(watch=True) wants: they would go unseen"
+    return (
+        "has triggers for other schemas over it, or of another release, such as from before a schema was written "
+        "behind; with these, changes made outside may go unseen, or undo deferred writes"
+    )
 
 
 def watch_new_partitions(conn: Connection, tables: Sequence[tuple[Table, Schema[Any]]]) -> list[str]:

@@ -44,7 +44,8 @@ SYSTEM_TABLES = {
     HORIZONS: "schema TEXT PRIMARY KEY, version BIGINT NOT NULL",
     PARTIALS: (
         "schema TEXT NOT NULL, id TEXT NOT NULL, version BIGINT NOT NULL, base BIGINT NOT NULL, "
-        "columns JSONB NOT NULL, at TIMESTAMPTZ NOT NULL DEFAULT now(), counted JSONB, PRIMARY KEY (schema, id)"
+        "columns JSONB NOT NULL, at TIMESTAMPTZ NOT NULL DEFAULT now(), counted JSONB, changed JSONB, "
+        "PRIMARY KEY (schema, id)"
     ),
     REPAIRS: (
         "schema TEXT NOT NULL, id TEXT NOT NULL, version BIGINT NOT NULL, "
@@ -64,7 +65,8 @@ def system_table(table: str) -> list[str]:
 def later_columns(conn: Connection) -> list[str]:
     """The statements that add to Strata's own tables what an earlier release has made them without."""
     _, columns = table_columns(conn, PARTIALS)
-    return [] if not columns or "counted" in columns else [f"ALTER TABLE {PARTIALS} ADD COLUMN counted JSONB"]
+    missing = [name for name in ("counted", "changed") if columns and name not in columns]
+    return [f"ALTER TABLE {PARTIALS} ADD COLUMN {name} JSONB" for name in missing]
 
 
 def literal(value: Any) -> str:

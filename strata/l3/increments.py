@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from strata.l3 import diagnosis
 from strata.l3.connection import Connection
 from strata.l3.layout import HORIZONS, PARTIALS, TOMBSTONES, VERSION, Layout
-from strata.l3.partials import COUNTED
+from strata.l3.partials import NOTE
 from strata.l3.sqlstates import Failure
 from strata.l3.stage import GROUP, ORDER, STAGE, Stage
 from strata.l3.standing import Standing, counted_text, note_of
@@ -42,7 +42,7 @@ class Increments:
         self._look = stage.statement(
             f"SELECT s.{ORDER}, (SELECT d.version FROM {TOMBSTONES} d WHERE {layout.buried('d', told)}),"
             f" (SELECT h.version FROM {HORIZONS} h WHERE h.schema = {layout.schema}),"
-            f" r.{VERSION}, p.version, p.base, p.columns::text, {COUNTED}{shown}"
+            f" r.{VERSION}, {NOTE}{shown}"
             f" FROM {STAGE} s LEFT JOIN {table} r ON {key.same('r', 's')}"
             f" LEFT JOIN {PARTIALS} p ON {layout.buried('p', told)}",
             of=(ORDER, *key.quoted),
@@ -53,12 +53,12 @@ class Increments:
             prepared=False,
         )
         self._note = Statement(
-            f"INSERT INTO {PARTIALS} (schema, id, version, base, columns, counted)"
-            f" SELECT {layout.schema}, n.id, n.version, n.base, n.columns::jsonb, n.counted::jsonb"
-            f" FROM unnest($1, $2, $3, $4, $5) AS n(id, version, base, columns, counted)"
+            f"INSERT INTO {PARTIALS} (schema, id, version, base, columns, counted, changed)"
+            f" SELECT {layout.schema}, n.id, n.version, n.base, n.columns::jsonb, n.counted::jsonb, n.changed::jsonb"
+            f" FROM unnest($1, $2, $3, $4, $5, $6) AS n(id, version, base, columns, counted, changed)"
             f" ON CONFLICT (schema, id) DO UPDATE SET version = EXCLUDED.version, base = EXCLUDED.base,"
-            f" columns = EXCLUDED.columns, counted = EXCLUDED.counted, at = now()",
-            (ARRAYS[TEXT], ARRAYS[INT8], ARRAYS[INT8], ARRAYS[TEXT], ARRAYS[TEXT]),
+            f" columns = EXCLUDED.columns, counted = EXCLUDED.counted, changed = EXCLUDED.changed, at = now()",
+            (ARRAYS[TEXT], ARRAYS[INT8], ARRAYS[INT8], ARRAYS[TEXT], ARRAYS[TEXT], ARRAYS[TEXT]),
         )
 
     def apply(self, conn: Connection, changes: Sequence[Change]) -> list[Applied]:
@@ -72,10 +72,10 @@ class Increments:
         answers: list[Applied | None] = [None] * len(changes)
         groups: dict[tuple[str, ...], int] = {}
         rows: list[tuple[Any, ...]] = []
-        notes: list[tuple[str, int, int, str, str]] = []
-        for place, buried, horizon, version, noted, base, columns, counted, *numbers in self._look.rows(conn):
+        notes: list[tuple[str, int, int, str, str, str]] = []
+        for place, buried, horizon, version, noted, *numbers in self._look.rows(conn):
             change = changes[place]
-            note = None if noted is None else note_of(noted, base, columns, counted, self._kinds)
+            note = None if noted is None else note_of(noted, self._kinds)
             there = version is not None
             held = Standing.of(self._numbers, version, numbers, note) if there else Standing.gone(buried or 0)
             came = reckoned(held, change, layout.names, layout.plan.key.names, horizon or 0)
@@ -87,8 +87,8 @@ class Increments:
             group = groups.setdefault(names, len(groups) + 1) if there else _MADE
             now = came.applied.version
             rows.append((place, group, now, *with_key(came.written, change.key)))
-            since = json.dumps({name: at for name, at in held.columns.items() if at > held.base})
-            notes.append((change.key_text, now, held.base, since, counted_text(held.base, held.added)))
+            written, changed = json.dumps(held.columns), json.dumps(held.changed)
+            notes.append((change.key_text, now, held.base, written, counted_text(held.base, held.added), changed))
         self._write(conn, rows, groups, notes)
         return [answer for answer in answers if answer is not None]
 
@@ -97,7 +97,7 @@ class Increments:
         conn: Connection,
         rows: list[tuple[Any, ...]],
         groups: dict[tuple[str, ...], int],
-        notes: list[tuple[str, int, int, str, str]],
+        notes: list[tuple[str, int, int, str, str, str]],
     ) -> None:
         if not rows:
             return

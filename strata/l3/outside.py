@@ -127,9 +127,9 @@ END
 # As JSON, not JSONB, which has no \\u0000: a column that no model knows must not make its owner's statement fail.
 _NOTED = """
     IF NOT ({moved}) AND {new} IS NOT NULL THEN
-      INSERT INTO {partials} AS p (schema, id, version, base, columns)
-        SELECT s, {new}, NEW.{version}, OLD.{version}, coalesce(c.columns, '{{}}') FROM unnest({deferred}) s,
-          (SELECT jsonb_object_agg(n.key, NEW.{version}) AS columns
+      INSERT INTO {partials} AS p (schema, id, version, base, columns, changed)
+        SELECT s, {new}, NEW.{version}, OLD.{version}, '{{}}', coalesce(c.changed, '{{}}') FROM unnest({deferred}) s,
+          (SELECT jsonb_object_agg(n.key, NEW.{version}) AS changed
            FROM json_each(to_json(NEW)) n JOIN json_each(to_json(OLD)) o USING (key)
            WHERE n.value::text <> o.value::text AND n.key <> '{version}') c
         {on_top};
@@ -233,6 +233,11 @@ def additions(conn: Connection, watched: Watched) -> list[str]:
             when = when.format(on=f"ON {table}", table=watched.table)
             statements.append(f"CREATE OR REPLACE TRIGGER {PREFIX}_{name} {when} EXECUTE FUNCTION {function}()")
     return statements
+
+
+def has_triggers(conn: Connection, table: str) -> bool:
+    """Whether a table tells of changes in some way."""
+    return bool(conn.execute(_MADE, (quote(table), f"{PREFIX}_%")).fetchall())
 
 
 def partitions(conn: Connection, watched: Watched, *, new: bool) -> list[str]:

@@ -5,7 +5,10 @@ such write this is noted: the version at which the row was last written whole (i
 written since, at which version. An older write that arrives late, from another process's buffer or the ledger, then
 still gives the columns of which it is the newest writer; without the note they would be lost, although they were
 acknowledged. The note is good while the row has its version: whatever is written whole makes it void, without a touch.
-An UPDATE made outside is such a write too: the trigger of a watched table notes the columns that it changed.
+
+Columns that were changed by who looked at the row first, such as `n = n + 1` in SQL, or `modify`, are noted apart: no
+older write is to give them its value either, but what was added before, and comes late, was not in what they saw, and
+goes on top. So the trigger of a watched table notes what an UPDATE made outside has changed.
 """
 
 from __future__ import annotations
@@ -20,26 +23,23 @@ from strata.l3.layout import PARTIALS, VERSION, Layout
 from strata.l3.stage import GROUP, ORDER, STAGE, Stage
 from strata.l3.standing import RowNote, counted_text, note_of
 from strata.l3.statement import ARRAYS, INT4, INT8, TEXT, Statement
-from strata.protocol.added import Added
 
-COUNTED = "(to_jsonb(p.*) ->> 'counted')"  # so that it is NULL, too, where an earlier release has made the table
+NOTE = "to_jsonb(p.*)::text"  # with the columns that the release has given the table which made it
 
 # A note goes on top of one that is good, or takes the place of one that is not.
 ON_TOP = (
     " ON CONFLICT (schema, id) DO UPDATE SET version = EXCLUDED.version, at = now(),"
     " base = CASE WHEN p.version = EXCLUDED.base THEN p.base ELSE EXCLUDED.base END,"
-    " columns = CASE WHEN p.version = EXCLUDED.base THEN p.columns ELSE '{}' END || EXCLUDED.columns"
+    " columns = CASE WHEN p.version = EXCLUDED.base THEN p.columns ELSE '{}' END || EXCLUDED.columns,"
+    " changed = CASE WHEN p.version = EXCLUDED.base THEN coalesce(p.changed, '{}') ELSE '{}' END || EXCLUDED.changed"
 )
 
 
 class Late(NamedTuple):
-    """A change in the stage that came after a newer partial one: its place, the row's version, and the note."""
+    """A change in the stage that came after a newer partial one: its place, and the row's note."""
 
     place: int
-    version: int
-    base: int
-    columns: dict[str, int]
-    added: Added = ()
+    note: RowNote
 
 
 class Partials:
@@ -47,19 +47,21 @@ class Partials:
 
     def __init__(self, layout: Layout, stage: Stage) -> None:
         table, key, staged = layout.table, layout.key, STAGE
-        insert = f"INSERT INTO {PARTIALS} AS p (schema, id, version, base, columns) SELECT {layout.schema}"
+        insert = f"INSERT INTO {PARTIALS} AS p (schema, id, version, base, columns, changed) SELECT {layout.schema}"
         given = "(SELECT COALESCE(jsonb_object_agg(n, {version}), '{{}}') FROM unnest({names}) n)"
-        last = key.width + 2
+        last = key.width + 3
         version = f"GREATEST(${last + 1}, {layout.raised(f'r.{VERSION}', f'${last + 2}')})"
+        written, changed = (given.format(version="v.version", names=f"${place}") for place in (last - 1, last))
         self._some = Statement(
-            f"{insert}, v.id, v.version, v.old, {given.format(version='v.version', names=f'${last}')}"
+            f"{insert}, v.id, v.version, v.old, {written}, {changed}"
             f" FROM (SELECT k._strata_id AS id, r.{VERSION} AS old, {version} AS version"
             f" FROM {key.unnested('k', 1, '_strata_id')}"
             f" JOIN {table} r ON {key.same('r', 'k')} ORDER BY {key.ordered('r')} FOR UPDATE OF r) v{ON_TOP}",
-            (*key.arrays, ARRAYS[TEXT], ARRAYS[TEXT], INT8, INT8),
+            (*key.arrays, ARRAYS[TEXT], ARRAYS[TEXT], ARRAYS[TEXT], INT8, INT8),
         )
+        named = given.format(version=f"s.{VERSION}", names="$2")
         self._staged = stage.statement(
-            f"{insert}, {key.text('s')}, s.{VERSION}, r.{VERSION}, {given.format(version=f's.{VERSION}', names='$2')}"
+            f"{insert}, {key.text('s')}, s.{VERSION}, r.{VERSION}, {named}, '{{}}'"
             f" FROM {staged} s JOIN {table} r ON {key.same('r', 's')}"
             f" WHERE s.{GROUP} = $1 AND r.{VERSION} < s.{VERSION} ORDER BY s.{ORDER} FOR UPDATE OF r{ON_TOP}",
             (INT4, ARRAYS[TEXT]),
@@ -67,7 +69,7 @@ class Partials:
             prepared=False,
         )
         self._late = stage.statement(
-            f"SELECT s.{ORDER}, r.{VERSION}, p.base, p.columns::text, {COUNTED}"
+            f"SELECT s.{ORDER}, {NOTE}"
             f" FROM {staged} s JOIN {table} r ON {key.same('r', 's')}"
             f" JOIN {PARTIALS} p ON {layout.buried('p', key.text('s'))} AND p.version = r.{VERSION}"
             f" WHERE s.{GROUP} >= 0 AND s.{VERSION} < r.{VERSION} AND s.{VERSION} > p.base"
@@ -86,12 +88,21 @@ class Partials:
         )
         self._key = key
         self._kinds = layout.plan.numbers
-        shown = f"p.version, p.base, p.columns::text, {COUNTED}"
-        self._note_of = Statement(f"SELECT {shown} FROM {PARTIALS} p WHERE {layout.buried('p', '$1')}", (TEXT,))
+        self._note_of = Statement(f"SELECT {NOTE} FROM {PARTIALS} p WHERE {layout.buried('p', '$1')}", (TEXT,))
 
-    def note(self, conn: Connection, keys: Mapping[str, Any], names: Sequence[str], version: int, node: int) -> None:
-        """A synchronous write is about to update these columns of rows, by their keys' texts, which stay locked."""
-        self._some.execute(conn, (*self._key.columns(keys.values()), list(keys), list(names), version, node))
+    def note(
+        self,
+        conn: Connection,
+        keys: Mapping[str, Any],
+        names: Sequence[str],
+        stamp: tuple[int, int],
+        *,
+        changes: bool = False,
+    ) -> None:
+        """A synchronous write, of this stamp and node, is about to update these columns of rows, by their keys' texts,
+        which stay locked; `changes`: it makes the values of what the rows hold."""
+        columns = ([], list(names)) if changes else (list(names), [])
+        self._some.execute(conn, (*self._key.columns(keys.values()), list(keys), *columns, *stamp))
 
     def note_staged(self, conn: Connection, group: int, names: Sequence[str]) -> None:
         """As `note`, for the changes of a group in the stage."""
@@ -99,26 +110,22 @@ class Partials:
 
     def late(self, conn: Connection) -> list[Late]:
         """Changes in the stage that are older than their rows, and newer than what some columns have."""
-        found = []
-        for place, version, base, columns, counted in self._late.rows(conn):
-            note = note_of(version, base, columns, counted, self._kinds)
-            found.append(Late(place, version, base, dict(note.columns), note.added))
-        return found
+        return [Late(place, note_of(text, self._kinds)) for place, text in self._late.rows(conn)]
 
     def noted(self, conn: Connection, key_texts: Sequence[str]) -> set[str]:
         """Of these keys those that have a note, good or not."""
         return {row[0] for row in self._noted.rows(conn, (list(key_texts),))}
 
-    def change(self, conn: Connection, key_text: str, late: Late) -> None:
-        """The note of a key is this from now on."""
-        columns = JsonText(json.dumps(late.columns))
-        if late.added:
-            counted = JsonText(counted_text(late.base, late.added))
-            self._change_counted.execute(conn, (key_text, late.version, late.base, columns, counted))
+    def change(self, conn: Connection, key_text: str, note: RowNote) -> None:
+        """The note of a key is this from now on, with the same columns `changed` as before."""
+        columns = JsonText(json.dumps(note.columns))
+        if note.added:
+            counted = JsonText(counted_text(note.base, note.added))
+            self._change_counted.execute(conn, (key_text, note.version, note.base, columns, counted))
         else:
-            self._change.execute(conn, (key_text, late.version, late.base, columns))
+            self._change.execute(conn, (key_text, note.version, note.base, columns))
 
     def note_of(self, conn: Connection, key_text: str) -> RowNote | None:
         """The note of a key, good or not."""
         row = self._note_of.row(conn, (key_text,))
-        return None if row is None else note_of(row[0], row[1], row[2], row[3], self._kinds)
+        return None if row is None else note_of(row[0], self._kinds)

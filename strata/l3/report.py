@@ -20,7 +20,7 @@ class ManualChange(NamedTuple):
 
 
 class BlockingChange(ManualChange):
-    """One without which records of the schemas, or some of them, cannot be written."""
+    """One without which records of the schemas, or some of them, cannot be written, or a promise is not kept."""
 
     __slots__ = ()
 
@@ -39,7 +39,8 @@ class MigrationReport:
 
     @property
     def blocking(self) -> tuple[ManualChange, ...]:
-        """Those of `manual` without which records of the schemas, or some of them, cannot be written."""
+        """Those of `manual` without which records of the schemas, or some of them, cannot be written, or changes made
+        outside are not seen."""
         return tuple(change for change in self.manual if isinstance(change, BlockingChange))
 
 

@@ -6,7 +6,6 @@ locked the row.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,13 +26,15 @@ KEPT_FOR = 7 * 86_400_000_000 << NODE_BITS
 @dataclass(slots=True)
 class Standing:
     """A row, or none: `values` by column, `version` that of the row or of its deletion. `base` is when it was last
-    written whole, `columns` when which was since, `added` what was added to it, all of it in `values`."""
+    written whole, `columns` when which was since, `changed` when which was changed by who knew what the row held, and
+    `added` what was added to it, all of it in `values`."""
 
     values: dict[str, Any] | None
     version: int
     base: int = 0
     columns: dict[str, int] = field(default_factory=dict)
     added: Added = ()
+    changed: dict[str, int] = field(default_factory=dict)
 
     @staticmethod
     def of(names: Sequence[str], version: int, values: Sequence[Any], note: RowNote | None) -> Standing:
@@ -41,7 +42,7 @@ class Standing:
         held = dict(zip(names, values, strict=True))
         if note is None or note.version != version:
             return Standing(held, version, version)
-        return Standing(held, version, note.base, dict(note.columns), note.added)
+        return Standing(held, version, note.base, dict(note.columns), note.added, dict(note.changed))
 
     @staticmethod
     def gone(deletion: int) -> Standing:
@@ -63,26 +64,34 @@ class Standing:
         return self._add(change.version, given, change.added, default)
 
     def written(self, column: str) -> int:
-        """When a column was last written."""
+        """When a column was last written by who did not look: what had been added by then is gone."""
         return self.columns.get(column, self.base)
+
+    def decided(self, column: str) -> int:
+        """When a column was last written, or changed: no older write gives it its value."""
+        return max(self.written(column), self.changed.get(column, 0))
 
     def _delete(self, version: int) -> bool:
         if version <= self.version:
             return False
-        self.values, self.version, self.base, self.columns, self.added = None, version, version, {}, ()
+        self._replace(None, version)
         return True
+
+    def _replace(self, values: dict[str, Any] | None, version: int) -> None:
+        self.values, self.version, self.base, self.columns, self.added = values, version, version, {}, ()
+        self.changed = {}
 
     def _put(self, version: int, given: dict[str, Any]) -> bool:
         if self.values is None or version > self.version:
             if version <= self.version:
                 return False
-            self.values, self.version, self.base, self.columns, self.added = given, version, version, {}, ()
+            self._replace(given, version)
             return True
         if version <= self.base:
             return False
         came = self._write(version, given)
+        self.columns = apart(self.base, self.columns, self.changed, version)
         self.base = version
-        self.columns = {name: at for name, at in self.columns.items() if at > version}
         return came
 
     def _write(self, version: int, given: dict[str, Any]) -> bool:
@@ -90,7 +99,7 @@ class Standing:
             return False
         came = False
         for name, value in given.items():
-            if self.written(name) < version:
+            if self.decided(name) < version:
                 self.values[name] = on_top(value, self.added, name, version)
                 self.columns[name] = version
                 came = True
@@ -123,6 +132,11 @@ class RowNote(msgspec.Struct, frozen=True):
     base: int
     columns: Mapping[str, int]
     added: Added = ()
+    changed: Mapping[str, int] = {}
+
+    def decided(self, column: str) -> int:
+        """As `Standing.decided`."""
+        return max(self.columns.get(column, self.base), self.changed.get(column, 0))
 
 
 class _Counted(msgspec.Struct, frozen=True, array_like=True):
@@ -135,16 +149,32 @@ def counted_text(base: int, added: Added) -> str:
     return msgspec.json.encode(_Counted(base, tuple(series.in_form(str) for series in added))).decode()
 
 
-def note_of(version: int, base: int, columns: str, counted: str | None, kinds: Mapping[str, Any]) -> RowNote:
+class _Noted(msgspec.Struct, frozen=True):
+    """A row of `_strata_partials`, as JSON; an earlier release's has fewer columns."""
+
+    version: int
+    base: int
+    columns: dict[str, int]
+    counted: _Counted | None = None
+    changed: dict[str, int] | None = None
+
+
+def note_of(text: str, kinds: Mapping[str, Any]) -> RowNote:
     """A note as PostgreSQL has it; `kinds` are the types of numbers, by column. What was added under another base is in
     the row, or was written over."""
+    found = msgspec.json.decode(text, type=_Noted)
     added: Added = ()
-    if counted is not None:
-        found = msgspec.json.decode(counted, type=_Counted)
-        if found.base == base:
-            known = [series for series in found.added if series.column in kinds]
-            added = tuple(series.in_form(exact_in(kinds[series.column])) for series in known)
-    return RowNote(version, base, json.loads(columns), added)
+    if found.counted is not None and found.counted.base == found.base:
+        known = [series for series in found.counted.added if series.column in kinds]
+        added = tuple(series.in_form(exact_in(kinds[series.column])) for series in known)
+    return RowNote(found.version, found.base, found.columns, added, found.changed or {})
+
+
+def apart(base: int, columns: Mapping[str, int], changed: Mapping[str, int], version: int) -> dict[str, int]:
+    """When the columns were written of which a write of all of them, that comes late, is not the last: those that
+    were `changed` later were so without it, and it ends nothing that was added to them."""
+    found = {name: at for name, at in columns.items() if at > version}
+    return found | {name: columns.get(name, base) for name, at in changed.items() if at > version}
 
 
 def on_top(value: Any, added: Added, column: str, version: int) -> Any:

@@ -140,6 +140,14 @@ class Table:
             self._make_sure(conn, writing, written.names)
             return written
 
+    def change(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written:
+        """See `Writes.change`; in a transaction that holds the row."""
+        with self._doubted():
+            writing = self._now(conn)
+            written = writing.writes.change(conn, values, version, node)
+            self._make_sure(conn, writing, written.names)
+            return written
+
     def set_many(
         self, conn: Connection, rows: Sequence[tuple[Any, ...]], versions: Sequence[int], node: int
     ) -> list[Written]:

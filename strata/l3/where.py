@@ -59,7 +59,7 @@ class Selected:
         layout, (values, sealed) = self._layout, assigned
         names = tuple(name for name in layout.settable if values[layout.places[name]] is not UNLOADED)
         if layout.deferred:
-            self._partials.note(conn, held.named, names, version, node)
+            self._partials.note(conn, held.named, names, (version, node))
         kind = names, tuple(name for name in names if name in sealed)
         statement = self._updates.get(kind)
         if statement is None:

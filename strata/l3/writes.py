@@ -114,12 +114,32 @@ class Writes:
         if UNLOADED in values:
             loaded = self._loaded(values)
             if layout.deferred:
-                self._partials.note(conn, {self._text(values): layout.key_of_row(values)}, loaded, version, node)
+                self._note(conn, values, loaded, (version, node))
             return self._update(conn, values, loaded, (version, node))
         row = self._upsert.row(conn, self._sent(values, version, node))
         if row is None:
             raise diagnosis.suppressed(layout.name)
         return self.written(values, layout.kept, row)
+
+    def change(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written:
+        """Give a row the values that are not UNLOADED, which were made of what it held when it was locked: increments
+        that were not in it then go on top, whenever they come. The shard's lock was taken, where there is one."""
+        loaded = self._loaded(values)
+        if self._layout.deferred:
+            self._note(conn, values, loaded, (version, node), changes=True)
+        return self._update(conn, values, loaded, (version, node))
+
+    def _note(
+        self,
+        conn: Connection,
+        values: Sequence[Any],
+        names: Sequence[str],
+        stamp: tuple[int, int],
+        *,
+        changes: bool = False,
+    ) -> None:
+        named = {self._text(values): self._layout.key_of_row(values)}
+        self._partials.note(conn, named, names, stamp, changes=changes)
 
     def insert(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written:
         """Insert the row. The shard's lock was taken, where there is one. Raises `AlreadyExistsError`."""

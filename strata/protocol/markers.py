@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from strata.waits.locks import memory_lock
 
@@ -56,12 +56,32 @@ def checked_tag(given: Any) -> str:
     return tag
 
 
+class Source(Protocol):
+    """Where markers are heard of that the bus has not told. Both raise `L2UnavailableError`."""
+
+    def renew(self, within: float = ...) -> None:
+        """Ask, unless it is sure that all was heard, or was asked so many seconds ago at most."""
+
+    def catch_up(self) -> None:
+        """Ask."""
+
+
+class Nobody:
+    """Of whom nobody else knows."""
+
+    def renew(self, within: float = 0) -> None:
+        """There is nobody to be asked."""
+
+    def catch_up(self) -> None:
+        """As `renew`."""
+
+
 class Markers:
     """The markers that this process has heard of.
 
     `_lock` guards every change; `heard`, `floor` and both dicts are read without it, where each read is one lookup, and
-    a moment's difference is that of a message that comes a moment later. `renew` asks Redis where it is not sure that
-    all was heard; set once, by the wiring. After fork: `after_fork`; what was heard stays true in the child.
+    a moment's difference is that of a message that comes a moment later. `source` knows of more; set once, by the
+    wiring. After fork: `after_fork`; what was heard stays true in the child.
     """
 
     def __init__(self) -> None:
@@ -71,7 +91,7 @@ class Markers:
         self.latest = 0  # of tags
         self.floor = 0
         self.cut_off = -math.inf  # when what the floor stands for was heard of (monotonic)
-        self.renew: Callable[[], None] = _nobody
+        self.source: Source = Nobody()
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -114,10 +134,6 @@ class Markers:
             return [(name, "", known) for name, known in self.schemas.items()] + tags
 
 
-def _nobody() -> None:
-    pass
-
-
 class SchemaMarkers:
     """What the markers say of one schema's copies. Immutable. `tags` gives those of a record as a cache holds it, or
     None where they cannot be told: such a record is not cached. It is None itself where the schema has no tags."""
@@ -131,7 +147,12 @@ class SchemaMarkers:
 
     def renew(self) -> None:
         """Before a copy in L2 is judged. Raises `L2UnavailableError`."""
-        self._markers.renew()
+        self._markers.source.renew()
+
+    def renew_now(self) -> None:
+        """Before one is written that nobody could read anew, if it counted as older than it is. Raises
+        `L2UnavailableError`."""
+        self._markers.source.renew(within=0)
 
     @property
     def since(self) -> int | None:
@@ -140,14 +161,17 @@ class SchemaMarkers:
         return markers.heard if self.tags is not None or self._name in markers.schemas else None
 
     def outdated(self, record: Any, since: int | None) -> bool:
-        """Whether an entry of L2 may be older than a marker; a record of None is an absence, which has no tags."""
+        """Whether an entry of L2 may be older than a marker; a record of None is an absence, which has no tags. Where
+        its writer had heard of more than this process, that asks. Raises `L2UnavailableError`."""
         markers = self._markers
+        if since is not None and since > markers.heard:
+            markers.source.catch_up()
         marked = markers.schemas.get(self._name, 0)
         tagged = self.tags is not None and record is not None
         if since is None:
             return tagged or marked > 0
         if since < marked or since < markers.floor or since > markers.heard:
-            return True  # or it has heard of what this process has not
+            return True  # or it has heard of what nobody has set
         if not tagged:
             return False
         assert self.tags is not None

@@ -109,7 +109,7 @@ def test_migrate_ends_with_an_error_where_records_cannot_be_written(strata: Stra
     with psycopg.connect(dsn) as conn:
         conn.execute("ALTER TABLE notes ALTER COLUMN gone SET NOT NULL")
     result = strata("migrate")
-    assert result.exit_code == 1 and "1 of these keep records from being written" in result.output
+    assert result.exit_code == 1 and "1 of these must be done for the schemas to work" in result.output
     assert 'ALTER TABLE "notes" ALTER COLUMN "gone" DROP NOT NULL;' in result.output
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from strata import DataStore, NotFoundError
 from strata.drop_in.entries import Entries, UnreadableError, loaded
 from strata.drop_in.mutex import Mutex
+from strata.l1.trust import Trust
 from strata.testing import inspect
 from tests.behind import client
 from tests.stores import MakeStore, sure
@@ -169,6 +170,34 @@ class Bomb:
 
     def __reduce__(self) -> Any:
         return os.mkdir, ("/nowhere/that/could/be",)
+
+
+FIRST_WRITES: dict[str, Callable[[Entries], Any]] = {
+    "set": lambda cache: cache.set("key", b"1", DAY),
+    "add": lambda cache: cache.add("key", b"1", DAY),
+    "set_many": lambda cache: cache.set_many({"key": b"1"}, DAY),
+    "get_or_set": lambda cache: cache.get_or_set("key", lambda: b"1", DAY),
+}
+
+
+@pytest.mark.parametrize("write", FIRST_WRITES)
+def test_the_first_write_of_a_process_that_came_after_a_clear_is_kept(make: MakeStore, write: str) -> None:
+    earlier, process, other = (Entries(make(postgres_dsn=""), "cache", SECRET) for _ in range(3))
+    earlier.clear()
+    FIRST_WRITES[write](process)
+    assert process.value("key") == other.value("key") == b"1"
+    assert not other.add("key", b"2", DAY)
+
+
+def test_what_is_written_after_a_clear_that_nobody_heard_of_is_kept(make: MakeStore, monkeypatch: Any) -> None:
+    """Its bus is down, and it has looked a moment before."""
+    process, other = (Entries(make(postgres_dsn=""), "cache", SECRET) for _ in range(2))
+    monkeypatch.setattr(Trust, "sure", lambda trust, now: False)
+    other.set("key", b"0", DAY)
+    assert process.value("key") == b"0"
+    other.clear()
+    process.set("key", b"1", DAY)
+    assert other.value("key") == b"1"
 
 
 def test_what_somebody_else_has_written_to_redis_is_no_entry(make: MakeStore, redis_addr: str) -> None:

@@ -27,6 +27,7 @@ from strata import (
 from strata.protocol.versions import NODE_BITS
 from strata.testing import inspect
 from strata.writebehind.dirty import changes, tally
+from strata.writebehind.dirty.buffer import DirtyBuffer
 from tests.behind import Errors, client, comes_after, deferred, hand_off, idle, paced, persist, run
 from tests.stores import MakeStore, sure
 from tests.support import wait_until
@@ -193,14 +194,25 @@ def test_threads_that_add_at_once_are_all_counted(store: DataStore) -> None:
     assert sorted(found) == list(range(1, 81))
 
 
+def test_a_record_that_is_forgotten_just_then_is_returned_whole(make: MakeStore, monkeypatch: Any) -> None:
+    store = counting(make)
+    store.set_many(Counter, {1: Counter(1, hits=7, title="kept")})
+    store.increment(Counter, 1, hits=1)
+    inspect(store).schemas["counters"].l1.forget(1)
+    monkeypatch.setattr(tally, "KNOWN_FOR", 0.0)
+    monkeypatch.setattr(DirtyBuffer, "knows", lambda *_: True)  # a moment ago
+    found = store.increment(Counter, 1, hits=2)
+    assert (found.hits, found.title) == (10, "kept")
+
+
 # -- written behind: what travels, and what may happen to it --------------------------------------------------------
 
 
-def counting(make: MakeStore, **timing: Any) -> DataStore:
+def counting(make: MakeStore, *, watch: bool = False, **timing: Any) -> DataStore:
     """A store that defers, and does nothing by itself but what a test asks of it."""
     store = make()
     paced(store, **timing)
-    store.register(deferred(Counter, name="counters"))
+    store.register(deferred(Counter, name="counters", l3=PostgresPolicy(watch=watch)))
     store.migrate()
     sure(store)
     idle(store)
@@ -536,16 +548,74 @@ def test_in_a_transaction_what_was_added_before_is_in_it(make: MakeStore) -> Non
     assert sums(store) == 11
 
 
+PLACES = ["the buffer", "the ledger"]
+
+
+def added(counter: Counter) -> Counter:
+    counter.hits += 100
+    return counter
+
+
+def by_sql(store: DataStore, dsn: str) -> None:
+    run(dsn, "UPDATE counters SET hits = hits + 100")
+
+
+def by_modify(store: DataStore, dsn: str) -> None:
+    assert store.modify(Counter, 1, added).hits in (100, 110)
+
+
+def by_modify_of_all_fields(store: DataStore, dsn: str) -> None:
+    """Which is no part of a record, but made of what there was all the same."""
+    store.modify(Counter, 1, lambda counter: replace(added(counter), weight=2.5, money=Decimal(1), seen=1, title="all"))
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("change", [by_sql, by_modify, by_modify_of_all_fields])
+def test_what_was_made_of_the_row_takes_no_increment_away_that_was_pending(
+    make: MakeStore, dsn: str, change: Callable[[DataStore, str], None], place: str
+) -> None:
+    one, other = (counting(make, watch=True) for _ in range(2))
+    one.set_many(Counter, {1: Counter(1)})
+    one.increment(Counter, 1, hits=10)
+    if place == "the ledger":
+        hand_off(one)
+    comes_after(other, one)
+    change(other, dsn)
+    one.increment(Counter, 1, hits=1)
+    for _ in range(2):  # once more what is there already
+        hand_off(one)
+        persist(one, "counters")
+    assert sums(one) == sums(other) == 111
+    one.increment(Counter, 1, hits=1000)
+    hand_off(one)
+    persist(one, "counters")
+    assert sums(one) == 1111
+
+
+def test_an_older_set_does_not_take_away_what_was_made_of_the_row(make: MakeStore, dsn: str) -> None:
+    early, late = (counting(make, watch=True) for _ in range(2))
+    early.set_many(Counter, {1: Counter(1, hits=7)})
+    early.set(Counter, 1, Counter(1, hits=1000, title="set"))
+    comes_after(late, early)
+    late.modify(Counter, 1, added)
+    late.increment(Counter, 1, hits=5)
+    for store in (late, early):  # the later first
+        store.flush_dirty()
+    kept = early.get(Counter, 1, force_l3=True)
+    assert (kept.hits, kept.title) == (112, "set")
+
+
 def test_a_database_that_an_earlier_release_has_made_gets_what_it_lacks(make: MakeStore, dsn: str) -> None:
     store = counting(make)
     store.set_many(Counter, {1: Counter(1)})
-    run(dsn, "ALTER TABLE _strata_partials DROP COLUMN counted")
+    run(dsn, "ALTER TABLE _strata_partials DROP COLUMN counted, DROP COLUMN changed")
     store.increment(Counter, 1, hits=5)
     hand_off(store)
     persist(store, "counters")  # it waits
     assert (sums(store), store.dead_letters.list()) == (0, [])
     assert store.get(Counter, 1).hits == 5
-    assert "ALTER TABLE _strata_partials ADD COLUMN counted JSONB" in store.migrate().applied
+    lacking = {f"ALTER TABLE _strata_partials ADD COLUMN {name} JSONB" for name in ("counted", "changed")}
+    assert lacking <= set(store.migrate().applied)
     wait_until(lambda: persist(store, "counters") == 1)
     assert sums(store) == 5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from typing import Any
 
@@ -50,13 +51,10 @@ def brought(changes: list[Change]) -> Standing:
         row.lay(change, NAMES, KEY)
         assert row.values is not None
         counted = counted_text(row.base, row.added)
-        note = note_of(row.version, row.base, _json(row.columns), counted, {"n": int})
+        noted = {"version": row.version, "base": row.base, "columns": row.columns, "changed": row.changed}
+        note = note_of(json.dumps(noted | {"counted": json.loads(counted)}), {"n": int})
         row = Standing.of(NAMES, row.version, [row.values[name] for name in NAMES], note)
     return row
-
-
-def _json(columns: dict[str, int]) -> str:
-    return str(columns).replace("'", '"')
 
 
 @given(histories(), st.randoms(use_true_random=False))

@@ -35,6 +35,7 @@ class Calls:
         self.l3 = True
         self.counts = Counts(world)
         self.counts.version_of, self.counts.deleted_after = history.version, history.deleted_after
+        self.counts.written_after = history.written_after
         history.added_after = self.counts.added_after
         self.cache: Valkey | None = None  # where records are evicted from
         self._model = model
@@ -349,6 +350,34 @@ class Calls:
         if value is not None or key in self._postgres.data.rows:
             self._postgres.change(table.name, key, values, cached=bound.l2 is not None)
             self._history.changed_outside(key)
+
+    def add_outside(self, process: Process) -> None:
+        """Another program adds to the number of a row, by SQL."""
+        key = self._key()
+        self._world.pause(lambda: self._postgres.writable(key), what=f"{key} to be added to, by another program")
+        row, bit = self._postgres.data.rows.get(key), self.counts.fresh(None, key, change=True)
+        if row is None or bit is None:
+            return
+        bound = process.inside.schemas["item"]
+        values, names = (*row[1][:2], row[1][2] + bit.value), bound.plan.column_names if bound.deferred else ()
+        self._postgres.change(bound.rows.table.name, key, values, cached=bound.l2 is not None, noted_as=names)
+        self.counts.acknowledged(key, bit)
+        if not self._history.calm:
+            self.counts.untold(bit)
+
+    def modify_adding(self, process: Process) -> None:
+        """As `add`, by a function of the record."""
+        key = self._key()
+        bit = self.counts.fresh(process, key, change=True)
+
+        def change(record: Tally) -> Tally:
+            record.n += bit.value if bit is not None else 0
+            return record
+
+        if bit is not None:
+            process.store.modify(self._model, key, change)
+            self._world.say(f"    {process} has added {bit.value:b} to {key}, by a function")
+            self.counts.acknowledged(key, bit)
 
     def insert(self, process: Process) -> None:
         """A record, where there is none."""

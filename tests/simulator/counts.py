@@ -3,7 +3,8 @@ adds, so that a sum shows which of them are in it, and that one was counted twic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,13 @@ STALE = 3.0  # seconds after a commit from which on nobody reads what was before
 
 @dataclass(eq=False)
 class Bit:
-    """One increment. `version` is that of its stamp, then that of the point in which it was handed off; `safe`: it is
-    in the ledger; `lost`: it may have been given up; `era` with which text it is in L3, and since when."""
+    """One increment. `version` is that of its stamp, then that of the point in which it was handed off; `change`: it
+    has none before L3 has it, since it is made of what the row holds there; `safe`: it is in the ledger; `lost`: it may
+    have been given up; `era` with which text it is in L3, and since when."""
 
     value: int
     process: Any
+    change: bool = False
     version: int = 0
     acked: bool = False
     safe: bool = False
@@ -34,6 +37,7 @@ class Counts:
     def __init__(self, world: World) -> None:
         self._world = world
         self.version_of: Callable[[Any, str | None], int] = lambda key, text: 0  # of the write of a text
+        self.written_after: Callable[[Any, int], bool] = lambda key, version: False  # whether there is such a write
         self.deleted_after: Callable[[Any, int], bool] = lambda key, version: False  # whether there is a deletion
         self.begin(deferred=False)
 
@@ -43,19 +47,20 @@ class Counts:
         self._bits: dict[Any, list[Bit]] = {}
         self._held: dict[Any, tuple[str, int]] = {}  # text and sum that L3 has
         self._texts: dict[Any, set[str]] = {}  # texts that it has had
+        self._changes: dict[Any, list[int]] = {}  # the versions at which somebody made a sum of the one that was there
 
-    def fresh(self, process: Any, key: Any) -> Bit | None:
+    def fresh(self, process: Any, key: Any, *, change: bool = False) -> Bit | None:
         """One more increment of a key; None where there is no room for more."""
         bits = self._bits.setdefault(key, [])
         if len(bits) >= 30:
             return None
-        bits.append(Bit(1 << 2 * len(bits), process))
+        bits.append(Bit(1 << 2 * len(bits), process, change))
         return bits[-1]
 
     def added(self, key: Any, process: Any, version: int) -> None:
         """A process has stamped what it adds."""
         for bit in self._bits.get(key, ()):
-            if bit.process is process and not bit.version:
+            if bit.process is process and not bit.version and not bit.change:
                 bit.version = version
 
     def handed_off(self, key: Any, process: Any, version: int) -> None:
@@ -100,7 +105,7 @@ class Counts:
                         bit.version = max(bit.version, version)
                 before = sum_
 
-    def committed(self, key: Any, text: str | None, sum_: int) -> None:
+    def committed(self, key: Any, version: int, text: str | None, sum_: int) -> None:
         """L3 holds this of a key."""
         if text is None:
             self._held.pop(key, None)
@@ -116,8 +121,25 @@ class Counts:
         for bit in bits:
             if bit.value & sum_ and bit.era != text:
                 bit.era, bit.at = text, self._world.now
+        if self._deferred and any(bit.value & sum_ and bit.change and not bit.version for bit in bits):
+            self._changed(bits, sum_, version)
+            self._changes.setdefault(key, []).append(version)
         self._held[key] = text, sum_
         self._texts.setdefault(key, set()).add(text)
+
+    def _changed(self, bits: Sequence[Bit], sum_: int, version: int) -> None:
+        """Somebody, who has no stamp, made this of what L3 held before, without what comes late."""
+        for bit in bits:
+            if bit.value & sum_:
+                bit.version, bit.safe = max(bit.version, version), True
+
+    def is_change(self, key: Any, version: int) -> bool:
+        """Whether that is when somebody made a sum of the one that was there."""
+        return version in self._changes.get(key, ())
+
+    def untold(self, bit: Bit) -> None:
+        """Nobody has to know of an increment yet."""
+        bit.at = math.inf
 
     def acknowledged(self, key: Any, bit: Bit) -> None:
         """A call returned."""
@@ -138,6 +160,7 @@ class Counts:
             if bit.era is not None and text not in self._texts.get(key, ()):
                 continue  # a write that was handed off late hides what L3 has on top of it, until L3 has it too
             mine = bit in acked and (self._is_after(key, bit, text) if self._deferred else bit.era == text)
+            mine = mine and bit.version >= max(self._changes.get(key, [0]))  # else it is hidden until L3 has it
             late = bit.era == text and bit.at < began - STALE
             if mine or late:
                 told = "itself had added" if mine else f"was committed {began - bit.at:.1f} s before"
@@ -165,6 +188,8 @@ class Counts:
             after = bit.version > written if self._deferred else held is not None and bit.era == held[0]
             owed = bit.acked and (bit.process is not None or bit.safe) and not bit.lost
             owed = owed and not self.deleted_after(key, bit.version)
+            if key in self._changes:  # a write that ended it may have come too late for the number
+                owed = owed and not self.written_after(key, bit.version)
             if there and not after:
                 self._world.breaks(f"L3 has {bit.value:b} of {key}, which was written over")
             if owed and after and not there:

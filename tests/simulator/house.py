@@ -10,7 +10,7 @@ from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 
-from strata import Durability
+from strata import UNLOADED, Durability
 from strata.coherence import ownership, pulse
 from strata.errors import StrataError
 from strata.l1.trust import BUS_GRACE
@@ -61,7 +61,7 @@ class House:
         self.history.answers_since = lambda: self.postgres.answers_since
         if kind.keeps:
             self.postgres.keeps = lambda text: text if text.endswith("*") else f"{text}*"
-        self.postgres.refuses = lambda values: str(values[1]).startswith(REFUSED)
+        self.postgres.refuses = lambda values: values[1] is not UNLOADED and str(values[1]).startswith(REFUSED)
         self.ledger = Server(world, "ledger") if kind.apart else self.redis
         servers = {1: self.redis, 2: self.ledger}
         self.servers = list(dict.fromkeys(servers.values()))
@@ -372,10 +372,11 @@ class House:
         """L3 has taken a change of a record with a sum, which may be one of the sum alone."""
         last = self.history.newest(key)
         if key in self.calls.keys:
-            self.calls.counts.committed(key, None if record is None else record.text, 0 if record is None else record.n)
+            text, sum_ = (None, 0) if record is None else (record.text, record.n)
+            self.calls.counts.committed(key, version, text, sum_)
+        note = self.postgres.data.notes.get(key)
         if record is not None and record.text == last.value:
             return
-        note = self.postgres.data.notes.get(key)
         if record is not None and note is not None and note.version == version:
             # One that was made of a default is older than any write that comes late.
             if record.text in self.calls.defaults.get(key, ()):
@@ -390,6 +391,8 @@ class House:
                 written = self.postgres.data.tombstones.get(str(key), 0)
             elif note is not None and note.version == row[0]:
                 written = note.columns.get("n", note.base)
+                if self.calls.counts.is_change(key, written):
+                    written = 0  # which takes away nothing that was not in it
             else:
                 written = row[0]
             self.calls.counts.check(key, written)

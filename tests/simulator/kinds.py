@@ -26,9 +26,10 @@ CALLS = {
     "o": "change_outside", "p": "set_part", "P": "set_part_alone", "k": "rotate_keys",
     "n": "insert", "u": "update", "y": "modify", "a": "add", "A": "add_to_default", "v": "set_short", "T": "touch",
     "r": "update_where", "R": "delete_where",
+    "O": "add_outside", "Y": "modify_adding",
     "H": "update_by_hand_and_tag", "V": "update_by_hand_and_all", "j": "invalidate_tag",
 }  # fmt: skip
-OTHERS = "ohHVwezm"  # calls that are not the store's, or not of it alone
+OTHERS = "oOhHVwezm"  # calls that are not the store's, or not of it alone
 FAULTS = (
     "kill", "freeze", "cut_redis", "cut_postgres", "freeze_redis", "freeze_postgres", "lose_stream", "lose_session",
     "restart_redis", "restart_postgres", "evict", "clock", "clock_of_redis", "redis_down", "postgres_down", "cancel",
@@ -152,7 +153,7 @@ SHORT = Aging(
 )
 
 MARKING = ("gH", "gsH", "gGHd", "gHf", "gHq", "gscWH", "gHVs")
-ADDING = ("ga", "gas", "gaf", "gasb", "gaAd", "gaAB", "gayu", "gaAsdbBGl")
+ADDING = ("ga", "gas", "gaf", "gasb", "gaAd", "gaAB", "gayu", "gaY", "gasY", "gaAsdbBGlY")
 JOURNAL = ("write_behind_durability", Durability.JOURNAL)
 LEDGER_AT_ONCE = ("write_behind_durability", Durability.LEDGER)
 RETRY_ONCE = ("write_behind_max_retry", 1)
@@ -176,6 +177,9 @@ KINDS = {
         Kind("counted at once", deferred=True, model=Tally, letters=ADDING, config=(LEDGER_AT_ONCE,)),
         Kind("counted, journal", deferred=True, model=Tally, letters=ADDING, config=(JOURNAL,)),
         Kind("counted, full", deferred=True, model=Tally, letters=ADDING, config=(FULL,)),
+        Kind(
+            "counted, watched", deferred=True, model=Tally, letters=("gaO", "gasO", "gaYO", "gaAsdbBGlYO"), watch=True
+        ),
         Kind("counted by three", processes=3, deferred=True, l2=False, model=Tally, letters=ADDING, faults=ALIVE),
         Kind("sealed", model=Secret, letters=("gk", "gsk", "gsdk", "gSkt", "gsqk", "gyku"), faults=(*FAULTS, *LOSSES)),
         Kind("sealed behind", deferred=True, model=Secret, letters=("gk", "gsk", "gskb", "gskdf", "gskSdtq")),

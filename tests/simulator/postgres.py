@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from greenlet import getcurrent
@@ -28,7 +28,7 @@ from strata.l3.increments import reckoned
 from strata.l3.reads import PageRows, Row
 from strata.l3.secrets import Sealed
 from strata.l3.sqlstates import Failure, classify
-from strata.l3.standing import RowNote, Standing, on_top
+from strata.l3.standing import RowNote, Standing, apart, on_top
 from strata.l3.table import Table
 from strata.l3.values import FIRST, Applied, Assigned, Change, Held, Repair, Status
 from strata.l3.writes import Written
@@ -61,13 +61,12 @@ class Violates(errors.CheckViolation):
     sqlstate = "23514"
 
 
-class Note(NamedTuple):
-    """What `strata/l3/partials.py` notes of a row; good while the row has this version."""
-
-    version: int
-    base: int
-    columns: dict[str, int]
-    added: Added = ()
+def noted(version: int, good: RowNote, columns: Iterable[str], *, changes: bool) -> RowNote:
+    """The note of a row that gets these columns at a version, on top of one that is good."""
+    written, fresh = dict(good.columns), dict.fromkeys(columns, version)
+    if changes:
+        return RowNote(version, good.base, written, good.added, {**good.changed, **fresh})
+    return RowNote(version, good.base, written | fresh, good.added, good.changed)
 
 
 class Data:
@@ -78,7 +77,7 @@ class Data:
         self.tombstones: dict[str, int] = {}
         self.repairs: dict[Repair, bool] = {}
         self.deletions: dict[Any, int] = {}  # the versions at which rows were deleted
-        self.notes: dict[Any, Note] = {}
+        self.notes: dict[Any, RowNote] = {}  # what `strata/l3/partials.py` notes
         self.resealed: set[Any] = set()  # rows of which the transaction changes nothing but ciphertexts
 
 
@@ -176,9 +175,12 @@ class Postgres:
         self.slow.clear()
         self.go_on()
 
-    def change(self, table: str, key: Any, values: tuple[Any, ...] | None, *, cached: bool) -> None:
+    def change(
+        self, table: str, key: Any, values: tuple[Any, ...] | None, *, cached: bool, noted_as: Sequence[str] = ()
+    ) -> None:
         """Another program changes a row of a table that is watched, or, where `values` is None, deletes it; `cached`:
-        schemas have it in L2. What the trigger of `strata/l3/outside.py` does."""
+        schemas have it in L2; `noted_as`: its columns, where a schema is written behind. What the trigger of
+        `strata/l3/outside.py` does."""
         old = self.data.rows.get(key)
         self._micros = max(int(self.world.now * 1e6), self._micros + 1)  # a statement takes longer than one
         version = max(self._micros, (old[0] >> NODE_BITS) + 1 if old else 0) << NODE_BITS | L3_NODE
@@ -186,6 +188,11 @@ class Postgres:
             self.data.rows.pop(key, None)
         else:
             self.data.rows[key] = (version, values)
+            if noted_as and old is not None:
+                pairs = zip(noted_as, values, old[1], strict=True)
+                note, changed = self.data.notes.get(key), {name: new for name, new, was in pairs if new != was}
+                good = note if note is not None and note.version == old[0] else RowNote(old[0], old[0], {})
+                self.data.notes[key] = noted(version, good, changed, changes=True)
         if cached:
             self.data.repairs[Repair(str(key), version)] = True
         self.committed(key, version, values, False)
@@ -440,19 +447,18 @@ class Session:
         """A row as the session sees it."""
         return self.own.rows[key] if key in self.own.rows else self.server.data.rows.get(key)
 
-    def note(self, key: Any) -> Note | None:
+    def note(self, key: Any) -> RowNote | None:
         """That of a row, if there is a good one."""
         row, note = self.row(key), self.own.notes.get(key) or self.server.data.notes.get(key)
         return note if row is not None and note is not None and note.version == row[0] else None
 
-    def lay(self, key: Any, version: int, columns: Mapping[str, Any], names: Sequence[str]) -> None:
+    def lay(
+        self, key: Any, version: int, columns: Mapping[str, Any], names: Sequence[str], *, changes: bool = False
+    ) -> None:
         """Give a row some of its columns at a version, and note it."""
         old, good = self.row(key), self.note(key)
         assert old is not None
-        noted = dict.fromkeys(columns, version)
-        self.own.notes[key] = Note(version, old[0], noted)
-        if good:
-            self.own.notes[key] = Note(version, good.base, good.columns | noted, good.added)
+        self.own.notes[key] = noted(version, good or RowNote(old[0], old[0], {}), columns, changes=changes)
         self.own.rows[key] = (version, tuple(columns.get(n, v) for n, v in zip(names, old[1], strict=True)))
 
     def present(self) -> list[Any]:
@@ -650,6 +656,10 @@ class SimTable:
             f"upsert {key}", lambda: self._put(conn, tuple(values), version, node), {self._row_lock(key): True}
         )
 
+    def change(self, conn: Session, values: Sequence[Any], version: int, node: int) -> Written:
+        key = values[self._place]
+        return conn.ask(f"change {key}", lambda: self._put(conn, tuple(values), version, node, changes=True))
+
     def set_many(
         self, conn: Session, rows: Sequence[tuple[Any, ...]], versions: Sequence[int], node: int
     ) -> list[Written]:
@@ -678,7 +688,9 @@ class SimTable:
     def draw(self, conn: Session, count: int) -> list[Any]:
         raise NotImplementedError  # no model of the simulator has a Generated key
 
-    def _put(self, conn: Session, values: tuple[Any, ...], version: int, node: int) -> Written:
+    def _put(
+        self, conn: Session, values: tuple[Any, ...], version: int, node: int, *, changes: bool = False
+    ) -> Written:
         key = values[self._place]
         if conn.server.refuses(values):
             raise Violates("a row that is refused")
@@ -688,12 +700,12 @@ class SimTable:
         buried = conn.tombstone(self.plan.key_text(key)) if self.deferred else 0
         if held is None and buried:
             version = max(version, raised(buried, node))
-        if UNLOADED in values:
+        if UNLOADED in values or changes:
             if held is None:
                 raise EncodeError("there is no row to keep them from")
             merged = tuple(old if value is UNLOADED else value for old, value in zip(held[1], values, strict=True))
             if self.deferred:
-                conn.lay(key, version, self._columns(values), self._names)
+                conn.lay(key, version, self._columns(values), self._names, changes=changes)
             conn.own.rows[key] = (version, merged)
         else:
             merged = self._kept(conn, values)
@@ -810,16 +822,16 @@ class SimTable:
         if row is None or good is None or not good.base < change.version < row[0]:
             return False
         given = self._columns(change.values or (), change.names)
-        given = {name: value for name, value in given.items() if good.columns.get(name, good.base) < change.version}
+        given = {name: value for name, value in given.items() if good.decided(name) < change.version}
         if not given:
             return False
         version = above(row[0], LATE_NODES)
-        base, columns = good.base, good.columns | dict.fromkeys(given, change.version)
+        base, columns = good.base, {**good.columns, **dict.fromkeys(given, change.version)}
         if change.names is None:
-            base, columns = change.version, {name: at for name, at in columns.items() if at > change.version}
+            base, columns = change.version, apart(good.base, good.columns, good.changed, change.version)
         given = {name: on_top(value, good.added, name, change.version) for name, value in given.items()}
         conn.lay(change.key, version, given, self._names)
-        conn.own.notes[change.key] = Note(version, base, columns, good.added)
+        conn.own.notes[change.key] = RowNote(version, base, columns, good.added, good.changed)
         return True
 
     def _add(self, conn: Session, change: Change) -> Applied:
@@ -830,12 +842,14 @@ class SimTable:
             standing = Standing.gone(buried)
         else:
             note = conn.note(change.key)
-            standing = Standing.of(self._names, *held, None if note is None else RowNote(*note))
+            standing = Standing.of(self._names, *held, note)
         found = reckoned(standing, change, self._names, keys, 0)
         if found.written is not None and standing.values is not None:
             version = found.applied.version
             conn.own.rows[change.key] = (version, tuple(standing.values[name] for name in self._names))
-            conn.own.notes[change.key] = Note(version, standing.base, standing.columns, standing.added)
+            conn.own.notes[change.key] = RowNote(
+                version, standing.base, standing.columns, standing.added, standing.changed
+            )
         return found.applied
 
     def sealed(self, conn: Session, after: Any, limit: int, current: str) -> list[Sealed]:
@@ -870,8 +884,7 @@ class SimTable:
     def note_of(self, conn: Session, key_text: str) -> RowNote | None:
         def do() -> RowNote | None:
             key = self.plan.parse_key(key_text)
-            note = conn.own.notes.get(key) or conn.server.data.notes.get(key)
-            return None if note is None else RowNote(*note)
+            return conn.own.notes.get(key) or conn.server.data.notes.get(key)
 
         return conn.ask(f"SELECT the note of {key_text}", do)
 

@@ -115,6 +115,10 @@ class History:
         """Whether somebody has deleted it at a later version, even if a newer write has kept the row."""
         return any(at > version for at in self._deletions.get(key, ()))
 
+    def written_after(self, key: Any, version: int) -> bool:
+        """Whether somebody has written it, as a whole, at a later version."""
+        return any(place[0] == key and place[1] is not None and at > version for place, at in self._versions.items())
+
     def version(self, key: Any, value: str | None) -> int:
         """That of a value; of an absence, that of the last deletion; -1 where nobody wrote it."""
         return self._versions.get((key, value), 0 if value is None else -1)

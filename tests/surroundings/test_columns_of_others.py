@@ -457,15 +457,75 @@ def test_a_table_that_others_manage_is_never_altered_and_what_it_lacks_is_said_o
         store.migrate()
     report = store.migrate()
     assert report.applied == () and shape(dsn) == before
-    told, *rest = report.manual
-    assert report.blocking == (told,) and "articles is managed by other means" in told.text
+    told, *rest = report.blocking
+    assert report.manual == report.blocking and "articles is managed by other means" in told.text
     assert told.sql.count("_strata_version") == 1 and told.sql.count("CREATE INDEX") == 1
-    assert len(rest) == watch
+    assert len(rest) == watch and all("does not tell of changes made outside" in change.text for change in rest)
     for change in report.manual:
         run(dsn, change.sql)
     assert store.migrate().manual == ()
     assert store.set("same_again", 1, Article(1, "one", 2)) == store.get("same_again", 1) == Article(1, "one", 2)
     assert run(dsn, "SELECT stars, published FROM articles") == [(2, True)]
+
+
+@dataclass
+class Stamped:
+    id: Annotated[int, strata.PrimaryKey]
+    made: Annotated[datetime | None, strata.AutoNowAdd] = None
+    changed: Annotated[datetime | None, strata.AutoNow] = None
+
+
+def watching(make: MakeStore, mode: WriteMode) -> DataStore:
+    store = make()
+    policy = PostgresPolicy(managed=False, watch=True)
+    store.register(schema(Article, name="articles", l3=policy, write_mode=mode))
+    return store
+
+
+def test_triggers_of_another_write_mode_are_told_of_since_they_would_undo_what_is_deferred(
+    dsn: str, make: MakeStore
+) -> None:
+    run(dsn, DJANGO, "INSERT INTO articles (title, stars, published) VALUES ('one', 1, true)")
+    for change in watching(make, WriteMode.WRITE_THROUGH).migrate().manual:
+        run(dsn, change.sql)
+    behind = watching(make, WriteMode.WRITE_BEHIND)
+    [told] = behind.migrate().blocking
+    assert "triggers for other schemas over it" in told.text
+    run(dsn, told.sql)
+    assert behind.migrate().manual == ()
+    behind.increment("articles", 1, stars=5)
+    run(dsn, "UPDATE articles SET title = 'by sql'")
+    behind.flush_dirty()
+    assert run(dsn, "SELECT title, stars FROM articles") == [("by sql", 6)]
+
+
+def test_what_tells_of_changes_can_be_run_before_strata_has_made_its_own_tables(dsn: str, make: MakeStore) -> None:
+    """As by a migration of Alembic's, which was written with another database."""
+    run(dsn, DJANGO, "INSERT INTO articles (title, stars, published) VALUES ('one', 1, true)")
+    store = watching(make, WriteMode.WRITE_BEHIND)
+    changes = store.migrate().manual
+    own = run(dsn, "SELECT relname::text FROM pg_class WHERE relname ~ '^_strata_[a-z]+$' AND relkind = 'r'")
+    run(dsn, f"DROP TABLE {', '.join(name for (name,) in own)}")
+    for change in changes:
+        run(dsn, change.sql)
+    run(dsn, "UPDATE articles SET stars = 2", "DELETE FROM articles")
+    assert store.migrate().manual == ()
+
+
+@pytest.mark.parametrize("nullable", [True, False])
+def test_a_field_that_is_stamped_fits_a_column_that_must_have_a_value(
+    dsn: str, make: MakeStore, nullable: bool
+) -> None:
+    """`datetime | None` says that the caller gives none, and Strata does."""
+    demand = "" if nullable else "NOT NULL"
+    run(dsn, f"CREATE TABLE stamped (id int PRIMARY KEY, made timestamptz {demand}, changed timestamptz {demand})")
+    store = make()
+    store.register(schema(Stamped, name="stamped", l3=PostgresPolicy(managed=False)))
+    for change in store.migrate().manual:
+        run(dsn, change.sql)
+    assert store.migrate().blocking == ()
+    assert store.set("stamped", 1, Stamped(1)).made is not None
+    assert store.insert("stamped", Stamped(2)).changed is not None
 
 
 def test_a_table_that_others_manage_and_that_is_not_there_is_told_whole(dsn: str, make: MakeStore) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from strata.l3.standing import Standing
+from strata.engine.commit import Commit
+from strata.l3.standing import RowNote, Standing
 from strata.writebehind.writer.encode import Encoder
 from tests.simulator.kinds import Tally
 from tests.simulator.mutants.behind import calling
@@ -19,6 +20,16 @@ ADDING = {
         calling("0:a 1:a", model=Tally, processes=2, faults=("kill",), span=40),
         1,
         apply=code(Encoder, "merge", "own = _laid(bound, [base, own], replace(own, version=version))", "pass"),
+    ),
+    "what was made of the row takes away nothing that was not in it": Mutant(
+        calling("0:aaa 1:Y", "0:aa 1:YY", model=Tally, config=()),
+        1,
+        apply=code(Commit, "_write_part", "decision.changes", "False"),
+    ),
+    "... and no older write takes its place": Mutant(
+        calling("0:ss 1:Y", "0:sas 1:YY", model=Tally, config=()),
+        1,
+        apply=code(RowNote, "decided", "self.changed.get(column, 0)", "0"),
     ),
     "a write of the column takes the place of what was added before it": Mutant(
         calling("0:a 1:s", "0:a 1:b", model=Tally),
