@@ -370,8 +370,9 @@ class Calls:
         key = self._key()
         bit = self.counts.fresh(process, key, change=True)
 
-        def change(record: Tally) -> Tally:
-            record.n += bit.value if bit is not None else 0
+        def change(record: Item) -> Item:
+            assert isinstance(record, Tally) and bit is not None
+            record.n += bit.value
             return record
 
         if bit is not None:
