@@ -31,6 +31,22 @@ def settings(names: Set[str], environ: Mapping[str, str] = os.environ) -> dict[s
     return {name: _read(name, text) for name, text in said.items()}
 
 
+def fields_of(given: Any, where: str, names: Set[str], also: Set[str] = frozenset()) -> dict[str, Any]:
+    """What a framework's setting says of them: a mapping by their names, in any case, in which texts are read as in the
+    environment; names of `also` belong to the framework. Raises `InvalidConfigError`, which says `where` it is."""
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise InvalidConfigError(
+            f"{where} is a {type(given).__name__}; it must be a mapping of fields of Config, by name"
+        )
+    fields = {name.lower(): value for name, value in given.items()}
+    if unknown := sorted(fields.keys() - names - also):
+        raise InvalidConfigError(
+            f"{where} has {unknown[0]!r}, which is no field of Config; those are {', '.join(sorted(names | also))}"
+        )
+    texts = {variable(name): value for name, value in fields.items() if name in names and type(value) is str}
+    return fields | settings(names, texts)
+
+
 def check_names(names: Set[str], environ: Iterable[str] = os.environ) -> None:
     """Raise `InvalidConfigError` for a variable whose name is a misspelt setting. Others may belong to the application,
     also those that begin like a setting: it may have a `STRATA_REDIS_ADDR_2` for a store that it makes itself."""

@@ -37,13 +37,18 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def store_at(
-    place: Any, options: Mapping[str, Any], max_entries: int | None = None, secrets: Sequence[bytes] = ()
+    place: Any,
+    options: Mapping[str, Any],
+    max_entries: int | None = None,
+    secrets: Sequence[bytes] = (),
+    others: Sequence[str] = (),
 ) -> DataStore:
     """The store of a place: an address of Redis, with `options` as those of `Config`; `package.module:store`, or a
     store, which have their settings; or, where it is "", what the environment says.
 
     `max_entries`: so many entries of each cache are in L1, rounded up to the next 256. Caches with other `secrets` have
-    another store. Raises `InvalidConfigError` for what is no place, and no option, and where no Redis is named.
+    another store. `others` are options that a cache has beside those. Raises `InvalidConfigError` for what is no place,
+    and no option, and where no Redis is named.
     """
     place = plain(place)
     if isinstance(place, DataStore) or _names_store(place):
@@ -57,7 +62,7 @@ def store_at(
     known = {field.name for field in dataclasses.fields(Config)}
     for name in options:
         if name not in known:
-            raise InvalidConfigError(f"a cache has no option {name!r}; it has {', '.join(sorted(known))}")
+            raise InvalidConfigError(f"a cache has no option {name!r}; it has {', '.join([*others, *sorted(known)])}")
     wanted = f"{place} {max_entries} {sorted(options.items())!r} {sha256(repr(list(secrets)).encode()).hexdigest()}"
     with _lock:
         store = _stores.get(wanted)

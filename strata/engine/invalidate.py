@@ -34,13 +34,13 @@ class Invalidator:
         """As `many`, or as `all` where `ids` is None, for rows of L3 that are committed, whose writer must not fail any
         more: what Redis cannot be told it is told as soon as it can be."""
         try:
-            self.all(bound) if ids is None else self._keys(bound, ids)
+            self.all(bound) if ids is None else self._keys(bound, ids, committed=True)
         except WITHOUT_L2:
             again = {"": partial(self._all, bound)} if ids is None else self._again(bound, _by_text(bound, ids))
             for key_text, call in again.items():
                 self._context.unfinished.undecided(bound, key_text, call)
 
-    def _keys(self, bound: Bound, ids: Iterable[Any]) -> None:
+    def _keys(self, bound: Bound, ids: Iterable[Any], *, committed: bool = False) -> None:
         context = self._context
         keys = _by_text(bound, ids)
         context.listen()
@@ -48,6 +48,8 @@ class Invalidator:
             return
         if bound.l3 is not None:
             context.drop(bound, keys)
+            if committed and bound.schema.l3 is not None and bound.schema.l3.watch:
+                return  # of others, which may be under way, the triggers tell
             again = self._again(bound, keys)
             context.unfinished.note(bound, {(bound.name, key_text): call for key_text, call in again.items()})
         elif bound.l2 is not None:

@@ -56,7 +56,7 @@ def checked_tag(given: Any) -> str:
     return tag
 
 
-class Source(Protocol):
+class MarkerSource(Protocol):
     """Where markers are heard of that the bus has not told. Both raise `L2UnavailableError`."""
 
     def renew(self, within: float = ...) -> None:
@@ -66,8 +66,8 @@ class Source(Protocol):
         """Ask."""
 
 
-class Nobody:
-    """Of whom nobody else knows."""
+class NoSource:
+    """Nobody knows of others."""
 
     def renew(self, within: float = 0) -> None:
         """There is nobody to be asked."""
@@ -91,7 +91,7 @@ class Markers:
         self.latest = 0  # of tags
         self.floor = 0
         self.cut_off = -math.inf  # when what the floor stands for was heard of (monotonic)
-        self.source: Source = Nobody()
+        self.source: MarkerSource = NoSource()
         self.after_fork()
 
     def after_fork(self) -> None:

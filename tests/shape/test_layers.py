@@ -114,6 +114,7 @@ def test_a_duration_becomes_seconds_where_it_is_given_and_nowhere_below() -> Non
     assert told == {
         "strata.aio.collection", "strata.aio.jobs", "strata.aio.store", "strata.collection",
         "strata.config", "strata.policies", "strata.datastore", "strata.integrations.cachelib",
+        "strata.integrations.django.asgi", "strata.integrations.django.project",
         "strata.integrations.dogpile", "strata.integrations.starlette",
         "strata.jobs.job", "strata.embedded.standby",
         "strata.testing.history", "strata.testing.proxy",

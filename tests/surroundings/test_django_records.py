@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -217,14 +218,42 @@ def test_changes_by_the_orm_of_any_kind_are_seen_by_triggers(make: MakeStore) ->
         assert names() == ["bulk"]
 
 
+def test_what_a_process_saves_by_the_orm_it_reads_at_once_where_triggers_tell_the_others(make: MakeStore) -> None:
+    schema = record_of(Author)
+    stores = [adopted(make, schema) for _ in range(2)]
+    name = Author._meta.db_table
+    own = Collection(stores[0], name, schema.model, stores[0]._hot[name])
+    with hearing(Author, own):
+        ann = Author.objects.create(name="0")
+        for number in range(1, 30):
+            assert [store.get(name, ann.pk).name for store in stores]
+            with transaction.atomic():
+                ann.name = str(number)
+                ann.save()
+            assert own.get(ann.pk).name == str(number)
+        wait_until(lambda: stores[1].get(name, ann.pk).name == "29")
+        key = ann.pk
+        ann.delete()
+        assert own.get(key, default=None) is None
+
+
+@contextmanager
+def hearing(model: Any, records: Any) -> Iterator[None]:
+    invalidate_on_commit(model, records)
+    try:
+        yield
+    finally:
+        for signal in (post_save, post_delete):
+            assert signal.disconnect(dispatch_uid=("strata", records.name))
+
+
 def test_without_triggers_saved_and_deleted_objects_are_seen_after_their_commit_by_every_process(
     make: MakeStore,
 ) -> None:
     schema = record_of(Author, l3=PostgresPolicy())
     stores = [adopted(make, schema) for _ in range(2)]
     records = Author._meta.db_table
-    invalidate_on_commit(Author, Collection(stores[0], records, schema.model, stores[0]._hot[records]))
-    try:
+    with hearing(Author, Collection(stores[0], records, schema.model, stores[0]._hot[records])):
         ann = Author.objects.create(name="ann")
         assert [store.get(records, ann.pk).name for store in stores] == ["ann", "ann"]
         with transaction.atomic():
@@ -237,9 +266,6 @@ def test_without_triggers_saved_and_deleted_objects_are_seen_after_their_commit_
         ann.delete()
         for store in stores:
             wait_until(lambda store=store: store.get(records, key, default=None) is None)  # type: ignore[misc]
-    finally:
-        for signal in (post_save, post_delete):
-            assert signal.disconnect(dispatch_uid=("strata", records))
 
 
 def test_proxies_and_children_are_seen_by_signals_as_the_objects_that_they_are(make: MakeStore) -> None:

@@ -84,7 +84,7 @@ def test_prefixed_variables_of_flask_are_settings(monkeypatch: pytest.MonkeyPatc
     ("settings", "said"),
     [
         ({"STRATA": {"redis_adr": ADDR}}, "'redis_adr', which is no field"),
-        ({"STRATA": [ADDR]}, "must be a Config, or a mapping"),
+        ({"STRATA": [ADDR]}, "is a list; it must be a mapping of fields"),
         ({"STRATA_REDIS_ADRR": ADDR}, "is STRATA_REDIS_ADDR meant"),
         ({"STRATA": {"redis_db": "many"}}, "STRATA_REDIS_DB is 'many'"),
         ({"STRATA": {"redis_addr": 6379}}, "redis_addr is a int"),

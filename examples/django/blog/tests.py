@@ -6,12 +6,14 @@ from blog.records import articles, authors, visits
 
 
 class StrataTestCase(TransactionTestCase):
-    """Rows are committed, so that Strata reads them. What an earlier test left in the caches is dropped."""
+    """Rows are committed, so that Strata reads them, and emptied after the test, as the caches are."""
 
     def setUp(self) -> None:
-        store().flush_dirty(10)
         for records in (articles, authors, visits):
             records.invalidate_all()
+
+    def tearDown(self) -> None:
+        store().flush_dirty(10)
 
 
 class ArticleTests(StrataTestCase):
@@ -20,6 +22,22 @@ class ArticleTests(StrataTestCase):
         article = Article.objects.create(slug="lamps", title="A lamp", author=author)
         answer = self.client.get(f"/articles/{article.pk}")
         self.assertEqual(answer.json(), {"title": "A lamp", "by": "ann", "meta": {}, "views": 0})
+
+    def test_who_saves_by_the_orm_reads_what_was_saved(self) -> None:
+        author = Author.objects.create(name="ann")
+        self.assertEqual(authors.get(author.pk).name, "ann")
+        author.name = "bob"
+        author.save()
+        self.assertEqual(authors.get(author.pk).name, "bob")
+
+    def test_an_article_is_found_by_its_slug(self) -> None:
+        author = Author.objects.create(name="ann")
+        article = Article.objects.create(slug="lamps", title="A lamp", author=author)
+        self.assertEqual(self.client.get("/articles/lamps").json()["title"], "A lamp")
+        article.slug = "lights"
+        article.save()
+        self.assertEqual(self.client.get("/articles/lamps").status_code, 404)
+        self.assertEqual(self.client.get("/articles/lights").json()["title"], "A lamp")
 
     def test_the_orm_reads_what_strata_writes(self) -> None:
         authors.insert(authors.model(name="bob"))

@@ -1,17 +1,27 @@
+from typing import Any
+
 from django.http import Http404, HttpRequest, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_POST
 
-from blog.records import articles, authors, visits
+from blog.records import articles, authors, by_slug, visits
 
 
 @require_GET
 def article(request: HttpRequest, id: int) -> JsonResponse:
-    found = articles.get(id, default=None)
+    return shown(articles.get(id, default=None))
+
+
+@require_GET
+def article_by_slug(request: HttpRequest, slug: str) -> JsonResponse:
+    return shown(by_slug(slug))
+
+
+def shown(found: Any) -> JsonResponse:
     if found is None:
         raise Http404
     author = authors.get(found.author_id)
-    seen = visits.get(id, default=None)
+    seen = visits.get(found.id, default=None)
     return JsonResponse(
         {"title": found.title, "by": author.name, "meta": found.meta, "views": seen.count if seen else 0}
     )

@@ -8,5 +8,6 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("healthz", health),
     path("articles/<int:id>", views.article),
+    path("articles/<slug:slug>", views.article_by_slug),
     path("articles/<int:id>/views", views.count),
 ]

@@ -10,7 +10,7 @@ from django.core.signals import setting_changed
 from django.db.backends.signals import connection_created
 from django.utils.module_loading import autodiscover_modules
 
-from strata.integrations.django.checks import check_tables
+from strata.integrations.django.checks import check_settings, check_tables
 from strata.integrations.django.project import project
 
 
@@ -34,5 +34,6 @@ class StrataConfig(AppConfig):  # type: ignore[misc]  # Django has no types
         project.begin()
         connection_created.connect(opened, weak=False)
         setting_changed.connect(changed, weak=False)
+        register(check_settings, Tags.caches)
         register(check_tables, Tags.database)
         autodiscover_modules("records")

@@ -17,6 +17,7 @@ from django.conf import settings
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
 from strata.aio.here import here
+from strata.datastore import DataStore
 from strata.drop_in.entries import DIGEST, Entries, UnreadableError, digest_of, loaded
 from strata.drop_in.shared import entries_of, secret_of, secrets_of, store_at
 from strata.drop_in.values import Pickles
@@ -25,6 +26,9 @@ from strata.policies import flag
 
 # A key that Django does not warn of, and that stands for itself. So what is found under it needs no look at it.
 _PORTABLE = re.compile(f"(?!{DIGEST})[^\0-\x20\x7f\ud800-\udfff]{{1,250}}").fullmatch
+
+
+OWN = ("MAX_ENTRIES", "ignore_outages", "secret_key")
 
 
 class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
@@ -57,6 +61,11 @@ class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
         self._makes_keys_as_usual = _is_django_s(self, "make_key") and _is_django_s(self, "validate_key")
 
     @property
+    def store(self) -> DataStore:
+        """The store that it is in, for `stats`, `health` and the like. Raises `InvalidConfigError`."""
+        return self._entries.store
+
+    @property
     def _entries(self) -> Entries:
         """Made at the first use, when the settings are known, and anew where the store was closed."""
         if self._known is None or self._known.store._context.closed:
@@ -69,7 +78,7 @@ class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
             secrets += [secret_of(secret, "SECRET_KEY_FALLBACKS") for secret in settings.SECRET_KEY_FALLBACKS]
         else:
             secrets = secrets_of(self._secret)
-        store = store_at(self._location, self._options, self._entries_kept, secrets)
+        store = store_at(self._location, self._options, self._entries_kept, secrets, OWN)
         return entries_of(store, "django_cache", self.key_prefix, secrets)
 
     def _key(self, key: Any, version: int | None) -> str:

@@ -1,19 +1,42 @@
-"""A check of Django's: whether tables have what Strata needs in them."""
+"""Checks of Django's: whether the settings can work, and tables have what Strata needs in them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
+from django.conf import settings
+from django.core.cache import InvalidCacheBackendError, caches
 from django.core.checks import CheckMessage, Error, Warning
 from django.db import connections
 
 from strata.errors import StrataError
+from strata.integrations.django.cache import StrataCache
 from strata.integrations.django.operations import Raw
-from strata.integrations.django.project import database, tables
+from strata.integrations.django.project import database, project, store, tables
 from strata.l3.catalog import table_facts
 from strata.l3.layout import quote
 from strata.l3.needs import needs
+
+
+def check_settings(**_: Any) -> list[CheckMessage]:
+    """What `manage.py check` says of `STRATA`, and of those of `CACHES` that are Strata's. Nothing is connected."""
+    found: list[CheckMessage] = []
+    try:
+        if project.is_used:
+            store()
+    except StrataError as error:
+        found.append(Error(str(error), id="strata.E002"))
+    for alias in settings.CACHES:
+        try:
+            with suppress(InvalidCacheBackendError):  # somebody else's
+                cache = caches[alias]
+                if isinstance(cache, StrataCache):
+                    cache.store  # noqa: B018 it is made of the settings
+        except StrataError as error:
+            found.append(Error(f"CACHES[{alias!r}]: {error}", id="strata.E003"))
+    return found
 
 
 def check_tables(*, databases: Iterable[str] | None = None, **_: Any) -> list[CheckMessage]:

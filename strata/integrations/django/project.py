@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from functools import update_wrapper
 from hashlib import sha256
 from typing import Any, cast
 
 import django
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.apps import apps
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
@@ -19,11 +23,15 @@ from psycopg.pq import Conninfo
 from strata.collection import Collection
 from strata.config import Config
 from strata.datastore import DataStore
+from strata.durations import Duration
+from strata.environment import fields_of, variable
 from strata.errors import InvalidConfigError, SchemaDuplicateError
 from strata.integrations.django.records import record_of
+from strata.integrations.django.signals import invalidate_on_commit
 from strata.l3.table import Table
 from strata.schema import Schema
 from strata.waits.locks import once_lock
+from strata.writebehind.endings import install_sigterm
 
 POSTGRES = "django.db.backends.postgresql"
 _OF_CONFIG = frozenset(Config.__dataclass_fields__)
@@ -32,7 +40,7 @@ _OF_CONFIG = frozenset(Config.__dataclass_fields__)
 class Project:
     """The store is made when it is first needed, since the database that the settings name is another one under a test
     runner; `forget` has the next use make another. `_schemas` and `_handles` are added to, and `_store` is written,
-    under `_lock`, which the child of a fork has anew.
+    under `lock`, which the child of a fork has anew.
     """
 
     def __init__(self) -> None:
@@ -46,7 +54,7 @@ class Project:
 
     def after_fork(self) -> None:
         """In the child."""
-        self._lock = once_lock()
+        self.lock = once_lock()
 
     def store(self) -> DataStore:
         """The store. Raises `InvalidConfigError`."""
@@ -54,7 +62,7 @@ class Project:
         if store is None:
             if not (apps.models_ready or apps.loading):
                 django.setup()  # as in a worker, whose first import this is
-            with self._lock:
+            with self.lock:
                 if self._store is None:
                     self._name = _name(database())
                     made = DataStore(_config(self._namespace()))
@@ -67,6 +75,9 @@ class Project:
     def begin(self) -> None:
         """Django starts: its settings are what they will be, but for a test runner."""
         self._databases = {alias: str(given.get("NAME")) for alias, given in _configured().items()}
+        with suppress(InvalidConfigError):  # the check says it, and whoever needs the store
+            if _flushes_on_sigterm():
+                install_sigterm()  # in the main thread: the store is made by whichever thread needs it first
 
     def _namespace(self) -> str:
         """What is added to that of the settings: a test runner's database has the names, and the ids, of its last run,
@@ -77,7 +88,7 @@ class Project:
 
     def register(self, schema: Schema[Any]) -> Collection[Any, Any]:
         """Have the store know a schema, now or when it is made; its handle."""
-        with self._lock:
+        with self.lock:
             if schema.name in self._schemas:
                 raise SchemaDuplicateError(
                     f"a schema {schema.name!r} is registered already; give this one another name"
@@ -100,14 +111,19 @@ class Project:
         """Whether it is the one that there is."""
         return store is self._store
 
-    def forget(self) -> None:
-        """Close the store, if there is one."""
-        with self._lock:
+    def forget(self, timeout: float = 5) -> None:
+        """Close the store, if there is one. Raises as `DataStore.close` does."""
+        with self.lock:
             store, self._store = self._store, None
             for handle in self._handles:
                 handle.forget()
         if store is not None:
-            store.close(5)
+            store.close(timeout)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the project has records of its own, or is about to: else only its caches are Strata's."""
+        return bool(self._schemas) or self._store is not None or hasattr(settings, "STRATA")
 
 
 class Handle:
@@ -140,6 +156,37 @@ class Handle:
         return f"<records of {self.name}>"
 
 
+class Function:
+    """A memoized function of the store that there is when it is called."""
+
+    def __init__(self, project: Project, function: Callable[..., Any], terms: Mapping[str, Any]) -> None:
+        update_wrapper(self, function)
+        self._project = project
+        self._function = function
+        self._terms = terms
+        self._store: DataStore | None = None  # written under the project's lock, after `_made`
+        self._made: Any = None
+        if iscoroutinefunction(function):
+            markcoroutinefunction(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._here()(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._here(), name)
+
+    def _here(self) -> Any:
+        store = self._project.store()
+        if self._store is not store:
+            with self._project.lock:
+                if self._store is not store:
+                    self._made = store.cached(**self._terms)(self._function)
+                    self._store = store
+        return self._made
+
+
 project = Project()
 os.register_at_fork(after_in_child=lambda: project.after_fork())
 
@@ -160,14 +207,30 @@ def register(what: Any, **options: Any) -> Collection[Any, Any]:
     """Register a Django model, as `record_of` makes a schema of it and of the `options`, or a `Schema`, with the
     project's store; the handle returned is its `Collection`, in which nothing is connected before its first use.
 
-    Modules named `records` of installed applications are imported when Django starts: that is where it belongs. Raises
-    as `record_of` and `DataStore.register` do.
+    Modules named `records` of installed applications are imported when Django starts: that is where it belongs. What
+    this process saves or deletes of a model by the ORM is dropped from the caches with its commit, so that it reads
+    what it has written (`invalidate_on_commit`); that of other processes, and what signals do not tell, is seen by the
+    triggers. With a `Schema`, as of `record_of`, the triggers alone tell.
+
+    Raises as `record_of` and `DataStore.register` do.
     """
     if isinstance(what, Schema):
         if options:
             raise InvalidConfigError(f"{', '.join(options)} would be set for a Schema; set it where that is made")
         return project.register(what)
-    return project.register(record_of(what, **options))
+    records = project.register(record_of(what, **options))
+    invalidate_on_commit(what, records)
+    return records
+
+
+def cached(ttl: Duration | None = None, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """As `DataStore.cached` of the project's store, for functions of modules that are imported before there is one.
+
+    It follows the store, which is another one under a test runner. A call raises what `DataStore.cached` does, too.
+    """
+    if callable(ttl):
+        raise InvalidConfigError("cached was given a function as ttl; call it first: @cached(ttl=60)")
+    return lambda function: Function(project, function, {"ttl": ttl, **options})
 
 
 def tables() -> list[tuple[Table, Schema[Any]]]:
@@ -182,12 +245,13 @@ def database() -> str:
 
 
 def _given() -> dict[str, Any]:
-    given = getattr(settings, "STRATA", {})
-    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
-        raise InvalidConfigError(
-            f"the setting STRATA is a {type(given).__name__}; it must be a dict of fields of Config"
-        )
-    return {name.lower(): value for name, value in given.items()}
+    return fields_of(getattr(settings, "STRATA", {}), "the setting STRATA", _OF_CONFIG, {"database"})
+
+
+def _flushes_on_sigterm() -> bool:
+    name = "flush_on_sigterm"
+    said = {given: value for given, value in _given().items() if given == name}
+    return bool(said or variable(name) in os.environ) and Config.from_env(**said).flush_on_sigterm
 
 
 def _name(alias: str) -> str:
@@ -201,11 +265,6 @@ def _config(namespace: str) -> Config:
     if "postgres_dsn" in given:
         raise InvalidConfigError(
             "the setting STRATA has POSTGRES_DSN; the database is one of DATABASES, which STRATA['DATABASE'] names"
-        )
-    if unknown := sorted(set(given) - _OF_CONFIG):
-        raise InvalidConfigError(
-            f"the setting STRATA has {unknown[0]!r}, which is no field of Config; those are "
-            f"{', '.join(sorted(_OF_CONFIG))}"
         )
     config = Config.from_env(**{"postgres_dsn": _dsn(database())} | given)
     return replace(config, namespace=f"{config.namespace[:30]}{namespace}") if namespace else config

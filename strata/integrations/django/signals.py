@@ -13,11 +13,11 @@ from strata.errors import InvalidModelError, shown
 
 def invalidate_on_commit(model: Any, records: Collection[Any, Any]) -> None:
     """Drop a record from the caches of every process once a `save` or `delete` of the object is committed; where Redis
-    cannot be told then, it is told when it is back.
+    cannot be told then, it is told when it is back. What goes wrong is logged by Django, and does not reach the saver.
 
-    For tables without `watch=True`. Signals are sent for objects, and by the process that saves them: neither for
+    `register(Model)` does it by itself. Signals are sent for objects, and by the process that saves them: neither for
     `QuerySet.update`, `bulk_create`, `bulk_update` and raw SQL, nor for what other programs change, and a process that
-    is killed right after its commit has told nobody. Triggers see all of it.
+    is killed right after its commit has told nobody. Triggers (`watch=True`) see all of it, some milliseconds later.
     """
     if not hasattr(model, "_meta"):
         raise InvalidModelError(f"invalidate_on_commit takes a Django model, not {shown(model)}")
@@ -32,7 +32,7 @@ def invalidate_on_commit(model: Any, records: Collection[Any, Any]) -> None:
         def committed() -> None:
             records._store._committed(records.name, [key])
 
-        transaction.on_commit(committed, using=using)
+        transaction.on_commit(committed, using=using, robust=True)
 
     for signal in (post_save, post_delete):
         signal.connect(changed, weak=False, dispatch_uid=("strata", records.name))
