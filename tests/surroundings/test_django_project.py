@@ -19,9 +19,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from playwright.sync_api import expect
 
 from strata.embedded import EmbeddedValkey
 from strata.embedded.process import free_port
+from tests.browser import chromium, needs_browser
 from tests.support import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -146,6 +148,40 @@ def test_a_page_a_counter_and_the_admin_work_over_http(site: Site) -> None:
         wait_until(lambda: all('"By the admin"' in site.ask("articles/7")[1] for _ in range(6)))
         assert site.submit("admin/blog/article/7/delete/", post="yes")[0] == 200
         wait_until(lambda: [site.ask("articles/7")[0] for _ in range(6)] == [404] * 6)
+    finally:
+        server.terminate()
+        assert server.wait(30) == 0
+
+
+@needs_browser
+@pytest.mark.in_turn
+def test_two_people_use_the_admin_in_a_browser_with_sessions_in_the_cache(site: Site) -> None:
+    site.python(
+        f"{ARTICLE}\nfrom django.contrib.auth.models import User\nUser.objects.create_superuser('root', '', 'pw')"
+    )
+    server = site.serve("gunicorn", "news.wsgi", "--workers", "2")
+    base = f"http://127.0.0.1:{site.port}"
+    try:
+        wait_until(site.answers)
+        with chromium() as browser:
+            editor, reader = (browser.new_context(base_url=base).new_page() for _ in range(2))
+            editor.goto("/admin/")
+            editor.fill("#id_username", "root")
+            editor.fill("#id_password", "pw")
+            editor.click("text=Log in")
+            editor.click("text=Articles")
+            editor.click("text=A lamp")
+            editor.fill("#id_title", "By the admin")
+            editor.click("input[name=_save]")
+            expect(editor.locator(".messagelist")).to_contain_text("was changed successfully")
+            for _ in range(4):  # of whichever process
+                reader.goto("/articles/lamps")
+                expect(reader.locator("body")).to_contain_text("By the admin")
+            reader.goto("/admin/")
+            expect(reader.locator("#id_username")).to_be_visible()  # whose session is another one
+            editor.click("text=Log out")
+            editor.goto("/admin/blog/article/")
+            expect(editor.locator("#id_username")).to_be_visible()
     finally:
         server.terminate()
         assert server.wait(30) == 0
