@@ -141,14 +141,14 @@ class Modifier:
 
     def _swapped(self, bound: Bound, l2: L2Tier, id: Any, key_text: str, decision: Decision, life: float | None) -> Any:
         now = self._context.clock.monotonic
-        known: int | None = None  # what stands there and cannot be read
+        known: int | None = None  # what stands there, where that was no record, nor a deletion
         for tries in range(RETRIES):
             if tries:
                 waits.sleep(waits.uniform(0, PAUSE * min(tries, 10)))
             began = now()
             found = l2.read(key_text, lease=False)
             there = found.state is State.VALUE
-            stood = known if found.state is State.BUSY else found.version
+            stood = known if found.state in (State.BUSY, State.LOADING) else found.version
             held = found.record if there else ABSENT
             record = _whole(bound, held, decide_on(bound, key_text, decision, held))
             left = life if found.life is None else found.life - (now() - began)

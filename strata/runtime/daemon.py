@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import weakref
 from collections.abc import Callable
 from inspect import ismethod
@@ -104,6 +105,9 @@ class Daemon:
         """Start the thread, unless it runs or was stopped; whether there is one now."""
         if self._thread is not None or self._stopped:
             return not self._stopped
+        if sys.is_finalizing():  # where Python 3.11 would wait for ever for the thread to begin
+            self.refusals += 1
+            return False
         thread = waits.thread(self._main, self.name)
         begun = False
         try:

@@ -215,9 +215,10 @@ def test_what_somebody_else_has_written_to_redis_is_no_entry(make: MakeStore, re
         conn.set("strata:cache:two", conn.get("strata:cache_b:two"))  # of another cache, under its key
         conn.set("strata:cache:cut", raw[:40])
         conn.set("strata:cache:six", raw[:25] + pickle.dumps(Bomb()))
+        conn.set("strata:cache:seven", b"L1:a lease of nobody's, for ever")
     reader = Entries(make(postgres_dsn=""), "cache", SECRET)
-    keys = ["swapped", "two", "three", "four", "cut", "six"]
-    assert [reader.value(key) for key in keys] == [None] * 6
+    keys = ["swapped", "two", "three", "four", "cut", "six", "seven"]
+    assert [reader.value(key) for key in keys] == [None] * 7
     assert reader.values([*keys, "one"]) == {"one": b"1"}
     assert inspect(reader.store).schemas["cache"].counters.corrupt >= 6
     for key in keys:  # which can be written and added as any that is absent

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -386,3 +388,28 @@ def test_a_child_has_its_own_thread_when_it_needs_one_and_none_of_what_was_stopp
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert owner.steps == 1
     assert stopped(owner)
+
+
+AT_THE_VERY_END = """
+from dataclasses import dataclass
+from typing import Annotated
+import strata
+
+@dataclass
+class Item:
+    id: Annotated[int, strata.PrimaryKey]
+
+items = strata.DataStore(strata.Config()).register(strata.Schema(Item, l1=strata.MemPolicy(ttl=60)))
+
+class Last:
+    def __del__(self):
+        items.set(1, Item(1))
+        print(items.get(1))
+
+last = Last()
+"""
+
+
+def test_an_object_that_uses_a_cache_when_the_interpreter_ends_holds_nothing_up() -> None:
+    done = subprocess.run([sys.executable, "-c", AT_THE_VERY_END], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Item(id=1)\n", "")
