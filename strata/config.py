@@ -211,6 +211,8 @@ class Config:
         cannot be given so. An empty variable counts as unset.
         Raises `InvalidConfigError` naming the variable, also for one that is a misspelt name of a setting.
         """
-        names = {item.name for item in dataclasses.fields(cls)}
-        check_names(names)
-        return cls(**settings(names - set(overrides)), **overrides)
+        check_names(CONFIG_FIELDS)
+        return cls(**settings(CONFIG_FIELDS - set(overrides)), **overrides)
+
+
+CONFIG_FIELDS = frozenset(item.name for item in dataclasses.fields(Config))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 from strata._wiring.tiers import SHARDS
 from strata.aio.store import plain
 from strata.application import is_named, load_store
-from strata.config import Config
+from strata.config import CONFIG_FIELDS, Config
 from strata.datastore import DataStore
 from strata.drop_in.entries import Entries
 from strata.errors import InvalidConfigError
@@ -59,10 +58,11 @@ def store_at(
                 "them where the store is made"
             )
         return place if isinstance(place, DataStore) else load_store(place)
-    known = {field.name for field in dataclasses.fields(Config)}
     for name in options:
-        if name not in known:
-            raise InvalidConfigError(f"a cache has no option {name!r}; it has {', '.join([*others, *sorted(known)])}")
+        if name not in CONFIG_FIELDS:
+            raise InvalidConfigError(
+                f"a cache has no option {name!r}; it has {', '.join([*others, *sorted(CONFIG_FIELDS)])}"
+            )
     wanted = f"{place} {max_entries} {sorted(options.items())!r} {sha256(repr(list(secrets)).encode()).hexdigest()}"
     with _lock:
         store = _stores.get(wanted)

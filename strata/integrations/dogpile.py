@@ -8,14 +8,13 @@ dogpile's own tests of backends, serializers and mutexes pass on it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from functools import cached_property
 from typing import Any
 
 from dogpile.cache.api import NO_VALUE, BytesBackend, CantDeserializeException
 
-from strata.config import Config
-from strata.drop_in.entries import Entries, key_of
+from strata.config import CONFIG_FIELDS
+from strata.drop_in.entries import Entries, UnreadableError, key_of, loaded
 from strata.drop_in.mutex import Mutex
 from strata.drop_in.shared import entries_of, secrets_of, store_at
 from strata.drop_in.values import serializer_of
@@ -25,7 +24,7 @@ from strata.exports import export
 
 __all__ = ["StrataBackend"]
 
-_CONFIG = {field.name for field in fields(Config)} - {"redis_addr"}
+_OPTIONS = CONFIG_FIELDS - {"redis_addr"}
 
 
 class StrataBackend(BytesBackend):
@@ -58,7 +57,7 @@ class StrataBackend(BytesBackend):
         self._locks = bool(arguments.get("distributed_lock"))
         self._lock_timeout = seconds(arguments.get("lock_timeout"), "lock_timeout") or 60.0
         self._lock_sleep = seconds(arguments.get("lock_sleep"), "lock_sleep") or 0.1
-        options = {name: value for name, value in arguments.items() if name in _CONFIG}
+        options = {name: value for name, value in arguments.items() if name in _OPTIONS}
         self._place = (
             arguments.get("store") or arguments.get("redis_addr") or "",
             options,
@@ -90,7 +89,9 @@ class StrataBackend(BytesBackend):
 
     def get_serialized(self, key: str) -> Any:
         """The bytes, or `NO_VALUE`."""
-        value = self._entries.hit(key) or self._entries.value(key_of(key))
+        value = self._entries.hit(key)
+        if value is None:
+            value = self._entries.value(key_of(key))
         return NO_VALUE if value is None else value
 
     def get_serialized_multi(self, keys: Iterable[str]) -> Sequence[Any]:
@@ -118,9 +119,9 @@ class StrataBackend(BytesBackend):
 
 def _loaded(loads: Any, data: bytes) -> Any:
     try:
-        return loads(data)
-    except Exception as error:
-        raise CantDeserializeException from error  # as where a class was renamed since: it is made anew
+        return loaded(loads, data)
+    except UnreadableError as error:
+        raise CantDeserializeException from error.__cause__  # as where a class was renamed since: it is made anew
 
 
 __dir__ = export(globals())

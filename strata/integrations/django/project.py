@@ -21,7 +21,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq import Conninfo
 
 from strata.collection import Collection
-from strata.config import Config
+from strata.config import CONFIG_FIELDS, Config
 from strata.datastore import DataStore
 from strata.durations import Duration
 from strata.environment import fields_of, variable
@@ -34,7 +34,6 @@ from strata.waits.locks import once_lock
 from strata.writebehind.endings import install_sigterm
 
 POSTGRES = "django.db.backends.postgresql"
-_OF_CONFIG = frozenset(Config.__dataclass_fields__)
 
 
 class Project:
@@ -245,7 +244,7 @@ def database() -> str:
 
 
 def _given() -> dict[str, Any]:
-    return fields_of(getattr(settings, "STRATA", {}), "the setting STRATA", _OF_CONFIG, {"database"})
+    return fields_of(getattr(settings, "STRATA", {}), "the setting STRATA", CONFIG_FIELDS, {"database"})
 
 
 def _flushes_on_sigterm() -> bool:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from flask import Flask
 
-from strata.config import Config
+from strata.config import CONFIG_FIELDS, Config
 from strata.environment import check_names, fields_of, variable
-
-FIELDS = frozenset(Config.__dataclass_fields__)
 
 
 def config_of(app: Flask) -> Config:
@@ -19,7 +17,7 @@ def config_of(app: Flask) -> Config:
     given = app.config.get("STRATA", {})
     if isinstance(given, Config):
         return given
-    check_names(FIELDS, app.config)
-    keys = {name: app.config[key] for name in FIELDS if (key := variable(name)) in app.config}
-    said = fields_of(given, 'app.config["STRATA"]', FIELDS)
-    return Config.from_env(**fields_of(keys, "app.config", FIELDS) | said)
+    check_names(CONFIG_FIELDS, app.config)
+    keys = {name: app.config[key] for name in CONFIG_FIELDS if (key := variable(name)) in app.config}
+    said = fields_of(given, 'app.config["STRATA"]', CONFIG_FIELDS)
+    return Config.from_env(**fields_of(keys, "app.config", CONFIG_FIELDS) | said)
