@@ -30,7 +30,7 @@ from strata.l3.key import key_text_of
 from strata.l3.layout import HORIZONS, PARTIALS, REPAIRS, TOMBSTONES, VERSION, Layout, quote
 from strata.l3.partials import ON_TOP
 from strata.model.keys import ModelKey
-from strata.protocol.versions import L3_NODE, NODE_BITS
+from strata.protocol.versions import L3_NODE, NODE_BITS, NODES
 
 CHANNEL = "strata_outside"
 PREFIX = "_strata_outside"
@@ -76,7 +76,7 @@ BEGIN
     stamp := _strata_stamp(0);
     DELETE FROM {REPAIRS} r USING (
       SELECT o.ctid FROM {REPAIRS} o WHERE moves AND o.schema = ANY(cached) AND o.version < stamp
-        AND o.version & {L3_NODE} = {L3_NODE} FOR UPDATE SKIP LOCKED) old WHERE r.ctid = old.ctid;
+        AND o.version & {NODES - 1} = {L3_NODE} FOR UPDATE SKIP LOCKED) old WHERE r.ctid = old.ctid;
     INSERT INTO {REPAIRS} (schema, id, version) SELECT s, '', stamp FROM unnest(cached) s ON CONFLICT DO NOTHING;
   ELSE
     told := told + 1;
@@ -138,7 +138,7 @@ _NOTED = """
 _FOREIGN = "current_setting('strata.own', true) IS DISTINCT FROM '{table}'"
 # name: when, and for which rows. AFTER INSERT, since a trigger before it would slow down COPY.
 _ROW = {
-    "insert": f"AFTER INSERT {{on}} FOR EACH ROW WHEN (NEW.{VERSION} & {L3_NODE} = {L3_NODE})",
+    "insert": f"AFTER INSERT {{on}} FOR EACH ROW WHEN (NEW.{VERSION} & {NODES - 1} = {L3_NODE})",
     "update": f"BEFORE UPDATE {{on}} FOR EACH ROW WHEN (NEW.{VERSION} = OLD.{VERSION} AND {_FOREIGN})",
     "delete": f"BEFORE DELETE {{on}} FOR EACH ROW WHEN ({_FOREIGN})",
 }

@@ -18,14 +18,14 @@ from strata.waits.locks import memory_lock
 
 NODE_BITS = 11
 NODES = 1 << NODE_BITS
-# No process leases these, so that no stamp is the same: they are of versions that PostgreSQL gives, and of those just
-# above a row's, for who holds its lock and writes.
-L3_NODE, ROW_NODE = NODES - 1, NODES - 2
-# Nor these: they are of versions just above a row's, or those of an entry of the ledger, where late writes were laid
-# under it. That is nothing new, so a version of the same microsecond has to do: whoever has met the newest of what was
-# laid together stamps a later one, and that is to win.
-LATE_NODES = range(NODES - 66, NODES - 2)
-MERGED_NODES = range(NODES - 578, NODES - 66)
+# No process leases these, so that no stamp is the same. The highest are of versions just above a row's where late writes
+# were laid under it. That is nothing new, so a version of the same microsecond has to do, whatever node the row's is of:
+# whoever has met the newest of what was laid together stamps a later one, and that is to win.
+LATE_NODES = range(NODES - 64, NODES)
+# Of who holds the row's lock and writes, a microsecond above it; and of versions that PostgreSQL gives.
+ROW_NODE, L3_NODE = LATE_NODES.start - 1, LATE_NODES.start - 2
+# As the late ones, of entries of the ledger.
+MERGED_NODES = range(L3_NODE - 512, L3_NODE)
 LEASED = range(MERGED_NODES.start)
 VERSION_DIGITS = 19
 AHEAD = 60_000_000  # microseconds that a version may be ahead; `strata/l2/scripts/common.lua` has the same bound

@@ -171,9 +171,9 @@ class Counts:
         return {bit for bit in self._bits.get(key, ()) if bit.process is process and bit.acked}
 
     def added_after(self, key: Any, version: int, but: Any = None) -> bool:
-        """Whether something was added at a later version, by others than that process."""
-        bits = self._bits.get(key, ())
-        return any(bit.version > version and (but is None or bit.process is not but) for bit in bits)
+        """Whether something was added at a later version, by others than that process, or beside its buffer."""
+        bits = [bit for bit in self._bits.get(key, ()) if bit.version > version]
+        return any(but is None or bit.process is not but or bit.change for bit in bits)
 
     def newest(self, key: Any) -> int:
         """The newest version at which something was added."""

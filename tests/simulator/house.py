@@ -356,7 +356,7 @@ class House:
         for name, (column, value) in zip(("text", "note"), self.calls.columns(key, record).items(), strict=True):
             last, deleted = self.history.newest(column), self.history.version(column, None)
             same = value is not None and value == last.value
-            at = last.version if same else good.columns.get(name, good.base) if good else version
+            at = last.version if same else good.decided(name) if good else version
             if value is not None and at < deleted < version:
                 # A part, newer than a deletion that L3 has not seen yet, keeps the row with what it had.
                 at = version
@@ -381,7 +381,7 @@ class House:
             # One that was made of a default is older than any write that comes late.
             if record.text in self.calls.defaults.get(key, ()):
                 self.history.stamped(key, version, record.text)
-            version = max(note.columns.get("text", note.base), last.version + 1)
+            version = max(note.decided("text"), last.version + 1)
         self.history.committed(key, version, None if record is None else (key, record.text), untold)
 
     def _check_sums(self) -> None:

@@ -26,9 +26,14 @@ def seconds(clock: VersionClock) -> float:
     return (clock.stamp() >> NODE_BITS) / 1e6
 
 
-@pytest.mark.parametrize("nodes", [MERGED_NODES, LATE_NODES])
-def test_a_version_of_what_was_laid_together_is_below_each_that_is_stamped_after_its_newest(nodes: range) -> None:
-    newest = 1000 << NODE_BITS | LEASED[-1]
+LAID = [(MERGED_NODES, LEASED[-1]), (LATE_NODES, LEASED[-1]), (LATE_NODES, ROW_NODE), (LATE_NODES, L3_NODE)]
+
+
+@pytest.mark.parametrize(("nodes", "node"), LAID)
+def test_a_version_of_what_was_laid_together_is_below_each_that_is_stamped_after_its_newest(
+    nodes: range, node: int
+) -> None:
+    newest = 1000 << NODE_BITS | node
     version = newest
     for _ in nodes:
         raised = above(version, nodes)
@@ -41,7 +46,7 @@ def test_a_version_of_what_was_laid_together_is_below_each_that_is_stamped_after
 
 
 def test_no_two_kinds_of_nodes_meet() -> None:
-    kinds = [*LEASED, *MERGED_NODES, *LATE_NODES, ROW_NODE, L3_NODE]
+    kinds = [*LEASED, *MERGED_NODES, L3_NODE, ROW_NODE, *LATE_NODES]
     assert kinds == list(range(1 << NODE_BITS))
 
 
