@@ -18,9 +18,9 @@ from strata.waits.locks import memory_lock
 
 NODE_BITS = 11
 NODES = 1 << NODE_BITS
-# No process leases these, so that no stamp is the same. The highest are of versions just above a row's where late writes
-# were laid under it. That is nothing new, so a version of the same microsecond has to do, whatever node the row's is of:
-# whoever has met the newest of what was laid together stamps a later one, and that is to win.
+# No process leases these, so that no stamp is the same. The highest are of versions just above a row's, where late
+# writes were laid under it. That is nothing new, so a version of the same microsecond has to do, whatever node the
+# row's is of: whoever has met the newest of what was laid together stamps a later one, and that is to win.
 LATE_NODES = range(NODES - 64, NODES)
 # Of who holds the row's lock and writes, a microsecond above it; and of versions that PostgreSQL gives.
 ROW_NODE, L3_NODE = LATE_NODES.start - 1, LATE_NODES.start - 2
