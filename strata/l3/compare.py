@@ -90,7 +90,7 @@ def _watch(conn: Connection, plan: Plan, tables: Sequence[tuple[Table, Schema[An
     """What tables lack to tell of changes made outside, and those that tell although nobody asks them to."""
     watched = watched_tables(tables)
     for item in watched:
-        additions = [*outside.additions(conn, item), *watch_partitions(conn, tables, item)]
+        additions = _watching(conn, tables, item)
         if _managed(tables, item.table):
             plan.statements += additions
         elif additions:
@@ -103,6 +103,16 @@ def _watch(conn: Connection, plan: Plan, tables: Sequence[tuple[Table, Schema[An
     for name, sql in outside.leftovers(conn, unwatched):
         text = f"{name} tells of changes made outside, but no schema registered here has PostgresPolicy(watch=True)"
         plan.manual.append(ManualChange(text, sql))
+
+
+def untold(conn: Connection, tables: Sequence[tuple[Table, Schema[Any]]]) -> list[tuple[str, str]]:
+    """The watched tables that do not tell of all changes made outside, and why, in words that go on from the name."""
+    return [(item.table, _untold(conn, item.table)) for item in watched_tables(tables) if _watching(conn, tables, item)]
+
+
+def _watching(conn: Connection, tables: Sequence[tuple[Table, Schema[Any]]], item: outside.Watched) -> list[str]:
+    """The statements that make a table tell of all changes made outside, as far as it does not yet."""
+    return [*outside.additions(conn, item), *watch_partitions(conn, tables, item)]
 
 
 def _untold(conn: Connection, table: str) -> str:
