@@ -22,7 +22,7 @@ LOOK = 0.5  # seconds between looks at the processes
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--app", "target", envvar="STRATA_APP", default="", metavar="PACKAGE.MODULE:STORE",
-              help="Your DataStore, for the worker and Flower (default: STRATA_APP; without it there are none).")  # fmt: skip
+              help="Your DataStore, for the worker and Flower (default: STRATA_APP; else there are none).")  # fmt: skip
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def dev(target: str, command: tuple[str, ...]) -> None:
     """Start PostgreSQL, a Redis-compatible server and, for --app, a worker and Flower, until Ctrl-C.

@@ -36,24 +36,14 @@ def compare(
         if not exists(conn, name):
             plan.statements += ddl.system_table(name)
     plan.statements += ddl.later_columns(conn)
-    seen: dict[str, Table] = {}
+    seen: set[str] = set()
     for table, schema in tables:
-        if table.name not in seen:
-            seen[table.name] = table
+        if table.name not in seen:  # schemas over one table have the same columns and partitions
+            seen.add(table.name)
             part = Plan()
             comparison = _Comparison(conn, part, table, schema, months, managed=_managed(tables, table.name))
             needed = comparison.run()
             plan.add(part if comparison.managed else _told(table, part, needed=needed))
-        elif seen[table.name].partition != table.partition:
-            raise InvalidModelError(
-                f"schemas {seen[table.name].schema_name!r} and {table.schema_name!r} have another partition_by but the "
-                f"same table {table.name!r}; give them the same"
-            )
-        elif seen[table.name].plan.columns != table.plan.columns:
-            raise InvalidModelError(
-                f"schemas {seen[table.name].schema_name!r} and {table.schema_name!r} have other columns but the same "
-                f"table {table.name!r}; give one of them another PostgresPolicy.table_name"
-            )
     _watch(conn, plan, tables)
     return plan
 
