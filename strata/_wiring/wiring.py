@@ -424,13 +424,14 @@ class Wiring:
             return None
         from strata.l3.indexes import wanted_indexes
         from strata.l3.partition import check_unique
-        from strata.l3.table import Table
+        from strata.l3.table import Table, check_shared
 
         name = schema.l3.table_name or schema.name
         check_identifier(name, "table name")
         by = schema.l3.partition_by
         table = Table(plan, name, schema_name=schema.name, deferred=mode is WriteMode.WRITE_BEHIND, partition_by=by)
         check_unique(plan, name, table.partition, wanted_indexes(plan, schema))
+        check_shared(table, [bound.rows.table for bound in self.schemas if bound.l3 is not None])
         replica = schema.l3.read_replica
         database = self.database(self.config.postgres_dsn)
         if self.config.postgres_dsn:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from strata.application import load_store
-from strata.cli.app import app_option, json_option
+from strata.cli.app import AppGroup, app_option, json_option
 from strata.cli.progress import wide_console
 from strata.datastore import DataStore
 from strata.errors import FlushTimeoutError, NotFoundError
@@ -24,7 +24,7 @@ COLUMNS = ("id", "schema", "key", "op", "sqlstate", "attempts", "last_at", "erro
 SOON = 5.0  # seconds for letters that are retried to arrive, or die again
 
 
-@click.group("dead-letters")
+@click.group("dead-letters", cls=AppGroup)
 def dead_letters() -> None:
     """Deferred writes that were given up."""
 

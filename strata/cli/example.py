@@ -1,4 +1,4 @@
-"""The application of `strata dev` where none is named: one schema, written behind, to play with."""
+"""The application of `docker-compose.yml` where none is named: one schema, written behind, to play with."""
 
 from __future__ import annotations
 

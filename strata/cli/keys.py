@@ -10,13 +10,13 @@ import click
 from rich.progress import Progress, TaskID
 
 from strata.application import load_store
-from strata.cli.app import app_option, json_option
+from strata.cli.app import AppGroup, app_option, json_option
 from strata.cli.progress import progress_bars, wide_console
 from strata.datastore import DataStore
 from strata.maintenance.rotate_keys import KeyRotation
 
 
-@click.group()
+@click.group(cls=AppGroup)
 def keys() -> None:
     """The keys that Encrypted fields are encrypted with."""
 

@@ -12,6 +12,7 @@ import click
 
 import strata
 from strata.cli.adopt import adopt
+from strata.cli.app import AppGroup
 from strata.cli.audit import audit
 from strata.cli.deadletters import dead_letters
 from strata.cli.demo.command import demo
@@ -26,7 +27,7 @@ from strata.cli.warm import warm
 from strata.errors import StrataError
 
 
-class StrataGroup(click.Group):
+class StrataGroup(AppGroup):
     """Commands that fail as Strata's do."""
 
     def invoke(self, ctx: click.Context) -> Any:

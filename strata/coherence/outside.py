@@ -8,6 +8,7 @@ notifications: it can cost a cached copy, and never a write.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,6 +18,10 @@ from strata.coherence.repairs import Repairs
 from strata.errors import StrataError
 from strata.model.jsonb import UNREADABLE
 from strata.protocol.versions import VersionClock
+from strata.schema import Schema
+
+if TYPE_CHECKING:
+    from strata.l3.table import Table
 
 
 class Notice(msgspec.Struct, frozen=True):
@@ -66,9 +71,9 @@ class Outside:
             bound.l1.clear()
         self._repairs.wake()
 
-    def marks(self) -> list[str]:
+    def tables(self) -> list[tuple[Table, Schema[Any]]]:
         """Of the schemas that have rows, and so may have repairs."""
-        return [bound.rows.table.mark for bound in list(self._schemas.values()) if bound.l3 is not None]
+        return [(bound.rows.table, bound.schema) for bound in list(self._schemas.values()) if bound.l3 is not None]
 
     def waiting(self) -> None:
         """There are repairs to do."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import re
 import weakref
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from strata.errors import InvalidConfigError, shown
 from strata.exports import export
 from strata.observe.metrics import BUCKETS
 from strata.waits.locks import once_lock
 
-__all__ = ["PrometheusRecorder", "all_processes", "ended"]
+__all__ = ["PrometheusRecorder", "all_processes"]
 
 _PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SUMMED = {"strata_l1_entries", "strata_write_behind_dirty"}  # of several processes; of other gauges the largest counts
@@ -91,18 +92,37 @@ def serve(address: str, port: int) -> None:
 
 
 def all_processes() -> CollectorRegistry:
-    """What is recorded by all processes that share `PROMETHEUS_MULTIPROC_DIR`; where that is not set, by this one."""
+    """What is recorded by all processes that share `PROMETHEUS_MULTIPROC_DIR`; where that is not set, by this one.
+
+    A scrape leaves out, and removes, the gauges of processes that are gone, however they ended; what these have counted
+    stays. They are known by their pids, so processes that do not see each other must not share a directory. Raises
+    `ValueError` where the directory is not there. What is returned is thread-safe.
+    """
     if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         return REGISTRY
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    _Living(registry)  # type: ignore[no-untyped-call]
     return registry
 
 
-def ended(pid: int) -> None:
-    """The process ends: its gauges are not to be summed up with those of the living any more."""
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        mark_process_dead(pid)  # type: ignore[no-untyped-call]
+class _Living(MultiProcessCollector):
+    """Also knows by itself which processes are gone: not every web server can be told what to do then."""
+
+    def collect(self) -> Any:
+        for file in Path(self._path).glob("gauge_live*_*.db"):
+            if not _there(int(file.stem.rpartition("_")[2])):
+                file.unlink(missing_ok=True)  # another scrape may have been first
+        return super().collect()  # type: ignore[no-untyped-call]
+
+
+def _there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
 
 
 __dir__ = export(globals())

@@ -36,24 +36,14 @@ def compare(
         if not exists(conn, name):
             plan.statements += ddl.system_table(name)
     plan.statements += ddl.later_columns(conn)
-    seen: dict[str, Table] = {}
+    seen: set[str] = set()
     for table, schema in tables:
-        if table.name not in seen:
-            seen[table.name] = table
+        if table.name not in seen:  # schemas over one table have the same columns and partitions
+            seen.add(table.name)
             part = Plan()
             comparison = _Comparison(conn, part, table, schema, months, managed=_managed(tables, table.name))
             needed = comparison.run()
             plan.add(part if comparison.managed else _told(table, part, needed=needed))
-        elif seen[table.name].partition != table.partition:
-            raise InvalidModelError(
-                f"schemas {seen[table.name].schema_name!r} and {table.schema_name!r} have another partition_by but the "
-                f"same table {table.name!r}; give them the same"
-            )
-        elif seen[table.name].plan.columns != table.plan.columns:
-            raise InvalidModelError(
-                f"schemas {seen[table.name].schema_name!r} and {table.schema_name!r} have other columns but the same "
-                f"table {table.name!r}; give one of them another PostgresPolicy.table_name"
-            )
     _watch(conn, plan, tables)
     return plan
 
@@ -90,7 +80,7 @@ def _watch(conn: Connection, plan: Plan, tables: Sequence[tuple[Table, Schema[An
     """What tables lack to tell of changes made outside, and those that tell although nobody asks them to."""
     watched = watched_tables(tables)
     for item in watched:
-        additions = [*outside.additions(conn, item), *watch_partitions(conn, tables, item)]
+        additions = _watching(conn, tables, item)
         if _managed(tables, item.table):
             plan.statements += additions
         elif additions:
@@ -103,6 +93,16 @@ def _watch(conn: Connection, plan: Plan, tables: Sequence[tuple[Table, Schema[An
     for name, sql in outside.leftovers(conn, unwatched):
         text = f"{name} tells of changes made outside, but no schema registered here has PostgresPolicy(watch=True)"
         plan.manual.append(ManualChange(text, sql))
+
+
+def untold(conn: Connection, tables: Sequence[tuple[Table, Schema[Any]]]) -> list[tuple[str, str]]:
+    """The watched tables that do not tell of all changes made outside, and why, in words that go on from the name."""
+    return [(item.table, _untold(conn, item.table)) for item in watched_tables(tables) if _watching(conn, tables, item)]
+
+
+def _watching(conn: Connection, tables: Sequence[tuple[Table, Schema[Any]]], item: outside.Watched) -> list[str]:
+    """The statements that make a table tell of all changes made outside, as far as it does not yet."""
+    return [*outside.additions(conn, item), *watch_partitions(conn, tables, item)]
 
 
 def _untold(conn: Connection, table: str) -> str:

@@ -7,21 +7,24 @@ also shows that the server is there: rows in L3 are the truth, notifications onl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import psycopg
 from psycopg import errors
 
 from strata.l3 import poolers
 from strata.l3.causes import advice_of, cause_of
+from strata.l3.compare import untold
 from strata.l3.connection import Connection, connect, parse_dsn
 from strata.l3.marks import waiting_repairs
 from strata.l3.outside import CHANNEL
+from strata.l3.table import Table
 from strata.observe.causes import network_cause
 from strata.observe.log import SafeLogger
 from strata.policies import L3PoolConfig
 from strata.runtime.breaker import Watcher
 from strata.runtime.daemon import Daemon, Pause
+from strata.schema import Schema
 from strata.waits.clock import Clock
 from strata.waits.sockets import Ears
 
@@ -38,8 +41,8 @@ class Audience(Protocol):
     def returned(self) -> None:
         """It begins to listen, at first and after each time in which notifications may have been missed."""
 
-    def marks(self) -> Sequence[str]:
-        """Of the schemas of whose repairs `waiting` is to tell."""
+    def tables(self) -> Sequence[tuple[Table, Schema[Any]]]:
+        """Those of whose repairs `waiting` is to tell, each with its schema."""
         ...
 
     def waiting(self) -> None:
@@ -76,6 +79,7 @@ class Listener:
         self._conn: Connection | None = None
         self._ears: Ears | None = None
         self._due = 0.0
+        self._looked: Sequence[tuple[Table, Schema[Any]]] = ()  # at these tables, over this connection
         self.connected = False  # whether it listens
 
     def stop(self, timeout: float = 2.0) -> None:
@@ -127,7 +131,7 @@ class Listener:
         except BaseException:
             conn.close()
             raise
-        self._due = 0.0
+        self._due, self._looked = 0.0, ()
         return conn
 
     def _hang_up(self) -> None:
@@ -141,12 +145,21 @@ class Listener:
         [answer] = conn.results(f"SELECT EXISTS (SELECT FROM pg_listening_channels() c WHERE c = '{CHANNEL}')")
         if answer.get_value(0, 0) != b"t":
             self._deaf()
+        tables = self._audience.tables()
+        if tables != self._looked:
+            self._look(conn, tables)
         try:
-            waiting = waiting_repairs(conn, self._audience.marks())
+            waiting = waiting_repairs(conn, [table.mark for table, _ in tables])
         except errors.UndefinedTable:
             return  # not migrated yet
         if waiting:
             self._audience.waiting()
+
+    def _look(self, conn: Connection, tables: Sequence[tuple[Table, Schema[Any]]]) -> None:
+        """Whether they tell of changes, which else nobody would miss."""
+        self._looked = tables
+        for name, reason in untold(conn, tables):
+            self._log.warning("changes made outside may go unseen; run `strata migrate`", table=name, reason=reason)
 
     def _deaf(self) -> NoReturn:
         if not self._said:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
+from strata.errors import InvalidModelError
 from strata.l3 import doubt, failures, statement
 from strata.l3.apply import Applier
 from strata.l3.bulk import Bulk
@@ -284,3 +285,20 @@ class _Sight(NamedTuple):
 
 
 _NEVER = _Sight(0.0, -1)
+
+
+def check_shared(table: Table, others: Iterable[Table]) -> None:
+    """Raise `InvalidModelError` where another schema has the same table, and takes it for another one."""
+    for other in others:
+        if other.name != table.name:
+            continue
+        both = f"schemas {other.schema_name!r} and {table.schema_name!r}"
+        if other.partition != table.partition:
+            raise InvalidModelError(
+                f"{both} have another partition_by but the same table {table.name!r}; give them the same"
+            )
+        if other.plan.columns != table.plan.columns:
+            raise InvalidModelError(
+                f"{both} have other columns but the same table {table.name!r}; give one of them another "
+                "PostgresPolicy.table_name"
+            )

@@ -36,6 +36,22 @@ def test_a_schema_is_registered_once(store: DataStore) -> None:
         store.register(schema(Note, name="notes"))
 
 
+def test_two_schemas_may_share_a_table_only_if_its_columns_and_partitions_are_the_same(make: MakeStore) -> None:
+    @dataclass
+    class Other:
+        id: Annotated[int, strata.PrimaryKey]
+        text: str
+
+    store = make()
+    store.register(schema(Note, name="one", l3=PostgresPolicy(table_name="notes")))
+    store.register(schema(Note, name="same", l3=PostgresPolicy(table_name="notes")))
+    with pytest.raises(strata.InvalidModelError, match="'one' and 'two' have other columns but the same table 'notes'"):
+        store.register(schema(Other, name="two", l3=PostgresPolicy(table_name="notes")))
+    with pytest.raises(strata.InvalidModelError, match="'one' and 'two' have another partition_by but the same table"):
+        store.register(schema(Note, name="two", l3=PostgresPolicy(table_name="notes", partition_by="id")))
+    assert not store.migrate().manual
+
+
 def test_a_model_needs_a_key(store: DataStore) -> None:
     @dataclass
     class Keyless:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -111,6 +112,41 @@ def test_migrate_ends_with_an_error_where_records_cannot_be_written(strata: Stra
     result = strata("migrate")
     assert result.exit_code == 1 and "1 of these must be done for the schemas to work" in result.output
     assert 'ALTER TABLE "notes" ALTER COLUMN "gone" DROP NOT NULL;' in result.output
+
+
+def test_migrate_sql_prints_what_blocks_as_sql_for_psql_and_the_rest_as_comments_of_it(
+    strata: Strata, dsn: str
+) -> None:
+    assert (strata("migrate").exit_code, strata("migrate", "--sql").output) == (0, "")
+    with psycopg.connect(dsn) as conn:
+        conn.execute("ALTER TABLE notes ADD COLUMN gone bigint NOT NULL; ALTER TABLE players ADD COLUMN colour TEXT")
+    printed = strata("migrate", "--sql")
+    assert printed.exit_code == 1
+    lines = printed.stdout.splitlines()
+    assert '--   ALTER TABLE "players" DROP COLUMN "colour";' in lines  # whose values would be gone
+    assert [line for line in lines if line and not line.startswith("--")] == [
+        'ALTER TABLE "notes" ALTER COLUMN "gone" DROP NOT NULL;'
+    ]
+    with psycopg.connect(dsn) as conn:
+        conn.execute(printed.stdout.encode())
+    assert strata("migrate", "--sql").exit_code == 0
+    for other in (["--status"], ["--from", "."]):
+        assert strata("migrate", "--sql", *other).exit_code == 2
+
+
+@pytest.mark.parametrize("option", [["--app", "{app}"], ["--app={app}"]], ids=" ".join)
+def test_app_may_stand_in_front_of_each_command_and_counts_more_than_the_environment(
+    strata: Strata, monkeypatch: pytest.MonkeyPatch, option: list[str]
+) -> None:
+    strata("migrate")
+    given = [word.format(app=os.environ["STRATA_APP"]) for word in option]
+    monkeypatch.setenv("STRATA_APP", "nowhere:store")
+    assert strata("dead-letters", "list", *given).output == "No dead letters.\n"
+    assert strata("dead-letters", *given, "list").output == "No dead letters.\n"
+    assert strata(*given, "dead-letters", "list").output == "No dead letters.\n"
+    assert strata(*given, "migrate").output == "Nothing to do.\n"
+    assert strata("dead-letters", *given).exit_code == 2
+    assert "No such option" in strata(*given, "demo").output
 
 
 def test_migrate_from_applies_files_once(strata: Strata, tmp_path: Path) -> None:

@@ -277,11 +277,6 @@ def test_an_index_with_the_timestamp_may_be_unique(database: Database) -> None:
         upsert(database, both[0], (2, JAN, "home"), 1)
 
 
-def test_two_schemas_of_one_table_agree_on_its_partitions(database: Database) -> None:
-    with pytest.raises(InvalidModelError, match="partition_by"):
-        migrate(database, events(), events(by=None))
-
-
 @pytest.mark.parametrize("model", [Event, Visit])
 def test_an_existing_table_is_told_with_the_sql_that_partitions_it(database: Database, model: type) -> None:
     plain, wanted = events(model, by=None), events(model)

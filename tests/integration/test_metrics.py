@@ -297,10 +297,11 @@ def test_the_code_records_what_is_documented_and_nothing_else(make: MakeStore) -
     assert documented() <= recorder.names | written | counters
 
 
-def test_the_dashboard_shows_documented_metrics() -> None:
+def test_the_dashboard_and_the_queries_of_the_documentation_ask_for_documented_metrics() -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     shown = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     shown.append(dashboard["templating"]["list"][0]["query"]["query"])
+    shown += re.findall(r"^```promql\n(.*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL)
     names = {name for expr in shown for name in re.findall(r"\bstrata_\w+", expr)}
     assert {re.sub(r"_(total|bucket)$", "", name) for name in names} <= documented()
 

@@ -68,14 +68,14 @@ def test_a_neighbour_that_is_gone_keeps_nobody_looking(make: MakeStore, psql: ps
     woken: list[None] = []
     looked: list[None] = []
     outside = inspect(other).outside
-    marks = outside.marks
+    tables = outside.tables
 
-    def look() -> list[str]:
+    def look() -> list[Any]:
         looked.append(None)
-        return marks()
+        return tables()
 
     outside.waiting = lambda: woken.append(None)  # type: ignore[method-assign]
-    outside.marks = look  # type: ignore[method-assign]
+    outside.tables = look  # type: ignore[method-assign]
     wait_until(lambda: len(looked) > 1, what="two looks of the listener")
     assert woken == []
 

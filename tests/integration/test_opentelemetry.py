@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import celery
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -18,6 +19,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from strata import DataStore, Durability, EncodeError, InvalidConfigError, L3UnavailableError, SchemaHooks, WriteMode
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
+from strata.integrations.celery import install
 from strata.integrations.opentelemetry import OpenTelemetryRecorder, OpenTelemetryTracer
 from strata.observe.tracing import MOST
 from strata.testing import inspect
@@ -382,6 +384,19 @@ def test_a_persist_without_any_span_of_its_writer_or_with_nonsense_in_its_place_
         assert persist(newer, "note") == 1
         assert spans.one("strata.persist").links == ()
         spans.taken()
+
+
+def test_a_round_that_beat_rings_for_is_no_trace_as_it_is_none_in_a_thread_of_a_worker(
+    make: MakeStore, spans: Spans
+) -> None:
+    app = celery.Celery("jobs", broker="memory://", set_as_current=False)
+    store = by_hand(make, spans, celery_app=app)
+    install(app, store, beat=True)
+    spans.taken()
+    app.tasks["strata.redrive"]()
+    assert spans.taken() == []
+    app.tasks["strata.audit"]()
+    assert [span.name for span in spans.taken() if span.parent is None] == ["strata.audit"]
 
 
 def test_a_worker_s_persist_is_linked_to_the_web_request_that_wrote(

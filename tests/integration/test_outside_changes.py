@@ -627,6 +627,49 @@ def test_migrate_says_how_to_end_it_where_the_option_was_turned_off(
     assert version(psql, "note", 2) == 0
 
 
+@pytest.mark.parametrize("lacking", ["no triggers", "triggers of another write mode", "a part without them"])
+def test_a_watched_table_that_does_not_tell_of_all_its_changes_is_logged(
+    make: MakeStore, psql: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture, lacking: str
+) -> None:
+    caplog.set_level("INFO", "strata")
+    by = "id" if lacking == "a part without them" else None
+    before, watched = make(), PostgresPolicy(watch=True, partition_by=by)
+    before.register(schema(Note, l3=PostgresPolicy() if lacking == "no triggers" else watched))
+    before.migrate()
+    if by:
+        part = psql.execute("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'note'::regclass")
+        psql.execute(f"DROP TRIGGER _strata_outside_statement ON {part.fetchall()[0][0]}")
+    mode = strata.WriteMode.WRITE_BEHIND if lacking == "triggers of another write mode" else None
+    store = make()
+    store.register(schema(Note, l3=watched, write_mode=mode))
+    listens(store)
+    wait_until(lambda: untold(caplog), what="the warning")
+    [said] = untold(caplog)
+    assert "table='note'" in said and "`strata migrate`" in said
+    assert ("other schemas over it" in said) is (lacking != "no triggers")
+
+
+def test_a_watched_table_that_tells_of_its_changes_is_not_logged_also_where_a_schema_comes_later(
+    make: MakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "strata")
+    store = make()
+    store.register(schema(Note, l3=WATCHED))
+    store.migrate()
+    listens(store)
+    store.register(schema(Tagged, l3=WATCHED))
+    wait_until(lambda: untold(caplog), what="the warning")
+    [said] = untold(caplog)
+    assert "table='tagged'" in said
+
+
+def untold(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged of tables that do not tell of changes."""
+    told = [record for record in caplog.records if "may go unseen" in record.message]
+    assert all(record.levelname == "WARNING" for record in told)
+    return [record.message for record in told]
+
+
 def test_another_role_needs_no_rights_but_those_on_the_table(make: MakeStore, psql: psycopg.Connection[Any]) -> None:
     both = two(make, schema(Note, l3=WATCHED))
     both[0].set(Note, 1, Note(1, "old"))

@@ -320,6 +320,7 @@ def install() -> None:
     _put(listener, "connect", _listen)
     _put(listener, "Ears", SimEars)
     _put(listener, "waiting_repairs", _waiting_repairs)
+    _put(listener, "untold", lambda conn, tables: [])
     _put(Doorbell, "_ring", _ring)
     _put(endings, "watch", lambda behind: Finalizer())
     for module in (collection, datastore):

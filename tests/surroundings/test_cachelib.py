@@ -18,10 +18,12 @@ from django.core.cache import caches
 from django.test import override_settings
 from flask import Flask
 from flask_caching import Cache
+from prometheus_client import CollectorRegistry
 
 from strata import EncodeError, InvalidConfigError, L2UnavailableError
 from strata.embedded import EmbeddedValkey
 from strata.integrations.cachelib import StrataCache
+from strata.integrations.prometheus import PrometheusRecorder
 from strata.testing import inspect
 from tests.behind import client
 from tests.support import wait_until
@@ -135,6 +137,20 @@ def test_a_pickle_that_somebody_else_wrote_is_not_run(make: MakeCache, redis_add
         conn.set("strata:cachelib:raw", pickle.dumps(Bomb()))
     cache = make()
     assert cache.get_many("key", "raw") == [None, None]
+
+
+def test_a_recorder_among_the_options_is_told_of_hits_by_kind_and_prefix_of_the_cache(make: MakeCache) -> None:
+    registry = CollectorRegistry()
+    cache = make(metrics=PrometheusRecorder(registry), key_prefix="shop")
+    cache.set("key", 1)
+    assert [cache.get("key"), cache.get("key"), cache.get("none")] == [1, 1, None]
+    inspect(cache._store).feed.publish()
+
+    def told(name: str, **tier: str) -> float:
+        return registry.get_sample_value(f"strata_{name}_total", {"schema": "cachelib_shop", **tier}) or 0
+
+    assert told("hits", tier="l1") + told("hits", tier="l2") == 2
+    assert (told("gets"), told("misses")) == (3, 1)
 
 
 def test_in_an_outage_calls_raise_unless_it_is_ignored(make: MakeCache) -> None:

@@ -108,6 +108,20 @@ def test_the_example_of_the_page_runs(env: dict[str, str], dsn: str, tmp_path: P
         assert rows(dsn, "SELECT id, points FROM scores") == [("ann", 3)]
 
 
+def test_with_the_filter_of_the_page_rounds_are_not_in_the_log_of_beat_and_worker(
+    env: dict[str, str], redis_addr: str, tmp_path: Path
+) -> None:
+    (tmp_path / "quiet.py").write_text(f"from {APP} import app\n\n{EXAMPLES[-1]}")
+    env |= {"COMPANY_BEAT": "1", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    log = tmp_path / "worker.log"
+    place = "strata:{chores}:housekeeping:notes"
+    with worker(env, tmp_path, "-B", "-s", str(tmp_path / "schedule"), app="quiet"):
+        wait_until(lambda: client(redis_addr).exists(place), what="a round, which keeps house")
+        said = log.read_text()
+    assert "ready." in said and "beat: Starting" in said
+    assert not re.search(r"(task|Task) strata.redrive", said)
+
+
 @pytest.mark.parametrize(
     ("settings", "namespace", "own", "run_with"),
     [

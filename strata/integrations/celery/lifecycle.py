@@ -7,13 +7,12 @@ each fork (`DataStore` registers for it), and opens its own when a task first ne
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 from collections.abc import Callable
 from typing import Any
 
-from celery.signals import worker_init, worker_process_shutdown, worker_ready, worker_shutting_down
+from celery.signals import worker_init, worker_ready, worker_shutting_down
 
 from strata.errors import InvalidConfigError
 from strata.integrations.celery.chores import JOBS, chores, log
@@ -38,7 +37,6 @@ class Lifecycle:
         worker_init.connect(self._admit, weak=False)
         worker_ready.connect(self._begin, weak=False)
         worker_shutting_down.connect(self._stop_threads, weak=False)
-        worker_process_shutdown.connect(self._forget_metrics, weak=False)
 
     def _concerns(self, worker: Any) -> bool:
         return worker.app is self._installed.app and bool(self._installed.served)
@@ -90,12 +88,6 @@ class Lifecycle:
             _metrics().serve(host or "127.0.0.1", int(port))
         except (ImportError, OSError, ValueError) as error:
             log.error("no metrics are served; STRATA_METRICS_ADDR takes host:port", given=given, error=str(error))
-
-    def _forget_metrics(self, **_: Any) -> None:
-        """A child ends: its gauges are not to be summed up with those of the living any more."""
-        if os.environ.get(METRICS):
-            with contextlib.suppress(ImportError):
-                _metrics().ended(os.getpid())
 
 
 def _every(seconds: float, look: Callable[[], object]) -> Callable[[], float]:

@@ -96,8 +96,9 @@ def _guarded(installed: Installed, name: str, kinds: tuple[type, ...]) -> Callab
 
 
 def _span(fleet: Fleet, name: str) -> AbstractContextManager[object]:
-    """That of a task; `strata.persist` has one for each batch."""
-    return nullcontext() if name == "strata.persist" else fleet.tracer.span(name)
+    """That of a task; `strata.persist` has one for each batch. A round, of which most find nothing to do, has none, as
+    in a thread; what it persists has one."""
+    return nullcontext() if name in ("strata.persist", "strata.redrive") else fleet.tracer.span(name)
 
 
 def _round(fleet: Fleet) -> int:
