@@ -15,45 +15,42 @@ from strata.cli.servers import Servers
 from strata.cli.signals import ending_in_order, undisturbed
 from strata.errors import StrataError
 
-# A worker of another store would take tasks of schemas that it does not have.
-ALONE = "# Servers only: a worker and Flower need your store, --app package.module:store"
+EXAMPLE = "strata.cli.example:store"
 LOOK = 0.5  # seconds between looks at the processes
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option("--app", "target", envvar="STRATA_APP", default="", metavar="PACKAGE.MODULE:STORE",
-              help="Your DataStore, for the worker and Flower (default: STRATA_APP; else there are none).")  # fmt: skip
+@click.option("--app", "target", envvar="STRATA_APP", default=EXAMPLE, metavar="PACKAGE.MODULE:STORE",
+              help="Your DataStore, for the worker (default: STRATA_APP, else a small example).")  # fmt: skip
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def dev(target: str, command: tuple[str, ...]) -> None:
-    """Start PostgreSQL, a Redis-compatible server and, for --app, a worker and Flower, until Ctrl-C.
+    """Start PostgreSQL, a Redis-compatible server, a worker and Flower, until Ctrl-C.
 
     With a COMMAND (`strata dev -- python app.py`), run it in their environment, and end with it.
     """
     with ending_in_order(), Servers() as servers:
-        if target:
-            servers.environment["STRATA_APP"] = target
+        servers.environment["STRATA_APP"] = target
         with LocalFleet(servers.inherited()) as fleet:
-            lines = [*_exports(servers), *(_started(fleet) if target else [ALONE])]
+            fleet.start_worker()
+            flower = fleet.start_flower()
+            lines = _lines(servers, fleet, flower)
             # A command's output stays its own.
             click.echo("\n".join(lines), err=bool(command))
             status = _run(command, servers, fleet) if command else _watch(fleet)
     sys.exit(status)
 
 
-def _exports(servers: Servers) -> list[str]:
-    """How to reach the servers, in words that a shell can take as they are."""
+def _lines(servers: Servers, fleet: LocalFleet, flower: str) -> list[str]:
+    """What is running, in words that a shell can take as they are."""
     exports = {name: value for name, value in servers.environment.items() if name not in servers.given}
     return [
         *(f"# {name} is set: that server is used" for name in servers.given),
         "# For another terminal:",
         *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
+        *(["# STRATA_APP is a small example; --app names your store"] if exports.get("STRATA_APP") == EXAMPLE else []),
+        f"# Flower: {flower}",
+        f"# Logs: {fleet.logs}",
     ]
-
-
-def _started(fleet: LocalFleet) -> list[str]:
-    """Start all of it, and tell where it is to be seen."""
-    fleet.start_worker()
-    return [f"# Flower: {fleet.start_flower()}", f"# Logs: {fleet.logs}"]
 
 
 def _run(command: Sequence[str], servers: Servers, fleet: LocalFleet) -> int:

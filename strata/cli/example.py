@@ -1,7 +1,11 @@
-"""The application of `docker-compose.yml` where none is named: one schema, written behind, to play with."""
+"""The application of `strata dev` where none is named: one schema, written behind, to play with.
+
+It has a namespace of its own, so that its worker takes no tasks of whoever uses these servers with another store.
+"""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated
@@ -23,7 +27,7 @@ class Note:
     updated_at: Annotated[datetime | None, AutoNow] = None
 
 
-store = DataStore(Config.from_env())
+store = DataStore(Config.from_env(namespace=os.environ.get("STRATA_NAMESPACE") or "example"))
 notes = store.register(
     Schema(
         Note,

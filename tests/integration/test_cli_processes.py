@@ -19,7 +19,6 @@ from strata.cli.servers import Servers
 from tests.support import wait_until
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE = ("--app", "strata.cli.example:store")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(240),
@@ -76,7 +75,7 @@ def folder() -> Iterator[Path]:
 
 
 def test_dev_prints_what_to_export_and_stops_everything(folder: Path) -> None:
-    dev = Command(folder, "dev", *EXAMPLE)
+    dev = Command(folder, "dev")
     try:
         wait_until(lambda: "Ctrl-C" in dev.said(), timeout=60, what="strata dev")
         lines = dev.said().splitlines()
@@ -95,14 +94,17 @@ def test_dev_prints_what_to_export_and_stops_everything(folder: Path) -> None:
     assert list(folder.iterdir()) == [dev.output]
 
 
-def test_dev_without_a_store_starts_servers_only_and_no_worker_that_would_take_the_tasks_of_another(
-    folder: Path,
-) -> None:
-    dev = Command(folder, "dev", "--", sys.executable, "-c", "import os; print('APP', os.environ.get('STRATA_APP'))")
+def test_dev_s_example_takes_no_tasks_of_another_store_on_its_servers(folder: Path) -> None:
+    """All that they keep, queues included, is apart by namespace."""
+    command = (
+        "from strata import Config, DataStore\n"
+        "from strata.cli import example\n"
+        "mine = DataStore(Config.from_env())\n"
+        "print(mine.config.namespace != example.store.config.namespace)\n"
+    )
+    dev = Command(folder, "dev", "--", sys.executable, "-c", command)
     assert dev.process.wait(60) == 0, dev.said()
-    assert "APP None" in dev.said()
-    assert "export STRATA_REDIS_ADDR=" in dev.said() and "export STRATA_APP=" not in dev.said()
-    assert "Flower:" not in dev.said() and "--app package.module:store" in dev.said()
+    assert "True" in dev.said() and "# STRATA_APP is a small example" in dev.said()
 
 
 def test_dev_runs_a_command_with_the_last_words_of_what_ended_meanwhile_and_ends_with_its_status(
@@ -113,7 +115,7 @@ def test_dev_runs_a_command_with_the_last_words_of_what_ended_meanwhile_and_ends
         "while not pathlib.Path('enough').exists(): time.sleep(0.05)\n"
         "sys.exit(7 if os.environ['STRATA_REDIS_ADDR'] else 1)"
     )
-    dev = Command(folder, "dev", *EXAMPLE, "--", sys.executable, "-c", command)
+    dev = Command(folder, "dev", "--", sys.executable, "-c", command)
     wait_until(lambda: "# Logs" in dev.said(), timeout=60, what="strata dev")
     [flower] = [line for line in dev.left() if "flower" in line and "guard" not in line]
     os.kill(int(flower.split()[0]), signal.SIGKILL)
@@ -152,7 +154,7 @@ def test_dev_says_in_one_line_why_the_worker_does_not_start(folder: Path) -> Non
 
 
 def test_dev_ends_when_a_process_of_it_ends(folder: Path) -> None:
-    dev = Command(folder, "dev", *EXAMPLE)
+    dev = Command(folder, "dev")
     try:
         wait_until(lambda: "Ctrl-C" in dev.said(), timeout=60, what="strata dev")
         [flower] = [line for line in dev.left() if "flower" in line and "guard" not in line]
@@ -166,7 +168,7 @@ def test_dev_ends_when_a_process_of_it_ends(folder: Path) -> None:
 
 
 def test_killed_dev_leaves_nothing_behind(folder: Path) -> None:
-    dev = Command(folder, "dev", *EXAMPLE)
+    dev = Command(folder, "dev")
     wait_until(lambda: "Ctrl-C" in dev.said(), timeout=60, what="strata dev")
     assert len(dev.left()) > 4
     dev.process.kill()
