@@ -191,7 +191,7 @@ def test_the_examples_of_what_is_made_where_it_is_missing_run_as_they_stand(tmp_
     profile = "Profile(user=7, name='ann', visits=0)"
     assert result.stdout.splitlines() == [
         "asking for 7", profile, profile, "computing 2", "3.0 3.0 3.0", "computing 2", "computing 2", "3.0 3.0",
-        'article=2,currency="EUR"', "12",
+        'article=2,currency="EUR"', "measuring lamp", "4 4", "12",
     ]  # fmt: skip
 
 
