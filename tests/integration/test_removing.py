@@ -52,7 +52,7 @@ def rows(psql: psycopg.Connection[Any], table: str) -> list[Any]:
 
 
 def used(make: MakeStore, psql: psycopg.Connection[Any]) -> DataStore:
-    """A store whose tables, one of another tool's and one by month, are watched, and were written behind in every way."""
+    """A store whose tables, one of another tool's and one by month, are watched and were written behind."""
     psql.execute(MAKE)
     store = make()
     behind = WriteMode.WRITE_BEHIND
@@ -111,7 +111,9 @@ def test_nothing_of_strata_is_left_in_a_redis_that_others_use_too(
         assert redis.dbsize() > 3
         command = COMMAND.replace("strata:*", f"{namespace}:strata:*" if namespace else "strata:*")
         host, _, port = redis_addr.rpartition(":")
-        subprocess.run(command.replace("redis-cli", f"redis-cli -h {host} -p {port}"), shell=True, check=True, timeout=60)
+        subprocess.run(
+            command.replace("redis-cli", f"redis-cli -h {host} -p {port}"), shell=True, check=True, timeout=60
+        )
         assert redis.keys() == [b"somebody's"]
 
 
@@ -130,4 +132,7 @@ def test_workers_of_the_release_before_persist_what_waits_and_the_last_set_wins_
     after.set(Order, 1, Order(1, "written through"))
     assert after.health().pending == 0, "it is not told of what waits"
     assert persist(before, "orders") == 2
-    assert psql.execute("SELECT id, note FROM orders ORDER BY id").fetchall() == [(0, "deferred"), (1, "written through")]
+    assert psql.execute("SELECT id, note FROM orders ORDER BY id").fetchall() == [
+        (0, "deferred"),
+        (1, "written through"),
+    ]
