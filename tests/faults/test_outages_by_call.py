@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 import strata
 from strata import DataStore, L3PoolConfig, Q, WriteMode
-from strata.testing import Proxy
+from strata.testing import Proxy, inspect
 from tests.stores import schema, stores, sure
 
 PAGE = (Path(__file__).parents[2] / "docs" / "outages.md").read_text()
@@ -93,7 +93,7 @@ def calls(store: DataStore, doubled: Any) -> dict[str, list[Callable[[], Any]]]:
         lambda: store.delete_where("visits", one),
         lambda: in_a_transaction(store),
     ]
-    deferred = store._schemas["visits"].deferred
+    deferred = inspect(store).schemas["visits"].deferred
     return {
         "`get`, `get_many` of what memory holds": [
             lambda: store.get("visits", 1), lambda: store.get_many("visits", [1]),
