@@ -52,7 +52,7 @@ def compare(
         elif seen[table.name].plan.columns != table.plan.columns:
             raise InvalidModelError(
                 f"schemas {seen[table.name].schema_name!r} and {table.schema_name!r} have other columns but the same "
-                f"table {table.name!r}; give one of them another PostgresPolicy.table_name"
+                f"table {table.name!r}; make one schema of them, or give one another PostgresPolicy.table_name"
             )
     _watch(conn, plan, tables)
     return plan
