@@ -37,20 +37,24 @@ def invalidate_after_commit(
     statements, such as `update(Article).where(...)`, drop all records of their table. After a rollback nothing is
     dropped. A commit does not fail for want of Redis, which is then told as soon as it answers.
 
-    For tables without `watch=True`, whose triggers see more: raw SQL, `bulk_save_objects` and its like, cascades of the
-    database, and what other programs change are not seen here, and a process that is killed right after its commit has
-    told nobody.
+    With `watch=True` or without it. The triggers of that see more: raw SQL, `bulk_save_objects` and its like, cascades
+    of the database, what other programs change, and what a process did that was killed right after its commit, are not
+    seen here. They tell some milliseconds after the commit; this has the process that commits read its change at once.
 
-    Raises `InvalidConfigError` for what are no sessions, and no mapped class. So does a flush, before the commit, where
-    the key of the mapped class is not that of the record; where it is of another type, it raises `EncodeError`.
+    Raises `InvalidConfigError` for what are no sessions, for what is no mapped class, and where the key of the record
+    is not among the primary key of the mapped class; where it is of another type, a flush raises `EncodeError`, before
+    the commit. Call it once, in one thread; the sessions may be used in any.
 
     ::
 
         invalidate_after_commit(Session, {ArticleRow: articles})
     """
-    for model in collections:
-        if sqlalchemy.inspect(model, raiseerr=False) is None:
+    for model, records in collections.items():
+        mapper: Any = sqlalchemy.inspect(model, raiseerr=False)
+        if mapper is None:
             raise InvalidConfigError(f"{shown(model)} is no mapped class of SQLAlchemy's")
+        if isinstance(records, Collection | AsyncCollection):  # others find them where an application is
+            _id(mapper, dict.fromkeys(mapper.primary_key, 0), records)
     changes = _Changes(
         {
             model: records.sync if isinstance(records, AsyncCollection) else records
@@ -122,13 +126,20 @@ def _ids(row: Any, records: Collection[Any, Any]) -> Iterator[Any]:
     for identity in {state.identity, now}:
         if identity is None or None in identity:
             continue  # not in the table before, or not loaded, and so not changed
-        id = plan.key.within({column.name: part for column, part in zip(columns, identity, strict=True)})
-        if id is None:
-            names = ", ".join(column.name for column in columns)
-            raise InvalidConfigError(
-                f"the key of {records.name!r} is {plan.key.spelled}, that of {type(row).__name__} is {names}"
-            )
+        id = _id(state.mapper, dict(zip(columns, identity, strict=True)), records)
         yield plan.key_and_text(id)[0]
+
+
+def _id(mapper: Any, identity: Mapping[Any, Any], records: Any) -> Any:
+    """The id of a record, among the columns of a row's primary key."""
+    key = records._hot.bound.plan.key
+    id = key.within({column.name: part for column, part in identity.items()})
+    if id is None:
+        names = ", ".join(column.name for column in identity)
+        raise InvalidConfigError(
+            f"the key of {records.name!r} is {key.spelled}, that of {mapper.class_.__name__} is {names}"
+        )
+    return id
 
 
 __dir__ = export(globals())

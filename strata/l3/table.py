@@ -299,6 +299,6 @@ def check_shared(table: Table, others: Iterable[Table]) -> None:
             )
         if other.plan.columns != table.plan.columns:
             raise InvalidModelError(
-                f"{both} have other columns but the same table {table.name!r}; give one of them another "
-                "PostgresPolicy.table_name"
+                f"{both} have other columns but the same table {table.name!r}; make one schema of them, or give one "
+                "another PostgresPolicy.table_name"
             )

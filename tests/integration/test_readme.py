@@ -16,8 +16,9 @@ ROOT = Path(__file__).parents[2]
 MODELS, QUERIES = "docs/models-and-types.md", "docs/queries.md"
 MEMOIZING, LIVES, TAGS, COOKBOOK = "docs/memoizing.md", "docs/lives.md", "docs/tags.md", "docs/cookbook.md"
 OTHERS = ("README.md", "docs/getting-started.md", "docs/asyncio.md")
-EXISTING = "docs/existing-tables.md"
-PAGES = {name: ROOT / name for name in (*OTHERS, EXISTING, MODELS, QUERIES, MEMOIZING, LIVES, TAGS, COOKBOOK)}
+EXISTING, WRITE_MODES = "docs/existing-tables.md", "docs/write-modes.md"
+RUN = (EXISTING, WRITE_MODES, MODELS, QUERIES, MEMOIZING, LIVES, TAGS, COOKBOOK)
+PAGES = {name: ROOT / name for name in (*OTHERS, *RUN)}
 EXAMPLE = re.compile(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", re.MULTILINE | re.DOTALL)
 RECIPES = dict(section.split("\n", 1) for section in PAGES[COOKBOOK].read_text().split("\n## ")[1:])
 
@@ -91,6 +92,17 @@ store = DataStore(Config.from_env())
 scores = store.register(Schema(Score, name="scores", l1=MemPolicy(), l2=RedisPolicy(), l3=PostgresPolicy()))
 store.migrate()
 """
+
+
+def test_content_and_a_counter_share_a_table_as_the_page_says(tmp_path: Path, dsn: str, redis_addr: str) -> None:
+    section = PAGES[WRITE_MODES].read_text().split("### Content and a counter in one table\n")[1]
+    ((code, said),) = EXAMPLE.findall(section)
+    (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "example.py").write_text(f"{code}\nstore.close()\n")
+    result = run(tmp_path, "example.py", STRATA_POSTGRES_DSN=dsn, STRATA_REDIS_ADDR=redis_addr)
+    assert (result.returncode, result.stdout) == (0, said), result.stderr
+    with psycopg.connect(dsn) as conn:
+        assert conn.execute("SELECT title, views FROM articles").fetchall() == [("A lamp", 2)]
 
 
 @pytest.mark.parametrize("title", ["Page by page", "Changing what a query finds"])
@@ -191,7 +203,7 @@ def test_the_examples_of_what_is_made_where_it_is_missing_run_as_they_stand(tmp_
     profile = "Profile(user=7, name='ann', visits=0)"
     assert result.stdout.splitlines() == [
         "asking for 7", profile, profile, "computing 2", "3.0 3.0 3.0", "computing 2", "computing 2", "3.0 3.0",
-        'article=2,currency="EUR"', "12",
+        'article=2,currency="EUR"', "measuring lamp", "4 4", "12",
     ]  # fmt: skip
 
 

@@ -18,17 +18,100 @@ from tests.stores import MakeStore, schema, sure
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_example_of_the_page_runs(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "testing-your-application.md").read_text()
-    conftest, example = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[:2]
-    (tmp_path / "conftest.py").write_text(conftest)
-    (tmp_path / "test_shop.py").write_text(example)
+PAGE = (ROOT / "docs" / "testing-your-application.md").read_text()
+MODELS = """
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+class Base(DeclarativeBase): pass
+class ArticleRow(Base):
+    __tablename__ = "articles"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    title: Mapped[str]
+"""
+SHOP = """
+from dataclasses import dataclass
+from typing import Annotated
+from strata import DataStore, MemPolicy, PostgresPolicy, PrimaryKey, RedisPolicy, Schema, WriteMode
+@dataclass
+class Article:
+    id: Annotated[str, PrimaryKey]
+    title: str
+def open_store(config):
+    store = DataStore(config)
+    store.register(Schema(Article, name="articles", l1=MemPolicy(), l2=RedisPolicy(), write_mode=WriteMode.WRITE_BEHIND,
+                          l3=PostgresPolicy(managed=MANAGED, watch=True)))
+    return store
+"""
+TESTS = """
+import pytest
+from shop import Article, open_store
+@pytest.mark.parametrize("word", ["one", "two", "three"])
+def test_nothing_is_left_of_another_test(store, word):
+    assert store.get(Article, "a1", default=None) is None
+    assert store.count(Article) == 0
+    store.set(Article, "a1", Article("a1", word))
+    store.flush_dirty()
+    assert [article.title for article in store.search(Article)] == [word]
+    store.delete(Article, "a1")
+    store.set(Article, "a2", Article("a2", word))
+"""
+
+OPENED = f"""{TESTS}
+@pytest.fixture
+def store(strata_config):
+    with open_store(strata_config) as store:
+        store.migrate()
+        yield store
+"""
+
+
+def shown(title: str = "") -> list[str]:
+    section = PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0] if title else PAGE
+    return re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+
+
+def pytested(folder: Path, *, passed: int, **files: str) -> None:
+    """The modules are a project, whose tests pass; with no server named but those of variables of its own."""
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STRATA_")}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"]
     ran = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=kept | {"PYTHONPATH": str(ROOT)},
+        check=False,
+        timeout=100,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "3 passed" in ran.stdout
+    assert f"{passed} passed" in ran.stdout
+
+
+def test_the_example_of_the_page_runs(tmp_path: Path) -> None:
+    conftest, example = shown()[:2]
+    pytested(tmp_path, passed=3, conftest=conftest, test_shop=example)
+
+
+def test_tables_of_an_orm_are_made_by_it_and_have_what_strata_needs(tmp_path: Path) -> None:
+    (conftest,) = shown("Tables of an ORM")
+    pytested(
+        tmp_path, passed=3, conftest=conftest, models=MODELS, shop=SHOP.replace("MANAGED", "False"), test_shop=TESTS
+    )
+
+
+def test_one_database_is_emptied_after_each_test(tmp_path: Path) -> None:
+    (conftest,) = shown("One database for all tests")
+    pytested(tmp_path, passed=3, conftest=conftest, shop=SHOP.replace("MANAGED", "True"), test_shop=OPENED)
+
+
+def test_servers_that_are_there_are_named_by_variables_of_the_application_s_own(
+    tmp_path: Path, dsn: str, redis_addr: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (conftest,) = shown("Servers that are there already")
+    monkeypatch.setenv("TEST_POSTGRES_DSN", dsn)
+    monkeypatch.setenv("TEST_REDIS_ADDR", redis_addr if "://" in redis_addr else f"redis://{redis_addr}")
+    pytested(tmp_path, passed=3, conftest=conftest, shop=SHOP.replace("MANAGED", "True"), test_shop=OPENED)
 
 
 def counting(make: MakeStore) -> list[Any]:

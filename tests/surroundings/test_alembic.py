@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import subprocess
@@ -62,6 +63,12 @@ class Application:
             text = text.replace(old, new)
         self.page.write_text(text)
         self.run("alembic revision --autogenerate --rev-id 0001 -m articles && alembic upgrade head")
+
+    def on(self, env: dict[str, str]) -> Application:
+        """The same folder, on other servers."""
+        other = copy.copy(self)
+        other._env = self._env | env
+        return other
 
     def run(self, words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         line = words.replace("strata migrate", f"{sys.executable} -m strata.cli migrate")  # as it is in a checkout
@@ -129,6 +136,17 @@ def test_the_revision_goes_down_and_up_again_and_can_be_written_as_sql(applicati
     assert "strata.outside_articles" in application.run("alembic upgrade 0001:0002 --sql").stdout
     application.run("alembic downgrade base")
     assert "Left to you" not in application.run(APPLY).stdout
+
+
+@pytest.mark.in_turn
+def test_the_tables_of_strata_and_the_revision_may_come_in_either_order(application: Application, dsn: str) -> None:
+    upgrade, migrate = APPLY.splitlines()
+    env = {"DATABASE_URL": url(dsn).render_as_string(hide_password=False), "STRATA_POSTGRES_DSN": dsn}
+    elsewhere = application.on(env | {"STRATA_NAMESPACE": "elsewhere"})
+    elsewhere.run("alembic upgrade 0001")
+    elsewhere.run(migrate, 1)
+    elsewhere.run(upgrade)
+    assert "Left to you" not in elsewhere.run(migrate).stdout
 
 
 @pytest.mark.long

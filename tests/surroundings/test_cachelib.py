@@ -210,7 +210,7 @@ SHOWN = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def test_the_settings_of_the_page_on_drop_in_caches_work_as_they_stand(redis_addr: str) -> None:
-    django, flask, dogpile = (text.replace("redis://127.0.0.1:6379/0", redis_addr) for text in SHOWN)
+    django, flask, _, dogpile = (text.replace("redis://127.0.0.1:6379/0", redis_addr) for text in SHOWN)
     made: dict[str, Any] = {"__name__": __name__}
     for text in (django, flask, dogpile):
         exec(text, made)  # noqa: S102 the page itself
@@ -224,3 +224,16 @@ def test_the_settings_of_the_page_on_drop_in_caches_work_as_they_stand(redis_add
     assert made["region"].get_or_create("key", lambda: (1, 2)) == (1, 2)
     made["region"].backend._store.close(2)
     made["app"].extensions["cache"][made["cache"]]._store.close(2)
+
+
+def test_tests_of_an_application_that_take_another_cache_take_other_options_too() -> None:
+    _, flask, simple, _ = SHOWN
+    made: dict[str, Any] = {"__name__": __name__}
+    imports, _, settings = flask.partition("\napp = ")
+    exec(f"{imports}\n{simple}", made)  # noqa: S102 the page itself
+    with made["app"].app_context():
+        made["cache"].set("key", 1)
+        assert made["cache"].get("key") == 1
+    wrong = f"{imports}\napp = {settings}".replace("strata.integrations.cachelib.StrataCache", "SimpleCache")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'redis_addr'"):
+        exec(wrong, made)  # noqa: S102

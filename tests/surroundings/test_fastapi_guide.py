@@ -61,6 +61,27 @@ def test_every_other_block_runs_as_it_stands(tmp_path: Path, name: str) -> None:
     subprocess.run([sys.executable, "-c", program], env=env, cwd=tmp_path, check=True, timeout=60)
 
 
+def test_a_function_is_memoized_for_the_store_that_the_lifespan_opens(
+    tmp_path: Path, dsn: str, redis_addr: str
+) -> None:
+    (block,) = [block for block in blocks("python") if "remembering" in block]
+    program = f"""{block}
+from fastapi.testclient import TestClient
+for _ in range(2):
+    with TestClient(app) as client:
+        store = app.state.strata.sync
+        store.increment(Views, "lamp", count=1, default=Views("lamp"))
+        store.flush_dirty()
+        print(client.get("/most-read").text)
+"""
+    servers = {"STRATA_POSTGRES_DSN": dsn, "STRATA_REDIS_ADDR": redis_addr}
+    env = bare() | servers | {"PYTHONPATH": f"{EXAMPLE}{os.pathsep}{ROOT}"}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ran.returncode, ran.stdout) == (0, '["lamp"]\n' * 2), ran.stderr
+
+
 @pytest.mark.in_turn
 @pytest.mark.slow
 def test_the_example_s_own_tests_pass(tmp_path: Path) -> None:

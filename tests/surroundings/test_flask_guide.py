@@ -51,6 +51,28 @@ def test_the_tests_of_the_guide_pass_on_its_factory(tmp_path: Path) -> None:
     assert ran.returncode == 0 and "2 passed" in ran.stdout, ran.stdout + ran.stderr
 
 
+def test_a_function_is_memoized_for_each_application_of_the_factory(tmp_path: Path, dsn: str, redis_addr: str) -> None:
+    shop, counting = blocks("Application factories")
+    (tmp_path / "shop.py").write_text(shop)
+    program = f"""{counting}
+for _ in range(2):
+    app = create_counting_app()
+    with app.app_context():
+        tiers.store.migrate()
+        print(app.test_client().get("/how-many").text)
+        tiers.store.set(Product, "p1", Product("p1", "A lamp"))
+        print(app.test_client().get("/how-many").text)
+        app.extensions["how_many"].invalidate()
+        tiers.store.close()
+"""
+    servers = {"STRATA_POSTGRES_DSN": dsn, "STRATA_REDIS_ADDR": redis_addr}
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(
+        command, cwd=tmp_path, env=environment(**servers), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ran.returncode, ran.stdout.split()) == (0, ["0", "0", "1", "1"]), ran.stderr
+
+
 def test_workers_find_the_store_of_the_factory(tmp_path: Path, dsn: str, redis_addr: str) -> None:
     assert "STRATA_APP=shop:worker_store celery" in section("Application factories")
     (tmp_path / "shop.py").write_text(blocks("Application factories")[0])

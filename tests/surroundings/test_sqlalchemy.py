@@ -8,11 +8,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from flask import Flask
 from sqlalchemy import delete, insert, text, update
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from strata import Collection, EncodeError, InvalidConfigError, PostgresPolicy
+from strata.integrations.flask import Strata
 from strata.integrations.sqlalchemy import invalidate_after_commit
 from strata.testing import Proxy, inspect
 from tests.models import Point
@@ -260,14 +262,51 @@ def test_mistakes_are_refused_before_the_commit(
             invalidate_after_commit(wrong, {ArticleRow: both[0]})
     with pytest.raises(InvalidConfigError, match="no mapped class"):
         invalidate_after_commit(sessions, {Article: both[0]})
-    invalidate_after_commit(sessions, {LineRow: both[0]})
     with pytest.raises(InvalidConfigError, match="the key of 'articles' is 'id', that of LineRow is number, order"):
-        with sessions.begin() as session:
-            session.add(LineRow(number=1, order="a"))
+        invalidate_after_commit(sessions, {LineRow: both[0]})
     articles = make().register(schema(Point, name="points"))
     invalidate_after_commit(sessions, {ArticleRow: articles})
     with pytest.raises(EncodeError, match="must be a str"), sessions.begin() as session:
         change(session)
     with psycopg.connect(dsn) as conn:
-        assert conn.execute("SELECT count(*) FROM lines").fetchone() == (0,)
         assert conn.execute("SELECT title FROM articles WHERE id = 1").fetchone() == ("old",)
+
+
+def test_beside_the_triggers_the_process_that_commits_reads_its_own_change_at_once(
+    make: MakeStore, sessions: sessionmaker[Session], dsn: str
+) -> None:
+    store, other = make(), make()
+    watched = schema(Article, name="articles", l3=PostgresPolicy("articles", managed=False, watch=True))
+    with psycopg.connect(dsn) as conn:
+        articles = store.register(watched)
+        for change in store.migrate().manual:
+            conn.execute(change.sql.encode())
+    seen = other.register(watched)
+    with sessions.begin() as session:
+        session.add(ArticleRow(id=1, title="0"))
+    sure(store)
+    invalidate_after_commit(sessions, {ArticleRow: articles})
+    for number in range(1, 30):
+        assert articles.get(1).title == seen.get(1).title == str(number - 1)
+        with sessions.begin() as session:
+            session.get_one(ArticleRow, 1).title = str(number)
+        assert articles.get(1).title == str(number)
+        wait_until(lambda number=number: seen.get(1).title == str(number))  # type: ignore[misc]
+
+
+def test_a_handle_of_flask_s_extension_is_checked_where_its_application_is(
+    sessions: sessionmaker[Session], dsn: str, redis_addr: str
+) -> None:
+    tiers = Strata()
+    articles = tiers.register(schema(Article, name="articles", l3=UNMANAGED))
+    invalidate_after_commit(sessions, {ArticleRow: articles, LineRow: articles})
+    app = Flask("shop")
+    app.config["STRATA"] = {"postgres_dsn": dsn, "redis_addr": redis_addr}
+    tiers.init_app(app)
+    with app.app_context():
+        with sessions.begin() as session:
+            add(session)
+        assert articles.get(3).title == "new"
+        with pytest.raises(InvalidConfigError, match="that of LineRow is number, order"), sessions.begin() as session:
+            session.add(LineRow(number=1, order="a"))
+        tiers.store.close()
