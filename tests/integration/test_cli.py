@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import os
 import sys
 import time
@@ -268,7 +269,8 @@ def test_the_doctor_names_a_shard_that_stands_still_its_age_and_what_to_look_at(
         client.hset(key + "dirty", "7", entry)
         client.zadd(key + "due", {"7": (time.time() + 10) * 1000})  # somebody holds it
     [(what, found, advice)] = [item for item in findings(strata, "warn") if item[0] == "pending in notes"]
-    assert (what, found) == ("pending in notes", f"the oldest entry of shard {shard.number} is 75 s old")
+    assert what == "pending in notes"
+    assert re.fullmatch(f"the oldest entry of shard {shard.number} is (7[5-9]|[89][0-9]) s old", found)
     assert f"strata.persist('notes', {shard.number})" in advice and "pg_stat_activity" in advice
 
 
