@@ -9,7 +9,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
 from prometheus_client import make_asgi_app
 from strata import AsyncDataStore, Config, MemPolicy, PostgresPolicy, PrimaryKey, RedisPolicy, Schema, WriteMode
-from strata.integrations.prometheus import PrometheusRecorder
+from strata.integrations.prometheus import PrometheusRecorder, all_processes
 from strata.integrations.starlette import health_routes, lifespan, strata_store
 
 
@@ -35,7 +35,7 @@ def open_store() -> AsyncDataStore:
 
 
 app = FastAPI(lifespan=lifespan(open_store, migrate=True), routes=health_routes())
-app.mount("/metrics", make_asgi_app())
+app.mount("/metrics", make_asgi_app(all_processes()))
 Store = Annotated[AsyncDataStore, Depends(strata_store)]
 
 

@@ -47,7 +47,7 @@ def known_health(context: Context, schemas: Sequence[Bound], servers: Present) -
     held = together([deferred.lag.fields(name) for name in names])
     return replace(
         health,
-        ledger=OFF if servers.ledger is servers.cache else _redis(context, servers, servers.ledger),
+        ledger=_redis(context, servers, servers.ledger),
         workers_seen=deferred.workers_seen,
         pending=held["pending"],
         oldest_pending=held["oldest_age"],

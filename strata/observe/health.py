@@ -49,7 +49,8 @@ class Health:
         l2: The Redis of the caches.
         l3: The primary PostgreSQL.
         bus: Whether changes of other processes are heard.
-        ledger: A Redis of its own that deferred writes go through. Default: off.
+        ledger: The Redis that deferred writes go through, that of the caches or one of its own. Default: off, nothing
+            is written behind.
         replicas: The read replicas. Default: none.
         workers_seen: Whether a worker was there, at the last look; None also where nothing is written behind. Default:
             None.

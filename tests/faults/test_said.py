@@ -404,9 +404,11 @@ def test_health_says_what_is_off_what_is_unknown_and_what_is_down_and_why(
     store.set(Note, 1, Note(1))
     health = store.health()
     assert health.l2.state is health.l3.state is health.bus.state is TierState.UP
+    assert (health.ledger.state, health.ledger.address) == (TierState.UP, health.l2.address), "one Redis has both"
     assert health.l2.address == own_valkey.addr and health.l3.age is not None and health.l3.since is None
     own_valkey.kill()
     wait_until(lambda: store.health().l2.state is store.health().bus.state is TierState.DOWN)
+    assert store.health().ledger.state is TierState.DOWN
     first = store.health().l2
     assert first.why in ("connection refused", "the connection was cut")
     assert first.since is not None and first.since.tzinfo is not None

@@ -9,10 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.fleet import ROOT
 from tests.served import UVICORN, served
+from tests.support import wait_until
 
 EXAMPLE = ROOT / "examples" / "fastapi"
 PAGE = (ROOT / "docs" / "fastapi.md").read_text()
@@ -80,6 +83,23 @@ for _ in range(2):
         [sys.executable, "-c", program], env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )
     assert (ran.returncode, ran.stdout) == (0, '["lamp"]\n' * 2), ran.stderr
+
+
+@pytest.mark.in_turn
+def test_whichever_process_is_asked_for_metrics_answers_for_all(tmp_path: Path, dsn: str, redis_addr: str) -> None:
+    assert "PROMETHEUS_MULTIPROC_DIR=$(mktemp -d) uvicorn --workers 4 blog:app" in PAGE
+    servers = {"STRATA_POSTGRES_DSN": dsn, "STRATA_REDIS_ADDR": redis_addr, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    env = bare() | servers | {"PYTHONPATH": f"{EXAMPLE}{os.pathsep}{ROOT}"}
+    with served([*UVICORN, "--workers", "2", "blog:app"], env, tmp_path) as server:
+
+        def gets() -> float:
+            found = httpx.get(f"{server.url}/metrics", follow_redirects=True).text
+            samples = [sample for family in text_string_to_metric_families(found) for sample in family.samples]
+            return sum(s.value for s in samples if s.name == "strata_gets_total" and s.labels["schema"] == "articles")
+
+        for _ in range(20):
+            assert httpx.get(f"{server.url}/articles/lamp").status_code == 404
+        wait_until(lambda: [gets() for _ in range(6)] == [20] * 6, 30, "the same count from each process")
 
 
 @pytest.mark.in_turn
