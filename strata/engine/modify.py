@@ -16,7 +16,7 @@ from strata.bound import Bound
 from strata.engine.changes import Decision, check_outside, decide_on
 from strata.engine.commit import Commit
 from strata.engine.context import ABSENT, Context
-from strata.engine.write import Writer
+from strata.engine.write import Stamp, Writer
 from strata.errors import (
     ConflictError,
     EncodeError,
@@ -145,14 +145,15 @@ class Modifier:
         for tries in range(RETRIES):
             if tries:
                 waits.sleep(waits.uniform(0, PAUSE * min(tries, 10)))
-            began = now()
+            began, since = now(), l2.surely_since()  # of what is read: a marker that is set meanwhile outdates it
             found = l2.read(key_text, lease=False)
             there = found.state is State.VALUE
             stood = known if found.state in (State.BUSY, State.LOADING) else found.version
             held = found.record if there else ABSENT
             record = _whole(bound, held, decide_on(bound, key_text, decision, held))
             left = life if found.life is None else found.life - (now() - began)
-            done, known = self._writer.swap(bound, id, key_text, record, stood, life=left)
+            stamp = Stamp(self._context.stamp(), since)
+            done, known = self._writer.swap(bound, id, key_text, record, stood, stamp, left)
             if done:
                 return record
         raise L2RefusedError(

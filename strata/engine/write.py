@@ -190,7 +190,7 @@ class Writer:
             for _ in range(RETRIES):
                 since = l2.surely_since()
                 puts = [
-                    self._put(bound, key_text, record, life, self._stamp(since))
+                    self._put(bound, key_text, record, life, Stamp(self._context.stamp(), since))
                     for key_text, (_, record) in left.items()
                 ]
                 began = self._context.clock.monotonic()
@@ -224,13 +224,13 @@ class Writer:
         key_text: str,
         record: Any,
         stood: int | None,
-        stamp: Stamp | None = None,
+        stamp: Stamp,
         life: float | None = None,
     ) -> tuple[bool, int | None]:
-        """Write a checked record of a schema whose lowest tier is L2, as `L2Tier.swap` does."""
+        """Write a checked record of a schema whose lowest tier is L2, as `L2Tier.swap` does, as of a stamp."""
         assert bound.l2 is not None
         swap = bound.l2.swap
-        put = self._put(bound, key_text, record, life, stamp or self._stamp(bound.l2.surely_since()))
+        put = self._put(bound, key_text, record, life, stamp)
         return self._alone(bound, id, put, lambda put: swap(self._context.announcer.channel, put, stood))
 
     def own(self, bound: Bound, id: Any, key_text: str, record: Any, stamp: Stamp, life: float | None = None) -> bool:
@@ -254,7 +254,10 @@ class Writer:
             bound.l1.claims.enter(claim)
             began = self._context.clock.monotonic()
             done, stands = write(put)
-            if done:
+            assert bound.l2 is not None
+            if done and bound.l2.marks.outdated(put.record, put.since):
+                bound.l1.forget(id)  # it was made of what was invalidated meanwhile
+            elif done:
                 self._take(bound, [(claim, put.record, put.version)], began)
             elif stands is not None:
                 self._context.versions.observe(stands)
@@ -264,9 +267,6 @@ class Writer:
             raise
         finally:
             bound.l1.claims.release(claim)
-
-    def _stamp(self, since: int | None) -> Stamp:
-        return Stamp(self._context.stamp(), since)
 
     def _put(self, bound: Bound, key_text: str, record: Any, life: float | None, stamp: Stamp) -> Put:
         version, since = stamp

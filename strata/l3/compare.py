@@ -85,9 +85,8 @@ def _watch(conn: Connection, plan: Plan, tables: Sequence[tuple[Table, Schema[An
             plan.statements += additions
         elif additions:
             # With what the triggers write to: this may be run on a database on which nobody has run `migrate` yet.
-            own = [line for name in ddl.SYSTEM_TABLES for line in ddl.system_table(name)]
             text = f"{item.table} is managed by other means (managed=False), and {_untold(conn, item.table)}"
-            plan.manual.append(BlockingChange(text, ";\n".join([*own, *additions]) + ";"))
+            plan.manual.append(BlockingChange(text, ";\n".join([*ddl.own_tables(), *additions]) + ";"))
     # Other tables may be another application's.
     unwatched = {table.name for table, _ in tables} - {item.table for item in watched}
     for name, sql in outside.leftovers(conn, unwatched):

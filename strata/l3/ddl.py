@@ -33,6 +33,7 @@ _MONTHS_OF_ROWS = """DO $$ DECLARE m TIMESTAMP; BEGIN
   END LOOP;
 END $$"""
 
+LATER = ("counted", "changed")  # columns of `PARTIALS` that an earlier release made it without
 SYSTEM_TABLES = {
     MIGRATIONS: (
         "file_name TEXT PRIMARY KEY, checksum TEXT NOT NULL, applied_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()"
@@ -62,10 +63,16 @@ def system_table(table: str) -> list[str]:
     return made
 
 
+def own_tables() -> list[str]:
+    """The statements that make all of Strata's own tables as they should be, whatever is there of them."""
+    made = [line for name in SYSTEM_TABLES for line in system_table(name)]
+    return made + [f"ALTER TABLE {PARTIALS} ADD COLUMN IF NOT EXISTS {name} JSONB" for name in LATER]
+
+
 def later_columns(conn: Connection) -> list[str]:
     """The statements that add to Strata's own tables what an earlier release has made them without."""
     _, columns = table_columns(conn, PARTIALS)
-    missing = [name for name in ("counted", "changed") if columns and name not in columns]
+    missing = [name for name in LATER if columns and name not in columns]
     return [f"ALTER TABLE {PARTIALS} ADD COLUMN {name} JSONB" for name in missing]
 
 

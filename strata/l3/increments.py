@@ -77,7 +77,8 @@ class Increments:
             change = changes[place]
             note = None if noted is None else note_of(noted, self._kinds)
             there = version is not None
-            held = Standing.of(self._numbers, version, numbers, note) if there else Standing.gone(buried or 0)
+            gone = Standing.gone(max(buried or 0, horizon or 0))
+            held = Standing.of(self._numbers, version, numbers, note) if there else gone
             came = reckoned(held, change, layout.names, layout.plan.key.names, horizon or 0)
             answers[place] = came.applied
             if came.written is None:
@@ -130,11 +131,11 @@ def reckoned(held: Standing, change: Change, names: Sequence[str], keys: Sequenc
     before, version = held.values, held.version
     earlier = {} if before is None else dict(before)
     came = held.lay(change, names, keys)
+    if before is None and change.version <= horizon:
+        return Reckoned(Applied(change.key, Status.BELOW_HORIZON, version))
     if before is None and held.values is None:
         status = Status.SUPERSEDED if version >= newest(change.added) else Status.MISSING_ROW
         return Reckoned(Applied(change.key, status, version))
-    if before is None and change.version <= horizon:
-        return Reckoned(Applied(change.key, Status.BELOW_HORIZON, version))
     if not came and change.version <= version:
         status = Status.SUPERSEDED if version > change.version else Status.APPLIED
         return Reckoned(Applied(change.key, status, version))

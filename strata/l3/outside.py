@@ -135,7 +135,8 @@ _NOTED = """
         {on_top};
     END IF;"""
 
-_FOREIGN = "current_setting('strata.own', true) IS DISTINCT FROM '{table}'"
+# What a statement of Strata's sets off, such as a foreign key's CASCADE, is not its own.
+_FOREIGN = "(current_setting('strata.own', true) IS DISTINCT FROM '{table}' OR pg_trigger_depth() > 0)"
 # name: when, and for which rows. AFTER INSERT, since a trigger before it would slow down COPY.
 _ROW = {
     "insert": f"AFTER INSERT {{on}} FOR EACH ROW WHEN (NEW.{VERSION} & {NODES - 1} = {L3_NODE})",

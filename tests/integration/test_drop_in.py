@@ -200,6 +200,21 @@ def test_what_is_written_after_a_clear_that_nobody_heard_of_is_kept(make: MakeSt
     assert other.value("key") == b"1"
 
 
+def test_a_change_of_what_was_cleared_meanwhile_does_not_bring_it_back(both: tuple[Entries, Entries]) -> None:
+    one, other = both
+    one.set("count", b"1", DAY)
+
+    def clears(data: bytes) -> bytes:
+        other.clear()
+        wait_until(lambda: one.store._wiring.context.marking.markers.schemas)
+        return add_one(data)
+
+    one.change("count", clears)
+    new = Entries(DataStore(one.store.config), "cache", SECRET)
+    assert [cache.value("count") for cache in (one, other, new)] == [None] * 3
+    new.store.close()
+
+
 def test_what_somebody_else_has_written_to_redis_is_no_entry(make: MakeStore, redis_addr: str) -> None:
     mine = Entries(make(postgres_dsn=""), "cache", SECRET)
     theirs = Entries(make(postgres_dsn=""), "cache", [b"another secret"])

@@ -592,6 +592,24 @@ def test_what_was_made_of_the_row_takes_no_increment_away_that_was_pending(
     assert sums(one) == 1111
 
 
+@pytest.mark.parametrize("place", PLACES)
+def test_what_was_added_before_a_truncation_is_not_in_the_row_that_is_made_after_it(
+    make: MakeStore, dsn: str, place: str
+) -> None:
+    one, other = (counting(make, watch=True) for _ in range(2))
+    one.set_many(Counter, {1: Counter(1, hits=10)})
+    one.increment(Counter, 1, hits=5)
+    if place == "the ledger":
+        hand_off(one)
+    run(dsn, "TRUNCATE counters")
+    comes_after(other, one)
+    wait_until(lambda: other.get(Counter, 1, default=None, force_l3=True) is None)
+    other.increment(Counter, 1, hits=1, default=Counter(1))
+    for store in (other, one):
+        store.flush_dirty()
+    assert sums(other) == 1
+
+
 def test_an_older_set_does_not_take_away_what_was_made_of_the_row(make: MakeStore, dsn: str) -> None:
     early, late = (counting(make, watch=True) for _ in range(2))
     early.set_many(Counter, {1: Counter(1, hits=7)})

@@ -383,6 +383,45 @@ def test_a_deletion_by_cascade_is_told_although_strata_deleted_the_parent(
     everywhere(both, Tagged, key, None)
 
 
+@dataclass
+class Node:
+    id: Annotated[int, strata.PrimaryKey]
+    parent: int | None = None
+    children: int = 0
+
+
+SET_OFF = {
+    "cascade": ("ALTER TABLE node ADD FOREIGN KEY (parent) REFERENCES node ON DELETE CASCADE", 1, 2, None),
+    "set null": ("ALTER TABLE node ADD FOREIGN KEY (parent) REFERENCES node ON DELETE SET NULL", 1, 2, Node(2, None)),
+    "trigger": (
+        """CREATE FUNCTION less() RETURNS trigger LANGUAGE plpgsql AS
+        $$BEGIN UPDATE node SET children = children - 1 WHERE id = OLD.parent; RETURN NULL; END$$;
+        CREATE TRIGGER less AFTER DELETE ON node FOR EACH ROW EXECUTE FUNCTION less()""",
+        2,
+        1,
+        Node(1, None, 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["through", "behind"])
+@pytest.mark.parametrize("what", SET_OFF)
+def test_what_strata_s_deletion_sets_off_in_other_rows_of_its_table_is_told(
+    make: MakeStore, psql: psycopg.Connection[Any], what: str, behind: bool
+) -> None:
+    statement, deleted, other, left = SET_OFF[what]
+    made = deferred(Node, name="node", l3=WATCHED) if behind else schema(Node, name="node", l3=WATCHED)
+    one, another = two(make, made)
+    psql.execute(statement)
+    one.set_many(Node, {1: Node(1, None, 1), 2: Node(2, 1)})
+    for store in (one, another):
+        assert store.get(Node, other).id == other
+    one.delete(Node, deleted)
+    one.flush_dirty()
+    for store in (one, another):
+        wait_until(lambda store=store: store.get(Node, other, default=None) == left)  # type: ignore[misc]
+
+
 def test_a_change_made_while_nobody_listened_is_repaired_by_the_first_who_does(
     make: MakeStore, psql: psycopg.Connection[Any]
 ) -> None:

@@ -305,6 +305,36 @@ def test_settings_that_cannot_be_are_said_by_the_check(unmigrated: Site, line: s
     assert done.returncode == 1 and re.search(said, done.stderr) and "strata.E00" in done.stderr, done.stderr
 
 
+def test_what_is_memoized_may_be_a_method_is_pickled_by_its_name_and_may_be_awaited(site: Site) -> None:
+    with (site.folder / "blog" / "records.py").open("a") as file:
+        file.write(
+            "\n\nclass Shop:\n"
+            "    @cached(ttl=60, key=lambda self, n: n)\n"
+            "    def price(self, n: int) -> int:\n        calls.append(n)\n        return 2 * n\n"
+            "\n\n@cached(ttl=60)\nasync def later(n: int) -> int:\n    calls.append(n)\n    return 3 * n\n"
+            "\n\ncalls: list[int] = []\n"
+        )
+    said = site.python(
+        "import asyncio, copy, pickle\n"
+        "from blog.records import Shop, calls, id_of, later\n"
+        "print(Shop().price(4), Shop().price(4), asyncio.run(later(5)), asyncio.run(later(5)), calls)\n"
+        "Shop.price.invalidate(Shop(), 4)\n"
+        "print(Shop().price(4), calls, id_of.key('a'))\n"
+        "print(pickle.loads(pickle.dumps(id_of)) is copy.deepcopy(id_of) is id_of)\n"
+    )
+    assert said == '8 8 15 15 [4, 5]\n8 [4, 5, 4] slug="a"\nTrue\n', said
+
+
+@pytest.mark.parametrize("broken", ["{'BACKEND': 'no.such.Backend'}", "{**CACHES['default'], 'OPTIONS': {'db': '3'}}"])
+def test_health_goes_on_where_a_cache_cannot_be_made(site: Site, broken: str) -> None:
+    with (site.folder / "news" / "settings.py").open("a") as file:
+        file.write(f"\nCACHES['other'] = {broken}\n")
+    said = site.python(
+        "from django.test import Client\nprint(Client(headers={'host': 'localhost'}).get('/healthz').status_code)"
+    )
+    assert said == "200\n", said
+
+
 def test_health_tells_of_the_caches_too(site: Site, own_valkey: EmbeddedValkey) -> None:
     with (site.folder / "news" / "settings.py").open("a") as file:
         file.write(f"\nCACHES['default']['LOCATION'] = 'redis://{own_valkey.addr}/0'\n")

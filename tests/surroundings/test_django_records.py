@@ -237,14 +237,59 @@ def test_what_a_process_saves_by_the_orm_it_reads_at_once_where_triggers_tell_th
         assert own.get(key, default=None) is None
 
 
+def test_a_key_that_was_given_as_a_text_is_that_of_its_row(make: MakeStore) -> None:
+    schema = record_of(Author, l3=PostgresPolicy())
+    store = adopted(make, schema)
+    name = Author._meta.db_table
+    with hearing(Author, Collection(store, name, schema.model, store._hot[name])):
+        ann = Author.objects.create(name="ann")
+        assert store.get(name, ann.pk).name == "ann"
+        Author(id=str(ann.pk), name="new").save()
+        assert store.get(name, ann.pk).name == "new"
+
+
+@pytest.mark.parametrize("watch", [False, True])
+def test_who_commits_by_hand_saves_as_ever_and_reads_it_soon_after(make: MakeStore, watch: bool) -> None:
+    schema = record_of(Author, l3=PostgresPolicy(watch=watch))
+    store = adopted(make, schema)
+    name = Author._meta.db_table
+    with hearing(Author, Collection(store, name, schema.model, store._hot[name])):
+        ann = Author.objects.create(name="ann")
+        assert store.get(name, ann.pk).name == "ann"
+        transaction.set_autocommit(False)
+        try:
+            ann.name = "new"
+            ann.save()
+            transaction.commit()
+        finally:
+            transaction.set_autocommit(True)
+        wait_until(lambda: store.get(name, ann.pk).name == "new")
+
+
+def test_each_store_and_each_model_over_the_same_records_is_heard(make: MakeStore) -> None:
+    schema = record_of(Author, l3=PostgresPolicy())
+    stores = [adopted(make, schema) for _ in range(2)]
+    name = Author._meta.db_table
+    ann = Author.objects.create(name="ann")
+    first, second = (Collection(store, name, schema.model, store._hot[name]) for store in stores)
+    with hearing(Author, first), hearing(Author, second):
+        assert len(post_save.receivers) >= 2
+        assert [records.get(ann.pk).name for records in (first, second)] == ["ann"] * 2
+        ann.name = "new"
+        ann.save()
+        assert [records.get(ann.pk).name for records in (first, second)] == ["new"] * 2
+
+
 @contextmanager
 def hearing(model: Any, records: Any) -> Iterator[None]:
+    before = [(signal, list(signal.receivers)) for signal in (post_save, post_delete)]
     invalidate_on_commit(model, records)
     try:
         yield
     finally:
-        for signal in (post_save, post_delete):
-            assert signal.disconnect(dispatch_uid=("strata", records.name))
+        for signal, receivers in before:
+            signal.receivers = receivers
+            signal.sender_receivers_cache.clear()
 
 
 def test_without_triggers_saved_and_deleted_objects_are_seen_after_their_commit_by_every_process(
@@ -284,17 +329,13 @@ def test_proxies_and_children_are_seen_by_signals_as_the_objects_that_they_are(m
         editor.create_model(Editor)
     schema = record_of(Author, l3=PostgresPolicy())
     store = adopted(make, schema)
-    invalidate_on_commit(Author, Collection(store, schema.name, schema.model, store._hot[schema.name]))
-    try:
+    with hearing(Author, Collection(store, schema.name, schema.model, store._hot[schema.name])):
         for model in (Writer, Editor):
             author = model.objects.create(name="old")
             assert store.get(schema.name, author.pk).name == "old"
             author.name = "new"
             author.save()
             wait_until(lambda: store.get(schema.name, author.pk).name == "new")  # noqa: B023
-    finally:
-        for signal in (post_save, post_delete):
-            assert signal.disconnect(dispatch_uid=("strata", schema.name))
 
 
 def test_a_table_that_was_renamed_tells_of_changes_by_its_new_name(make: MakeStore) -> None:

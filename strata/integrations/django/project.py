@@ -7,12 +7,12 @@ import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import update_wrapper
+from functools import wraps
 from hashlib import sha256
+from inspect import iscoroutinefunction
 from typing import Any, cast
 
 import django
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.apps import apps
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
@@ -155,35 +155,32 @@ class Handle:
         return f"<records of {self.name}>"
 
 
-class Function:
-    """A memoized function of the store that there is when it is called."""
+def memoized(project: Project, function: Callable[..., Any], terms: Mapping[str, Any]) -> Any:
+    """The function, memoized by the store that there is when it is called; a function as `Cached` is one."""
+    store: DataStore | None = None  # written under the project's lock, after `made`
+    made: Any = None
 
-    def __init__(self, project: Project, function: Callable[..., Any], terms: Mapping[str, Any]) -> None:
-        update_wrapper(self, function)
-        self._project = project
-        self._function = function
-        self._terms = terms
-        self._store: DataStore | None = None  # written under the project's lock, after `_made`
-        self._made: Any = None
-        if iscoroutinefunction(function):
-            markcoroutinefunction(self)
+    def here() -> Any:
+        nonlocal store, made
+        found = project.store()
+        if store is not found:
+            with project.lock:
+                if store is not found:
+                    made = found.cached(**terms)(function)
+                    store = found
+        return made
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._here()(*args, **kwargs)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return here()(*args, **kwargs)
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._here(), name)
+    async def awaited(*args: Any, **kwargs: Any) -> Any:
+        return await here()(*args, **kwargs)
 
-    def _here(self) -> Any:
-        store = self._project.store()
-        if self._store is not store:
-            with self._project.lock:
-                if self._store is not store:
-                    self._made = store.cached(**self._terms)(self._function)
-                    self._store = store
-        return self._made
+    told: Any = wraps(function)(awaited if iscoroutinefunction(function) else call)
+    told.invalidate = lambda *args, **kwargs: here().invalidate(*args, **kwargs)
+    told.refresh = lambda *args, **kwargs: here().refresh(*args, **kwargs)
+    told.key = lambda *args, **kwargs: here().key(*args, **kwargs)
+    return told
 
 
 project = Project()
@@ -229,7 +226,7 @@ def cached(ttl: Duration | None = None, **options: Any) -> Callable[[Callable[..
     """
     if callable(ttl):
         raise InvalidConfigError("cached was given a function as ttl; call it first: @cached(ttl=60)")
-    return lambda function: Function(project, function, {"ttl": ttl, **options})
+    return lambda function: memoized(project, function, {"ttl": ttl, **options})
 
 
 def tables() -> list[tuple[Table, Schema[Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from django.db import transaction
@@ -9,6 +10,8 @@ from django.db.models.signals import post_delete, post_save
 
 from strata.collection import Collection
 from strata.errors import InvalidModelError, shown
+
+_log = logging.getLogger("strata")
 
 
 def invalidate_on_commit(model: Any, records: Collection[Any, Any]) -> None:
@@ -27,12 +30,30 @@ def invalidate_on_commit(model: Any, records: Collection[Any, Any]) -> None:
     def changed(instance: Any, using: str, **_: Any) -> None:
         if not isinstance(instance, concrete):
             return  # the sender is whichever class it is of, a proxy's or a child's perhaps
-        key = getattr(instance, concrete._meta.pk.attname)  # which a deletion takes away
+        key = _key_of(concrete, instance)  # which a deletion takes away
 
         def committed() -> None:
             records._store._committed(records.name, [key])
 
-        transaction.on_commit(committed, using=using, robust=True)
+        connection = transaction.get_connection(using)
+        if connection.in_atomic_block or connection.get_autocommit():
+            transaction.on_commit(committed, using=using, robust=True)
+            return
+        try:  # who commits by hand is told of by nobody: it is dropped now, and again when the transaction has ended
+            records.invalidate(key)
+        except Exception:  # noqa: BLE001 the row is not committed yet, and none of this is the saver's concern
+            _log.exception("a record of %s could not be dropped from the caches", records.name)
 
+    # Once for each model and store.
+    place = "strata", concrete._meta.label, records.name, id(getattr(records, "_project", None) or records._store)
     for signal in (post_save, post_delete):
-        signal.connect(changed, weak=False, dispatch_uid=("strata", records.name))
+        signal.connect(changed, weak=False, dispatch_uid=place)
+
+
+def _key_of(concrete: Any, instance: Any) -> Any:
+    """The key of an object's row, of the type of its column: an object may have been given a text."""
+    meta = concrete._meta
+    found = getattr(instance, meta.pk.attname)
+    if isinstance(found, tuple):
+        return tuple(field.to_python(value) for field, value in zip(meta.pk_fields, found, strict=True))
+    return meta.pk.to_python(found)

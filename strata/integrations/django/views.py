@@ -6,8 +6,10 @@ from typing import Any
 
 from django.conf import settings
 from django.core.cache import caches
+from django.core.exceptions import ImproperlyConfigured
 from django.http import JsonResponse
 
+from strata.errors import InvalidConfigError
 from strata.integrations.django.cache import StrataCache
 from strata.integrations.django.project import project, store
 from strata.integrations.probes import ProbeReport, report
@@ -21,7 +23,7 @@ def health(request: Any) -> JsonResponse:
     >>> urlpatterns = [path("healthz", health)]
     """
     own = report(store()) if project.is_used else None
-    beside = {alias: report(cache.store) for alias, cache in _caches().items() if not project.has(cache.store)}
+    beside = _beside()
     status = _status(own, beside)
     body = {} if own is None else own.body
     told = {
@@ -30,9 +32,19 @@ def health(request: Any) -> JsonResponse:
     return JsonResponse(body | {"status": status} | (told if beside else {}), status=503 if status == "down" else 200)
 
 
-def _caches() -> dict[str, StrataCache]:
-    found = {alias: caches[alias] for alias in settings.CACHES}
-    return {alias: cache for alias, cache in found.items() if isinstance(cache, StrataCache)}
+def _beside() -> dict[str, ProbeReport]:
+    """Of the caches with a store of their own; one whose settings cannot work is down, as its first use shows."""
+    found = {}
+    for alias in settings.CACHES:
+        try:
+            cache = caches[alias]
+            if isinstance(cache, StrataCache) and not project.has(cache.store):
+                found[alias] = report(cache.store)
+        except InvalidConfigError:
+            found[alias] = ProbeReport("down", {})
+        except (ImproperlyConfigured, ImportError):
+            pass  # somebody else's
+    return found
 
 
 def _status(own: ProbeReport | None, beside: dict[str, ProbeReport]) -> str:
