@@ -302,3 +302,8 @@ def check_shared(table: Table, others: Iterable[Table]) -> None:
                 f"{both} have other columns but the same table {table.name!r}; make one schema of them, or give one "
                 "another PostgresPolicy.table_name"
             )
+        if other.deferred or table.deferred:
+            raise InvalidModelError(
+                f"{both} have the same table {table.name!r}, and one of them is written behind: its pending writes would "
+                "be lost under writes of the other; make one schema of them"
+            )

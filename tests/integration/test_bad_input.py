@@ -12,6 +12,7 @@ import redis
 import strata
 from strata import Config, DataStore, MemPolicy, PostgresPolicy, RedisPolicy, Schema, WriteMode
 from strata.testing import inspect
+from tests.behind import deferred
 from tests.models import Account, Note, Player, Point
 from tests.stores import MakeStore, schema
 
@@ -49,6 +50,8 @@ def test_two_schemas_may_share_a_table_only_if_its_columns_and_partitions_are_th
         store.register(schema(Other, name="two", l3=PostgresPolicy(table_name="notes")))
     with pytest.raises(strata.InvalidModelError, match="'one' and 'two' have another partition_by but the same table"):
         store.register(schema(Note, name="two", l3=PostgresPolicy(table_name="notes", partition_by="id")))
+    with pytest.raises(strata.InvalidModelError, match="one of them is written behind"):
+        store.register(deferred(Note, name="two", l3=PostgresPolicy(table_name="notes")))
     assert not store.migrate().manual
 
 
