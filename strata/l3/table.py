@@ -304,6 +304,6 @@ def check_shared(table: Table, others: Iterable[Table]) -> None:
             )
         if other.deferred or table.deferred:
             raise InvalidModelError(
-                f"{both} have the same table {table.name!r}, and one of them is written behind: its pending writes would "
-                "be lost under writes of the other; make one schema of them"
+                f"{both} have the same table {table.name!r}, and one of them is written behind: its pending writes "
+                "would be lost under writes of the other; make one schema of them"
             )
