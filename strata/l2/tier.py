@@ -292,14 +292,29 @@ class L2Tier:
             self._run("abandon", [self.key(key_text) for key_text in chunk], [token])
 
     def own(self, channel: str, puts: Sequence[Put]) -> dict[str, int]:
-        """Write where L2 is the lowest tier; returns the versions in the way of those that were refused."""
-        return {key_text: int(answer) for key_text, answer in self._each_put("own", [channel], puts) if answer}
+        """Write where L2 is the lowest tier; returns the versions in the way of those that were refused, 0 where that is
+        a marker, which is known then."""
+        answers = self._each_put("own", [channel, *self._marks_there], puts)
+        return {key_text: self._standing(answer) or 0 for key_text, answer in answers if answer}
 
     def swap(self, channel: str, put: Put, stood: int | None) -> tuple[bool, int | None]:
         """Write where L2 is the lowest tier, if what stood there, by its version (None: nothing), still does; returns
         whether that was so, and what stands there otherwise."""
-        [(_, answer)] = self._each_put("swap", [channel], [put], "" if stood is None else f"{stood:019d}")
-        return not answer, int(answer) if answer and answer != b"-" else None
+        head, stood_there = [channel, *self._marks_there], "" if stood is None else f"{stood:019d}"
+        [(_, answer)] = self._each_put("swap", head, [put], stood_there)
+        return not answer, self._standing(answer)
+
+    @property
+    def _marks_there(self) -> tuple[str, str]:
+        """Where a script finds the schema's marker."""
+        keys = self.server.keys
+        return "" if self.server.clustered else keys.own("markers", "schemas"), self.marks.name
+
+    def _standing(self, answer: bytes) -> int | None:
+        """The version that stands there, if one does; a marker that stands in the way is heard of."""
+        if answer == b"!":
+            self.marks.catch_up()
+        return int(answer) if answer and answer not in (b"-", b"!") else None
 
     def touch(self, channel: str, put: Put) -> tuple[int | None, bool]:
         """Give the value, whichever it is, the life of `put`, unless it is newer than that; returns the version that

@@ -138,11 +138,11 @@ class SchemaMarkers:
     """What the markers say of one schema's copies. Immutable. `tags` gives those of a record as a cache holds it, or
     None where they cannot be told: such a record is not cached. It is None itself where the schema has no tags."""
 
-    __slots__ = ("_markers", "_name", "tags")
+    __slots__ = ("_markers", "name", "tags")
 
     def __init__(self, markers: Markers, name: str, tags: Callable[[Any], Tags | None] | None = None) -> None:
         self._markers = markers
-        self._name = name
+        self.name = name
         self.tags = tags
 
     def renew(self) -> None:
@@ -154,11 +154,15 @@ class SchemaMarkers:
         `L2UnavailableError`."""
         self._markers.source.renew(within=0)
 
+    def catch_up(self) -> None:
+        """Somebody else has heard of more. Raises `L2UnavailableError`."""
+        self._markers.source.catch_up()
+
     @property
     def since(self) -> int | None:
         """What an entry of L2 is to carry that is read from now on; None: nothing, as long as no marker concerns it."""
         markers = self._markers
-        return markers.heard if self.tags is not None or self._name in markers.schemas else None
+        return markers.heard if self.tags is not None or self.name in markers.schemas else None
 
     def outdated(self, record: Any, since: int | None) -> bool:
         """Whether an entry of L2 may be older than a marker; a record of None is an absence, which has no tags. Where
@@ -166,7 +170,7 @@ class SchemaMarkers:
         markers = self._markers
         if since is not None and since > markers.heard:
             markers.source.catch_up()
-        marked = markers.schemas.get(self._name, 0)
+        marked = markers.schemas.get(self.name, 0)
         tagged = self.tags is not None and record is not None
         if since is None:
             return tagged or marked > 0

@@ -200,6 +200,21 @@ def test_what_is_written_after_a_clear_that_nobody_heard_of_is_kept(make: MakeSt
     assert other.value("key") == b"1"
 
 
+@pytest.mark.parametrize("write", ["set", "add", "set_many"])
+def test_what_is_written_before_the_news_of_a_clear_has_come_is_kept(
+    both: tuple[Entries, Entries], monkeypatch: Any, write: str
+) -> None:
+    """The bus is sure, and the message on its way."""
+    one, other = both
+    other.set("key", b"0", DAY)
+    wait_until(lambda: one.value("key") == b"0")
+    with monkeypatch.context() as patch:
+        patch.setattr(one.store._wiring.context.marking, "heard", lambda *_: None)
+        other.clear()
+    FIRST_WRITES[write](one)
+    assert other.value("key") == one.value("key") == b"1"
+
+
 def test_a_change_of_what_was_cleared_meanwhile_does_not_bring_it_back(both: tuple[Entries, Entries]) -> None:
     one, other = both
     one.set("count", b"1", DAY)
@@ -209,7 +224,8 @@ def test_a_change_of_what_was_cleared_meanwhile_does_not_bring_it_back(both: tup
         wait_until(lambda: one.store._wiring.context.marking.markers.schemas)
         return add_one(data)
 
-    one.change("count", clears)
+    with pytest.raises(NotFoundError):
+        one.change("count", clears)
     new = Entries(DataStore(one.store.config), "cache", SECRET)
     assert [cache.value("count") for cache in (one, other, new)] == [None] * 3
     new.store.close()

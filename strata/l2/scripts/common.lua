@@ -70,6 +70,15 @@ local function standing(key, raw)
   return false
 end
 
+-- Whether what is to be kept was made before the schema's last marker was set, of which its writer has not heard yet.
+-- `set` is the key of the markers, '' on a Cluster, where it is of another slot.
+local function made_before(set, schema, content)
+  local number = set ~= '' and content ~= '' and redis.call('ZSCORE', set, schema)
+  if not number then return false end
+  local since = string.sub(content, 2, 2) == '2' and tonumber(string.sub(content, 26, 41)) or 0
+  return tonumber(number) > since
+end
+
 local function store(key, content, px)
   if px == '0' then redis.call('SET', key, content) else redis.call('SET', key, content, 'PX', px) end
 end
