@@ -27,7 +27,7 @@ class Note:
     updated_at: Annotated[datetime | None, AutoNow] = None
 
 
-store = DataStore(Config.from_env(namespace=os.environ.get("STRATA_NAMESPACE") or "example"))
+store = DataStore(Config.from_env(namespace=os.environ.get("STRATA_NAMESPACE", "example")))
 notes = store.register(
     Schema(
         Note,

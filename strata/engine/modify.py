@@ -145,7 +145,7 @@ class Modifier:
         for tries in range(RETRIES):
             if tries:
                 waits.sleep(waits.uniform(0, PAUSE * min(tries, 10)))
-            began, since = now(), l2.surely_since()  # of what is read: a marker that is set meanwhile outdates it
+            began, since = now(), l2.marks.surely_since()  # of what is read: a marker that is set meanwhile outdates it
             found = l2.read(key_text, lease=False)
             there = found.state is State.VALUE
             stood = known if found.state in (State.BUSY, State.LOADING) else found.version

@@ -188,7 +188,7 @@ class Writer:
         try:
             claims.enter(*mine.values())
             for _ in range(RETRIES):
-                since = l2.surely_since()
+                since = l2.marks.surely_since()
                 puts = [
                     self._put(bound, key_text, record, life, Stamp(self._context.stamp(), since))
                     for key_text, (_, record) in left.items()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +18,13 @@ from strata.l2.content import OUTDATED, Contents, Found, State
 from strata.l2.lifetimes import Lifetimes
 from strata.l2.script import load
 from strata.l2.steps import CHUNK, MOST, Asked, Looked, Steps, in_step
+from strata.l2.told import Told
 from strata.l2.values import Put, text_of
 from strata.protocol.versions import VersionClock
 
 if TYPE_CHECKING:
     from strata.l2.client import RedisServer
 
-TOLD = 10_000  # changes remembered to be told again
 SCANNED = 1_000  # keys that a walk over all of them looks at in one step
 NEWEST = (1 << 63) - 1  # no version is above it
 LEASE_MS = 5_000
@@ -69,9 +68,7 @@ class L2Tier:
         """Start a new series of tokens, which no other process or thread can repeat."""
         self._series = f"{waits.token(8)}."
         self._numbers = itertools.count()  # next() is atomic under the GIL and on free-threaded builds
-        # What this process told L2: (monotonic time, key text, version, or None for an invalidation), oldest first.
-        # Appended to by any thread, which is atomic; copied by the one that tells it again.
-        self._told: deque[tuple[float, str, int | None]] = deque(maxlen=TOLD)
+        self._told = Told()
 
     def key(self, key_text: str) -> str:
         """The Redis key of a record."""
@@ -84,11 +81,6 @@ class L2Tier:
     @property
     def since(self) -> int | None:
         """What is to be noted, before it is read, of what is read for L2."""
-        return self.marks.since
-
-    def surely_since(self) -> int | None:
-        """As `since`, of what nobody could read anew. Raises `L2UnavailableError`."""
-        self.marks.renew_now()
         return self.marks.since
 
     def held(
@@ -292,23 +284,22 @@ class L2Tier:
             self._run("abandon", [self.key(key_text) for key_text in chunk], [token])
 
     def own(self, channel: str, puts: Sequence[Put]) -> dict[str, int]:
-        """Write where L2 is the lowest tier; returns the versions in the way of those that were refused, 0 where that is
-        a marker, which is known then."""
-        answers = self._each_put("own", [channel, *self._marks_there], puts)
+        """Write where L2 is the lowest tier; returns the versions in the way of those that were refused, 0 where that
+        is a marker, which is known then."""
+        answers = self._each_put("own", self._head(channel), puts)
         return {key_text: self._standing(answer) or 0 for key_text, answer in answers if answer}
 
     def swap(self, channel: str, put: Put, stood: int | None) -> tuple[bool, int | None]:
         """Write where L2 is the lowest tier, if what stood there, by its version (None: nothing), still does; returns
         whether that was so, and what stands there otherwise."""
-        head, stood_there = [channel, *self._marks_there], "" if stood is None else f"{stood:019d}"
-        [(_, answer)] = self._each_put("swap", head, [put], stood_there)
+        stood_there = "" if stood is None else f"{stood:019d}"
+        [(_, answer)] = self._each_put("swap", self._head(channel), [put], stood_there)
         return not answer, self._standing(answer)
 
-    @property
-    def _marks_there(self) -> tuple[str, str]:
-        """Where a script finds the schema's marker."""
-        keys = self.server.keys
-        return "" if self.server.clustered else keys.own("markers", "schemas"), self.marks.name
+    def _head(self, channel: str) -> list[Any]:
+        """What scripts begin with that look at the schema's marker, if it is not of another slot of a Cluster."""
+        there = "" if self.server.clustered else self.server.keys.own("markers", "schemas")
+        return [channel, there, self.marks.name]
 
     def _standing(self, answer: bytes) -> int | None:
         """The version that stands there, if one does; a marker that stands in the way is heard of."""
@@ -357,11 +348,7 @@ class L2Tier:
         A Redis that took another's place may hold what was before: replicas, and files, lag behind. What is older than
         it should be is removed, and nothing is stored. `message` makes what is said of a key.
         """
-        newest: dict[str, int | None] = {}
-        for at, key_text, version in list(self._told):
-            known = newest.get(key_text, 0)
-            if at >= since:
-                newest[key_text] = None if version is None or known is None else max(version, known)
+        newest = self._told.since(since)
         puts = [
             Put(key_text, version, None, message(key_text, version))
             for key_text, version in newest.items()
@@ -375,9 +362,7 @@ class L2Tier:
         return newest
 
     def _remember(self, told: Iterable[tuple[str, int | None]]) -> None:
-        # Before it is sent: what fails halfway may have been done by the server that is lost.
-        now = self.server.clock.monotonic()
-        self._told.extend([(now, key_text, version) for key_text, version in told])
+        self._told.remember(self.server.clock.monotonic(), told)
 
     def _each_put(self, name: str, head: list[Any], puts: Sequence[Put], *more: Any) -> Iterator[tuple[str, Any]]:
         def kept(put: Put) -> tuple[bytes, int]:

@@ -154,6 +154,11 @@ class SchemaMarkers:
         `L2UnavailableError`."""
         self._markers.source.renew(within=0)
 
+    def surely_since(self) -> int | None:
+        """As `since`, of what nobody could read anew. Raises `L2UnavailableError`."""
+        self.renew_now()
+        return self.since
+
     def catch_up(self) -> None:
         """Somebody else has heard of more. Raises `L2UnavailableError`."""
         self._markers.source.catch_up()

@@ -209,7 +209,7 @@ def test_what_is_written_before_the_news_of_a_clear_has_come_is_kept(
     other.set("key", b"0", DAY)
     wait_until(lambda: one.value("key") == b"0")
     with monkeypatch.context() as patch:
-        patch.setattr(one.store._wiring.context.marking, "heard", lambda *_: None)
+        patch.setattr(inspect(one.store).markers, "schema", lambda *_: False)
         other.clear()
     FIRST_WRITES[write](one)
     assert other.value("key") == one.value("key") == b"1"
@@ -221,7 +221,7 @@ def test_a_change_of_what_was_cleared_meanwhile_does_not_bring_it_back(both: tup
 
     def clears(data: bytes) -> bytes:
         other.clear()
-        wait_until(lambda: one.store._wiring.context.marking.markers.schemas)
+        wait_until(lambda: inspect(one.store).markers.schemas)
         return add_one(data)
 
     with pytest.raises(NotFoundError):

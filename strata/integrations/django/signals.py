@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
+from contextlib import suppress
 from typing import Any
 
 from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 
 from strata.collection import Collection
-from strata.errors import InvalidModelError, shown
-
-_log = logging.getLogger("strata")
+from strata.errors import InvalidModelError, StrataError, shown
 
 
 def invalidate_on_commit(model: Any, records: Collection[Any, Any]) -> None:
@@ -39,10 +37,9 @@ def invalidate_on_commit(model: Any, records: Collection[Any, Any]) -> None:
         if connection.in_atomic_block or connection.get_autocommit():
             transaction.on_commit(committed, using=using, robust=True)
             return
-        try:  # who commits by hand is told of by nobody: it is dropped now, and again when the transaction has ended
+        # Nobody tells of a commit by hand: it is dropped now, and again when the transaction has ended.
+        with suppress(StrataError):
             records.invalidate(key)
-        except Exception:  # noqa: BLE001 the row is not committed yet, and none of this is the saver's concern
-            _log.exception("a record of %s could not be dropped from the caches", records.name)
 
     # Once for each model and store.
     place = "strata", concrete._meta.label, records.name, id(getattr(records, "_project", None) or records._store)
