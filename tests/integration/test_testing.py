@@ -93,6 +93,7 @@ def test_the_example_of_the_page_runs(tmp_path: Path) -> None:
     pytested(tmp_path, passed=3, conftest=conftest, test_shop=example)
 
 
+@pytest.mark.in_turn
 def test_tables_of_an_orm_are_made_by_it_and_have_what_strata_needs(tmp_path: Path) -> None:
     (conftest,) = shown("Tables of an ORM")
     pytested(
@@ -100,11 +101,13 @@ def test_tables_of_an_orm_are_made_by_it_and_have_what_strata_needs(tmp_path: Pa
     )
 
 
+@pytest.mark.in_turn
 def test_one_database_is_emptied_after_each_test(tmp_path: Path) -> None:
     (conftest,) = shown("One database for all tests")
     pytested(tmp_path, passed=3, conftest=conftest, shop=SHOP.replace("MANAGED", "True"), test_shop=OPENED)
 
 
+@pytest.mark.in_turn
 def test_servers_that_are_there_are_named_by_variables_of_the_application_s_own(
     tmp_path: Path, dsn: str, redis_addr: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

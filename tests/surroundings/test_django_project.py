@@ -297,6 +297,7 @@ SETTINGS: list[tuple[str, str]] = [
 ]
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize(("line", "said"), SETTINGS)
 def test_settings_that_cannot_be_are_said_by_the_check(unmigrated: Site, line: str, said: str) -> None:
     with (unmigrated.folder / "news" / "settings.py").open("a") as file:
@@ -305,6 +306,7 @@ def test_settings_that_cannot_be_are_said_by_the_check(unmigrated: Site, line: s
     assert done.returncode == 1 and re.search(said, done.stderr) and "strata.E00" in done.stderr, done.stderr
 
 
+@pytest.mark.in_turn
 def test_what_is_memoized_may_be_a_method_is_pickled_by_its_name_and_may_be_awaited(site: Site) -> None:
     with (site.folder / "blog" / "records.py").open("a") as file:
         file.write(
@@ -325,6 +327,7 @@ def test_what_is_memoized_may_be_a_method_is_pickled_by_its_name_and_may_be_awai
     assert said == '8 8 15 15 [4, 5]\n8 [4, 5, 4] slug="a"\nTrue\n', said
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("broken", ["{'BACKEND': 'no.such.Backend'}", "{**CACHES['default'], 'OPTIONS': {'db': '3'}}"])
 def test_health_goes_on_where_a_cache_cannot_be_made(site: Site, broken: str) -> None:
     with (site.folder / "news" / "settings.py").open("a") as file:
@@ -335,6 +338,7 @@ def test_health_goes_on_where_a_cache_cannot_be_made(site: Site, broken: str) ->
     assert said == "200\n", said
 
 
+@pytest.mark.in_turn
 def test_health_tells_of_the_caches_too(site: Site, own_valkey: EmbeddedValkey) -> None:
     with (site.folder / "news" / "settings.py").open("a") as file:
         file.write(f"\nCACHES['default']['LOCATION'] = 'redis://{own_valkey.addr}/0'\n")
