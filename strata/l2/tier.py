@@ -297,9 +297,9 @@ class L2Tier:
         return not answer, self._standing(answer)
 
     def _head(self, channel: str) -> list[Any]:
-        """What scripts begin with that look at the schema's marker, if it is not of another slot of a Cluster."""
-        there = "" if self.server.clustered else self.server.keys.own("markers", "schemas")
-        return [channel, there, self.marks.name]
+        """What scripts begin with that look at the schema's marker, if it has one, and not in another slot."""
+        there = self.marks.name and not self.server.clustered
+        return [channel, self.server.keys.own("markers", "schemas") if there else "", self.marks.name]
 
     def _standing(self, answer: bytes) -> int | None:
         """The version that stands there, if one does; a marker that stands in the way is heard of."""

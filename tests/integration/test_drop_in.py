@@ -200,7 +200,7 @@ def test_what_is_written_after_a_clear_that_nobody_heard_of_is_kept(make: MakeSt
     assert other.value("key") == b"1"
 
 
-@pytest.mark.parametrize("write", ["set", "add", "set_many"])
+@pytest.mark.parametrize("write", ["set", "set_many"])
 def test_what_is_written_before_the_news_of_a_clear_has_come_is_kept(
     both: tuple[Entries, Entries], monkeypatch: Any, write: str
 ) -> None:
