@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import django.conf
 import msgspec
 import pydantic
 import pydantic_core
@@ -20,9 +19,7 @@ from django.template import Context, Engine
 from fastapi.encoders import jsonable_encoder
 
 from strata import UNLOADED, EncodeError, loaded, whole
-
-if not django.conf.settings.configured:
-    django.conf.settings.configure()
+from tests.surroundings import django_beside  # noqa: F401 which sets Django up
 
 
 @dataclass
