@@ -26,9 +26,7 @@ from strata.policies import flag
 
 # A key that Django does not warn of, and that stands for itself. So what is found under it needs no look at it.
 _PORTABLE = re.compile(f"(?!{DIGEST})[^\0-\x20\x7f\ud800-\udfff]{{1,250}}").fullmatch
-
-
-OWN = ("MAX_ENTRIES", "ignore_outages", "secret_key")
+_OWN_OPTIONS = ("MAX_ENTRIES", "ignore_outages", "secret_key")  # beside those of `Config`
 
 
 class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
@@ -78,7 +76,7 @@ class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
             secrets += [secret_of(secret, "SECRET_KEY_FALLBACKS") for secret in settings.SECRET_KEY_FALLBACKS]
         else:
             secrets = secrets_of(self._secret)
-        store = store_at(self._location, self._options, self._entries_kept, secrets, OWN)
+        store = store_at(self._location, self._options, self._entries_kept, secrets, _OWN_OPTIONS)
         return entries_of(store, "django_cache", self.key_prefix, secrets)
 
     def _key(self, key: Any, version: int | None) -> str:
