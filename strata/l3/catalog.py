@@ -38,7 +38,7 @@ WHERE NOT EXISTS (SELECT FROM taken t WHERE t.low < m.high AND t.high > m.low) O
 _ON_DELETE = """
 SELECT EXISTS (SELECT FROM pg_trigger t LEFT JOIN pg_constraint c ON c.oid = t.tgconstraint
                WHERE t.tgrelid = to_regclass($1) AND t.tgenabled <> 'D' AND t.tgtype::int & 8 <> 0
-                 AND COALESCE(c.contype::text, '') NOT IN ('p', 'u', 'x') AND t.tgname NOT LIKE $2)
+                 AND COALESCE(c.contype::text, '') NOT IN ('p', 'u', 'x') AND t.tgname::text !~ $2)
 """
 # Under a column's type, which may be a domain over others, lies the one that decides what it takes.
 _COLUMNS = """

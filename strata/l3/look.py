@@ -7,7 +7,7 @@ from collections.abc import Collection
 from strata.l3.actual import Actual
 from strata.l3.connection import Connection
 from strata.l3.layout import VERSION, Layout
-from strata.l3.outside import PREFIX
+from strata.l3.outside import TRIGGERS
 from strata.l3.statement import ARRAYS, INT2, INT4, JSON, TEXT, VARCHAR, Statement
 from strata.model.fields import Kind
 
@@ -20,7 +20,7 @@ SELECT c.relkind NOT IN ('r', 'p') OR EXISTS (
   SELECT FROM pg_trigger g
   WHERE g.tgrelid IN (SELECT c.oid UNION ALL SELECT relid FROM pg_partition_tree(c.oid)) AND g.tgenabled <> 'D'
     AND g.tgtype::int & 1 <> 0 AND g.tgtype::int & 66 <> 0 AND g.tgtype::int & {event} <> 0
-    AND NOT starts_with(g.tgname::text, '{prefix}_'))
+    AND g.tgname::text !~ '{own}')
 """
 _LOOK = f"""
 SELECT a.attname::text, a.atttypid::int8, a.atttypmod, a.attgenerated <> '', a.attidentity = 'a',
@@ -31,8 +31,8 @@ SELECT a.attname::text, a.atttypid::int8, a.atttypmod, a.attgenerated <> '', a.a
 FROM pg_class c
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 JOIN pg_type t ON t.oid = a.atttypid
-CROSS JOIN LATERAL ({_TRIGGERS.format(event=4, prefix=PREFIX)}) AS i(fires)
-CROSS JOIN LATERAL ({_TRIGGERS.format(event=16, prefix=PREFIX)}) AS u(fires)
+CROSS JOIN LATERAL ({_TRIGGERS.format(event=4, own=TRIGGERS)}) AS i(fires)
+CROSS JOIN LATERAL ({_TRIGGERS.format(event=16, own=TRIGGERS)}) AS u(fires)
 WHERE c.oid = to_regclass($1)
 """
 

@@ -85,7 +85,7 @@ class _Making:
             return []
         rows = self._waiting(facts)
         statements = self._statements(facts, move=bool(rows))
-        if rows > MOVED or (rows and fires_on_delete(conn, facts.rest or "", f"{outside.PREFIX}%")):
+        if rows > MOVED or (rows and fires_on_delete(conn, facts.rest or "", outside.TRIGGERS)):
             conn.command("ROLLBACK")
             return self._left(rows, statements)
         for statement in statements:

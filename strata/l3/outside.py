@@ -34,6 +34,7 @@ from strata.protocol.versions import L3_NODE, NODE_BITS, NODES
 
 CHANNEL = "strata_outside"
 PREFIX = "_strata_outside"
+TRIGGERS = f"^~?{PREFIX}_"  # the names of all, as a regular expression
 REPAIRS_MOST = 100_000  # rows of a table's schemas in `_strata_repairs`, about, while nobody sees to them
 MOST = 100  # notes that one transaction tells one by one
 FULL = 7_000  # bytes of a note; a notification can have 8000
@@ -137,21 +138,22 @@ _NOTED = """
 
 # What a statement of Strata's sets off, such as a foreign key's CASCADE, is not its own.
 _FOREIGN = "(current_setting('strata.own', true) IS DISTINCT FROM '{table}' OR pg_trigger_depth() > 0)"
-# name: when, and for which rows. AFTER INSERT, since a trigger before it would slow down COPY.
+# Name: when, and for which rows. AFTER INSERT, since a trigger before it would slow down COPY. Those before a change come
+# last by their names (`~` is above all letters), so that they see what the owner's have made of it, if anything.
 _ROW = {
-    "insert": f"AFTER INSERT {{on}} FOR EACH ROW WHEN (NEW.{VERSION} & {NODES - 1} = {L3_NODE})",
-    "update": f"BEFORE UPDATE {{on}} FOR EACH ROW WHEN (NEW.{VERSION} = OLD.{VERSION} AND {_FOREIGN})",
-    "delete": f"BEFORE DELETE {{on}} FOR EACH ROW WHEN ({_FOREIGN})",
+    f"{PREFIX}_insert": f"AFTER INSERT {{on}} FOR EACH ROW WHEN (NEW.{VERSION} & {NODES - 1} = {L3_NODE})",
+    f"~{PREFIX}_update": f"BEFORE UPDATE {{on}} FOR EACH ROW WHEN (NEW.{VERSION} = OLD.{VERSION} AND {_FOREIGN})",
+    f"~{PREFIX}_delete": f"BEFORE DELETE {{on}} FOR EACH ROW WHEN ({_FOREIGN})",
 }
 _STATEMENT = {
-    "statement": "AFTER INSERT OR UPDATE OR DELETE {on} FOR EACH STATEMENT",
-    "truncate": "AFTER TRUNCATE {on} FOR EACH STATEMENT",
+    f"{PREFIX}_statement": "AFTER INSERT OR UPDATE OR DELETE {on} FOR EACH STATEMENT",
+    f"{PREFIX}_truncate": "AFTER TRUNCATE {on} FOR EACH STATEMENT",
 }
 
 _SOURCE = "SELECT p.prosrc FROM pg_proc p WHERE p.oid = to_regprocedure($1)"
 _MADE = """
 SELECT g.tgname::text, p.proname::text FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
-WHERE g.tgrelid = to_regclass($1) AND g.tgname::text LIKE $2
+WHERE g.tgrelid = to_regclass($1) AND g.tgname::text ~ $2
 """
 _PARTS_WITHOUT = """
 SELECT EXISTS (SELECT FROM pg_partition_tree(to_regclass($1)) WHERE level > 0 AND (
@@ -228,27 +230,26 @@ def additions(conn: Connection, watched: Watched) -> list[str]:
     if "_strata_stamp(" not in (_one(conn, _DEFAULT, table, VERSION) or ""):
         statements.append(f"ALTER TABLE {table} ALTER COLUMN {VERSION} SET DEFAULT _strata_stamp(0)")
     # A table that was renamed has triggers that call the function of its name before.
-    made = dict(conn.execute(_MADE, (table, f"{PREFIX}_%")).fetchall())
+    made = dict(conn.execute(_MADE, (table, TRIGGERS)).fetchall())
     for name, when in (_ROW | _STATEMENT).items():
-        if made.get(f"{PREFIX}_{name}") != short(f"{PREFIX}_{watched.table}"):
+        if made.get(name) != short(f"{PREFIX}_{watched.table}"):
             when = when.format(on=f"ON {table}", table=watched.table)
-            statements.append(f"CREATE OR REPLACE TRIGGER {PREFIX}_{name} {when} EXECUTE FUNCTION {function}()")
+            statements.append(f"CREATE OR REPLACE TRIGGER {quote(name)} {when} EXECUTE FUNCTION {function}()")
     return statements
 
 
 def has_triggers(conn: Connection, table: str) -> bool:
     """Whether a table tells of changes in some way."""
-    return bool(conn.execute(_MADE, (quote(table), f"{PREFIX}_%")).fetchall())
+    return bool(conn.execute(_MADE, (quote(table), TRIGGERS)).fetchall())
 
 
 def partitions(conn: Connection, watched: Watched, *, new: bool) -> list[str]:
     """The statement that gives partitions, of which a statement may name one, what only the whole table has."""
     table, function = quote(watched.table), quote(short(f"{PREFIX}_{watched.table}"))
-    names = [f"{PREFIX}_{name}" for name in _STATEMENT]
-    if not new and not _one(conn, _PARTS_WITHOUT, table, names):
+    if not new and not _one(conn, _PARTS_WITHOUT, table, list(_STATEMENT)):
         return []
     made = "".join(
-        f"EXECUTE format('CREATE OR REPLACE TRIGGER {PREFIX}_{name} {when.format(on='ON %s')}"
+        f"EXECUTE format('CREATE OR REPLACE TRIGGER {name} {when.format(on='ON %s')}"
         f" EXECUTE FUNCTION {function}()', part); "
         for name, when in _STATEMENT.items()
     )

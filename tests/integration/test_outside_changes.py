@@ -614,6 +614,49 @@ def test_what_was_deleted_outside_stays_deleted(make: MakeStore, psql: psycopg.C
     assert psql.execute("SELECT text FROM note").fetchall() == [("again",)]
 
 
+OWNERS = """
+CREATE FUNCTION owner_s() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+    IF TG_OP = 'DELETE' OR NEW.y < 0 THEN RETURN NULL; END IF;
+    NEW.x := NEW.x + 100;
+    RETURN NEW;
+END$$;
+CREATE TRIGGER zzz BEFORE UPDATE OR DELETE ON point FOR EACH ROW EXECUTE FUNCTION owner_s()"""
+
+
+@pytest.mark.parametrize("change", ["UPDATE point SET y = -1", "DELETE FROM point"])
+def test_what_a_trigger_of_the_owner_s_takes_back_is_no_change(
+    make: MakeStore, psql: psycopg.Connection[Any], change: str
+) -> None:
+    both = by_hand(make, Point)
+    both[0].set_many(Point, {"a": Point("a", 1, 1)})
+    psql.execute(OWNERS)
+    before = version(psql, "point", "a")
+    both[0].increment(Point, "a", x=5)
+    hand_off(both[0])
+    psql.execute(change)
+    assert version(psql, "point", "a") == before
+    assert psql.execute("SELECT FROM _strata_tombstones").fetchall() == []
+    psql.execute("DROP TRIGGER zzz ON point")
+    persist(both[1], "point")
+    assert psql.execute("SELECT x, y FROM point").fetchall() == [(6, 1)]
+    everywhere(both, Point, "a", Point("a", 6, 1))
+
+
+def test_what_a_trigger_of_the_owner_s_changes_besides_counts_as_changed(
+    make: MakeStore, psql: psycopg.Connection[Any]
+) -> None:
+    both = by_hand(make, Point)
+    both[0].set_many(Point, {"a": Point("a", 1, 1)})
+    both[0].update(Point, "a", x=5)
+    hand_off(both[0])
+    psql.execute(OWNERS)
+    psql.execute("UPDATE point SET y = 2")
+    psql.execute("DROP TRIGGER zzz ON point")
+    persist(both[1], "point")
+    assert psql.execute("SELECT x, y FROM point").fetchall() == [(101, 2)]
+    everywhere(both, Point, "a", Point("a", 101, 2))
+
+
 def test_what_was_written_before_a_truncation_is_a_dead_letter(make: MakeStore, psql: psycopg.Connection[Any]) -> None:
     both = by_hand(make)
     both[0].set_many(Note, {1: Note(1, "first")})
