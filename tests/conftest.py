@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -32,8 +32,8 @@ settings.load_profile("tests")
 
 BOTH_FACES, ASYNCIO = "both_faces", "asyncio"
 TURNS = 6
-SET_OF_TIERS = re.compile(r"(through|behind|L[123])\b")
-WHOLE = {"through", "behind", "L1+L2+L3"}
+TESTS = Path(__file__).parent
+WITH_SERVERS = {"integration", "faults", "surroundings"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,17 +54,18 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """All is called with all tiers, through and behind. The same engine does it with fewer tiers, and where it is
-    awaited: each of these is seen one day in some; both at once, where that is asked for. Whole applications, each with
-    servers, are seen one day in some, too."""
-    if item.get_closest_marker("in_turn") is not None and not is_today(item.nodeid, TURNS):
-        item.add_marker(pytest.mark.long)
-    if item.get_closest_marker(BOTH_FACES) is None or not hasattr(item, "callspec"):
+    """Where no test is named, that is all of them, some are seen one day in six: whole applications, each with servers
+    and processes, and of a test with servers every variant but its first."""
+    if not _all_are_meant(item.config) or is_today(item.nodeid, TURNS):
         return
-    parts = item.callspec.id.split("-")
-    fewer = any(SET_OF_TIERS.match(part) and part not in WHOLE for part in parts)
-    if (fewer and ASYNCIO in parts) or ((fewer or ASYNCIO in parts) and not is_today(item.nodeid, TURNS)):
+    variant = any(item.callspec.indices.values()) if hasattr(item, "callspec") else False
+    served = item.path.relative_to(TESTS).parts[0] in WITH_SERVERS
+    if item.get_closest_marker("in_turn") is not None or (variant and served):
         item.add_marker(pytest.mark.long)
+
+
+def _all_are_meant(config: pytest.Config) -> bool:
+    return not config.option.keyword and {Path(config.rootpath, place) for place in config.args} == {TESTS}
 
 
 @pytest.hookimpl(trylast=True)  # when it is known which tests are to run

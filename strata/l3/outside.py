@@ -138,8 +138,8 @@ _NOTED = """
 
 # What a statement of Strata's sets off, such as a foreign key's CASCADE, is not its own.
 _FOREIGN = "(current_setting('strata.own', true) IS DISTINCT FROM '{table}' OR pg_trigger_depth() > 0)"
-# Name: when, and for which rows. AFTER INSERT, since a trigger before it would slow down COPY. Those before a change come
-# last by their names (`~` is above all letters), so that they see what the owner's have made of it, if anything.
+# Name: when, and for which rows. AFTER INSERT, since a trigger before it would slow down COPY. Those before a change
+# come last by their names (`~` is above all letters): they see what the owner's have made of it, if anything.
 _ROW = {
     f"{PREFIX}_insert": f"AFTER INSERT {{on}} FOR EACH ROW WHEN (NEW.{VERSION} & {NODES - 1} = {L3_NODE})",
     f"~{PREFIX}_update": f"BEFORE UPDATE {{on}} FOR EACH ROW WHEN (NEW.{VERSION} = OLD.{VERSION} AND {_FOREIGN})",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 CLIENTS = 200
 PATIENCE = 30.0  # seconds: more than the time-outs of all that a request may wait for
+PAUSE = 0.5  # seconds between what a client asks: all are to be served, not as fast as can be
 
 
 @pytest.fixture
@@ -72,14 +74,17 @@ def test_two_hundred_clients_are_served_while_redis_is_frozen_and_postgres_resta
 
 
 async def _serve(address: str, postgres: EmbeddedPostgres, valkey: EmbeddedValkey) -> list[Client]:
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=address, timeout=PATIENCE, limits=limits) as http:
-        clients = [Client(http, id) for id in range(CLIENTS)]
+    async with AsyncExitStack() as stack:
+        clients = []
+        for id in range(CLIENTS):  # a pool each: one for all looks through all of its connections for each request
+            http = httpx.AsyncClient(base_url=address, timeout=PATIENCE, verify=False)
+            clients.append(Client(await stack.enter_async_context(http), id))
         over = asyncio.Event()
 
         async def each(client: Client) -> None:
             while not over.is_set():
                 await client.ask()
+                await asyncio.sleep(PAUSE)
             await client.ask()
 
         async def more(count: int) -> None:

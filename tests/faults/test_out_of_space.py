@@ -265,6 +265,7 @@ def test_what_a_full_disk_does_not_take_is_in_the_ledger_when_set_returns(
     journalled_and_killed(make, dsn, own_valkey, tiny_disk / "journal")
 
 
+@pytest.mark.in_turn
 def test_a_journal_whose_files_may_not_grow_goes_on_in_others(
     make: MakeStore, dsn: str, own_valkey: EmbeddedValkey, tmp_path: Path
 ) -> None:

@@ -75,6 +75,7 @@ def load(make: MakeStore, mode: WriteMode, disturb: Callable[[], None], **option
     assert report.operations > 100
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("mode", MODES)
 def test_a_failover_of_sentinels_master_under_load(
     make: MakeStore, sentinel: EmbeddedSentinel, mode: WriteMode
@@ -101,6 +102,7 @@ def test_a_failover_of_a_clusters_master_under_load(
     load(make, mode, fail_over, redis_addr=cluster.url, broker_url=f"redis://{redis_addr}")
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("mode", MODES)
 def test_slots_that_move_under_load(
     make: MakeStore, cluster: EmbeddedCluster, mode: WriteMode, redis_addr: str
@@ -115,6 +117,7 @@ def test_slots_that_move_under_load(
     load(make, mode, reshard, redis_addr=cluster.url, broker_url=f"redis://{redis_addr}")
 
 
+@pytest.mark.in_turn
 def test_what_sentinels_new_master_had_not_copied_is_not_shown_old(make: MakeStore, sentinel: EmbeddedSentinel) -> None:
     writer, reader = pair_with_notes(make, redis_addr=sentinel.url)
     master = sentinel.master()

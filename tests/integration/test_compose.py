@@ -71,6 +71,7 @@ def valkey(service: dict[str, Any], place: Path, name: str) -> Iterator[int]:
         yield port
 
 
+@pytest.mark.in_turn
 def test_its_commands_work_with_any_password(own_postgres: EmbeddedPostgres, tmp_path: Path) -> None:
     psql = str(found("psql", "postgresql-client"))
     services = rendered(SECRETS)

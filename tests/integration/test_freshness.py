@@ -408,6 +408,7 @@ def test_a_watched_row_that_is_inserted_outside_ends_an_absence_everywhere(make:
 # -- on a Cluster ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turn
 def test_on_a_cluster_the_options_do_the_same(make: MakeStore, dsn: str) -> None:
     options = {
         "l1": MemPolicy(ttl=60, negative_ttl=60),

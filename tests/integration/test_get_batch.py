@@ -259,6 +259,7 @@ def test_whole_records_of_many_schemas_are_completed_together(make: MakeStore, m
     assert (trips.redis, trips.postgres) == (0, 1)
 
 
+@pytest.mark.in_turn
 def test_a_cluster_and_plain_connections_to_postgres_do_as_well(dsn: str) -> None:
     config: dict[str, Any] = {"broker_url": "memory://", "l3_pool": L3PoolConfig(prepared=False)}
     with EmbeddedCluster() as cluster, stores(dsn, cluster.url) as make:

@@ -274,6 +274,7 @@ def test_a_wrong_list_of_ids_is_refused_before_anything_is_dropped(make: MakeSto
     assert read(store) == OLD
 
 
+@pytest.mark.in_turn
 @pytest.mark.slow
 def test_on_a_cluster(dsn: str) -> None:
     with EmbeddedCluster() as cluster, stores(dsn, cluster.url) as make:

@@ -129,6 +129,7 @@ def test_where_l2_is_the_lowest_tier_a_write_takes_the_place_of_another_type(mak
         assert notes.get(1).text == "own" and closed(store)
 
 
+@pytest.mark.in_turn
 def test_in_a_cluster_a_key_of_another_type_is_a_miss_of_that_key_alone(dsn: str, cluster: EmbeddedCluster) -> None:
     with stores(dsn, cluster.url) as make:
         store = make()

@@ -533,6 +533,7 @@ def test_without_redis_it_says_so_and_memory_is_dropped(dsn: str, own_valkey: st
         assert store.get(Player, 1).name == "new"
 
 
+@pytest.mark.in_turn
 @pytest.mark.slow
 def test_on_a_cluster(dsn: str) -> None:
     with EmbeddedCluster() as cluster, stores(dsn, cluster.url) as make:

@@ -309,6 +309,7 @@ def test_the_bytes_are_those_that_a_release_without_such_lives_reads(plain: Make
     assert (own[24:25], other[24:25]) == (b";", b":")
 
 
+@pytest.mark.in_turn
 def test_a_cluster_keeps_lives() -> None:
     with EmbeddedCluster() as cluster, stores("", cluster.url) as make:
         one, other = (opened(make, ENDING["L1+L2"]) for _ in range(2))

@@ -568,6 +568,7 @@ def test_a_ledger_on_another_server_works_and_outlives_the_cache(
         assert rows(dsn, "SELECT text FROM note") == [("b",)]
 
 
+@pytest.mark.in_turn
 def test_cache_and_ledger_may_be_a_cluster(dsn: str, redis_addr: str) -> None:
     with EmbeddedValkey({"cluster-enabled": "yes"}, password="") as valkey:
         node = client(valkey.addr)

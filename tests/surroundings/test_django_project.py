@@ -124,7 +124,8 @@ def test_django_s_own_commands_have_nothing_to_say(site: Site) -> None:
     said = site.manage("check", "--database", "default").stderr
     assert "strata.W001" in said and "blog_article" in said and "StrataFields" in said
     said = site.managed("sqlmigrate", "blog", "0002")
-    assert 'ALTER TABLE "blog_article" ADD COLUMN _strata_version' in said and 'TRIGGER "~_strata_outside_update"' in said
+    assert 'ALTER TABLE "blog_article" ADD COLUMN _strata_version' in said
+    assert 'TRIGGER "~_strata_outside_update"' in said
     site.managed("migrate")
 
 

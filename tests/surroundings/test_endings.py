@@ -190,12 +190,14 @@ def test_an_application_in_a_celery_worker_of_its_own_flushes_at_a_warm_shutdown
     assert rows(dsn) == {1, 2}
 
 
+@pytest.mark.in_turn
 def test_a_child_of_celery_flushes_when_it_makes_room_for_the_next(environment: dict[str, str], dsn: str) -> None:
     with celery_worker(environment, "--max-tasks-per-child", "1"):
         ran(environment, 1)
         wait_until(lambda: rows(dsn) == {1}, 40)
 
 
+@pytest.mark.in_turn
 def test_a_process_that_cannot_flush_says_so(environment: dict[str, str]) -> None:
     away = {"STRATA_POSTGRES_DSN": "postgresql://nobody@127.0.0.1:1/none", "STRATA_REDIS_ADDR": "127.0.0.1:1"}
     said = subprocess.run(

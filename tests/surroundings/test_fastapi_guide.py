@@ -64,6 +64,7 @@ def test_every_other_block_runs_as_it_stands(tmp_path: Path, name: str) -> None:
     subprocess.run([sys.executable, "-c", program], env=env, cwd=tmp_path, check=True, timeout=60)
 
 
+@pytest.mark.in_turn
 def test_a_function_is_memoized_for_the_store_that_the_lifespan_opens(
     tmp_path: Path, dsn: str, redis_addr: str
 ) -> None:

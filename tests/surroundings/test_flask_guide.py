@@ -51,6 +51,7 @@ def test_the_tests_of_the_guide_pass_on_its_factory(tmp_path: Path) -> None:
     assert ran.returncode == 0 and "2 passed" in ran.stdout, ran.stdout + ran.stderr
 
 
+@pytest.mark.in_turn
 def test_a_function_is_memoized_for_each_application_of_the_factory(tmp_path: Path, dsn: str, redis_addr: str) -> None:
     shop, counting = blocks("Application factories")
     (tmp_path / "shop.py").write_text(shop)
@@ -73,6 +74,7 @@ for _ in range(2):
     assert (ran.returncode, ran.stdout.split()) == (0, ["0", "0", "1", "1"]), ran.stderr
 
 
+@pytest.mark.in_turn
 def test_workers_find_the_store_of_the_factory(tmp_path: Path, dsn: str, redis_addr: str) -> None:
     assert "STRATA_APP=shop:worker_store celery" in section("Application factories")
     (tmp_path / "shop.py").write_text(blocks("Application factories")[0])

@@ -285,6 +285,7 @@ def test_the_child_of_a_fork_is_the_same_application(make: MakeStore) -> None:
     assert os.waitpid(pid, 0)[1] == 0
 
 
+@pytest.mark.in_turn
 def test_a_cluster_has_one_owner() -> None:
     with EmbeddedCluster(replicas=0) as cluster, EmbeddedPostgres(settings=QUICK) as server, ExitStack() as stack:
         first, second = server.create_database("first"), server.create_database("second")
