@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -16,6 +17,7 @@ from strata.datastore import DataStore
 from strata.drop_in.entries import Entries
 from strata.errors import InvalidConfigError
 from strata.policies import L1PoolConfig, count
+from strata.protocol.keyspace import MAX_NAMESPACE
 from strata.waits.locks import once_lock
 
 KEPT = 10_000  # entries of a cache in L1, where nobody says
@@ -41,16 +43,17 @@ def store_at(
     max_entries: int | None = None,
     secrets: Sequence[bytes] = (),
     others: Sequence[str] = (),
+    apart: str = "",
 ) -> DataStore:
     """The store of a place: an address of Redis, with `options` as those of `Config`; `package.module:store`, or a
     store, which have their settings; or, where it is "", what the environment says.
 
     `max_entries`: so many entries of each cache are in L1, rounded up to the next 256. Caches with other `secrets` have
-    another store. `others` are options that a cache has beside those. Raises `InvalidConfigError` for what is no place,
-    and no option, and where no Redis is named.
+    another store. `others` are options that a cache has beside those. `apart` is added to the namespace. Raises
+    `InvalidConfigError` for what is no place, and no option, and where no Redis is named.
     """
     place = plain(place)
-    if isinstance(place, DataStore) or _names_store(place):
+    if isinstance(place, DataStore) or names_store(place):
         told = [*options] if max_entries is None else [*options, "max_entries"]
         if told:
             raise InvalidConfigError(
@@ -63,7 +66,9 @@ def store_at(
             raise InvalidConfigError(
                 f"a cache has no option {name!r}; it has {', '.join([*others, *sorted(CONFIG_FIELDS)])}"
             )
-    wanted = f"{place} {max_entries} {sorted(options.items())!r} {sha256(repr(list(secrets)).encode()).hexdigest()}"
+    wanted = (
+        f"{place} {apart} {max_entries} {sorted(options.items())!r} {sha256(repr(list(secrets)).encode()).hexdigest()}"
+    )
     with _lock:
         store = _stores.get(wanted)
         if store is None or store._context.closed:
@@ -75,8 +80,22 @@ def store_at(
                     "a cache names no Redis, so that each process would have one of its own; give its address, as "
                     "redis://127.0.0.1:6379/0, or set STRATA_REDIS_ADDR"
                 )
+            if apart:
+                made = replace(made, namespace=added(made.namespace, apart))
             store = _stores[wanted] = DataStore(made)
         return store
+
+
+def added(namespace: str, apart: str) -> str:
+    """A namespace that begins as another one, as long as one may be."""
+    return f"{namespace[: MAX_NAMESPACE - len(apart)]}{apart}"
+
+
+def forget(store: DataStore) -> None:
+    """It is not asked for again; whoever does gets another one."""
+    with _lock:
+        for wanted in [wanted for wanted, known in _stores.items() if known is store]:
+            del _stores[wanted]
 
 
 def entries_of(store: DataStore, kind: str, prefix: str, secrets: Sequence[bytes]) -> Entries:
@@ -103,7 +122,8 @@ def secrets_of(given: Any) -> list[bytes]:
     return [] if given is None else [secret_of(given)]
 
 
-def _names_store(place: str) -> bool:
+def names_store(place: Any) -> bool:
+    """Whether it is `package.module:store`, and no address. Raises `InvalidConfigError` for what is no text."""
     if not isinstance(place, str):
         raise InvalidConfigError(
             f"a cache is at a {type(place).__name__}; it must be the address of one Redis, or package.module:store"

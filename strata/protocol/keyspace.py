@@ -12,7 +12,8 @@ from strata.errors import InvalidConfigError
 from strata.protocol.shards import shard_of
 
 # No colon, brace, blank or pattern of SCAN and of ACL rules: it ends where it ends, in every name.
-_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+MAX_NAMESPACE = 63
+_NAMESPACE = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAMESPACE - 1}}}")
 _OWN = "strata"
 
 
@@ -37,8 +38,8 @@ class Keyspace:
         # A namespace `strata` would put its records where the schema `strata` of no namespace has some.
         if name and (name == _OWN or not _NAMESPACE.fullmatch(name)):
             raise InvalidConfigError(
-                f"namespace is {name[:80]!r}; it must be at most 63 letters, digits, _, . or -, beginning with a "
-                f"letter or digit, and not {_OWN!r}"
+                f"namespace is {name[:80]!r}; it must be at most {MAX_NAMESPACE} letters, digits, _, . or -, beginning "
+                f"with a letter or digit, and not {_OWN!r}"
             )
         object.__setattr__(self, "_front", f"{name}:" if name else "")
         object.__setattr__(self, "_head", f"{self._front}{_OWN}:")

@@ -19,6 +19,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import redis
 from playwright.sync_api import expect
 
 from strata.embedded import EmbeddedValkey
@@ -277,10 +278,42 @@ def test_a_worker_serves_the_project_by_its_name(site: Site) -> None:
 @pytest.mark.in_turn
 def test_a_project_s_tests_have_the_test_database_by_themselves(site: Site) -> None:
     site.python(f"{ARTICLE}\nfrom blog.records import authors\nassert authors.get(1).name == 'ann'")
-    done = site.manage("test", "--noinput")
-    assert done.returncode == 0 and "Ran 6 tests" in done.stderr, done.stderr
+    site.python("from django.core.cache import cache\ncache.set('seen', 'by the site')")
+    with redis.Redis.from_url(f"redis://{site.env['STRATA_REDIS_ADDR']}") as client:
+        before = set(client.scan_iter())
+        done = site.manage("test", "--noinput")
+        assert done.returncode == 0 and "Ran 8 tests" in done.stderr, done.stderr
+        assert [key for key in client.scan_iter() if b"test-" in key] == []
+        assert before <= set(client.scan_iter())
     with psycopg.connect(site.dsn) as conn:
         assert conn.execute("SELECT name FROM blog_author").fetchall() == [("ann",)]
+    print_seen = "from django.core.cache import cache\nprint(cache.get('seen'))"
+    assert site.python(print_seen) == "by the site\n"
+
+
+@pytest.mark.in_turn
+def test_a_project_s_tests_run_in_parallel_and_by_pytest(site: Site) -> None:
+    done = site.manage("test", "--noinput", "--parallel", "2")
+    assert done.returncode == 0 and "Ran 8 tests" in done.stderr, done.stderr
+    with redis.Redis.from_url(f"redis://{site.env['STRATA_REDIS_ADDR']}") as client:
+        assert [key for key in client.scan_iter() if b"test-" in key] == []
+    conftest, test = re.findall(
+        r"^```python\n(import pytest\n.*?forget.*?)^```.*?^```python\n(.*?)^```", PAGE, re.M | re.S
+    )[0]
+    (site.folder / "conftest.py").write_text(conftest)
+    again = test[test.index("def ") :].replace("def test_", "def test_again_")
+    (site.folder / "test_authors.py").write_text(test + again)
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--create-db", "test_authors.py"]
+    ran = subprocess.run(
+        [sys.executable, *words],
+        cwd=site.folder,
+        env=site.env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0 and "2 passed" in ran.stdout, ran.stdout + ran.stderr
 
 
 SETTINGS: list[tuple[str, str]] = [

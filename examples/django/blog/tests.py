@@ -1,19 +1,10 @@
-from django.test import TestCase, TransactionTestCase
+from django.core.cache import cache
+from django.test import TestCase
 from strata.integrations.django import store
+from strata.integrations.django.testing import StrataTestCase
 
 from blog.models import Article, Author
-from blog.records import articles, authors, visits
-
-
-class StrataTestCase(TransactionTestCase):
-    """Rows are committed, so that Strata reads them, and emptied after the test, as the caches are."""
-
-    def setUp(self) -> None:
-        for records in (articles, authors, visits):
-            records.invalidate_all()
-
-    def tearDown(self) -> None:
-        store().flush_dirty(10)
+from blog.records import authors, visits
 
 
 class ArticleTests(StrataTestCase):
@@ -42,6 +33,13 @@ class ArticleTests(StrataTestCase):
     def test_the_orm_reads_what_strata_writes(self) -> None:
         authors.insert(authors.model(name="bob"))
         self.assertEqual([author.name for author in Author.objects.all()], ["bob"])
+
+    def test_nothing_is_cached_of_another_test(self) -> None:
+        self.assertIsNone(cache.get("seen"))
+        cache.set("seen", True)
+
+    def test_nor_of_this_one(self) -> None:
+        self.test_nothing_is_cached_of_another_test()
 
     def test_views_are_counted(self) -> None:
         author = Author.objects.create(name="ann")

@@ -19,9 +19,10 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from strata.aio.here import here
 from strata.datastore import DataStore
 from strata.drop_in.entries import DIGEST, Entries, UnreadableError, digest_of, loaded
-from strata.drop_in.shared import entries_of, secret_of, secrets_of, store_at
+from strata.drop_in.shared import entries_of, names_store, secret_of, secrets_of, store_at
 from strata.drop_in.values import Pickles
 from strata.errors import InvalidConfigError, NotFoundError, UnavailableError
+from strata.integrations.django.project import project
 from strata.policies import flag
 
 # A key that Django does not warn of, and that stands for itself. So what is found under it needs no look at it.
@@ -76,7 +77,10 @@ class StrataCache(BaseCache):  # type: ignore[misc]  # Django has no types
             secrets += [secret_of(secret, "SECRET_KEY_FALLBACKS") for secret in settings.SECRET_KEY_FALLBACKS]
         else:
             secrets = secrets_of(self._secret)
-        store = store_at(self._location, self._options, self._entries_kept, secrets, _OWN_OPTIONS)
+        apart = "" if names_store(self._location) else project.isolation.namespace()
+        store = store_at(self._location, self._options, self._entries_kept, secrets, _OWN_OPTIONS, apart)
+        if apart:
+            project.isolation.follow(store)
         return entries_of(store, "django_cache", self.key_prefix, secrets)
 
     def _key(self, key: Any, version: int | None) -> str:

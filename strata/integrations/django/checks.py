@@ -14,7 +14,8 @@ from django.db import connections
 from strata.errors import StrataError
 from strata.integrations.django.cache import StrataCache
 from strata.integrations.django.operations import Raw
-from strata.integrations.django.project import database, project, store, tables
+from strata.integrations.django.project import project, store, tables
+from strata.integrations.django.settings import database
 from strata.l3.catalog import table_facts
 from strata.l3.layout import quote
 from strata.l3.needs import needs

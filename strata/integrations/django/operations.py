@@ -7,8 +7,9 @@ from typing import Any
 import psycopg
 from django.db.migrations.operations.base import Operation, OperationCategory
 
-from strata.integrations.django.project import database, tables
+from strata.integrations.django.project import tables
 from strata.integrations.django.records import key_of
+from strata.integrations.django.settings import database
 from strata.l3.needs import needs, removal
 
 

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import wraps
-from hashlib import sha256
 from inspect import iscoroutinefunction
 from typing import Any, cast
 
 import django
 from django.apps import apps
 from django.conf import settings
-from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import NO_DB_ALIAS
-from psycopg.conninfo import make_conninfo
-from psycopg.pq import Conninfo
 
 from strata.collection import Collection
-from strata.config import CONFIG_FIELDS, Config
 from strata.datastore import DataStore
 from strata.durations import Duration
-from strata.environment import fields_of, variable
-from strata.errors import InvalidConfigError, SchemaDuplicateError
+from strata.errors import InvalidConfigError, SchemaDuplicateError, StrataError
+from strata.integrations.django.isolation import Isolation
 from strata.integrations.django.records import record_of
+from strata.integrations.django.settings import config, database, flushes_on_sigterm
 from strata.integrations.django.signals import invalidate_on_commit
 from strata.l3.table import Table
 from strata.schema import Schema
 from strata.waits.locks import once_lock
 from strata.writebehind.endings import install_sigterm
-
-POSTGRES = "django.db.backends.postgresql"
 
 
 class Project:
@@ -46,9 +39,7 @@ class Project:
         self._schemas: dict[str, Schema[Any]] = {}
         self._handles: list[Handle] = []
         self._store: DataStore | None = None
-        self._databases: dict[str, str] = {}  # their names in the settings, as Django found them
-        self._name = ""  # of the database that the store was made for
-        self._mark = secrets.token_hex(4)  # of this run, for what a test runner makes
+        self.isolation = Isolation()
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -63,8 +54,7 @@ class Project:
                 django.setup()  # as in a worker, whose first import this is
             with self.lock:
                 if self._store is None:
-                    self._name = _name(database())
-                    made = DataStore(_config(self._namespace()))
+                    made = DataStore(self.isolation.apart(config()))
                     for schema in self._schemas.values():
                         made.register(schema)
                     self._store = made
@@ -73,17 +63,11 @@ class Project:
 
     def begin(self) -> None:
         """Django starts: its settings are what they will be, but for a test runner."""
-        self._databases = {alias: str(given.get("NAME")) for alias, given in _configured().items()}
+        self.isolation.start()
+        atexit.register(self._end)
         with suppress(InvalidConfigError):  # the check says it, and whoever needs the store
-            if _flushes_on_sigterm():
+            if flushes_on_sigterm():
                 install_sigterm()  # in the main thread: the store is made by whichever thread needs it first
-
-    def _namespace(self) -> str:
-        """What is added to that of the settings: a test runner's database has the names, and the ids, of its last run,
-        and must find nothing of that in Redis."""
-        if self._name == self._databases.get(database(), self._name):
-            return ""
-        return f"test-{self._mark}-{sha256(self._name.encode()).hexdigest()[:8]}"
 
     def register(self, schema: Schema[Any]) -> Collection[Any, Any]:
         """Have the store know a schema, now or when it is made; its handle."""
@@ -101,9 +85,7 @@ class Project:
     def follow(self, alias: str) -> None:
         """A connection of Django's was opened: where it leads to another database than the store's, as the test runner
         has it, or to none, as where that makes or drops one, the store is made anew by who needs it next."""
-        if self._store is None:
-            return
-        if alias == NO_DB_ALIAS or (alias == database() and _name(alias) != self._name):
+        if alias == NO_DB_ALIAS or (alias == database() and self.isolation.moved):
             self.forget()
 
     def has(self, store: DataStore) -> bool:
@@ -111,13 +93,20 @@ class Project:
         return store is self._store
 
     def forget(self, timeout: float = 5) -> None:
-        """Close the store, if there is one. Raises as `DataStore.close` does."""
+        """Close the store, if there is one, and while tests run those of caches. Raises as `DataStore.close` does."""
         with self.lock:
             store, self._store = self._store, None
             for handle in self._handles:
                 handle.forget()
         if store is not None:
             store.close(timeout)
+        self.isolation.forget(timeout)
+
+    def _end(self) -> None:
+        if self.isolation.used:
+            with suppress(StrataError):
+                self.forget()
+                self.isolation.sweep([config()] if self.is_used else [])
 
     @property
     def is_used(self) -> bool:
@@ -232,53 +221,3 @@ def cached(ttl: Duration | None = None, **options: Any) -> Callable[[Callable[..
 def tables() -> list[tuple[Table, Schema[Any]]]:
     """The tables of the store, each with a schema over it."""
     return [(bound.l3.table, bound.schema) for bound in store()._wiring.schemas if bound.l3 is not None]
-
-
-def database() -> str:
-    """The alias of the database."""
-    alias: str = _given().get("database", DEFAULT_DB_ALIAS)
-    return alias
-
-
-def _given() -> dict[str, Any]:
-    return fields_of(getattr(settings, "STRATA", {}), "the setting STRATA", CONFIG_FIELDS, {"database"})
-
-
-def _flushes_on_sigterm() -> bool:
-    name = "flush_on_sigterm"
-    said = {given: value for given, value in _given().items() if given == name}
-    return bool(said or variable(name) in os.environ) and Config.from_env(**said).flush_on_sigterm
-
-
-def _name(alias: str) -> str:
-    """The name of a database, as it is now."""
-    return str(_configured().get(alias, {}).get("NAME"))
-
-
-def _config(namespace: str) -> Config:
-    given = _given()
-    given.pop("database", None)
-    if "postgres_dsn" in given:
-        raise InvalidConfigError(
-            "the setting STRATA has POSTGRES_DSN; the database is one of DATABASES, which STRATA['DATABASE'] names"
-        )
-    config = Config.from_env(**{"postgres_dsn": _dsn(database())} | given)
-    return replace(config, namespace=f"{config.namespace[:30]}{namespace}") if namespace else config
-
-
-def _configured() -> dict[str, dict[str, Any]]:
-    return cast("dict[str, dict[str, Any]]", connections.settings)  # by a cached_property of Django's, without types
-
-
-def _dsn(alias: str) -> str:
-    """Where Django's connection leads to."""
-    if alias not in _configured():
-        raise InvalidConfigError(f"STRATA names the database {alias!r}, of which DATABASES knows nothing")
-    connection = connections[alias]
-    if connection.vendor != "postgresql":
-        raise InvalidConfigError(
-            f"the database {alias!r} is {connection.vendor}; Strata's tier below the caches is PostgreSQL ({POSTGRES})"
-        )
-    known = {item.keyword.decode() for item in Conninfo.get_defaults()} - {"client_encoding"}
-    params = connection.get_connection_params().items()
-    return make_conninfo(**{name: str(value) for name, value in params if name in known and value})
