@@ -178,12 +178,12 @@ class Applier:
             held = {name: on_top(values[name], note.added, name, change.version) for name in names}
             row = layout.with_key(held, change.key, UNLOADED)
             version = above(note.version, LATE_NODES)
-            self._writes.lay(conn, row, version)
             if _is_whole(change, layout):
                 base, columns = change.version, apart(note.base, note.columns, note.changed, change.version)
             else:
                 base, columns = note.base, {**note.columns, **dict.fromkeys(names, change.version)}
             self._partials.change(conn, change.key_text, RowNote(version, base, columns, note.added))
+            self._writes.lay(conn, row, version)
             found.add(place)
         return found
 

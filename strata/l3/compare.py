@@ -126,7 +126,8 @@ def watched_tables(tables: Sequence[tuple[Table, Schema[Any]]]) -> list[outside.
         over = [(other, schema) for other, schema in tables if other.name == name]
         cached = tuple(other.mark for other, schema in over if schema.l2 is not None)
         deferred = tuple(other.mark for other, _ in over if other.deferred)
-        found.append(outside.Watched(name, table.plan.key, cached, deferred))
+        divided = any(schema.l3 is not None and schema.l3.partition_by for _, schema in over)
+        found.append(outside.Watched(name, table.plan.key, cached, deferred, divided))
     return found
 
 

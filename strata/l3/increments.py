@@ -102,12 +102,12 @@ class Increments:
     ) -> None:
         if not rows:
             return
+        self._note.execute(conn, [list(column) for column in zip(*notes, strict=True)])
         self._stage.fill(conn, rows)
         for names, group in groups.items():
             self._update(names).execute(conn, (group,))
         if any(row[1] == _MADE for row in rows):
             self._make.execute(conn)
-        self._note.execute(conn, [list(column) for column in zip(*notes, strict=True)])
 
     def _check(self, written: Mapping[str, Any], place: int) -> None:
         for name in self._numbers:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from strata.l3.connection import Connection
 from strata.l3.ddl import short
@@ -45,7 +46,7 @@ SELECT GREATEST((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, (old 
 """
 _TELL = f"""
 DECLARE
-  setting text := 'strata.outside_' || target;
+  setting text := 'strata.outside_' || place;
   state text := coalesce(nullif(current_setting(setting, true), ''), '0|');
   told int := split_part(state, '|', 1)::int;
   most int := coalesce(substring(current_setting('strata.most_repairs', true) FROM '^[0-9]{{1,9}}$'), '{REPAIRS_MOST}');
@@ -95,12 +96,12 @@ END
 """
 _CHANGED = """
 DECLARE
-  state text := coalesce(nullif(current_setting('strata.outside_{table}', true), ''), '0|');
+  state text := coalesce(nullif(current_setting('strata.outside_{place}', true), ''), '0|');
   entry text;
 BEGIN
   IF TG_LEVEL = 'STATEMENT' THEN
     IF TG_OP = 'TRUNCATE' OR right(state, 1) <> '|' THEN
-      PERFORM _strata_tell('{table}', {cached}, {deferred}, TG_OP = 'TRUNCATE');
+      PERFORM _strata_tell('{place}', '{table}', {cached}, {deferred}, TG_OP = 'TRUNCATE');
     END IF;
     RETURN NULL;
   END IF;
@@ -115,11 +116,11 @@ BEGIN
   END IF;
   IF entry <> '' THEN  -- a key that is NULL, or a part of which is, is none
     IF octet_length(state) + octet_length(entry) > {full} AND right(state, 1) <> '|' THEN
-      PERFORM _strata_tell('{table}', {cached}, {deferred}, false);
-      state := current_setting('strata.outside_{table}', true);
+      PERFORM _strata_tell('{place}', '{table}', {cached}, {deferred}, false);
+      state := current_setting('strata.outside_{place}', true);
     END IF;
     state := concat(state, CASE WHEN right(state, 1) <> '|' THEN ',' END, entry);
-    PERFORM set_config('strata.outside_{table}', state, true);
+    PERFORM set_config('strata.outside_{place}', state, true);{at_once}
   END IF;
   RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
 END
@@ -134,6 +135,12 @@ _NOTED = """
            FROM json_each(to_json(NEW)) n JOIN json_each(to_json(OLD)) o USING (key)
            WHERE n.value::text <> o.value::text AND n.key <> '{version}') c
         {on_top};
+    END IF;"""
+
+# A partition that was made after the triggers has those for each row, but none for a statement that names it.
+_AT_ONCE = """
+    IF NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = TG_RELID AND g.tgname = '{statement}') THEN
+      PERFORM _strata_tell('{place}', '{table}', {cached}, {deferred}, false);
     END IF;"""
 
 # What a statement of Strata's sets off, such as a foreign key's CASCADE, is not its own.
@@ -151,6 +158,8 @@ _STATEMENT = {
 }
 
 _SOURCE = "SELECT p.prosrc FROM pg_proc p WHERE p.oid = to_regprocedure($1)"
+_SCHEMA = "SELECT current_schema()"
+_DIVIDED = "SELECT 'p' FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'p'"
 _MADE = """
 SELECT g.tgname::text, p.proname::text FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
 WHERE g.tgrelid = to_regclass($1) AND g.tgname::text ~ $2
@@ -176,12 +185,13 @@ ORDER BY 1
 @dataclass(frozen=True, slots=True)
 class Watched:
     """A table whose changes are to be told: the schemas over it that have an L2, and those that are written behind, by
-    their marks."""
+    their marks. `divided`: one of them has it in partitions."""
 
     table: str
     key: ModelKey
     cached: tuple[str, ...]
     deferred: tuple[str, ...]
+    divided: bool = False
 
 
 def own(table: str) -> str:
@@ -203,21 +213,26 @@ def additions(conn: Connection, watched: Watched) -> list[str]:
     changes = [f"NEW.{name} IS DISTINCT FROM OLD.{name}" for name in names]
     moved = changes[0] if len(names) == 1 else f"({' OR '.join(changes)})"
     noted = _NOTED.format(moved=moved, new=new, version=VERSION, deferred=deferred, partials=PARTIALS, on_top=ON_TOP)
+    # Of the transaction, which may change tables of this name in other schemas. No names of tables: PostgreSQL makes no
+    # difference between capitals and small letters in those of settings.
+    divided = watched.divided or _one(conn, _DIVIDED, table)
+    place = sha256(f"{_one(conn, _SCHEMA)}.{watched.table}".encode()).hexdigest()[:16]
+    words = {"place": place, "table": watched.table, "cached": _array(watched.cached), "deferred": deferred}
+    at_once = _AT_ONCE.format(statement=f"{PREFIX}_statement", **words) if divided else ""
     changed = _CHANGED.format(
-        table=watched.table,
         old=old,
         new=new,
         moved=moved,
         noted=noted if watched.deferred else "",
         version=VERSION,
         full=FULL,
-        cached=_array(watched.cached),
-        deferred=deferred,
+        at_once=at_once,
+        **words,
     )
-    tell = "(target text, cached text[], deferred text[], everything boolean) RETURNS void LANGUAGE plpgsql"
+    tell = "(place text, target text, cached text[], deferred text[], everything boolean) RETURNS void LANGUAGE plpgsql"
     wanted = [
         ("_strata_stamp(bigint)", "(old bigint) RETURNS bigint LANGUAGE sql VOLATILE", _STAMP),
-        ("_strata_tell(text,text[],text[],boolean)", f"{tell} SECURITY DEFINER {path}", _TELL),
+        ("_strata_tell(text,text,text[],text[],boolean)", f"{tell} SECURITY DEFINER {path}", _TELL),
         (f"{function}()", f"() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {path}", changed),
     ]
     statements = []

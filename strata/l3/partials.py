@@ -9,6 +9,9 @@ acknowledged. The note is good while the row has its version: whatever is writte
 Columns that were changed by who looked at the row first, such as `n = n + 1` in SQL, or `modify`, are noted apart: no
 older write is to give them its value either, but what was added before, and comes late, was not in what they saw, and
 goes on top. So the trigger of a watched table notes what an UPDATE made outside has changed.
+
+A note is written before its row: a trigger of the owner's that updates the row once more then finds it good, and adds
+to it what it changed itself.
 """
 
 from __future__ import annotations

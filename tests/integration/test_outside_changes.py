@@ -132,6 +132,52 @@ def test_a_row_that_psql_inserts_updates_and_deletes_is_seen_by_every_instance(
     everywhere(both, model, id, None)
 
 
+def test_a_statement_that_names_a_partition_of_which_nobody_has_told_strata_is_seen_too(
+    make: MakeStore, psql: psycopg.Connection[Any]
+) -> None:
+    psql.execute(
+        "CREATE TABLE note (id bigint PRIMARY KEY, text text, tags jsonb, meta jsonb, _strata_version bigint NOT NULL"
+        " DEFAULT 0) PARTITION BY RANGE (id); CREATE TABLE early PARTITION OF note FOR VALUES FROM (0) TO (100)"
+    )
+    policy = PostgresPolicy(watch=True, managed=False)
+    store = make()
+    store.register(schema(Note, l3=policy))
+    for change in store.migrate().manual:
+        psql.execute(change.sql.encode())
+    both = two(make, schema(Note, l3=policy))
+    psql.execute("CREATE TABLE late PARTITION OF note FOR VALUES FROM (100) TO (200)")
+    for change in ("UPDATE late SET text = 'new' WHERE id = 101", "DELETE FROM late"):
+        both[0].set(Note, 101, Note(101, "old"))
+        everywhere(both, Note, 101, Note(101, "old"))
+        psql.execute(change.encode())
+        everywhere(both, Note, 101, Note(101, "new") if "UPDATE" in change else None)
+
+
+@pytest.mark.parametrize("names", [("one.item", "two.item"), ("Item", "item")], ids=["schemas", "capitals"])
+def test_a_statement_that_changes_two_tables_of_almost_one_name_is_seen_of_both(
+    outside_dsn: str, make: MakeStore, psql: psycopg.Connection[Any], names: tuple[str, str]
+) -> None:
+    stores = []
+    for name in names:
+        space, _, table = name.rpartition(".")
+        psql.execute(f"CREATE SCHEMA IF NOT EXISTS {space or 'public'}".encode())
+        dsn = make_conninfo(outside_dsn, options=f"-csearch_path={space or 'public'}")
+        store = make(postgres_dsn=dsn, namespace=f"n{len(stores)}")
+        store.register(schema(Point, name=f"of_{space}{table}", l3=PostgresPolicy(watch=True, table_name=table)))
+        store.migrate()
+        assert store.migrate().applied == ()
+        listens(store)
+        store.set(Point, "a", Point("a", 1))
+        stores.append(store)
+    upper, lower = (".".join(f'"{part}"' for part in name.split(".")) for name in names)
+    psql.execute(f"ALTER TABLE {lower} ADD FOREIGN KEY (id) REFERENCES {upper} ON DELETE CASCADE".encode())
+    for store in stores:
+        assert store.get(Point, "a") == Point("a", 1)
+    psql.execute(f"DELETE FROM {upper}".encode())
+    for store in stores:
+        everywhere((store,), Point, "a", None)
+
+
 def test_a_statement_that_names_a_partition_is_seen_too(make: MakeStore, psql: psycopg.Connection[Any]) -> None:
     both = two(make, schema(Note, l3=PostgresPolicy(watch=True, partition_by="id")))
     both[0].set(Note, 1, Note(1, "old"))
@@ -614,6 +660,43 @@ def test_what_was_deleted_outside_stays_deleted(make: MakeStore, psql: psycopg.C
     assert psql.execute("SELECT text FROM note").fetchall() == [("again",)]
 
 
+AGAIN = """
+CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS
+    $$BEGIN UPDATE counted SET seen = seen + 1 WHERE id = NEW.id; RETURN NULL; END$$;
+CREATE TRIGGER again AFTER UPDATE ON counted FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION again()"""
+
+
+@dataclass
+class Counted:
+    """A record of which a trigger counts the changes."""
+
+    id: Annotated[str, strata.PrimaryKey]
+    x: int = 0
+    y: int = 0
+    z: int = 0
+    seen: int = 0
+
+
+@pytest.mark.parametrize("call", ["increment", "update"])
+def test_a_trigger_that_updates_the_row_once_more_costs_no_deferred_write(
+    make: MakeStore, psql: psycopg.Connection[Any], call: str
+) -> None:
+    writers = dict(zip("xyz", (*by_hand(make, Counted), by_hand(make, Counted)[0]), strict=True))
+    writers["x"].set_many(Counted, {"a": Counted("a")})
+    psql.execute(AGAIN)
+    for number in (1, 2, 3):
+        for column, store in writers.items():
+            getattr(store, call)(Counted, "a", **{column: number})
+        for store in reversed(writers.values()):  # first what was written last
+            hand_off(store)
+            persist(store, "counted")
+    for store in writers.values():
+        store.flush_dirty(10)
+        assert store.dead_letters.list() == []
+    wanted = 6 if call == "increment" else 3
+    assert psql.execute("SELECT x, y, z FROM counted").fetchall() == [(wanted,) * 3]
+
+
 OWNERS = """
 CREATE FUNCTION owner_s() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
     IF TG_OP = 'DELETE' OR NEW.y < 0 THEN RETURN NULL; END IF;
@@ -761,7 +844,7 @@ def test_another_role_needs_no_rights_but_those_on_the_table(make: MakeStore, ps
     psql.execute(f"SET ROLE {role}")
     psql.execute("UPDATE note SET text = 'new'")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        psql.execute("SELECT _strata_tell('note', '{}', '{note}', true)")
+        psql.execute("SELECT _strata_tell('place', 'note', '{}', '{note}', true)")
     psql.execute("RESET ROLE")
     everywhere(both, Note, 1, Note(1, "new"))
     psql.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
