@@ -125,8 +125,8 @@ class Marking:
             for name, number in self._pairs(schemas):
                 if name:
                     self.heard(name, "", number)
-                else:
-                    self.markers.raise_floor(number)
+                elif self.markers.raise_floor(number):
+                    self._forget_all()
             for tag, number in self._pairs(tags):
                 self.heard("", tag, number)
                 above = number
@@ -136,6 +136,12 @@ class Marking:
         there = max((number for pair in highest for _, number in self._pairs(pair)), default=0)
         if known > there or count <= len(self.markers.schemas):
             self._tell(server, self.markers.after(0))
+
+    def _forget_all(self) -> None:
+        """Redis has lost markers. What was written since then is no more than what was before, to others, until it is
+        known to all that they are lost; so it must be no more here."""
+        for bound in list(self._schemas.values()):
+            self.forget(bound.name, "")
 
     def begin(self) -> None:
         """The bus is heard from now on. What was missed before is asked for now, or else by whoever reads L2."""

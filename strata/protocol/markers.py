@@ -121,11 +121,14 @@ class Markers:
             self.heard = max(self.heard, number)
             return news
 
-    def raise_floor(self, number: int) -> None:
-        """Redis says how far markers of tags were left out, or lost."""
+    def raise_floor(self, number: int) -> bool:
+        """Redis says how far markers of tags were left out, or all were lost; whether they were, since then it is above
+        them."""
         with self._lock:
+            lost = number > self.heard
             self.floor = max(self.floor, number)
             self.heard = max(self.heard, number)
+            return lost
 
     def after(self, number: int) -> list[tuple[str, str, int]]:
         """Those above a number, as (schema or "", tag or "", number) each; of schemas all."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -229,6 +230,22 @@ def test_a_change_of_what_was_cleared_meanwhile_does_not_bring_it_back(both: tup
     new = Entries(DataStore(one.store.config), "cache", SECRET)
     assert [cache.value("count") for cache in (one, other, new)] == [None] * 3
     new.store.close()
+
+
+def test_after_redis_has_lost_its_markers_all_come_to_see_the_same(
+    both: tuple[Entries, Entries], redis_addr: str
+) -> None:
+    one, other = both
+    one.clear()
+    one.set("before", b"1", DAY)
+    wait_until(lambda: other.value("before") == b"1")
+    for round in range(4):
+        client(redis_addr).delete("strata:{markers}:tags", "strata:{markers}:schemas")
+        keys = [f"{round} {number}" for number in range(20)]
+        for key in keys:
+            one.add(key, b"1", DAY)
+            time.sleep(0.05)  # so that it is found out between two of them
+        wait_until(lambda: [one.value(key) for key in keys] == [other.value(key) for key in keys])  # noqa: B023
 
 
 def test_what_somebody_else_has_written_to_redis_is_no_entry(make: MakeStore, redis_addr: str) -> None:
