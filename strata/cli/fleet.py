@@ -23,6 +23,8 @@ from strata.errors import StrataError
 PATIENCE = 60.0  # seconds for a process to start
 ATTEMPTS = 3  # with another port each
 GRACE = 20.0  # seconds for a worker to finish its tasks
+AWAY = "Cannot connect to "  # as Celery says it of a broker, which it names without its password
+READ_IT = "let the application's settings read STRATA_REDIS_ADDR and STRATA_POSTGRES_DSN, where the servers here are"
 
 
 class LocalFleet:
@@ -60,7 +62,7 @@ class LocalFleet:
         name = f"worker{self._workers}"
         log = self.logs / f"{name}.log"
         process = self._start(name, log, "worker", "--concurrency=2", "--loglevel=INFO", f"--hostname={name}@localhost")
-        _wait(process, log, "the worker", lambda: " ready." in log.read_text(errors="replace"))
+        _wait(process, log, "the worker", partial(_works, log))
         return process
 
     def start_flower(self) -> str:
@@ -100,7 +102,8 @@ def last_words(log: Path) -> str:
     """The line of a log that says why its process ended: the exception's, where there is one."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     raised = [line for line in lines if re.match(r"(Usage|Error|[\w.]+(Error|Exception|Exit)):", line)]
-    return (raised or lines or ["it said nothing"])[-1]
+    away = [f"{AWAY}{line.partition(AWAY)[2]}; {READ_IT}" for line in lines if AWAY in line]
+    return (raised or away or lines or ["it said nothing"])[-1]
 
 
 def _wait(process: ServerProcess, log: Path, what: str, ready: Callable[[], bool]) -> None:
@@ -108,6 +111,14 @@ def _wait(process: ServerProcess, log: Path, what: str, ready: Callable[[], bool
         process.wait_ready(ready, PATIENCE)
     except StrataError:
         raise StrataError(f"{what} did not start: {last_words(log)}") from None
+
+
+def _works(log: Path) -> bool:
+    """Raises `StrataError` where the worker looks for its broker in vain, which it goes on doing."""
+    said = log.read_text(errors="replace")
+    if AWAY in said:
+        raise StrataError(AWAY)
+    return " ready." in said
 
 
 def _listens(port: int) -> bool:

@@ -43,7 +43,10 @@ SELECT EXISTS (SELECT FROM pg_trigger t LEFT JOIN pg_constraint c ON c.oid = t.t
 # Under a column's type, which may be a domain over others, lies the one that decides what it takes.
 _COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid),
-       a.attgenerated::text, a.attidentity::text, b.type, b.typtype = 'e', COALESCE(NOT l.collisdeterministic, false)
+       a.attgenerated::text, a.attidentity::text, b.type,
+       CASE WHEN b.typtype = 'e' THEN
+         ARRAY(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = b.oid ORDER BY e.enumsortorder) END,
+       COALESCE(NOT l.collisdeterministic, false)
 FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 LEFT JOIN pg_collation l ON l.oid = a.attcollation
 CROSS JOIN LATERAL (
@@ -51,7 +54,7 @@ CROSS JOIN LATERAL (
         SELECT t.oid, t.typtype, t.typbasetype, t.typtypmod, a.atttypmod AS own FROM pg_type t WHERE t.oid = a.atttypid
         UNION ALL SELECT t.oid, t.typtype, t.typbasetype, t.typtypmod, u.typtypmod
         FROM under u JOIN pg_type t ON t.oid = u.typbasetype WHERE u.typtype = 'd'
-    ) SELECT format_type(u.oid, u.own) AS type, u.typtype FROM under u WHERE u.typtype <> 'd'
+    ) SELECT u.oid, format_type(u.oid, u.own) AS type, u.typtype FROM under u WHERE u.typtype <> 'd'
 ) b
 WHERE a.attrelid = $1::int8::oid AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
@@ -107,8 +110,8 @@ class ColumnFacts:
     """A column as it is. `default` is PostgreSQL's text of the expression.
 
     `generated` is "s" (stored), "v" (virtual) or empty, `identity` is "a" (always), "d" (by default) or empty, as in
-    `pg_attribute`. `base` is the type under a domain, else `sql_type` itself; `enum` says that it is one. `folds`: its
-    collation takes different texts for equal.
+    `pg_attribute`. `base` is the type under a domain, else `sql_type` itself; `labels` are those of an enum, else None.
+    `folds`: its collation takes different texts for equal.
     """
 
     name: str
@@ -118,8 +121,13 @@ class ColumnFacts:
     generated: str
     identity: str
     base: str
-    enum: bool
+    labels: list[str] | None
     folds: bool
+
+    @property
+    def enum(self) -> bool:
+        """Whether it is one."""
+        return self.labels is not None
 
     @property
     def computed(self) -> bool:

@@ -132,8 +132,8 @@ class Columns:
             self._blocked(f"{where} is NOT NULL, the model allows None", f"{alter} DROP NOT NULL;")
         if not facts.not_null and not field.nullable:
             self._by_hand(f"{where} may be NULL, the model wants a value", f"{alter} SET NOT NULL;")
-        if facts.generated and field.primary_key:
-            self._blocked(f"{where} {misfit(field, facts)}", "")
+        if fits and (why := misfit(field, facts)):
+            self._blocked(f"{where} {why}", "")
         if fits and not facts.generated and not facts.identity and not field.primary_key:
             self._default(column, facts, where, alter)
 

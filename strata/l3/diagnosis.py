@@ -86,7 +86,8 @@ def error_of(found: Diagnosis, outcome_unknown: bool) -> StrataError:
         )
     if kind is MigrationError:
         return MigrationError(
-            f"the database does not fit the registered schemas: {said}; run migrate(), whose report says what it leaves"
+            f"the database does not fit the registered schemas: {said}; run migrate(), and what its report leaves to "
+            "others (`manual`)"
         )
     if kind is L3TimeoutError:
         return L3TimeoutError(

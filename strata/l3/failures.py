@@ -130,6 +130,8 @@ def query_error(error: psycopg.Error, own: int, unsendable: int = 0) -> QueryErr
         words = f"{which} has a type, or is a list of mixed types, that no column has"
         return caused(QueryError(f"the query was not sent ({found.message}): {words}"), error)
     hint = "; if it is a field of the model, run migrate()" if found.sqlstate == "42703" else ""
+    if hint and "_strata_" in found.message:
+        hint = "; run migrate(), and then what its report leaves (`manual`)"
     if argument is not None and int(argument[1]) > own:
         hint = "; after holds a value that its column does not take; begin with the first page"
     elif argument is not None:

@@ -80,6 +80,9 @@ def misfit(field: Field, facts: ColumnFacts) -> str:
     if not takes(field, facts):
         key = " as its key" if field.primary_key and facts.bare in _TAKEN[field.kind or Kind.TEXT] else ""
         return f"is {shown(facts)}, which cannot hold what the model has{key}: it wants {field.sql_type}"
+    if facts.labels and field.choices and not set(field.choices).intersection(facts.labels):
+        has, wants = (", ".join(map(repr, list(some)[:4])) for some in (facts.labels, field.choices))
+        return f"is {shown(facts)}, which has {has}, and none of what the model has: {wants}"
     return ""
 
 

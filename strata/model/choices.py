@@ -44,7 +44,10 @@ def choices_of(hint: Any, where: str) -> Mapping[str, Any]:
 
 def noun_of(hint: Any) -> str:
     """The choices in words."""
-    return f"a {spelled(hint)}" if is_enum(hint) else f"one of {', '.join(map(repr, typing.get_args(hint)))}"
+    if not is_enum(hint):
+        return f"one of {', '.join(map(repr, typing.get_args(hint)))}"
+    named = spelled(hint)
+    return f"an {named}" if named[:1] in "AEIOU" else f"a {named}"
 
 
 def normal_choice(hint: Any, choices: Mapping[str, Any]) -> Callable[[Any], Any]:

@@ -58,7 +58,7 @@ def _cause(error: Exception) -> str:
     if isinstance(error, StrataError):
         return str(error)
     app = os.environ.get(APP, "")
-    return f"the app is {app!r}, which raised this when it was imported; `strata doctor --app {app}` shows where"
+    return f"raised by the app {app!r} when it was imported; `strata doctor --app {app}` shows its words"
 
 
 def _is_command() -> bool:

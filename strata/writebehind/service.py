@@ -88,10 +88,10 @@ class WriteBehind:
         if not self._held:
             self._hold()
         item = replace(item, version=put.version)
+        if not put.orphan:
+            put = self._process.intake.see_to(bound, key, key_text, put, item)
         if put.orphan:
-            self._refuse(bound, key, key_text, item)
-        else:
-            self._process.intake.see_to(bound, key, key_text, put, item)
+            self._refuse(bound, key, key_text, replace(item, version=put.version))
         return put.version
 
     def add(

@@ -155,6 +155,17 @@ def test_dev_says_in_one_line_why_the_worker_does_not_start(folder: Path) -> Non
     assert not dev.left()
 
 
+def test_dev_says_where_an_application_looks_for_a_redis_that_is_not_there(folder: Path) -> None:
+    (folder / "shop.py").write_text(
+        "from strata import Config, DataStore\nstore = DataStore(Config.from_env(redis_addr='redis://:secret@127.0.0.1:1/0'))\n"
+    )
+    dev = Command(folder, "dev", "--app", "shop:store")
+    assert dev.process.wait(40) == 1
+    assert "Cannot connect to redis://:**@127.0.0.1:1/0" in dev.said() and "STRATA_REDIS_ADDR" in dev.said()
+    assert "secret" not in dev.said()
+    assert not dev.left()
+
+
 @pytest.mark.in_turn
 def test_dev_ends_when_a_process_of_it_ends(folder: Path) -> None:
     dev = Command(folder, "dev")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import uuid
 from collections.abc import Iterator
 from dataclasses import make_dataclass
@@ -198,6 +199,24 @@ def test_where_no_sql_keeps_the_values_there_are_words_alone(
     run(database, f"CREATE TABLE things (id text PRIMARY KEY, x {column} NOT NULL)")
     (told,) = migrate(database, model(annotation)).blocking
     assert said in told.text and told.sql == ""
+
+
+class Mood(enum.Enum):
+    """Whose values an ORM has kept by their names."""
+
+    SAD = "sad :("
+    GLAD = "glad :)"
+
+
+def test_an_enum_of_other_values_than_the_model_has_is_found(database: Database) -> None:
+    run(
+        database,
+        "CREATE TYPE named AS ENUM ('SAD', 'GLAD'); CREATE TABLE things (id text PRIMARY KEY, x named NOT NULL)",
+    )
+    (told,) = migrate(database, model(Mood)).blocking
+    assert (
+        "is the enum NAMED, which has 'SAD', 'GLAD', and none of what the model has: 'sad :(', 'glad :)'" in told.text
+    )
 
 
 @pytest.mark.parametrize(

@@ -146,18 +146,18 @@ def test_a_statement_that_names_a_partition_of_which_nobody_has_told_strata_is_s
         psql.execute(change.sql.encode())
     both = two(make, schema(Note, l3=policy))
     psql.execute("CREATE TABLE late PARTITION OF note FOR VALUES FROM (100) TO (200)")
-    for change in ("UPDATE late SET text = 'new' WHERE id = 101", "DELETE FROM late"):
+    for sql in ("UPDATE late SET text = 'new' WHERE id = 101", "DELETE FROM late"):
         both[0].set(Note, 101, Note(101, "old"))
         everywhere(both, Note, 101, Note(101, "old"))
-        psql.execute(change.encode())
-        everywhere(both, Note, 101, Note(101, "new") if "UPDATE" in change else None)
+        psql.execute(sql.encode())
+        everywhere(both, Note, 101, Note(101, "new") if "UPDATE" in sql else None)
 
 
 @pytest.mark.parametrize("names", [("one.item", "two.item"), ("Item", "item")], ids=["schemas", "capitals"])
 def test_a_statement_that_changes_two_tables_of_almost_one_name_is_seen_of_both(
     outside_dsn: str, make: MakeStore, psql: psycopg.Connection[Any], names: tuple[str, str]
 ) -> None:
-    stores = []
+    stores: list[DataStore] = []
     for name in names:
         space, _, table = name.rpartition(".")
         psql.execute(f"CREATE SCHEMA IF NOT EXISTS {space or 'public'}".encode())

@@ -13,12 +13,13 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from strata import DataStore, Durability, InvalidConfigError
 from strata.cli.doctor.finding import FindingState
 from strata.cli.doctor.journal import journal
 from strata.embedded import EmbeddedValkey
-from strata.testing import inspect
+from strata.testing import Proxy, inspect
 from strata.writebehind import service
 from strata.writebehind.dirty.directory import set_aside
 from strata.writebehind.dirty.orphan import HEAD
@@ -62,6 +63,27 @@ def journalled(make: MakeStore, directory: Path, *schemas: Any, **config: Any) -
 def write(dsn: str, redis_addr: str, directory: Path, end: str) -> int:
     words = [sys.executable, "-c", WRITER.format(end=end), str(directory)]
     return forked.run(words, env=environment(dsn, redis_addr), cwd=ROOT, timeout=60).returncode
+
+
+def test_a_write_that_has_waited_for_room_is_in_the_journal_too(make: MakeStore, dsn: str, tmp_path: Path) -> None:
+    place = conninfo_to_dict(dsn)
+    with Proxy(f"{place['host']}:{place['port']}") as link:
+        slow = {"write_behind_flush_interval": HOUR, "write_behind_flush_threshold": 10**9, "write_behind_max_dirty": 1}
+        store = journalled(
+            make, tmp_path, deferred(), postgres_dsn=make_conninfo(dsn, hostaddr="127.0.0.1", port=link.port), **slow
+        )
+        idle(store)
+        link.refuse()
+        store.set(Note, 1, Note(1, "the first"))
+        later = threading.Thread(target=store.set, args=(Note, 2, Note(2, "the second")))
+        later.start()
+        later.join(0.2)  # it waits for room: PostgreSQL does not take it
+        hand_off(store)
+        later.join(20)
+        assert any(b"the second" in file.read_bytes() for file in tmp_path.rglob("*.journal"))
+        link.resume()
+        store.flush_dirty(10)
+    assert rows(dsn, "SELECT text FROM note ORDER BY id") == [("the first",), ("the second",)]
 
 
 def test_a_killed_writer_s_records_are_in_l3_after_the_next_start(

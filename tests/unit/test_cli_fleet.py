@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from strata.cli.fleet import last_words
+from strata.cli.fleet import READ_IT, last_words
 
 TRACEBACK = """
 Traceback (most recent call last):
@@ -28,6 +28,10 @@ strata.errors.InvalidConfigError: the app is 'shop:store', but there is no modul
         (TRACEBACK, "strata.errors.InvalidConfigError: the app is 'shop:store', but there is no module 'shop'"),
         ("Usage: celery [OPTIONS]\nError: no such option\n", "Error: no such option"),
         ("OSError: address in use\nbye\n", "OSError: address in use"),
+        (
+            "[ERROR/MainProcess] consumer: Cannot connect to redis://127.0.0.1:1//: Error 111.\nTrying again in 2 s\n",
+            f"Cannot connect to redis://127.0.0.1:1//: Error 111.; {READ_IT}",
+        ),
     ],
 )
 def test_the_last_words_name_the_cause(tmp_path: Path, log: str, said: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from strata import waits
 from strata.bound import Bound
 from strata.errors import (
@@ -15,6 +17,7 @@ from strata.errors import (
     L2RefusedError,
     L2UnavailableError,
     MigrationError,
+    UnavailableError,
     WriteBehindFullError,
 )
 from strata.policies import Durability
@@ -49,12 +52,16 @@ class Intake:
         self._bypass = bypass
         self._beat = beat
 
-    def see_to(self, bound: Bound, key: Any, key_text: str, put: Accepted, item: Buffered) -> None:
-        """See to a write that was put. Raises as `WriteBehind.put` does."""
+    def see_to(self, bound: Bound, key: Any, key_text: str, put: Accepted, item: Buffered) -> Accepted:
+        """See to a write that was put; as what it was taken in the end. Raises as `WriteBehind.put` does."""
         if not put.room:
-            self._overflow(bound, key, key_text, item)
-        elif self._durability is not Durability.MEMORY and not self._durable(bound, key):
+            late = self._overflow(bound, key, key_text, item)
+            if late is None:
+                return replace(put, room=True)  # L3 has it
+            put = late
+        if not put.orphan and self._durability is not Durability.MEMORY and not self._durable(bound, key):
             self._hand_over(bound, key, key_text)
+        return put
 
     def _durable(self, bound: Bound, key: Any) -> bool:
         """Whether the journal has the write; where it cannot take it, the ledger must."""
@@ -93,16 +100,23 @@ class Intake:
                 raise
             self._buffer.confirm(bound.name, [(key, current.version)])
 
-    def _overflow(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> None:
-        """The buffer is full: to L3 at once; where that fails, wait for room or for L3, then raise."""
+    def _overflow(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> Accepted | None:
+        """The buffer is full: to L3 at once; where that fails, wait for room or for L3, then raise. How the buffer has
+        taken it, None where L3 has.
+
+        What others have written meanwhile the buffer does not know. So the write is one of now when it gets room,
+        unless it may be in L3 already, or adds to what is there, whenever that is.
+        """
         clock = self._common.clock
         self._common.metrics.count("strata_write_behind_full", schema=bound.name)
         deadline = clock.monotonic() + self._common.ledger.timing.full
+        settled = bool(item.added)
         while True:
             try:
                 self._bypass.one(bound, key, key_text, item)
-                return
+                return None
             except WITHOUT_L3 as error:
+                settled = settled or (isinstance(error, UnavailableError) and error.outcome_unknown)
                 left = deadline - clock.monotonic()
                 if left <= 0:
                     raise WriteBehindFullError(
@@ -110,5 +124,9 @@ class Intake:
                         "either; the write was not taken"
                     ) from error
                 waits.sleep(min(left, ROOM))
-                if self._buffer.put(bound.name, key, key_text, item, safe=False).room:
-                    return
+                if settled:
+                    put = self._buffer.put(bound.name, key, key_text, item, safe=False)
+                else:
+                    put = self._buffer.write(bound.name, key, key_text, item)
+                if put.room:
+                    return put
