@@ -16,6 +16,7 @@ import strata
 from strata import DataStore, Encrypted, EncryptionKeys, PrimaryKey, WriteMode
 from strata.embedded import EmbeddedValkey
 from tests.stores import MakeStore, schema
+from tests.surroundings import django_beside  # noqa: F401 which has settings for Django
 
 ROOT = Path(__file__).parents[2]
 AWAITED = "strata.aio."
