@@ -85,7 +85,7 @@ class Project:
     def follow(self, alias: str) -> None:
         """A connection of Django's was opened: where it leads to another database than the store's, as the test runner
         has it, or to none, as where that makes or drops one, the store is made anew by who needs it next."""
-        if alias == NO_DB_ALIAS or (alias == database() and self.isolation.moved):
+        if alias == NO_DB_ALIAS or (self.isolation.moved and alias == database()):
             self.forget()
 
     def has(self, store: DataStore) -> bool:
