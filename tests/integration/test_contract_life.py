@@ -303,7 +303,7 @@ def test_close_flushes_what_is_pending_and_stops_every_thread(make: MakeStore, d
         return [thread for thread in threading.enumerate() if thread not in before and "strata" in thread.name]
 
     wait_until(lambda: not left())
-    with psycopg.connect(dsn) as conn:
+    with psycopg.connect(dsn, autocommit=True) as conn:  # a transaction sees what it saw first
         mine = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         wait_until(lambda: conn.execute(mine).fetchone() == (0,))
 

@@ -31,6 +31,7 @@ Secret = Annotated[str, strata.Encrypted]
 
 class State(enum.Enum):
     OPEN = "it's \\ open"
+    CALM = "calm"
 
 
 class Level(enum.IntEnum):
