@@ -46,8 +46,8 @@ def noun_of(hint: Any) -> str:
     """The choices in words."""
     if not is_enum(hint):
         return f"one of {', '.join(map(repr, typing.get_args(hint)))}"
-    named = spelled(hint)
-    return f"an {named}" if named[:1] in "AEIOU" else f"a {named}"
+    article = "an" if spelled(hint)[:1] in "AEIOU" else "a"
+    return f"{article} {spelled(hint)} ({', '.join(repr(value_of(member)) for member in hint)})"
 
 
 def normal_choice(hint: Any, choices: Mapping[str, Any]) -> Callable[[Any], Any]:

@@ -157,7 +157,7 @@ def _choice(annotation: Any, where: str) -> Form:
         test = Step(f"type({{v}}) is {'str' if texts else 'int'} and {{v}} in {{f}}", frozenset(members))
     return Form(
         kind=Kind.TEXT if texts else Kind.BIGINT,
-        noun=f"{noun_of(annotation)} ({', '.join(map(repr, map(value_of, choices.values())))})",
+        noun=noun_of(annotation),
         sound=test,
         exact=test,
         normal=normal_choice(annotation, choices),

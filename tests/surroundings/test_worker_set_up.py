@@ -47,7 +47,8 @@ def test_a_worker_waits_for_its_application_a_line_a_try(dsn: str, redis_addr: s
     try:
         wait_until(lambda: lines(worker, "no module 'late'; the next try is in"), timeout=30, what="the first try")
         (tmp_path / "late.py").write_text("raise ValueError('hunter2')\n")
-        wait_until(lambda: lines(worker, "ValueError: raised by the app 'late:store'"), timeout=30, what="the second try")
+        raised = "ValueError: raised by the app 'late:store'"
+        wait_until(lambda: lines(worker, raised), timeout=30, what="the second try")
         (tmp_path / "late.py").write_text(APPLICATION)
         wait_until(worker.ready, timeout=60, what="a worker")
         said = worker.log.read_text()
