@@ -166,7 +166,7 @@ def test_of_too_many_dead_letters_the_oldest_go_whole(make: MakeStore, dsn: str,
     store = refusing(make, dsn, max_dead_letters=32)
     refused(store, *range(100))
     last = [letter.key for letter in store.dead_letters.list(limit=1000)]
-    wait_until(lambda: left_of_letters(redis_addr) == [len(last), len(last), len(last), 0], what="that it is told of all")
+    wait_until(lambda: left_of_letters(redis_addr) == [len(last), len(last), len(last), 0])
     assert 16 <= len(last) <= 32
     refused(store, *range(1000, 1100))
     assert all(letter.key >= 1000 for letter in store.dead_letters.list(limit=1000))
