@@ -108,8 +108,8 @@ class Marking:
     def forget(self, schema: str, tag: str) -> None:
         """Drop what L1 has of a schema, or of a tag."""
         for bound in list(self._schemas.values()):
-            if bound.name == schema and (bound.heard_by_bus or bound.remade):
-                bound.l1.forget_all()
+            if bound.name == schema:
+                _forget_copies(bound)
             elif not schema:
                 bound.l1.forget_tag(tag)
 
@@ -141,7 +141,7 @@ class Marking:
         """Redis has lost markers. What was written since then is no more than what was before, to others, until it is
         known to all that they are lost; so it must be no more here."""
         for bound in list(self._schemas.values()):
-            self.forget(bound.name, "")
+            _forget_copies(bound)
 
     def begin(self) -> None:
         """The bus is heard from now on. What was missed before is asked for now, or else by whoever reads L2."""
@@ -196,3 +196,8 @@ class Marking:
                 number = int(float(score))
                 if self._versions.believed(number << NODE_BITS):
                     yield member.decode(), number
+
+
+def _forget_copies(bound: Bound) -> None:
+    if bound.heard_by_bus or bound.remade:
+        bound.l1.forget_all()

@@ -239,7 +239,7 @@ def free_months(conn: Connection, quoted: str, months: Sequence[Month]) -> list[
 
 
 def fires_on_delete(conn: Connection, quoted: str, but: str) -> bool:
-    """Whether a deletion has consequences: a trigger, but for those named like `but`, or a foreign key to the table."""
+    """Whether a deletion has consequences: a trigger whose name does not fit `but`, or a foreign key to the table."""
     row = conn.execute(_ON_DELETE, (quoted, but)).fetchone()
     return bool(row and row[0])
 

@@ -158,7 +158,6 @@ _STATEMENT = {
 }
 
 _SOURCE = "SELECT p.prosrc FROM pg_proc p WHERE p.oid = to_regprocedure($1)"
-_SCHEMA = "SELECT current_schema()"
 _DIVIDED = "SELECT 'p' FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'p'"
 _MADE = """
 SELECT g.tgname::text, p.proname::text FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
@@ -207,7 +206,8 @@ def moving(layout: Layout) -> str:
 def additions(conn: Connection, watched: Watched) -> list[str]:
     """The statements that make a table tell of changes, as far as it does not yet; it may be one to be made."""
     table, function = quote(watched.table), quote(short(f"{PREFIX}_{watched.table}"))
-    path = _search_path(conn)
+    spaces = _spaces(conn)
+    path = _search_path(spaces)
     names, deferred = [quote(name) for name in watched.key.names], _array(watched.deferred)
     old, new = (key_text_of(watched.key, alias, names) for alias in ("OLD", "NEW"))
     changes = [f"NEW.{name} IS DISTINCT FROM OLD.{name}" for name in names]
@@ -216,7 +216,7 @@ def additions(conn: Connection, watched: Watched) -> list[str]:
     # Of the transaction, which may change tables of this name in other schemas. No names of tables: PostgreSQL makes no
     # difference between capitals and small letters in those of settings.
     divided = watched.divided or _one(conn, _DIVIDED, table)
-    place = sha256(f"{_one(conn, _SCHEMA)}.{watched.table}".encode()).hexdigest()[:16]
+    place = sha256(f"{spaces[0] if spaces else None}.{watched.table}".encode()).hexdigest()[:16]
     words = {"place": place, "table": watched.table, "cached": _array(watched.cached), "deferred": deferred}
     at_once = _AT_ONCE.format(statement=f"{PREFIX}_statement", **words) if divided else ""
     changed = _CHANGED.format(
@@ -283,10 +283,15 @@ def leftovers(conn: Connection, unwatched: Collection[str]) -> list[tuple[str, s
     ]
 
 
-def _search_path(conn: Connection) -> str:
-    """Fixed, since the functions run with their maker's rights; objects of the session come last."""
+def _spaces(conn: Connection) -> list[str]:
+    """PostgreSQL's schemas of the search path, as far as they are there, the current one first."""
     row = conn.execute("SELECT current_schemas(false)::text[]").fetchone()
-    names = ", ".join(quote(name) for name in (row[0] if row else []))
+    return list(row[0]) if row else []
+
+
+def _search_path(spaces: Sequence[str]) -> str:
+    """Fixed, since the functions run with their maker's rights; objects of the session come last."""
+    names = ", ".join(map(quote, spaces))
     return f"SET search_path = {names}, pg_temp" if names else "SET search_path = pg_temp"
 
 

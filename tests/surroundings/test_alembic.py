@@ -133,7 +133,7 @@ def test_what_the_orm_changes_is_seen_by_the_triggers_that_the_revision_has_made
 
 @pytest.mark.in_turn
 def test_the_revision_goes_down_and_up_again_and_can_be_written_as_sql(application: Application) -> None:
-    assert "strata.outside_" in application.run("alembic upgrade 0001:0002 --sql").stdout
+    assert 'FUNCTION "_strata_outside_articles"()' in application.run("alembic upgrade 0001:0002 --sql").stdout
     application.run("alembic downgrade base")
     assert "Left to you" not in application.run(APPLY).stdout
 

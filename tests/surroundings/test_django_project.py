@@ -45,11 +45,14 @@ class Site:
         }  # fmt: skip
         self.opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
 
-    def manage(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "manage.py", *words], cwd=self.folder, env=self.env, capture_output=True, text=True,
-            timeout=120, check=False,
+            [sys.executable, *words], cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=120,
+            check=False,
         )  # fmt: skip
+
+    def manage(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.run("manage.py", *words)
 
     def managed(self, *words: str) -> str:
         done = self.manage(*words)
@@ -57,10 +60,7 @@ class Site:
         return done.stdout
 
     def python(self, code: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", f"import django; django.setup()\n{code}"], cwd=self.folder, env=self.env,
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+        done = self.run("-c", f"import django; django.setup()\n{code}")
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -303,16 +303,7 @@ def test_a_project_s_tests_run_in_parallel_and_by_pytest(site: Site) -> None:
     (site.folder / "conftest.py").write_text(conftest)
     again = test[test.index("def ") :].replace("def test_", "def test_again_")
     (site.folder / "test_authors.py").write_text(test + again)
-    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--create-db", "test_authors.py"]
-    ran = subprocess.run(
-        [sys.executable, *words],
-        cwd=site.folder,
-        env=site.env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    ran = site.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "--create-db", "test_authors.py")
     assert ran.returncode == 0 and "2 passed" in ran.stdout, ran.stdout + ran.stderr
 
 

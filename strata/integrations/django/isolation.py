@@ -97,9 +97,9 @@ class Isolation:
 
 def _remove(config: Config, pattern: str) -> None:
     store = DataStore(config)
-    for server in (store._wiring.server, store._wiring.ledger()):
-        if server is not None:
-            server.guard(None)  # the database may be gone
-            for keys in server.scan(pattern, SCANNED):
-                server.pipeline([("UNLINK", key) for key in keys])
-            server.close()
+    store._wiring.ledger()  # which is one of them from now on
+    for server in store._wiring.redis_servers():
+        server.guard(None)  # the database may be gone
+        for keys in server.scan(pattern, SCANNED):
+            server.pipeline([("UNLINK", key) for key in keys])
+        server.close()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from msgspec.structs import replace
-
 from strata import waits
 from strata.bound import Bound
 from strata.errors import (
@@ -57,7 +55,7 @@ class Intake:
         if not put.room:
             late = self._overflow(bound, key, key_text, item)
             if late is None:
-                return replace(put, room=True)  # L3 has it
+                return put  # L3 has it
             put = late
         if not put.orphan and self._durability is not Durability.MEMORY and not self._durable(bound, key):
             self._hand_over(bound, key, key_text)
