@@ -56,7 +56,7 @@ class Fleet:
             ownership.ensure()
 
     def persist(self, schema: str, shard: int) -> int:
-        """Write what is due in one shard of the ledger to L3; returns how many records."""
+        """Write what is due in a schema to L3, in this shard of the ledger first; returns how many records."""
         return self._wiring.writebehind().persist(schema, shard)
 
     def redrive(self) -> int:

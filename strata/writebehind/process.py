@@ -122,17 +122,14 @@ class Process:
         overtaken = self.buffer.overtaken(shard)
         if overtaken:
             self.bypass.overtaken(self._shared.schemas[shard.schema], overtaken)
-        return self._persist(shard, None)
+        count, more = self.drain.shard(shard)
+        if more:
+            self.workers.call([shard])
+        return count
 
     def persist(self, shard: Shard) -> int:
-        """Persist what is due in a shard, as a worker does."""
-        return self._persist(shard, self.workers.pulse)
-
-    def _persist(self, shard: Shard, claimed_some: Callable[[], None] | None) -> int:
-        count, more = self.drain.shard(shard, claimed_some=claimed_some)
-        if more:
-            self.workers.call(shard)
-        return count
+        """Persist what is due in a schema, as a worker does that was rung for at one of its shards."""
+        return self.drain.schema(shard, self.workers.pulse, lambda other: self.workers.call([other]))
 
     def work(self) -> int:
         """One round of a worker that persists; returns how many shards were overdue."""

@@ -232,7 +232,8 @@ class WriteBehind:
     # -- the fleet ----------------------------------------------------------------------------------------------
 
     def persist(self, schema: str, shard: int) -> int:
-        """Write what is due in one shard to L3; returns how many records. The body of the task `strata.persist`."""
+        """Write what is due in a schema to L3, in this shard first; returns how many records. The body of the task
+        `strata.persist`."""
         if not isinstance(schema, str) or schema not in self._schemas:
             self._log.warning("a schema is not registered here; its writes wait for another worker", schema=schema)
             return 0

@@ -196,7 +196,7 @@ def test_the_bell_is_not_rung_for_whoever_comes_back_until_nothing_is_due(ledger
 def test_the_bell_is_rung_again_where_who_claimed_has_left(ledger: Ledger) -> None:
     rings(ledger, "a")
     ledger.claim(SHARD, ledger.token())
-    ledger.leave(SHARD)
+    ledger.leave([SHARD])
     assert rings(ledger, "b")
 
 

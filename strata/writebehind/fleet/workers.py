@@ -6,6 +6,8 @@ has something due drains the shard itself, so that write-behind works without an
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from strata.writebehind.fleet.doorbell import Doorbell
 from strata.writebehind.fleet.keyed_worker import KeyedWorker
 from strata.writebehind.ledger.common import Common
@@ -71,16 +73,23 @@ class Workers:
             self._ledger.mark(self._pulse, self._announcer.source, self._ledger.timing.dead)
             self._pulse_at = now + self._ledger.timing.dead / 3
 
-    def call(self, shard: Shard) -> None:
+    def call(self, shards: Collection[Shard]) -> None:
         """Something is due: ring for the fleet, or drain it here where there is none."""
+        if not shards:
+            return
         if self.beats():
-            self._doorbell.ring(shard)
+            self._ring(shards)
         else:
-            self._drainer.add(shard)
+            for shard in shards:
+                self._drainer.add(shard)
 
-    def call_again(self, shard: Shard) -> None:
-        """Ring once more, unless a ring is under way."""
-        if self._ledger.ring(shard):
+    def call_again(self, shards: Collection[Shard]) -> None:
+        """Ring once more for those for which no ring is under way."""
+        self._ring([shard for shard in shards if self._ledger.ring(shard)])
+
+    def _ring(self, shards: Collection[Shard]) -> None:
+        # One bell a schema: who comes looks after all of its shards.
+        for shard in {shard.schema: shard for shard in shards}.values():
             self._doorbell.ring(shard)
 
     def drain_here(self, shard: Shard) -> None:

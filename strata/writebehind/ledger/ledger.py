@@ -246,6 +246,16 @@ class Ledger:
         answers = self.ask([(shard, part) for shard in shards for part in parts])
         return [times_of(answers[at : at + len(parts)]) for at in range(0, len(answers), len(parts))]
 
+    def due(self, shards: Sequence[Shard]) -> dict[Shard, int]:
+        """The shards in which something may be claimed, and how many entries of each."""
+        now = round(self.now())
+        answers = self.ask([(shard, ("ZCOUNT", "due", "-inf", now)) for shard in shards])
+        return {
+            shard: count
+            for shard, count in zip(shards, answers, strict=True)
+            if not isinstance(count, L2RefusedError) and count
+        }
+
     def ask(self, asked: Sequence[tuple[Shard, Sequence[Any]]]) -> list[Any]:
         """Plain commands, each about the part of a shard that it names second, in one round trip."""
         commands = [(name, self.key(shard, part), *rest) for shard, (name, part, *rest) in asked]
@@ -273,9 +283,9 @@ class Ledger:
         """Whether the doorbell of the shard is to be rung, since no ring is under way."""
         return self.mark(self.key(shard, "bell"), "1", self.timing.bell, new=True)
 
-    def leave(self, shard: Shard) -> None:
+    def leave(self, shards: Sequence[Shard]) -> None:
         """Whoever claimed does not come back for more: what is handed off from now on rings again."""
-        self.server.execute("DEL", self.key(shard, "bell"))
+        self.ask([(shard, ("DEL", "bell")) for shard in shards])
 
     def mark(self, key: str, value: str, seconds: float, *, new: bool = False) -> bool:
         """Set a small key for some seconds, even on a Redis that is out of memory; `new`: only where there is none.

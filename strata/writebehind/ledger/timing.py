@@ -33,6 +33,8 @@ class Timing:
     alive: float = 20.0  # for which a beat of an instance counts
     probe: float = 2.0  # after which it is asked what became of an entry whose outcome did not come
     budget: float = 2.0  # after which one task makes room for others
+    linger: float = 0.06  # for which a task that has persisted something waits for more
+    glance: float = 0.02  # between its looks meanwhile
     full: float = 5.0  # for which a writer waits for room in a full buffer
     exit: float = 5.0  # for which the end of the process is held up
     outcomes_kept: int = 86_400

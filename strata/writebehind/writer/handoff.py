@@ -206,8 +206,7 @@ class HandOff:
             if not together:
                 self._put_apart([p for p, a in answered if isinstance(a, Answer) and a.verdict in ARRIVED])
         finally:
-            for shard in rings:
-                self._workers.call(shard)
+            self._workers.call(rings)
         return answered
 
     def _put_apart(self, writes: Sequence[EncodedWrite]) -> None:

@@ -98,11 +98,10 @@ class Redrive:
         if not late:
             return 0
         idle = works and max(late.values()) > timing.dead and self._workers.idle()
-        for shard, seconds in late.items():
-            if not works or (idle and seconds > timing.dead):
-                self._workers.drain_here(shard)
-            else:
-                self._workers.call_again(shard)
+        here = [shard for shard, seconds in late.items() if not works or (idle and seconds > timing.dead)]
+        for shard in here:
+            self._workers.drain_here(shard)
+        self._workers.call_again(late.keys() - here)
         return len(late)
 
     def _retime(self, shard: Shard) -> int:
