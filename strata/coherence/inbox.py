@@ -69,12 +69,16 @@ class Inbox:
         if message.op == MessageOp.CLEAR:
             bound.l1.clear()
             return
+        for one in message.each():
+            self._of_key(bound, one)
+
+    def _of_key(self, bound: Bound, message: Message) -> None:
         try:
             key = bound.plan.parse_key(message.id)
         except (StrataError, ValueError):
             self.unreadable += 1
-            return
-        self._apply(bound, key, message)
+        else:
+            self._apply(bound, key, message)
 
     def clear(self) -> None:
         """Messages may have been missed: nothing in L1 can be trusted."""

@@ -275,7 +275,7 @@ class L2Tier:
 
     def put(self, token: str, channel: str, puts: Sequence[Put]) -> set[str]:
         """Put what was committed in the place of the intents; returns the key texts that were stored."""
-        self._remember((put.key_text, put.version) for put in puts)
+        self.remember((put.key_text, put.version) for put in puts)
         return {key_text for key_text, stored in self._each_put("put", [token, channel], puts) if stored}
 
     def abandon(self, token: str, key_texts: Sequence[str]) -> None:
@@ -317,13 +317,12 @@ class L2Tier:
 
     def invalidate(self, channel: str, messages: Mapping[str, bytes]) -> None:
         """Drop the values, by key text with what is said of each, whatever their versions; what is pending stays."""
-        self._remember((key_text, None) for key_text in messages)
+        self.remember((key_text, None) for key_text in messages)
         self._each("invalidate", [channel], {key_text: (message,) for key_text, message in messages.items()})
 
     def settle(self, channel: str, items: Sequence[tuple[str, int, bytes, int, bytes, int]]) -> None:
-        """Tell L2 what L3 holds: (key text, version, content or b"", px, message, whether it is said at all events)
-        each."""
-        self._remember((item[0], item[1]) for item in items)
+        """Tell L2 what L3 holds: key text, version, content or b"", px, message, whether that is said in any case."""
+        self.remember((item[0], item[1]) for item in items)
         self._spread("settle", [channel], items)
 
     def purge(self, channel: str, items: Sequence[tuple[str, int, bytes]]) -> None:
@@ -361,7 +360,8 @@ class L2Tier:
             self._each("invalidate", [channel], gone)
         return newest
 
-    def _remember(self, told: Iterable[tuple[str, int | None]]) -> None:
+    def remember(self, told: Iterable[tuple[str, int | None]]) -> None:
+        """L2 is about to be told of these versions of keys, None being an invalidation: for `tell_again`."""
         self._told.remember(self.server.clock.monotonic(), told)
 
     def _each_put(self, name: str, head: list[Any], puts: Sequence[Put], *more: Any) -> Iterator[tuple[str, Any]]:

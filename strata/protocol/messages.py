@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from strata.model.jsonb import UNREADABLE
 from strata.protocol.versions import VERSION_DIGITS, text
@@ -29,22 +31,30 @@ class MessageOp(enum.StrEnum):
     TAG = "tag"
 
 
-class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+class Message(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One message. Without `v` (the version, as text) the entry is dropped unconditionally; `src` is the sender's
-    instance, `db` the Redis database, 0 being left out."""
+    instance, `db` the Redis database, 0 being left out. `many`, in the place of `id` and `v`: keys and their versions
+    in turn, of one bulk write or hand-off."""
 
     schema: str
-    id: str
+    id: str = ""
     op: str
     v: str | None = None
     src: str | None = None
     db: int = 0
+    many: list[str] = []
 
     @property
     def version(self) -> int | None:
         """The version as a number; None where the message has none that can be read."""
         v = self.v
         return int(v) if v is not None and len(v) <= VERSION_DIGITS and v.isascii() and v.isdigit() else None
+
+    def each(self) -> list[Message]:
+        """A message for each key."""
+        if not self.many:
+            return [self]
+        return [replace(self, id=id, v=v, many=[]) for id, v in zip(self.many[::2], self.many[1::2], strict=False)]
 
 
 _encode = msgspec.json.Encoder().encode
@@ -63,8 +73,19 @@ class Announcer:
         self, schema: str, key_text: str, op: MessageOp, version: int | None = None, *, signed: bool = True
     ) -> bytes:
         """The bytes to publish; where they are not `signed`, this instance hears them as everybody else does."""
-        stamp = None if version is None else text(version)
-        return _encode(Message(schema, key_text, op, stamp, self.source if signed else None, self.database))
+        stamp, source = None if version is None else text(version), self.source if signed else None
+        return _encode(Message(schema=schema, id=key_text, op=op, v=stamp, src=source, db=self.database))
+
+    def head(self, schema: str, op: MessageOp) -> bytes:
+        """A message but for its keys and versions, and the last brace, which scripts put to it."""
+        return _encode(Message(schema=schema, op=op, src=self.source, db=self.database))[:-1]
+
+    def about(self, schema: str, op: MessageOp, versions: Sequence[tuple[str, int]]) -> bytes:
+        """One message about some keys."""
+        if len(versions) == 1:
+            return self.message(schema, versions[0][0], op, versions[0][1])
+        many = [item for key_text, version in versions for item in (key_text, text(version))]
+        return _encode(Message(schema=schema, op=op, src=self.source, db=self.database, many=many))
 
 
 def parse(data: Any) -> Message | None:

@@ -14,6 +14,7 @@ import redis
 import strata
 from strata import DataStore, WriteMode
 from strata.testing import inspect
+from tests.behind import client
 from tests.forked import Forked
 from tests.models import Note
 from tests.stores import MakeStore, schema, sure
@@ -158,6 +159,20 @@ def test_a_foreign_message_without_a_version_drops_the_entry(make: MakeStore, re
     wait_until(lambda: store.stats().l1_entries == 0)
     assert store.stats().bus_unreadable == 2
     assert notes.get(1) == Note(1)
+
+
+def test_a_message_about_many_keys_drops_the_entry_of_each(make: MakeStore, redis_addr: str) -> None:
+    store = make()
+    notes = store.register(schema(Note, name="notes"))
+    store.migrate()
+    sure(store)
+    notes.set_many({id: Note(id) for id in range(4)})
+    newer, older = f"{inspect(store).stamp():019d}", f"{1:019d}"
+    many = ["1", newer, "x", newer, "2", older, "3", newer]
+    message = {"schema": "notes", "op": "set", "src": "another", "many": many}
+    client(redis_addr).publish("strata:invalidate", json.dumps(message))
+    wait_until(lambda: store.stats().bus_unreadable == 1 and store.stats().l1_entries == 2)
+    assert sorted(inspect(store).schemas["notes"].l1.entries) == [0, 2]
 
 
 def test_a_subscriber_that_was_cut_off_clears_its_l1(make: MakeStore, redis_addr: str) -> None:

@@ -14,10 +14,12 @@ from strata.l2.client import RedisServer
 from strata.policies import L2PoolConfig
 from strata.protocol.entry import Entry, EntryOp, decode
 from strata.protocol.keyspace import Keyspace
+from strata.protocol.messages import MessageOp, parse
 from strata.waits.clock import SystemClock
 from strata.writebehind.ledger.answers import (
     Answer,
     KeyStatus,
+    LedgerBatch,
     LedgerPut,
     Release,
     ShardAnswer,
@@ -32,6 +34,7 @@ from tests.behind import sound
 from tests.support import wait_until
 
 SHARD = Shard("things", 3)
+HEAD = b'{"schema":"things","op":"set"'  # of a message
 NOW = 1_700_000_000_000
 
 
@@ -66,9 +69,9 @@ def entry(version: int, op: EntryOp = EntryOp.SET, row: bytes = b"row", since: i
     return Entry(version, op, since, "me", row)
 
 
-def handed(ledger: Ledger, item: LedgerPut, channel: str = "c") -> ShardAnswer:
+def handed(ledger: Ledger, item: LedgerPut, channel: str = "c", head: bytes = b"") -> ShardAnswer:
     """What the ledger answers to one that is handed off."""
-    [answer] = ledger.hand_off([(SHARD, [item])], channel)
+    [answer] = ledger.hand_off([LedgerBatch(SHARD, [item], head)], channel)
     return sound(answer)
 
 
@@ -79,10 +82,17 @@ def look(ledger: Ledger) -> ShardTimes:
 
 
 def put(
-    ledger: Ledger, key: str, version: int, *, op: EntryOp = EntryOp.SET, expected: str = "*", **handing: Any
+    ledger: Ledger,
+    key: str,
+    version: int,
+    *,
+    op: EntryOp = EntryOp.SET,
+    expected: str = "*",
+    head: bytes = b"",
+    **handing: Any,
 ) -> Answer:
     item = LedgerPut(key, entry(version, op).encode(), expected, **handing)
-    return handed(ledger, item, "channel").answers[0]
+    return handed(ledger, item, "channel", head).answers[0]
 
 
 def claimed(ledger: Ledger, *keys: str) -> dict[str, tuple[int, int, int, int]]:
@@ -120,15 +130,15 @@ def test_versions_are_compared_exactly_beyond_what_a_double_holds(ledger: Ledger
 
 
 def test_a_replaced_entry_keeps_the_time_of_its_first_write(ledger: Ledger) -> None:
-    ledger.hand_off([(SHARD, [LedgerPut("a", entry(1, since=NOW).encode())])], "c")
-    ledger.hand_off([(SHARD, [LedgerPut("a", entry(2, since=NOW + 5000, row=b"new").encode())])], "c")
+    ledger.hand_off([LedgerBatch(SHARD, [LedgerPut("a", entry(1, since=NOW).encode())])], "c")
+    ledger.hand_off([LedgerBatch(SHARD, [LedgerPut("a", entry(2, since=NOW + 5000, row=b"new").encode())])], "c")
     [[raw]] = ledger.read([(SHARD, ["a"])])
     assert raw is not None and decode(raw) == entry(2, since=NOW, row=b"new")
 
 
 def test_what_l3_has_is_refused_whole_l2_included(ledger: Ledger, raw: Any) -> None:
     ledger.done([(SHARD, [("a", 9)])])
-    answer = put(ledger, "a", 9, l2_key="strata:things:a", content=b"V1:old", px=1000, message=b"told")
+    answer = put(ledger, "a", 9, l2_key="strata:things:a", content=b"V1:old", px=1000, head=HEAD)
     assert answer == Answer(Verdict.PERSISTED, 9)
     assert raw.get("strata:things:a") is None and read(ledger, "a") is None
 
@@ -138,10 +148,48 @@ def test_a_taken_write_is_pending_in_l2_and_on_the_bus(ledger: Ledger, raw: Any)
     listener.subscribe("channel")
     assert listener.get_message(timeout=5)["type"] == "subscribe"
     content = b"V1:%019d:p:body" % 5
-    put(ledger, "a", 5, l2_key="strata:things:a", content=content, px=60_000, message=b"told")
+    put(ledger, "a", 5, l2_key="strata:things:a", content=content, px=60_000, head=HEAD)
     assert raw.get("strata:things:a") == content
     assert 0 < raw.pttl("strata:things:a") <= 60_000
-    assert listener.get_message(timeout=5)["data"] == b"told"
+    assert listener.get_message(timeout=5)["data"] == HEAD + b',"id":"a","v":"%019d"}' % 5
+    listener.close()
+
+
+def test_one_hand_off_is_one_message_whatever_its_keys_are(ledger: Ledger, raw: Any) -> None:
+    listener = raw.pubsub()
+    listener.subscribe("channel")
+    assert listener.get_message(timeout=5)["type"] == "subscribe"
+    keys = ["a", 'with "quotes"', "a/b\\c", "\u00fc\U0001f600\x01", "1"]
+    puts = [LedgerPut(key, entry(version).encode(), said=MessageOp.SET) for version, key in enumerate(keys, 1)]
+    [answer] = ledger.hand_off([LedgerBatch(SHARD, puts, HEAD)], "channel")
+    assert sound(answer).answers == [Answer(Verdict.TAKEN)] * len(keys)
+    message = parse(listener.get_message(timeout=5)["data"])
+    assert message is not None and (message.schema, message.op) == ("things", "set")
+    assert [(one.id, one.version) for one in message.each()] == [(key, n) for n, key in enumerate(keys, 1)]
+    assert listener.get_message(timeout=0.1) is None
+    listener.close()
+
+
+def test_what_l3_has_as_it_was_handed_off_is_settled_and_leaves_the_ledger(ledger: Ledger, raw: Any) -> None:
+    puts = [
+        LedgerPut(key, entry(5).encode(), l2_key=f"strata:things:{key}", content=b"V1:%019d:p:body" % 5)
+        for key in "abcd"
+    ]
+    ledger.hand_off([LedgerBatch(SHARD, puts)], "channel")
+    raw.set("strata:things:b", b"L1:a reader's")
+    raw.set("strata:things:c", b"I1:c:writer=9999999999999;", px=60_000)
+    raw.delete("strata:things:d")
+    listener = raw.pubsub()
+    listener.subscribe("channel")
+    assert listener.get_message(timeout=5)["type"] == "subscribe"
+    assert ledger.finish(SHARD, [(key, 5) for key in "abcd"], "strata:things:{}".format, "channel", HEAD) == 4
+    assert raw.mget(f"strata:things:{key}" for key in "abcd") == [
+        b"V1:%019d:s:body" % 5, None, b"I1:s:writer=9999999999999;", None
+    ]  # fmt: skip
+    message = parse(listener.get_message(timeout=5)["data"])
+    assert message is not None and [one.id for one in message.each()] == ["b", "c", "d"]
+    assert [read(ledger, key) for key in "abcd"] == [None] * 4
+    assert put(ledger, "a", 5) == Answer(Verdict.PERSISTED, 5)
     listener.close()
 
 
@@ -268,7 +316,7 @@ def test_the_age_of_a_shard_is_that_of_its_oldest_entry_also_where_that_is_claim
     ledger: Ledger, raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ledger.oldest([SHARD]) == [None]
-    ledger.hand_off([(SHARD, [LedgerPut("old", entry(1, since=NOW - 70_000).encode())])], "channel")
+    ledger.hand_off([LedgerBatch(SHARD, [LedgerPut("old", entry(1, since=NOW - 70_000).encode())])], "channel")
     claimed(ledger)
     put(ledger, "new", 2)
     raw.hset(Keyspace().own(SHARD.tag, "dirty"), "odd", "what is no entry")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +35,12 @@ class Listed(list[bytes]):
     """Values in order."""
 
 
+def _json(value: Any) -> bytes:
+    return json.dumps(
+        value.decode() if isinstance(value, bytes) else [text.decode() for text in value.values()]
+    ).encode()
+
+
 OK = Status(b"OK")
 WRITES = frozenset(
     "del expire hdel hincrby hset ltrim pexpire pexpireat rename rpush set setrange zadd zrem zremrangebyrank"
@@ -62,6 +69,7 @@ class Valkey:
         self._lua.globals()[b"redis"] = self._table(
             {b"call": protect(self._from_script), b"pcall": self._from_script, b"error_reply": fail}
         )
+        self._lua.globals()[b"cjson"] = self._table({b"encode": _json})
         self._compile = self._lua.eval(
             b"function(text) local run = assert(loadstring('local KEYS, ARGV = ... ' .. text))"
             b" return function(keys, args) local ok, r = pcall(run, keys, args)"

@@ -88,6 +88,14 @@ local function say(channel, message)
   if message ~= '' then redis.call('PUBLISH', channel, message) end
 end
 
+-- The same in one message, of keys and their versions in turn: `head` is all of it but these, and the last brace.
+local function say_of(channel, head, said)
+  if head == '' or #said == 0 then return end
+  local rest = ',"many":' .. cjson.encode(said)
+  if #said == 2 then rest = ',"id":' .. cjson.encode(said[1]) .. ',"v":"' .. said[2] .. '"' end
+  redis.call('PUBLISH', channel, head .. rest .. '}')
+end
+
 local function now_ms()
   local t = redis.call('TIME')
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
@@ -123,10 +131,37 @@ end
 -- Creates the key; an intent that it meets is spoiled, not replaced. An empty content (a partial record) only removes
 -- what is older, or, where px is -1, whatever there is, since it has not what was added. Returns whether it met an intent.
 local function pend(key, raw, version, content, px)
+  if not raw then
+    if content ~= '' then store(key, content, px) end
+    return false
+  end
   raw = standing(key, raw)
   local k = kind(raw)
   if k == 'I' then spoil(key, raw) return true end
   if px ~= '-1' and holds_version(raw) and not older(version_of(raw), version) then return false end
   if content == '' then redis.call('DEL', key) else store(key, content, px) end
   return false
+end
+
+-- L3 has `version` of what the key holds as `raw`, and `content` in its place ('' = as it is, '-' = none).
+local function settle(key, raw, version, content, px)
+  if raw and version_of(raw) ~= version then raw = standing(key, raw) end
+  local k = kind(raw)
+  if k == 'L' then
+    redis.call('DEL', key)
+  elseif k == 'I' then
+    spoil(key, raw)
+  elseif raw and version_of(raw) == version then
+    if content == '-' then
+      redis.call('DEL', key)
+    elseif content ~= '' and has_own_life(raw) then
+      redis.call('SET', key, living(content, ';'), 'KEEPTTL')
+    elseif content ~= '' then
+      store(key, content, px)
+    elseif is_pending(raw) then
+      redis.call('SETRANGE', key, 23, 's')
+    end
+  elseif raw and (older(version_of(raw), version) or (content == '-' and is_pending(raw))) then
+    redis.call('DEL', key)
+  end
 end

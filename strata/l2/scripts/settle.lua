@@ -6,31 +6,14 @@
 -- KEYS  the records' keys
 -- ARGV  1 channel; then for each key: L3's version, new content ('' = as it is, '-' = none), px, message ('' = none),
 --       whether it is said in any case (1), or only where the key does not show that the hand-off was told of (0)
-local call = redis.call
 get_even_if_full(KEYS[1])
-local held = call('MGET', unpack(KEYS))
+local held = redis.call('MGET', unpack(KEYS))
 for i, key in ipairs(KEYS) do
   local at = 1 + (i - 1) * 5
-  local version, content, px, message = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local raw = standing(key, held[i])
-  local k = kind(raw)
-  if ARGV[at + 5] == '1' or not holds_version(raw) or version_of(raw) ~= version then say(ARGV[1], message) end
-  if k == 'L' then
-    call('DEL', key)
-  elseif k == 'I' then
-    spoil(key, raw)
-  elseif raw and version_of(raw) == version then
-    if content == '-' then
-      call('DEL', key)
-    elseif content ~= '' and has_own_life(raw) then
-      call('SET', key, living(content, ';'), 'KEEPTTL')
-    elseif content ~= '' then
-      store(key, content, px)
-    elseif is_pending(raw) then
-      call('SETRANGE', key, 23, 's')
-    end
-  elseif raw and (older(version_of(raw), version) or (content == '-' and is_pending(raw))) then
-    call('DEL', key)
+  local version, raw = ARGV[at + 1], held[i]
+  if ARGV[at + 5] == '1' or not raw or version_of(raw) ~= version or not holds_version(raw) then
+    say(ARGV[1], ARGV[at + 4])
   end
+  settle(key, raw, version, ARGV[at + 2], ARGV[at + 3])
 end
 return 1

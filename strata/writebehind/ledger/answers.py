@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from strata.errors import L2RefusedError
+from strata.protocol.messages import MessageOp
+from strata.writebehind.ledger.shard import Shard
 
 ANY = "*"
 WHATEVER = -1  # in the place of a life: no copy of the record is good, of whatever version
@@ -40,7 +42,8 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 class LedgerPut(msgspec.Struct, frozen=True, gc=False):
     """One record on its way into the ledger, and into L2 where `l2_key` is not empty.
 
-    `expected` is the version that the ledger must hold for it to be taken: ANY, "" for none, NEVER.
+    `expected` is the version that the ledger must hold for it to be taken: ANY, "" for none, NEVER. `said`: what the
+    bus hears once it is taken.
     """
 
     key_text: str
@@ -49,7 +52,20 @@ class LedgerPut(msgspec.Struct, frozen=True, gc=False):
     l2_key: str = ""
     content: bytes = b""
     px: int = 0
-    message: bytes = b""
+    said: MessageOp | None = None
+
+    @property
+    def kind(self) -> tuple[bool, str, MessageOp | None]:
+        """What those have in common that are handed off together."""
+        return bool(self.l2_key), self.expected, self.said
+
+
+class LedgerBatch(NamedTuple):
+    """Records of one kind and shard, no key twice, and the head of the message about them, b"" being none."""
+
+    shard: Shard
+    puts: Sequence[LedgerPut]
+    head: bytes = b""
 
 
 class ShardAnswer(NamedTuple):
@@ -99,7 +115,7 @@ class ShardTimes(NamedTuple):
     last: float | None = None
 
 
-_TAKEN = Answer(Verdict.TAKEN)
+TAKEN = Answer(Verdict.TAKEN)
 _VERDICTS = {verdict.value.encode(): verdict for verdict in Verdict}
 
 
@@ -113,15 +129,15 @@ def raw_of(key_text: str) -> bytes:
     return key_text.encode("utf-8", "surrogateescape")
 
 
-def taken(said: Any) -> ShardAnswer:
-    """The answer of a hand-off."""
+def taken(said: Any, count: int) -> ShardAnswer:
+    """The answer to a hand-off of so many."""
     epoch, ring, *rest = said
-    return ShardAnswer(epoch, bool(ring), [_answer(raw) for raw in rest])
+    return ShardAnswer(epoch, bool(ring), [_answer(raw) for raw in rest] if rest else [TAKEN] * count)
 
 
 def _answer(raw: bytes) -> Answer:
     if raw == b"+":  # nearly always
-        return _TAKEN
+        return TAKEN
     verdict = _VERDICTS[raw[:1]]
     if verdict in (Verdict.PERSISTED, Verdict.NEWER):
         return Answer(verdict, int(raw[1:]))

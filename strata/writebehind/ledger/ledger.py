@@ -24,7 +24,7 @@ from strata.protocol.versions import text
 from strata.writebehind.ledger.answers import (
     Claimed,
     KeyStatus,
-    LedgerPut,
+    LedgerBatch,
     Release,
     ShardAnswer,
     ShardTimes,
@@ -91,9 +91,7 @@ class Ledger:
         head = self.key(shard, "")
         return [head + name for name in names]
 
-    def hand_off(
-        self, handed: Sequence[tuple[Shard, Sequence[LedgerPut]]], channel: str
-    ) -> list[ShardAnswer | L2RefusedError]:
+    def hand_off(self, handed: Sequence[LedgerBatch], channel: str) -> list[ShardAnswer | L2RefusedError]:
         """Hand records over, no key of a shard twice, in one round trip; answers in the same order."""
         now = self._now_ms()
         answers = self._hand_off(handed, channel, now)
@@ -104,24 +102,25 @@ class Ledger:
             again = self._hand_off([handed[place] for place in late], channel, now)
             for place, answer in zip(late, again, strict=True):
                 answers[place] = L2RefusedError("a hand-off came too late") if isinstance(answer, int) else answer
-        return [answer if isinstance(answer, L2RefusedError) else taken(answer) for answer in answers]
+        return [
+            answer if isinstance(answer, L2RefusedError) else taken(answer, len(given.puts))
+            for given, answer in zip(handed, answers, strict=True)
+        ]
 
-    def _hand_off(
-        self, handed: Sequence[tuple[Shard, Sequence[LedgerPut]]], channel: str, now: int | None
-    ) -> list[Any]:
+    def _hand_off(self, handed: Sequence[LedgerBatch], channel: str, now: int | None) -> list[Any]:
         calls = []
         deadline = 0 if now is None else now + self._ahead + round(self.server.timeout * 1000)
-        for shard, items in handed:
+        bell = round(self.timing.bell * 1000)
+        for shard, puts, head in handed:
             keys = self.keys(shard, "dirty", "due", "claims", "floor0", "floor1", "epoch", "bell")
-            with_l2 = bool(items[0].l2_key)
-            bell = round(self.timing.bell * 1000)
-            args: list[Any] = [self.token(), bell, self.timing.most, int(with_l2), channel, deadline]
-            for item in items:
-                args += (item.key_text, item.entry, item.expected, item.content, item.px, item.message)
+            with_l2, expected, _ = puts[0].kind
+            args: list[Any] = [self.token(), bell, self.timing.most, int(with_l2), channel, deadline, head, expected]
+            for put in puts:
+                args += (put.key_text, put.entry, put.content, put.px)
             if with_l2:
-                keys += [item.l2_key for item in items]
+                keys += [put.l2_key for put in puts]
             calls.append((keys, args))
-        return self._run_each("handoff", [shard for shard, _ in handed], calls)
+        return self._run_each("handoff", [given.shard for given in handed], calls)
 
     def claim(self, shard: Shard, token: str, keys: Sequence[str] = ()) -> list[Claimed]:
         """Lease what is due; or those of `keys` that are pending, whoever holds them.
@@ -162,11 +161,24 @@ class Ledger:
                     args += (key_text, text(version), int(key_text not in partial))
                 calls.append((keys, args))
                 shards.append(shard)
-        answers = self._run_each("done", shards, calls)
-        for answer in answers:
-            if isinstance(answer, L2RefusedError):
-                raise answer  # the other shards know by now
-        return sum(answers)
+        return self._sum(self._run_each("done", shards, calls))
+
+    def finish(
+        self, shard: Shard, versions: Sequence[tuple[str, int]], l2_key: Callable[[str], str], channel: str, head: bytes
+    ) -> int:
+        """As `done`, of whole writes that L3 has as they were handed off, where L2 is on the same server: what is
+        pending in it is settled before. `head`: that of the message about those whose hand-off L2 does not show.
+
+        Returns how many entries left the ledger.
+        """
+        own, calls = self.keys(shard, *_BURIAL), list[tuple[list[str], list[Any]]]()
+        for at in range(0, len(versions), self.timing.handoff):
+            chunk = versions[at : at + self.timing.handoff]
+            args: list[Any] = [channel, head]
+            for key_text, version in chunk:
+                args += (key_text, text(version))
+            calls.append(([*own, *(l2_key(key_text) for key_text, _ in chunk)], args))
+        return self._sum(self._run_each("finish", [shard] * len(calls), calls))
 
     def release(self, shard: Shard, token: str, releases: Sequence[Release]) -> None:
         """Give claims back after a failure."""
@@ -301,6 +313,12 @@ class Ledger:
             self._on_stray(key, kind)
         return bool(strange)
 
+    def _sum(self, answers: Sequence[Any]) -> int:
+        for answer in answers:
+            if isinstance(answer, L2RefusedError):
+                raise answer  # the others know by now
+        return sum(answers)
+
     def _run(self, name: str, shard: Shard, parts: Sequence[str], args: Sequence[Any]) -> Any:
         [answer] = self._run_each(name, [shard], [(self.keys(shard, *parts), args)])
         if isinstance(answer, L2RefusedError):
@@ -345,8 +363,8 @@ def _load(name: str) -> Script:
 
 
 _NAMES = (
-    "handoff", "pend", "claim", "renew", "done", "release", "bury", "set_aside", "exhume", "wither", "probe", "outcome",
-    "tell", "mark", "retime", "oldest",
+    "handoff", "pend", "claim", "renew", "done", "finish", "release", "bury", "set_aside", "exhume", "wither", "probe",
+    "outcome", "tell", "mark", "retime", "oldest",
 )  # fmt: skip
 _scripts = {name: _load(name) for name in _NAMES}
 

@@ -227,11 +227,10 @@ class Persister:
         self._versions.observe(max(applied.version for _, applied in done))
         if any(work.claimed.outages for work, _ in done):
             self._outage_is_over(batch)
-        self._settler.settle_or_repair(bound, [(work.change, applied) for work, applied in done])
         # A newer row may itself have been written in part: it does not speak for what came between the two.
         partial = {w.change.key_text for w, a in done if a.status is Status.SUPERSEDED or w.entry.op in IN_PARTS}
-        versions = [(work.change.key_text, work.entry.version) for work, _ in done]
-        self._ledger.done([(shard, versions)], partial, batch.token)
+        written = [(work.change, applied) for work, applied in done]
+        self._settler.finish(bound, shard, written, partial, batch.token)
         told = [
             (origin, Persisted(work.change.key_text, version, changes.kept(work.change, applied), applied.version))
             for work, applied in done

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from strata.bound import Bound
 from strata.coherence.repairs import Repairs
@@ -12,7 +12,7 @@ from strata.l3.values import Applied, Change, Status
 from strata.protocol.messages import MessageOp as Said
 from strata.writebehind.dirty.changes import as_kept, kept
 from strata.writebehind.ledger.common import Common
-from strata.writebehind.ledger.shard import by_home
+from strata.writebehind.ledger.shard import Shard, by_home
 
 GONE = b"-"  # in the place of a content: L2 has none that L3 has
 
@@ -51,6 +51,40 @@ class Settler:
             if told is self._common.ledger.server:
                 raise
             self.leave_repairs(bound, written)
+
+    def finish(self, bound: Bound, shard: Shard, written: Written, partial: Set[str], token: str) -> None:
+        """L3 has what was claimed by `token`: L2 and every instance learn that, and the ledger lets go of it.
+        `partial`: the keys of which the version may stand for some columns only. Raises as `settle_or_repair` does.
+
+        What L3 has just as it was handed off needs one script, where ledger and L2 are on one server.
+        """
+        l2, plain, other = bound.l2, list[Change](), list[tuple[Change, Applied]]()
+        for change, applied in written:
+            if l2 is not None and self._common.together and _as_handed_off(change, applied, partial):
+                plain.append(change)
+            else:
+                other.append((change, applied))
+        if l2 is not None and plain:
+            self._finish_plain(bound, l2, shard, plain)
+        if other:
+            self.settle_or_repair(bound, other)
+            versions = [(change.key_text, change.version) for change, _ in other]
+            self._common.ledger.done([(shard, versions)], partial, token)
+
+    def _finish_plain(self, bound: Bound, l2: L2Tier, shard: Shard, written: Sequence[Change]) -> None:
+        announcer, ledger = self._common.announcer, self._common.ledger
+        by_op: dict[Said, list[tuple[str, int]]] = {}
+        for change in written:
+            said = Said.DELETE if change.delete else Said.SET
+            by_op.setdefault(said, []).append((change.key_text, change.version))
+        try:
+            for op, versions in by_op.items():
+                l2.remember(versions)
+                ledger.finish(shard, versions, l2.key, announcer.channel, announcer.head(bound.name, op))
+            bound.searches.drop()
+        finally:  # the bus does not bring this instance its own messages
+            for change in written:
+                bound.l1.forget(change.key, below=change.version)
 
     def raise_floor(self, bound: Bound, written: Written) -> None:
         """L3 has these, which went around the ledger: it is to take, and to hold, nothing older.
@@ -95,6 +129,12 @@ class Settler:
             if bound.l2 is not None:
                 content, px = _content(bound, bound.l2, change, applied)
         return change.key_text, applied.version, content, px, message, int(surely)
+
+
+def _as_handed_off(change: Change, applied: Applied, partial: Set[str]) -> bool:
+    """Whether L3 has the whole of a write, at its version, and nothing else."""
+    whole = applied.status is Status.APPLIED and applied.version == change.version and change.key_text not in partial
+    return whole and not change.adds and not kept(change, applied)
 
 
 def _content(bound: Bound, l2: L2Tier, change: Change, applied: Applied) -> tuple[bytes, int]:

@@ -122,21 +122,20 @@ class Encoder:
     def _put(
         self, bound: Bound, key_text: str, entry: Entry, record: Any, expected: str, life: float | None = None
     ) -> LedgerPut:
-        said = Said.DELETE if entry.op is EntryOp.DELETE else Said.SET
         # What was added is in no copy of the row, of whatever version.
         adds = bool(entry.added) or bool(entry.default)
-        message = self._announcer.message(bound.name, key_text, Said.INVALIDATE if adds else said, entry.version)
+        said = Said.INVALIDATE if adds else Said.DELETE if entry.op is EntryOp.DELETE else Said.SET
         l2 = bound.l2
         if l2 is None:
-            return LedgerPut(key_text, entry.encode(), expected, message=message)
+            return LedgerPut(key_text, entry.encode(), expected, said=said)
         if entry.op in IN_PARTS:
             px = WHATEVER if adds else 0
-            return LedgerPut(key_text, entry.encode(), expected, l2.key(key_text), px=px, message=message)
+            return LedgerPut(key_text, entry.encode(), expected, l2.key(key_text), px=px, said=said)
         cached = None if record is None else bound.plan.cached(record)
         content, px = l2.held(entry.version, cached, life, pending=True, since=l2.since)
         if life is not None and life <= 0:
             content = b""  # its life is over: what is older goes, and L3, or the ledger, is asked
-        return LedgerPut(key_text, entry.encode(), expected, l2.key(key_text), content, px, message)
+        return LedgerPut(key_text, entry.encode(), expected, l2.key(key_text), content, px, said)
 
 
 def _row(bound: Bound, record: Any) -> bytes:

@@ -15,12 +15,13 @@ from strata.bound import Bound
 from strata.errors import DecodeError, L2RefusedError
 from strata.l2.client import RedisServer
 from strata.protocol.entry import Entry, version_of
+from strata.protocol.messages import MessageOp
 from strata.protocol.versions import text
 from strata.waits.seats import Turn, Turns
 from strata.writebehind.dirty.buffer import DirtyBuffer
 from strata.writebehind.dirty.slot import Buffered, Slot
 from strata.writebehind.fleet.workers import Workers
-from strata.writebehind.ledger.answers import NEVER, Answer, LedgerPut, Verdict
+from strata.writebehind.ledger.answers import NEVER, Answer, LedgerBatch, LedgerPut, Verdict
 from strata.writebehind.ledger.common import Common
 from strata.writebehind.ledger.ledger import script
 from strata.writebehind.ledger.shard import Shard
@@ -181,18 +182,17 @@ class HandOff:
             raise
 
     def _hand_off(self, writes: Sequence[EncodedWrite]) -> list[tuple[EncodedWrite, Answer | L2RefusedError]]:
-        groups: dict[tuple[Shard, bool], list[EncodedWrite]] = {}
+        groups: dict[Any, list[EncodedWrite]] = {}
         for encoded in writes:
-            groups.setdefault((encoded.shard, bool(encoded.put.l2_key)), []).append(encoded)
+            groups.setdefault((encoded.shard, encoded.put.kind), []).append(encoded)
         step, together = self._ledger.timing.handoff, self._common.together
-        chunks = [(key[0], some[at : at + step]) for key, some in groups.items() for at in range(0, len(some), step)]
-        calls = [(shard, [p.put if together else _bare(p.put) for p in chunk]) for shard, chunk in chunks]
+        chunks = [some[at : at + step] for some in groups.values() for at in range(0, len(some), step)]
+        calls = [self._handed(chunk, together=together) for chunk in chunks]
         self._spans.leave((encoded.shard, encoded.entry.version, encoded.item.span) for encoded in writes)
         answered: list[tuple[EncodedWrite, Answer | L2RefusedError]] = []
         rings: set[Shard] = set()
-        for (shard, chunk), said in zip(
-            chunks, self._ledger.hand_off(calls, self._common.announcer.channel), strict=True
-        ):
+        for chunk, said in zip(chunks, self._ledger.hand_off(calls, self._common.announcer.channel), strict=True):
+            shard = chunk[0].shard
             if isinstance(said, L2RefusedError):
                 self._refusing |= {shard}
                 answered += [(encoded, said) for encoded in chunk]
@@ -209,17 +209,30 @@ class HandOff:
             self._workers.call(rings)
         return answered
 
+    def _handed(self, chunk: Sequence[EncodedWrite], *, together: bool) -> LedgerBatch:
+        first, puts = chunk[0], [encoded.put for encoded in chunk]
+        if not together:
+            return LedgerBatch(first.shard, [_bare(put) for put in puts])
+        said = first.put.said
+        return LedgerBatch(
+            first.shard, puts, b"" if said is None else self._common.announcer.head(first.bound.name, said)
+        )
+
     def _put_apart(self, writes: Sequence[EncodedWrite]) -> None:
         """L2 and bus, after a ledger on another server; what fails is handed off once more as a whole."""
         calls: dict[int, tuple[RedisServer, list[EncodedWrite], list[tuple[list[str], list[Any]]]]] = {}
-        messages: list[bytes] = []
-        channel, publisher = self._common.announcer.channel, self._common.publisher
+        told: dict[tuple[str, MessageOp], list[tuple[str, int]]] = {}
+        announcer, publisher = self._common.announcer, self._common.publisher
+        channel = announcer.channel
         for encoded in writes:
-            put, l2 = encoded.put, encoded.bound.l2
+            put, l2, name, version = encoded.put, encoded.bound.l2, encoded.bound.name, encoded.entry.version
+            if l2 is None and put.said is not None:
+                told.setdefault((name, put.said), []).append((put.key_text, version))
             if l2 is None:
-                messages.append(put.message)
                 continue
-            args = [channel, text(encoded.entry.version), put.content, put.px, put.message]
+            # Said in the script that changes L2: whoever hears of it and reads finds what it was told of.
+            message = b"" if put.said is None else announcer.message(name, put.key_text, put.said, version)
+            args = [channel, text(version), put.content, put.px, message]
             _, sent, group = calls.setdefault(id(l2.server), (l2.server, [], []))
             sent.append(encoded)
             group.append(([put.l2_key], args))
@@ -228,7 +241,7 @@ class HandOff:
                 if refused:
                     _leave_l1(encoded)
         if publisher is not None:
-            publisher.pipeline([("PUBLISH", channel, message) for message in messages])
+            publisher.pipeline([("PUBLISH", channel, announcer.about(*what, some)) for what, some in told.items()])
 
     def _check_epoch(self, shard: Shard, epoch: bytes) -> None:
         known = self._epochs.get(shard)
@@ -301,4 +314,4 @@ def _leave_l1(encoded: EncodedWrite) -> None:
 
 
 def _bare(put: LedgerPut) -> LedgerPut:
-    return replace(put, l2_key="", content=b"", px=0, message=b"")
+    return replace(put, l2_key="", content=b"", px=0)

@@ -16,6 +16,7 @@ from strata.l2.content import Contents
 from strata.writebehind import pending
 from strata.writebehind.dirty.buffer import DirtyBuffer
 from strata.writebehind.dirty.slot import Slot
+from strata.writebehind.persist import settle
 from strata.writebehind.persist.bypass import Bypass
 from strata.writebehind.persist.outcomes import Outcomes
 from strata.writebehind.persist.persister import Persister
@@ -123,17 +124,15 @@ BEHIND = {
     "a hand-off at or below what L3 is known to have is refused": Mutant(
         calling("0:s 1:bezwf", faults=("late_handoff@0",), span=5),
         1,
-        script("handoff", "if known[i] ~= '' and not older(known[i], version) then", "if false then"),
+        script("handoff", "if floor ~= '' and not older(floor, version) then", "if false then"),
     ),
     "a hand-off does not replace a newer entry": Mutant(
         calling("0:s 1:s 2:fef", "0:s 1:s 2:ffef", processes=3),
         1,
         script(
             "handoff",
-            "elseif old and older(version, there) and",
-            "elseif false and",
-            "elseif old and older(version, there) then",
-            "elseif old and older(version, there) and expected ~= '*' then",
+            "if old and older(version, there) then",
+            "if old and older(version, there) and expected ~= '*' and not string.find(entry, ':[pm]:') then",
         ),
     ),
     "a hand-off that the ledger refuses does not reach L2 either": Mutant(
@@ -141,10 +140,10 @@ BEHIND = {
         1,
         script(
             "handoff",
-            "if in_l2 and (answers[i] == '+' or answers[i] == '=') then",
-            "if in_l2 then",
-            "if met then",
-            "if met and (answers[i] == '+' or answers[i] == '=') then",
+            "(answer == '+' or answer == '=')\n        and pend(",
+            "pend(",
+            "\n      answers[i] = answer .. 'I'",
+            "\n      if answer == '+' or answer == '=' then answers[i] = answer .. 'I' end",
         ),
     ),
     "a hand-off spoils an intent that it meets": Mutant(
@@ -197,19 +196,18 @@ BEHIND = {
         calling("0:s 1:g", "0:s 1:ge", keeps=True, apart=True, faults=("kill@0", "evict"), span=40),
         2,
         apply=code(
-            Persister,
-            "_succeeded",
-            "    self._settler.settle_or_repair(bound, [(work.change, applied) for work, applied in done])\n",
+            Settler,
+            "finish",
+            "        self.settle_or_repair(bound, other)\n",
             "",
-            "    told = [",
-            "    self._settler.settle_or_repair(bound, [(work.change, applied) for work, applied in done])\n"
-            "    told = [",
+            "self._common.ledger.done([(shard, versions)], partial, token)",
+            "self._common.ledger.done([(shard, versions)], partial, token); self.settle_or_repair(bound, other)",
         ),
     ),
     "settling removes a lease": Mutant(
         calling("0:s 1:g", "0:s 1:g 1:f", keeps=True, apart=True),
         1,
-        script("settle", "if k == 'L' then\n    call('DEL', key)", "if k == 'L' then"),
+        script("settle", "if k == 'L' then\n    redis.call('DEL', key)", "if k == 'L' then"),
     ),
     "settling removes what is older than L3": Mutant(
         calling("0:s 1:g", known=(1,), apart=True, faults=("lose_call@0", "cut_redis@0")),
@@ -221,7 +219,7 @@ BEHIND = {
         1,
         script(
             "settle",
-            "if ARGV[at + 5] == '1' or not holds_version(raw) or version_of(raw) ~= version then",
+            "if ARGV[at + 5] == '1' or not raw or version_of(raw) ~= version or not holds_version(raw) then",
             "if false then",
         ),
     ),
@@ -230,30 +228,32 @@ BEHIND = {
         1,
         script(
             "settle",
-            "if k == 'L' then\n    call('DEL', key)",
+            "if k == 'L' then\n    redis.call('DEL', key)",
             "if k == '' and string.sub(content, 1, 1) == 'C' then\n    store(key, string.sub(content, 2), px)\n"
-            "  elseif k == 'L' then\n    call('DEL', key)",
+            "  elseif k == 'L' then\n    redis.call('DEL', key)",
             "elseif content ~= '' then",
             "elseif content ~= '' and string.sub(content, 1, 1) ~= 'C' then",
         ),
-        code(
-            Settler,
-            "_settlement",
-            "    return change.key_text,",
-            "    if bound.l2 is not None and not content and applied.version == change.version:\n"
-            "        record = None if change.delete else bound.record(change.values)\n"
-            "        content = b'C' + bound.l2.held(applied.version, record)[0]\n"
-            "    return change.key_text,",
+        each(
+            code(
+                Settler,
+                "_settlement",
+                "    return change.key_text,",
+                "    if bound.l2 is not None and not content and applied.version == change.version:\n"
+                "        record = None if change.delete else bound.record(change.values)\n"
+                "        content = b'C' + bound.l2.held(applied.version, record)[0]\n"
+                "    return change.key_text,",
+            ),
+            code(settle, "_as_handed_off", "return whole and", "return False and"),
         ),
+    ),
+    "what is handed off is said": Mutant(
+        calling("0:s 1:gg", "0:s 1:g"), 0, script("handoff", "say_of(ARGV[5], ARGV[7], said)", "")
     ),
     "done removes only what is not newer than what L3 has": Mutant(
         calling("0:ss 1:ffef", "0:ss 1:fef"),
         1,
-        script(
-            "done",
-            "if entry and (all and not older(version, version_of(entry)) or is_same and ends(key, version)) then",
-            "if entry then",
-        ),
+        scripts(("done", "finish"), "if there == version then", "if entry then"),
     ),
     "... and raises the floor": Mutant(
         calling("0:s 1:bezwf", faults=("late_handoff@0",), span=5),

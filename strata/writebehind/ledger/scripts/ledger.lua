@@ -97,3 +97,58 @@ local function forget(dirty, due, claims, gone)
   redis.call('HDEL', claims, unpack(gone))
   redis.call('HDEL', dirty, unpack(gone))
 end
+
+-- L3 has these versions: what is not newer leaves the ledger, the floor rises, dead letters that are not newer go.
+-- Nothing rises for a write of some columns only, where `partial` says so, and nothing but itself leaves: an older one,
+-- which may be in the ledger without L3's knowing of it, still has a word on the others, and so has a dead letter. What
+-- several wrote may be there once more at the same version, and not be the same: it leaves for nobody but whoever has
+-- claimed it, by `token`. KEYS are, and begin with, those of `done.lua`. Returns the number of entries that left.
+local function persisted(keys, versions, partial, token)
+  local call, dirty, due, claims, graves = redis.call, KEYS[1], KEYS[2], KEYS[3], KEYS[8]
+  local now = now_ms()
+  local entries, known = call('HMGET', dirty, unpack(keys)), floors(KEYS[4], KEYS[5], keys)
+  local gone, up = {}, {}
+  for i, key in ipairs(keys) do
+    local version, entry, floor = versions[i], entries[i], known[i]
+    local there = entry and version_of(entry)
+    if there == version then
+      if not partial[i] or token == '' or claim_of(call('HGET', claims, key), version) == token then
+        gone[#gone + 1] = key
+      end
+    elseif entry and is_entry(entry) then
+      if older(version, there) then
+        -- A newer write came meanwhile: it is due now, unless another worker has taken it up already.
+        local claim = call('HGET', claims, key)
+        if not claim or string.sub(claim, 1, 19) ~= there then
+          call('HDEL', claims, key)
+          call('ZADD', due, whole(now), key)
+        end
+      elseif not partial[i] then
+        gone[#gone + 1] = key
+      end
+    end
+    if not partial[i] then
+      up[#up + 1] = key
+      up[#up + 1] = (floor ~= '' and older(version, floor)) and floor or version
+    end
+  end
+  forget(dirty, due, claims, gone)
+  raise(KEYS[4], KEYS[5], now, up)
+
+  if call('EXISTS', graves) == 1 then
+    for i, key in ipairs(keys) do
+      local left = ''
+      for _, version in ipairs(buried(graves, key)) do
+        if version == versions[i] or (not partial[i] and not older(versions[i], version)) then
+          call('HDEL', KEYS[6], version)
+          call('ZREM', KEYS[7], version)
+          call('HDEL', KEYS[9], version)
+        else
+          left = left .. version .. ' '
+        end
+      end
+      if left == '' then call('HDEL', graves, key) else call('HSET', graves, key, left) end
+    end
+  end
+  return #gone
+end
