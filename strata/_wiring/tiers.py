@@ -149,7 +149,7 @@ class Tiers:
             lifetimes,
             versions,
             self.clock,
-            lambda record: plan.key_text(plan.key_of(record)),
+            plan.text_of,
             marks,
         )
         return L2Tier(self.server or self.servers.nowhere, prefix, contents, lifetimes, versions, corrupt)

@@ -330,7 +330,7 @@ class Commit:
             if kept and change.record is not None and change.key_text in stored:
                 # Of a later commit, whose intent stands in L2, perhaps nobody hears: it was told of before this one.
                 claim.brief = self._untold(part)
-                fills.append((claim, bound.plan.freeze(change.record), change.version, False))
+                fills.append((claim, change.id, bound.plan.freeze(change.record), change.version, False))
             else:
                 gone.append(change.id)
         for id in waits.in_turns([*gone, *bound.l1.fill_many(fills, began)]):

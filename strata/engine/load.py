@@ -22,6 +22,7 @@ from strata.errors import (
     UnavailableError,
 )
 from strata.l1.claims import Claim
+from strata.l1.tier import Fill as FillL1
 from strata.l2.content import Found, State
 from strata.l2.values import Put
 from strata.l3.standing import RowNote, Standing
@@ -146,7 +147,7 @@ class Load:
     def fill(self, loaded: Mapping[str, Loaded], began: float) -> Steps[None]:
         """Fill upward what was loaded, as new as `began`, where nothing has happened to a key meanwhile."""
         bound, allowed = self._bound, (yield from self._fill_l2(loaded))
-        fills = []
+        fills: list[FillL1] = []
         for text, (record, version, pending) in waits.in_turns(loaded.items()):
             claim = self._claims[text]
             if text not in allowed:
@@ -154,7 +155,7 @@ class Load:
             elif record is ABSENT:
                 bound.l1.fill_absent(claim, None, began)
             elif bound.l1.store is not None:
-                fills.append((claim, bound.plan.freeze(record), version, pending))
+                fills.append((claim, claim.key, bound.plan.freeze(record), version, pending))
         if fills:
             fill_l1(bound, fills, began)
 
@@ -229,8 +230,8 @@ def nowhere(bound: Bound, claim: Claim, began: float) -> Loaded:
     return NOTHING
 
 
-def fill_l1(bound: Bound, fills: Sequence[tuple[Claim, Any, int, bool]], began: float) -> None:
-    """Put (claim, value, version, pending) into L1 where the claims are still good."""
+def fill_l1(bound: Bound, fills: Sequence[FillL1], began: float) -> None:
+    """Put these into L1 where the claims are still good."""
     if bound.l1.store is not None:
         bound.counters.stale_fills += len(bound.l1.fill_many(fills, began))
 

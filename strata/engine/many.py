@@ -13,8 +13,9 @@ from strata.engine.own import instead, known_here, shown
 from strata.engine.steps import Look, Steps, together
 from strata.engine.whole import completed, in_l2
 from strata.errors import WITHOUT_L2, EncodeError
-from strata.l1.claims import Claim
-from strata.l2.content import Found
+from strata.l1.claims import Claim, ManyClaim
+from strata.l1.tier import Fill
+from strata.l2.content import NO_VALUES, Found, Plain
 from strata.model.unloaded import UNLOADED
 from strata.schema import FieldNames
 
@@ -30,7 +31,7 @@ class ManyReader:
 
     def get_many(self, bound: Bound, ids: Iterable[Any], *, whole: bool = False) -> dict[Any, Any]:
         """The records found, by id, in the order asked for."""
-        wanted = dict(bound.plan.key_and_text(id) for id in listed(ids))
+        wanted = bound.plan.keys_and_texts(listed(ids))
         return self._get({bound: wanted}, whole)[bound]
 
     def get_batch(self, asked: Sequence[tuple[Bound, Any]], default: Any, *, whole: bool = False) -> list[Any]:
@@ -53,16 +54,16 @@ class ManyReader:
             bound: self._given(bound, texts, found) for (bound, texts), found in zip(wanted.items(), reads, strict=True)
         }
 
-    def _given(self, bound: Bound, wanted: Mapping[Any, str], found: Mapping[Any, Any]) -> dict[Any, Any]:
-        records = {id: found[id] for id in wanted if found.get(id, ABSENT) is not ABSENT}
+    def _given(self, bound: Bound, wanted: Mapping[Any, str], found: dict[Any, Any]) -> dict[Any, Any]:
+        records = found if [*found] == [*wanted] else {id: found[id] for id in wanted if id in found}
         bound.counters.misses += len(wanted) - len(records)
         if not bound.hooks.get_given:
             return records
         return {id: bound.hooks.after_get(record) for id, record in records.items()}
 
-    def _read(self, bound: Bound, wanted: Mapping[Any, str], whole: bool) -> Steps[Mapping[Any, Any]]:
+    def _read(self, bound: Bound, wanted: Mapping[Any, str], whole: bool) -> Steps[dict[Any, Any]]:
         found = yield from self._found(bound, wanted, past_l1=whole and in_l2(bound))
-        return (yield from completed(self._context, bound, found, wanted)) if whole else found
+        return _those_there((yield from completed(self._context, bound, found, wanted))) if whole else found
 
     def _found(self, bound: Bound, wanted: Mapping[Any, str], *, past_l1: bool) -> Steps[dict[Any, Any]]:
         found: dict[Any, Any] = {}
@@ -72,27 +73,31 @@ class ManyReader:
             left = self._from_memory(bound, wanted, found, own, past_l1=past_l1)
         else:
             bound.counters.gets += len(left)
-        if left:
-            found |= yield from self._from_below(bound, left, own)
-        return found
+        if not left:
+            return found
+        below = yield from self._from_below(bound, left, own)
+        return found | below if found else below
 
     def _from_below(self, bound: Bound, left: Mapping[Any, str], own: Mapping[Any, OwnWrite]) -> Steps[dict[Any, Any]]:
+        context = self._context
         try:
-            loaded = yield from self._load(bound, {key_text: Claim(id) for id, key_text in left.items()})
+            plain, loaded = yield from self._load(bound, left)
+            if len(plain.records) == len(left) and not bound.deferred:
+                return dict(zip(left, plain.records.values(), strict=True))
+            items: dict[str, Loaded] = dict(loaded)
+            for (key_text, record), version in zip(plain.records.items(), plain.versions, strict=True):
+                items[key_text] = Loaded(record, version)
+            records = {}
             for id, key_text in left.items():
-                self._context.met(bound, id, loaded[key_text].version)
-            records = {
-                id: shown(self._context, bound, id, key_text, own[id], loaded[key_text])
-                if id in own
-                else loaded[key_text].record
-                for id, key_text in left.items()
-            }
+                item = items[key_text]
+                context.met(bound, id, item.version)
+                records[id] = shown(context, bound, id, key_text, own[id], item) if id in own else item.record
         except FAILED:
             known = {id: instead(bound, own.get(id)) for id in left}
             if None in known.values():
                 raise
-            records = {id: item.record for id, item in known.items() if item is not None}
-        return {id: record for id, record in records.items() if record is not ABSENT}
+            return _those_there({id: item.record for id, item in known.items() if item is not None})
+        return _those_there(records)
 
     def _from_memory(
         self,
@@ -105,12 +110,16 @@ class ManyReader:
     ) -> dict[Any, str]:
         """Note what this process knows by itself, and its own writes; returns what must be loaded."""
         left: dict[Any, str] = {}
-        now = self._context.clock.monotonic()
+        now, lookup, thaw = self._context.clock.monotonic(), bound.l1.lookup, bound.plan.thaw
+        nothing_else = not bound.deferred and bound.l1.absences is None
         for id, key_text in waits.in_turns(wanted.items()):
-            entry = None if past_l1 else bound.l1.lookup(id, now)
+            entry = None if past_l1 else lookup(id, now)
             if entry is not None:
                 entry.hits += 1
-                found[id] = bound.plan.thaw(entry.value)
+                found[id] = thaw(entry.value)
+                continue
+            if nothing_else:
+                left[id] = key_text
                 continue
             known, mine = known_here(self._context, bound, id, now)
             if known is None:
@@ -119,54 +128,92 @@ class ManyReader:
                     own[id] = mine
             elif known.record is not ABSENT:
                 found[id] = known.record
+        if nothing_else:
+            bound.counters.gets += len(left)
         return left
 
-    def _load(self, bound: Bound, claims: dict[str, Claim]) -> Steps[Mapping[str, Loaded]]:
-        context, left = self._context, dict(claims)
+    def _load(self, bound: Bound, wanted: Mapping[Any, str]) -> Steps[tuple[Plain, Mapping[str, Loaded]]]:
+        """What L2 has plainly, and what else there is of each key. One claim does for all keys, and those of which L2
+        has no plain value get their own out of it."""
+        context, l1 = self._context, bound.l1
+        # Where nothing is kept that could be too old, there is nothing to claim.
+        keeps = l1.store is not None or bound.freshness.fail_safe
+        together, claims = ManyClaim(wanted.keys() if keeps else ()), dict[str, Claim]()
+        texts = list(wanted.values())
+        plain = NO_VALUES
         loaded: dict[str, Loaded] = {}
         try:
-            bound.l1.claims.enter(*claims.values())
-            found = yield from self._from_l2(bound, claims, left, loaded)
+            l1.claims.enter_many(together)
+            began = context.clock.monotonic()
+            answers, silent = None, False
+            try:
+                if (l2 := askable(context, bound, texts)) is not None:
+                    answers = yield Look(l2, texts, lease=bound.l3 is not None)
+            except WITHOUT_L2:
+                if bound.l3 is None:
+                    raise
+                silent = True
+            if answers is not None:
+                plain = answers.plain
+                self._hit(bound, together, wanted, plain, began)
+            left = {text: id for id, text in wanted.items() if text not in plain.records}
             if left:
-                loaded |= yield from Load(context, bound, left, found).steps()
+                claims |= l1.claims.apart(together, left)
+                if silent:
+                    unanswered(context, bound, claims.values())
+                found = None if answers is None else answers.others
+                loaded |= self._answered(bound, claims, found, began)
+                left = {text: id for text, id in left.items() if text not in loaded}
+            if left:
+                loaded |= yield from Load(context, bound, {text: claims[text] for text in left}, found).steps()
         except FAILED:
-            stale = {key_text: stale_of(context, bound, claim) for key_text, claim in left.items()}
+            left = {text: id for id, text in wanted.items() if text not in plain.records and text not in loaded}
+            stale = {text: stale_of(context, bound, claims.get(text) or Claim(id)) for text, id in left.items()}
             if None in stale.values():
                 raise
             bound.counters.stale_served += len(stale)
             loaded |= stale  # type: ignore[arg-type]  # as was just seen
         finally:
-            bound.l1.claims.release(*claims.values())
-        return loaded
+            l1.claims.release_many(together)
+            l1.claims.release(*claims.values())
+        return plain, loaded
 
-    def _from_l2(
-        self, bound: Bound, claims: Mapping[str, Claim], left: dict[str, Claim], loaded: dict[str, Loaded]
-    ) -> Steps[dict[str, Found] | None]:
-        """What L2 said of each key, None where it was not asked or did not answer; what it answers is not `left`."""
-        context = self._context
-        began, found = context.clock.monotonic(), None
-        try:
-            if (l2 := askable(context, bound, claims)) is not None:
-                found = yield Look(l2, list(claims), lease=bound.l3 is not None)
-        except WITHOUT_L2:
-            if bound.l3 is None:
-                raise
-            unanswered(context, bound, claims.values())
-        fills = []
-        for key_text, answer in waits.in_turns((found or {}).items()):
-            claim = claims[key_text]
-            if (known := answered(context, bound, claim, answer, began)) is None:
-                continue
-            loaded[key_text] = known
-            del left[key_text]
-            if known.record is not ABSENT:
-                fills.append((claim, bound.plan.freeze(known.record), known.version, known.pending))
+    def _hit(self, bound: Bound, claim: ManyClaim, wanted: Mapping[Any, str], plain: Plain, began: float) -> None:
+        if not plain.records:
+            return
+        bound.counters.l2_hits += len(plain.records)
+        self._context.versions.observe(int(max(plain.digits)))
+        if bound.l1.store is not None:
+            freeze = bound.plan.freeze
+            ids = [id for id, text in wanted.items() if text in plain.records]
+            values = zip(ids, plain.records.values(), plain.versions, strict=True)
+            fills: list[Fill] = [
+                (claim, id, freeze(record), version, False) for id, record, version in waits.in_turns(values)
+            ]
+            fill_l1(bound, fills, began)
+
+    def _answered(
+        self, bound: Bound, claims: Mapping[str, Claim], found: Mapping[str, Found] | None, began: float
+    ) -> dict[str, Loaded]:
+        """What L2's answers are the end of, of those that are no plain values; without L3 that is all."""
+        loaded: dict[str, Loaded] = {}
+        fills: list[Fill] = []
+        for text, answer in waits.in_turns((found or {}).items()):
+            claim = claims[text]
+            known = answered(self._context, bound, claim, answer, began)
+            if known is not None:
+                loaded[text] = known
+                if known.record is not ABSENT:
+                    fills.append((claim, claim.key, bound.plan.freeze(known.record), known.version, known.pending))
         bound.counters.l2_hits += len(fills)
         fill_l1(bound, fills, began)
         if bound.l3 is None:
-            loaded |= {key_text: nowhere(bound, claim, began) for key_text, claim in left.items()}
-            left.clear()
-        return found
+            loaded |= {text: nowhere(bound, claim, began) for text, claim in claims.items() if text not in loaded}
+        return loaded
+
+
+def _those_there(records: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {id: record for id, record in records.items() if record is not ABSENT}
 
 
 def listed(ids: Iterable[Any]) -> list[Any]:

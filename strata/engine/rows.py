@@ -83,7 +83,7 @@ class Filler:
             elif answer.state is State.VALUE and answer.version >= item.version and not skips:
                 self._context.versions.observe(answer.version)
                 claim.life = answer.life
-                fills.append((claim, bound.plan.freeze(answer.record), answer.version, answer.pending))
+                fills.append((claim, claim.key, bound.plan.freeze(answer.record), answer.version, answer.pending))
             else:
                 bound.l1.met(claim, item.version)
         fill_l1(bound, fills, began)

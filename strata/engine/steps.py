@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 from strata.bound import Bound
 from strata.engine.context import Context
 from strata.errors import StrataError, twin
-from strata.l2.content import Found
+from strata.l2.content import Answers
 from strata.l2.steps import in_step
 from strata.l2.values import Put
 
@@ -52,15 +52,15 @@ class Look:
         self.l2, self.key_texts, self.lease = l2, key_texts, lease
         self.place = l2.server
 
-    def alone(self) -> dict[str, Found]:
-        return self.l2.read_many(self.key_texts, lease=self.lease)
+    def alone(self) -> Answers:
+        return self.l2.look(self.key_texts, lease=self.lease)
 
     @staticmethod
-    def together(asks: Sequence[Look]) -> list[dict[str, Found]]:
+    def together(asks: Sequence[Look]) -> list[Answers]:
         tokens = [ask.l2.token() for ask in asks]
         try:
             pairs = zip(asks, tokens, strict=True)
-            works = [ask.l2.reading(ask.key_texts, token, ask.lease, False, False, True) for ask, token in pairs]
+            works = [ask.l2.looking(ask.key_texts, token, ask.lease) for ask, token in pairs]
             return in_step(asks[0].place, works)
         except BaseException as error:
             for ask, token in zip(asks, tokens, strict=True):

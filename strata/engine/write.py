@@ -18,6 +18,7 @@ from strata.errors import (
     WriteBehindFullError,
 )
 from strata.l1.claims import Claim
+from strata.l1.tier import Fill
 from strata.l2.values import Put
 from strata.policies import WriteMode
 from strata.protocol.messages import MessageOp
@@ -279,10 +280,12 @@ class Writer:
         """L1 after own writes: the new records where the claims still hold, and nothing older in any case."""
         freeze = bound.plan.freeze
         kept = bound.mode is not WriteMode.WRITE_THROUGH_L1_ASYNC
-        fills = [
-            (claim, freeze(record), version, False) for claim, record, version in stored if kept and record is not None
+        fills: list[Fill] = [
+            (claim, claim.key, freeze(record), version, False)
+            for claim, record, version in stored
+            if kept and record is not None
         ]
-        entered = {claim.key for claim, *_ in fills} - set(bound.l1.fill_many(fills, began))
+        entered = {key for _, key, *_ in fills} - set(bound.l1.fill_many(fills, began))
         for claim, _, version in stored:
             if claim.key not in entered:
                 bound.l1.forget(claim.key, below=version)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Collection, Hashable, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Hashable, Mapping
+from typing import Any, TypeAlias
 
 from strata import waits
 from strata.errors import StrataError, twin
@@ -42,14 +42,18 @@ class Claim:
     """
 
     __slots__ = (
-        "__weakref__", "_waiting", "alive", "born", "brief", "ended", "error", "hub", "key", "life", "owner",
-        "passed_on", "result", "shared", "silent", "stale",
+        "__weakref__", "_waiting", "alive", "alone", "born", "brief", "ended", "error", "hub", "key", "life", "listed",
+        "owner", "passed_on", "result", "shared", "silent", "stale",
     )  # fmt: skip
+
+    voided = frozenset[Hashable]()  # of several keys
 
     def __init__(self, key: Hashable, life: float | None = None) -> None:
         self.key = key
+        self.listed: Known = (weakref.ref(self),)  # as it stands in the table
         self.life = life
         self.alive = True
+        self.alone = False  # as `ManyClaim` has it; of one key nobody keeps count
         self.born = 0.0
         self.brief = self.silent = self.passed_on = False
         self.ended = False
@@ -95,7 +99,7 @@ class Claim:
         """Whether nobody goes on with it while the caller waits."""
         return self.hub is not None and self.hub.stopped
 
-    def void(self) -> None:
+    def void(self, key: Hashable = None) -> None:
         """Something happened to the key; called under the lock of the claims."""
         self.alive = False
         self.stale = None
@@ -104,6 +108,33 @@ class Claim:
         """Those who wait look again."""
         for nudge in list(self._waiting):
             nudge.give()
+
+
+class ManyClaim:
+    """As `Claim`, of the keys of one call: each is good until something happens to it, and is among those that are
+    `voided` then. It is `alone` as long as nothing has happened to any of them, and nobody else has had a claim on one:
+    both are written under the lock of the claims. It is no flight, so that nobody waits for it. Keys that the call has
+    more to do for get claims of their own out of it (`Claims.apart`)."""
+
+    __slots__ = ("__weakref__", "alone", "brief", "keys", "life", "listed", "voided")
+
+    alive = True
+
+    def __init__(self, keys: Collection[Hashable], life: float | None = None) -> None:
+        self.keys = keys
+        self.life = life
+        self.brief = False
+        self.alone = True
+        self.voided: set[Hashable] = set()
+        self.listed: Known = (weakref.ref(self),)
+
+    def void(self, key: Hashable) -> None:
+        """Something happened to one of the keys; called under the lock of the claims."""
+        self.alone = False
+        self.voided.add(key)
+
+
+Known: TypeAlias = tuple["weakref.ref[Claim] | weakref.ref[ManyClaim]", ...]
 
 
 class Call(Claim):
@@ -163,7 +194,7 @@ class Claims:
 
     def reset(self) -> None:
         """Forget every claim, as a new process does."""
-        self._claims: dict[Hashable, list[weakref.ref[Claim]]] = {}
+        self._claims: dict[Hashable, Known] = {}
         self._flights: dict[Hashable, weakref.ref[Claim]] = {}
         self._calls: dict[Hashable, weakref.ref[Call]] = {}
         self._sweep_at = SWEPT
@@ -173,6 +204,28 @@ class Claims:
         with self.lock:
             for claim in claims:
                 self._enter(claim)
+
+    def enter_many(self, claim: ManyClaim) -> None:
+        """As `enter`, of many keys: the table says the same of each, so that it costs next to nothing."""
+        with self.lock:
+            if len(self._claims) >= self._sweep_at:
+                self._sweep()
+            if self._claims.keys().isdisjoint(claim.keys):
+                self._claims.update(dict.fromkeys(claim.keys, claim.listed))
+            else:
+                for key in claim.keys:
+                    self._add(key, claim)
+
+    def apart(self, claim: ManyClaim, keys: Mapping[str, Hashable]) -> dict[str, Claim]:
+        """Claims of their own on some of its keys, by key text, which are as good as it is; the caller releases them
+        too."""
+        made = {key_text: Claim(key) for key_text, key in keys.items()}
+        with self.lock:
+            for own in made.values():
+                self._enter(own)
+                if own.key in claim.voided:
+                    own.void()
+        return made
 
     def board(self, mine: Claim, now: float, since: float = -math.inf) -> Claim:
         """The flight of a reader: `mine`, which the caller is to end and release, or another's to wait for, that began
@@ -223,11 +276,7 @@ class Claims:
         with self.lock:
             for claim in claims:
                 claim.alive = False
-                mine = self._claims.get(claim.key)
-                if mine is not None:
-                    mine[:] = [known for known in mine if known() not in (claim, None)]
-                    if not mine:
-                        del self._claims[claim.key]
+                self._leave(claim.key, claim)
                 for flights in (self._flights, self._calls):
                     if (flight := flights.get(claim.key)) is not None and flight() in (claim, None):
                         del flights[claim.key]
@@ -235,12 +284,23 @@ class Claims:
             if claim.shared:
                 claim.wake()
 
+    def release_many(self, claim: ManyClaim) -> None:
+        """As `release`, of many keys."""
+        with self.lock:
+            claims, listed = self._claims, claim.listed
+            for key in claim.keys:
+                known = claims.get(key)
+                if known is listed:
+                    del claims[key]
+                elif known is not None:
+                    self._leave(key, claim)
+
     def void(self, key: Hashable, version: int = 0) -> None:
         """Something happened to the key: no claim on it is good any more, and nobody boards its flight; nor its call,
         but one that began after this `version` (0: whatever it is)."""
         with self.lock:
             for claim in _living(self._claims.pop(key, ())):
-                claim.void()
+                claim.void(key)
             self._flights.pop(key, None)
             known = self._calls.get(key)
             call = None if known is None else known()
@@ -248,23 +308,26 @@ class Claims:
                 call.overtake(version or ANY)
                 del self._calls[key]
 
-    def void_others(self, claim: Claim) -> None:
+    def void_others(self, key: Hashable, claim: Claim | ManyClaim) -> None:
         """What other callers of the key have under way is not newer than what this one has found."""
         with self.lock:
-            for other in _living(self._claims.get(claim.key, ())):
-                if other is not claim:
-                    other.void()
-            if (flight := self._flights.get(claim.key)) is not None and flight() is not claim:
-                self._flights.pop(claim.key, None)
+            known = self._claims.get(key)
+            if known is not None and known is not claim.listed:
+                for other in _living(known):
+                    if other is not claim:
+                        other.void(key)
+            if (flight := self._flights.get(key)) is not None and flight() is not claim:
+                self._flights.pop(key, None)
 
     def void_all(self) -> None:
         """As `void`, for every key."""
         with self.lock:
-            for claims in self._claims.values():
+            for key, claims in self._claims.items():
                 for claim in _living(claims):
-                    claim.void()
-            for claim in _living(self._calls.values()):
-                claim.void()
+                    claim.void(key)
+            for known in self._calls.values():
+                if (call := known()) is not None:
+                    call.void()
             self._claims.clear()
             self._flights.clear()
 
@@ -279,7 +342,23 @@ class Claims:
     def _enter(self, claim: Claim) -> None:
         if len(self._claims) >= self._sweep_at:
             self._sweep()
-        self._claims.setdefault(claim.key, []).append(weakref.ref(claim))
+        self._add(claim.key, claim)
+
+    def _add(self, key: Hashable, claim: Claim | ManyClaim) -> None:
+        if (known := self._claims.get(key)) is None:
+            self._claims[key] = claim.listed
+            return
+        self._claims[key] = known + claim.listed
+        for each in _living(self._claims[key]):
+            each.alone = False
+
+    def _leave(self, key: Hashable, claim: Claim | ManyClaim) -> None:
+        if (known := self._claims.get(key)) is None:
+            return
+        if left := tuple([other for other in known if other() not in (claim, None)]):
+            self._claims[key] = left
+        else:
+            del self._claims[key]
 
     def _sweep(self) -> None:
         self._claims = {key: claims for key, claims in self._claims.items() if any(known() for known in claims)}
@@ -294,5 +373,5 @@ def _stands_still_for(flight: Claim) -> bool:
     return flight.owner == waits.ident() or flight.stopped
 
 
-def _living(claims: Iterable[weakref.ref[Claim] | weakref.ref[Call]]) -> list[Claim]:
+def _living(claims: Known) -> list[Claim | ManyClaim]:
     return [claim for known in claims if (claim := known()) is not None]

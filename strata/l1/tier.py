@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Protocol
+from itertools import repeat
+from typing import Any, Protocol, TypeAlias
 
-from strata.l1.claims import Claim, Claims
+from strata.l1.claims import Claim, Claims, ManyClaim
 from strata.l1.entry import L1Entry
 from strata.l1.store import Evicted, MemStore
 from strata.l1.tagged import TagIndex
@@ -14,6 +15,9 @@ from strata.l1.trust import BUS_GRACE, Trust
 from strata.protocol.markers import UNMARKED, SchemaMarkers, Tags
 from strata.protocol.versions import VersionClock
 from strata.waits.locks import memory_lock
+
+Fill: TypeAlias = tuple[Claim | ManyClaim, Hashable, Any, int, bool]
+"""What is to be put: the claim, the key, the frozen value, its version, and whether L3 does not have it yet."""
 
 FILLED = 1000  # fills in one hold of the lock, which writers and other fills wait for
 
@@ -97,7 +101,7 @@ class L1Tier:
             return False
         tags = self._tags(value)
         with self.claims.lock:
-            evicted = self._fill(self.store, claim, value, version, pending, loaded, tags)
+            evicted = self._fill(self.store, claim, claim.key, value, version, pending, loaded, tags)
         if self.store.unattended:
             self.store.attend()
         if evicted is None:
@@ -105,34 +109,40 @@ class L1Tier:
         self._report(evicted)
         return True
 
-    def fill_many(self, fills: Sequence[tuple[Claim, Any, int, bool]], loaded: float) -> list[Hashable]:
-        """As `fill`, of (claim, value, version, pending) each, with the lock held for a thousand at a time; returns the
-        keys that were refused."""
-        if self.store is None:
-            return [claim.key for claim, *_ in fills]
+    def fill_many(self, fills: Sequence[Fill], loaded: float) -> list[Hashable]:
+        """As `fill`, with the lock held for a thousand at a time; returns the keys that were refused."""
+        store = self.store
+        if store is None:
+            return [key for _, key, *_ in fills]
         refused: list[Hashable] = []
-        parts = [fills]
-        if len(fills) > FILLED:
-            parts = [fills[at : at + FILLED] for at in range(0, len(fills), FILLED)]
-        for part in parts:
+        surely, entries = self._versions.surely(), store.entries
+        quiet = self.own is None and self.absences is None and self._marks.tags is None
+        for start in range(0, len(fills), FILLED):
+            part = fills[start : start + FILLED]
             gone: list[Evicted] = []
-            tags = [self._tags(value) for _, value, *_ in part]
+            tags = repeat(()) if self._marks.tags is None else [self._tags(value) for _, _, value, *_ in part]
             with self.claims.lock:
-                for (claim, value, version, pending), own in zip(part, tags, strict=True):
-                    evicted = self._fill(self.store, claim, value, version, pending, loaded, own)
-                    if evicted is None:
-                        refused.append(claim.key)
-                    elif evicted:
+                for (claim, key, value, version, pending), own in zip(part, tags, strict=False):
+                    evicted: list[Evicted] | None
+                    if quiet and claim.alone and version <= surely and key not in entries:
+                        # There is nothing that `_fill` would have to look at.
+                        life = _life(claim, store)
+                        evicted = store.enter(key, value, version, pending, loaded, life, claim.life is not None)
+                    else:
+                        evicted = self._fill(store, claim, key, value, version, pending, loaded, own)
+                    if evicted:
                         gone += evicted
+                    elif evicted is None:
+                        refused.append(key)
             self._report(gone)
-        if self.store.unattended:
-            self.store.attend()
+        if store.unattended:
+            store.attend()
         return refused
 
     def fill_absent(self, claim: Claim, version: int | None, loaded: float) -> None:
         """As `met`, and remember that there is no record, if the claim is still good and nothing newer is known."""
         with self.claims.lock:
-            self._outdate(claim, version)
+            self._outdate(claim, claim.key, version)
             if self.absences is None or not claim.alive or claim.key in self.entries:
                 return
             if self.own is None or self.own(claim.key) is None:
@@ -142,7 +152,7 @@ class L1Tier:
     def met(self, claim: Claim, version: int | None) -> None:
         """A read found this version (None: no record) but may not fill: what is older must not be served after it."""
         with self.claims.lock:
-            self._outdate(claim, version)
+            self._outdate(claim, claim.key, version)
 
     def write(
         self,
@@ -198,7 +208,7 @@ class L1Tier:
         with self.claims.lock:
             if not claim.alive:
                 return False
-            self.claims.void_others(claim)
+            self.claims.void_others(claim.key, claim)
             entry = None if self.store is None else self.store.live(claim.key, now)
             if entry is None or self.store is None:
                 return False
@@ -287,7 +297,8 @@ class L1Tier:
     def _fill(
         self,
         store: MemStore,
-        claim: Claim,
+        claim: Claim | ManyClaim,
+        key: Hashable,
         value: Any,
         version: int,
         pending: bool,
@@ -296,24 +307,24 @@ class L1Tier:
     ) -> list[Evicted] | None:
         """What had to leave for it; None where it may not be put."""
         # A write is in the buffer before it voids claims, so that either this sees it, or it removes this entry.
-        own = None if self.own is None else self.own(claim.key)
+        own = None if self.own is None else self.own(key)
         behind = own is not None and (own.in_parts or version < own.version)
         wrong = behind or not self._versions.plausible(version) or self._marks.overtaken(tags, loaded)
-        if wrong or not claim.alive or self._newer(claim.key, version, pending):
-            self._outdate(claim, version)
+        if wrong or not claim.alive or key in claim.voided or self._newer(key, version, pending):
+            self._outdate(claim, key, version)
             return None
-        self.claims.void_others(claim)
-        self._present(claim.key)
+        self.claims.void_others(key, claim)
+        self._present(key)
         own_life = claim.life is not None
-        return store.enter(claim.key, value, version, pending, loaded, _life(claim, store), own_life, tags or ())
+        return store.enter(key, value, version, pending, loaded, _life(claim, store), own_life, tags or ())
 
-    def _outdate(self, claim: Claim, version: int | None) -> None:
-        self.claims.void_others(claim)
+    def _outdate(self, claim: Claim | ManyClaim, key: Hashable, version: int | None) -> None:
+        self.claims.void_others(key, claim)
         if version is not None:
-            self._present(claim.key)
-        entry = self.entries.get(claim.key)
+            self._present(key)
+        entry = self.entries.get(key)
         if self.store is not None and entry is not None and (version is None or self._outdated(entry, version)):
-            self.store.drop(claim.key)
+            self.store.drop(key)
 
     def _present(self, key: Hashable) -> None:
         # Whatever was written: that there is no such record is no longer known.
@@ -338,7 +349,7 @@ class L1Tier:
             self._evicted(evicted)
 
 
-def _life(claim: Claim, store: MemStore) -> float | None:
+def _life(claim: Claim | ManyClaim, store: MemStore) -> float | None:
     """Seconds for which what the claim fills is kept; None: as long as the store keeps anything, unless the claim knows
     of a life of the record's own.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from redis.cluster import RedisCluster
@@ -180,7 +181,7 @@ class RedisServer:
         if self.clustered:
             step = 1
         parts = [keys[start : start + step] for start in range(0, len(keys), step)]
-        return [value for part in self.pipeline([("MGET", *part) for part in parts]) for value in part]
+        return list(chain.from_iterable(self.pipeline([("MGET", *part) for part in parts])))
 
     def scan(self, pattern: str, step: int, *, anywhere: bool = False) -> Iterator[list[bytes]]:
         """The keys that fit a pattern, some at a time, each at least once; of every master of a Cluster.

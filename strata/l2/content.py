@@ -12,16 +12,17 @@ from __future__ import annotations
 import enum
 import math
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec.structs import replace
 
+from strata import waits
 from strata.errors import WITHOUT_L2
 from strata.l2.lifetimes import Lifetimes
 from strata.protocol.markers import UNMARKED, SchemaMarkers
-from strata.protocol.versions import NODE_BITS, VersionClock
+from strata.protocol.versions import NODE_BITS, VersionClock, text
 from strata.waits.clock import Clock
 
 LONGEST_MS = 86_400_000  # of an intent
@@ -63,13 +64,54 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 
 
 OUTDATED = Found(State.OUTDATED)
+Unread: TypeAlias = dict[str, bytes | None]  # what keys hold, by their texts
+
+
+class Plain(NamedTuple):
+    """Values of which there is nothing more to say, as most are: settled ones, which live as long as all. Their records
+    by key text, and the digits of their versions in the same order."""
+
+    records: dict[str, Any]
+    digits: list[bytes]
+
+    @property
+    def versions(self) -> list[int]:
+        return list(map(int, self.digits))
+
+
+NO_VALUES = Plain({}, [])
+
+
+def together(parts: Sequence[Plain]) -> Plain:
+    """The values of several."""
+    if len(parts) == 1:
+        return parts[0]
+    records = {text: record for part in parts for text, record in part.records.items()}
+    return Plain(records, [digits for part in parts for digits in part.digits])
+
+
+class Answers(NamedTuple):
+    """What was found of some keys: plain values, and what else there is, by key text."""
+
+    plain: Plain
+    others: dict[str, Found]
+
+    def all(self) -> dict[str, Found]:
+        """Of each key, plain or not."""
+        records, versions = self.plain.records.items(), self.plain.versions
+        return self.others | {
+            text: Found(State.VALUE, version, False, record)
+            for (text, record), version in zip(records, versions, strict=True)
+        }
+
+
 _HEADS = (b"V1:", b"V2:", b"T1:", b"T2:")
 
 
 class Contents:
-    """Writes and reads what the keys of one schema hold. Immutable. `key_text` gives a record's key: what stands under
-    another one is not read. Values of the far future are read as entries that cannot be read. `marks` says which are
-    outdated."""
+    """Writes and reads what the keys of one schema hold. Immutable. `text_of` gives the text of a record's key: what
+    stands under another one is not read. Values of the far future are read as entries that cannot be read. `marks` says
+    which are outdated."""
 
     def __init__(
         self,
@@ -78,7 +120,7 @@ class Contents:
         lifetimes: Lifetimes,
         versions: VersionClock,
         clock: Clock,
-        key_text: Callable[[Any], str] | None = None,
+        text_of: Callable[[Any], str] | None = None,
         marks: SchemaMarkers = UNMARKED,
     ) -> None:
         self._encode = encode
@@ -86,7 +128,7 @@ class Contents:
         self._lifetimes = lifetimes
         self._versions = versions
         self._clock = clock
-        self._key_text = key_text
+        self._text_of = text_of
         self.marks = marks
 
     def write(
@@ -123,7 +165,7 @@ class Contents:
                     found = Found(State.TOMBSTONE, version, raw[23:24] == b"p")
                 else:
                     found = self._value(version, raw, left, body)
-                    if self._key_text is not None and self._key_text(found.record) != key_text:
+                    if self._text_of is not None and self._text_of(found.record) != key_text:
                         return None
                 # What is pending is a write, which nothing outdates but a newer one.
                 return OUTDATED if not found.pending and self.marks.outdated(found.record, since) else found
@@ -134,6 +176,35 @@ class Contents:
         if head == b"I1:":
             return Found(State.BUSY) if self._ends(raw) else None
         return Found(State.LOADING) if head == b"L1:" else None
+
+    def read_plain(self, key_texts: Sequence[str], raws: Sequence[bytes | None]) -> tuple[Plain, Unread]:
+        """As `read`, of what does not age: the plain values, and what is left to be read, one by one. Columns instead
+        of objects, since what is done for each key by itself costs more than to decode it."""
+        some = {}
+        if self.marks.since is None:
+            some = {
+                text: raw
+                for text, raw in zip(key_texts, raws, strict=True)
+                if raw is not None and raw[:3] == b"V1:" and raw[HEADER - 2 : HEADER] == b"s:"
+            }
+        plain = self._plain(some) if some else NO_VALUES
+        if len(plain.records) == len(raws):
+            return plain, {}
+        return plain, {text: raw for text, raw in zip(key_texts, raws, strict=True) if text not in plain.records}
+
+    def _plain(self, some: Mapping[str, bytes]) -> Plain:
+        """These values; none of them where one cannot be read, since `read` says which."""
+        decode, text_of = self._decode, self._text_of
+        digits = [raw[3:22] for raw in some.values()]
+        try:
+            records = [decode(raw[HEADER:]) for raw in waits.in_turns(some.values())]
+            if not b"".join(digits).isdigit() or max(digits) > text(self._versions.surely()).encode():
+                return NO_VALUES
+            if text_of is not None and list(map(text_of, records)) != [*some]:
+                return NO_VALUES
+        except Exception:  # noqa: BLE001 a codec of the user's may raise anything
+            return NO_VALUES
+        return Plain(dict(zip(some, records, strict=True)), digits)
 
     def _ends(self, raw: bytes) -> bool:
         """Whether an intent has writers; no commit takes a day, so that one which ends later is nobody's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from strata.l2.script import Script
@@ -57,7 +57,7 @@ def _answers(server: RedisServer, asked: Mapping[int, Asked]) -> dict[int, list[
         calls = chain.from_iterable(asked[number].calls for number in numbers)
         given = iter(server.values(list(calls), CHUNK) if script is None else _run(server, script, calls))
         for number in numbers:
-            answers[number] = [next(given) for _ in range(asked[number].size)]
+            answers[number] = list(islice(given, asked[number].size))
     return answers
 
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from strata import waits
 from strata.errors import StrataError
 from strata.l2.call_leases import CallLeases
-from strata.l2.content import OUTDATED, Contents, Found, State
+from strata.l2.content import NO_VALUES, OUTDATED, Answers, Contents, Found, Plain, State, together
 from strata.l2.lifetimes import Lifetimes
-from strata.l2.script import load
-from strata.l2.steps import CHUNK, MOST, Asked, Looked, Steps, in_step
+from strata.l2.scripts_over import SCRIPTS, ScriptsOver
+from strata.l2.steps import MOST, Asked, Looked, Steps, in_step
 from strata.l2.told import Told
 from strata.l2.values import Put, text_of
 from strata.protocol.versions import VersionClock
@@ -28,11 +28,6 @@ if TYPE_CHECKING:
 SCANNED = 1_000  # keys that a walk over all of them looks at in one step
 NEWEST = (1 << 63) - 1  # no version is above it
 LEASE_MS = 5_000
-
-_scripts = {name: load("strata.l2.scripts", name) for name in (
-    "read", "aged", "fill", "refresh", "intent", "put", "abandon", "own", "swap", "touch", "invalidate", "settle",
-    "purge",
-)}  # fmt: skip
 
 
 class L2Tier:
@@ -51,8 +46,9 @@ class L2Tier:
         on_corrupt: Callable[[int], None],
     ) -> None:
         self.server = server
-        self.calls = CallLeases(server, prefix, self.token, self._run)
         self._prefix = server.keys.records(prefix)
+        self._over = ScriptsOver(server, self._prefix)
+        self.calls = CallLeases(server, prefix, self.token, self._over.run)
         self._contents = contents
         self.marks = contents.marks
         self._lifetimes = lifetimes
@@ -104,7 +100,7 @@ class L2Tier:
         token = self.token() if self._missed and lease else ""
         try:
             if token:
-                [(_, raw)] = self._each("read", [token, LEASE_MS], {key_text: (b"",)})
+                [(_, raw)] = self._over.each("read", [token, LEASE_MS], {key_text: (b"",)})
             else:
                 raw = self.server.value(self._prefix + key_text)
             if token and raw is None:
@@ -142,23 +138,44 @@ class L2Tier:
         `take_over`, of the lease of another reader, whose fill is then refused. Who does not `count` what cannot be
         read loads nothing in its place.
         """
+        return self.look(key_texts, lease=lease, exist=exist, take_over=take_over, count=count).all()
+
+    def look(
+        self,
+        key_texts: Sequence[str],
+        *,
+        lease: bool = True,
+        exist: bool = False,
+        take_over: bool = False,
+        count: bool = True,
+    ) -> Answers:
+        """As `read_many`, with the plain values apart."""
         token = self.token()
         try:
-            return in_step(self.server, [self.reading(key_texts, token, lease, exist, take_over, count)])[0]
+            return in_step(self.server, [self.looking(key_texts, token, lease, exist, take_over, count)])[0]
         except BaseException as error:
             self.broken_off(error, token, key_texts)
             raise
 
-    def reading(
-        self, key_texts: Sequence[str], token: str, lease: bool, exist: bool, take_over: bool, count: bool
-    ) -> Steps[dict[str, Found]]:
-        """The steps of `read_many`; where they are broken off, so must be what bears the token (`broken_off`)."""
+    def looking(
+        self,
+        key_texts: Sequence[str],
+        token: str,
+        lease: bool,
+        exist: bool = False,
+        take_over: bool = False,
+        count: bool = True,
+    ) -> Steps[Answers]:
+        """The steps of `look`; where they are broken off, so must be what bears the token (`broken_off`)."""
         found: dict[str, Found] = {}
         useless: dict[str, bytes | None] = {}
         self.marks.renew()
         unreadable, aged, self._lived = 0, self._lifetimes.ages or self._lived, False
-        look = self._look_aged if aged else self._look
-        looked = yield from look(key_texts, token, lease)
+        plain, looked = NO_VALUES, list[Looked]()
+        if aged:
+            looked = yield from self._look_aged(key_texts, token, lease)
+        else:
+            plain, looked = yield from self._look(key_texts, token)
         for key_text, raw, left in waits.in_turns(looked):
             answer = self._contents.read(key_text, raw, left)
             self._lived |= answer is not None and answer.life is not None
@@ -172,7 +189,7 @@ class L2Tier:
                 found[key_text] = answer
         if useless:
             found |= yield from self._instead(useless, unreadable, token, lease)
-        return found
+        return Answers(plain, found)
 
     def _instead(
         self, useless: Mapping[str, bytes | None], unreadable: int, token: str, lease: bool
@@ -183,7 +200,7 @@ class L2Tier:
         if not lease:
             return dict.fromkeys(useless, Found(State.BUSY))
         args = {text: (raw or b"",) for text, raw in useless.items()}
-        answers = yield from self._asking("read", [token, LEASE_MS], args)
+        answers = yield from self._over.asking("read", [token, LEASE_MS], args)
         found = {}
         for text, raw in answers:
             found[text] = yield from self._leased(text, raw, token)
@@ -198,25 +215,27 @@ class L2Tier:
         found = self._contents.read(key_text, raw, left)
         return Found(State.BUSY) if found is None or found is OUTDATED else found
 
-    def _look(self, key_texts: Sequence[str], token: str, lease: bool) -> Steps[list[Looked]]:
-        """What each key holds, and the ms that it has left, where these matter (-1: for ever)."""
-        looked: list[Looked] = []
+    def _look(self, key_texts: Sequence[str], token: str) -> Steps[tuple[Plain, list[Looked]]]:
+        """The plain values; and what the other keys hold, and the ms that it has left, where these matter (-1: for
+        ever)."""
+        plain, looked = list[Plain](), list[Looked]()
         for start in range(0, len(key_texts), MOST):
             some = key_texts[start : start + MOST]
-            raws = yield Asked(None, [self.key(text) for text in some], len(some))
-            look = zip(some, raws, itertools.repeat(-1))
-            if asking := [text for text, raw in zip(some, raws, strict=True) if self._contents.asks(raw)]:
-                aged = {item[0]: item for item in (yield from self._look_aged(asking, token, False))}
-                looked += [aged.get(item[0], item) for item in look]
-            else:
-                looked += look
-        return looked
+            raws = yield Asked(None, [self._prefix + text for text in some], len(some))
+            values, unread = self._contents.read_plain(some, raws)
+            plain.append(values)
+            if asking := [text for text, raw in unread.items() if self._contents.asks(raw)]:
+                looked += yield from self._look_aged(asking, token, False)
+                for text in asking:
+                    del unread[text]
+            looked += [(text, raw, -1) for text, raw in unread.items()]
+        return together(plain), looked
 
     def _look_aged(self, key_texts: Sequence[str], token: str, lease: bool) -> Steps[list[Looked]]:
         """The same of all keys, by a script that leaves leases itself."""
-        chunks = list(self._chunks(key_texts))
+        chunks = list(self._over.chunks(key_texts))
         calls = [([self.key(text) for text in chunk], [token, LEASE_MS if lease else 0]) for chunk in chunks]
-        answered = yield Asked(_scripts["aged"], calls, len(calls))
+        answered = yield Asked(SCRIPTS["aged"], calls, len(calls))
         looked: list[Looked] = []
         for chunk, answers in zip(chunks, answered, strict=True):
             looked += zip(chunk, *answers, strict=True)
@@ -232,14 +251,14 @@ class L2Tier:
     def filling(self, token: str, puts: Sequence[Put]) -> Steps[set[str]]:
         """The steps of `fill`."""
         args = {put.key_text: self._loaded(put) for put in waits.in_turns(puts)}
-        answered = yield from self._asking("fill", [token], args)
+        answered = yield from self._over.asking("fill", [token], args)
         return {key_text for key_text, stood in answered if stood}
 
     def broken_off(self, error: BaseException, token: str, key_texts: Sequence[str]) -> None:
         """What comes from outside ends a read: the leases that it may have left are others' to have."""
         if not isinstance(error, StrataError):
             with contextlib.suppress(StrataError), waits.shield():
-                self._each("fill", [token], dict.fromkeys(key_texts, (b"", 0)))
+                self._over.each("fill", [token], dict.fromkeys(key_texts, (b"", 0)))
 
     def refresh(self, found: dict[str, Found], puts: Sequence[Put]) -> set[str]:
         """Store what was loaded from below where the key still holds what was found; a record of None removes it.
@@ -247,7 +266,7 @@ class L2Tier:
         Returns the key texts that still held it. Sent once only: an answer that is lost counts as refused.
         """
         args = {put.key_text: (found[put.key_text].raw, *self._loaded(put)) for put in puts}
-        return {key_text for key_text, held in self._each("refresh", [], args) if held}
+        return {key_text for key_text, held in self._over.each("refresh", [], args) if held}
 
     def _loaded(self, put: Put) -> tuple[bytes, int]:
         """Content and px of what was loaded from below; empty for what nothing is to be said of."""
@@ -267,9 +286,9 @@ class L2Tier:
 
     def intend(self, token: str, lasting: float, channel: str, messages: dict[str, bytes]) -> None:
         """Announce a commit: `messages` by key text, `lasting` the seconds after which it has surely ended."""
-        for chunk in self._chunks(list(messages)):
+        for chunk in self._over.chunks(list(messages)):
             said = [messages[key_text] for key_text in chunk]
-            self._run(
+            self._over.run(
                 "intent", [self.key(key_text) for key_text in chunk], [token, round(lasting * 1000), channel, *said]
             )
 
@@ -280,8 +299,8 @@ class L2Tier:
 
     def abandon(self, token: str, key_texts: Sequence[str]) -> None:
         """Take back the intents of a commit that is known to have failed."""
-        for chunk in self._chunks(key_texts):
-            self._run("abandon", [self.key(key_text) for key_text in chunk], [token])
+        for chunk in self._over.chunks(key_texts):
+            self._over.run("abandon", [self.key(key_text) for key_text in chunk], [token])
 
     def own(self, channel: str, puts: Sequence[Put]) -> dict[str, int]:
         """Write where L2 is the lowest tier; returns the versions in the way of those that were refused, 0 where that
@@ -312,22 +331,22 @@ class L2Tier:
         stands there, None without a value, and whether it got that life."""
         life = (self._lifetimes.px(put, put.life), ":" if put.life is None else ";")
         args = [channel, f"{put.version:019d}", *life, put.message]
-        version, touched = self._run("touch", [self.key(put.key_text)], args)
+        version, touched = self._over.run("touch", [self.key(put.key_text)], args)
         return int(version or 0) or None, bool(touched)
 
     def invalidate(self, channel: str, messages: Mapping[str, bytes]) -> None:
         """Drop the values, by key text with what is said of each, whatever their versions; what is pending stays."""
         self.remember((key_text, None) for key_text in messages)
-        self._each("invalidate", [channel], {key_text: (message,) for key_text, message in messages.items()})
+        self._over.each("invalidate", [channel], {key_text: (message,) for key_text, message in messages.items()})
 
     def settle(self, channel: str, items: Sequence[tuple[str, int, bytes, int, bytes, int]]) -> None:
         """Tell L2 what L3 holds: key text, version, content or b"", px, message, whether that is said in any case."""
         self.remember((item[0], item[1]) for item in items)
-        self._spread("settle", [channel], items)
+        self._over.spread("settle", [channel], items)
 
     def purge(self, channel: str, items: Sequence[tuple[str, int, bytes]]) -> None:
         """Take back writes that were given up: (key text, version, message) each."""
-        self._spread("purge", [channel], items)
+        self._over.spread("purge", [channel], items)
 
     def walk(self, *, anywhere: bool = False) -> Iterator[list[str]]:
         """The texts of all keys of the schema, some at a time, as `RedisServer.scan` has them."""
@@ -357,7 +376,7 @@ class L2Tier:
             pass
         gone = {key_text: (message(key_text, None),) for key_text, version in newest.items() if version is None}
         if gone:
-            self._each("invalidate", [channel], gone)
+            self._over.each("invalidate", [channel], gone)
         return newest
 
     def remember(self, told: Iterable[tuple[str, int | None]]) -> None:
@@ -370,41 +389,4 @@ class L2Tier:
             return (b"", 1) if nothing else self.held(put.version, put.record, put.life, since=put.since)
 
         items = [(put.key_text, put.version, *kept(put), put.message, *more) for put in waits.in_turns(puts)]
-        return iter(self._spread(name, head, items))
-
-    def _spread(self, name: str, head: list[Any], items: Sequence[tuple[Any, ...]]) -> list[tuple[str, Any]]:
-        # items are (key text, version, further arguments...), no key twice
-        by_text = {key_text: (f"{version:019d}", *rest) for key_text, version, *rest in waits.in_turns(items)}
-        return self._each(name, head, by_text)
-
-    def _each(self, name: str, head: list[Any], by_text: Mapping[str, Sequence[Any]]) -> list[tuple[str, Any]]:
-        """Run a script over keys, each with arguments of its own after the common ones; its answer for each."""
-        if len(by_text) == 1:
-            [(text, own)] = by_text.items()
-            answers = self._run(name, [self._prefix + text], [*head, *own])
-            return [(text, answers[0] if isinstance(answers, list) else answers)]
-        return in_step(self.server, [self._asking(name, head, by_text)])[0]
-
-    def _asking(self, name: str, head: list[Any], by_text: Mapping[str, Sequence[Any]]) -> Steps[list[tuple[str, Any]]]:
-        """The steps of `_each`."""
-        chunks = list(self._chunks(list(by_text)))
-        calls = (
-            (
-                [self.key(text) for text in chunk],
-                [*head, *itertools.chain.from_iterable(by_text[text] for text in chunk)],
-            )
-            for chunk in chunks
-        )
-        answered: list[tuple[str, Any]] = []
-        for chunk, answers in zip(chunks, (yield Asked(_scripts[name], calls, len(chunks))), strict=True):
-            answered += zip(chunk, answers if isinstance(answers, list) else [answers] * len(chunk), strict=True)
-        return answered
-
-    def _chunks(self, key_texts: Sequence[str]) -> Iterator[Sequence[str]]:
-        # One key a call on a Cluster, where the keys of one call must share a slot.
-        step = 1 if self.server.clustered else CHUNK
-        for start in range(0, len(key_texts), step):
-            yield key_texts[start : start + step]
-
-    def _run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        return self.server.run(_scripts[name], keys, args)
+        return iter(self._over.spread(name, head, items))

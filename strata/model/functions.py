@@ -173,6 +173,15 @@ class Compiler:
         source.line(f"return tuple([n for n, v in zip({names!r}, ({values})) if v is not U])")
         return source.function()
 
+    def text_of(self) -> Callable[[Any], str]:
+        """A function that gives the text of a record's key, which is what a key of its type is known by."""
+        source = Source("text_of", "record")
+        key, kinds = self._key_of("record."), self._key.kinds
+        if len(kinds) > 1:
+            key = f"{source.bind(self._key_text)}({key})"
+        source.line(f"return {key if len(kinds) > 1 or kinds[0] is str else f'str({key})'}")
+        return source.function()
+
     def to_row(self) -> Function:
         """A function that gives a record as a row."""
         source = Source("to_row", "record, cipher")

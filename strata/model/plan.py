@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from strata.contracts import Codec
 from strata.errors import DecodeError
+from strata.model.atoms import BIGINT_MAX, BIGINT_MIN
 from strata.model.columns import Column
 from strata.model.compile import same
 from strata.model.fields import Field
@@ -66,7 +67,7 @@ class ModelPlan(Generic[T]):
       exact types, times in UTC, ignored fields at their defaults, the time given in `stamped` fields.
     - `check_new` is `check` for records whose key is yet to be assigned by the database, and may be None.
     - `key_of` gives the key of a record, `key_of_row` that of a row; `key_text` gives a key's canonical text, and
-      `parse_key` takes it back.
+      `parse_key` takes it back. `text_of` gives the text of a record's key, to be compared: it refuses nothing.
     - `freeze` gives the form in which L1 keeps a record, compact and of no interest to the collector; `thaw` makes a
       private record of it, with UNLOADED in what L1 does not keep. `copy` makes a private record of a record.
     - `cached` gives a record as L2 keeps it, for encoding: it shares its values with the record given. `unloaded`
@@ -103,6 +104,7 @@ class ModelPlan(Generic[T]):
     key_of: Callable[[Any], Any]
     key_of_row: Callable[[Sequence[Any]], Any]
     key_text: Callable[[Any], str]
+    text_of: Callable[[Any], str]
     parse_key: Callable[[str], Any]
     prepare: Callable[[Any, datetime | None], T]
     copy: Callable[[Any], T]
@@ -142,6 +144,14 @@ class ModelPlan(Generic[T]):
         """An id as the caches and L3 know it, of the key's very type, and its text. Raises as `key_text` does."""
         text = self.key_text(id)
         return self.key.exact(id), text
+
+    def keys_and_texts(self, ids: Sequence[Any]) -> dict[Any, str]:
+        """As `key_and_text`, of many."""
+        kinds = self.key.kinds
+        if kinds != (*set(map(type, ids)),):
+            return dict(map(self.key_and_text, ids))
+        plain_ints = kinds[0] is int and min(ids) >= BIGINT_MIN and max(ids) <= BIGINT_MAX
+        return dict(zip(ids, map(str if plain_ints else self.key_text, ids), strict=True))
 
     def decoder(self, codec: Codec) -> Callable[[bytes], T]:
         """`codec.decode` bound to this model. Raises what the codec raises, and `DecodeError` for a foreign record."""
@@ -215,6 +225,7 @@ def _compile(model: type[T]) -> ModelPlan[T]:
         key_of=operator.attrgetter(*key.names),
         key_of_row=operator.itemgetter(*[place for place, field in enumerate(stored) if field.primary_key]),
         key_text=key_text,
+        text_of=compiler.text_of(),
         parse_key=parse_key,
         prepare=compiler.prepare(),
         copy=same if immutable else compiler.copy(),

@@ -174,6 +174,10 @@ class VersionClock:
         self.reference.compare()
         return self.plausible(version)
 
+    def surely(self) -> int:
+        """The highest version that is plausible now, as far as that takes no more than a look at the clock."""
+        return max(self._last, (self._now() + AHEAD) << NODE_BITS)
+
     def _near(self, version: int) -> bool:
         return version <= self._last or version >> NODE_BITS <= self._now() + AHEAD
 

@@ -115,7 +115,7 @@ def _hits(store: DataStore, hand: ByHand, rounds: int) -> list[Row]:
         hand.put(Record(id))
     by_hand, own = "redis-py GET + decode", "get, L2 hit"
     passes = {own: calling(lambda id: store.get(NAME, id, force_l2=True)), by_hand: calling(hand.hit)}
-    return _compared(own, by_hand, Target(1.15, 0.9), passes, keys, rounds)
+    return _compared(own, by_hand, Target(0.9, 0.8), passes, keys, rounds)
 
 
 def _many(store: DataStore, hand: ByHand, rounds: int) -> list[Row]:
@@ -148,8 +148,8 @@ def _many(store: DataStore, hand: ByHand, rounds: int) -> list[Row]:
     hands, forgetting = timings[by_hand].rounds, timings["forgetting"].rounds
     filled = [(both - only) / ref for both, only, ref in zip(timings[filling].rounds, forgetting, hands, strict=True)]
     return [
-        row(plain, by_hand, timings[plain].over(timings[by_hand]), Target(1.5, 1.2)),
-        row(filling, by_hand, filled),
+        row(plain, by_hand, timings[plain].over(timings[by_hand]), Target(1.0, 0.8)),
+        row(filling, by_hand, filled, Target(1.2, 0.8)),
         *(row(name, "", timings[name].rounds, unit=" ns") for name in (plain, by_hand)),
     ]
 
@@ -161,7 +161,7 @@ def _misses(store: DataStore, hand: ByHand, ids: Iterator[int], rounds: int) -> 
         hand.insert(table, keys)
     by_hand, own = "GET, SELECT, SET by hand", "get, L3 hit, both fills"
     passes = {own: _each_once(lambda id: store.get(NAME, id), keys), by_hand: _each_once(hand.miss, keys)}
-    return _compared(own, by_hand, Target(1.15, 0.85), passes, range(CALLS), rounds)
+    return _compared(own, by_hand, Target(0.85, 0.75), passes, range(CALLS), rounds)
 
 
 def _sets(store: DataStore, hand: ByHand, ids: Iterator[int], rounds: int) -> list[Row]:
@@ -179,8 +179,8 @@ def _sets(store: DataStore, hand: ByHand, ids: Iterator[int], rounds: int) -> li
     }
     timings = measure(passes, range(CALLS), rounds)
     return [
-        row(own, by_hand, timings[own].over(timings[by_hand]), Target(1.65, 1.4)),
-        row(own, steps, timings[own].over(timings[steps])),
+        row(own, by_hand, timings[own].over(timings[by_hand])),
+        row(own, steps, timings[own].over(timings[steps]), Target(1.05, 0.95)),
         *(row(name, "", timing.rounds, unit=" ns") for name, timing in timings.items()),
     ]
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from strata.coherence.inbox import Inbox
 from strata.coherence.repairs import Repairs
-from strata.l2 import tier
 from strata.l2.script import Script
+from strata.l2.scripts_over import SCRIPTS
 from strata.policies import MemPolicy, RedisPolicy
 from strata.writebehind.service import WriteBehind
 from tests.faults import fresh, history
@@ -20,10 +20,10 @@ from tests.faults import fresh, history
 
 def fills_need_no_lease() -> None:
     """What a slow reader loaded is stored in L2, whatever was written there since its read began."""
-    right = tier._scripts["fill"].text
+    right = SCRIPTS["fill"].text
     wrong = right.replace("if redis.call('MGET', key)[1] == lease then", "if true then")
     assert wrong != right
-    tier._scripts["fill"] = Script("fill", wrong, hashlib.sha1(wrong.encode(), usedforsecurity=False).hexdigest())
+    SCRIPTS["fill"] = Script("fill", wrong, hashlib.sha1(wrong.encode(), usedforsecurity=False).hexdigest())
 
 
 def l1_survives_a_lost_subscription() -> None:
@@ -39,10 +39,10 @@ def reads_pass_the_dirty_buffer() -> None:
 
 def refreshes_replace_whatever_is_there() -> None:
     """What was loaded in place of a value that was due is stored, whatever was written meanwhile."""
-    right = tier._scripts["refresh"].text
+    right = SCRIPTS["refresh"].text
     wrong = right.replace("if redis.call('MGET', key)[1] == found then", "if true then")
     assert wrong != right
-    tier._scripts["refresh"] = Script("refresh", wrong, hashlib.sha1(wrong.encode(), usedforsecurity=False).hexdigest())
+    SCRIPTS["refresh"] = Script("refresh", wrong, hashlib.sha1(wrong.encode(), usedforsecurity=False).hexdigest())
     fresh.OPTIONS["l1"] = MemPolicy(ttl=0.005, fail_safe=1)
     fresh.OPTIONS["l2"] = RedisPolicy(ttl=0.1, eager_refresh=0.05, fail_safe=1)
     history.register = fresh.register

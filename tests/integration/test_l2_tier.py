@@ -272,6 +272,37 @@ def test_what_cannot_be_read_is_leased_only_while_it_is_still_there(
     assert fill(tier, found["c"].token, "c", 1, "good") and not fill(tier, found["c"].token, "b", 1, "bad")
 
 
+@pytest.mark.parametrize(
+    "junk",
+    [b"junk", b"V1:short", b"V1:" + b"x" * 19 + b":s:abc", b"V1:" + b"9" * 19 + b":s:abc", b"V1:%019d:s:\xff" % 1],
+    ids=["no entry", "short", "no version", "of the far future", "undecodable"],
+)
+def test_one_of_many_that_cannot_be_read_costs_the_others_nothing(
+    junk: bytes, tier: L2Tier, server: RedisServer, corrupt: list[int]
+) -> None:
+    commit(tier, "a", 1, "one")
+    commit(tier, "c", 3, None)
+    commit(tier, "d", 2, "two")
+    server.execute("SET", tier.key("b"), junk)
+    now = tier.server.clock.monotonic()
+    tier._versions.discipline(server.time_ms() / 1000, now, now)  # else no clock is there to judge the far future
+    found = tier.read_many(["a", "b", "c", "d", "e"])
+    assert {key: (answer.state, answer.version, answer.record) for key, answer in found.items()} == {
+        "a": (State.VALUE, 1, "one"), "b": (State.LEASED, 0, None), "c": (State.TOMBSTONE, 3, None),
+        "d": (State.VALUE, 2, "two"), "e": (State.LEASED, 0, None),
+    }  # fmt: skip
+    assert corrupt == [1]
+
+
+def test_plain_values_are_told_apart_from_what_there_is_more_to_say_of(tier: L2Tier) -> None:
+    commit(tier, "a", 1, "one")
+    tier.own(CHANNEL, [Put("b", 2, "two", b"{}", life=9.0)])
+    plain, others = tier.look(["a", "b", "c"])
+    assert (plain.records, plain.versions) == ({"a": "one"}, [1])
+    assert {key: answer.state for key, answer in others.items()} == {"b": State.VALUE, "c": State.LEASED}
+    assert 8 < (others["b"].life or 0) <= 9
+
+
 def test_two_thousand_keys_take_one_round_trip_and_one_more_for_those_that_are_leased(
     tier: L2Tier, server: RedisServer
 ) -> None:

@@ -211,7 +211,7 @@ def test_a_read_that_is_slower_than_a_whole_write_behind_neither_fills_nor_is_sh
     assert bound.l1.store is not None and bound.l2 is not None
     monkeypatch.setattr(behind, "peek", peek)
     monkeypatch.setattr(bound.l2, "read", slow(bound.l2.read))
-    monkeypatch.setattr(bound.l2, "read_many", slow(bound.l2.read_many))
+    monkeypatch.setattr(bound.l2, "look", slow(bound.l2.look))
     reader = threading.Thread(target=lambda: getattr(notes, how)(1 if how == "get" else [1]))
     reader.start()
     assert peeked.wait(20)

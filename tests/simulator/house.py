@@ -14,7 +14,7 @@ from strata import UNLOADED, Durability
 from strata.coherence import ownership, pulse
 from strata.errors import StrataError
 from strata.l1.trust import BUS_GRACE
-from strata.l2 import strays, tier
+from strata.l2 import scripts_over, strays
 from strata.l2.content import HEADER, OUTDATED
 from strata.l2.tier import L2Tier
 from strata.protocol.versions import NODE_BITS
@@ -67,7 +67,7 @@ class House:
         self.servers = list(dict.fromkeys(servers.values()))
         others = {"belong": ownership._belong, "beat": pulse._beat, "stray": strays._stray}
         for server in self.servers:
-            for scripts in (tier._scripts, ledger._scripts, others):
+            for scripts in (scripts_over.SCRIPTS, ledger._scripts, others):
                 know(server, scripts, mutate)
         settings = {"write_behind_flush_interval": 0.1, **dict(kind.config)}
         if kind.apart:

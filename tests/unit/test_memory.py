@@ -9,7 +9,7 @@ import pytest
 
 from strata import EvictionPolicy
 from strata.l1 import tier as memory
-from strata.l1.claims import Claim, Claims
+from strata.l1.claims import Claim, Claims, ManyClaim
 from strata.l1.store import Evicted, MemStore
 from strata.l1.tier import L1Tier
 from strata.l1.trust import ALWAYS
@@ -31,7 +31,18 @@ class Bench:
 
     def fill(self, fills: Sequence[Fill]) -> None:
         """The fills at once, or one by one."""
-        self.memory.fill_many(fills, self.clock.monotonic())
+        self.memory.fill_many([(claim, claim.key, *rest) for claim, *rest in fills], self.clock.monotonic())
+
+    def claim(self, keys: str) -> ManyClaim:
+        """One claim of all keys."""
+        claim = ManyClaim(list(keys))
+        self.under_way.enter_many(claim)
+        return claim
+
+    def fill_under(self, claim: ManyClaim, *keys: str) -> list[Any]:
+        """Those that were refused."""
+        fills = [(claim, key, f"{key} under one", 2, False) for key in keys]
+        return self.memory.fill_many(fills, self.clock.monotonic())
 
     def claims(self, keys: str) -> list[Claim]:
         """A claim of each key."""
@@ -107,3 +118,57 @@ def test_everything_that_had_to_leave_is_reported(make: type[Bench], monkeypatch
     bench.fill([(claim, claim.key, 1, False) for claim in bench.claims("abcde")])
     assert bench.evicted == ["a", "b"]
     assert list(bench.held) == ["c", "d", "e"]
+
+
+def test_one_claim_of_many_keys_is_void_for_those_alone_of_which_something_was_heard() -> None:
+    bench = Bench()
+    claim = bench.claim("abc")
+    bench.memory.forget("b")
+    assert bench.fill_under(claim, "a", "b", "c") == ["b"]
+    assert sorted(bench.held) == ["a", "c"]
+
+
+def test_one_claim_of_many_keys_is_void_for_all_once_everything_was_cleared() -> None:
+    bench = Bench()
+    claim = bench.claim("ab")
+    bench.memory.clear()
+    assert bench.fill_under(claim, "a", "b") == ["a", "b"]
+
+
+@pytest.mark.parametrize("first", ["one", "many"])
+def test_claims_of_one_key_and_of_many_void_each_other(first: str) -> None:
+    bench = Bench()
+    before, [single], after = bench.claim("ab"), bench.claims("a"), bench.claim("ac")
+    if first == "one":
+        bench.fill([(single, "one", 5, False)])
+        assert (before.voided, after.voided) == ({"a"}, {"a"})
+    else:
+        assert bench.fill_under(after, "a", "c") == []
+        assert before.voided == {"a"} and not single.alive and not after.voided
+
+
+def test_a_claim_taken_out_of_one_of_many_is_as_good_as_that() -> None:
+    bench = Bench()
+    claim = bench.claim("ab")
+    bench.memory.forget("a")
+    apart = bench.under_way.apart(claim, {"a": "a", "b": "b"})
+    bench.fill([(apart["a"], "late", 1, False), (apart["b"], "two", 2, False)])
+    assert bench.held == {"b": ("two", 2)}
+
+
+def test_one_claim_of_many_keys_leaves_nothing_behind_nor_takes_others_with_it() -> None:
+    bench = Bench()
+    claim, [single] = bench.claim("ab"), bench.claims("b")
+    bench.under_way.release_many(claim)
+    bench.memory.forget("b")
+    assert not single.alive
+    bench.under_way.release(single)
+    assert bench.under_way._claims == {}
+
+
+def test_one_claim_of_many_keys_that_nobody_released_is_swept_away() -> None:
+    bench = Bench()
+    bench.claim("ab")  # whose call was broken off
+    for number in range(300):
+        bench.under_way.enter(Claim(number))
+    assert "a" not in bench.under_way._claims

@@ -16,7 +16,7 @@ from strata.engine.load import Load, Loaded
 from strata.engine.rows import Filler, Item
 from strata.engine.steps import alone
 from strata.engine.write import Writer
-from strata.l1.claims import Claim, Claims
+from strata.l1.claims import Claim, Claims, ManyClaim
 from strata.l1.tier import L1Tier
 from tests.simulator.kinds import KINDS, Kind, Secret
 from tests.simulator.mutants.mutant import Mutant, code, each, script
@@ -212,12 +212,17 @@ RECEIVERS = {
     "what a read returns, but may not fill, drops what is older in L1, and voids other claims": Mutant(
         calling("0:s 1:fg", known=(1,)),
         0,
-        apply=code(L1Tier, "_outdate", "self.claims.void_others(claim)\n", "return\n"),
+        apply=code(L1Tier, "_outdate", "self.claims.void_others(key, claim)\n", "return\n"),
     ),
     "a fill voids the other claims, and detaches a flight that is not its own": Mutant(
         calling("0:sf 0:g", "0:sf 0:sf 0:g", faults=("slow_read@0",), span=10),
         1,
-        apply=code(L1Tier, "_fill", "self.claims.void_others(claim)", "pass"),
+        apply=code(L1Tier, "_fill", "self.claims.void_others(key, claim)", "pass"),
+    ),
+    "of the keys of one claim those of which something was heard do not enter L1": Mutant(
+        calling("0:G 1:s", "0:fG 1:s", faults=("slow_call@0",), span=12, known=(1,)),
+        1,
+        apply=code(ManyClaim, "void", "self.alone = False\n    self.voided.add(key)", "pass"),
     ),
     "nothing enters L1 that is older than the own pending write": Mutant(
         calling("0:sg 0:q", "0:sg 0:qg", faults=("crowd_out@0",), deferred=True),
