@@ -180,7 +180,7 @@ class Wiring:
         if bound.deferred:
             deferred = self.writebehind()
             deferred.register(bound)
-            l1.own = partial(deferred.peek, bound)
+            l1.own, l1.holds = partial(deferred.peek, bound), partial(deferred.holds, bound)
         return bound
 
     def _deferred(self) -> WriteBehind | None:

@@ -298,15 +298,17 @@ class Claims:
     def void(self, key: Hashable, version: int = 0) -> None:
         """Something happened to the key: no claim on it is good any more, and nobody boards its flight; nor its call,
         but one that began after this `version` (0: whatever it is)."""
-        with self.lock:
-            for claim in _living(self._claims.pop(key, ())):
-                claim.void(key)
-            self._flights.pop(key, None)
-            known = self._calls.get(key)
-            call = None if known is None else known()
-            if call is not None and call.version < (version or ANY):
-                call.overtake(version or ANY)
-                del self._calls[key]
+        with self.lock:  # mostly nobody is there
+            if self._claims and (claims := self._claims.pop(key, None)) is not None:
+                for claim in _living(claims):
+                    claim.void(key)
+            if self._flights:
+                self._flights.pop(key, None)
+            if self._calls and (known := self._calls.get(key)) is not None:
+                call = known()
+                if call is not None and call.version < (version or ANY):
+                    call.overtake(version or ANY)
+                    del self._calls[key]
 
     def void_others(self, key: Hashable, claim: Claim | ManyClaim) -> None:
         """What other callers of the key have under way is not newer than what this one has found."""

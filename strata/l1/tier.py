@@ -23,13 +23,11 @@ FILLED = 1000  # fills in one hold of the lock, which writers and other fills wa
 
 
 class PendingWrite(Protocol):
-    """A write of this process that nobody below has yet; `newest`: nothing newer was met; `in_parts`: what is below may
-    be newer in some columns, so that it is compared with each read."""
+    """A write of this process that nobody below has yet; `in_parts`: what is below may be newer in some columns, so
+    that it is compared with each read."""
 
     @property
     def version(self) -> int: ...
-    @property
-    def newest(self) -> bool: ...
     @property
     def in_parts(self) -> bool: ...
 
@@ -63,6 +61,8 @@ class L1Tier:
         self.entries: dict[Any, L1Entry] = {} if store is None else store.entries
         # This process's own pending write of a key, for schemas that are written behind; set once, by the wiring.
         self.own: Callable[[Hashable], PendingWrite | None] | None = None
+        # For the same schemas: whether a version is that write, which is shown, and nothing newer was met.
+        self.holds: Callable[[Hashable, int], bool] | None = None
         self._evicted = evicted
         self._versions = versions
 
@@ -176,8 +176,7 @@ class L1Tier:
             self._present(key)
             if self.store is None or self._newer(key, version, pending=True):
                 return
-            own = None if self.own is None else self.own(key)
-            passed = self.own is not None and (own is None or not own.newest or own.version != version)
+            passed = self.holds is not None and not self.holds(key, version)
             if not good or passed or tags is None:
                 self.store.drop(key)
                 return

@@ -136,6 +136,8 @@ class Contents:
     ) -> bytes:
         """What a key is to hold: the value, which may have a life of its `own`, or for None a tombstone; `since` is
         that of the markers before it was read."""
+        if pending and since is None and record is not None and not own:  # as most are that are written behind
+            return b"V1:%019d:p:" % version + self._encode(record)
         form, number = ("1", "") if since is None else ("2", f"{since:016d}:")
         flag = "p" if pending else "s"
         if record is None:

@@ -87,7 +87,6 @@ class WriteBehind:
         put = self._process.buffer.write(bound.name, key, key_text, item)
         if not self._held:
             self._hold()
-        item = replace(item, version=put.version)
         if not put.orphan:
             put = self._process.intake.see_to(bound, key, key_text, put, item)
         if put.orphan:
@@ -143,6 +142,10 @@ class WriteBehind:
         if not process.flusher.daemon.started:
             process.flusher.wake()  # a process that wrote may be gone: whoever uses the schema looks after the ledger
         return process.buffer.peek(bound.name, key)
+
+    def holds(self, bound: Bound, key: Any, version: int) -> bool:
+        """Whether a version is this process's pending write of the key, which is shown, and nothing newer was met."""
+        return self._process.buffer.holds(bound.name, key, version)
 
     def knows(self, bound: Bound, key: Any) -> bool:
         """Whether `add` knows the record by itself."""

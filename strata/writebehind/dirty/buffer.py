@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from itertools import islice, takewhile
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -50,9 +51,7 @@ class DirtyBuffer:
         """Take a new write, and stamp it, in one step: whoever tells of a newer version has moved the clock on before,
         so that it either finds this write here, or this one's stamp is above it. Raises `ClosedError` where the process
         is about to end."""
-        return self._take(
-            lambda: self._put(schema, key, key_text, replace(item, version=self._stamp(schema, key)), newest=True)
-        )
+        return self._take(self._write, schema, key, key_text, item)
 
     def touch(self, schema: str, key: Hashable, ends: float | None) -> bool:
         """What L2 gets of the write of a key ends then; whether it is yet to get it."""
@@ -64,18 +63,18 @@ class DirtyBuffer:
 
     def add(self, schema: str, key: Hashable, key_text: str, what: Addition) -> Accepted:
         """Take what is added to columns of a record, and stamp it. Raises as `write` does."""
-        return self._take(lambda: self._add(schema, key, key_text, what))
+        return self._take(self._add, schema, key, key_text, what)
 
     def put(self, schema: str, key: Hashable, key_text: str, item: Buffered, *, safe: bool = True) -> Accepted:
         """Take a write that was stamped before. Raises as `write` does where it is not `safe` elsewhere."""
-        return self._take(lambda: self._put(schema, key, key_text, item), safe=safe)
+        return self._take(self._put, schema, key, key_text, item, safe=safe)
 
-    def _take(self, put: Callable[[], Accepted], *, safe: bool = False) -> Accepted:
+    def _take(self, put: Callable[..., Accepted], *what: Any, safe: bool = False) -> Accepted:
         while True:
             with self._lock:
                 if safe or self.gate.is_open:
                     self._begin()
-                    taken = put()
+                    taken = put(*what)
                     self._torn = False
                     break
             self.gate.wait()
@@ -110,6 +109,13 @@ class DirtyBuffer:
         """This process's write of the key, unless it was given up."""
         slot = self._slots.get((schema, key))
         return None if slot is None else slot.own_write()
+
+    def holds(self, schema: str, key: Hashable, version: int) -> bool:
+        """Whether a version is this process's write of the key, unless it was given up, or something newer was met."""
+        slot = self._slots.get((schema, key))
+        if slot is None or (item := slot.item).version != version or slot.given_up == version:
+            return False
+        return slot.superseded <= (item.oldest if item.ages or item.added else version)
 
     def knows(self, schema: str, key: Hashable) -> bool:
         """Whether `add` knows the record by itself."""
@@ -319,6 +325,9 @@ class DirtyBuffer:
             del self._met[slot]
         self._queues.mend(list(self._slots.values()))
         self._due = bool(self._queues.unsent)
+
+    def _write(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> Accepted:
+        return self._put(schema, key, key_text, replace(item, version=self._stamp(schema, key)), newest=True)
 
     def _put(self, schema: str, key: Hashable, key_text: str, item: Buffered, *, newest: bool = False) -> Accepted:
         place = (schema, key)

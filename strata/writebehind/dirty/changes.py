@@ -42,8 +42,9 @@ def row_of(bound: Bound, key: Any, entry: Entry) -> tuple[tuple[str, ...], tuple
     """
     plan = bound.plan
     names, values = plan.unpack_row(entry.row)
-    plan.vet(values, _sealed, names)
-    if plan.key.within(dict(zip(names, values, strict=True))) != key:
+    whole = names == plan.column_names
+    plan.vet(values, _sealed, None if whole else names)
+    if (plan.key_of_row(values) if whole else plan.key.within(dict(zip(names, values, strict=True)))) != key:
         raise DecodeError(f"its {plan.key.spelled} is not the key that it stands under", column=plan.key.names[0])
     return names, values
 
@@ -92,6 +93,8 @@ def of_entry(bound: Bound, key: Any, key_text: str, entry: Entry) -> Change:
     names, values = row_of(bound, key, entry)
     whole = entry.op is not EntryOp.PARTIAL and names == bound.plan.column_names
     carried = None if whole else names
+    if not entry.added and not entry.default:
+        return Change(key, key_text, entry.version, False, carried, values, entry.ages, deleted=entry.deleted)
     added, default = added_of(bound, entry.added), default_of(bound, key, key_text, entry)
     return Change(key, key_text, entry.version, False, carried, values, entry.ages, added, default, entry.deleted)
 

@@ -53,6 +53,8 @@ class Encoder:
     def address(self, slot: Slot, item: Buffered, row: bytes = b"") -> tuple[Shard, Entry]:
         """Where a write goes, and its entry."""
         now, origin = int(self._clock.wall() * 1000), self._announcer.source
+        if not item.ages and not item.added:
+            return slot.shard, Entry(item.version, _op(item), now, origin, row)
         return slot.shard, Entry(item.version, _op(item), now, origin, row, item.ages, changes.in_text(item.added))
 
     def entry(self, bound: Bound, slot: Slot, item: Buffered) -> Entry:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from strata import waits
 from strata.bound import Bound
 from strata.errors import (
@@ -51,9 +53,10 @@ class Intake:
         self._beat = beat
 
     def see_to(self, bound: Bound, key: Any, key_text: str, put: Accepted, item: Buffered) -> Accepted:
-        """See to a write that was put; as what it was taken in the end. Raises as `WriteBehind.put` does."""
+        """See to a write that was put, `item` but for its version; as what it was taken in the end. Raises as
+        `WriteBehind.put` does."""
         if not put.room:
-            late = self._overflow(bound, key, key_text, item)
+            late = self._overflow(bound, key, key_text, replace(item, version=put.version))
             if late is None:
                 return put  # L3 has it
             put = late

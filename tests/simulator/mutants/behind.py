@@ -89,11 +89,9 @@ BEHIND = {
         apply=code(
             DirtyBuffer,
             "write",
-            "return self._take(",
+            "return self._take(self._write, schema, key, key_text, item)",
             "from strata import waits\n    version = self._owner.stamp()\n    waits.sleep(0.01)\n"
-            "    return self._take(",
-            "version=self._stamp(schema, key)",
-            "version=version",
+            "    return self._take(lambda: self._put(schema, key, key_text, replace(item, version=version), newest=True))",
         ),
     ),
     "a deferred write enters L1 only if it still is what reads get from the buffer": Mutant(
