@@ -51,7 +51,7 @@ class DirtyBuffer:
         """Take a new write, and stamp it, in one step: whoever tells of a newer version has moved the clock on before,
         so that it either finds this write here, or this one's stamp is above it. Raises `ClosedError` where the process
         is about to end."""
-        return self._take(self._write, schema, key, key_text, item)
+        return self._take(self._put, schema, key, key_text, item, True)
 
     def touch(self, schema: str, key: Hashable, ends: float | None) -> bool:
         """What L2 gets of the write of a key ends then; whether it is yet to get it."""
@@ -113,9 +113,7 @@ class DirtyBuffer:
     def holds(self, schema: str, key: Hashable, version: int) -> bool:
         """Whether a version is this process's write of the key, unless it was given up, or something newer was met."""
         slot = self._slots.get((schema, key))
-        if slot is None or (item := slot.item).version != version or slot.given_up == version:
-            return False
-        return slot.superseded <= (item.oldest if item.ages or item.added else version)
+        return slot is not None and slot.holds(version)
 
     def knows(self, schema: str, key: Hashable) -> bool:
         """Whether `add` knows the record by itself."""
@@ -129,19 +127,19 @@ class DirtyBuffer:
     def shown(self, schema: str, key: Hashable) -> tuple[Slot, Buffered] | None:
         """As `slot`, with its write, which is about to leave: what is added later is a point of its own."""
         with self._lock:
-            return None if (slot := self._slots.get((schema, key))) is None else _shown(slot)
+            return None if (slot := self._slots.get((schema, key))) is None else slot.leaving()
 
     def take(self, most: int) -> list[tuple[Slot, Buffered]]:
         """The oldest unsent writes, which stay unsent."""
         with self._lock:
             self.fresh = 0
-            return [_shown(slot) for slot in islice(self._queues.unsent, most)]
+            return [slot.leaving() for slot in islice(self._queues.unsent, most)]
 
     def find(self, schema: str, keys: Iterable[Hashable]) -> list[tuple[Slot, Buffered]]:
         """The unsent writes of some keys."""
         with self._lock:
             slots = (self._slots.get((schema, key)) for key in keys)
-            return [_shown(slot) for slot in slots if slot is not None and slot in self._queues.unsent]
+            return [slot.leaving() for slot in slots if slot is not None and slot in self._queues.unsent]
 
     def sent(self, versions: Iterable[tuple[Slot, int]], now: float) -> None:
         """The ledger has these versions."""
@@ -255,18 +253,18 @@ class DirtyBuffer:
     def kept(self, before: float, most: int) -> list[tuple[Slot, Buffered]]:
         """Writes handed off before a monotonic time and not confirmed, oldest first."""
         with self._lock:
-            return [_shown(slot) for slot in islice(takewhile(lambda s: s.sent_at <= before, self._queues.kept), most)]
+            return [slot.leaving() for slot in islice(takewhile(lambda s: s.sent_at <= before, self._queues.kept), most)]
 
     def pending(self) -> list[tuple[Slot, Buffered]]:
         """Every write that L3 is not known to have."""
         with self._lock:
-            return [_shown(slot) for slot in self._slots.values()]
+            return [slot.leaving() for slot in self._slots.values()]
 
     def overtaken(self, shard: Shard | None = None) -> list[tuple[Slot, Buffered]]:
         """Writes of which a newer version was met, in one shard or everywhere."""
         with self._lock:
             met = [slot for slot in self._met if slot.overtaken and (shard is None or shard == slot.shard)]
-            return [_shown(slot) for slot in met]
+            return [slot.leaving() for slot in met]
 
     def kept_in(self) -> set[Shard]:
         """Where writes were handed off and not confirmed."""
@@ -326,11 +324,10 @@ class DirtyBuffer:
         self._queues.mend(list(self._slots.values()))
         self._due = bool(self._queues.unsent)
 
-    def _write(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> Accepted:
-        return self._put(schema, key, key_text, replace(item, version=self._stamp(schema, key)), newest=True)
-
-    def _put(self, schema: str, key: Hashable, key_text: str, item: Buffered, *, newest: bool = False) -> Accepted:
+    def _put(self, schema: str, key: Hashable, key_text: str, item: Buffered, newest: bool = False) -> Accepted:
         place = (schema, key)
+        if not item.version:
+            item = replace(item, version=self._stamp(schema, key))
         if not item.added:
             self._tallies.unknow(place)
         if (slot := self._slots.get(place)) is not None:
@@ -411,9 +408,3 @@ class DirtyBuffer:
         self._tallies.forget((slot.schema, slot.key))
         self._remove(slot)
         return True
-
-
-def _shown(slot: Slot) -> tuple[Slot, Buffered]:
-    """What leaves the buffer's hands; under its lock."""
-    slot.shown = slot.item.version
-    return slot, slot.item

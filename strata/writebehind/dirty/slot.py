@@ -126,6 +126,18 @@ class Slot(msgspec.Struct, gc=False, eq=False):
             deleted=item.deleted,
         )
 
+    def leaving(self) -> tuple[Slot, Buffered]:
+        """It with its write, which is about to leave the buffer's hands; under the buffer's lock."""
+        self.shown = self.item.version
+        return self, self.item
+
+    def holds(self, version: int) -> bool:
+        """Whether it is this one that reads get, and nothing newer was met."""
+        item = self.item
+        if item.version != version or self.given_up == version:
+            return False
+        return self.superseded <= (item.oldest if item.ages or item.added else version)
+
     @property
     def overtaken(self) -> bool:
         """Whether a newer version was met elsewhere."""

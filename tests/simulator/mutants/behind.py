@@ -89,15 +89,15 @@ BEHIND = {
         apply=code(
             DirtyBuffer,
             "write",
-            "return self._take(self._write, schema, key, key_text, item)",
-            "from strata import waits\n    version = self._owner.stamp()\n    waits.sleep(0.01)\n"
-            "    return self._take(lambda: self._put(schema, key, key_text, replace(item, version=version), newest=True))",
+            "return self._take(",
+            "from strata import waits\n    item = replace(item, version=self._owner.stamp())\n    waits.sleep(0.01)\n"
+            "    return self._take(",
         ),
     ),
     "a deferred write enters L1 only if it still is what reads get from the buffer": Mutant(
         calling("0:s 0:B", "0:s 0:b", "0:s 1:s", config=()),
         1,
-        apply=code(L1Tier, "write", "self.own is not None and (", "False and ("),
+        apply=code(L1Tier, "write", "self.holds is not None and", "False and"),
     ),
     "an own write of which a newer one was heard is not read any more": Mutant(
         calling("0:ff 0:sff 1:s", "0:fff 0:sf 1:s"),
