@@ -51,7 +51,7 @@ class DirtyBuffer:
         """Take a new write, and stamp it, in one step: whoever tells of a newer version has moved the clock on before,
         so that it either finds this write here, or this one's stamp is above it. Raises `ClosedError` where the process
         is about to end."""
-        return self._take(self._put, schema, key, key_text, item, True)
+        return self._take(self._write, schema, key, key_text, item)
 
     def touch(self, schema: str, key: Hashable, ends: float | None) -> bool:
         """What L2 gets of the write of a key ends then; whether it is yet to get it."""
@@ -107,13 +107,11 @@ class DirtyBuffer:
 
     def peek(self, schema: str, key: Hashable) -> OwnWrite | None:
         """This process's write of the key, unless it was given up."""
-        slot = self._slots.get((schema, key))
-        return None if slot is None else slot.own_write()
+        return None if (slot := self._slots.get((schema, key))) is None else slot.own_write()
 
     def holds(self, schema: str, key: Hashable, version: int) -> bool:
         """Whether a version is this process's write of the key, unless it was given up, or something newer was met."""
-        slot = self._slots.get((schema, key))
-        return slot is not None and slot.holds(version)
+        return (slot := self._slots.get((schema, key))) is not None and slot.holds(version)
 
     def knows(self, schema: str, key: Hashable) -> bool:
         """Whether `add` knows the record by itself."""
@@ -253,7 +251,8 @@ class DirtyBuffer:
     def kept(self, before: float, most: int) -> list[tuple[Slot, Buffered]]:
         """Writes handed off before a monotonic time and not confirmed, oldest first."""
         with self._lock:
-            return [slot.leaving() for slot in islice(takewhile(lambda s: s.sent_at <= before, self._queues.kept), most)]
+            kept = self._queues.kept
+            return [slot.leaving() for slot in islice(takewhile(lambda s: s.sent_at <= before, kept), most)]
 
     def pending(self) -> list[tuple[Slot, Buffered]]:
         """Every write that L3 is not known to have."""
@@ -324,10 +323,11 @@ class DirtyBuffer:
         self._queues.mend(list(self._slots.values()))
         self._due = bool(self._queues.unsent)
 
-    def _put(self, schema: str, key: Hashable, key_text: str, item: Buffered, newest: bool = False) -> Accepted:
+    def _write(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> Accepted:
+        return self._put(schema, key, key_text, replace(item, version=self._stamp(schema, key)), newest=True)
+
+    def _put(self, schema: str, key: Hashable, key_text: str, item: Buffered, *, newest: bool = False) -> Accepted:
         place = (schema, key)
-        if not item.version:
-            item = replace(item, version=self._stamp(schema, key))
         if not item.added:
             self._tallies.unknow(place)
         if (slot := self._slots.get(place)) is not None:

@@ -86,12 +86,15 @@ BEHIND = {
     "a deferred write is stamped as it enters the buffer, so that what is newer finds it there": Mutant(
         calling("0:s 0:bwf", config=()),
         1,
-        apply=code(
-            DirtyBuffer,
-            "write",
-            "return self._take(",
-            "from strata import waits\n    item = replace(item, version=self._owner.stamp())\n    waits.sleep(0.01)\n"
-            "    return self._take(",
+        apply=each(
+            code(
+                DirtyBuffer,
+                "write",
+                "return self._take(",
+                "from strata import waits\n    item = replace(item, version=self._owner.stamp())\n"
+                "    waits.sleep(0.01)\n    return self._take(",
+            ),
+            code(DirtyBuffer, "_write", "replace(item, version=self._stamp(schema, key))", "item"),
         ),
     ),
     "a deferred write enters L1 only if it still is what reads get from the buffer": Mutant(
