@@ -110,32 +110,32 @@ class Load:
             context.repairs.distrust()  # once more: L3 may have shown what an earlier look at the repairs missed
         bound.counters.l3_hits += sum(item.record is not ABSENT and not item.pending for item in loaded.values())
         yield from self.fill(loaded, began)
-        if unreadable is not None:
-            raise unreadable
+        if unreadable:
+            raise unreadable[0]
         return loaded
 
-    def beneath(self, pending: Mapping[str, Pending]) -> Steps[tuple[dict[str, Loaded], DecodeError | None]]:
-        """What L3 holds under what the ledger was found to hold; and the error of the first row that cannot be read.
+    def beneath(self, pending: Mapping[str, Pending]) -> Steps[tuple[dict[str, Loaded], list[DecodeError]]]:
+        """What L3 holds under what the ledger was found to hold; and the errors of the rows that cannot be read.
 
         Where L3 is away, what is pending as a whole is the newest, unless the ledger was not told of a newer write of
         this process, or somebody's commit, which may have happened, has left its intent in L2.
         """
         bound, claims, observe = self._bound, self._claims, self._context.versions.observe
         loaded: dict[str, Loaded] = {}
-        unreadable: DecodeError | None = None
+        unreadable: list[DecodeError] = []
         try:
             rows: Mapping[Any, Row | None] = yield RowsOf(bound, [claim.key for claim in claims.values()])
             for text, claim in waits.in_turns(claims.items()):
                 try:
                     item = loaded[text] = _joined(bound, claim.key, text, rows.get(claim.key), pending.get(text))
                 except DecodeError as error:
-                    unreadable = unreadable or error
+                    unreadable.append(error)
                 else:
                     observe(item.version)
         except WITHOUT_L3 as error:
             whole = {text: joined(bound, None, entry) for text, entry in pending.items() if not entry.partial}
             if len(whole) == len(claims) and not self._context.repairs.skips(bound, claims) and not self._intended:
-                return whole, None
+                return whole, []
             away = isinstance(error, L3UnavailableError) and not self._context.awaits_postgres
             if away and self._found is None and bound.l2 is not None:
                 raise UnavailableError(
@@ -151,7 +151,7 @@ class Load:
         for text, (record, version, pending) in waits.in_turns(loaded.items()):
             claim = self._claims[text]
             if text not in allowed:
-                bound.l1.met(claim, None if record is ABSENT else version)
+                bound.l1.met(claim, claim.key, None if record is ABSENT else version)
             elif record is ABSENT:
                 bound.l1.fill_absent(claim, None, began)
             elif bound.l1.store is not None:
@@ -185,8 +185,8 @@ class Load:
 def found_below(context: Context, bound: Bound, claim: Claim, key_text: str, pending: Mapping[str, Pending]) -> Loaded:
     """What L3 holds of one key under what the ledger was found to hold; nothing is filled. Raises as `run` does."""
     loaded, unreadable = alone(Load(context, bound, {key_text: claim}, {}).beneath(pending))
-    if unreadable is not None:
-        raise unreadable
+    if unreadable:
+        raise unreadable[0]
     return loaded[key_text]
 
 

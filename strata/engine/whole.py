@@ -36,8 +36,8 @@ def completed(
     pending = ((yield Handed(context, bound, list(lacking.values()))) if bound.deferred else None) or {}
     claims = {key_text: Claim(id) for id, key_text in lacking.items()}  # nobody's: nothing is filled
     loaded, unreadable = yield from Load(context, bound, claims, {}).beneath(pending)
-    if unreadable is not None:
-        raise unreadable
+    if unreadable:
+        raise unreadable[0]
     records = dict(found)
     for id, key_text in lacking.items():
         context.met(bound, id, loaded[key_text].version)

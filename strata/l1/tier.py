@@ -149,10 +149,10 @@ class L1Tier:
                 self.absences.enter(claim.key, None, 0, False, loaded, _life(claim, self.absences))
         self.absences.attend()
 
-    def met(self, claim: Claim, version: int | None) -> None:
+    def met(self, claim: Claim | ManyClaim, key: Hashable, version: int | None) -> None:
         """A read found this version (None: no record) but may not fill: what is older must not be served after it."""
         with self.claims.lock:
-            self._outdate(claim, claim.key, version)
+            self._outdate(claim, key, version)
 
     def write(
         self,

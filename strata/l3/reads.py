@@ -48,31 +48,30 @@ class Reads:
         self._layout = layout
         self._keys = layout.plan.key.names
         key, table = layout.key, layout.table
-        found, width, order = f"{key.of()} = {key.given()}", key.width, key.ordered(table)
+        found, order = f"{key.of()} = {key.given()}", key.ordered(table)
         self._whole = f"SELECT {VERSION}, {layout.shown(layout.names)} FROM {table}"
         self._get = layout.statement(f"{self._whole} WHERE {found}", *key.oids)
         self._hold = layout.statement(f"{self._whole} WHERE {found} FOR UPDATE", *key.oids)
         self._get_many = layout.statement(self._many(), *key.arrays)
         self._exists = layout.statement(f"SELECT 1 FROM {table} WHERE {found}", *key.oids)
-        beyond, up_to = f"{key.of()} > {key.given()}", f"{key.of()} <= {key.given()}"
-        self._first = layout.statement(f"{self._whole} ORDER BY {order} LIMIT $1", INT8)
-        self._next = layout.statement(
-            f"{self._whole} WHERE {beyond} ORDER BY {order} LIMIT ${width + 1}", *key.oids, INT8
-        )
-        self._first_up_to = layout.statement(
-            f"{self._whole} WHERE {up_to} ORDER BY {order} LIMIT ${width + 1}", *key.oids, INT8
-        )
-        self._next_up_to = layout.statement(
-            f"{self._whole} WHERE {beyond} AND {key.of()} <= {key.given(width + 1)} ORDER BY {order}"
-            f" LIMIT ${2 * width + 1}",
-            *key.oids,
-            *key.oids,
-            INT8,
-        )
+        self._pages = self._stretches(self._whole, order)
+        self._key_pages = self._stretches(f"SELECT {VERSION}, {layout.shown_key()} FROM {table}", order)
         self._bounds = [
             layout.statement(f"SELECT {layout.shown_key()} FROM {table} ORDER BY {key.ordered(table, way)} LIMIT 1")
             for way in ("ASC", "DESC")
         ]
+
+    def _stretches(self, select: str, order: str) -> tuple[Statement, Statement, Statement, Statement]:
+        """From the first row on, from beyond one, and both up to one."""
+        key, statement = self._layout.key, self._layout.statement
+        width, beyond, up_to = key.width, f"{key.of()} > {key.given()}", f"{key.of()} <= {key.given()}"
+        both = f"{beyond} AND {key.of()} <= {key.given(width + 1)}"
+        return (
+            statement(f"{select} ORDER BY {order} LIMIT $1", INT8),
+            statement(f"{select} WHERE {beyond} ORDER BY {order} LIMIT ${width + 1}", *key.oids, INT8),
+            statement(f"{select} WHERE {up_to} ORDER BY {order} LIMIT ${width + 1}", *key.oids, INT8),
+            statement(f"{select} WHERE {both} ORDER BY {order} LIMIT ${2 * width + 1}", *key.oids, *key.oids, INT8),
+        )
 
     def _many(self) -> str:
         layout, key = self._layout, self._layout.key
@@ -117,14 +116,20 @@ class Reads:
     def page(self, conn: Connection, after: Any, limit: int, last: Any = None) -> list[Row]:
         """Up to `limit` rows in the order of their keys, from the first one beyond `after` (None: from the start), and
         up to `last` (None: to the end)."""
+        statement, args = self._stretch(self._pages, after, last)
+        return statement.rows(conn, (*args, limit), _row)
+
+    def keys(self, conn: Connection, after: Any, limit: int, last: Any = None) -> list[tuple[Any, int]]:
+        """As `page`, the keys of the rows with their versions alone."""
+        statement, args = self._stretch(self._key_pages, after, last)
+        split = self._layout.key.split
+        return [(split(row[1:])[0], row[0]) for row in statement.rows(conn, (*args, limit))]
+
+    def _stretch(self, stretches: Sequence[Statement], after: Any, last: Any) -> tuple[Statement, tuple[Any, ...]]:
         parts = self._layout.key.parts
-        if last is not None:
-            if after is None:
-                return self._first_up_to.rows(conn, (*parts(last), limit), _row)
-            return self._next_up_to.rows(conn, (*parts(after), *parts(last), limit), _row)
         if after is None:
-            return self._first.rows(conn, (limit,), _row)
-        return self._next.rows(conn, (*parts(after), limit), _row)
+            return (stretches[0], ()) if last is None else (stretches[2], (*parts(last),))
+        return (stretches[1], (*parts(after),)) if last is None else (stretches[3], (*parts(after), *parts(last)))
 
     def key_bounds(self, conn: Connection) -> tuple[Any, Any] | None:
         """The first and the last key; None where the table is empty."""

@@ -73,6 +73,7 @@ class Table:
         self.keyed = reads.keyed
         self.exists = self._door(reads.exists)
         self.page = self._door(reads.page)
+        self.keys = self._door(reads.keys)
         self.key_bounds = self._door(reads.key_bounds)
         self.check = reads.check
         self.order = reads.order

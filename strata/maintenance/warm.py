@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from strata.bound import Bound
 from strata.engine.context import Context
-from strata.engine.rows import Filler, readable, text_of
+from strata.engine.rows import Filler, Item, text_of
 from strata.engine.search import rows_of
 
 if TYPE_CHECKING:
     from strata.l3.reads import Row
 
-FIRST = 100  # rows of the first page, when it is not known yet how large they are
 MOST = 1_000  # rows of a page
 PAGE_BYTES = 4 << 20  # about so much of a page is held in memory
+WEIGHED = 20  # rows of a page that say how large all are
 PART = 20_000  # rows that are worth a part of their own
 PARTS = 64
 COUNTED = 200_000  # rows up to which they are counted; beyond, the planner's estimate must do
@@ -64,20 +64,16 @@ class Warmer:
         An outage of L2 leaves pages out; where it is `strict`, it raises `L2UnavailableError`.
         """
         self._context.listen()
-        size, key_of_row = FIRST, bound.plan.key_of_row
         left: Span | None = span
         while left is not None:
-            rows = self._page(bound, left, size)
-            full = len(rows) >= min(size, MOST if left.most is None else left.most)
-            if full:
-                rows = _to_a_key(bound, rows)
-            items = readable(bound, rows)
+            found, full = self._page(bound, left)
+            items = [Item(key, text_of(bound, key), version) for key, version in found]
             # The lease of a worker that was killed while it warmed must not keep its keys out of the cache.
-            self._filler.fill(bound, items, strict=strict, take_over=True)
-            after = key_of_row(rows[-1].values) if full else None
-            left = None if after is None else _rest(left, after, len(rows))
-            yield left, len(items)
-            size = _size(rows, size)
+            unreadable = self._filler.warm(bound, items, strict=strict)
+            for error in unreadable:
+                bound.leave_out(error)
+            left = _rest(left, items[-1].id, len(items)) if full else None
+            yield left, len(items) - len(unreadable)
 
     def divide(self, bound: Bound, limit: int) -> Division:
         """Spans of about equal size; each has its share of a limit, so that what is inserted meanwhile adds nothing."""
@@ -100,20 +96,27 @@ class Warmer:
         shares = [step] * len(cuts) + [limit - step * len(cuts)]
         return Division(total, [Span(*end, share) for end, share in zip(ends, shares, strict=True) if share > 0])
 
-    def _page(self, bound: Bound, span: Span, size: int) -> Sequence[Row]:
+    def _page(self, bound: Bound, span: Span) -> tuple[Sequence[tuple[Any, int]], bool]:
+        """The keys and versions of the next rows, about `PAGE_BYTES` of them, and whether there may be more. The rows
+        themselves are read once it is known what the caches lack."""
         l3 = rows_of(bound)
         table, database = l3.table, l3.primary
         with database.connection() as conn:
-            return table.page(conn, span.after, size if span.most is None else min(size, span.most), span.last)
+            size = min(
+                MOST if span.most is None else span.most, _fitting(table.page(conn, span.after, WEIGHED, span.last))
+            )
+            found = table.keys(conn, span.after, size, span.last)
+        full = len(found) >= size
+        return (_to_a_key(bound, found), True) if full else (found, False)
 
 
-def _to_a_key(bound: Bound, rows: Sequence[Row]) -> Sequence[Row]:
+def _to_a_key(bound: Bound, found: Sequence[tuple[Any, int]]) -> Sequence[tuple[Any, int]]:
     """A page up to its last key, which the next one begins after: another program's may be none to Strata, and have no
     text by which a job goes on. All of it where none is."""
-    for end in range(len(rows), 0, -1):
-        if text_of(bound, bound.plan.key_of_row(rows[end - 1].values)):
-            return rows[:end]
-    return rows
+    for end in range(len(found), 0, -1):
+        if text_of(bound, found[end - 1][0]):
+            return found[:end]
+    return found
 
 
 def _rest(span: Span, after: Any, count: int) -> Span | None:
@@ -121,9 +124,7 @@ def _rest(span: Span, after: Any, count: int) -> Span | None:
     return None if most == 0 else replace(span, after=after, most=most)
 
 
-def _size(rows: Sequence[Row], size: int) -> int:
-    """The next page's: about `PAGE_BYTES` of rows like these, and not at once."""
-    if not rows:
-        return size
-    weight = sum(len(value) for row in rows for value in row.values if isinstance(value, str | bytes)) // len(rows)
-    return max(1, min(MOST, size * 4, PAGE_BYTES // max(weight, 1)))
+def _fitting(rows: Sequence[Row]) -> int:
+    """How many rows like these a page has room for."""
+    weight = sum(len(value) for row in rows for value in row.values if isinstance(value, str | bytes))
+    return max(1, min(MOST, PAGE_BYTES * len(rows) // max(weight, 1)))

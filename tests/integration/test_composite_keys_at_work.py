@@ -297,7 +297,6 @@ def test_a_row_whose_key_is_none_is_left_under_its_old_key(make: MakeStore, dsn:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm, "PART", 40)
-    monkeypatch.setattr(warm, "FIRST", 10)
     monkeypatch.setattr(warm, "MOST", 20)
 
 
@@ -372,10 +371,11 @@ def test_walks_in_the_order_of_the_keys_sort_nothing_in_a_table_of_narrower_colu
     run(dsn, "INSERT INTO lines SELECT 'a', n, 0, '', NULL FROM generate_series(1, 5000) n; ANALYZE lines")
     reads = Reads(Layout(compile_model(Line), "lines", "lines", deferred=False))
     key, last = ("'a'", "100"), ("'a'", "4000")
-    walks = [(reads._first, ("50",)), (reads._next, (*key, "50")), (reads._first_up_to, (*last, "50"))]
-    walks += [(reads._next_up_to, (*key, *last, "50")), *((bound, ()) for bound in reads._bounds)]
-    for statement, given in walks:
-        assert "Sort" not in plans(dsn, statement, *given)
+    given = [("50",), (*key, "50"), (*last, "50"), (*key, *last, "50")]
+    walks = [*zip(reads._pages, given, strict=True), *zip(reads._key_pages, given, strict=True)]
+    walks += [(bound, ()) for bound in reads._bounds]
+    for statement, args in walks:
+        assert "Sort" not in plans(dsn, statement, *args)
 
 
 @pytest.mark.parametrize("by", ["order", "number"])

@@ -605,6 +605,9 @@ class SimTable:
 
         return conn.ask("a page", do)
 
+    def keys(self, conn: Session, after: Any, limit: int, last: Any = None) -> list[tuple[Any, int]]:
+        return [(row.values[0], row.version) for row in self.page(conn, after, limit, last)]
+
     def key_bounds(self, conn: Session) -> tuple[Any, Any] | None:
         def do() -> tuple[Any, Any] | None:
             keys = conn.present()

@@ -52,9 +52,9 @@ def filling(how: Callable[..., None]) -> Callable[[], None]:
     """Queries fill in this way."""
     return code(
         Filler,
-        "fill",
-        "self._load(",
-        f"from tests.simulator.mutants import through; through.{how.__name__}(self._context, items, ",
+        "_fill",
+        "self._load(bound, left, ",
+        f"__import__({__name__!r}, fromlist=['']).{how.__name__}(self._context, items, bound, left, ",
     )
 
 
@@ -80,7 +80,7 @@ FILLS = {
         calling("0:s 1:q", faults=("evict",), span=60, known=(0,)), 1, apply=filling(as_found)
     ),
     "... which a version that is the same does not spare": Mutant(
-        calling("0:q 1:h", "0:c 1:h", "0:W 1:h"), 0, apply=filling(unchanged)
+        calling("0:q 1:h", "0:c 1:h"), 0, apply=filling(unchanged)
     ),
 }
 
