@@ -64,7 +64,7 @@ class Flights:
                 if found is None:
                     mine.result = self._load(bound, key_text, mine)
                 else:
-                    mine.result = Load(self._context, bound, {key_text: mine}, {key_text: found}).run()[key_text]
+                    mine.result = self._below(bound, key_text, mine, found).run()[key_text]
             except BaseException as error:
                 mine.error = error
                 raise
@@ -85,7 +85,7 @@ class Flights:
         except WITHOUT_L2:
             if bound.l3 is None:
                 raise
-            unanswered(self._context, bound, (claim,))
+            unanswered(self._context, bound, claim)
             return None
 
     def _load(self, bound: Bound, key_text: str, claim: Claim) -> Loaded:
@@ -99,13 +99,17 @@ class Flights:
         if found is not None and found.state is State.LOADING and (patience := bound.freshness.lease_wait):
             bound.counters.lease_waits += 1
             found = await_loader(found, patience, lambda: self.ask(bound, key_text, claim, True))
-        if found is not None and (loaded := answered(self._context, bound, claim, found, began)) is not None:
+        if found is not None and (loaded := answered(self._context, bound, claim, claim.key, found, began)) is not None:
             if loaded.record is not ABSENT:
                 self._hit(bound, key_text, claim, found, began)
             return loaded
         if bound.l3 is None:
-            return nowhere(bound, claim, began)
-        return Load(self._context, bound, {key_text: claim}, None if found is None else {key_text: found})
+            return nowhere(bound, claim, claim.key, began)
+        return self._below(bound, key_text, claim, found)
+
+    def _below(self, bound: Bound, key_text: str, claim: Claim, found: Found | None) -> Load:
+        answers = None if found is None else {key_text: found}
+        return Load(self._context, bound, {key_text: claim.key}, {key_text: claim}, answers)
 
     def _hit(self, bound: Bound, key_text: str, claim: Claim, found: Found, began: float) -> None:
         bound.counters.l2_hits += 1

@@ -6,7 +6,7 @@ not missed in both; L2 again where its lease still stands; L1 where the claim st
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from strata import waits
@@ -21,7 +21,7 @@ from strata.errors import (
     RefusedError,
     UnavailableError,
 )
-from strata.l1.claims import Claim
+from strata.l1.claims import Claim, ManyClaim
 from strata.l1.tier import Fill as FillL1
 from strata.l2.content import Found, State
 from strata.l2.values import Put
@@ -37,6 +37,10 @@ FAILED = (UnavailableError, RefusedError)
 """What a load may end in that a stale value may stand in for."""
 
 
+HAVE_OWN = (State.VALUE, State.STALE)
+"""The answers of L2 of which there is something to say of a key, so that it has a claim of its own."""
+
+
 class Loaded(NamedTuple):
     """A record, or ABSENT, on its way up: its version, and whether L3 does not have it yet."""
 
@@ -49,17 +53,23 @@ NOTHING = Loaded(ABSENT)
 
 
 class Load:
-    """The slow half: keys for which L2 had no answer. `claims`, by key text, are the caller's to enter and to release;
-    `found` is what L2 said of each key, None where there is none, or it was not asked, or did not answer. Run once, by
-    one thread."""
+    """The slow half: keys, by their texts, for which L2 had no answer. `claims` on them, one for all perhaps, are the
+    caller's to enter and to release; `found` is what L2 said of each key, None where there is none, or it was not
+    asked, or did not answer. Run once, by one thread."""
 
-    __slots__ = ("_bound", "_claims", "_context", "_found", "_since")
+    __slots__ = ("_bound", "_claims", "_context", "_found", "_keys", "_since")
 
     def __init__(
-        self, context: Context, bound: Bound, claims: Mapping[str, Claim], found: dict[str, Found] | None
+        self,
+        context: Context,
+        bound: Bound,
+        keys: Mapping[str, Any],
+        claims: Mapping[str, Claim | ManyClaim],
+        found: dict[str, Found] | None,
     ) -> None:
         self._context = context
         self._bound = bound
+        self._keys = keys
         self._claims = claims
         self._found = found
         self._since = None if bound.l2 is None else bound.l2.since  # before anything is read
@@ -86,7 +96,7 @@ class Load:
         if l2 is None or not found:
             return
         leased: dict[str, list[str]] = {}
-        for key_text in self._claims:
+        for key_text in self._keys:
             if found[key_text].state is State.LEASED:
                 leased.setdefault(found[key_text].token, []).append(key_text)
         for token, key_texts in leased.items():
@@ -95,16 +105,17 @@ class Load:
     @property
     def _intended(self) -> bool:
         found = self._found or {}
-        return any(found[text].state is State.BUSY for text in self._claims if text in found)
+        return any(found[text].state is State.BUSY for text in self._keys if text in found)
 
     def _run(self) -> Steps[dict[str, Loaded]]:
-        context, bound, claims = self._context, self._bound, self._claims
+        context, bound = self._context, self._bound
         began = context.clock.monotonic()
-        pending = (yield Handed(context, bound, list(claims))) if bound.deferred else {}
+        pending = (yield Handed(context, bound, list(self._keys))) if bound.deferred else {}
         past = self._found is None and bound.l2 is not None
-        for claim in claims.values():
+        claims = set(self._claims.values())
+        for claim in claims:
             claim.brief = past or pending is None
-        silent = past and any(claim.silent for claim in claims.values())
+        silent = past and any(claim.silent for claim in claims)
         loaded, unreadable = yield from self.beneath(pending or {})
         if silent:
             context.repairs.distrust()  # once more: L3 may have shown what an earlier look at the repairs missed
@@ -120,21 +131,25 @@ class Load:
         Where L3 is away, what is pending as a whole is the newest, unless the ledger was not told of a newer write of
         this process, or somebody's commit, which may have happened, has left its intent in L2.
         """
-        bound, claims, observe = self._bound, self._claims, self._context.versions.observe
+        bound, keys, observe = self._bound, self._keys, self._context.versions.observe
         loaded: dict[str, Loaded] = {}
         unreadable: list[DecodeError] = []
         try:
-            rows: Mapping[Any, Row | None] = yield RowsOf(bound, [claim.key for claim in claims.values()])
-            for text, claim in waits.in_turns(claims.items()):
+            rows: Mapping[Any, Row | None] = yield RowsOf(bound, list(keys.values()))
+            for text, key in waits.in_turns(keys.items()):
                 try:
-                    item = loaded[text] = _joined(bound, claim.key, text, rows.get(claim.key), pending.get(text))
+                    row, entry = rows.get(key), pending.get(text)
+                    if row is not None and entry is None:
+                        item = loaded[text] = Loaded(bound.record(row.values), row.version)
+                    else:
+                        item = loaded[text] = _joined(bound, key, text, row, entry)
                 except DecodeError as error:
                     unreadable.append(error)
                 else:
                     observe(item.version)
         except WITHOUT_L3 as error:
             whole = {text: joined(bound, None, entry) for text, entry in pending.items() if not entry.partial}
-            if len(whole) == len(claims) and not self._context.repairs.skips(bound, claims) and not self._intended:
+            if len(whole) == len(keys) and not self._context.repairs.skips(bound, keys) and not self._intended:
                 return whole, []
             away = isinstance(error, L3UnavailableError) and not self._context.awaits_postgres
             if away and self._found is None and bound.l2 is not None:
@@ -149,13 +164,13 @@ class Load:
         bound, allowed = self._bound, (yield from self._fill_l2(loaded))
         fills: list[FillL1] = []
         for text, (record, version, pending) in waits.in_turns(loaded.items()):
-            claim = self._claims[text]
+            claim, key = self._claims[text], self._keys[text]
             if text not in allowed:
-                bound.l1.met(claim, claim.key, None if record is ABSENT else version)
+                bound.l1.met(claim, key, None if record is ABSENT else version)
             elif record is ABSENT:
-                bound.l1.fill_absent(claim, None, began)
+                bound.l1.fill_absent(claim, key, None, began)
             elif bound.l1.store is not None:
-                fills.append((claim, claim.key, bound.plan.freeze(record), version, pending))
+                fills.append((claim, key, bound.plan.freeze(record), version, pending))
         if fills:
             fill_l1(bound, fills, began)
 
@@ -182,9 +197,9 @@ class Load:
         return allowed
 
 
-def found_below(context: Context, bound: Bound, claim: Claim, key_text: str, pending: Mapping[str, Pending]) -> Loaded:
+def found_below(context: Context, bound: Bound, key: Any, key_text: str, pending: Mapping[str, Pending]) -> Loaded:
     """What L3 holds of one key under what the ledger was found to hold; nothing is filled. Raises as `run` does."""
-    loaded, unreadable = alone(Load(context, bound, {key_text: claim}, {}).beneath(pending))
+    loaded, unreadable = alone(Load(context, bound, {key_text: key}, {}, {}).beneath(pending))
     if unreadable:
         raise unreadable[0]
     return loaded[key_text]
@@ -198,16 +213,18 @@ def askable(context: Context, bound: Bound, key_texts: Collection[str]) -> L2Tie
     return bound.l2
 
 
-def unanswered(context: Context, bound: Bound, claims: Iterable[Claim]) -> None:
+def unanswered(context: Context, bound: Bound, claim: Claim | ManyClaim) -> None:
     """L2 did not answer, and L3 is to be asked in its place."""
     bound.counters.l2_skips += 1
     context.repairs.distrust()
-    for claim in claims:
-        claim.silent = True
+    claim.silent = True
 
 
-def answered(context: Context, bound: Bound, claim: Claim, found: Found, began: float) -> Loaded | None:
-    """What L2's answer ends the way of a key with: a value, which is yet to enter L1, or a tombstone; else None."""
+def answered(
+    context: Context, bound: Bound, claim: Claim | ManyClaim, key: Any, found: Found, began: float
+) -> Loaded | None:
+    """What L2's answer ends the way of a key with: a value, which is yet to enter L1, or a tombstone; else None. Where
+    there is a value, fresh or stale, the claim is the key's own."""
     state = found.state
     if state is State.VALUE:
         context.versions.observe(found.version)
@@ -216,17 +233,18 @@ def answered(context: Context, bound: Bound, claim: Claim, found: Found, began: 
     if state is State.TOMBSTONE:
         context.versions.observe(found.version)
         bound.counters.negative_hits += not found.version
-        bound.l1.fill_absent(claim, found.version or None, began)
+        bound.l1.fill_absent(claim, key, found.version or None, began)
         return Loaded(ABSENT, found.version)
     if state is State.STALE:
+        assert isinstance(claim, Claim)
         bound.l1.claims.offer(claim, Loaded(found.record, found.version, found.pending))
     return None
 
 
-def nowhere(bound: Bound, claim: Claim, began: float) -> Loaded:
+def nowhere(bound: Bound, claim: Claim | ManyClaim, key: Any, began: float) -> Loaded:
     """There is no tier below that could have the key."""
     if bound.l1.absences is not None:
-        bound.l1.fill_absent(claim, None, began)
+        bound.l1.fill_absent(claim, key, None, began)
     return NOTHING
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from strata import waits
 from strata.bound import Bound
 from strata.engine.context import ABSENT, Context
-from strata.engine.load import FAILED, Load, Loaded, answered, askable, fill_l1, nowhere, stale_of, unanswered
+from strata.engine.load import FAILED, HAVE_OWN, Load, Loaded, answered, askable, fill_l1, nowhere, stale_of, unanswered
 from strata.engine.own import instead, known_here, shown
 from strata.engine.steps import Look, Steps, together
 from strata.engine.whole import completed, in_l2
@@ -158,14 +158,16 @@ class ManyReader:
                 self._hit(bound, together, wanted, plain, began)
             left = {text: id for id, text in wanted.items() if text not in plain.records}
             if left:
-                claims |= l1.claims.apart(together, left)
                 if silent:
-                    unanswered(context, bound, claims.values())
+                    unanswered(context, bound, together)
                 found = None if answers is None else answers.others
-                loaded |= self._answered(bound, claims, found, began)
+                own = {text: left[text] for text, answer in (found or {}).items() if answer.state in HAVE_OWN}
+                claims |= l1.claims.apart(together, own)
+                each = dict.fromkeys(left, together) | claims
+                loaded |= self._answered(bound, left, each, found, began)
                 left = {text: id for text, id in left.items() if text not in loaded}
             if left:
-                loaded |= yield from Load(context, bound, {text: claims[text] for text in left}, found).steps()
+                loaded |= yield from Load(context, bound, left, {text: each[text] for text in left}, found).steps()
         except FAILED:
             left = {text: id for id, text in wanted.items() if text not in plain.records and text not in loaded}
             stale = {text: stale_of(context, bound, claims.get(text) or Claim(id)) for text, id in left.items()}
@@ -193,22 +195,27 @@ class ManyReader:
             fill_l1(bound, fills, began)
 
     def _answered(
-        self, bound: Bound, claims: Mapping[str, Claim], found: Mapping[str, Found] | None, began: float
+        self,
+        bound: Bound,
+        keys: Mapping[str, Any],
+        claims: Mapping[str, Claim | ManyClaim],
+        found: Mapping[str, Found] | None,
+        began: float,
     ) -> dict[str, Loaded]:
         """What L2's answers are the end of, of those that are no plain values; without L3 that is all."""
         loaded: dict[str, Loaded] = {}
         fills: list[Fill] = []
         for text, answer in waits.in_turns((found or {}).items()):
-            claim = claims[text]
-            known = answered(self._context, bound, claim, answer, began)
+            claim, key = claims[text], keys[text]
+            known = answered(self._context, bound, claim, key, answer, began)
             if known is not None:
                 loaded[text] = known
                 if known.record is not ABSENT:
-                    fills.append((claim, claim.key, bound.plan.freeze(known.record), known.version, known.pending))
+                    fills.append((claim, key, bound.plan.freeze(known.record), known.version, known.pending))
         bound.counters.l2_hits += len(fills)
         fill_l1(bound, fills, began)
         if bound.l3 is None:
-            loaded |= {text: nowhere(bound, claim, began) for text, claim in claims.items() if text not in loaded}
+            loaded |= {text: nowhere(bound, claims[text], id, began) for text, id in keys.items() if text not in loaded}
         return loaded
 
 

@@ -9,7 +9,6 @@ from msgspec.structs import replace
 from strata.bound import Bound
 from strata.engine.context import ABSENT, Context
 from strata.engine.load import NOTHING, Loaded, found_below
-from strata.l1.claims import Claim
 from strata.l1.trust import BUS_GRACE
 from strata.protocol.added import total
 
@@ -72,7 +71,7 @@ def _decided(context: Context, bound: Bound, id: Any, key_text: str) -> Any:
     assert context.writebehind is not None
     context.writebehind.persist_own(bound, id)
     pending = context.handed_off(bound, [key_text]) or {}
-    return found_below(context, bound, Claim(id), key_text, pending).record
+    return found_below(context, bound, id, key_text, pending).record
 
 
 def _together(context: Context, bound: Bound, id: Any, key_text: str) -> Any:
@@ -81,7 +80,7 @@ def _together(context: Context, bound: Bound, id: Any, key_text: str) -> Any:
     assert context.writebehind is not None
     found = (context.handed_off(bound, [key_text]) or {}).get(key_text)
     pending = context.writebehind.with_own(bound, id, key_text, found)
-    return found_below(context, bound, Claim(id), key_text, {} if pending is None else {key_text: pending}).record
+    return found_below(context, bound, id, key_text, {} if pending is None else {key_text: pending}).record
 
 
 def _laid_over(bound: Bound, own: OwnWrite, loaded: Loaded) -> Any:

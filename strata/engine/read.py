@@ -73,7 +73,7 @@ class Reader:
             return False
         pending = self._context.handed_off(bound, [key_text])
         if pending or own is not None:
-            below = found_below(self._context, bound, claim, key_text, pending or {})
+            below = found_below(self._context, bound, id, key_text, pending or {})
             record = below.record if own is None else shown(self._context, bound, id, key_text, own, below)
             return record is not ABSENT
         with bound.rows.primary.connection() as conn:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from strata import waits
 from strata.bound import Bound
 from strata.engine.context import Context
-from strata.engine.load import Load, fill_l1
+from strata.engine.load import HAVE_OWN, Load, fill_l1
 from strata.engine.steps import alone
 from strata.errors import WITHOUT_L2, WITHOUT_L3, DecodeError, EncodeError, MissingPrimaryKeyError
 from strata.l1.claims import Claim, ManyClaim
@@ -73,16 +73,17 @@ class Filler:
         try:
             l1.claims.enter_many(together)
             if bound.l2 is None:
-                claims |= l1.claims.apart(together, {text: item.id for text, item in by_text.items()})
-                return self._load(bound, claims, None)
+                return self._load(bound, by_text, dict.fromkeys(by_text, together), None)
             began = self._context.clock.monotonic()
             plain, others = bound.l2.look(list(by_text), exist=True, take_over=take_over)
             lives += [answer.life for answer in others.values() if answer.life is not None]
             skips = self._context.repairs.skips(bound, by_text)
             self._hit(bound, together, by_text, plain, began, skips=skips)
-            claims |= l1.claims.apart(together, {text: by_text[text].id for text in others})
-            left = self._from_l2(bound, by_text, claims, others, began, skips=skips)
-            return self._load(bound, left, others) if left else []
+            own = {text: by_text[text].id for text, answer in others.items() if answer.state in HAVE_OWN}
+            claims |= l1.claims.apart(together, own)
+            each: dict[str, Claim | ManyClaim] = {**dict.fromkeys(others, together), **claims}
+            left = self._from_l2(bound, by_text, each, others, began, skips=skips)
+            return self._load(bound, by_text, left, others) if left else []
         finally:
             l1.claims.release_many(together)
             l1.claims.release(*claims.values())
@@ -114,14 +115,14 @@ class Filler:
         self,
         bound: Bound,
         items: Mapping[str, Item],
-        claims: Mapping[str, Claim],
+        claims: Mapping[str, Claim | ManyClaim],
         found: Mapping[str, Found],
         began: float,
         *,
         skips: bool,
-    ) -> dict[str, Claim]:
+    ) -> dict[str, Claim | ManyClaim]:
         """As `_hit`, with what else L2 has; returns the claims of those of which it may have what L3 has."""
-        left: dict[str, Claim] = {}
+        left: dict[str, Claim | ManyClaim] = {}
         fills: list[FillL1] = []
         for text, answer in waits.in_turns(found.items()):
             item, claim = items[text], claims[text]
@@ -136,9 +137,15 @@ class Filler:
         fill_l1(bound, fills, began)
         return left
 
-    def _load(self, bound: Bound, claims: Mapping[str, Claim], found: dict[str, Found] | None) -> list[DecodeError]:
+    def _load(
+        self,
+        bound: Bound,
+        items: Mapping[str, Item],
+        claims: Mapping[str, Claim | ManyClaim],
+        found: dict[str, Found] | None,
+    ) -> list[DecodeError]:
         began, deferred = self._context.clock.monotonic(), self._context.writebehind
-        load = Load(self._context, bound, claims, found)
+        load = Load(self._context, bound, {text: items[text].id for text in claims}, claims, found)
         try:
             pending = deferred.ledger_read(bound, list(claims)) if bound.deferred and deferred is not None else {}
             loaded, unreadable = alone(load.beneath(pending))

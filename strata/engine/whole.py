@@ -10,7 +10,6 @@ from strata.engine.context import ABSENT, Context
 from strata.engine.load import Load
 from strata.engine.own import own_write, shown
 from strata.engine.steps import Handed, Steps
-from strata.l1.claims import Claim
 
 
 def in_l2(bound: Bound) -> bool:
@@ -34,8 +33,8 @@ def completed(
     now = context.clock.monotonic()
     own = {id: own_write(context, bound, id, now) for id in lacking}
     pending = ((yield Handed(context, bound, list(lacking.values()))) if bound.deferred else None) or {}
-    claims = {key_text: Claim(id) for id, key_text in lacking.items()}  # nobody's: nothing is filled
-    loaded, unreadable = yield from Load(context, bound, claims, {}).beneath(pending)
+    keys = {key_text: id for id, key_text in lacking.items()}
+    loaded, unreadable = yield from Load(context, bound, keys, {}, {}).beneath(pending)
     if unreadable:
         raise unreadable[0]
     records = dict(found)

@@ -116,14 +116,14 @@ class ManyClaim:
     both are written under the lock of the claims. It is no flight, so that nobody waits for it. Keys that the call has
     more to do for get claims of their own out of it (`Claims.apart`)."""
 
-    __slots__ = ("__weakref__", "alone", "brief", "keys", "life", "listed", "voided")
+    __slots__ = ("__weakref__", "alone", "brief", "keys", "life", "listed", "silent", "voided")
 
     alive = True
 
     def __init__(self, keys: Collection[Hashable], life: float | None = None) -> None:
         self.keys = keys
         self.life = life
-        self.brief = False
+        self.brief = self.silent = False
         self.alone = True
         self.voided: set[Hashable] = set()
         self.listed: Known = (weakref.ref(self),)

@@ -139,14 +139,14 @@ class L1Tier:
             store.attend()
         return refused
 
-    def fill_absent(self, claim: Claim, version: int | None, loaded: float) -> None:
+    def fill_absent(self, claim: Claim | ManyClaim, key: Hashable, version: int | None, loaded: float) -> None:
         """As `met`, and remember that there is no record, if the claim is still good and nothing newer is known."""
         with self.claims.lock:
-            self._outdate(claim, claim.key, version)
-            if self.absences is None or not claim.alive or claim.key in self.entries:
+            self._outdate(claim, key, version)
+            if self.absences is None or not claim.alive or key in claim.voided or key in self.entries:
                 return
-            if self.own is None or self.own(claim.key) is None:
-                self.absences.enter(claim.key, None, 0, False, loaded, _life(claim, self.absences))
+            if self.own is None or self.own(key) is None:
+                self.absences.enter(key, None, 0, False, loaded, _life(claim, self.absences))
         self.absences.attend()
 
     def met(self, claim: Claim | ManyClaim, key: Hashable, version: int | None) -> None:

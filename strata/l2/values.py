@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Put:
+
+class Put(msgspec.Struct, frozen=True, eq=False):
     """A record, or with None its deletion, on its way into L2. `absent`: L3 was asked, and has no such record. `life`:
     seconds, where it has a life of its own. `unread`: nobody read what L3 has now, so that what is older is taken away,
     and nothing is stored. `since`: that of the schema's markers before it was read, or its commit was announced."""

@@ -3,10 +3,10 @@
 -- ARGV  1 lease token; then for each key: content, px (0 = no expiry)
 -- Returns for each key whether the lease was there.
 local lease = 'L1:' .. ARGV[1]
-local filled = {}
+local held, filled = redis.call('MGET', unpack(KEYS)), {}
 for i, key in ipairs(KEYS) do
   filled[i] = 0
-  if redis.call('MGET', key)[1] == lease then
+  if held[i] == lease then
     local content, px = ARGV[i * 2], ARGV[i * 2 + 1]
     if content == '' then
       redis.call('DEL', key)

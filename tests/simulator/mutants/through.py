@@ -37,7 +37,8 @@ DROPPED_OLDER = (
 def as_found(context: Context, items: Sequence[Item], bound: Bound, left: dict[str, Claim], found: Any) -> None:
     """Fill with the rows that a query has found."""
     loaded = {item.key_text: Loaded(item.record, item.version) for item in items if item.key_text in left}
-    alone(Load(context, bound, left, found).fill(loaded, context.clock.monotonic()))
+    keys = {item.key_text: item.id for item in items}
+    alone(Load(context, bound, keys, left, found).fill(loaded, context.clock.monotonic()))
 
 
 def unchanged(context: Context, items: Sequence[Item], bound: Bound, left: dict[str, Claim], found: Any) -> None:
@@ -53,22 +54,22 @@ def filling(how: Callable[..., None]) -> Callable[[], None]:
     return code(
         Filler,
         "_fill",
-        "self._load(bound, left, ",
+        "self._load(bound, by_text, left, ",
         f"__import__({__name__!r}, fromlist=['']).{how.__name__}(self._context, items, bound, left, ",
     )
 
 
 FILLS = {
     "a fill is stored only where the reader's very lease stands": Mutant(
-        KINDS["through"], 0, script("fill", "if redis.call('MGET', key)[1] == lease then", "if true then")
+        KINDS["through"], 0, script("fill", "if held[i] == lease then", "if true then")
     ),
     "a fill finds an empty key and stores nothing": Mutant(
         calling("0:h 1:gg", "0:h 1:g 1:g"),
         0,
         script(
             "fill",
-            "if redis.call('MGET', key)[1] == lease then",
-            "local held = redis.call('MGET', key)[1]\n  if not held or held == lease then",
+            "if held[i] == lease then",
+            "if not held[i] or held[i] == lease then",
         ),
     ),
     "what L2 refused does not enter L1": Mutant(
