@@ -1,5 +1,6 @@
 """Strata: memory, Redis and PostgreSQL behind one API, with write-behind through a Celery worker fleet."""
 
+from strata._compiled import compiled
 from strata.aio.cached import AsyncCached
 from strata.aio.collection import AsyncCollection
 from strata.aio.jobs import AsyncDeadLetters, AsyncJob
@@ -195,6 +196,7 @@ __all__ = [
     "WriteBehindMaxRetryError",
     "WriteMode",
     "__version__",
+    "compiled",
     "loaded",
     "whole",
 ]

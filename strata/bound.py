@@ -12,7 +12,7 @@ from strata.contracts import Codec
 from strata.errors import DecodeError, HookError, WriteBehindMaxRetryError, where_of
 from strata.freshness import Freshness
 from strata.hooks import SchemaHooks
-from strata.l1.store import Evicted
+from strata.l1.evicted import Evicted
 from strata.l1.tier import L1Tier
 from strata.model.plan import ModelPlan
 from strata.observe.counters import Counters

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, overload
 
+from strata import _compiled
 from strata.durations import Duration
-from strata.engine.hot import Hot
+from strata.engine.hot import RAISE, HandleFields, Hot
 from strata.jobs.job import Job
 from strata.model.keys import KEYS
 from strata.model.numbers import Number
@@ -27,11 +28,8 @@ if TYPE_CHECKING:
 else:
     K = TypeVar("K", bound=Key)
 
-RAISE: Any = type("Raise", (), {"__repr__": lambda self: "<raise NotFoundError>", "__slots__": ()})()
-"""The default of `default`: a missing record raises."""
 
-
-class Collection(Generic[T, K]):
+class Collection(HandleFields, Generic[T, K]):
     """One schema of a store: its calls, without `schema`. `DataStore.register` returns it.
 
     Thread-safe, and as long-lived as its store. `Collection[Player, str]` says that the ids are texts;
@@ -55,7 +53,7 @@ class Collection(Generic[T, K]):
         def __class_getitem__(cls, parts: Any) -> Any:
             return super().__class_getitem__(parts if isinstance(parts, tuple) else (parts, Any))
 
-    __slots__ = ("_hot", "_store", "model", "name")
+    __slots__ = ("_store", "model", "name")
 
     def __init__(self, store: DataStore, name: str, model: type[T], hot: Hot) -> None:
         self._store = store
@@ -74,6 +72,7 @@ class Collection(Generic[T, K]):
     def get(self, id: K, *, force_l2: bool = ..., force_l3: bool = ..., whole: bool = ...) -> T: ...
     @overload
     def get(self, id: K, *, default: D, force_l2: bool = ..., force_l3: bool = ..., whole: bool = ...) -> T | D: ...
+    @_compiled.hit("handle_get")
     def get(
         self, id: K, *, default: Any = RAISE, force_l2: bool = False, force_l3: bool = False, whole: bool = False
     ) -> Any:

@@ -12,15 +12,16 @@ from time import monotonic
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, overload
 
+from strata import _compiled
 from strata._wiring import Wiring
 from strata.bound import Bound
-from strata.collection import RAISE, Collection
+from strata.collection import Collection
 from strata.config import Config
 from strata.contracts import Codec
 from strata.durations import Duration, life, seconds
 from strata.engine.calls import Caller, Making
 from strata.engine.context import ABSENT
-from strata.engine.hot import Hot
+from strata.engine.hot import RAISE, Hot, StoreFields
 from strata.engine.increment import Incrementer
 from strata.engine.insert import Inserter
 from strata.engine.invalidate import Invalidator
@@ -79,7 +80,7 @@ K = TypeVar("K", bound=Key)
 _stores: Living[DataStore] = Living()
 
 
-class DataStore:
+class DataStore(StoreFields):
     """Memory, Redis and PostgreSQL behind one set of calls.
 
     Thread-safe. Nothing is started or connected before it is needed. A store made before `fork` works in the child,
@@ -112,7 +113,7 @@ class DataStore:
         self._lock = memory_lock()
         self._closing = Turns()  # of those who close, one after the other
         self._schemas: dict[str, Bound] = {}
-        self._hot: dict[Any, Hot] = {}
+        self._hot = {}
         self._made_with = threading.Lock  # what it was when the parts were made: see `_patched`
         self._wiring = Wiring(config, self._schemas)
         self._observers = Observers(self._wiring.metrics, self._wiring.tracer).or_none()
@@ -175,6 +176,7 @@ class DataStore:
     def get(
         self, schema: str, id: Key, *, default: Any = ..., force_l2: bool = ..., force_l3: bool = ..., whole: bool = ...
     ) -> Any: ...
+    @_compiled.hit("store_get")
     def get(
         self,
         schema: SchemaRef[Any],

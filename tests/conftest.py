@@ -8,14 +8,15 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 from hypothesis import settings
 
-from strata import DataStore
+import strata
+from strata import DataStore, _compiled
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
 from strata.waits import hub
 from tests import databases
@@ -33,11 +34,14 @@ settings.load_profile("tests")
 BOTH_FACES, ASYNCIO = "both_faces", "asyncio"
 TURNS = 6
 TESTS = Path(__file__).parent
+SOURCES = [TESTS.parent / name for name in ("strata/_compiled", "strata/l1/store.py", "strata/l1/eviction")]
 WITH_SERVERS = {"integration", "faults", "surroundings"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests in parallel have servers each; they cannot share one that all of them flush."""
+    if strata.compiled and _newest(SOURCES) > _newest([Path(_compiled.__path__[0])], "*.so"):
+        raise pytest.UsageError("the compiled part is older than its sources; `source ops/environment` builds it anew")
     if os.environ.get("STRATA_REDIS_ADDR") and config.getoption("numprocesses", default=None):
         raise pytest.UsageError("unset STRATA_REDIS_ADDR, or run without -n: tests in parallel need a Redis each")
     if config.getoption("numprocesses", default=None) and not hasattr(config, "workerinput"):
@@ -45,6 +49,11 @@ def pytest_configure(config: pytest.Config) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):  # a shell's background jobs, and what they start, ignore them
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def _newest(places: Iterable[Path], pattern: str = "*.p[yx]*") -> float:
+    files = [file for place in places for file in (place.glob(pattern) if place.is_dir() else [place])]
+    return max(file.stat().st_mtime for file in files)
 
 
 def pytest_collection_finish() -> None:

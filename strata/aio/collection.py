@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, ove
 from strata.aio.here import here
 from strata.aio.jobs import AsyncJob
 from strata.aio.ready import Ready
-from strata.collection import RAISE, Collection
+from strata.collection import Collection
 from strata.durations import Duration
+from strata.engine.hot import RAISE
 from strata.model.keys import KEYS
 from strata.model.numbers import Number
 from strata.paging import Page

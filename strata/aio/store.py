@@ -18,10 +18,11 @@ from strata.aio.here import here
 from strata.aio.jobs import AsyncDeadLetters, AsyncJob
 from strata.aio.ready import AsyncWith, Ready
 from strata.aio.tx import AsyncTx
-from strata.collection import RAISE, Collection
+from strata.collection import Collection
 from strata.config import Config
 from strata.datastore import DataStore
 from strata.durations import Duration
+from strata.engine.hot import RAISE
 from strata.jobs.job import Job
 from strata.memo.cached import Caching
 from strata.model.keys import KEYS

@@ -1,41 +1,78 @@
 """What an L1 hit reads. The hit path itself is written out in `DataStore.get` and `Collection.get`: speed outranks
 layering there, and a call costs as much as the rest of it. For the same reason these two have their clock by a name of
-their modules, `monotonic`, which a simulator may replace."""
+their modules, `monotonic`, which a simulator may replace. Where the compiled part runs, it has twins of these two, and
+the fields that they read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from strata import _compiled
 from strata.bound import Bound
 from strata.l1.entry import L1Entry
 from strata.l1.trust import Trust
 
+RAISE: Any = type("Raise", (), {"__repr__": lambda self: "<raise NotFoundError>", "__slots__": ()})()
+"""The default of `default`: a missing record raises."""
 
-class Hot:
-    """The hit path's view of one schema; changed by `close` only, whose single store needs no lock.
 
-    `lookup` is the `get` of L1's own dict, or of an empty one where a hook wants to see every read. `thaw` is None
-    where a record may be handed out as it is. `exact` is the class an id must have where others compare equal to it.
+class HotFields:
+    """What the compiled hit path reads of `Hot`."""
+
+    __slots__ = ("entries", "exact", "kinds", "thaw", "trust")
+
+    entries: dict[Any, L1Entry]
+    exact: type | None
+    kinds: tuple[type, ...] | None
+    thaw: Callable[[Any], Any] | None
+    trust: Trust
+
+
+class StoreFields:
+    """What a hit reads of a `DataStore`: its schemas, by name and by class."""
+
+    __slots__ = ("_hot",)
+
+    _hot: dict[Any, Hot]
+
+
+class HandleFields:
+    """What a hit reads of a `Collection`."""
+
+    __slots__ = ("_hot",)
+
+    _hot: Hot
+
+
+_compiled.replace(globals(), "hits", "RAISE", "HotFields", "StoreFields", "HandleFields")
+
+
+class Hot(HotFields):
+    """The hit path's view of one schema; changed by `close` only, whose stores need no lock.
+
+    `entries` is L1's own dict, or an empty one where a hook wants to see every read, and `lookup` its `get`. `thaw` is
+    None where a record may be handed out as it is. `exact` is the class an id must have where others compare equal to
+    it, `kinds` are those of its fields; `lookup` sees to these itself.
     """
 
-    __slots__ = ("bound", "exact", "lookup", "thaw", "trust")
+    __slots__ = ("bound", "lookup")
 
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
-        entries: dict[Any, L1Entry] = {} if bound.hooks.get_given else bound.l1.entries
+        self.entries = {} if bound.hooks.get_given else bound.l1.entries
         kinds = bound.plan.key.kinds
-        self.lookup: Callable[[Any], L1Entry | None] = entries.get
-        if len(kinds) > 1 and int in kinds:
-            self.lookup = _of_kinds(kinds, entries.get)
-        self.trust: Trust = bound.l1.trust
-        self.thaw: Callable[[Any], Any] | None = None if bound.plan.immutable else bound.plan.thaw
         self.exact = int if kinds == (int,) else None
+        self.kinds = kinds if len(kinds) > 1 and int in kinds else None
+        lookup: Callable[[Any], L1Entry | None] = self.entries.get
+        self.lookup = lookup if self.kinds is None else _of_kinds(self.kinds, lookup)
+        self.trust = bound.l1.trust
+        self.thaw = None if bound.plan.immutable else bound.plan.thaw
 
     def close(self) -> None:
         """No more hits: every call takes the way on which a closed store refuses it."""
-        empty: dict[Any, L1Entry] = {}
-        self.lookup = empty.get
+        self.entries = {}
+        self.lookup = self.entries.get
 
 
 def _of_kinds(kinds: tuple[type, ...], lookup: Callable[[Any], L1Entry | None]) -> Callable[[Any], L1Entry | None]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-import msgspec
-
+from strata import _compiled
 from strata.aging import PLAIN, Aging
 from strata.l1.entry import FOREVER, GONE, L1Entry
+from strata.l1.evicted import Evicted, EvictionReason
 from strata.l1.eviction import policy_for
 from strata.l1.tagged import TagIndex
 from strata.policies import EvictionPolicy
@@ -18,23 +17,7 @@ from strata.waits.clock import Clock
 from strata.waits.hub import MemoryLock
 from strata.waits.locks import memory_lock
 
-
-class EvictionReason(enum.Enum):
-    """Why a record left L1 unasked."""
-
-    CAPACITY = "capacity"
-    EXPIRED = "expired"
-
-
 CAPACITY, EXPIRED = EvictionReason  # an enum's member costs 40 ns by its name
-
-
-class Evicted(msgspec.Struct, frozen=True, gc=False):
-    """A record that left L1 unasked; the caller reports it when it holds no lock."""
-
-    key: Any
-    value: Any
-    reason: EvictionReason
 
 
 class MemStore:
@@ -292,3 +275,6 @@ def _renew(entry: L1Entry, value: Any, version: int, pending: bool, expires: flo
     entry.used = now
     entry.seen -= 1
     entry.expires = expires
+
+
+_compiled.replace(globals(), "store", "MemStore")

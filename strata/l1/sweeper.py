@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from strata.l1.store import Evicted, MemStore
+from strata.l1.evicted import Evicted
+from strata.l1.store import MemStore
 from strata.observe.log import SafeLogger
 from strata.runtime.daemon import Daemon
 from strata.waits.locks import memory_lock

@@ -9,7 +9,8 @@ from typing import Any, Protocol, TypeAlias
 
 from strata.l1.claims import Claim, Claims, ManyClaim
 from strata.l1.entry import L1Entry
-from strata.l1.store import Evicted, MemStore
+from strata.l1.evicted import Evicted
+from strata.l1.store import MemStore
 from strata.l1.tagged import TagIndex
 from strata.l1.trust import BUS_GRACE, Trust
 from strata.protocol.markers import UNMARKED, SchemaMarkers, Tags

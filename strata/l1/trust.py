@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import math
 
+from strata import _compiled
+
 BUS_GRACE = 1.0  # seconds for which an unsure instance serves what it has just read from below
 
 
-class Trust:
+class TrustFields:
+    """What an L1 hit reads of `Trust`."""
+
+    __slots__ = ("until",)
+
+    until: float
+
+
+_compiled.replace(globals(), "hits", "TrustFields")
+
+
+class Trust(TrustFields):
     """`until`: the monotonic time up to which L1 is surely coherent; `since`: the one before which messages may have
     been missed.
 
@@ -16,7 +29,7 @@ class Trust:
     handled, so `until` follows the sending, not the arrival.
     """
 
-    __slots__ = ("since", "until")
+    __slots__ = ("since",)
 
     def __init__(self, until: float = -math.inf) -> None:
         self.until = until

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from strata.l1.store import Evicted, EvictionReason, MemStore
+from strata.l1.evicted import Evicted, EvictionReason
+from strata.l1.store import MemStore
 from strata.policies import EvictionPolicy
 from strata.waits.clock import ManualClock
 

@@ -24,6 +24,7 @@ freshness
 encryption_keys codec
 crypto environment
 config
+_compiled
 l1 l2 l3
 bound
 coherence

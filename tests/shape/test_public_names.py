@@ -47,8 +47,8 @@ ERRORS = """
     InvalidConfigError HookError WriteBehindMaxRetryError WriteBehindFullError FlushTimeoutError JobFailedError
     JobTimeoutError QueryError MigrationError ClosedError
 """.split()
-CONTRACT = {*MODELS, *SETTINGS, *STORE, *RESULTS, *ERRORS, "__version__"}
-VALUES = {"UNLOADED", "SchemaRef", "Key", "Record", "__version__"}  # which have no docstring of their own
+CONTRACT = {*MODELS, *SETTINGS, *STORE, *RESULTS, *ERRORS, "__version__", "compiled"}
+VALUES = {"UNLOADED", "SchemaRef", "Key", "Record", "__version__", "compiled"}  # which have no docstring of their own
 
 PACKAGES: list[ModuleType] = [
     strata, strata.embedded, strata.testing, celery, flask, opentelemetry, prometheus, sqlalchemy, starlette,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from inspect import unwrap
 from typing import Any, TypeVar
 
 from greenlet import getcurrent
@@ -323,8 +324,9 @@ def install() -> None:
     _put(listener, "untold", lambda conn, tables: [])
     _put(Doorbell, "_ring", _ring)
     _put(endings, "watch", lambda behind: Finalizer())
-    for module in (collection, datastore):
+    for module, kind in ((collection, collection.Collection), (datastore, datastore.DataStore)):
         _put(module, "monotonic", _monotonic)
+        _put(kind, "get", unwrap(kind.get))  # the compiled one has the system's clock
     _put(tables, "under_way", _under_way)
     _put(tables, "waiting_repairs", _waiting_repairs)
     for module in (shards, shard, lag, service):  # few, which are looked after once a second

@@ -6,9 +6,10 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
+from strata.l1.evicted import Evicted, EvictionReason
 from strata.l1.eviction.base import LOOKS
 from strata.l1.eviction.ghosts import Ghosts
-from strata.l1.store import Evicted, EvictionReason, MemStore
+from strata.l1.store import MemStore
 from strata.policies import EvictionPolicy
 from strata.waits.clock import ManualClock
 

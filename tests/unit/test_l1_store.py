@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from strata.l1.entry import FOREVER, GONE
-from strata.l1.store import EvictionReason, MemStore
+from strata.l1.evicted import EvictionReason
+from strata.l1.store import MemStore
 from strata.policies import EvictionPolicy
 from strata.waits.clock import ManualClock
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from strata.l1.store import Evicted, MemStore
+from strata.l1.evicted import Evicted
+from strata.l1.store import MemStore
 from strata.l1.sweeper import Sweeper
 from strata.observe.log import SafeLogger
 from strata.policies import EvictionPolicy

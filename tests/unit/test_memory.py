@@ -10,7 +10,8 @@ import pytest
 from strata import EvictionPolicy
 from strata.l1 import tier as memory
 from strata.l1.claims import Claim, Claims, ManyClaim
-from strata.l1.store import Evicted, MemStore
+from strata.l1.evicted import Evicted
+from strata.l1.store import MemStore
 from strata.l1.tier import L1Tier
 from strata.l1.trust import ALWAYS
 from strata.protocol.versions import VersionClock

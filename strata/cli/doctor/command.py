@@ -12,6 +12,7 @@ from rich.text import Text
 
 from strata.application import load_store
 from strata.cli.app import app_option, json_option
+from strata.cli.doctor.compiled import compiled
 from strata.cli.doctor.finding import Finding, FindingState
 from strata.cli.doctor.fleet import fleet
 from strata.cli.doctor.journal import journal
@@ -29,7 +30,7 @@ COLOURS = {FindingState.OK: "green", FindingState.WARN: "yellow", FindingState.F
 def doctor(target: str, as_json: bool) -> None:
     """Check servers, eviction policy, workers, clocks, pending work and indexes; exit status 1 if something fails."""
     with load_store(target) as store:
-        findings = [*postgres(store), *redis(store), *fleet(store), *journal(store), *pages(store)]
+        findings = [*postgres(store), *redis(store), *fleet(store), *journal(store), *pages(store), *compiled()]
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from strata import _compiled
 from strata.l1.entry import GONE, L1Entry
 from strata.l1.eviction.base import Remains, still_there
 
@@ -21,8 +22,10 @@ class Fifo:
     def swap(self, entry: L1Entry, now: float) -> L1Entry | None:
         queue = self._queue
         queue.append(entry)
-        while (oldest := queue.popleft()).expires == GONE:
+        oldest = queue.popleft()
+        while oldest.expires == GONE:
             self._remains.gone -= 1
+            oldest = queue.popleft()
         return None if oldest is entry else oldest
 
     def left(self, entry: L1Entry) -> None:
@@ -36,3 +39,6 @@ class Fifo:
 
     def __len__(self) -> int:
         return len(self._queue)
+
+
+_compiled.replace(globals(), "fifo", "Fifo")

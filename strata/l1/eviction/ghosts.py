@@ -5,6 +5,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Hashable
 
+from strata import _compiled
+
 
 class Ghosts:
     """A table of `size` key hashes; a new one takes the place of whatever hashes to its slot.
@@ -42,3 +44,6 @@ class Ghosts:
         if not self._slots:
             self._slots = array("q", bytes(8 * self._size))
         return self._slots
+
+
+_compiled.replace(globals(), "ghosts", "Ghosts")

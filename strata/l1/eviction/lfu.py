@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from strata import _compiled
 from strata.l1.entry import GONE, L1Entry
 from strata.l1.eviction.base import LOOKS, Remains, still_there
 from strata.l1.eviction.ghosts import Ghosts
@@ -98,3 +99,6 @@ class Lfu:
             entry.count = 0 if proving else count - 1
             self._established.append(entry)
         return True
+
+
+_compiled.replace(globals(), "lfu", "Lfu")

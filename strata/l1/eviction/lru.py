@@ -12,6 +12,7 @@ import heapq
 import math
 from collections import deque
 
+from strata import _compiled
 from strata.l1.entry import GONE, L1Entry
 from strata.l1.eviction.base import LOOKS, Remains, still_there
 
@@ -101,3 +102,6 @@ class Lru:
     def _settle(self, entry: L1Entry) -> None:
         self._number += 1
         heapq.heappush(self._settled, (entry.queued, self._number, entry))
+
+
+_compiled.replace(globals(), "lru", "Lru")
