@@ -71,7 +71,13 @@ cdef class TrustFields:
 
 
 cdef class HotFields:
-    pass
+    @cython.binding(False)
+    def hit(self, id):
+        cdef PyObject* entry = served(self, id)
+        if entry is not NULL:
+            return private(self, entry)
+        minded(id)
+        return MISS
 
 
 cdef class StoreFields:
@@ -83,6 +89,7 @@ cdef class HandleFields:
 
 
 RAISE = type("Raise", (), {"__repr__": lambda self: "<raise NotFoundError>", "__slots__": ()})()
+MISS = type("Miss", (), {"__repr__": lambda self: "MISS", "__slots__": ()})()
 
 
 cdef bint of_kinds(object id, tuple kinds) noexcept:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 from strata.aio.here import here
@@ -12,8 +11,7 @@ from strata.aio.jobs import AsyncJob
 from strata.aio.ready import Ready
 from strata.collection import Collection
 from strata.durations import Duration
-from strata.engine.hot import RAISE
-from strata.model.keys import KEYS
+from strata.engine.hot import MISS, RAISE
 from strata.model.numbers import Number
 from strata.paging import Page
 from strata.query import Q, Query
@@ -75,20 +73,10 @@ class AsyncCollection(Ready, Generic[T, K]):
         self, id: K, *, default: Any = RAISE, force_l2: bool = False, force_l3: bool = False, whole: bool = False
     ) -> Any:
         """As `Collection.get`. A hit in L1 does not give way to the loop."""
-        hot = self._hot  # the hit path once more, for the sake of its one frame
-        try:
-            entry = hot.lookup(id)
-        except Exception:
-            if type(id) in KEYS:
-                raise
-            entry = None
-        if entry is not None and not (force_l2 or force_l3 or whole) and (hot.exact is None or type(id) is hot.exact):
-            now = monotonic()
-            if now < entry.expires and now < hot.trust.until:
-                entry.used = now
-                entry.hits += 1
-                thaw = hot.thaw
-                return entry.value if thaw is None else thaw(entry.value)
+        if not (force_l2 or force_l3 or whole):
+            record = self._hot.hit(id)
+            if record is not MISS:
+                return record
         store = self._store.sync
         return await here().call(store._get_slowly, self.name, id, default, force_l2, force_l3, whole)
 

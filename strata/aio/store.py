@@ -7,7 +7,6 @@ from dataclasses import fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
@@ -22,10 +21,9 @@ from strata.collection import Collection
 from strata.config import Config
 from strata.datastore import DataStore
 from strata.durations import Duration
-from strata.engine.hot import RAISE
+from strata.engine.hot import MISS, RAISE
 from strata.jobs.job import Job
 from strata.memo.cached import Caching
-from strata.model.keys import KEYS
 from strata.model.numbers import Number
 from strata.observe.counters import Stats
 from strata.observe.health import Health
@@ -118,26 +116,15 @@ class AsyncDataStore(AsyncWith):
     ) -> Any:
         """As `DataStore.get`. A hit in L1 does not give way to the loop."""
         store = self.sync
-        try:  # the hit path of `DataStore.get`, in this one frame
-            hot = store._hot[schema]
-            entry = hot.lookup(id)
-        except (TypeError, KeyError):
-            pass
-        except Exception:
-            if type(id) in KEYS:
-                raise
-        else:
-            if (
-                entry is not None
-                and not (force_l2 or force_l3 or whole)
-                and (hot.exact is None or type(id) is hot.exact)
-            ):
-                now = monotonic()
-                if now < entry.expires and now < hot.trust.until:
-                    entry.used = now
-                    entry.hits += 1
-                    thaw = hot.thaw
-                    return entry.value if thaw is None else thaw(entry.value)
+        if not (force_l2 or force_l3 or whole):
+            try:
+                hot = store._hot[schema]
+            except (TypeError, KeyError):
+                pass  # a schema that is not there, or that has no hash
+            else:
+                record = hot.hit(id)
+                if record is not MISS:
+                    return record
         return await here().call(store._get_slowly, schema, id, default, force_l2, force_l3, whole)
 
     @overload

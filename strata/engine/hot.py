@@ -1,32 +1,55 @@
-"""What an L1 hit reads. The hit path itself is written out in `DataStore.get` and `Collection.get`: speed outranks
-layering there, and a call costs as much as the rest of it. For the same reason these two have their clock by a name of
-their modules, `monotonic`, which a simulator may replace. Where the compiled part runs, it has twins of these two, and
-the fields that they read."""
+"""What an L1 hit reads, and the hit path: `Hot.hit`. It is written out once more in `DataStore.get` and
+`Collection.get`: speed outranks layering there, and a call costs as much as a third of the rest of it. For the same
+reason these have their clock by a name of their modules, `monotonic`, which a simulator may replace. Where the compiled
+part runs, it has twins of the three, and of the fields that they read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from strata import _compiled
 from strata.bound import Bound
 from strata.l1.entry import L1Entry
 from strata.l1.trust import Trust
+from strata.model.keys import KEYS
 
 RAISE: Any = type("Raise", (), {"__repr__": lambda self: "<raise NotFoundError>", "__slots__": ()})()
 """The default of `default`: a missing record raises."""
 
+MISS: Any = type("Miss", (), {"__repr__": lambda self: "MISS", "__slots__": ()})()
+"""What is no hit."""
+
 
 class HotFields:
-    """What the compiled hit path reads of `Hot`."""
+    """What the hit path reads of `Hot`."""
 
     __slots__ = ("entries", "exact", "kinds", "thaw", "trust")
 
     entries: dict[Any, L1Entry]
     exact: type | None
     kinds: tuple[type, ...] | None
+    lookup: Callable[[Any], L1Entry | None]
     thaw: Callable[[Any], Any] | None
     trust: Trust
+
+    def hit(self, id: Any) -> Any:
+        """The record, private to the caller, where L1 has it and may hand it out; else `MISS`."""
+        try:
+            entry = self.lookup(id)
+        except Exception:
+            if type(id) in KEYS:
+                raise  # from outside, and the caller's: a key of these has a hash
+            return MISS
+        if entry is not None and (self.exact is None or type(id) is self.exact):
+            now = monotonic()
+            if now < entry.expires and now < self.trust.until:
+                entry.used = now
+                entry.hits += 1
+                thaw = self.thaw
+                return entry.value if thaw is None else thaw(entry.value)
+        return MISS
 
 
 class StoreFields:
@@ -45,7 +68,7 @@ class HandleFields:
     _hot: Hot
 
 
-_compiled.replace(globals(), "hits", "RAISE", "HotFields", "StoreFields", "HandleFields")
+_compiled.replace(globals(), "hits", "RAISE", "MISS", "HotFields", "StoreFields", "HandleFields")
 
 
 class Hot(HotFields):
@@ -64,8 +87,7 @@ class Hot(HotFields):
         kinds = bound.plan.key.kinds
         self.exact = int if kinds == (int,) else None
         self.kinds = kinds if len(kinds) > 1 and int in kinds else None
-        lookup: Callable[[Any], L1Entry | None] = self.entries.get
-        self.lookup = lookup if self.kinds is None else _of_kinds(self.kinds, lookup)
+        self.lookup = self.entries.get if self.kinds is None else _of_kinds(self.kinds, self.entries.get)
         self.trust = bound.l1.trust
         self.thaw = None if bound.plan.immutable else bound.plan.thaw
 

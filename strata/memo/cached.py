@@ -13,11 +13,11 @@ import inspect
 import re
 from collections.abc import Callable, Coroutine
 from operator import attrgetter
-from time import monotonic
 from types import FunctionType
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from strata.engine.calls import Making
+from strata.engine.hot import MISS
 from strata.errors import HookError, InvalidConfigError, InvalidModelError, SchemaDuplicateError, shown
 from strata.memo.arguments import FAILED, WHOLE, Arguments
 from strata.model.compile import Source
@@ -169,27 +169,19 @@ class Memo:
         return self.with_calls(self.hit("def", "{call}({given})", self.call), invalidate, refresh)
 
     def hit(self, begin: str, miss: str, call: Any) -> Any:
-        """The hit path of `DataStore.get` in a function of the very signature: so Python itself puts each argument in
-        its place, and what it costs is the text of the key, and one frame. `miss` is what is returned otherwise."""
+        """The hit path in a function of the very signature: so Python itself puts each argument in its place, and what
+        it costs besides is the text of the key. `miss` is what is returned otherwise."""
         keys = self._keys
         source = Source("cached", taken=set(keys.signature.parameters))
-        bind, text, entry, now, thaw = source.bind, *(source.fresh() for _ in range(4))
-        hot = bind(self.hot)
+        bind, text, record = source.bind, source.fresh(), source.fresh()
         given = f"{bind(_given)}({keys.passed})"
         source.line("try:")
         source.line(f"{text} = {keys.expression(bind)}", 2)
-        source.line(
-            f"{entry} = {hot}.lookup({text} if {bind(len)}({text}) <= {WHOLE} else {bind(self._long)}({given}))", 2
-        )
-        source.line(f"except {bind(FAILED)}:")
-        source.line(f"{entry} = None", 2)
-        source.line(f"if {entry} is not None:")
-        source.line(f"{now} = {bind(monotonic)}()", 2)
-        source.line(f"if {now} < {entry}.expires and {now} < {hot}.trust.until:", 2)
-        source.line(f"{entry}.used = {now}", 3)
-        source.line(f"{entry}.hits += 1", 3)
-        source.line(f"{thaw} = {hot}.thaw", 3)
-        source.line(f"return ({entry}.value if {thaw} is None else {thaw}({entry}.value)).result", 3)
+        source.line(f"if {bind(len)}({text}) > {WHOLE}: {text} = {bind(self._long)}({given})", 2)
+        source.line(f"except {bind(FAILED)}: pass")
+        source.line("else:")
+        source.line(f"{record} = {bind(self.hot.hit)}({text})", 2)
+        source.line(f"if {record} is not {bind(MISS)}: return {record}.result", 2)
         source.line(f"return {miss.format(call=bind(call), given=given)}")
         return source.function(keys.declared(bind), begin)
 

@@ -19,9 +19,12 @@ def _optional(name: str) -> Any:
 dogpile = _optional("dogpile.cache")
 theine = _optional("theine")
 cashews = _optional("cashews")
+cachebox = _optional("cachebox")
 
 CAPACITY = 100_000
 TTL = 3600.0
+
+RUST = "cachebox.TTLCache"  # which is Rust throughout, and hands out what it was given
 
 LookUp = Callable[[Any], Any]
 Function = Callable[[str], Any]
@@ -34,6 +37,8 @@ def peers(keys: Sequence[str], record: Any) -> dict[str, LookUp]:
         found["dogpile memory"] = _dogpile(keys, record)
     if theine is not None:
         found["theine"] = _theine(keys, record)
+    if cachebox is not None:
+        found[RUST] = _cachebox(keys, record)
     return found
 
 
@@ -43,6 +48,8 @@ def memoized(function: Function) -> dict[str, Function]:
     if dogpile is not None:
         region = dogpile.make_region().configure("dogpile.cache.memory", expiration_time=TTL)
         found["dogpile cache_on_arguments"] = region.cache_on_arguments()(function)
+    if cachebox is not None:
+        found["cachebox.cached"] = cachebox.cached(cachebox.TTLCache(CAPACITY, TTL))(function)
     if theine is not None:
         found["theine.Memoize"] = theine.Memoize(CAPACITY, datetime.timedelta(seconds=TTL))(function)
     return found
@@ -78,6 +85,13 @@ def _dogpile(keys: Sequence[str], record: Any) -> LookUp:
     region = dogpile.make_region().configure("dogpile.cache.memory", expiration_time=TTL)
     region.set_multi(dict.fromkeys(keys, record))
     look_up: LookUp = region.get
+    return look_up
+
+
+def _cachebox(keys: Sequence[str], record: Any) -> LookUp:
+    cache = cachebox.TTLCache(CAPACITY, TTL)
+    cache.update(dict.fromkeys(keys, record))
+    look_up: LookUp = cache.get
     return look_up
 
 

@@ -27,8 +27,7 @@ ALLOWED = {
     ("strata/writebehind/endings.py", "threading"): "whether this is the main thread, which alone handles signals",
     ("strata/collection.py", "time.monotonic"): "the hit of L1: the name of a module costs least",
     ("strata/datastore.py", "time.monotonic"): "as above",
-    ("strata/memo/cached.py", "time.monotonic"): "as above",
-    ("strata/drop_in/entries.py", "time.monotonic"): "as above",
+    ("strata/engine/hot.py", "time.monotonic"): "as above",
     ("strata/datastore.py", "threading"): "whether gevent or eventlet has put locks of its own into it meanwhile",
     ("strata/l3/greenlets.py", "waiting.wait_select"): "how psycopg waits under gevent and eventlet",
 }
