@@ -55,9 +55,13 @@ class Writer:
         """Store the record by the schema's write mode, with a life of its own where one is given; returns it with its
         stamps, private to the caller."""
         id, key_text = bound.plan.key_and_text(id)
-        record = self.prepare(bound, id, value)
+        taken = self._taken(bound, id, value)
+        record = self.prepare(bound, id, value) if taken is None else None
         self._context.listen()
-        stored = self.write(bound, id, key_text, record, life)
+        if taken is None:
+            stored = self.write(bound, id, key_text, record, life)
+        else:
+            stored = self._behind(bound, id, key_text, bound.plan.thaw(taken), life, taken)
         bound.counters.sets += 1
         bound.hooks.after_set(stored)
         return stored
@@ -81,6 +85,13 @@ class Writer:
                 f"the id given is not the {plan.key.spelled} of the {plan.model.__name__}; they must agree"
             )
         return self._stamped(bound, value)
+
+    def _taken(self, bound: Bound, id: Any, value: Any) -> Any:
+        """The frozen form of a deferred write that is as it should be, in one step; None where `prepare` is to look."""
+        plan = bound.plan
+        if plan.take is None or not bound.deferred or bound.hooks.before_set_given or bound.tagger is not None:
+            return None
+        return plan.take(value, id, self._context.now() if plan.stamped else None)
 
     def accept(self, bound: Bound, value: Any) -> Any:
         """A record that is to be inserted, checked, in which the key that the database is to assign may be None."""
@@ -149,8 +160,9 @@ class Writer:
                 began = self._context.clock.monotonic()
                 bound.l1.write(id, bound.plan.freeze(record), self._context.versions.stamp(), began, life=life)
 
-    def _behind(self, bound: Bound, id: Any, key_text: str, record: Any, life: float | None) -> Any:
-        deferred = self._context.writebehind
+    def _behind(self, bound: Bound, id: Any, key_text: str, record: Any, life: float | None, frozen: Any = None) -> Any:
+        """`frozen`: the record as L1 keeps it, where that is known, since it is whole."""
+        plan, deferred = bound.plan, self._context.writebehind
         assert deferred is not None
         self._context.ready()
         began = self._context.clock.monotonic()
@@ -159,13 +171,16 @@ class Writer:
         try:
             if claim is not None:
                 bound.l1.claims.enter(claim)
-            version = deferred.put(bound, id, key_text, record, None if life is None else began + life)
+            in_part = record is not None and frozen is None and bool(plan.unloaded(record))
+            ends = None if life is None else began + life
+            version = deferred.put(bound, id, key_text, record, ends, partial=in_part)
             if record is None:
                 bound.l1.forget(id, below=version)
-            elif bound.plan.unloaded(record):
+            elif in_part:
                 bound.l1.forget(id)
             else:
-                bound.l1.write(id, bound.plan.freeze(record), version, began, claim, life)
+                frozen = plan.freeze(record) if frozen is None else frozen
+                bound.l1.write(id, frozen, version, began, claim, life)
         except BaseException as error:
             bound.l1.forget(id)  # it may be pending all the same, or in L3
             if isinstance(error, WriteBehindFullError):
@@ -176,7 +191,9 @@ class Writer:
         finally:
             if claim is not None:
                 bound.l1.claims.release(claim)
-        return None if record is None else bound.plan.copy(record)
+        if record is None:
+            return None
+        return plan.copy(record) if frozen is None else plan.thaw(frozen)
 
     def _own(self, bound: Bound, l2: L2Tier, changes: Mapping[str, tuple[Any, Any]], life: float | None) -> None:
         """A schema whose lowest tier is L2: the newest version wins there, and what it overtakes is tried once more.

@@ -53,6 +53,7 @@ class Form:
     copy: Step | None = None
     freeze: Step | None = None
     thaw: Step | None = None
+    taken: Callable[[Any], Any] | None = None
     to_row: Callable[[Any], Any] | None = None
     down: Step | None = None
     up: Step | None = None
@@ -189,6 +190,7 @@ def _json(annotation: Any, where: str) -> Form:
         copy=Step(CALL, values.copy),
         freeze=Step(CALL, values.pack),
         thaw=Step(CALL, values.unpack),
+        taken=values.taken,
         to_row=values.text,
         down=shape.down,
         up=shape.up,

@@ -73,6 +73,39 @@ class Compiler:
         source.line("return record")
         return source.function()
 
+    def take(self) -> Callable[[Any, Any, Any], tuple[Any, ...] | None] | None:
+        """A function that gives, in one step, what `freeze` makes of what `check` and `prepare` make of a record with
+        this key; None for one that is not plainly sound, or not whole. There is no such function where others have a
+        say, or L1 does not keep every column."""
+        validated = validation_of(self._model, self._columns, self.part(), self.make) is not None
+        if validated or not all(in_l1(column) for column in self._columns):
+            return None
+        source = Source("take", "record, id, now")
+        source.line(f"if type(record) is not {source.bind(self._model)}: return None")
+        source.line("try:")
+        kept, several = [], len(self._key.names) > 1
+        for column in self._columns:
+            field, form = column.field, column.form
+            variable = self._read(source, column, depth=2)
+            if field.stamped:
+                source.line(f"v_{field.name} = now", 2)
+            elif form.taken is not None:
+                source.line(f"if {variable} is U: return None", 2)
+                given = f"if {variable} is not None: " if field.nullable else ""
+                source.line(f"{given}{variable} = {source.bind(form.taken)}({variable})", 2)
+            else:
+                sound = f"({source.plain(form.sound, variable)}) and ({source.plain(form.exact, variable)})"
+                if field.nullable:
+                    sound = f"({sound}) or {variable} is None"
+                if field.primary_key:
+                    part = f"id[{self._key.names.index(field.name)}]" if several else "id"
+                    sound = f"({sound}) and {variable} == {part}"
+                source.line(f"if not ({sound}): return None", 2)
+            kept.append(variable if form.taken is not None else source.apply(form.freeze, variable))
+        source.line("except Exception: return None")  # the usual way says what is wrong
+        source.line(f"return ({''.join(f'{part}, ' for part in kept)})")
+        return source.function()
+
     def prepare(self) -> Function:
         """A function that gives the private, stamped copy of a checked record."""
         source = Source("prepare", "record, now")

@@ -47,11 +47,16 @@ class Jsonb:
 
     def normal(self, value: Any) -> Any:
         """The value, if it comes back from every tier as it went in. Raises `Unfit` otherwise."""
+        self.taken(value)
+        return value
+
+    def taken(self, value: Any) -> bytes:
+        """As `normal`; the value as L1 keeps it."""
         try:
             plain = self.down(value)
             data = to_json(plain)
             returned = self._from_json(data)
-            self._packed(plain)
+            packed = self._packed(plain)
             equal = bool(returned == plain)
         except Unfit as problem:
             raise Unfit(f"holds a value that {problem}") from None
@@ -67,7 +72,7 @@ class Jsonb:
         if b"\\u0000" in data and _NUL.search(data):
             raise Unfit("holds a NUL character in a text, which PostgreSQL cannot store; remove it")
         _check_depth(data)
-        return value
+        return packed
 
     def read(self, text: str | bytes) -> Any:
         """The value of JSON text. Raises `Unfit`, or what is in `UNREADABLE`."""

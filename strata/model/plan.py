@@ -65,6 +65,9 @@ class ModelPlan(Generic[T]):
     - `check` raises `EncodeError` for what cannot be stored, and gives the record as the validators of pydantic models
       have it, any other as it is; `prepare` gives the private copy of what `check` gave that is stored: values in their
       exact types, times in UTC, ignored fields at their defaults, the time given in `stamped` fields.
+    - `take` gives at once what `freeze` makes of what `check` and `prepare` make of a record, by its key and the time
+      of its stamps; None for one that needs a closer look. There is none where records are immutable, are validated, or
+      L1 does not keep all of them.
     - `check_new` is `check` for records whose key is yet to be assigned by the database, and may be None.
     - `key_of` gives the key of a record, `key_of_row` that of a row; `key_text` gives a key's canonical text, and
       `parse_key` takes it back. `text_of` gives the text of a record's key, to be compared: it refuses nothing.
@@ -109,6 +112,7 @@ class ModelPlan(Generic[T]):
     prepare: Callable[[Any, datetime | None], T]
     copy: Callable[[Any], T]
     freeze: Callable[[Any], Any]
+    take: Callable[[Any, Any, datetime | None], Any] | None
     thaw: Callable[[Any], T]
     cached: Callable[[Any], T]
     unloaded: Callable[[Any], tuple[str, ...]]
@@ -230,6 +234,7 @@ def _compile(model: type[T]) -> ModelPlan[T]:
         prepare=compiler.prepare(),
         copy=same if immutable else compiler.copy(),
         freeze=same if immutable else compiler.freeze(),
+        take=None if immutable else compiler.take(),
         thaw=same if immutable else compiler.thaw(),
         cached=compiler.cached(),
         unloaded=compiler.unloaded(),

@@ -72,15 +72,16 @@ class WriteBehind:
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def put(self, bound: Bound, key: Any, key_text: str, record: Any, ends: float | None = None) -> int:
+    def put(
+        self, bound: Bound, key: Any, key_text: str, record: Any, ends: float | None = None, *, partial: bool = False
+    ) -> int:
         """Take one write, None being a deletion; returns its version. `ends`: when a life of its own ends in L2
-        (monotonic).
+        (monotonic). `partial`: some of its columns are UNLOADED.
 
         Raises `WriteBehindFullError` where there is no room for it, and L3 and Redis do not answer either;
         `ConstraintError` or `EncodeError` where it had to be written to L3 at once, and was refused; `ClosedError`
         where the process is about to end.
         """
-        partial = record is not None and bool(bound.plan.unloaded(record))
         if self._finalizer is None:
             self._finalizer = endings.watch(self)
         item = Buffered(0, record, partial, ends=ends, span=self._span())

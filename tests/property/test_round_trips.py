@@ -207,6 +207,9 @@ def test_a_value_comes_back_from_everywhere_as_it_went_in(place: int, data: st.D
     assert same(without(stored, plan, "omit_cache", "omit_l1"), compiler.thaw()(frozen))
     assert same(stored, plan.thaw(plan.freeze(stored))) or plan.has_omitted_l1
     assert same(stored, plan.copy(stored)) and same(stored, compiler.copy()(stored))
+    take = compiler.take()
+    taken = None if take is None else take(given, stored.key, NOW)
+    assert taken is None or (same(stored, compiler.thaw()(taken)) and not any(map(gc.is_tracked, taken)))
 
     for codec in (JSON(), MsgPack()):
         encoded = plan.encoder(codec)(stored)
@@ -218,6 +221,22 @@ def test_a_value_comes_back_from_everywhere_as_it_went_in(place: int, data: st.D
     names, values_back = plan.unpack_row(plan.pack_row(row))
     assert names == plan.column_names and same(row, values_back)
     plan.vet(values_back, lambda text: key_id_of(text) is not None)
+
+
+@pytest.mark.parametrize("place", range(len(TYPES)), ids=[str(annotation) for annotation, _ in TYPES])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_what_is_taken_in_one_step_is_what_the_long_way_would_take(place: int, data: st.DataObject) -> None:
+    plan = plan_of(place, data.draw(st.sampled_from(["plain", "slots", "struct"])))
+    take = plan.compiler.take()
+    strange = st.one_of(*(values for _, values in TYPES), st.just(UNLOADED), st.none(), st.just(object()))
+    keys = st.sampled_from(["k", "k", "k", "", "other", 1, None, UNLOADED])
+    record = plan.model(key=data.draw(keys), value=data.draw(strange), maybe=data.draw(strange))
+    taken = None if take is None else take(record, "k", NOW)
+    if taken is not None:
+        stored = plan.prepare(plan.check(record), NOW)
+        assert plan.key_of(stored) == "k" and not plan.unloaded(stored)
+        assert same(stored, plan.compiler.thaw()(taken))
 
 
 @pytest.mark.parametrize("place", range(len(TYPES)), ids=[str(annotation) for annotation, _ in TYPES])
