@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from strata.bound import Bound
 from strata.errors import StrataError
-from strata.l1.claims import Claim
+from strata.l1.claims import ManyClaim
 
 if TYPE_CHECKING:
     from strata.l3.values import Change as Pending
@@ -95,7 +95,7 @@ class SchemaChanges:
 
     bound: Bound
     changes: dict[str, KeyChange] = field(default_factory=dict)
-    claims: list[Claim] = field(default_factory=list)
+    claims: list[ManyClaim] = field(default_factory=list)  # one for each life that records get
     rows: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     inserting: bool = False  # whether there must be no row of any of the keys
     token: str = ""

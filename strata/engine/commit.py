@@ -22,7 +22,7 @@ from strata.bound import Bound
 from strata.engine.changes import UNDECIDED, Decision, KeyChange, SchemaChanges, check_outside, decide_on
 from strata.engine.context import ABSENT, Context
 from strata.errors import WITHOUT_L2, WITHOUT_L3, AlreadyExistsError, DecodeError, L3UnavailableError, StrataError
-from strata.l1.claims import Claim
+from strata.l1.claims import ManyClaim
 from strata.l2.values import Put
 from strata.l3.diagnosis import BatchError, suppressed, unfit
 from strata.l3.doubt import adapting
@@ -32,7 +32,6 @@ from strata.protocol.messages import MessageOp
 from strata.protocol.shards import shard_of
 from strata.protocol.versions import ROW_NODE
 
-AT_ONCE = 1000  # claims that are entered in one hold of the lock
 TAKEN = (Status.APPLIED, Status.SUPERSEDED)  # L3 has the write, or a newer one
 
 
@@ -109,8 +108,7 @@ class Commit:
                     self._put(part, began)
         except BaseException as error:
             for part in parts:
-                for change in part.changes.values():
-                    part.bound.l1.forget(change.id)
+                part.bound.l1.forget_many([change.id for change in part.changes.values()])
             if outcome_unknown(error, self._unsure):
                 self._doubt(parts)
             else:
@@ -118,20 +116,23 @@ class Commit:
             raise
         finally:
             for part in parts:
-                part.bound.l1.claims.release(*part.claims)
+                for claim in part.claims:
+                    part.bound.l1.claims.release_many(claim)
 
     def _claim(self, part: SchemaChanges) -> None:
+        lives: dict[float | None, list[Any]] = {}
         for change in waits.in_turns(part.changes.values()):
-            part.bound.l1.forget(change.id)
-            part.claims.append(Claim(change.id, change.life))
-        for start in range(0, len(part.claims), AT_ONCE):
-            part.bound.l1.claims.enter(*part.claims[start : start + AT_ONCE])
+            lives.setdefault(change.life, []).append(change.id)
+        for life, ids in lives.items():
+            part.bound.l1.forget_many(ids)
+            part.claims.append(ManyClaim(ids, life))
+            part.bound.l1.claims.enter_many(part.claims[-1])
             waits.give_way()
 
     def _intend(self, part: SchemaChanges) -> None:
         context, bound = self._context, part.bound
         part.since = None if bound.l2 is None else bound.l2.since
-        said = {text: context.message(bound, text, MessageOp.INTENT) for text in waits.in_turns(part.changes)}
+        said = context.messages(bound, [(text, MessageOp.INTENT, None) for text in part.changes])
         try:
             if bound.l2 is None:
                 context.publish(*said.values())
@@ -221,11 +222,12 @@ class Commit:
         self._write_beneath(conn, part)
         if (decision := part.decision) is not None:
             self._decide(conn, part, decision)
+        stamp = context.stamp()  # one for all, since versions are compared of one key only
         for change in part.ordered(deleted=True):
-            change.version = table.delete(conn, change.id, context.stamp(), ROW_NODE)
+            change.version = table.delete(conn, change.id, stamp, ROW_NODE)
         changes = part.ordered(deleted=False)
         rows = [part.rows[change.key_text] for change in changes]
-        stamps = [context.stamp() for _ in changes]
+        stamps = [stamp] * len(changes)
         if part.inserting:
             answers = table.insert_many(conn, rows, stamps, ROW_NODE)
         elif decision is not None and decision.inserts:
@@ -324,17 +326,16 @@ class Commit:
                     ended.append((change.id, own.version))
             context.writebehind.persisted(bound, ended)
         kept = bound.mode is not WriteMode.WRITE_THROUGH_L1_ASYNC
-        fills, gone, claims = [], [], {claim.key: claim for claim in part.claims}
+        fills, gone, claims = [], [], {claim.life: claim for claim in part.claims}
+        for claim in part.claims:
+            # Of a later commit, whose intent stands in L2, perhaps nobody hears: it was told of before this one.
+            claim.brief = self._untold(part)
         for change in waits.in_turns(changes):
-            claim = claims[change.id]
             if kept and change.record is not None and change.key_text in stored:
-                # Of a later commit, whose intent stands in L2, perhaps nobody hears: it was told of before this one.
-                claim.brief = self._untold(part)
-                fills.append((claim, change.id, bound.plan.freeze(change.record), change.version, False))
+                fills.append((claims[change.life], change.id, bound.plan.freeze(change.record), change.version, False))
             else:
                 gone.append(change.id)
-        for id in waits.in_turns([*gone, *bound.l1.fill_many(fills, began)]):
-            bound.l1.forget(id)
+        bound.l1.forget_many([*gone, *bound.l1.fill_many(fills, began)])
 
     def _raise_floor(self, part: SchemaChanges, changes: Sequence[KeyChange]) -> None:
         """Before the put: an older write that is handed off between them would stand in L2, and in nobody's ledger.
@@ -364,24 +365,28 @@ class Commit:
 
     def _put_l2(self, part: SchemaChanges, changes: Sequence[KeyChange]) -> set[str]:
         context, bound = self._context, part.bound
-        puts = []
-        for change in waits.in_turns(changes):
-            op = MessageOp.DELETE if change.record is None else MessageOp.SET
-            message = context.message(bound, change.key_text, op, change.version)
-            unread = change.record is UNDECIDED
-            cached = None if unread or change.record is None else bound.plan.cached(change.record)
-            puts.append(
-                Put(change.key_text, change.version, cached, message, life=change.life, unread=unread, since=part.since)
-            )
+        said = context.messages(
+            bound,
+            [
+                (change.key_text, MessageOp.DELETE if change.record is None else MessageOp.SET, change.version)
+                for change in changes
+            ],
+        )
         try:
             if bound.l2 is None:
                 if part.intended:
-                    context.publish(*(put.message for put in puts))
+                    context.publish(*said.values())
             elif part.intended:
+                puts = [self._put_of(part, change, said[change.key_text]) for change in waits.in_turns(changes)]
                 stored = bound.l2.put(part.token, context.announcer.channel, puts)
                 bound.searches.committed(part.token)
                 return stored
         except WITHOUT_L2:
             self._leave_repairs(part, changes)  # the intents may be gone, and then nobody was told
             return set()
-        return {put.key_text for put in puts if not put.unread}
+        return {change.key_text for change in changes if change.record is not UNDECIDED}
+
+    def _put_of(self, part: SchemaChanges, change: KeyChange, message: bytes) -> Put:
+        unread, record = change.record is UNDECIDED, change.record
+        cached = None if unread or record is None else part.bound.plan.cached(record)
+        return Put(change.key_text, change.version, cached, message, life=change.life, unread=unread, since=part.since)

@@ -14,6 +14,7 @@ from strata.coherence.repairs import Repairs
 from strata.engine.background import Background
 from strata.engine.unfinished import Unfinished
 from strata.errors import WITHOUT_L2, ClosedError, StrataError
+from strata.l2.steps import CHUNK
 from strata.observe.feed import Feed
 from strata.protocol.messages import Announcer, MessageOp
 from strata.protocol.versions import VersionClock
@@ -156,9 +157,8 @@ class Context:
 
     def drop(self, bound: Bound, keys: Mapping[str, Any]) -> None:
         """Drop what is cached of rows, ids by key text, in every instance. Raises `L2UnavailableError`."""
-        for id in keys.values():
-            bound.l1.forget(id)
-        messages = {key_text: self.message(bound, key_text, MessageOp.INVALIDATE) for key_text in keys}
+        bound.l1.forget_many(list(keys.values()))
+        messages = self.messages(bound, [(key_text, MessageOp.INVALIDATE, None) for key_text in keys])
         if bound.l2 is not None:
             bound.l2.invalidate(self.announcer.channel, messages)
             bound.searches.drop()
@@ -169,6 +169,21 @@ class Context:
         """A message about one key of a schema."""
         return self.announcer.message(bound.name, key_text, op, version)
 
+    def messages(
+        self, bound: Bound, said: Sequence[tuple[str, MessageOp, int | None]], *, signed: bool = True
+    ) -> dict[str, bytes]:
+        """What is said of keys, each with its version, by key text: that of all keys of one command is said with the
+        first of them, and nothing with the others."""
+        step = 1 if self.server is not None and self.server.clustered else CHUNK
+        messages = {key_text: b"" for key_text, _, _ in said}
+        for start in range(0, len(said), step):
+            alike: dict[MessageOp, list[tuple[str, int | None]]] = {}
+            for key_text, op, version in said[start : start + step]:
+                alike.setdefault(op, []).append((key_text, version))
+            for op, versions in alike.items():
+                messages[versions[0][0]] = self.announcer.about(bound.name, op, versions, signed=signed)
+        return messages
+
     @property
     def tells(self) -> bool:
         """Whether there are other instances that could be told of anything."""
@@ -177,4 +192,4 @@ class Context:
     def publish(self, *messages: bytes) -> None:
         """Tell other instances directly, for schemas without L2. Raises `L2UnavailableError`."""
         if self.server is not None:
-            self.server.pipeline([("PUBLISH", self.announcer.channel, message) for message in messages])
+            self.server.pipeline([("PUBLISH", self.announcer.channel, message) for message in messages if message])

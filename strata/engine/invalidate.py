@@ -53,9 +53,9 @@ class Invalidator:
             again = self._again(bound, keys)
             context.unfinished.note(bound, {(bound.name, key_text): call for key_text, call in again.items()})
         elif bound.l2 is not None:
-            for id in keys.values():
-                bound.l1.forget(id)
-            context.publish(*(context.message(bound, key_text, MessageOp.INVALIDATE) for key_text in keys))
+            bound.l1.forget_many(list(keys.values()))
+            said = [(key_text, MessageOp.INVALIDATE, None) for key_text in keys]
+            context.publish(*context.messages(bound, said).values())
 
     def _again(self, bound: Bound, keys: Mapping[str, Any]) -> dict[str, Again]:
         return {key_text: partial(self._context.drop, bound, {key_text: id}) for key_text, id in keys.items()}

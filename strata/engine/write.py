@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from strata import waits
 from strata.bound import Bound
 from strata.engine.commit import Commit
 from strata.engine.context import Context
@@ -17,7 +18,7 @@ from strata.errors import (
     MissingPrimaryKeyError,
     WriteBehindFullError,
 )
-from strata.l1.claims import Claim
+from strata.l1.claims import Claim, ManyClaim
 from strata.l1.tier import Fill
 from strata.l2.values import Put
 from strata.policies import WriteMode
@@ -200,27 +201,24 @@ class Writer:
 
         What is overtaken again, by another version, was written before that: the other came since the first try.
         """
-        announcer, claims = self._context.announcer, bound.l1.claims
-        mine = {key_text: Claim(id, life) for key_text, (id, _) in changes.items()}
+        context, claims = self._context, bound.l1.claims
+        mine = ManyClaim([id for id, _ in changes.values()], life)
         left, met = dict(changes), dict[str, int]()
         try:
-            claims.enter(*mine.values())
+            claims.enter_many(mine)
             for _ in range(RETRIES):
                 since = l2.marks.surely_since()
-                puts = [
-                    self._put(bound, key_text, record, life, Stamp(self._context.stamp(), since))
-                    for key_text, (_, record) in left.items()
-                ]
-                began = self._context.clock.monotonic()
-                in_the_way = l2.own(announcer.channel, puts)
+                puts = self._puts(bound, left, life, Stamp(context.stamp(), since))
+                began = context.clock.monotonic()
+                in_the_way = l2.own(context.announcer.channel, puts)
                 stored = [put for put in puts if put.key_text not in in_the_way]
-                self._take(bound, [(mine[put.key_text], put.record, put.version) for put in stored], began)
+                self._take(bound, [(mine, left[put.key_text][0], put.record, put.version) for put in stored], began)
                 for put in stored:
                     del left[put.key_text]
                 for key_text in [text for text, version in in_the_way.items() if met.get(text, version) != version]:
                     bound.l1.forget(left.pop(key_text)[0])
                 if in_the_way:
-                    self._context.versions.observe(max(in_the_way.values()))
+                    context.versions.observe(max(in_the_way.values()))
                 if not left:
                     return
                 met.update(in_the_way)
@@ -229,11 +227,10 @@ class Writer:
                 "check the clocks with `strata doctor`"
             )
         except WITHOUT_L2:
-            for id, _ in left.values():
-                bound.l1.forget(id)  # the outcome may be unknown
+            bound.l1.forget_many([id for id, _ in left.values()])  # the outcome may be unknown
             raise
         finally:
-            claims.release(*mine.values())
+            claims.release_many(mine)
 
     def swap(
         self,
@@ -248,7 +245,7 @@ class Writer:
         """Write a checked record of a schema whose lowest tier is L2, as `L2Tier.swap` does, as of a stamp."""
         assert bound.l2 is not None
         swap = bound.l2.swap
-        put = self._put(bound, key_text, record, life, stamp)
+        [put] = self._puts(bound, {key_text: (id, record)}, life, stamp)
         return self._alone(bound, id, put, lambda put: swap(self._context.announcer.channel, put, stood))
 
     def own(self, bound: Bound, id: Any, key_text: str, record: Any, stamp: Stamp, life: float | None = None) -> bool:
@@ -261,7 +258,8 @@ class Writer:
             in_the_way = own(self._context.announcer.channel, [put]).get(key_text)
             return in_the_way is None, in_the_way
 
-        return self._alone(bound, id, self._put(bound, key_text, record, life, stamp), put_own)[0]
+        [put] = self._puts(bound, {key_text: (id, record)}, life, stamp)
+        return self._alone(bound, id, put, put_own)[0]
 
     def _alone(
         self, bound: Bound, id: Any, put: Put, write: Callable[[Put], tuple[bool, int | None]]
@@ -276,7 +274,7 @@ class Writer:
             if done and bound.l2.marks.outdated(put.record, put.since):
                 bound.l1.forget(id)  # it was made of what was invalidated meanwhile
             elif done:
-                self._take(bound, [(claim, put.record, put.version)], began)
+                self._take(bound, [(claim, id, put.record, put.version)], began)
             elif stands is not None:
                 self._context.versions.observe(stands)
             return done, stands
@@ -286,26 +284,39 @@ class Writer:
         finally:
             bound.l1.claims.release(claim)
 
-    def _put(self, bound: Bound, key_text: str, record: Any, life: float | None, stamp: Stamp) -> Put:
+    def _puts(
+        self, bound: Bound, changes: Mapping[str, tuple[Any, Any]], life: float | None, stamp: Stamp
+    ) -> list[Put]:
         version, since = stamp
-        op = MessageOp.DELETE if record is None else MessageOp.SET
-        # Not signed: if the answer is lost, and the script is run later, this instance must hear of it as well.
-        message = self._context.announcer.message(bound.name, key_text, op, version, signed=False)
-        return Put(key_text, version, record, message, life=life, since=since)
+        said = self._context.messages(
+            bound,
+            [
+                (key_text, MessageOp.DELETE if record is None else MessageOp.SET, version)
+                for key_text, (_, record) in changes.items()
+            ],
+            # If the answer is lost, and the script is run later, this instance must hear of it as well.
+            signed=False,
+        )
+        return [
+            Put(key_text, version, record, said[key_text], life=life, since=since)
+            for key_text, (_, record) in changes.items()
+        ]
 
-    def _take(self, bound: Bound, stored: Sequence[tuple[Claim, Any, int]], began: float) -> None:
+    def _take(self, bound: Bound, stored: Sequence[tuple[Claim | ManyClaim, Any, Any, int]], began: float) -> None:
         """L1 after own writes: the new records where the claims still hold, and nothing older in any case."""
         freeze = bound.plan.freeze
-        kept = bound.mode is not WriteMode.WRITE_THROUGH_L1_ASYNC
+        kept = bound.mode is not WriteMode.WRITE_THROUGH_L1_ASYNC and bound.l1.store is not None
         fills: list[Fill] = [
-            (claim, claim.key, freeze(record), version, False)
-            for claim, record, version in stored
+            (claim, id, freeze(record), version, False)
+            for claim, id, record, version in waits.in_turns(stored)
             if kept and record is not None
         ]
-        entered = {key for _, key, *_ in fills} - set(bound.l1.fill_many(fills, began))
-        for claim, _, version in stored:
-            if claim.key not in entered:
-                bound.l1.forget(claim.key, below=version)
+        out = {*bound.l1.fill_many(fills, began)}
+        if len(fills) < len(stored) or out:
+            entered = {id for _, id, *_ in fills} - out
+            for _, id, _, version in stored:
+                if id not in entered:
+                    bound.l1.forget(id, below=version)
 
     def refuse_partial(self, bound: Bound, record: Any) -> None:
         """Raise `EncodeError` for a record of a schema without L3 that is not whole."""

@@ -305,8 +305,14 @@ class L2Tier:
     def own(self, channel: str, puts: Sequence[Put]) -> dict[str, int]:
         """Write where L2 is the lowest tier; returns the versions in the way of those that were refused, 0 where that
         is a marker, which is known then."""
-        answers = self._each_put("own", self._head(channel), puts)
-        return {key_text: self._standing(answer) or 0 for key_text, answer in answers if answer}
+        by_version: dict[int, dict[str, tuple[Any, ...]]] = {}
+        for put in waits.in_turns(puts):
+            by_version.setdefault(put.version, {})[put.key_text] = (*self._kept(put), put.message)
+        refused: dict[str, int] = {}
+        for version, by_text in by_version.items():
+            answers = self._over.each("own", [*self._head(channel), f"{version:019d}"], by_text)
+            refused |= {key_text: self._standing(answer) or 0 for key_text, answer in answers if answer}
+        return refused
 
     def swap(self, channel: str, put: Put, stood: int | None) -> tuple[bool, int | None]:
         """Write where L2 is the lowest tier, if what stood there, by its version (None: nothing), still does; returns
@@ -384,9 +390,10 @@ class L2Tier:
         self._told.remember(self.server.clock.monotonic(), told)
 
     def _each_put(self, name: str, head: list[Any], puts: Sequence[Put], *more: Any) -> Iterator[tuple[str, Any]]:
-        def kept(put: Put) -> tuple[bytes, int]:
-            nothing = put.unread or not self._versions.plausible(put.version)
-            return (b"", 1) if nothing else self.held(put.version, put.record, put.life, since=put.since)
-
-        items = [(put.key_text, put.version, *kept(put), put.message, *more) for put in waits.in_turns(puts)]
+        items = [(put.key_text, put.version, *self._kept(put), put.message, *more) for put in waits.in_turns(puts)]
         return iter(self._over.spread(name, head, items))
+
+    def _kept(self, put: Put) -> tuple[bytes, int]:
+        """Content and px of what was written."""
+        nothing = put.unread or not self._versions.plausible(put.version)
+        return (b"", 1) if nothing else self.held(put.version, put.record, put.life, since=put.since)

@@ -76,16 +76,20 @@ class Announcer:
         stamp, source = None if version is None else text(version), self.source if signed else None
         return _encode(Message(schema=schema, id=key_text, op=op, v=stamp, src=source, db=self.database))
 
+    def about(
+        self, schema: str, op: MessageOp, versions: Sequence[tuple[str, int | None]], *, signed: bool = True
+    ) -> bytes:
+        """As `message`, of several keys with their versions."""
+        if len(versions) == 1:
+            return self.message(schema, versions[0][0], op, versions[0][1], signed=signed)
+        source, many = self.source if signed else None, list[str]()
+        for key_text, version in versions:
+            many += (key_text, "" if version is None else text(version))
+        return _encode(Message(schema=schema, op=op, src=source, db=self.database, many=many))
+
     def head(self, schema: str, op: MessageOp) -> bytes:
         """A message but for its keys and versions, and the last brace, which scripts put to it."""
         return _encode(Message(schema=schema, op=op, src=self.source, db=self.database))[:-1]
-
-    def about(self, schema: str, op: MessageOp, versions: Sequence[tuple[str, int]]) -> bytes:
-        """One message about some keys."""
-        if len(versions) == 1:
-            return self.message(schema, versions[0][0], op, versions[0][1])
-        many = [item for key_text, version in versions for item in (key_text, text(version))]
-        return _encode(Message(schema=schema, op=op, src=self.source, db=self.database, many=many))
 
 
 def parse(data: Any) -> Message | None:

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 import strata
-from strata import DataStore, WriteMode
+from strata import DataStore, PostgresPolicy, RedisPolicy, WriteMode
 from strata.testing import inspect
 from tests.behind import client
 from tests.forked import Forked
@@ -144,6 +144,38 @@ def test_messages_are_json_on_the_channel_with_ids_as_text(make: MakeStore, redi
     assert all(item["schema"] == "notes" and item["id"] == "7" for item in seen)
 
 
+@pytest.mark.parametrize("l2", [True, False], ids=["with L2", "without L2"])
+@pytest.mark.parametrize("way", ["set_many", "tx", "delete_many", "invalidate_many"])
+def test_a_bulk_write_is_one_message_of_each_step_for_some_hundred_keys(make: MakeStore, l2: bool, way: str) -> None:
+    def opened() -> Any:
+        store = make()
+        policy = RedisPolicy(ttl=60) if l2 else None
+        return store.register(schema(Note, name="notes", l2=policy, l3=PostgresPolicy()))
+
+    one, two = opened(), opened()
+    one._store.migrate()
+    ids = range(600)
+    one.set_many({id: Note(id, "old") for id in ids})
+    for notes in (one, two):
+        sure(notes._store)
+        notes.get_many(ids)
+    told = two._store.stats().bus_messages
+    if way == "set_many":
+        one.set_many({id: Note(id, "new") for id in ids})
+    elif way == "tx":
+        with one._store.tx() as tx:
+            for id in ids:
+                tx.set("notes", id, Note(id, "new"))
+    elif way == "delete_many":
+        one.delete_many(ids)
+    else:
+        one.invalidate_many(ids)
+    wait_until(lambda: two._store.stats().l1_entries == 0)
+    assert two._store.stats().bus_messages - told <= 2 * 3 + 2  # the intent and the outcome, 250 keys a message
+    expected = {"set_many": "new", "tx": "new", "invalidate_many": "old"}.get(way)
+    assert {note.text for note in two.get_many(ids).values()} == ({expected} if expected else set())
+
+
 def test_a_foreign_message_without_a_version_drops_the_entry(make: MakeStore, redis_addr: str) -> None:
     store = make()
     notes = store.register(schema(Note, name="notes"))
@@ -168,7 +200,7 @@ def test_a_message_about_many_keys_drops_the_entry_of_each(make: MakeStore, redi
     sure(store)
     notes.set_many({id: Note(id) for id in range(4)})
     newer, older = f"{inspect(store).stamp():019d}", f"{1:019d}"
-    many = ["1", newer, "x", newer, "2", older, "3", newer]
+    many = ["1", newer, "x", newer, "2", older, "3", ""]
     message = {"schema": "notes", "op": "set", "src": "another", "many": many}
     client(redis_addr).publish("strata:invalidate", json.dumps(message))
     wait_until(lambda: store.stats().bus_unreadable == 1 and store.stats().l1_entries == 2)

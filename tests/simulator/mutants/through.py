@@ -194,21 +194,31 @@ RECEIVERS = {
             code(
                 Commit,
                 "_claim",
-                "part.bound.l1.forget(change.id)",
-                "part.bound.l1.entries.get(change.id) and part.bound.l1.store.drop(change.id)",
+                "part.bound.l1.forget_many(ids)",
+                "list(map(part.bound.l1.store.drop, ids))",
             ),
-            code(Commit, "_put", "bound.l1.forget(id)", "bound.l1.entries.get(id) and bound.l1.store.drop(id)"),
+            code(
+                Commit,
+                "_put",
+                "bound.l1.forget_many([*gone, *bound.l1.fill_many(fills, began)])",
+                "list(map(bound.l1.store.drop, [*gone, *bound.l1.fill_many(fills, began)]))",
+            ),
         ),
     ),
     "who writes to L2 as the lowest tier hears its own message: the answer may be lost": Mutant(
         calling("0:s 0:gw", "0:sw 0:g", faults=("lose_call@0",), span=6, l3=False),
         1,
-        apply=code(Writer, "_put", ", signed=False", ""),
+        apply=code(Writer, "_puts", "signed=False", "signed=True"),
     ),
     "a writer's own put enters L1 only if its claim is still good": Mutant(
         calling("0:s 1:s", faults=("slow_call@0",), span=20),
         1,
-        apply=code(Commit, "_put", "fills.append((claim,", "setattr(claim, 'alive', True) or fills.append((claim,"),
+        apply=code(
+            Commit,
+            "_put",
+            "fills.append((claims[change.life],",
+            "claims[change.life].voided.clear() or fills.append((claims[change.life],",
+        ),
     ),
     "what a read returns, but may not fill, drops what is older in L1, and voids other claims": Mutant(
         calling("0:s 1:fg", known=(1,)),
@@ -376,8 +386,10 @@ TELLING = {
         1,
         script(
             "own",
-            "    say(ARGV[1], ARGV[at + 4])\n    store(key, ARGV[at + 2], ARGV[at + 3])",
-            "    store(key, ARGV[at + 2], ARGV[at + 3])\n    say(ARGV[1], ARGV[at + 4])",
+            "for i in ipairs(KEYS) do say(ARGV[1], ARGV[4 + i * 3]) end\n",
+            "",
+            "return answers\n",
+            "for i in ipairs(KEYS) do say(ARGV[1], ARGV[4 + i * 3]) end\nreturn answers\n",
         ),
     ),
 }
