@@ -5,10 +5,11 @@
 -- ARGV  1 writer's token; 2 ms until it has surely ended; 3 channel; then for each key its message
 local now = now_ms()
 local deadline = now + tonumber(ARGV[2])
+get_even_if_full(KEYS[1])
+local held = redis.call('MGET', unpack(KEYS))
 for i, key in ipairs(KEYS) do
   say(ARGV[3], ARGV[3 + i])
-  local raw = get_even_if_full(key)
-  local list = kind(raw) == 'I' and writers(raw, now) or {}
+  local list = kind(held[i]) == 'I' and writers(held[i], now) or {}
   local spoiled = #list > 0
   list[#list + 1] = { ARGV[1], deadline }
   keep_intent(key, list, spoiled, now)

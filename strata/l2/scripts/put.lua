@@ -7,19 +7,23 @@
 -- KEYS  the records' keys
 -- ARGV  1 writer's token, '' = none; 2 channel; then for each key: version, content ('' = not to be kept), px, message
 local now = now_ms()
-local stored = {}
+local held, stored = redis.call('MGET', unpack(KEYS)), {}
+-- Whether the intent of this writer is among those that a key holds, and the others: those of one commit are alike.
+local seen, among, rest
+local function look(raw)
+  seen, among, rest = raw, false, {}
+  for _, w in ipairs(writers(raw, now)) do
+    if w[1] == ARGV[1] then among = true else rest[#rest + 1] = w end
+  end
+end
 for i, key in ipairs(KEYS) do
   local at = 2 + (i - 1) * 4
   local version, content, px = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   say(ARGV[2], ARGV[at + 4])
-  local raw = standing(key, get(key))
+  local raw = held[i] and standing(key, held[i])
   local k = kind(raw)
-  local mine, rest = false, {}
-  if k == 'I' then
-    for _, w in ipairs(writers(raw, now)) do
-      if w[1] == ARGV[1] then mine = true else rest[#rest + 1] = w end
-    end
-  end
+  if k == 'I' and raw ~= seen then look(raw) end
+  local mine = k == 'I' and among
   stored[i] = 0
   if mine and string.sub(raw, 4, 4) == 'c' and content ~= '' then
     store(key, content, px)
