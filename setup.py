@@ -18,6 +18,7 @@ PARTS = {
     "lfu": "strata/l1/eviction/lfu.py",
     "fifo": "strata/l1/eviction/fifo.py",
     "ghosts": "strata/l1/eviction/ghosts.py",
+    "stamped": "strata/l1/eviction/stamped.py",
 }
 DIRECTIVES = {
     "language_level": 3,

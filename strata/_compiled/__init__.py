@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-MODULES = ("hits", "store", "lru", "lfu", "fifo", "ghosts")
+MODULES = ("hits", "store", "lru", "lfu", "fifo", "ghosts", "stamped")
 
 
 def _lacking() -> str:
