@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import gzip
 import lzma
-from array import array
+import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,26 +17,27 @@ class TraceFile:
 
     path: Path
     entries: int
+    form: str
 
     @classmethod
     def parse(cls, text: str) -> TraceFile:
-        """`FILE:ENTRIES`."""
-        path, _, entries = text.rpartition(":")
-        if not path or not entries.isdigit() or not int(entries):
+        """`FILE:ENTRIES`, or `FILE:ENTRIES:FORMAT` with one of the module struct, such as <I or >Q."""
+        found = re.fullmatch(r"(.+):0*([1-9]\d*)(?::([<>][IQ]))?", text)
+        if found is None:
             raise argparse.ArgumentTypeError(f"{text!r} is not FILE:ENTRIES, such as web.trace.xz:512")
-        return cls(Path(path), int(entries))
+        return cls(Path(found[1]), int(found[2]), found[3] or ">I")
 
     def keys(self) -> list[int]:
-        """All keys in order."""
+        """All keys in order: numbers of the format, or, where the file is text, one a line, other lines left out."""
         data = self.path.read_bytes()
         if self.path.suffix == ".xz":
             data = lzma.decompress(data)
         elif self.path.suffix == ".gz":
             data = gzip.decompress(data)
-        keys = array("i")
-        keys.frombytes(data)
-        keys.byteswap()
-        return keys.tolist()
+        size = struct.calcsize(self.form)
+        if re.fullmatch(rb"[\d*\s]*", data):
+            return [int(line) for line in data.split() if line.isdigit()]
+        return [key for (key,) in struct.iter_unpack(self.form, data[: len(data) // size * size])]
 
 
 @dataclass(frozen=True, slots=True)
