@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 from collections.abc import Iterable, Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import redis
 from hypothesis import settings
 
 import strata
-from strata import DataStore, _compiled
+from strata import DataStore
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
 from strata.waits import hub
 from tests import databases
@@ -40,7 +41,7 @@ WITH_SERVERS = {"integration", "faults", "surroundings"}
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests in parallel have servers each; they cannot share one that all of them flush."""
-    if strata.compiled and _newest(SOURCES) > _newest([Path(_compiled.__path__[0])], "*.so"):
+    if strata.compiled and _newest(SOURCES) > _newest(SOURCES[:1], f"*{EXTENSION_SUFFIXES[0]}"):
         raise pytest.UsageError("the compiled part is older than its sources; `source ops/environment` builds it anew")
     if os.environ.get("STRATA_REDIS_ADDR") and config.getoption("numprocesses", default=None):
         raise pytest.UsageError("unset STRATA_REDIS_ADDR, or run without -n: tests in parallel need a Redis each")
