@@ -37,7 +37,7 @@ def parts():
         print("there is no Cython: Strata is built in plain Python", file=sys.stderr)
         return []
     extensions = [
-        Extension(f"strata._compiled.{name}", [path], extra_compile_args=["-g0"]) for name, path in PARTS.items()
+        Extension(f"strata._compiled.{name}", [path], extra_compile_args=["-O2", "-g0"]) for name, path in PARTS.items()
     ]
     # By force: it does not look at the .pxd of a source that stands elsewhere.
     made = cythonize(extensions, build_dir="build/cython", force=True, compiler_directives=DIRECTIVES, quiet=True)
