@@ -37,7 +37,6 @@ from strata import (
 from strata.cli.doctor.compiled import compiled as finding
 from strata.cli.doctor.finding import FindingState
 from strata.l1.entry import GONE, L1Entry
-from strata.testing import inspect as inside
 
 ROOT = Path(__file__).parents[2]
 HIT_PATH = [
@@ -268,12 +267,14 @@ def test_a_version_may_be_beyond_what_c_holds() -> None:
 def test_a_store_may_be_referred_to_weakly_and_be_derived_from() -> None:
     class Mine(DataStore):
         def get(self, *args: Any, **named: Any) -> Any:
-            return "mine"
+            return ("mine", super().get(*args, **named))
 
     with Mine(Config()) as store:
         assert weakref.ref(store)() is store
-        store.register(Schema(Seat, name="seats", l1=MemPolicy()))
-        assert store.get("seats", "a") == "mine" and inside(store).store is store
+        seats = store.register(Schema(Seat, name="seats", l1=MemPolicy()))
+        seats.set("a", Seat("a"))
+        assert store.get("seats", "a") == ("mine", Seat("a"))
+        assert store.get("seats", "b", default=None) == ("mine", None)
 
 
 @pytest.mark.parametrize("kind", [DataStore, Collection])
