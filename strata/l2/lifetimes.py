@@ -21,6 +21,7 @@ class Lifetimes:
         self.due_ms = self.stay_ms + self._ttl_ms * (1 - aging.jitter) * (1 - aging.eager) if aging.eager else -1.0
         self.ages = bool(aging.stay or aging.eager)  # whether what a key has left of its life matters
         self.negative_px = round(negative * 1000)
+        self._one_for_all = -1 if aging.jitter else self._kept_px()
 
     def px(self, record: Any, life: float | None = None) -> int:
         """Milliseconds that a value, or for None a tombstone, is kept; 0 = no expiry. `life`: the seconds of a life of
@@ -29,6 +30,9 @@ class Lifetimes:
             return TOMBSTONE_MS
         if life is not None:
             return 0 if life == math.inf else max(1, round(life * 1000))
+        return self._kept_px() if self._one_for_all < 0 else self._one_for_all
+
+    def _kept_px(self) -> int:
         fresh = self.fresh_px()
         return fresh and fresh + self.stay_ms
 

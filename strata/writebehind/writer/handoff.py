@@ -188,7 +188,8 @@ class HandOff:
         step, together = self._ledger.timing.handoff, self._common.together
         chunks = [some[at : at + step] for some in groups.values() for at in range(0, len(some), step)]
         calls = [self._handed(chunk, together=together) for chunk in chunks]
-        self._spans.leave((encoded.shard, encoded.entry.version, encoded.item.span) for encoded in writes)
+        if self._tracer.enabled:
+            self._spans.leave((encoded.shard, encoded.entry.version, encoded.item.span) for encoded in writes)
         answered: list[tuple[EncodedWrite, Answer | L2RefusedError]] = []
         rings: set[Shard] = set()
         for chunk, said in zip(chunks, self._ledger.hand_off(calls, self._common.announcer.channel), strict=True):
