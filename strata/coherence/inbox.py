@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from strata.bound import Bound
@@ -69,16 +69,14 @@ class Inbox:
         if message.op == MessageOp.CLEAR:
             bound.l1.clear()
             return
-        for one in message.each():
-            self._of_key(bound, one)
-
-    def _of_key(self, bound: Bound, message: Message) -> None:
-        try:
-            key = bound.plan.parse_key(message.id)
-        except (StrataError, ValueError):
-            self.unreadable += 1
-        else:
-            self._apply(bound, key, message)
+        by_version: dict[int | None, list[Any]] = {}
+        for key_text, version in message.each():
+            try:
+                by_version.setdefault(version, []).append(bound.plan.parse_key(key_text))
+            except (StrataError, ValueError):
+                self.unreadable += 1
+        for version, keys in by_version.items():
+            self._apply(bound, keys, message.op, version)
 
     def clear(self) -> None:
         """Messages may have been missed: nothing in L1 can be trusted."""
@@ -96,22 +94,23 @@ class Inbox:
             self.unreadable += message.v is not None
             self._marking.forget(schema, tag)
 
-    def _apply(self, bound: Bound, key: Any, message: Message) -> None:
-        version = message.version
+    def _apply(self, bound: Bound, keys: Sequence[Any], op: str, version: int | None) -> None:
         if version is not None and not self._versions.believed(version):
             # It may cost what is cached, as a message without a version does, and never a write.
             self.unreadable += 1
             version = None
         if version is not None:
             self._versions.observe(version)
-        if message.op == MessageOp.PURGE and version is not None:
-            bound.l1.forget_up_to(key, version)
-            if (deferred := self._deferred()) is not None and bound.deferred:
-                deferred.purged(bound, key, version)
-        elif version is None or message.op not in (MessageOp.SET, MessageOp.DELETE):
-            bound.l1.forget(key)
+        if op == MessageOp.PURGE and version is not None:
+            for key in keys:
+                bound.l1.forget_up_to(key, version)
+                if (deferred := self._deferred()) is not None and bound.deferred:
+                    deferred.purged(bound, key, version)
+        elif version is None or op not in (MessageOp.SET, MessageOp.DELETE):
+            bound.l1.forget_many(keys)
         else:
             # In this order: a write of this process then finds itself overtaken, or its L1 entry goes.
-            if (deferred := self._deferred()) is not None and bound.deferred:
-                deferred.supersede(bound, key, version)
-            bound.l1.forget(key, below=version)
+            for key in keys if bound.deferred else ():
+                if (deferred := self._deferred()) is not None:
+                    deferred.supersede(bound, key, version)
+            bound.l1.forget_many(keys, below=version)

@@ -208,7 +208,8 @@ class Writer:
             claims.enter_many(mine)
             for _ in range(RETRIES):
                 since = l2.marks.surely_since()
-                puts = self._puts(bound, left, life, Stamp(context.stamp(), since))
+                mine.stamp = context.stamp()
+                puts = self._puts(bound, left, life, Stamp(mine.stamp, since))
                 began = context.clock.monotonic()
                 in_the_way = l2.own(context.announcer.channel, puts)
                 stored = [put for put in puts if put.key_text not in in_the_way]

@@ -47,6 +47,7 @@ class Claim:
     )  # fmt: skip
 
     voided = frozenset[Hashable]()  # of several keys
+    stamp = 0  # no write of many
 
     def __init__(self, key: Hashable, life: float | None = None) -> None:
         self.key = key
@@ -113,10 +114,14 @@ class Claim:
 class ManyClaim:
     """As `Claim`, of the keys of one call: each is good until something happens to it, and is among those that are
     `voided` then. It is `alone` as long as nothing has happened to any of them, and nobody else has had a claim on one:
-    both are written under the lock of the claims. It is no flight, so that nobody waits for it. Keys that the call has
-    more to do for get claims of their own out of it (`Claims.apart`)."""
+    both are written under the lock of the claims. `stamp`, set by its owner: the version of the write that it is for,
+    whose own message, should it come before its answer, is nothing that has happened.
 
-    __slots__ = ("__weakref__", "alone", "brief", "keys", "life", "listed", "silent", "voided")
+    It is no flight, so that nobody waits for it. Keys that the call has more to do for get claims of their own out of
+    it (`Claims.apart`).
+    """
+
+    __slots__ = ("__weakref__", "alone", "brief", "keys", "life", "listed", "silent", "stamp", "voided")
 
     alive = True
 
@@ -124,6 +129,7 @@ class ManyClaim:
         self.keys = keys
         self.life = life
         self.brief = self.silent = False
+        self.stamp = 0
         self.alone = True
         self.voided: set[Hashable] = set()
         self.listed: Known = (weakref.ref(self),)
@@ -276,10 +282,14 @@ class Claims:
         with self.lock:
             for claim in claims:
                 claim.alive = False
-                self._leave(claim.key, claim)
+                key, listed = claim.key, claim.listed
+                if self._claims.get(key) is listed:
+                    del self._claims[key]
+                else:
+                    self._leave(key, claim)
                 for flights in (self._flights, self._calls):
-                    if (flight := flights.get(claim.key)) is not None and flight() in (claim, None):
-                        del flights[claim.key]
+                    if (flight := flights.get(key)) is not None and flight() in (claim, None):
+                        del flights[key]
         for claim in claims:
             if claim.shared:
                 claim.wake()
@@ -296,12 +306,15 @@ class Claims:
                     self._leave(key, claim)
 
     def void(self, key: Hashable, version: int = 0) -> None:
-        """Something happened to the key: no claim on it is good any more, and nobody boards its flight; nor its call,
-        but one that began after this `version` (0: whatever it is)."""
+        """Something happened to the key: no claim on it is good any more, but that of a write of this very `version`,
+        and nobody boards its flight; nor its call, but one that began after it (0: whatever it is)."""
         with self.lock:  # mostly nobody is there
             if self._claims and (claims := self._claims.pop(key, None)) is not None:
                 for claim in _living(claims):
-                    claim.void(key)
+                    if version and claim.stamp == version:
+                        self._add(key, claim)
+                    else:
+                        claim.void(key)
             if self._flights:
                 self._flights.pop(key, None)
             if self._calls and (known := self._calls.get(key)) is not None:
@@ -310,12 +323,12 @@ class Claims:
                     call.overtake(version or ANY)
                     del self._calls[key]
 
-    def void_many(self, keys: Iterable[Hashable]) -> None:
+    def void_many(self, keys: Iterable[Hashable], version: int = 0) -> None:
         """As `void`, of many."""
         with self.lock:
             if self._claims or self._calls:
                 for key in keys:
-                    self.void(key)
+                    self.void(key, version)
 
     def void_others(self, key: Hashable, claim: Claim | ManyClaim) -> None:
         """What other callers of the key have under way is not newer than what this one has found."""

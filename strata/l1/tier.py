@@ -237,22 +237,18 @@ class L1Tier:
 
     def forget(self, key: Hashable, below: int | None = None) -> None:
         """Drop the entry if it is older than `below` (None: whatever it is); claims on the key are void."""
-        with self.claims.lock:
-            self.claims.void(key, below or 0)
-            self._present(key)
-            entry = self.entries.get(key)
-            if self.store is not None and entry is not None and (below is None or self._outdated(entry, below)):
-                self.store.drop(key)
+        self.forget_many((key,), below)
 
-    def forget_many(self, keys: Sequence[Hashable]) -> None:
-        """As `forget`, of many, whatever they are, with the lock held for a thousand at a time."""
+    def forget_many(self, keys: Sequence[Hashable], below: int | None = None) -> None:
+        """As `forget`, of many, with the lock held for a thousand at a time."""
         for start in range(0, len(keys), FILLED):
             part = keys[start : start + FILLED]
             with self.claims.lock:
-                self.claims.void_many(part)
+                self.claims.void_many(part, below or 0)
                 for key in part:
                     self._present(key)
-                    if self.store is not None and key in self.entries:
+                    entry = self.entries.get(key)
+                    if self.store is not None and entry is not None and (below is None or self._outdated(entry, below)):
                         self.store.drop(key)
 
     def forget_up_to(self, key: Hashable, version: int) -> None:

@@ -147,7 +147,7 @@ class ModelPlan(Generic[T]):
     def key_and_text(self, id: Any) -> tuple[Any, str]:
         """An id as the caches and L3 know it, of the key's very type, and its text. Raises as `key_text` does."""
         text = self.key_text(id)
-        return self.key.exact(id), text
+        return id if type(id) is self.key.kinds[0] else self.key.exact(id), text
 
     def keys_and_texts(self, ids: Sequence[Any]) -> dict[Any, str]:
         """As `key_and_text`, of many."""

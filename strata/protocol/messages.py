@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
 from strata.model.jsonb import UNREADABLE
 from strata.protocol.versions import VERSION_DIGITS, text
@@ -47,14 +46,17 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     @property
     def version(self) -> int | None:
         """The version as a number; None where the message has none that can be read."""
-        v = self.v
-        return int(v) if v is not None and len(v) <= VERSION_DIGITS and v.isascii() and v.isdigit() else None
+        return _number(self.v)
 
-    def each(self) -> list[Message]:
-        """A message for each key."""
+    def each(self) -> list[tuple[str, int | None]]:
+        """The keys that it is about, with their versions."""
         if not self.many:
-            return [self]
-        return [replace(self, id=id, v=v, many=[]) for id, v in zip(self.many[::2], self.many[1::2], strict=False)]
+            return [(self.id, self.version)]
+        return list(zip(self.many[::2], map(_number, self.many[1::2]), strict=False))
+
+
+def _number(v: str | None) -> int | None:
+    return int(v) if v is not None and len(v) <= VERSION_DIGITS and v.isascii() and v.isdigit() else None
 
 
 _encode = msgspec.json.Encoder().encode

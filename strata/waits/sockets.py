@@ -73,14 +73,18 @@ class Stream:
 
     def send(self, data: bytes, seconds: float | None) -> None:
         """Send all of it."""
-        self._socket.settimeout(seconds)
+        self._allow(seconds)
         self._socket.sendall(data)
 
     def receive(self, seconds: float | None) -> bytes:
         """What has come, waiting for something to come; nothing at the end of the stream."""
-        self._socket.settimeout(seconds)
+        self._allow(seconds)
         data: bytes = self._socket.recv(RECEIVE)
         return data
+
+    def _allow(self, seconds: float | None) -> None:
+        if self._socket.gettimeout() != seconds:  # to set it is a system call
+            self._socket.settimeout(seconds)
 
     @property
     def fileno(self) -> int:

@@ -13,7 +13,7 @@ import pytest
 
 from strata import UNLOADED, Collection, DataStore
 from strata.l3.values import Repair
-from strata.protocol.messages import Message, MessageOp
+from strata.protocol.messages import MessageOp
 from strata.protocol.versions import NODE_BITS
 from strata.testing import inspect
 from tests.behind import client, comes_after, deferred, hand_off, idle, paced, persist, rows
@@ -348,7 +348,7 @@ def test_a_write_that_is_overtaken_on_its_way_into_l1_does_not_enter_it(
 
     def late(key: Any, *args: Any) -> None:
         newer = inspect(store).stamp()
-        inspect(store).inbox._apply(bound, key, Message(schema="note", id=str(key), op=MessageOp.SET, v=str(newer)))
+        inspect(store).inbox._apply(bound, [key], MessageOp.SET, newer)
         write(key, *args)
 
     monkeypatch.setattr(bound.l1, "write", late)

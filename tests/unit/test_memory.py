@@ -173,3 +173,14 @@ def test_one_claim_of_many_keys_that_nobody_released_is_swept_away() -> None:
     for number in range(300):
         bench.under_way.enter(Claim(number))
     assert "a" not in bench.under_way._claims
+
+
+def test_the_message_of_a_write_voids_every_claim_but_its_own() -> None:
+    bench = Bench()
+    claim, [single] = bench.claim("ab"), bench.claims("a")
+    claim.stamp = 2
+    bench.memory.forget("a", below=2)
+    assert not single.alive
+    assert bench.fill_under(claim, "a") == []
+    bench.memory.forget("b", below=3)
+    assert bench.fill_under(claim, "b") == ["b"]

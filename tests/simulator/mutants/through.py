@@ -28,9 +28,10 @@ def calling(*programs: str, faults: tuple[str, ...] = (), span: int = 60, **opti
     return Kind("through", programs=programs, faults=faults, span=span, **options)
 
 
-DROPPED = "(entry := bound.l1.entries.get(key)) and bound.l1.store.drop(key)"
+DROPPED = "list(map(bound.l1.store.drop, keys))"
 DROPPED_OLDER = (
-    "(entry := bound.l1.entries.get(key)) and bound.l1._outdated(entry, version) and bound.l1.store.drop(key)"
+    "[bound.l1.store.drop(key) for key in keys"
+    " if (entry := bound.l1.entries.get(key)) and bound.l1._outdated(entry, version)]"
 )
 
 
@@ -181,9 +182,9 @@ RECEIVERS = {
         apply=code(
             Inbox,
             "_apply",
-            "bound.l1.forget(key)",
+            "bound.l1.forget_many(keys)",
             DROPPED,
-            "bound.l1.forget(key, below=version)",
+            "bound.l1.forget_many(keys, below=version)",
             DROPPED_OLDER,
         ),
     ),
