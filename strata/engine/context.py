@@ -174,7 +174,7 @@ class Context:
     ) -> dict[str, bytes]:
         """What is said of keys, each with its version, by key text: that of all keys of one command is said with the
         first of them, and nothing with the others."""
-        step = 1 if self.server is not None and self.server.clustered else CHUNK
+        step = 1 if len(said) == 1 else self._at_once()
         messages = {key_text: b"" for key_text, _, _ in said}
         for start in range(0, len(said), step):
             alike: dict[MessageOp, list[tuple[str, int | None]]] = {}
@@ -183,6 +183,13 @@ class Context:
             for op, versions in alike.items():
                 messages[versions[0][0]] = self.announcer.about(bound.name, op, versions, signed=signed)
         return messages
+
+    def _at_once(self) -> int:
+        """How many keys go in one command: in a Cluster, which only a connection tells of, each goes by itself."""
+        try:
+            return 1 if self.server is not None and self.server.clustered else CHUNK
+        except WITHOUT_L2:
+            return 1
 
     @property
     def tells(self) -> bool:

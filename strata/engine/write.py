@@ -180,8 +180,8 @@ class Writer:
             elif in_part:
                 bound.l1.forget(id)
             else:
-                frozen = plan.freeze(record) if frozen is None else frozen
-                bound.l1.write(id, frozen, version, began, claim, life)
+                kept = plan.freeze(record) if frozen is None else frozen
+                bound.l1.write(id, kept, version, began, claim, life)
         except BaseException as error:
             bound.l1.forget(id)  # it may be pending all the same, or in L3
             if isinstance(error, WriteBehindFullError):

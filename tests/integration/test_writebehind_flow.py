@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
 
 import pytest
 
 import strata
-from strata import UNLOADED, DataStore, Durability, FlushTimeoutError, NotFoundError
+from strata import (
+    UNLOADED,
+    DataStore,
+    Durability,
+    FlushTimeoutError,
+    NotFoundError,
+    OmitCache,
+    OmitL1,
+    PrimaryKey,
+)
 from strata.protocol.keyspace import Keyspace
 from strata.testing import inspect
 from strata.writebehind.ledger.shard import Shard, home_of
@@ -536,3 +545,20 @@ def test_writes_that_nobody_takes_do_not_keep_the_flusher_busy(make: MakeStore) 
     assert 0 < len(rounds) <= parts.redrive._rounds
     with pytest.raises(FlushTimeoutError):
         store.close(timeout=0.1)
+
+
+@dataclass
+class Page:
+    id: Annotated[int, PrimaryKey]
+    title: str = ""
+    body: Annotated[str, OmitL1] = ""
+    extra: Annotated[dict[str, int], OmitCache] = field(default_factory=dict)
+
+
+def test_what_set_returns_has_the_columns_that_the_caches_do_not_keep(make: MakeStore) -> None:
+    store = store_of(make, deferred(Page))
+    given = Page(1, "a", "long", {"n": 1})
+    returned = store.set("page", 1, given)
+    assert returned == given and returned is not given and returned.extra is not given.extra
+    store.flush_dirty()
+    assert store.get("page", 1, whole=True) == given
