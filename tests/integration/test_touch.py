@@ -416,7 +416,9 @@ def test_a_deferred_write_keeps_its_life_through_hand_off_and_persist(plain: Mak
     hand_off(one)
     handed = l2.pttl(KEY)
     assert 0 < handed <= 30_000 and l2.get(KEY)[23:25] == b"p;"
-    assert text(other) == "deferred" and life_in_l1(other) <= 30
+    # Told of the hand-off a moment later, it fills only then.
+    wait_until(lambda: text(other) == "deferred" and entry_of(other) is not None)
+    assert life_in_l1(other) <= 30
     persist(one, "notes")
     assert l2.get(KEY)[23:25] == b"s;" and 0 < l2.pttl(KEY) <= handed
 
