@@ -45,12 +45,12 @@ CREATE TABLE views_by_hand (id bigint PRIMARY KEY, count bigint NOT NULL);
 Ask = Callable[[], bytes]
 
 
-def asking(method: str, path: str, among: int = RECORDS) -> Ask:
+def asking(method: str, path: str, among: int = RECORDS, query: str = "") -> Ask:
     """A request for one of so many records."""
-    return lambda: f"{method} /{path}/{random.randrange(among)} HTTP/1.1\r\nHost: shop\r\n\r\n".encode()
+    return lambda: f"{method} /{path}/{random.randrange(among)}{query} HTTP/1.1\r\nHost: shop\r\n\r\n".encode()
 
 
-read, update = asking("GET", "records"), asking("PUT", "records")
+read, update = asking("GET", "records"), asking("PUT", "records", query="?level=8")
 WORK: dict[str, tuple[Ask, str, Target]] = {
     "read, in L1": (read, "GET, decode", Target(1.2, more=True)),
     "read, in L2": (asking("GET", "flat"), "GET, decode", Target(1.0, more=True)),

@@ -20,6 +20,9 @@ dogpile = _optional("dogpile.cache")
 theine = _optional("theine")
 cashews = _optional("cashews")
 cachebox = _optional("cachebox")
+fastapi_cache = _optional("fastapi_cache")
+for _part in ("decorator", "backends.redis") if fastapi_cache is not None else ():
+    importlib.import_module(f"fastapi_cache.{_part}")
 
 CAPACITY = 100_000
 TTL = 3600.0

@@ -1,4 +1,5 @@
-"""The same endpoints twice, by Strata and by hand, over the servers of the environment: factories for uvicorn."""
+"""The same endpoints by Strata, by hand, by fastapi-cache2 and without a cache, over the servers of the environment:
+factories for uvicorn."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from strata import AsyncDataStore, Config, MemPolicy, PostgresPolicy, PrimaryKey, RedisPolicy, Schema, WriteMode
 from strata.integrations.starlette import lifespan, strata_store
+from tests.benchmarks.peers import fastapi_cache
 from tests.benchmarks.record import COLUMNS, NAME, TTL, Record, record_schema
 
 FLAT = "flat"  # without L1
@@ -60,8 +62,8 @@ def with_strata() -> FastAPI:
         return found
 
     @app.put("/records/{id}")
-    async def update(id: int, store: Store) -> Record:
-        changed: Record = await store.update(NAME, id, level=id)
+    async def update(id: int, level: int, store: Store) -> Record:
+        changed: Record = await store.update(NAME, id, level=level)
         return changed
 
     @app.post("/views/{id}")
@@ -86,11 +88,16 @@ class Hand:
 
     async def ask(self, sql: str, *values: int) -> Record:
         """The row that a statement has, which is in Redis then."""
+        record = await self.row(sql, *values)
+        await self.client.set(f"hand:{record.id}", self.encode(record), ex=TTL)
+        return record
+
+    async def row(self, sql: str, *values: int) -> Record:
+        """The row that a statement has."""
         async with self.pool.connection() as conn, conn.cursor(row_factory=class_row(Record)) as cursor:
             await cursor.execute(sql, values)
             record = await cursor.fetchone()
         assert record is not None
-        await self.client.set(f"hand:{record.id}", self.encode(record), ex=TTL)
         return record
 
     async def count(self, id: int) -> None:
@@ -131,11 +138,56 @@ def by_hand() -> FastAPI:
         return await hand.get(id)
 
     @app.put("/records/{id}")
-    async def update(id: int, hand: Theirs) -> Record:
-        return await hand.ask(UPDATE, id, id)
+    async def update(id: int, level: int, hand: Theirs) -> Record:
+        return await hand.ask(UPDATE, level, id)
 
     @app.post("/views/{id}")
     async def count(id: int, hand: Theirs) -> None:
         await hand.count(id)
+
+    return app
+
+
+def _key(function: Any, namespace: str = "", *, kwargs: Any, **_: Any) -> str:
+    """Theirs would hold the address of the connections, which is another one in each process."""
+    return f"framework:{kwargs['id']}"
+
+
+def by_fastapi_cache() -> FastAPI:
+    """By fastapi-cache2: a decorator on what reads, whose key is removed by what writes."""
+
+    @asynccontextmanager
+    async def cached(app: FastAPI) -> AsyncIterator[None]:
+        async with connected(app):
+            fastapi_cache.FastAPICache.init(fastapi_cache.backends.redis.RedisBackend(app.state.hand.client))
+            yield
+
+    app = FastAPI(lifespan=cached)
+
+    async def read(id: int, hand: Theirs) -> Record:
+        return await hand.row(SELECT, id)
+
+    app.get("/records/{id}")(fastapi_cache.decorator.cache(expire=TTL, key_builder=_key)(read))
+
+    @app.put("/records/{id}")
+    async def update(id: int, level: int, hand: Theirs) -> Record:
+        record = await hand.row(UPDATE, level, id)
+        await fastapi_cache.FastAPICache.clear(key=_key(update, kwargs={"id": id}))
+        return record
+
+    return app
+
+
+def without_cache() -> FastAPI:
+    """Without any: psycopg alone."""
+    app = FastAPI(lifespan=connected)
+
+    @app.get("/records/{id}")
+    async def read(id: int, hand: Theirs) -> Record:
+        return await hand.row(SELECT, id)
+
+    @app.put("/records/{id}")
+    async def update(id: int, level: int, hand: Theirs) -> Record:
+        return await hand.row(UPDATE, level, id)
 
     return app
