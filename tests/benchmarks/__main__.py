@@ -32,12 +32,17 @@ def main(arguments: list[str] | None = None) -> None:
         "--trace", type=TraceFile.parse, action="append", default=[], metavar="FILE:ENTRIES",
         help="judge eviction on a trace too: big-endian 32-bit keys, .xz, .gz or raw",
     )  # fmt: skip
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the calls of `outages` as SVG into FILE")
+    parser.add_argument("--full", action="store_true", help="sizes that take many minutes, too")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE",
+        help="draw the calls of `outages`, or the curves of a benchmark `scale_...`, as SVG into FILE",
+    )  # fmt: skip
     given = parser.parse_args(arguments)
     unknown = set(given.names) - set(known)
     if unknown:
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    results = _run(given.names or known, Options(quick=given.quick, traces=tuple(given.trace), plot=given.plot))
+    options = Options(quick=given.quick, full=given.full, traces=tuple(given.trace), plot=given.plot)
+    results = _run(given.names or known, options)
     if given.json:
         save(given.json, results)
 

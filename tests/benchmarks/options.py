@@ -7,6 +7,7 @@ import gzip
 import lzma
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +43,17 @@ class TraceFile:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`quick` trades certainty for time."""
+    """`quick` trades certainty for time, `full` time for the last point of a curve."""
 
     quick: bool = False
+    full: bool = False
     traces: tuple[TraceFile, ...] = ()
     plot: Path | None = None
 
     def rounds(self, usual: int) -> int:
         """The number of rounds where one usually takes `usual`."""
         return max(5, usual // 10) if self.quick else usual
+
+    def sizes(self, *usual: int, full: Sequence[int] = ()) -> list[int]:
+        """The points of a curve: of the usual ones all but the last where one is in a hurry."""
+        return [*(usual[:-1] if self.quick else usual), *(full if self.full else ())]
