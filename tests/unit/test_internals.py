@@ -103,7 +103,8 @@ REDIS: dict[str, Callable[[], object]] = {
     "l2/address: SentinelConnectionPool": lambda: (_master().service_name, _master().is_master) == ("service", True),
     "l2/client: RedisCluster": lambda: _has(RedisCluster, "get_random_node get_redis_connection"),
     "l2/client, address: NodesManager": lambda: (
-        {"nodes_cache", "startup_nodes", "connection_kwargs"} <= set(NodesManager.__init__.__code__.co_names)
+        {"nodes_cache", "slots_cache", "startup_nodes", "connection_kwargs"}
+        <= set(NodesManager.__init__.__code__.co_names)
     ),
     "l2/client: ClusterNode.redis_connection": lambda: ClusterNode("localhost", 1).redis_connection is None,  # type: ignore[no-untyped-call]
     "endpoints/redis: Encoder": lambda: type(_connection().encoder) is Encoder,
