@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tests.benchmarks.harness import Row, Target, row
 
-WIDTH, HEIGHT = 760, 220  # of one panel, in pixels
-LEFT, RIGHT, TOP, BOTTOM = 70, 230, 26, 34
+WIDTH, HEIGHT = 900, 235  # of one panel, in pixels
+LEFT, RIGHT, TOP, BOTTOM = 70, 390, 26, 34
 COLORS = ("#2b6cb0", "#c53030", "#2f855a", "#b7791f", "#6b46c1", "#2c7a7b", "#97266d", "#4a5568")
 
 Points = dict[float, float]
