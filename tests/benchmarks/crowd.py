@@ -6,6 +6,7 @@ A request costs some 20 µs here, so that two cores are left to the servers.
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import re
 import select
@@ -114,7 +115,7 @@ class Crowd:
         for link in self.links:
             link.sock.close()
 
-    def drive(self, requests: Iterator[Request], seconds: float = PATIENCE) -> Load:
+    def drive(self, requests: Iterator[Request], seconds: float = math.inf) -> Load:
         """Each client asks again as soon as it is answered, until the time is up or nothing is left to ask."""
         load = Load()
         links = {link.sock.fileno(): link for link in self.links}
