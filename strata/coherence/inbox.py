@@ -69,14 +69,13 @@ class Inbox:
         if message.op == MessageOp.CLEAR:
             bound.l1.clear()
             return
-        by_version: dict[int | None, list[Any]] = {}
+        told = []
         for key_text, version in message.each():
             try:
-                by_version.setdefault(version, []).append(bound.plan.parse_key(key_text))
+                told.append((bound.plan.parse_key(key_text), version))
             except (StrataError, ValueError):
                 self.unreadable += 1
-        for version, keys in by_version.items():
-            self._apply(bound, keys, message.op, version)
+        self._apply(bound, message.op, told)
 
     def clear(self) -> None:
         """Messages may have been missed: nothing in L1 can be trusted."""
@@ -94,23 +93,32 @@ class Inbox:
             self.unreadable += message.v is not None
             self._marking.forget(schema, tag)
 
-    def _apply(self, bound: Bound, keys: Sequence[Any], op: str, version: int | None) -> None:
-        if version is not None and not self._versions.believed(version):
-            # It may cost what is cached, as a message without a version does, and never a write.
-            self.unreadable += 1
-            version = None
-        if version is not None:
-            self._versions.observe(version)
-        if op == MessageOp.PURGE and version is not None:
-            for key in keys:
+    def _apply(self, bound: Bound, op: str, told: Sequence[tuple[Any, int | None]]) -> None:
+        """What was told of some keys, each with its version, None where it has none."""
+        heard: list[tuple[Any, int]] = []
+        for key, version in told:
+            if version is not None and self._versions.believed(version):
+                heard.append((key, version))
+            else:
+                # One of the far future may cost what is cached, as a message without a version does, and never a write.
+                self.unreadable += version is not None
+                bound.l1.forget(key)
+        if heard:
+            self._versions.observe(max(version for _, version in heard))
+            self._hear(bound, op, heard)
+
+    def _hear(self, bound: Bound, op: str, heard: Sequence[tuple[Any, int]]) -> None:
+        deferred = self._deferred() if bound.deferred else None
+        if op == MessageOp.PURGE:
+            for key, version in heard:
                 bound.l1.forget_up_to(key, version)
-                if (deferred := self._deferred()) is not None and bound.deferred:
+                if deferred is not None:
                     deferred.purged(bound, key, version)
-        elif version is None or op not in (MessageOp.SET, MessageOp.DELETE):
-            bound.l1.forget_many(keys)
-        else:
+        elif op in (MessageOp.SET, MessageOp.DELETE):
             # In this order: a write of this process then finds itself overtaken, or its L1 entry goes.
-            for key in keys if bound.deferred else ():
-                if (deferred := self._deferred()) is not None:
+            if deferred is not None:
+                for key, version in heard:
                     deferred.supersede(bound, key, version)
-            bound.l1.forget_many(keys, below=version)
+            bound.l1.forget_each(heard)
+        else:
+            bound.l1.forget_many([key for key, _ in heard])

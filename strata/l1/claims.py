@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any, TypeAlias
 
 from strata import waits
@@ -322,13 +322,6 @@ class Claims:
                 if call is not None and call.version < (version or ANY):
                     call.overtake(version or ANY)
                     del self._calls[key]
-
-    def void_many(self, keys: Iterable[Hashable], version: int = 0) -> None:
-        """As `void`, of many."""
-        with self.lock:
-            if self._claims or self._calls:
-                for key in keys:
-                    self.void(key, version)
 
     def void_others(self, key: Hashable, claim: Claim | ManyClaim) -> None:
         """What other callers of the key have under way is not newer than what this one has found."""

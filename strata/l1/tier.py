@@ -237,18 +237,21 @@ class L1Tier:
 
     def forget(self, key: Hashable, below: int | None = None) -> None:
         """Drop the entry if it is older than `below` (None: whatever it is); claims on the key are void."""
-        self.forget_many((key,), below)
+        self.forget_each(((key, below),))
 
-    def forget_many(self, keys: Sequence[Hashable], below: int | None = None) -> None:
-        """As `forget`, of many, with the lock held for a thousand at a time."""
-        for start in range(0, len(keys), FILLED):
-            part = keys[start : start + FILLED]
+    def forget_many(self, keys: Sequence[Hashable]) -> None:
+        """As `forget`, of many, whatever they are."""
+        self.forget_each([(key, None) for key in keys])
+
+    def forget_each(self, told: Sequence[tuple[Hashable, int | None]]) -> None:
+        """As `forget`, of many, each below a version of its own, with the lock held for a thousand at a time."""
+        for start in range(0, len(told), FILLED):
             with self.claims.lock:
-                self.claims.void_many(part, below or 0)
-                for key in part:
+                for key, below in told[start : start + FILLED]:
+                    self.claims.void(key, below or 0)
                     self._present(key)
                     entry = self.entries.get(key)
-                    if self.store is not None and entry is not None and (below is None or self._outdated(entry, below)):
+                    if entry is not None and self.store is not None and (below is None or self._outdated(entry, below)):
                         self.store.drop(key)
 
     def forget_up_to(self, key: Hashable, version: int) -> None:

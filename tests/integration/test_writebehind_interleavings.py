@@ -348,7 +348,7 @@ def test_a_write_that_is_overtaken_on_its_way_into_l1_does_not_enter_it(
 
     def late(key: Any, *args: Any) -> None:
         newer = inspect(store).stamp()
-        inspect(store).inbox._apply(bound, [key], MessageOp.SET, newer)
+        inspect(store).inbox._apply(bound, MessageOp.SET, [(key, newer)])
         write(key, *args)
 
     monkeypatch.setattr(bound.l1, "write", late)
