@@ -68,13 +68,13 @@ BEHIND = {
         calling("0:s 1:gg", "0:s 1:gg 1:g", l2=False),
         2,
         apply=each(
-            code(Load, "_run", "(yield Handed(context, bound, list(claims))) if bound.deferred else {}", "{}"),
+            code(Load, "_run", "(yield Handed(context, bound, list(self._keys))) if bound.deferred else {}", "{}"),
             code(
                 Load,
                 "beneath",
-                "        for text, claim in waits.in_turns(claims.items()):\n",
-                "        pending = self._context.handed_off(bound, list(claims)) or {}\n"
-                "        for text, claim in waits.in_turns(claims.items()):\n",
+                "        for text, key in waits.in_turns(keys.items()):\n",
+                "        pending = self._context.handed_off(bound, list(keys)) or {}\n"
+                "        for text, key in waits.in_turns(keys.items()):\n",
             ),
         ),
     ),

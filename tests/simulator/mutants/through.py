@@ -28,9 +28,8 @@ def calling(*programs: str, faults: tuple[str, ...] = (), span: int = 60, **opti
     return Kind("through", programs=programs, faults=faults, span=span, **options)
 
 
-DROPPED = "list(map(bound.l1.store.drop, keys))"
 DROPPED_OLDER = (
-    "[bound.l1.store.drop(key) for key in keys"
+    "[bound.l1.store.drop(key) for key, version in heard"
     " if (entry := bound.l1.entries.get(key)) and bound.l1._outdated(entry, version)]"
 )
 
@@ -100,8 +99,8 @@ WRITES = {
         apply=code(
             Inbox,
             "_apply",
-            "if message.op == MessageOp.PURGE",
-            "if message.op == MessageOp.INTENT:\n        pass\n    elif message.op == MessageOp.PURGE",
+            "bound.l1.forget(key)",
+            "op == MessageOp.INTENT or bound.l1.forget(key)",
         ),
     ),
     "an intent does not expire while its writer is at work": Mutant(
@@ -179,13 +178,9 @@ RECEIVERS = {
     "a message voids the claims on its key": Mutant(
         calling("0:s 1:g", faults=("slow_call@1",), span=20, known=(0,)),
         1,
-        apply=code(
-            Inbox,
-            "_apply",
-            "bound.l1.forget_many(keys)",
-            DROPPED,
-            "bound.l1.forget_many(keys, below=version)",
-            DROPPED_OLDER,
+        apply=each(
+            code(Inbox, "_apply", "bound.l1.forget(key)", "bound.l1.store.drop(key)"),
+            code(Inbox, "_hear", "bound.l1.forget_each(heard)", DROPPED_OLDER),
         ),
     ),
     "an own write voids the claims of the process's readers": Mutant(
@@ -265,8 +260,8 @@ RECEIVERS = {
         apply=code(
             Inbox,
             "_apply",
-            "if message.op == MessageOp.PURGE",
-            "if message.op == MessageOp.INVALIDATE:\n        pass\n    elif message.op == MessageOp.PURGE",
+            "bound.l1.forget(key)",
+            "op == MessageOp.INVALIDATE or bound.l1.forget(key)",
         ),
     ),
 }
