@@ -178,7 +178,7 @@ FOUND = {
             span=30,
         ),
         2,
-        apply=code(Load, "beneath", "and not self._context.repairs.skips(bound, claims)", ""),
+        apply=code(Load, "beneath", "and not self._context.repairs.skips(bound, keys)", ""),
     ),
     "an invalidation spoils intents": Mutant(
         calling("0:s 1:h"), 0, script("invalidate", "then\n    spoil(key, raw)", "then")
