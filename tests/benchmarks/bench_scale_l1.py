@@ -12,12 +12,13 @@ import random
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from strata import Config, DataStore, EvictionPolicy, MemPolicy, PrimaryKey, Schema
 from strata.l1.store import MemStore
+from strata.model.plan import compile_model
 from strata.waits.clock import SystemClock
 from tests.benchmarks.curves import Curves
 from tests.benchmarks.harness import Row, calling, collector_off, measure
@@ -32,7 +33,16 @@ PAUSE = 0.0005  # seconds between two look-ups of the reader
 
 @dataclass(frozen=True)
 class Player:
-    """Small, and immutable."""
+    """Small, and immutable, so that L1 keeps the object itself."""
+
+    id: Annotated[int, PrimaryKey]
+    name: str
+    level: int
+
+
+@dataclass
+class Team:
+    """As large, but L1 keeps its values in a tuple."""
 
     id: Annotated[int, PrimaryKey]
     name: str
@@ -106,9 +116,20 @@ def _collection(curves: Curves, size: int, rounds: int) -> None:
         gc.collect()
         return max(1e3 * (taken - (time.thread_time() - began)), 0.001)
 
-    curves.add("full collection, more than without", size, [added(_filled(size)) for _ in range(rounds)], " ms")
-    records = [added({id: Player(id, f"name-{id}", id) for id in range(size)}) for _ in range(rounds)]
-    curves.add("full collection, a dict of as many dataclasses", size, records, " ms")
+    def tuples() -> MemStore:
+        freeze = compile_model(Team).freeze
+        store = _filled(0)
+        for id in range(size):
+            store.put(id, freeze(Team(id, f"name-{id}", id)), 1)
+        return store
+
+    kinds: dict[str, Callable[[], Any]] = {
+        "records as tuples": tuples,
+        "immutable records": lambda: _filled(size),
+        "a dict of as many": lambda: {player.id: player for player in _players(size)},
+    }
+    for what, make in kinds.items():
+        curves.add(f"full collection, {what}, more than without", size, [added(make()) for _ in range(rounds)], " ms")
 
 
 class Held:
