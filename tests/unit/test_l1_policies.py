@@ -116,6 +116,13 @@ class Promises:
             cache.store.drop(number)
         assert cache.queued <= 128
 
+    def test_what_leaves_in_the_order_in_which_it_came_is_not_queued_any_more(self) -> None:
+        cache = self.make(1000)
+        cache.put(*range(1000))
+        for key in range(1000):
+            cache.store.drop(key)
+            assert cache.queued == 999 - key
+
     def test_a_dropped_key_that_comes_back_is_evicted_once(self) -> None:
         cache = self.make(3)
         cache.put("a", "b")

@@ -6,6 +6,7 @@ looks at that entry for a victim. What was used since it was queued is queued ag
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Protocol
 
 from strata.l1.entry import GONE, L1Entry
@@ -39,7 +40,8 @@ class Remains:
     """Counts the queued items whose entries are gone, and says when they are worth clearing away.
 
     They keep their values in memory, so more than a quarter is too many: clearing then costs each of them the look at
-    five items, whatever the size of the store.
+    five items, whatever the size of the store. It looks at all items in one hold of the lock, so what is at the front
+    of a queue, as all of it is where entries leave in the order in which they came, is taken away at once.
     """
 
     __slots__ = ("gone",)
@@ -47,10 +49,15 @@ class Remains:
     def __init__(self) -> None:
         self.gone = 0
 
-    def add(self, queued: int) -> bool:
-        """One more is gone, of `queued` items; whether to clear away."""
+    def add(self, *queues: deque[L1Entry], others: int = 0) -> bool:
+        """One more is gone, of the items in some queues, and of `others`; whether to clear away."""
         self.gone += 1
-        return self.gone > 64 + queued // 5
+        for queue in queues:
+            while queue and queue[0].expires == GONE:
+                queue.popleft()
+                self.gone -= 1
+            others += len(queue)
+        return self.gone > 64 + others // 5
 
 
 def still_there(entry: L1Entry) -> bool:

@@ -29,7 +29,7 @@ class Fifo:
         return None if oldest is entry else oldest
 
     def left(self, entry: L1Entry) -> None:
-        if self._remains.add(len(self._queue)):
+        if self._remains.add(self._queue):
             self._queue = deque(filter(still_there, self._queue))
             self._remains.gone = 0
 

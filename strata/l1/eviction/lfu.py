@@ -79,7 +79,8 @@ class Lfu:
         if entry.hits:
             # An invalidated key is read again soon; it need not prove itself twice.
             self._ghosts.remember(entry.key, INVALIDATED)
-        if self._remains.add(len(self)):
+        lines, late = [order.line for order in self._levels], sum([len(order.late) for order in self._levels])
+        if self._remains.add(*lines, others=late):
             for order in self._levels:
                 order.purge()
             self._remains.gone = 0

@@ -45,7 +45,7 @@ class Lru:
         return victim
 
     def left(self, entry: L1Entry) -> None:
-        if self._remains.add(len(self)):
+        if self._remains.add(self._fresh, others=len(self._settled)):
             self._fresh = deque(filter(still_there, self._fresh))
             self._settled = [item for item in self._settled if item[2].expires != GONE]
             heapq.heapify(self._settled)
