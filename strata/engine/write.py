@@ -315,9 +315,7 @@ class Writer:
         out = {*bound.l1.fill_many(fills, began)}
         if len(fills) < len(stored) or out:
             entered = {id for _, id, *_ in fills} - out
-            for _, id, _, version in stored:
-                if id not in entered:
-                    bound.l1.forget(id, below=version)
+            bound.l1.forget_each([(id, version) for _, id, _, version in stored if id not in entered])
 
     def refuse_partial(self, bound: Bound, record: Any) -> None:
         """Raise `EncodeError` for a record of a schema without L3 that is not whole."""

@@ -136,13 +136,12 @@ class Contents:
     ) -> bytes:
         """What a key is to hold: the value, which may have a life of its `own`, or for None a tombstone; `since` is
         that of the markers before it was read."""
-        if pending and since is None and record is not None and not own:  # as most are that are written behind
-            return b"V1:%019d:p:" % version + self._encode(record)
-        form, number = ("1", "") if since is None else ("2", f"{since:016d}:")
-        flag = "p" if pending else "s"
+        form, number = (b"1", b"") if since is None else (b"2", b"%016d:" % since)
+        flag = b"p" if pending else b"s"
         if record is None:
-            return f"T{form}:{version:019d}:{flag}:{number}".encode()
-        return f"V{form}:{version:019d}:{flag}{';' if own else ':'}{number}".encode() + self._encode(record)
+            return b"T%s:%019d:%s:%s" % (form, version, flag, number)
+        mark = OWN_LIFE if own else b":"
+        return b"V%s:%019d:%s%s%s%s" % (form, version, flag, mark, number, self._encode(record))
 
     def asks(self, raw: bytes | None) -> bool:
         """Whether what a content means depends on what its key has left."""

@@ -188,8 +188,7 @@ class Outcomes:
     ) -> None:
         """L3 has these versions: the buffer lets go of them, L1 of what is older, and of the very versions that L3
         `changed`, as it has other values in some of their columns."""
-        for key, version in self._buffer.confirm(bound.name, versions, outcome=outcome):
-            bound.l1.forget(key, below=version)
+        bound.l1.forget_each(self._buffer.confirm(bound.name, versions, outcome=outcome))
         for key, version in changed:
             bound.l1.forget_up_to(key, version)
 

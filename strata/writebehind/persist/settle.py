@@ -36,8 +36,7 @@ class Settler:
             elif publisher is not None:
                 publisher.pipeline([("PUBLISH", channel, message) for *_, message, _ in items if message])
         finally:  # the bus does not bring this instance its own messages
-            for change, applied in written:
-                bound.l1.forget(change.key, below=applied.version + kept(change, applied))
+            bound.l1.forget_each([(change.key, applied.version + kept(change, applied)) for change, applied in written])
 
     def settle_or_repair(self, bound: Bound, written: Written) -> None:
         """As `settle`; where Redis is away and the ledger is not, leave rows in L3 from which it is repaired.
@@ -83,8 +82,7 @@ class Settler:
                 ledger.finish(shard, versions, l2.key, announcer.channel, announcer.head(bound.name, op))
             bound.searches.drop()
         finally:  # the bus does not bring this instance its own messages
-            for change in written:
-                bound.l1.forget(change.key, below=change.version)
+            bound.l1.forget_each([(change.key, change.version) for change in written])
 
     def raise_floor(self, bound: Bound, written: Written) -> None:
         """L3 has these, which went around the ledger: it is to take, and to hold, nothing older.

@@ -165,7 +165,7 @@ FOUND = {
     "who persists drops what is older from its own L1 too": Mutant(
         calling("0:s 1:g", "0:s 1:gg", faults=("kill@0",), deferred=True, apart=True, span=20, config=AT_ONCE),
         1,
-        apply=code(Settler, "settle", "for change, applied in written:", "for change, applied in ():"),
+        apply=code(Settler, "settle", "bound.l1.forget_each(", "list("),
     ),
     "what is pending is not read without L3 where the ledger was not told of a newer own write": Mutant(
         calling(
