@@ -6,20 +6,13 @@ where STRATA_PURE=1 is set.
 """
 
 import os
+import runpy
 import sys
 import sysconfig
 
 from setuptools import Extension, setup
 
-PARTS = {
-    "hits": "strata/_compiled/hits.pyx",
-    "store": "strata/l1/store.py",
-    "lru": "strata/l1/eviction/lru.py",
-    "lfu": "strata/l1/eviction/lfu.py",
-    "fifo": "strata/l1/eviction/fifo.py",
-    "ghosts": "strata/l1/eviction/ghosts.py",
-    "stamped": "strata/l1/eviction/stamped.py",
-}
+PARTS = runpy.run_path("strata/_compiled/parts.py")["PARTS"]
 DIRECTIVES = {
     "language_level": 3,
     "annotation_typing": False,  # what is typed in C stands in the .pxd beside hits.pyx

@@ -18,6 +18,7 @@ from hypothesis import settings
 
 import strata
 from strata import DataStore
+from strata._compiled.parts import PARTS
 from strata.embedded import EmbeddedPostgres, EmbeddedValkey
 from strata.waits import hub
 from tests import databases
@@ -35,7 +36,7 @@ settings.load_profile("tests")
 BOTH_FACES, ASYNCIO = "both_faces", "asyncio"
 TURNS = 6
 TESTS = Path(__file__).parent
-SOURCES = [TESTS.parent / name for name in ("strata/_compiled", "strata/l1/store.py", "strata/l1/eviction")]
+SOURCES = [TESTS.parent / name for name in ("strata/_compiled", *PARTS.values())]
 WITH_SERVERS = {"integration", "faults", "surroundings"}
 
 

@@ -1,8 +1,8 @@
 """The compiled part: what runs in C in the place of its plain twin, where it was built.
 
 One place decides, once, when `strata` is imported: all of it runs, or none does. `hits` (hits.pyx) is the hit path and
-what it reads and stamps; the other modules are L1's store and its policies of eviction, made of the very sources that
-run otherwise. A plain module calls `replace`, which puts the compiled classes in the place of its own. STRATA_PURE=1 in
+what it reads and stamps; the other modules (parts.py) are made of the very sources that run otherwise. A plain module
+calls `replace`, which puts the compiled classes in the place of its own. STRATA_PURE=1 in
 the environment leaves all of it out.
 """
 
@@ -15,16 +15,16 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-F = TypeVar("F", bound=Callable[..., Any])
+from strata._compiled.parts import PARTS
 
-MODULES = ("hits", "store", "lru", "lfu", "fifo", "ghosts", "stamped")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _lacking() -> str:
     """Why it does not run; "" where it does."""
     if os.environ.get("STRATA_PURE", "0") not in ("", "0"):
         return "STRATA_PURE is set"
-    if not all(find_spec(f"{__name__}.{name}") for name in MODULES):
+    if not all(find_spec(f"{__name__}.{name}") for name in PARTS):
         return "it was not built for this Python: there was no compiler, or it is a free-threaded build, or PyPy"
     try:
         import_module(f"{__name__}.hits")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from strata import waits
+from strata import _compiled, waits
 from strata.bound import Bound
 from strata.errors import DecodeError
 from strata.observe import labels
@@ -64,3 +64,6 @@ class Observed:
             metrics.observe(TIMED[self._operation], waits.monotonic() - self._began, schema=name)
         if kind is not None:
             metrics.count("strata_errors", schema=name, error=labels.of_error(kind))
+
+
+_compiled.replace(globals(), "observed", "Observed")

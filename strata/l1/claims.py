@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any, TypeAlias
 
-from strata import waits
+from strata import _compiled, waits
 from strata.errors import StrataError, twin
 from strata.waits import hub
 from strata.waits.hub import Hub, MemoryLock
@@ -390,3 +390,6 @@ def _stands_still_for(flight: Claim) -> bool:
 
 def _living(claims: Known) -> list[Claim | ManyClaim]:
     return [claim for known in claims if (claim := known()) is not None]
+
+
+_compiled.replace(globals(), "claims", "LoaderLeft", "Claim", "ManyClaim", "Call", "Claims")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from itertools import repeat
 from typing import Any, Protocol, TypeAlias
 
+from strata import _compiled
 from strata.l1.claims import Claim, Claims, ManyClaim
 from strata.l1.entry import L1Entry
 from strata.l1.evicted import Evicted
@@ -368,3 +369,6 @@ def _life(claim: Claim | ManyClaim, store: MemStore) -> float | None:
     before such a commit; nor what was read past a ledger that does not answer, but has told of something newer.
     """
     return min(BUS_GRACE, store.ttl if claim.life is None else claim.life) if claim.brief else claim.life
+
+
+_compiled.replace(globals(), "tier", "L1Tier")

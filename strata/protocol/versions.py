@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from strata import waits
+from strata import _compiled, waits
 from strata.waits.clock import Clock
 from strata.waits.locks import memory_lock
 
@@ -187,3 +187,6 @@ class VersionClock:
 
     def _sleep(self) -> float:
         return self._clock.steady() - self._clock.monotonic()
+
+
+_compiled.replace(globals(), "versions", "VersionClock")

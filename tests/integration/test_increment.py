@@ -27,7 +27,7 @@ from strata import (
 from strata.protocol.versions import NODE_BITS
 from strata.testing import inspect
 from strata.writebehind.dirty import changes, tally
-from strata.writebehind.dirty.buffer import DirtyBuffer
+from strata.writebehind.service import WriteBehind
 from tests.behind import Errors, client, comes_after, deferred, hand_off, idle, paced, persist, run
 from tests.stores import MakeStore, sure
 from tests.support import wait_until
@@ -200,7 +200,7 @@ def test_a_record_that_is_forgotten_just_then_is_returned_whole(make: MakeStore,
     store.increment(Counter, 1, hits=1)
     inspect(store).schemas["counters"].l1.forget(1)
     monkeypatch.setattr(tally, "KNOWN_FOR", 0.0)
-    monkeypatch.setattr(DirtyBuffer, "knows", lambda *_: True)  # a moment ago
+    monkeypatch.setattr(WriteBehind, "knows", lambda *_: True)  # a moment ago
     found = store.increment(Counter, 1, hits=2)
     assert (found.hits, found.title) == (10, "kept")
 

@@ -16,6 +16,7 @@ from strata.l3.values import Repair
 from strata.protocol.messages import MessageOp
 from strata.protocol.versions import NODE_BITS
 from strata.testing import inspect
+from strata.writebehind.service import WriteBehind
 from tests.behind import client, comes_after, deferred, hand_off, idle, paced, persist, rows
 from tests.models import Account, Note
 from tests.stores import MakeStore, sure
@@ -238,16 +239,16 @@ def test_what_one_thread_has_read_of_a_write_under_way_is_not_older_for_the_next
     store.flush_dirty(20)
     sure(store)
     notes.get(1)
-    bound = inspect(store).schemas["note"]
     seen: list[str] = []
-    write = bound.l1.write
+    put = WriteBehind.put
 
-    def late(*args: Any) -> None:
+    def read(*args: Any, **options: Any) -> int:
+        version = put(*args, **options)
         # The write is in the buffer, and not yet in L1.
         seen.extend([notes.get(1, force_l2=True).text, notes.get(1).text, notes.get_many([1])[1].text])
-        write(*args)
+        return version
 
-    monkeypatch.setattr(bound.l1, "write", late)
+    monkeypatch.setattr(WriteBehind, "put", read)
     notes.set(1, Note(1, "new"))
     assert seen == ["new", "new", "new"]
 
@@ -344,14 +345,14 @@ def test_a_write_that_is_overtaken_on_its_way_into_l1_does_not_enter_it(
 ) -> None:
     store, notes = still(make)
     bound = inspect(store).schemas["note"]
-    write = bound.l1.write
+    put = WriteBehind.put
 
-    def late(key: Any, *args: Any) -> None:
-        newer = inspect(store).stamp()
-        inspect(store).inbox._apply(bound, MessageOp.SET, [(key, newer)])
-        write(key, *args)
+    def overtaken(deferred: WriteBehind, bound: Any, key: Any, *args: Any, **options: Any) -> int:
+        version = put(deferred, bound, key, *args, **options)
+        inspect(store).inbox._apply(bound, MessageOp.SET, [(key, inspect(store).stamp())])
+        return version
 
-    monkeypatch.setattr(bound.l1, "write", late)
+    monkeypatch.setattr(WriteBehind, "put", overtaken)
     notes.set(1, Note(1, "overtaken"))
     assert 1 not in bound.l1.entries
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 # From the ground up. Rooms of one line do not know each other.
 ROOMS = """
-errors contracts exports forks
+errors contracts exports forks _compiled
 waits
 runtime
 observe
@@ -24,7 +24,6 @@ freshness
 encryption_keys codec
 crypto environment
 config
-_compiled
 l1 l2 l3
 bound
 coherence

@@ -56,7 +56,7 @@ class Calls:
         buffer = process.inside.buffer
         put, sent, make_room = buffer._put, buffer.sent, buffer._make_room
 
-        def noted(schema: str, key: Any, key_text: str, item: Buffered, *, newest: bool = False) -> Any:
+        def noted(schema: str, key: Any, key_text: str, item: Buffered, newest: bool = False) -> Any:
             if key in self.keys:  # of earlier ones nobody is asked any more
                 ages, carried = dict(item.ages), self.columns(key, item.record)
                 for name, (column, value) in zip(("text", "note"), carried.items(), strict=False):

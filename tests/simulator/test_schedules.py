@@ -74,7 +74,7 @@ def simulate(*arguments: str, timeout: float = 100) -> subprocess.CompletedProce
     return subprocess.run(
         [sys.executable, "-m", "tests.simulator", *arguments],
         cwd=ROOT,
-        env=os.environ | {"PYTHONHASHSEED": "0"},
+        env=os.environ | {"PYTHONHASHSEED": "0", "STRATA_PURE": "1"},
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -91,6 +91,7 @@ def looker() -> Iterator[Looker]:
     forks.set_forkserver_preload([__name__])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONHASHSEED", "0")  # as `./ops/simulate` has it, so that it replays a seed
+        patch.setenv("STRATA_PURE", "1")  # what is compiled cannot be listened to, nor a rule be left out of it
         first = forks.Process(target=int)
         first.start()
         first.join()

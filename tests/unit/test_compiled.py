@@ -41,7 +41,8 @@ from strata.l1.entry import GONE, L1Entry
 ROOT = Path(__file__).parents[2]
 HIT_PATH = [
     "tests/unit/test_compiled.py", "tests/unit/test_l1_store.py", "tests/unit/test_l1_policies.py",
-    "tests/unit/test_l1_sweeper.py", "tests/unit/test_memory.py", "tests/property/test_l1_eviction.py",
+    "tests/unit/test_l1_sweeper.py", "tests/unit/test_memory.py", "tests/unit/test_versions.py",
+    "tests/unit/test_writebehind_buffer.py", "tests/property/test_l1_eviction.py",
 ]  # fmt: skip
 
 Get = Callable[..., Any]

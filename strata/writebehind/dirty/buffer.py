@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from strata import _compiled
 from strata.waits.clock import Clock
 from strata.waits.locks import is_inside, memory_lock
 from strata.writebehind.dirty.gate import Gate
@@ -32,8 +33,7 @@ class DirtyBuffer:
 
     def __init__(self, limits: Limits, clock: Clock, owner: Owner) -> None:
         self.limits = limits
-        self._clock = clock
-        self._owner = owner
+        self._clock, self._owner = clock, owner
         self.gate = Gate(clock)
         self._lock = memory_lock()
         self._torn = False  # whether a change is under way, or was broken off
@@ -49,8 +49,8 @@ class DirtyBuffer:
 
     def write(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> Accepted:
         """Take a new write, and stamp it, in one step: whoever tells of a newer version has moved the clock on before,
-        so that it either finds this write here, or this one's stamp is above it. Raises `ClosedError` where the process
-        is about to end."""
+        so that it finds this write here, or this one's stamp is above it. Raises `ClosedError` where the process is
+        about to end."""
         return self._take(self._write, schema, key, key_text, item)
 
     def touch(self, schema: str, key: Hashable, ends: float | None) -> bool:
@@ -231,8 +231,7 @@ class DirtyBuffer:
             again = [slot for slot in self._queues.kept if slot.shard == shard]
             for slot in again:
                 slot.sent = 0
-                self._queues.unkeep(slot)
-                self._enqueue(slot)
+                self._replace(slot, slot.item)
             self._torn = False
         self._tell()
         return len(again)
@@ -243,8 +242,7 @@ class DirtyBuffer:
             self._begin()
             if slot in self._queues.kept and slot.item.version == version:
                 slot.sent = 0
-                self._queues.unkeep(slot)
-                self._enqueue(slot)
+                self._replace(slot, slot.item)
             self._torn = False
         self._tell()
 
@@ -318,15 +316,15 @@ class DirtyBuffer:
 
     def _mend(self) -> None:
         """Every slot, and nothing else, is in one of the queues; what may be in neither goes to the ledger again."""
-        for slot in [slot for slot in self._met if self._slots.get((slot.schema, slot.key)) is not slot]:
-            del self._met[slot]
+        self._met = {slot: None for slot in self._met if self._slots.get((slot.schema, slot.key)) is slot}
         self._queues.mend(list(self._slots.values()))
         self._due = bool(self._queues.unsent)
 
     def _write(self, schema: str, key: Hashable, key_text: str, item: Buffered) -> Accepted:
-        return self._put(schema, key, key_text, replace(item, version=self._stamp(schema, key)), newest=True)
+        item.version = self._stamp(schema, key)
+        return self._put(schema, key, key_text, item, newest=True)
 
-    def _put(self, schema: str, key: Hashable, key_text: str, item: Buffered, *, newest: bool = False) -> Accepted:
+    def _put(self, schema: str, key: Hashable, key_text: str, item: Buffered, newest: bool = False) -> Accepted:
         place = (schema, key)
         if not item.added:
             self._tallies.unknow(place)
@@ -401,10 +399,12 @@ class DirtyBuffer:
 
     def _make_room(self) -> bool:
         """Let the oldest write go that is safe in the ledger; it is still waited for, by shard and version."""
-        if not self._queues.kept:
+        if (slot := next(iter(self._queues.kept), None)) is None:
             return False
-        slot = next(iter(self._queues.kept))
         self._left.add(slot)
         self._tallies.forget((slot.schema, slot.key))
         self._remove(slot)
         return True
+
+
+_compiled.replace(globals(), "buffer", "DirtyBuffer")

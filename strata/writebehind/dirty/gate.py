@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from strata import waits
+from strata import _compiled, waits
 from strata.errors import ClosedError
 from strata.waits.clock import Clock
 from strata.waits.hub import LOOK
@@ -38,3 +38,6 @@ class Gate:
             if mine or self._clock.monotonic() >= until:
                 raise ClosedError("the process is about to end, by SIGTERM; the write was not taken")
             waits.sleep(LOOK)
+
+
+_compiled.replace(globals(), "gate", "Gate")

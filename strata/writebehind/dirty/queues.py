@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from strata import _compiled
 from strata.writebehind.dirty.slot import Slot
 from strata.writebehind.ledger.shard import Shard
 
@@ -84,3 +85,6 @@ class Left:
             del self.newest[shard]
         if not self.newest:
             self.count = 0
+
+
+_compiled.replace(globals(), "queues", "Queues")

@@ -13,8 +13,9 @@ from strata.writebehind.dirty.journal import Segment
 from strata.writebehind.ledger.shard import Shard, home_of
 
 
-class Buffered(msgspec.Struct, frozen=True, gc=False):
-    """A pending write; `record` is None for a deletion, `partial` where it has columns that were not loaded. `ages`:
+class Buffered(msgspec.Struct, gc=False, eq=False):
+    """A pending write, which nobody changes once the buffer has it: that stamps a new one, whose `version` is 0 before.
+    `record` is None for a deletion, `partial` where it has columns that were not loaded. `ages`:
     columns that earlier writes gave, over which this one was laid, with their versions. `added` is what is added to
     columns, and `default` the record to which, where there is none, or where it was `deleted`, at that version. `ends`:
     when a life of its own ends in L2 (monotonic), infinity being never, None where it has the life of all. `span`

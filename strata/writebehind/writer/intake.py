@@ -128,6 +128,6 @@ class Intake:
                 if settled:
                     put = self._buffer.put(bound.name, key, key_text, item, safe=False)
                 else:
-                    put = self._buffer.write(bound.name, key, key_text, item)
+                    put = self._buffer.write(bound.name, key, key_text, replace(item))
                 if put.room:
                     return put

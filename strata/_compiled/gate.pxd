@@ -1,0 +1,2 @@
+cdef class Gate:
+    cdef public object _clock, _until, _by
