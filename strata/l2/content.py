@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -142,6 +142,17 @@ class Contents:
             return b"T%s:%019d:%s:%s" % (form, version, flag, number)
         mark = OWN_LIFE if own else b":"
         return b"V%s:%019d:%s%s%s%s" % (form, version, flag, mark, number, self._encode(record))
+
+    def write_each(
+        self, versions: Iterable[int], records: Iterable[Any], *, pending: bool, since: int | None
+    ) -> list[bytes]:
+        """As `write`, of several records."""
+        form, number = (b"1", b"") if since is None else (b"2", b"%016d:" % since)
+        head, middle, encode = b"V%s:" % form, b":%s:%s" % (b"p" if pending else b"s", number), self._encode
+        return [
+            b"%s%019d%s%s" % (head, version, middle, encode(record))
+            for version, record in zip(versions, records, strict=True)
+        ]
 
     def asks(self, raw: bytes | None) -> bool:
         """Whether what a content means depends on what its key has left."""

@@ -93,6 +93,13 @@ class L2Tier:
         content = self._contents.write(version, record, pending=pending, own=life is not None, since=since)
         return content, self._lifetimes.px(record, life)
 
+    def held_each(
+        self, versions: Sequence[int], records: Sequence[Any], *, pending: bool, since: int | None
+    ) -> tuple[list[bytes], list[int]]:
+        """As `held`, of several records that have the life of all."""
+        contents = self._contents.write_each(versions, records, pending=pending, since=since)
+        return contents, [self._lifetimes.px(record) for record in records]
+
     def read(self, key_text: str, *, lease: bool = True) -> Found:
         """What the key holds; where it is empty and `lease`, a lease is left that allows one fill."""
         if self._lifetimes.ages or self._lived:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Iterable
 
 import msgspec
 
@@ -48,6 +49,9 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(Body).decode
 
 
+_FIRST = b"E1:%019d:%s:%013d:%s:%s"
+
+
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """One pending write. `since` is ms since 1970 of the first write that L3 does not have, `origin` an instance.
 
@@ -85,7 +89,13 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
             return b"E2:%019d:a:%013d:%s:%s" % (self.version, self.since, self.origin.encode(), body)
         if self.op in IN_PARTS:
             row = b"%s:%s" % (",".join(f"{name}={version:019d}" for name, version in self.ages).encode(), row)
-        return b"E1:%019d:%s:%013d:%s:%s" % (self.version, self.op.encode(), self.since, self.origin.encode(), row)
+        return _FIRST % (self.version, self.op.encode(), self.since, self.origin.encode(), row)
+
+
+def whole(versions: Iterable[int], rows: Iterable[bytes], since: int, origin: str) -> list[bytes]:
+    """The bytes of entries that store whole rows, at these versions."""
+    op, source = EntryOp.SET.encode(), origin.encode()
+    return [_FIRST % (version, op, since, source, row) for version, row in zip(versions, rows, strict=True)]
 
 
 UNDECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)

@@ -610,10 +610,10 @@ def test_a_touch_beside_a_hand_off_is_not_undone_by_it(
     store.set("notes", 1, Note(1, "deferred"))
     hand = HandOff._hand_off
 
-    def touched_meanwhile(self: HandOff, writes: Any) -> Any:
+    def touched_meanwhile(self: HandOff, *what: Any) -> Any:
         monkeypatch.setattr(HandOff, "_hand_off", hand)
         inspect(store).buffer.touch("notes", 1, inspect(store).schemas["notes"].clock.monotonic() + 30)
-        return hand(self, writes)
+        return hand(self, *what)
 
     monkeypatch.setattr(HandOff, "_hand_off", touched_meanwhile)
     hand_off(store)  # of the life before

@@ -71,7 +71,7 @@ def entry(version: int, op: EntryOp = EntryOp.SET, row: bytes = b"row", since: i
 
 def handed(ledger: Ledger, item: LedgerPut, channel: str = "c", head: bytes = b"") -> ShardAnswer:
     """What the ledger answers to one that is handed off."""
-    [answer] = ledger.hand_off([LedgerBatch(SHARD, [item], head)], channel)
+    [answer] = ledger.hand_off([LedgerBatch.of(SHARD, [item], head)], channel)
     return sound(answer)
 
 
@@ -130,8 +130,8 @@ def test_versions_are_compared_exactly_beyond_what_a_double_holds(ledger: Ledger
 
 
 def test_a_replaced_entry_keeps_the_time_of_its_first_write(ledger: Ledger) -> None:
-    ledger.hand_off([LedgerBatch(SHARD, [LedgerPut("a", entry(1, since=NOW).encode())])], "c")
-    ledger.hand_off([LedgerBatch(SHARD, [LedgerPut("a", entry(2, since=NOW + 5000, row=b"new").encode())])], "c")
+    ledger.hand_off([LedgerBatch.of(SHARD, [LedgerPut("a", entry(1, since=NOW).encode())])], "c")
+    ledger.hand_off([LedgerBatch.of(SHARD, [LedgerPut("a", entry(2, since=NOW + 5000, row=b"new").encode())])], "c")
     [[raw]] = ledger.read([(SHARD, ["a"])])
     assert raw is not None and decode(raw) == entry(2, since=NOW, row=b"new")
 
@@ -161,7 +161,7 @@ def test_one_hand_off_is_one_message_whatever_its_keys_are(ledger: Ledger, raw: 
     assert listener.get_message(timeout=5)["type"] == "subscribe"
     keys = ["a", 'with "quotes"', "a/b\\c", "\u00fc\U0001f600\x01", "1"]
     puts = [LedgerPut(key, entry(version).encode(), said=MessageOp.SET) for version, key in enumerate(keys, 1)]
-    [answer] = ledger.hand_off([LedgerBatch(SHARD, puts, HEAD)], "channel")
+    [answer] = ledger.hand_off([LedgerBatch.of(SHARD, puts, HEAD)], "channel")
     assert sound(answer).answers == [Answer(Verdict.TAKEN)] * len(keys)
     message = parse(listener.get_message(timeout=5)["data"])
     assert message is not None and (message.schema, message.op) == ("things", "set")
@@ -175,7 +175,7 @@ def test_what_l3_has_as_it_was_handed_off_is_settled_and_leaves_the_ledger(ledge
         LedgerPut(key, entry(5).encode(), l2_key=f"strata:things:{key}", content=b"V1:%019d:p:body" % 5)
         for key in "abcd"
     ]
-    ledger.hand_off([LedgerBatch(SHARD, puts)], "channel")
+    ledger.hand_off([LedgerBatch.of(SHARD, puts)], "channel")
     raw.set("strata:things:b", b"L1:a reader's")
     raw.set("strata:things:c", b"I1:c:writer=9999999999999;", px=60_000)
     raw.delete("strata:things:d")
@@ -316,7 +316,7 @@ def test_the_age_of_a_shard_is_that_of_its_oldest_entry_also_where_that_is_claim
     ledger: Ledger, raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ledger.oldest([SHARD]) == [None]
-    ledger.hand_off([LedgerBatch(SHARD, [LedgerPut("old", entry(1, since=NOW - 70_000).encode())])], "channel")
+    ledger.hand_off([LedgerBatch.of(SHARD, [LedgerPut("old", entry(1, since=NOW - 70_000).encode())])], "channel")
     claimed(ledger)
     put(ledger, "new", 2)
     raw.hset(Keyspace().own(SHARD.tag, "dirty"), "odd", "what is no entry")

@@ -32,6 +32,13 @@ class Buffered(msgspec.Struct, gc=False, eq=False):
     span: str = ""
 
     @property
+    def plain(self) -> bool:
+        """Whether it is a whole record and nothing else, that has the life of all."""
+        if self.record is None or self.partial or self.ages or self.added:
+            return False
+        return self.ends is None and self.default is None and not self.deleted
+
+    @property
     def oldest(self) -> int:
         """The version of its oldest column, or of the first that it adds."""
         return min([oldest(self.version, self.ages), *(series.first for series in self.added)])

@@ -61,11 +61,27 @@ class LedgerPut(msgspec.Struct, frozen=True, gc=False):
 
 
 class LedgerBatch(NamedTuple):
-    """Records of one kind and shard, no key twice, and the head of the message about them, b"" being none."""
+    """Records of one shard that are handed off alike, no key twice: of each its key, entry, L2 content and px in turn,
+    and its L2 key, where they go into L2; the version `expected` of all, and the head of the message about them, b""
+    being none."""
 
     shard: Shard
-    puts: Sequence[LedgerPut]
+    records: Sequence[Any]
+    l2_keys: Sequence[str] = ()
+    expected: str = ANY
     head: bytes = b""
+
+    @classmethod
+    def of(cls, shard: Shard, puts: Sequence[LedgerPut], head: bytes = b"") -> LedgerBatch:
+        """These, which are of one kind."""
+        records = [value for put in puts for value in (put.key_text, put.entry, put.content, put.px)]
+        with_l2, expected, _ = puts[0].kind
+        return cls(shard, records, [put.l2_key for put in puts] if with_l2 else (), expected, head)
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return len(self.records) // 4
 
 
 class ShardAnswer(NamedTuple):

@@ -103,7 +103,7 @@ class Ledger:
             for place, answer in zip(late, again, strict=True):
                 answers[place] = L2RefusedError("a hand-off came too late") if isinstance(answer, int) else answer
         return [
-            answer if isinstance(answer, L2RefusedError) else taken(answer, len(given.puts))
+            answer if isinstance(answer, L2RefusedError) else taken(answer, given.size)
             for given, answer in zip(handed, answers, strict=True)
         ]
 
@@ -111,15 +111,10 @@ class Ledger:
         calls = []
         deadline = 0 if now is None else now + self._ahead + round(self.server.timeout * 1000)
         bell = round(self.timing.bell * 1000)
-        for shard, puts, head in handed:
+        for shard, records, l2_keys, expected, head in handed:
             keys = self.keys(shard, "dirty", "due", "claims", "floor0", "floor1", "epoch", "bell")
-            with_l2, expected, _ = puts[0].kind
-            args: list[Any] = [self.token(), bell, self.timing.most, int(with_l2), channel, deadline, head, expected]
-            for put in puts:
-                args += (put.key_text, put.entry, put.content, put.px)
-            if with_l2:
-                keys += [put.l2_key for put in puts]
-            calls.append((keys, args))
+            how = (self.token(), bell, self.timing.most, int(bool(l2_keys)), channel, deadline, head, expected)
+            calls.append(([*keys, *l2_keys], [*how, *records]))
         return self._run_each("handoff", [given.shard for given in handed], calls)
 
     def claim(self, shard: Shard, token: str, keys: Sequence[str] = ()) -> list[Claimed]:

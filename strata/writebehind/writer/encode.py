@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from strata.bound import Bound
 from strata.errors import DecodeError
 from strata.model.plan import UnknownColumnError
 from strata.protocol.added import Added, beyond, joined
-from strata.protocol.entry import IN_PARTS, Entry, EntryOp, decode
+from strata.protocol.entry import IN_PARTS, Entry, EntryOp, decode, whole
 from strata.protocol.messages import Announcer
 from strata.protocol.messages import MessageOp as Said
 from strata.protocol.versions import MERGED_NODES, above, text
@@ -22,7 +23,7 @@ from strata.waits.clock import Clock
 from strata.writebehind.dirty import changes
 from strata.writebehind.dirty.orphan import JournalRecord
 from strata.writebehind.dirty.slot import Buffered, Slot
-from strata.writebehind.ledger.answers import ANY, NEVER, WHATEVER, LedgerPut
+from strata.writebehind.ledger.answers import ANY, NEVER, WHATEVER, LedgerBatch, LedgerPut
 from strata.writebehind.ledger.shard import Shard
 
 STEPS = 32  # versions just above another, of which one is taken
@@ -37,6 +38,9 @@ class EncodedWrite(msgspec.Struct, frozen=True, gc=False, eq=False):
     shard: Shard
     entry: Entry
     put: LedgerPut
+
+
+Writes = Sequence[tuple[Slot, Buffered]]
 
 
 class GivenUpError(Exception):
@@ -88,6 +92,21 @@ class Encoder:
         life = None if item.ends is None else item.ends - self._clock.monotonic()
         put = self._put(bound, slot.key_text, entry, item.record, expected, life)
         return EncodedWrite(slot, item, bound, shard, entry, put)
+
+    def plain(self, bound: Bound, shard: Shard, writes: Writes) -> LedgerBatch:
+        """As `pack`, of plain writes of one shard that nothing newer was met of, for L2 on the ledger's server: in
+        columns, since what is made for each record by itself costs more than to encode it. Raises what the codec
+        raises."""
+        plan, l2 = bound.plan, bound.l2
+        assert l2 is not None
+        to_row, pack_row, cipher = plan.to_row, plan.pack_row, bound.cipher
+        key_texts, versions = [slot.key_text for slot, _ in writes], [item.version for _, item in writes]
+        rows = [pack_row(to_row(item.record, cipher)) for _, item in writes]
+        entries = whole(versions, rows, int(self._clock.wall() * 1000), self._announcer.source)
+        cached = [plan.cached(item.record) for _, item in writes]
+        contents, lives = l2.held_each(versions, cached, pending=True, since=l2.since)
+        records = [*chain.from_iterable(zip(key_texts, entries, contents, lives, strict=True))]
+        return LedgerBatch(shard, records, [*map(l2.key, key_texts)], ANY, self._announcer.head(bound.name, Said.SET))
 
     def merge(self, encoded: EncodedWrite, raw: bytes) -> EncodedWrite:
         """The write and the entry that the ledger holds, b"" being none, one laid over the other: each column keeps the

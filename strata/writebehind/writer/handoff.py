@@ -6,8 +6,9 @@ stands in L2 as pending must not be lost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence, Set
+from itertools import chain
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -21,16 +22,35 @@ from strata.waits.seats import Turn, Turns
 from strata.writebehind.dirty.buffer import DirtyBuffer
 from strata.writebehind.dirty.slot import Buffered, Slot
 from strata.writebehind.fleet.workers import Workers
-from strata.writebehind.ledger.answers import NEVER, Answer, LedgerBatch, LedgerPut, Verdict
+from strata.writebehind.ledger.answers import NEVER, TAKEN, Answer, LedgerBatch, LedgerPut, Verdict
 from strata.writebehind.ledger.common import Common
 from strata.writebehind.ledger.ledger import script
 from strata.writebehind.ledger.shard import Shard
 from strata.writebehind.ledger.spans import WriterSpans
 from strata.writebehind.persist.giving_up import GivingUp, Reason
-from strata.writebehind.writer.encode import EncodedWrite, Encoder, GivenUpError
+from strata.writebehind.writer.encode import EncodedWrite, Encoder, GivenUpError, Writes
 
 ARRIVED = (Verdict.TAKEN, Verdict.THERE)
 MERGES = 4  # tries to lay a partial record over a ledger entry that others keep changing
+
+
+class Parcel(NamedTuple):
+    """What of one shard is handed off together; `encoded` one by one, but for plain writes, of which that is empty."""
+
+    bound: Bound
+    writes: Writes
+    batch: LedgerBatch
+    encoded: Sequence[EncodedWrite] = ()
+
+    def spans(self) -> Iterator[tuple[Shard, int, str]]:
+        """Which span has written which version."""
+        shard = self.batch.shard
+        if self.encoded:
+            return ((shard, encoded.entry.version, encoded.item.span) for encoded in self.encoded)
+        return ((shard, item.version, item.span) for _, item in self.writes)
+
+
+Answered = list[tuple[EncodedWrite, Answer | L2RefusedError]]
 
 
 class HandOff:
@@ -112,18 +132,19 @@ class HandOff:
         finally:
             self._turns.leave(turn)
 
-    def _send(self, batch: Sequence[tuple[Slot, Buffered]], *, alone: bool = False) -> int:
+    def _send(self, batch: Writes, *, alone: bool = False) -> int:
         """`alone`: what the ledger refuses is raised; otherwise it waits, and the other shards go on."""
         with self._tracer.span("strata.handoff") as span:
             span.link(item.span for _, item in batch)
             return self._deliver(batch, alone=alone)
 
-    def _deliver(self, batch: Sequence[tuple[Slot, Buffered]], *, alone: bool) -> int:
-        writes = [encoded for slot, item in batch if (encoded := self._pack(slot, item)) is not None]
+    def _deliver(self, batch: Writes, *, alone: bool) -> int:
+        parcels = self._parcels(batch)
         sent: list[tuple[Slot, int]] = []
+        again: list[EncodedWrite] = []
         for _ in range(MERGES):
-            again: list[EncodedWrite] = []
-            for encoded, answer in self._exchange(writes):
+            again = []
+            for encoded, answer in self._exchange(parcels, sent):
                 if isinstance(answer, L2RefusedError):
                     if alone:
                         raise answer
@@ -133,20 +154,63 @@ class HandOff:
                     )
                 elif answer.verdict in ARRIVED:
                     if answer.entry:
-                        _leave_l1(encoded)
+                        _leave_l1(encoded.bound, encoded.slot.key)
                     sent.append((encoded.slot, encoded.item.version))
                 elif answer.verdict is Verdict.UNEXPECTED:
                     again += self._unexpected(encoded, answer.entry)
                 else:
                     self._refused(encoded, answer, sent)
-            writes = again
-            if not writes:
+            parcels = self._alike(again)
+            if not parcels:
                 break
         self._say_lost()
         now = self._clock.monotonic()
         self._buffer.sent(sent, now)
-        self._buffer.tried([encoded.slot for encoded in writes], now)
+        self._buffer.tried([encoded.slot for encoded in again], now)
         return len(sent)
+
+    def _parcels(self, batch: Writes) -> list[Parcel]:
+        """Plain writes, as most are, shard by shard, and what else there is."""
+        plain: dict[Shard, list[tuple[Slot, Buffered]]] = {}
+        others = []
+        surely, together = self._versions.surely(), self._common.together
+        for slot, item in batch:
+            if together and item.plain and not slot.overtaken and item.version <= surely:
+                plain.setdefault(slot.shard, []).append((slot, item))
+            else:
+                others.append((slot, item))
+        parcels, step = [], self._ledger.timing.handoff
+        for shard, writes in plain.items():
+            bound = self._schemas[shard.schema]
+            for some in (writes[at : at + step] for at in range(0, len(writes), step)):
+                try:
+                    if bound.l2 is not None:
+                        parcels.append(Parcel(bound, some, self._encoder.plain(bound, shard, some)))
+                        continue
+                except Exception as error:  # noqa: BLE001 of which one is said when they are encoded one by one
+                    self._log.debug("writes cannot be encoded together", schema=bound.name, error=type(error).__name__)
+                others += some
+        return parcels + self._alike(self._packed(others))
+
+    def _packed(self, writes: Writes) -> list[EncodedWrite]:
+        return [encoded for slot, item in writes if (encoded := self._pack(slot, item)) is not None]
+
+    def _alike(self, writes: Sequence[EncodedWrite]) -> list[Parcel]:
+        """Those of one shard and kind together."""
+        groups: dict[Any, list[EncodedWrite]] = {}
+        for encoded in writes:
+            groups.setdefault((encoded.shard, encoded.put.kind), []).append(encoded)
+        step = self._ledger.timing.handoff
+        return [self._parcel(some[at : at + step]) for some in groups.values() for at in range(0, len(some), step)]
+
+    def _parcel(self, encoded: Sequence[EncodedWrite]) -> Parcel:
+        first, puts, head = encoded[0], [one.put for one in encoded], b""
+        if not self._common.together:
+            puts = [_bare(put) for put in puts]
+        elif first.put.said is not None:
+            head = self._common.announcer.head(first.bound.name, first.put.said)
+        batch = LedgerBatch.of(first.shard, puts, head)
+        return Parcel(first.bound, [(one.slot, one.item) for one in encoded], batch, encoded)
 
     def _unexpected(self, encoded: EncodedWrite, raw: bytes) -> list[EncodedWrite]:
         """The ledger holds another entry than the one that the write was made for; returns what to try instead."""
@@ -172,34 +236,33 @@ class HandOff:
             sent.append((slot, encoded.item.version))
         bound.l1.forget(slot.key, below=version)
 
-    def _exchange(self, writes: Sequence[EncodedWrite]) -> list[tuple[EncodedWrite, Answer | L2RefusedError]]:
-        """Ask the ledger, put into L2 what it took, and ring. Where an answer does not come, L2 may have refused."""
+    def _exchange(self, parcels: Sequence[Parcel], sent: list[tuple[Slot, int]]) -> Answered:
+        """Ask the ledger, put into L2 what it took, and ring; what was plainly taken is among those `sent`. Where an
+        answer does not come, L2 may have refused."""
         try:
-            return self._hand_off(writes)
+            return self._hand_off(parcels, sent)
         except BaseException:
-            for encoded in writes:
-                _leave_l1(encoded)
+            for parcel in parcels:
+                _leave_l1(parcel.bound, *[slot.key for slot, _ in parcel.writes])
             raise
 
-    def _hand_off(self, writes: Sequence[EncodedWrite]) -> list[tuple[EncodedWrite, Answer | L2RefusedError]]:
-        groups: dict[Any, list[EncodedWrite]] = {}
-        for encoded in writes:
-            groups.setdefault((encoded.shard, encoded.put.kind), []).append(encoded)
-        step, together = self._ledger.timing.handoff, self._common.together
-        chunks = [some[at : at + step] for some in groups.values() for at in range(0, len(some), step)]
-        calls = [self._handed(chunk, together=together) for chunk in chunks]
+    def _hand_off(self, parcels: Sequence[Parcel], sent: list[tuple[Slot, int]]) -> Answered:
         if self._tracer.enabled:
-            self._spans.leave((encoded.shard, encoded.entry.version, encoded.item.span) for encoded in writes)
-        answered: list[tuple[EncodedWrite, Answer | L2RefusedError]] = []
+            self._spans.leave(chain.from_iterable(parcel.spans() for parcel in parcels))
+        calls, together = [parcel.batch for parcel in parcels], self._common.together
+        answered: Answered = []
         rings: set[Shard] = set()
-        for chunk, said in zip(chunks, self._ledger.hand_off(calls, self._common.announcer.channel), strict=True):
-            shard = chunk[0].shard
+        for parcel, said in zip(parcels, self._ledger.hand_off(calls, self._common.announcer.channel), strict=True):
+            shard = parcel.batch.shard
             if isinstance(said, L2RefusedError):
                 self._refusing |= {shard}
-                answered += [(encoded, said) for encoded in chunk]
+                answered += [(encoded, said) for encoded in self._one_by_one(parcel)]
                 continue
             self._refusing -= {shard}
-            answered += zip(chunk, said.answers, strict=True)
+            if together and said.answers.count(TAKEN) == len(parcel.writes):
+                sent += [(slot, item.version) for slot, item in parcel.writes]
+            else:
+                answered += zip(self._one_by_one(parcel), said.answers, strict=True)
             self._check_epoch(shard, said.epoch)
             if said.ring:
                 rings.add(shard)
@@ -210,14 +273,9 @@ class HandOff:
             self._workers.call(rings)
         return answered
 
-    def _handed(self, chunk: Sequence[EncodedWrite], *, together: bool) -> LedgerBatch:
-        first, puts = chunk[0], [encoded.put for encoded in chunk]
-        if not together:
-            return LedgerBatch(first.shard, [_bare(put) for put in puts])
-        said = first.put.said
-        return LedgerBatch(
-            first.shard, puts, b"" if said is None else self._common.announcer.head(first.bound.name, said)
-        )
+    def _one_by_one(self, parcel: Parcel) -> Sequence[EncodedWrite]:
+        """Those of a parcel of which something is to be said."""
+        return parcel.encoded or [self._encoder.pack(parcel.bound, slot, item) for slot, item in parcel.writes]
 
     def _put_apart(self, writes: Sequence[EncodedWrite]) -> None:
         """L2 and bus, after a ledger on another server; what fails is handed off once more as a whole."""
@@ -240,7 +298,7 @@ class HandOff:
         for server, sent, group in calls.values():
             for encoded, refused in zip(sent, server.run_many(script("pend"), group), strict=True):
                 if refused:
-                    _leave_l1(encoded)
+                    _leave_l1(encoded.bound, encoded.slot.key)
         if publisher is not None:
             publisher.pipeline([("PUBLISH", channel, announcer.about(*what, some)) for what, some in told.items()])
 
@@ -309,9 +367,9 @@ def _shard(write: tuple[Slot, Buffered]) -> Shard:
     return write[0].shard
 
 
-def _leave_l1(encoded: EncodedWrite) -> None:
-    # L2 refused it for a commit that is under way, whose outcome nobody may ever be told.
-    encoded.bound.l1.forget(encoded.slot.key)
+def _leave_l1(bound: Bound, *keys: Any) -> None:
+    # L2 refused them for a commit that is under way, whose outcome nobody may ever be told.
+    bound.l1.forget_many(keys)
 
 
 def _bare(put: LedgerPut) -> LedgerPut:

@@ -155,7 +155,7 @@ BEHIND = {
     "... and the writer's own L1 does not keep what L2 refused": Mutant(
         calling("0:s 1:b", faults=("kill_committed@1",), span=5),
         1,
-        apply=code(handoff, "_leave_l1", "encoded.bound.l1.forget(encoded.slot.key)", "pass"),
+        apply=code(handoff, "_leave_l1", "bound.l1.forget_many(keys)", "pass"),
     ),
     "... also where the hand-off is part of the write": Mutant(
         calling("0:s 1:b", faults=("kill_committed@1",), config=AT_ONCE, span=60),
@@ -165,7 +165,9 @@ BEHIND = {
     "... nor what it may have refused, where its answer was lost": Mutant(
         calling("0:s 1:b", "0:sg 1:b", faults=("lose_call@0", "kill_committed@1"), apart=True),
         2,
-        apply=code(handoff.HandOff, "_exchange", "_leave_l1(encoded)", "pass"),
+        apply=code(
+            handoff.HandOff, "_exchange", "_leave_l1(parcel.bound, *[slot.key for slot, _ in parcel.writes])", "pass"
+        ),
     ),
     "where the ledger is elsewhere, L2 hears of a hand-off later: it creates no key then": Mutant(
         calling("0:s 1:be", apart=True), 1, script("pend", "elseif held ~= '' then", "else")
