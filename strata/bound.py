@@ -217,7 +217,8 @@ class Callbacks:
             self._abort("before_get", self._hooks.before_get, key)
 
     def after_set(self, record: Any) -> None:
-        self._tell("after_set", self._hooks.after_set, record)
+        if self._hooks.after_set is not None:
+            self._tell("after_set", self._hooks.after_set, record)
 
     def after_get(self, record: Any) -> Any:
         """The record, or the replacement that `after_get` returned."""

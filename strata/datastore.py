@@ -1059,7 +1059,9 @@ class DataStore(StoreFields):
         return self._wiring.server is not None
 
     def _bound(self, schema: Any) -> Bound:
-        self._context.check_not_closed()
+        context = self._context
+        if context.closed:
+            context.check_not_closed()
         if threading.Lock is not self._made_with:
             self._patched()
         try:
@@ -1068,7 +1070,7 @@ class DataStore(StoreFields):
             raise self._not_found(schema) from None
         if bound.lacking:
             raise InvalidConfigError(bound.lacking)
-        self._context.check_whole(bound)
+        context.check_whole(bound)
         return bound
 
     def _not_found(self, schema: Any) -> SchemaNotFoundError:

@@ -24,6 +24,8 @@ A handler may also call the store, from inside whatever it has interrupted, whic
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from operator import methodcaller
 from typing import Any
 
 from strata.waits import hub
@@ -41,6 +43,5 @@ def once_lock() -> threading.Lock:
     return threading.Lock()
 
 
-def is_inside(lock: Any) -> bool:
-    """Whether this very thread holds a memory lock: where no caller does, it was interrupted while it did."""
-    return bool(lock._is_owned())
+is_inside: Callable[[Any], bool] = methodcaller("_is_owned")
+"""Whether this very thread holds a memory lock: where no caller does, it was interrupted while it did."""

@@ -57,9 +57,10 @@ end
 -- or not of 19 digits. A double is exact enough for that.
 local bound
 local VERSION = string.rep('%d', 19)
+local WHOLLY = '^' .. VERSION .. '$'
 local function is_beyond(version)
   if not bound then bound = (tonumber(redis.call('TIME')[1]) + 60) * 1000000 * 2048 end
-  return not string.find(version, '^' .. VERSION .. '$') or tonumber(version) > bound
+  return not string.find(version, WHOLLY) or tonumber(version) > bound
 end
 
 -- What a key holds, as far as it counts: a value or tombstone of the far future is removed where it is met, since no

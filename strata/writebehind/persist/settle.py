@@ -14,6 +14,7 @@ from strata.writebehind.dirty.changes import as_kept, kept
 from strata.writebehind.ledger.common import Common
 from strata.writebehind.ledger.shard import Shard, by_home
 
+_APPLIED = Status.APPLIED  # an enum's member costs more by its name
 GONE = b"-"  # in the place of a content: L2 has none that L3 has
 
 Written = Sequence[tuple[Change, Applied]]
@@ -58,8 +59,9 @@ class Settler:
         What L3 has just as it was handed off needs one script, where ledger and L2 are on one server.
         """
         l2, plain, other = bound.l2, list[Change](), list[tuple[Change, Applied]]()
+        together = l2 is not None and self._common.together
         for change, applied in written:
-            if l2 is not None and self._common.together and _as_handed_off(change, applied, partial):
+            if together and _as_handed_off(change, applied, partial):
                 plain.append(change)
             else:
                 other.append((change, applied))
@@ -131,8 +133,9 @@ class Settler:
 
 def _as_handed_off(change: Change, applied: Applied, partial: Set[str]) -> bool:
     """Whether L3 has the whole of a write, at its version, and nothing else."""
-    whole = applied.status is Status.APPLIED and applied.version == change.version and change.key_text not in partial
-    return whole and not change.adds and not kept(change, applied)
+    if applied.status is not _APPLIED or applied.version != change.version or change.key_text in partial:
+        return False
+    return not change.added and change.default is None and not kept(change, applied)
 
 
 def _content(bound: Bound, l2: L2Tier, change: Change, applied: Applied) -> tuple[bytes, int]:

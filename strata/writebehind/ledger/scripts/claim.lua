@@ -25,7 +25,8 @@ end
 local entries, held = redis.call('HMGET', dirty, unpack(keys)), redis.call('HMGET', claims, unpack(keys))
 local given, bytes, dues, marks, stray = {}, 0, {}, {}, {}
 local count, most, most_bytes = 0, tonumber(ARGV[2]), tonumber(ARGV[3])
-local ends = whole(now + tonumber(ARGV[4]))
+local ends, mine = whole(now + tonumber(ARGV[4])), ':' .. ARGV[1] .. ':'
+local anew = mine .. '0:0:0'
 for i, key in ipairs(keys) do
   local entry = entries[i]
   if not entry then
@@ -46,7 +47,7 @@ for i, key in ipairs(keys) do
       given[3 * count - 2], given[3 * count - 1], given[3 * count] = key, entry, counts
       dues[2 * count - 1], dues[2 * count] = ends, key
       marks[2 * count - 1] = key
-      marks[2 * count] = version .. ':' .. ARGV[1] .. ':' .. (counts == '' and '0:0:0' or counts)
+      marks[2 * count] = version .. (counts == '' and anew or mine .. counts)
       if alone or count >= most then break end
     end
   end

@@ -37,7 +37,7 @@ end
 local NOBODYS = string.rep('0', 19)
 local function claimed_as(raw)
   local version = version_of(raw)
-  return string.find(version, '^' .. VERSION .. '$') and version or NOBODYS
+  return string.find(version, WHOLLY) and version or NOBODYS
 end
 
 -- The claim of an entry as token, crashes, attempts, outages; that of another version counts for nothing.
