@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
@@ -20,6 +20,8 @@ from strata.observe.server_call import ServerCall
 from strata.protocol.keyspace import Keyspace
 from strata.runtime.breaker import NOBODY, Breaker, Grumbler
 from strata.waits.clock import Clock
+
+T = TypeVar("T")
 
 FAILURES = (RedisError, RedisClusterException, OSError)  # the second is no `RedisError`
 ALL = Keyspace()
@@ -75,7 +77,7 @@ class RedisServer:
     def look(self) -> None:
         """Have the guard ask now, so that no call has to do it."""
         if self._check is not None:
-            self._guarded(self._ask_again)
+            self._guarded("", self._ask_again)
 
     @property
     def client(self) -> Any:
@@ -134,30 +136,30 @@ class RedisServer:
 
     def execute(self, *command: Any) -> Any:
         """One command, sent once."""
-        return self._guarded(lambda: self._call(command), command[0])
+        return self._guarded(command[0], self._call, command)
 
     def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any] = ()) -> Any:
         """One script, which a Redis that does not know it yet gets with its text."""
-        return self._guarded(lambda: self._run(script, keys, args), script.name)
+        return self._guarded(script.name, self._run, script, keys, args)
 
     def run_many(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         """The script once for each (keys, args), in one round trip where the server is a single one."""
         if not calls:
             return []
-        return self._guarded(lambda: self._run_many(script, calls), script.name)  # type: ignore[no-any-return]
+        return self._guarded(script.name, self._run_many, script, calls)
 
     def run_each(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         """As `run_many`; what the server refused of them is among the answers, as an `L2RefusedError`, so that one bad
         key does not cost the others."""
         if not calls:
             return []
-        return self._guarded(lambda: self._each(self._answers(script, calls)), script.name)  # type: ignore[no-any-return]
+        return self._guarded(script.name, lambda: self._each(self._answers(script, calls)))
 
     def each(self, commands: Sequence[Command]) -> list[Any]:
         """As `pipeline`; what the server refused of them is among the answers, as an `L2RefusedError`."""
         if not commands:
             return []
-        return self._guarded(lambda: self._each(self._call_many(commands)), "PIPELINE")  # type: ignore[no-any-return]
+        return self._guarded("PIPELINE", lambda: self._each(self._call_many(commands)))
 
     def time_ms(self) -> float:
         """The server's clock, in ms. Raises `L2UnavailableError`."""
@@ -168,12 +170,12 @@ class RedisServer:
         """Plain commands in one round trip; the first error among their answers is raised."""
         if not commands:
             return []
-        return self._guarded(lambda: _raised(self._call_many(commands)), "PIPELINE")  # type: ignore[no-any-return]
+        return self._guarded("PIPELINE", lambda: _raised(self._call_many(commands)))
 
     def value(self, key: str) -> bytes | None:
         """What a plain key holds."""
         # MGET, of one key too: to it a key of another type is empty.
-        [raw] = self._guarded(lambda: self._way().call(("MGET", key)), "MGET")
+        [raw] = self._guarded("MGET", self._call, ("MGET", key))
         return raw  # type: ignore[no-any-return]
 
     def values(self, keys: Sequence[str], step: int) -> list[bytes | None]:
@@ -188,13 +190,13 @@ class RedisServer:
 
         `anywhere`: from a random place on to the end, and then all of them.
         """
-        for wires in self._guarded(self._each_master):
+        for wires in self._guarded("", self._each_master):
             # A cursor is a number of a bucket with its bits reversed; the server masks those that it does not have.
             for start in (waits.chance().getrandbits(48), 0) if anywhere else (0,):
                 cursor: Any = start
                 while True:
                     command = ("SCAN", cursor, "MATCH", pattern, "COUNT", step)
-                    cursor, found = self._guarded(lambda: wires.call(command), "SCAN")  # noqa: B023 called at once
+                    cursor, found = self._guarded("SCAN", wires.call, command)
                     if found:
                         yield found
                     if int(cursor) == 0:
@@ -208,7 +210,7 @@ class RedisServer:
             wire.send(b"".join([packed(("SUBSCRIBE", channel)) for channel in channels]))
             return wire
 
-        return self._guarded(send)  # type: ignore[no-any-return]
+        return self._guarded("", send)
 
     def after_fork(self) -> None:
         """In the child: forget the parent's connections. Those of our own were closed (`strata.forks.inherited`)."""
@@ -257,8 +259,9 @@ class RedisServer:
             self._asked_until = 0.0  # another one may have taken its place
         return made
 
-    def _guarded(self, send: Callable[[], Any], operation: str = "") -> Any:
-        if not self.breaker.allow():
+    def _guarded(self, operation: str, send: Callable[..., T], *args: Any) -> T:
+        breaker = self.breaker
+        if not (breaker.closed or breaker.allow()):
             raise L2UnavailableError(
                 f"Redis at {self.address} was not asked, and is tried again shortly; a moment ago: {self.breaker.said}"
             )
@@ -268,12 +271,12 @@ class RedisServer:
         try:
             if self._check is not None and asked >= self._asked_until and self._connected:
                 self._ask_again()
-            answer = send()
+            answer = send(*args)
         except StrataError:
             raise
         except FAILURES as error:
             raise self._failed(error, asked) from error
-        self.breaker.succeeded(asked)
+        breaker.succeeded(asked)
         if self.refusing.away is not None:
             self.refusing.fades(QUIET)
         return answer
@@ -327,7 +330,7 @@ class RedisServer:
         return self._way().call_many(commands)
 
     def _run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
-        return _run_on(self._call, script, keys, args)
+        return _run_on(self._way().call, script, keys, args)
 
     def _run_many(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         return _raised(self._answers(script, calls))
@@ -377,11 +380,11 @@ def _pools(client: Any) -> list[Any]:
     return [item.connection_pool for item in clients if item is not None]
 
 
-def _told(send: Callable[[], Any], operation: str, tell: Callable[[ServerCall], None]) -> Callable[[], Any]:
-    def told() -> Any:
+def _told(send: Callable[..., T], operation: str, tell: Callable[[ServerCall], None]) -> Callable[..., T]:
+    def told(*args: Any) -> T:
         began = waits.monotonic()
         try:
-            answer = send()
+            answer = send(*args)
         except BaseException as error:
             tell(ServerCall(waits.monotonic() - began, operation, error))
             raise

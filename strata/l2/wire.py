@@ -44,46 +44,52 @@ class WireTimeouts(NamedTuple):
 class Wire:
     """One connection; used by one thread at a time, which names its time-out each time."""
 
-    __slots__ = ("__weakref__", "_connection", "_failure", "_patience", "_reader", "_stream")
+    __slots__ = ("__weakref__", "_connection", "_failure", "_read", "_reader", "_stream", "_write", "silent")
 
     def __init__(self, connection: Any, patience: WireTimeouts) -> None:
         self._connection = connection
-        self._patience = patience
+        self._read, self._write = patience
         abandon_in_child(self)
         self._stream = hub.current().stream(connection)
+        # Whether nothing came unasked: a server that went away leaves the end of the stream to be read.
+        self.silent: Callable[[], bool] = self._stream.silent
         self._reader = hiredis.Reader(protocolError=LostError, replyError=_reply_error)
         self._failure: Exception | None = None
 
     def send(self, packed: bytes) -> None:
         """Send packed commands."""
-        self._stream.send(packed, self._patience.write)
+        self._stream.send(packed, self._write)
 
     def call(self, command: Sequence[Any]) -> Any:
         """The answer to one command. Raises `redis.RedisError` or `OSError`."""
-        self.send(packed(command))
-        return raised(self.receive())
+        return raised(self.ask(packed(command), 1))
 
-    def receive(self) -> Any:
-        """The next answer; an error answer is returned as an exception, not raised."""
-        while (answer := self._reader.gets()) is False:
-            self._feed(self._patience.read)
-        return answer
+    def ask(self, packed: bytes, count: int) -> list[Any]:
+        """The answers to so many packed commands; an error answer is among them as an exception, not raised."""
+        reader, answers = self._reader, list[Any]()
+        data = self._stream.ask(packed, self._write, self._read)
+        while True:
+            if not data:
+                raise LostError(CLOSED)
+            reader.feed(data)
+            while (answer := reader.gets()) is not False:
+                answers.append(answer)
+                if len(answers) == count:
+                    return answers
+            data = self._stream.receive(self._read)
 
     def hear(self, seconds: float) -> None:
         """Wait until something comes, for `seconds` at most. What goes wrong is for `heard` to raise."""
         try:
-            self._feed(max(seconds, 0.001))
+            self._take(self._stream.receive(max(seconds, 0.001)))
         except TimeoutError:
             pass
         except Exception as error:  # noqa: BLE001 redis-py and hiredis raise any, and so does a socket that was closed
             self._failure = error
 
-    def _feed(self, seconds: float | None) -> None:
-        self._take(self._stream.receive(seconds))
-
     def _take(self, data: bytes) -> None:
         if not data:
-            raise LostError("the server closed the connection")
+            raise LostError(CLOSED)
         self._reader.feed(data)
 
     def heard(self) -> list[Any]:
@@ -94,10 +100,6 @@ class Wire:
         if self._failure is not None and not answers:
             raise self._failure
         return answers
-
-    def silent(self) -> bool:
-        """Whether nothing came unasked: a server that went away leaves the end of the stream to be read."""
-        return self._stream.silent()
 
     @property
     def fileno(self) -> int:
@@ -167,7 +169,7 @@ class Wires:
 
     def call(self, command: Sequence[Any]) -> Any:
         """The answer to one command. Raises `redis.RedisError` or `OSError`; `LostError` if the connection broke."""
-        return raised(hub.current().exchange(self, packed(command), 1)[0])
+        return raised(hub.current().exchange(self, packed(command), 1))
 
     def call_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """The answers to many commands in one round trip; error answers are among them, as exceptions."""
@@ -206,16 +208,16 @@ class Wires:
             if not self._seats.take(user, self._longest):
                 raise LostError("all connections are in use; raise L2PoolConfig.pool_size")
             wire = self._take()
-            wire.send(packed)
-            answers = [wire.receive() for _ in range(count)]
-            if any(isinstance(answer, ELSEWHERE) for answer in answers):
-                # The master became a replica: whoever took its place is found by new connections. And a connection
-                # whose login has run out logs in anew.
-                wire.close()
-                self.close()
-            else:
-                whole, wire = wire, None
-                self._idle.append(whole)
+            answers = wire.ask(packed, count)
+            for answer in answers:
+                if isinstance(answer, ELSEWHERE):
+                    # The master became a replica: whoever took its place is found by new connections. And a connection
+                    # whose login has run out logs in anew.
+                    wire.close()
+                    self.close()
+                    return answers
+            whole, wire = wire, None
+            self._idle.append(whole)
             return answers
         except BaseException:
             if wire is not None:
@@ -236,10 +238,12 @@ class Wires:
 
 
 ELSEWHERE = (ReadOnlyError, AuthenticationError)
+CLOSED = "the server closed the connection"
 
 
-def raised(answer: Any) -> Any:
-    """An answer; raises it where it is an error."""
+def raised(answers: Sequence[Any]) -> Any:
+    """The only one of the answers; raises it where it is an error."""
+    [answer] = answers
     if isinstance(answer, Exception):
         raise answer
     return answer
@@ -256,13 +260,12 @@ def packed(command: Sequence[Any]) -> bytes:
 
     hiredis gets text and bytes only: where a signal's handler raises while it makes the text of a number, it crashes.
     """
-    texts: list[Any] = [part if part.__class__ is str or part.__class__ is bytes else _text(part) for part in command]
-    made: bytes = hiredis.pack_command(tuple(texts))
+    for part in command:
+        if part.__class__ is not str and part.__class__ is not bytes:
+            command = [str(part) if isinstance(part, int | float) else part for part in command]
+            break
+    made: bytes = hiredis.pack_command(tuple(command))
     return made
-
-
-def _text(part: Any) -> Any:
-    return str(part) if isinstance(part, int | float) else part
 
 
 _REDIRECTIONS: dict[str, Callable[[str], Exception]] = {

@@ -50,8 +50,9 @@ NOBODY = _Nobody()
 class Breaker:
     """Opens at `threshold` failures in a row; then lets one caller through each `pause` seconds as a probe.
 
-    `said` is what the last failure was, for those who are not let through. `answered_at` is when the server answered
-    last, by the monotonic clock; None before it ever did. The pause doubles up to `longest` while probes fail.
+    `said` is what the last failure was, for those who are not let through. `answered_at` is a time since which the
+    server has answered something, by the monotonic clock; None before it ever did. The pause doubles up to `longest`
+    while probes fail.
     Thread-safe: `_lock` guards every field below it; `closed`, `said` and `answered_at` are read without it, since a
     stale answer costs at most one more time-out. After fork the child calls `reset`.
     """
@@ -87,9 +88,10 @@ class Breaker:
         self.watcher.missed()
         return False
 
-    def succeeded(self, asked: float) -> None:
-        """The server answered what it was asked at that time, by the monotonic clock."""
-        self.answered_at = self._clock.monotonic()
+    def succeeded(self, asked: float, answered: float | None = None) -> None:
+        """The server answered what it was asked at that time, by the monotonic clock; `answered`: when that was, where
+        it may have been much later."""
+        self.answered_at = asked if answered is None else answered
         if self.closed and not self._failures:
             return
         with self._lock:

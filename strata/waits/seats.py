@@ -21,15 +21,16 @@ class Seats:
     """At most `size` users at a time. A user is any object that lives for as long as the use and no longer.
 
     A use ends with `leave`, and at the latest with the life of its user: the reference's callback is a method of C.
-    Thread-safe: `_lock` guards the count against another taker; entries leave without it, and those who wait come to
-    `_waiting` and go in one call each. After fork the child makes another one, in which users of the parent's leave no
-    trace.
+    Thread-safe: entries come and leave in one call each, and so do those who wait, in `_waiting`; `_lock` is for those
+    who find too many, of whom one after the other looks again. After fork the child makes another one, in which users
+    of the parent's leave no trace.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._lock = memory_lock()
         self._used: dict[weakref.ref[object], None] = {}
+        self._end = self._used.pop
         self._waiting: dict[Nudge, float] = {}  # since when, by the clock of waits
 
     @property
@@ -40,9 +41,11 @@ class Seats:
     def sit(self, user: object) -> bool:
         """Take a seat for `user`, where one is free."""
         used = self._used
-        reference = weakref.ref(user, used.pop)
-        with self._lock:
-            used[reference] = None  # first, so that a handler that comes now finds it taken
+        reference = weakref.ref(user, self._end)
+        used[reference] = None  # first, so that whoever comes now, another thread or a handler, finds it taken
+        if len(used) <= self._size:
+            return True
+        with self._lock:  # of several that come at once, one may find that another takes none
             if len(used) <= self._size or self._shares(user):
                 return True
             used.pop(reference, None)
@@ -50,12 +53,13 @@ class Seats:
 
     def take(self, user: object, patience: float = math.inf) -> bool:
         """Take a seat for `user`, as soon as one is free; False after `patience` seconds."""
-        behind = self._waiting and self._overdue(hub.current()) and not self._shares(user)
-        return (not behind and self.sit(user)) or self._wait(user, patience)
+        if self._waiting and self._overdue(hub.current()) and not self._shares(user):
+            return self._wait(user, patience)
+        return self.sit(user) or self._wait(user, patience)
 
     def leave(self, user: object) -> None:
         """Give the seat back; no matter whether `user` has one."""
-        self._used.pop(weakref.ref(user), None)
+        self._end(weakref.ref(user), None)
         if self._waiting:
             self._call_next()
 

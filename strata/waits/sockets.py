@@ -65,11 +65,22 @@ class Stream:
     """Bytes to and from a connected socket, which belongs to whoever opened it; used by one thread at a time. Seconds
     are those that a send, or a receive, may take; None: no end. Methods raise `OSError`."""
 
-    __slots__ = ("_ear", "_socket")
+    __slots__ = ("_socket", "silent")
 
     def __init__(self, socket: Any) -> None:
         self._socket = socket
-        self._ear = Ear(socket)
+        self.silent = Ear(socket).silent  # whether nothing is there to be read, not even the end
+
+    def ask(self, data: bytes, sending: float | None, receiving: float | None) -> bytes:
+        """As `send`, and then `receive`."""
+        socket = self._socket
+        if socket.gettimeout() != sending:  # to set it is a system call
+            socket.settimeout(sending)
+        socket.sendall(data)
+        if sending != receiving:
+            socket.settimeout(receiving)
+        answer: bytes = socket.recv(RECEIVE)
+        return answer
 
     def send(self, data: bytes, seconds: float | None) -> None:
         """Send all of it."""
@@ -83,7 +94,7 @@ class Stream:
         return data
 
     def _allow(self, seconds: float | None) -> None:
-        if self._socket.gettimeout() != seconds:  # to set it is a system call
+        if self._socket.gettimeout() != seconds:  # as above
             self._socket.settimeout(seconds)
 
     @property
@@ -114,10 +125,6 @@ class Stream:
         except _LATER:
             return None
         return data
-
-    def silent(self) -> bool:
-        """Whether nothing is there to be read, not even the end."""
-        return self._ear.silent()
 
     def hang_up(self) -> None:
         """From another thread: who waits here finds the end of the stream."""

@@ -204,6 +204,10 @@ class SimStream:
         if self.process in self.server.doomed and self.requests and self.requests[-1][0] != b"SUBSCRIBE":
             self.server.lose_call(self)
 
+    def ask(self, data: bytes, sending: float | None, receiving: float | None) -> bytes:
+        self.send(data, sending)
+        return self.receive(receiving)
+
     def receive(self, seconds: float | None) -> bytes:
         if not self.arrived and not self.lost and not self.hung_up:
             self.server.world.pause(self._has_come, seconds, f"{self.server}'s answer")
