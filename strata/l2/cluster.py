@@ -51,7 +51,7 @@ class Cluster:
 
     def call(self, command: Sequence[Any]) -> Any:
         """The answer to one command. Raises `redis.RedisError` or `OSError`."""
-        return raised(self.call_many([command])[0])
+        return raised(self.call_many([command]))
 
     def call_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """The answers to many commands, in one round trip to each node that has some of their keys; error answers are
