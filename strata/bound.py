@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import iscoroutine, iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +61,10 @@ class Bound:
     tagger: Tagger | None = None  # where it has tags
     remade: bool = False  # whether its records are results, which are made again: then no tier of it is the lowest
     lacking: str = ""  # what its first use is refused with, where a tier has no address
+    deferred: bool = field(init=False)  # whether `set` and `delete` are written behind
 
-    @property
-    def deferred(self) -> bool:
-        """Whether `set` and `delete` are written behind."""
-        return self.mode is WriteMode.WRITE_BEHIND
+    def __post_init__(self) -> None:
+        self.deferred = self.mode is WriteMode.WRITE_BEHIND
 
     @property
     def rows(self) -> Rows:

@@ -23,17 +23,17 @@ class Flights:
         self._context = context
         self._timeouts = Timeouts(context, self._above)
 
-    def fly(self, bound: Bound, id: Any, key_text: str) -> Loaded:
-        """What is below L1, private to the caller; of schemas that do not just wait, perhaps what is stale.
+    def fly(self, bound: Bound, id: Any, key_text: str, asked: float) -> Loaded:
+        """What is below L1, private to the caller, who `asked` then (monotonic); of schemas that do not just wait,
+        perhaps what is stale.
 
         Raises `LoaderLeft` where it waited for a load that was interrupted, or that began before a tag of what it has
         found was invalidated: the caller is to ask once more.
         """
         if not bound.freshness.plain:
-            return _private(bound, self._timeouts.fly(bound, id, key_text))
+            return _private(bound, self._timeouts.fly(bound, id, key_text, asked))
         mine, claims = Claim(id), bound.l1.claims
         try:
-            asked = self._context.clock.monotonic()
             flight = bound.l1.board(mine, asked)
             if flight is not mine:
                 shared = flight.wait()
@@ -94,7 +94,7 @@ class Flights:
 
     def _above(self, bound: Bound, key_text: str, claim: Claim) -> Loaded | Load:
         """The quick half: what L2 answers, or the load of what it does not. What is due in L2 is refreshed."""
-        began = self._context.clock.monotonic()
+        began = claim.born
         found = self.ask(bound, key_text, claim, bound.l3 is not None)
         if found is not None and found.state is State.LOADING and (patience := bound.freshness.lease_wait):
             bound.counters.lease_waits += 1

@@ -119,7 +119,7 @@ class Load:
         loaded, unreadable = yield from self.beneath(pending or {})
         if silent:
             context.repairs.distrust()  # once more: L3 may have shown what an earlier look at the repairs missed
-        bound.counters.l3_hits += sum(item.record is not ABSENT and not item.pending for item in loaded.values())
+        bound.counters.l3_hits += len([1 for item in loaded.values() if item.record is not ABSENT and not item.pending])
         yield from self.fill(loaded, began)
         if unreadable:
             raise unreadable[0]

@@ -22,11 +22,11 @@ def known_here(
     """What a read gets of a key that L1 does not have, None where it must be loaded; and, to be laid over what is
     loaded, this process's own write. `absent`: an absence that L1 remembers counts."""
     bound.counters.gets += 1
-    own = own_write(context, bound, id, now)
+    own = own_write(context, bound, id, now) if bound.deferred else None
     if own is not None and own.newest and not own.partial:
         bound.counters.l1_hits += own.record is not None
         return Loaded(_laid_over(bound, own, NOTHING)), own
-    if own is None and absent and bound.l1.absent(id, now):
+    if own is None and absent and bound.l1.absences is not None and bound.l1.absent(id, now):
         bound.counters.negative_hits += 1
         return NOTHING, None
     return None, own

@@ -30,7 +30,9 @@ class Reader:
         """The record, private to the caller, or ABSENT."""
         id, key_text = bound.plan.key_and_text(id)
         self._context.listen()
-        bound.hooks.before_get(id)
+        hooks = bound.hooks
+        if hooks.get_given:
+            hooks.before_get(id)
         if force_l3:
             record = self._only_l3(bound, id)
         else:
@@ -40,7 +42,7 @@ class Reader:
         if record is ABSENT:
             bound.counters.misses += 1
             return ABSENT
-        return bound.hooks.after_get(record)
+        return hooks.after_get(record) if hooks.get_given else record
 
     def exists(self, bound: Bound, id: Any) -> bool:
         """Whether any tier has the record; nothing is filled."""
@@ -104,17 +106,18 @@ class Reader:
         if known is not None:
             return known.record
         try:
-            loaded = self._loaded(bound, id, key_text)
-            self._context.met(bound, id, loaded.version)
+            loaded = self._loaded(bound, id, key_text, now)
+            if bound.deferred:
+                self._context.met(bound, id, loaded.version)
             return loaded.record if own is None else shown(self._context, bound, id, key_text, own, loaded)
         except FAILED:
             if (known := instead(bound, own)) is None:
                 raise
             return known.record
 
-    def _loaded(self, bound: Bound, id: Any, key_text: str) -> Loaded:
+    def _loaded(self, bound: Bound, id: Any, key_text: str, now: float) -> Loaded:
         while True:
             try:
-                return self.flights.fly(bound, id, key_text)
+                return self.flights.fly(bound, id, key_text, now)
             except LoaderLeft:
-                pass
+                now = self._context.clock.monotonic()

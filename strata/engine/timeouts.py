@@ -23,12 +23,11 @@ class Timeouts:
         self._context = context
         self._above = above
 
-    def fly(self, bound: Bound, id: Any, key_text: str) -> Loaded:
-        """What is below L1, or what is stale; not yet private to the caller."""
+    def fly(self, bound: Bound, id: Any, key_text: str, asked: float) -> Loaded:
+        """What is below L1, or what is stale, for who `asked` then (monotonic); not yet private to the caller."""
         mine, claims = Claim(id), bound.l1.claims
         flight = mine
         try:
-            asked = self._context.clock.monotonic()
             flight = bound.l1.board(mine, asked)
             if flight is not mine:
                 loaded = self._wait(bound, flight)

@@ -176,7 +176,9 @@ class Contents:
                 if head[:1] == b"T":
                     found = Found(State.TOMBSTONE, version, raw[23:24] == b"p")
                 else:
-                    found = self._value(version, raw, left, body)
+                    found = Found(State.VALUE, version, raw[23:24] == b"p", self._decode(raw[body:]))
+                    if left >= 0 or raw[HEADER - 1 : HEADER] == OWN_LIFE:
+                        found = self._aged(found, raw, left)
                     if self._text_of is not None and self._text_of(found.record) != key_text:
                         return None
                 # What is pending is a write, which nothing outdates but a newer one.
@@ -230,13 +232,11 @@ class Contents:
             raise ValueError
         return number
 
-    def _value(self, version: int, raw: bytes, left: int, body: int) -> Found:
-        found = Found(State.VALUE, version, raw[23:24] == b"p", self._decode(raw[body:]))
+    def _aged(self, found: Found, raw: bytes, left: int) -> Found:
+        """What was found, by the ms that its key has left."""
         if raw[HEADER - 1 : HEADER] == OWN_LIFE:
             # Of the last millisecond Redis says 0, which is still something.
             return replace(found, life=math.inf if left < 0 else max(left, 0.5) / 1000)
-        if left < 0:
-            return found
         if left <= self._lifetimes.stay_ms:
             return replace(found, state=State.STALE, raw=raw)
         # What L3 does not have yet cannot be had fresher from there.

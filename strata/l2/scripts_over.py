@@ -35,9 +35,13 @@ class ScriptsOver:
         """Run a script over keys, each with arguments of its own after the common ones; its answer for each."""
         if len(by_text) == 1:
             [(text, own)] = by_text.items()
-            answers = self.run(name, [self._prefix + text], [*head, *own])
-            return [(text, answers[0] if isinstance(answers, list) else answers)]
+            return [(text, self.one(name, text, [*head, *own]))]
         return in_step(self._server, [self.asking(name, head, by_text)])[0]
+
+    def one(self, name: str, key_text: str, args: Sequence[Any]) -> Any:
+        """As `each`, of one key: its answer."""
+        answers = self._server.run(SCRIPTS[name], (self._prefix + key_text,), args)
+        return answers[0] if answers.__class__ is list else answers
 
     def asking(self, name: str, head: list[Any], by_text: Mapping[str, Sequence[Any]]) -> Steps[list[tuple[str, Any]]]:
         """The steps of `each`."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SCANNED = 1_000  # keys that a walk over all of them looks at in one step
 NEWEST = (1 << 63) - 1  # no version is above it
-LEASE_MS = 5_000
+LEASE_MS = "5000"  # as it is sent
 
 
 class L2Tier:
@@ -107,17 +107,18 @@ class L2Tier:
         token = self.token() if self._missed and lease else ""
         try:
             if token:
-                [(_, raw)] = self._over.each("read", [token, LEASE_MS], {key_text: (b"",)})
+                raw = self._over.one("read", key_text, (token, LEASE_MS, b""))
             else:
                 raw = self.server.value(self._prefix + key_text)
             if token and raw is None:
                 return Found(State.LEASED, token=token)
-            if self._contents.asks(raw):
-                self._lived = True
-                return self.read_many([key_text], lease=lease)[key_text]
+            found = None
             if raw is not None:
+                if self._contents.asks(raw):
+                    self._lived = True
+                    return self.read_many([key_text], lease=lease)[key_text]
                 self.marks.renew()
-            found = self._contents.read(key_text, raw, -1)
+                found = self._contents.read(key_text, raw, -1)
             if found is None or found is OUTDATED:
                 token = token or self.token()
                 steps = self._instead({key_text: raw}, found is None and raw is not None, token, lease)
@@ -241,7 +242,7 @@ class L2Tier:
     def _look_aged(self, key_texts: Sequence[str], token: str, lease: bool) -> Steps[list[Looked]]:
         """The same of all keys, by a script that leaves leases itself."""
         chunks = list(self._over.chunks(key_texts))
-        calls = [([self.key(text) for text in chunk], [token, LEASE_MS if lease else 0]) for chunk in chunks]
+        calls = [([self.key(text) for text in chunk], [token, LEASE_MS if lease else "0"]) for chunk in chunks]
         answered = yield Asked(SCRIPTS["aged"], calls, len(calls))
         looked: list[Looked] = []
         for chunk, answers in zip(chunks, answered, strict=True):
@@ -253,13 +254,15 @@ class L2Tier:
 
         Returns the key texts whose lease stood. Sent once only: an answer that is lost counts as refused.
         """
-        return in_step(self.server, [self.filling(token, puts)])[0]
+        return {key_text for key_text, stood in self._over.each("fill", [token], self._filled(puts)) if stood}
 
     def filling(self, token: str, puts: Sequence[Put]) -> Steps[set[str]]:
         """The steps of `fill`."""
-        args = {put.key_text: self._loaded(put) for put in waits.in_turns(puts)}
-        answered = yield from self._over.asking("fill", [token], args)
+        answered = yield from self._over.asking("fill", [token], self._filled(puts))
         return {key_text for key_text, stood in answered if stood}
+
+    def _filled(self, puts: Sequence[Put]) -> dict[str, tuple[bytes, int]]:
+        return {put.key_text: self._loaded(put) for put in waits.in_turns(puts)}
 
     def broken_off(self, error: BaseException, token: str, key_texts: Sequence[str]) -> None:
         """What comes from outside ends a read: the leases that it may have left are others' to have."""

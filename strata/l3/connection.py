@@ -41,6 +41,7 @@ from strata.waits.sockets import Ear, patched
 RV = TypeVar("RV")
 
 JSONB, _TIMESTAMPTZ = 3802, 1184  # OIDs, as in pg_type.dat
+_IDLE = pq.TransactionStatus.IDLE
 GRACE = 1.0  # seconds that the server may need, beyond its own time-out, to say that a statement was given up
 IDLE_IN_TRANSACTION = 10.0  # seconds; below the lease of the write-behind ledger
 INTERVAL = 0.1  # seconds after which psycopg, waiting in C, looks for signals; its own default
@@ -238,14 +239,14 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open, failed or not."""
-        return self.pgconn.transaction_status != pq.TransactionStatus.IDLE
+        return self.pgconn.transaction_status != _IDLE
 
     def silent(self) -> bool:
         """Whether the idle connection can be used, for all that is known without a round trip.
 
         A server that went away has left its farewell, or the end of the stream, to be read.
         """
-        if self.closed or self.in_transaction:
+        if self.pgconn.transaction_status != _IDLE:  # nor is it where the connection is closed, or lost
             return False
         if self._ear is None:
             self._ear = Ear(self.pgconn.socket)

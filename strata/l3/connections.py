@@ -6,6 +6,7 @@ whole time-out although the refusal is known at once; its threads neither surviv
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from typing import NamedTuple
 
@@ -65,12 +66,15 @@ class Pool:
                     f"none of {self._config.max_conns} connections became free within {self._patience:g} s; raise "
                     "L3PoolConfig.max_conns, or shorten what holds them"
                 )
-            while (conn := self._last()) is not None:
+            while True:
+                try:
+                    conn = self._idle.pop()
+                except IndexError:
+                    return self._connect()
                 if self._clock.monotonic() < conn.expires_at and conn.silent():
                     conn.user = waits.thread_ident()
                     return conn
                 conn.close()
-            return self._connect()
         except BaseException:
             self._seats.leave(user)
             raise
@@ -85,15 +89,17 @@ class Pool:
                 conn.deadline = None
                 conn.staged = []
                 self._keep(conn)
-                self._thin_out(now)
+                if len(self._idle) > 1:
+                    self._thin_out(now)
         finally:
             self._seats.leave(user)
 
     def drop_idle(self) -> None:
         """Close what is idle, and what is in use when it is given back: the server is another one now."""
         self._generation += 1
-        while (conn := self._last()) is not None:
-            conn.close()
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()
 
     def abandon(self) -> None:
         """In the child of a fork: forget the parent's connections. One that is given back yet is closed."""
@@ -118,12 +124,6 @@ class Pool:
         """The connections there are now."""
         idle = len(self._idle)
         return Counts(self._seats.used + idle, idle)
-
-    def _last(self) -> Connection | None:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return None
 
     def _keep(self, conn: Connection) -> None:
         conn.user = None

@@ -125,7 +125,7 @@ class Database:
         """A connection for `user`, to be given back with `give`, or else with the end of the life of `user`."""
         if not self._there:
             raise InvalidConfigError("there is no database; set postgres_dsn (STRATA_POSTGRES_DSN)")
-        if not self.breaker.allow():
+        if not (self.breaker.closed or self.breaker.allow()):
             raise L3UnavailableError(
                 f"PostgreSQL was not asked, and is tried again shortly; a moment ago: {self.breaker.said}"
             )
@@ -153,7 +153,7 @@ class Database:
             self.breaker.failed(failures.loss(error), cause_of(error), advice_of(error))
             conn.close()
         else:
-            self.breaker.succeeded(conn.wanted_at)
+            self.breaker.succeeded(conn.wanted_at, self.clock.monotonic())
             if error is not None and error.sqlstate == "25006":
                 self._pool.drop_idle()  # a standby now: connect anew, perhaps to the one that took its place
             if error is not None and classify(error.sqlstate or "0") is Failure.OUTAGE:

@@ -88,14 +88,14 @@ class Statement:
     def start(self, conn: Connection, values: Sequence[Any] = ()) -> Started:
         """Send it, so that the server works while the caller does something else."""
         name, transformer = self._of(conn)
-        self._send(conn, name, transformer, values)
+        self._send(conn, name, self._dump(transformer, conn, values))
         conn.wait(generators.send(conn.pgconn))  # all of it, which may be much
         return Started(conn, transformer)
 
     def _run(self, conn: Connection, values: Sequence[Any]) -> tuple[pq.abc.PGresult, Transformer]:
         name, transformer = self._of(conn)
-        self._send(conn, name, transformer, values)
-        result = _result(conn)
+        self._send(conn, name, self._dump(transformer, conn, values))
+        result = conn.wait(generators.execute(conn.pgconn))[-1]
         if result.status in _GOOD:
             return result, transformer
         error = errors.error_from_result(result, "utf-8")
@@ -103,10 +103,7 @@ class Statement:
             return self._run(conn, values)
         raise error
 
-    def _send(self, conn: Connection, name: bytes, transformer: Transformer, values: Sequence[Any]) -> None:
-        self._send_dumped(conn, name, self._dump(transformer, conn, values))
-
-    def _send_dumped(self, conn: Connection, name: bytes, params: Sequence[Buffer | None] | None) -> None:
+    def _send(self, conn: Connection, name: bytes, params: Sequence[Buffer | None] | None) -> None:
         try:
             if name:
                 conn.pgconn.send_query_prepared(name, params, self._formats, _BINARY)
@@ -145,7 +142,7 @@ def together(conn: Connection, asked: Sequence[tuple[Statement, Sequence[Any]]])
     ]
     conn.pgconn.enter_pipeline_mode()
     for (statement, _), (name, _), params in zip(asked, known, dumped, strict=True):
-        statement._send_dumped(conn, name, params)
+        statement._send(conn, name, params)
     conn.pgconn.pipeline_sync()
     results = conn.wait(_piped(conn.pgconn, len(asked)))
     conn.pgconn.exit_pipeline_mode()

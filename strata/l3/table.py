@@ -133,7 +133,8 @@ class Table:
 
     def upsert(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written:
         """See `Writes.upsert`. Raises `doubt.OutdatedError` where it needs a transaction, and there is none."""
-        self._fit(conn)
+        if not self._fits:
+            self._fit(conn)
         with self._doubted():
             writing = self._now(conn)
             if not (writing.layout.alone or conn.in_transaction):
@@ -154,7 +155,8 @@ class Table:
         self, conn: Connection, rows: Sequence[tuple[Any, ...]], versions: Sequence[int], node: int
     ) -> list[Written]:
         """See `Bulk.set_many`."""
-        self._fit(conn)
+        if not self._fits:
+            self._fit(conn)
         with self._doubted():
             writing = self._now(conn)
             written = writing.bulk.set_many(conn, rows, versions, node)
@@ -165,7 +167,8 @@ class Table:
         self, conn: Connection, rows: Sequence[tuple[Any, ...]], versions: Sequence[int], node: int
     ) -> list[Written]:
         """See `Bulk.insert_many`. Raises `doubt.OutdatedError` where it needs a transaction, and there is none."""
-        self._fit(conn)
+        if not self._fits:
+            self._fit(conn)
         with self._doubted():
             writing = self._now(conn)
             if not (writing.layout.alone or conn.in_transaction):
@@ -176,7 +179,8 @@ class Table:
 
     def draw(self, conn: Connection, count: int) -> list[Any]:
         """See `Drawing.draw`."""
-        self._fit(conn)
+        if not self._fits:
+            self._fit(conn)
         with self._doubted():
             return self._now(conn).drawing.draw(conn, count)
 
@@ -195,7 +199,8 @@ class Table:
 
     def apply(self, conn: Connection, changes: Sequence[Change]) -> list[Applied]:
         """See `Applier.apply`."""
-        self._fit(conn)
+        if not self._fits:
+            self._fit(conn)
         with self._doubted():
             writing = self._now(conn)
             applied = writing.applier.apply(conn, changes)
@@ -214,7 +219,8 @@ class Table:
         """The method, in a table that was found to fit."""
 
         def checked(conn: Connection, /, *args: P.args, **kwargs: P.kwargs) -> T:
-            self._fit(conn)
+            if not self._fits:
+                self._fit(conn)
             return method(conn, *args, **kwargs)
 
         return checked
@@ -222,8 +228,6 @@ class Table:
     def _fit(self, conn: Connection) -> None:
         """Raise `MigrationError` where the table cannot hold the model's records. What it lacks is the statements' to
         say; the first look that finds nothing missing is the last one."""
-        if self._fits:
-            return
         kind, columns = table_columns(conn, quote(self.name))
         if kind:
             check(self.plan, self.name, kind, columns)

@@ -52,6 +52,8 @@ def call(wait: Callable[[], T]) -> T:
 def in_turns(items: Iterable[T]) -> Iterable[T]:
     """The items; where many operations run in one thread, others have a turn after each so many. For what takes its
     time over each, and holds no lock of memory."""
+    if hub.current is hub.threads:
+        return items
     at = hub.current()
     return _in_turns(items, at) if at.together else items
 

@@ -196,13 +196,14 @@ class Threads:
 THREADS = Threads()
 
 
-def _threads() -> Hub:
+def threads() -> Hub:
+    """That of threads, to which all belong where `current` is this function."""
     return THREADS
 
 
 # The hub of the operation that asks: `hub.current()`. Written by `find_by` alone, when the first hub of another kind is
 # made; a thread that does not see it yet has none of these.
-current: Callable[[], Hub] = _threads
+current: Callable[[], Hub] = threads
 
 
 def find_by(find: Callable[[], Hub | None]) -> None:

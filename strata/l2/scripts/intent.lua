@@ -5,8 +5,8 @@
 -- ARGV  1 writer's token; 2 ms until it has surely ended; 3 channel; then for each key its message
 local now = now_ms()
 local deadline = now + tonumber(ARGV[2])
-get_even_if_full(KEYS[1])
-local held = redis.call('MGET', unpack(KEYS))
+local held = { get_even_if_full(KEYS[1]) }
+if #KEYS > 1 then held = redis.call('MGET', unpack(KEYS)) end
 for i, key in ipairs(KEYS) do
   say(ARGV[3], ARGV[3 + i])
   local list = kind(held[i]) == 'I' and writers(held[i], now) or {}
