@@ -115,6 +115,7 @@ def _decoder(plan: ModelPlan[Any], columns: Sequence[Column], form: Format, shad
         if form.finite and column.field.kind is Kind.JSONB:
             # JSON has numbers of any length; where the type is int, L1 could not keep what has more than 64 bits.
             source.line(f"w{place} = {values[column.field.name]}")
-            source.line(source.apply(column.form.freeze, f"w{place}"))
+            source.line(f"try: {source.apply(column.form.quick or column.form.freeze, f'w{place}')}")
+            source.line(f"except {source.bind(UNREADABLE)}: {source.apply(column.form.freeze, f'w{place}')}")
             values[column.field.name] = f"w{place}"
     return plan.compiler.make(source, values)

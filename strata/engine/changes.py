@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from strata.bound import Bound
@@ -120,9 +121,15 @@ class SchemaChanges:
     @property
     def decision(self) -> Decision | None:
         """What decides on the one key that there is then."""
-        return next((change.decide for change in self.changes.values() if change.decide is not None), None)
+        for change in self.changes.values():
+            if change.decide is not None:
+                return change.decide
+        return None
 
-    def ordered(self, deleted: bool) -> list[KeyChange]:
-        """Those that are deletions, or those that are not, sorted by key, so that batches do not deadlock."""
-        chosen = [change for change in self.changes.values() if (change.record is None) is deleted]
-        return sorted(chosen, key=lambda change: change.id)
+    @property
+    def ordered(self) -> list[KeyChange]:
+        """Sorted by key, so that batches do not deadlock."""
+        changes = list(self.changes.values())
+        if len(changes) > 1:
+            changes.sort(key=attrgetter("id"))
+        return changes

@@ -39,8 +39,6 @@ def as_written(conn: Any, bound: Bound, record: Any, written: Any) -> Any:
     """The record with the columns of which L3 holds other values: unloaded ones, AutoNowAdd of the first insert, and
     what the table rounds, computes or changes by trigger. Raises `DecodeError` where it cannot be read, before COMMIT
     where there is a transaction."""
-    if not written.values:
-        return record
     plan = bound.plan
     # With the key, to which a ciphertext is bound; it is never among the names.
     names = (*plan.key.names, *written.names)
@@ -70,7 +68,9 @@ class Commit:
 
     def add(self, bound: Bound, id: Any, key_text: str, record: Any, life: float | None = None) -> None:
         """A record that `Writer.prepare` gave, or None. Raises `EncodeError` before any tier is touched."""
-        part = self.parts.setdefault(bound.name, SchemaChanges(bound))
+        part = self.parts.get(bound.name)
+        if part is None:
+            part = self.parts[bound.name] = SchemaChanges(bound)
         part.add(KeyChange(id, key_text, record, life=life))
 
     def insert_all(self, bound: Bound, records: Mapping[str, tuple[Any, Any]], life: float | None = None) -> list[Any]:
@@ -100,7 +100,8 @@ class Commit:
             for part in parts:
                 self._claim(part)
                 self._intend(part)
-                self._meet_ledger(part)
+                if part.bound.deferred:
+                    self._meet_ledger(part)
             began = self._context.clock.monotonic()
             self._write(parts, timeout)
             with waits.shield():  # one that is committed is put, and told
@@ -148,7 +149,7 @@ class Commit:
 
     def _meet_ledger(self, part: SchemaChanges) -> None:
         deferred = self._context.writebehind
-        if not part.bound.deferred or deferred is None:
+        if deferred is None:
             return
         waiting: dict[str, Any] = {}
         try:
@@ -180,18 +181,18 @@ class Commit:
     def _transact(self, parts: Sequence[SchemaChanges], timeout: float | None) -> None:
         database = parts[0].bound.rows.primary
         self._unsure = False
+        if timeout is None and self._is_one_statement(parts):
+            with database.session() as conn, waits.shield():  # it is its own commit
+                self._unsure = True
+                self._write_part(conn, parts[0])
+            return
         with ExitStack() as stack:
             for part in parts:
                 if self._untold(part):
                     stack.enter_context(self._context.repairs.unannounced(part.bound, part.changes))
-            if timeout is None and self._is_one_statement(parts):
-                conn = stack.enter_context(database.session())
-                stack.enter_context(waits.shield())  # it is its own commit
-                self._unsure = True
-            else:
-                conn = stack.enter_context(database.transaction(timeout))
-                for part in parts:
-                    self._lock(conn, part)
+            conn = stack.enter_context(database.transaction(timeout))
+            for part in parts:
+                self._lock(conn, part)
             for part in parts:
                 self._write_part(conn, part)
             self._unsure = True
@@ -219,13 +220,17 @@ class Commit:
     def _write_part(self, conn: Any, part: SchemaChanges) -> None:
         context, bound = self._context, part.bound
         table = bound.rows.table
-        self._write_beneath(conn, part)
+        if part.beneath:
+            self._write_beneath(conn, part)
         if (decision := part.decision) is not None:
             self._decide(conn, part, decision)
         stamp = context.stamp()  # one for all, since versions are compared of one key only
-        for change in part.ordered(deleted=True):
-            change.version = table.delete(conn, change.id, stamp, ROW_NODE)
-        changes = part.ordered(deleted=False)
+        changes = []
+        for change in part.ordered:
+            if change.record is None:
+                change.version = table.delete(conn, change.id, stamp, ROW_NODE)
+            else:
+                changes.append(change)
         rows = [part.rows[change.key_text] for change in changes]
         stamps = [stamp] * len(changes)
         if part.inserting:
@@ -240,7 +245,8 @@ class Commit:
             answers = [table.upsert(conn, row, stamp, ROW_NODE) for row, stamp in zip(rows, stamps, strict=True)]
         for change, written in waits.in_turns(zip(changes, answers, strict=True)):
             change.version = written.version
-            change.record = as_written(conn, bound, change.record, written)
+            if written.values:
+                change.record = as_written(conn, bound, change.record, written)
         if self._untold(part):
             self._record_repairs(conn, part)
 
@@ -312,8 +318,9 @@ class Commit:
         """The caches, in which the records are as new as `began`, the time before the commit."""
         context, bound = self._context, part.bound
         changes = list(part.changes.values())
-        context.versions.observe(max(change.version for change in changes))
-        self._raise_floor(part, changes)
+        context.versions.observe(max([change.version for change in changes]))
+        if bound.deferred:
+            self._raise_floor(part, changes)
         stored = self._put_l2(part, changes)
         if bound.deferred and context.writebehind is not None:
             # Not before the put: where Redis has lost the intent, L2 may show until then what is older than own writes.
@@ -335,7 +342,10 @@ class Commit:
                 fills.append((claims[change.life], change.id, bound.plan.freeze(change.record), change.version, False))
             else:
                 gone.append(change.id)
-        bound.l1.forget_many([*gone, *bound.l1.fill_many(fills, began)])
+        if fills:
+            gone += bound.l1.fill_many(fills, began)
+        if gone:
+            bound.l1.forget_many(gone)
 
     def _raise_floor(self, part: SchemaChanges, changes: Sequence[KeyChange]) -> None:
         """Before the put: an older write that is handed off between them would stand in L2, and in nobody's ledger.
@@ -344,7 +354,7 @@ class Commit:
         """
         context, bound = self._context, part.bound
         deferred = context.writebehind
-        if not bound.deferred or deferred is None:
+        if deferred is None:
             return
         for change in changes:
             deferred.supersede(bound, change.id, change.version)

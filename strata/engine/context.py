@@ -174,7 +174,10 @@ class Context:
     ) -> dict[str, bytes]:
         """What is said of keys, each with its version, by key text: that of all keys of one command is said with the
         first of them, and nothing with the others."""
-        step = 1 if len(said) == 1 else self._at_once()
+        if len(said) == 1:
+            [(key_text, op, version)] = said
+            return {key_text: self.announcer.message(bound.name, key_text, op, version, signed=signed)}
+        step = self._at_once()
         messages = {key_text: b"" for key_text, _, _ in said}
         for start in range(0, len(said), step):
             alike: dict[MessageOp, list[tuple[str, int | None]]] = {}

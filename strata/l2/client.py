@@ -324,13 +324,13 @@ class RedisServer:
         return way.masters() if isinstance(way, Cluster) else [way]
 
     def _call(self, command: Command) -> Any:
-        return self._way().call(command)
+        return (self._wires or self._way()).call(command)
 
     def _call_many(self, commands: Sequence[Command]) -> list[Any]:
         return self._way().call_many(commands)
 
     def _run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
-        return _run_on(self._way().call, script, keys, args)
+        return _run_on((self._wires or self._way()).call, script, keys, args)
 
     def _run_many(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         return _raised(self._answers(script, calls))
@@ -339,7 +339,7 @@ class RedisServer:
         """What the script said to each call; error answers are among them, as exceptions."""
         if len(calls) == 1:
             return [_answer(lambda: self._run(script, *calls[0]))]
-        answers = self._call_many([("EVALSHA", script.sha, len(keys), *keys, *args) for keys, args in calls])
+        answers = self._call_many([("EVALSHA", script.sha, str(len(keys)), *keys, *args) for keys, args in calls])
         for place, answer in enumerate(answers):
             if isinstance(answer, NoScriptError):  # refused before it did anything, so it may be sent again
                 answers[place] = _answer(lambda: self._run(script, *calls[place]))  # noqa: B023 called at once
@@ -358,9 +358,9 @@ class RedisServer:
 
 def _run_on(call: Callable[[Command], Any], script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
     try:
-        return call(("EVALSHA", script.sha, len(keys), *keys, *args))
+        return call(("EVALSHA", script.sha, str(len(keys)), *keys, *args))
     except NoScriptError:
-        return call(("EVAL", script.text, len(keys), *keys, *args))
+        return call(("EVAL", script.text, str(len(keys)), *keys, *args))
 
 
 def _answer(ask: Callable[[], Any]) -> Any:

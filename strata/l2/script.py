@@ -7,6 +7,9 @@ import re
 from dataclasses import dataclass
 from importlib.resources import files
 
+_COMMON = "strata.l2.scripts"
+_SHARED = re.compile(r"^--@(\w+)$", re.MULTILINE)
+_APART = re.compile(r"\n\n(?=\S)")
 _NAMED = re.compile(r"^local (?:function )?(\w+)", re.MULTILINE)
 
 
@@ -20,21 +23,26 @@ class Script:
 
 
 def load(package: str, name: str) -> Script:
-    """The script `name`.lua of `package`, with those of L2's shared functions in front of it that it uses: each one
-    that stands there is made anew each time that the script is run.
+    """The script `name`.lua of `package`, after what it uses of shared functions: of L2's where it says `--@common`, of
+    those in another file of the package where it says that one's name.
 
     Raises `FileNotFoundError` where the package holds no such file.
     """
-    own = files(package).joinpath(f"{name}.lua").read_text(encoding="utf-8")
-    shared = files("strata.l2.scripts").joinpath("common.lua").read_text(encoding="utf-8")
-    text = _used(shared, own) + own if "--@common" in own else own
+    own = _text(package, name)
+    shared = [_text(_COMMON if of == "common" else package, of) for of in _SHARED.findall(own)]
+    text = _used("\n\n".join(shared), own)
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+def _text(package: str, name: str) -> str:
+    return files(package).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+
+
 def _used(shared: str, own: str) -> str:
-    """Those paragraphs that define what the script's own text, or a later one of them, names."""
+    """The text, after those paragraphs of the other that define what it names, or what a later one of them does: each
+    function that stands in a script is made anew each time that the script is run."""
     text = own
-    for paragraph in reversed(shared.split("\n\n")):
+    for paragraph in reversed(_APART.split(shared)):
         if any(re.search(rf"\b{name}\b", text) for name in _NAMED.findall(paragraph)):
             text = f"{paragraph}\n\n{text}"
-    return text.removesuffix(own)
+    return text

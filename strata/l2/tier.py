@@ -261,7 +261,7 @@ class L2Tier:
         answered = yield from self._over.asking("fill", [token], self._filled(puts))
         return {key_text for key_text, stood in answered if stood}
 
-    def _filled(self, puts: Sequence[Put]) -> dict[str, tuple[bytes, int]]:
+    def _filled(self, puts: Sequence[Put]) -> dict[str, tuple[bytes, str]]:
         return {put.key_text: self._loaded(put) for put in waits.in_turns(puts)}
 
     def broken_off(self, error: BaseException, token: str, key_texts: Sequence[str]) -> None:
@@ -278,13 +278,14 @@ class L2Tier:
         args = {put.key_text: (found[put.key_text].raw, *self._loaded(put)) for put in puts}
         return {key_text for key_text, held in self._over.each("refresh", [], args) if held}
 
-    def _loaded(self, put: Put) -> tuple[bytes, int]:
-        """Content and px of what was loaded from below; empty for what nothing is to be said of."""
+    def _loaded(self, put: Put) -> tuple[bytes, str]:
+        """Content and px, as it is sent, of what was loaded from below; empty for what nothing is to be said of."""
         if put.record is not None and self._versions.plausible(put.version):
-            return self.held(put.version, put.record, pending=put.pending, since=put.since)
+            content, px = self.held(put.version, put.record, pending=put.pending, since=put.since)
+            return content, str(px)
         if put.absent and self._lifetimes.negative_px:
-            return self.held(0, None, since=put.since)[0], self._lifetimes.negative_px
-        return b"", 0
+            return self.held(0, None, since=put.since)[0], str(self._lifetimes.negative_px)
+        return b"", "0"
 
     def lease(self, key_texts: Sequence[str]) -> str:
         """Leave leases on those of the keys that are empty, without reading the others; returns the token."""
@@ -296,15 +297,18 @@ class L2Tier:
 
     def intend(self, token: str, lasting: float, channel: str, messages: dict[str, bytes]) -> None:
         """Announce a commit: `messages` by key text, `lasting` the seconds after which it has surely ended."""
+        head = [token, str(round(lasting * 1000)), channel]
+        if len(messages) == 1:
+            [(key_text, message)] = messages.items()
+            self._over.one("intent", key_text, [*head, message])
+            return
         for chunk in self._over.chunks(list(messages)):
             said = [messages[key_text] for key_text in chunk]
-            self._over.run(
-                "intent", [self.key(key_text) for key_text in chunk], [token, round(lasting * 1000), channel, *said]
-            )
+            self._over.run("intent", [self.key(key_text) for key_text in chunk], [*head, *said])
 
     def put(self, token: str, channel: str, puts: Sequence[Put]) -> set[str]:
         """Put what was committed in the place of the intents; returns the key texts that were stored."""
-        self.remember((put.key_text, put.version) for put in puts)
+        self.remember([(put.key_text, put.version) for put in puts])
         return {key_text for key_text, stored in self._each_put("put", [token, channel], puts) if stored}
 
     def abandon(self, token: str, key_texts: Sequence[str]) -> None:
@@ -388,8 +392,7 @@ class L2Tier:
             for key_text, version in newest.items()
             if version is not None
         ]
-        for _ in self._each_put("put", ["", channel], puts):
-            pass
+        self._each_put("put", ["", channel], puts)
         gone = {key_text: (message(key_text, None),) for key_text, version in newest.items() if version is None}
         if gone:
             self._over.each("invalidate", [channel], gone)
@@ -399,11 +402,15 @@ class L2Tier:
         """L2 is about to be told of these versions of keys, None being an invalidation: for `tell_again`."""
         self._told.remember(self.server.clock.monotonic(), told)
 
-    def _each_put(self, name: str, head: list[Any], puts: Sequence[Put], *more: Any) -> Iterator[tuple[str, Any]]:
-        items = [(put.key_text, put.version, *self._kept(put), put.message, *more) for put in waits.in_turns(puts)]
-        return iter(self._over.spread(name, head, items))
+    def _each_put(self, name: str, head: list[Any], puts: Sequence[Put], *more: Any) -> list[tuple[str, Any]]:
+        by_text = {
+            put.key_text: (f"{put.version:019d}", *self._kept(put), put.message, *more) for put in waits.in_turns(puts)
+        }
+        return self._over.each(name, head, by_text)
 
-    def _kept(self, put: Put) -> tuple[bytes, int]:
-        """Content and px of what was written."""
-        nothing = put.unread or not self._versions.plausible(put.version)
-        return (b"", 1) if nothing else self.held(put.version, put.record, put.life, since=put.since)
+    def _kept(self, put: Put) -> tuple[bytes, str]:
+        """Content and px, as it is sent, of what was written."""
+        if put.unread or not self._versions.plausible(put.version):
+            return b"", "1"
+        content, px = self.held(put.version, put.record, put.life, since=put.since)
+        return content, str(px)

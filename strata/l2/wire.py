@@ -207,7 +207,15 @@ class Wires:
         try:
             if not self._seats.take(user, self._longest):
                 raise LostError("all connections are in use; raise L2PoolConfig.pool_size")
-            wire = self._take()
+            while wire is None:
+                try:
+                    wire = self._idle.pop()
+                except IndexError:
+                    wire = self.open()
+                    break
+                if not wire.silent():
+                    wire.close()
+                    wire = None
             answers = wire.ask(packed, count)
             for answer in answers:
                 if isinstance(answer, ELSEWHERE):
@@ -225,16 +233,6 @@ class Wires:
             raise
         finally:
             self._seats.leave(user)
-
-    def _take(self) -> Wire:
-        while True:
-            try:
-                wire = self._idle.pop()
-            except IndexError:
-                return self.open()
-            if wire.silent():
-                return wire
-            wire.close()
 
 
 ELSEWHERE = (ReadOnlyError, AuthenticationError)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from strata.errors import InvalidModelError
@@ -95,6 +95,7 @@ class Table:
         self._look = TableLook(layout)
         self._writing = self._writing_to(layout)
         self._sight = _NEVER
+        self._doubted = _Doubted(self)
 
         writes = self._writing.writes
         self.noted = self._partials.noted
@@ -135,7 +136,7 @@ class Table:
         """See `Writes.upsert`. Raises `doubt.OutdatedError` where it needs a transaction, and there is none."""
         if not self._fits:
             self._fit(conn)
-        with self._doubted():
+        with self._doubted:
             writing = self._now(conn)
             if not (writing.layout.alone or conn.in_transaction):
                 raise doubt.OutdatedError(self.name)
@@ -145,7 +146,7 @@ class Table:
 
     def change(self, conn: Connection, values: Sequence[Any], version: int, node: int) -> Written:
         """See `Writes.change`; in a transaction that holds the row."""
-        with self._doubted():
+        with self._doubted:
             writing = self._now(conn)
             written = writing.writes.change(conn, values, version, node)
             self._make_sure(conn, writing, written.names)
@@ -157,7 +158,7 @@ class Table:
         """See `Bulk.set_many`."""
         if not self._fits:
             self._fit(conn)
-        with self._doubted():
+        with self._doubted:
             writing = self._now(conn)
             written = writing.bulk.set_many(conn, rows, versions, node)
             self._make_sure(conn, writing, *(answer.names for answer in written))
@@ -169,7 +170,7 @@ class Table:
         """See `Bulk.insert_many`. Raises `doubt.OutdatedError` where it needs a transaction, and there is none."""
         if not self._fits:
             self._fit(conn)
-        with self._doubted():
+        with self._doubted:
             writing = self._now(conn)
             if not (writing.layout.alone or conn.in_transaction):
                 raise doubt.OutdatedError(self.name)
@@ -181,12 +182,12 @@ class Table:
         """See `Drawing.draw`."""
         if not self._fits:
             self._fit(conn)
-        with self._doubted():
+        with self._doubted:
             return self._now(conn).drawing.draw(conn, count)
 
     def update_held(self, conn: Connection, held: Held, assigned: Assigned, version: int, node: int) -> dict[Any, int]:
         """See `Selected.update`."""
-        with self._doubted():
+        with self._doubted:
             writing = self._now(conn)
             written = writing.selected.update(conn, held, assigned, version, node)
             given = zip(self.plan.column_names, assigned.values, strict=True)
@@ -201,7 +202,7 @@ class Table:
         """See `Applier.apply`."""
         if not self._fits:
             self._fit(conn)
-        with self._doubted():
+        with self._doubted:
             writing = self._now(conn)
             applied = writing.applier.apply(conn, changes)
             self._make_sure(conn, writing, *(answer.kept_names for answer in applied))
@@ -237,18 +238,13 @@ class Table:
         """It may not be as it was seen: it is looked at again before the next write."""
         self._sight = _NEVER
 
-    @contextmanager
-    def _doubted(self) -> Iterator[None]:
-        """Where a write is refused since the table may not be as it was seen, it is looked at again before the next;
-        and where a value was, it is said in which columns it may have been."""
-        try:
-            yield
-        except Exception as error:
-            if doubt.doubtful(error):
-                self.changed()
-            layout = self._writing.layout
-            failures.narrow(error, {name: layout.field(name).kind for name in sorted(layout.actual.narrower)})
-            raise
+    def doubt(self, error: Exception) -> None:
+        """A write ended so. Where it was refused since the table may not be as it was seen, it is looked at again
+        before the next; and where a value was, it is said in which columns it may have been."""
+        if doubt.doubtful(error):
+            self.changed()
+        layout = self._writing.layout
+        failures.narrow(error, {name: layout.field(name).kind for name in sorted(layout.actual.narrower)})
 
     def _now(self, conn: Connection) -> _Writing:
         """The statements for the table as it is."""
@@ -269,6 +265,24 @@ class Table:
         applier = Applier(layout, writes, self._stage, self._partials)
         selected = Selected(layout, self._partials)
         return _Writing(layout, writes, Bulk(layout, writes, self._stage), applier, Drawing(layout), selected)
+
+
+class _Doubted:
+    """A block that writes to the table."""
+
+    __slots__ = ("_table",)
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception):
+            self._table.doubt(error)
 
 
 class _Writing(NamedTuple):

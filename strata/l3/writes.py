@@ -210,9 +210,11 @@ class Writes:
 
     def written(self, values: Sequence[Any], names: tuple[str, ...], row: Sequence[Any]) -> Written:
         """From (version, *names) as returned: the names of which L3 holds something else than `values`."""
+        if not names:
+            return Written(row[0])
         places = self._layout.places
         other = self._layout.other(names, [values[places[name]] for name in names], row[1:])
-        return Written(row[0], tuple(held for _, held in other), tuple(name for name, _ in other))
+        return Written(row[0], tuple([held for _, held in other]), tuple([name for name, _ in other]))
 
     def unwritten(self, conn: Connection, keys: Sequence[Any]) -> StrataError:
         """The error of records that were not loaded whole, and of which no row was updated."""

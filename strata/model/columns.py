@@ -13,7 +13,7 @@ from strata.model.choices import choices_of, is_choice, is_enum, normal_choice, 
 from strata.model.compile import CALL, Step
 from strata.model.fields import Field, Kind
 from strata.model.hints import is_record, spelled
-from strata.model.jsonb import UNREADABLE, Jsonb, said
+from strata.model.jsonb import UNREADABLE, Jsonb, said, to_msgpack
 from strata.model.shapes import Shapes
 from strata.model.unloaded import UNLOADED
 from strata.model.validators import inside
@@ -35,9 +35,10 @@ class Form:
     `sound` is true of values that can be stored and need no closer look, `exact` of checked values that are in their
     final form. `normal` brings any other into it, or raises `Unfit`; `read` does so with a value of a row, of which
     `plain` is true where nothing is to be done. `copy` makes mutable values private, `freeze` gives L1's form and
-    `thaw` takes it back, `to_row` gives a row's; `down` and `up` go to and from `wire`, the type that msgspec decodes
-    for the codecs. `packed` is the same for packed rows. No step is the identity. `inside` validates pydantic models
-    that are nested in a value, and gives it as their validators have it.
+    `thaw` takes it back; `quick` is as `freeze`, of most values: where it raises what is in `UNREADABLE`, `freeze` says
+    what is wrong, if anything is. `to_row` gives a row's; `down` and `up` go to and from `wire`, the type that msgspec
+    decodes for the codecs. `packed` is the same for packed rows. No step is the identity. `inside` validates pydantic
+    models that are nested in a value, and gives it as their validators have it.
     """
 
     kind: Kind
@@ -52,6 +53,7 @@ class Form:
     immutable: bool = True
     copy: Step | None = None
     freeze: Step | None = None
+    quick: Step | None = None
     thaw: Step | None = None
     taken: Callable[[Any], Any] | None = None
     to_row: Callable[[Any], Any] | None = None
@@ -189,6 +191,7 @@ def _json(annotation: Any, where: str) -> Form:
         immutable=shape.immutable,
         copy=Step(CALL, values.copy),
         freeze=Step(CALL, values.pack),
+        quick=None if shape.down is not None else Step(CALL, to_msgpack),
         thaw=Step(CALL, values.unpack),
         taken=values.taken,
         to_row=values.text,

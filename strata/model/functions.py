@@ -11,6 +11,7 @@ from strata.model.columns import Column
 from strata.model.compile import CALL, Function, Source, Step, same
 from strata.model.fields import Field
 from strata.model.instances import Maker
+from strata.model.jsonb import UNREADABLE
 from strata.model.keys import KeyText, ModelKey
 from strata.model.numbers import raised
 from strata.model.rows import UnknownColumnError
@@ -166,9 +167,13 @@ class Compiler:
 
     def freeze(self) -> Function:
         """A function that gives the form in which L1 keeps a record: a tuple of atoms."""
-        source = Source("freeze", "record")
-        kept = [source.apply(c.form.freeze, self._read(source, c)) for c in self._columns if in_l1(c)]
-        source.line(f"return ({''.join(f'{part}, ' for part in kept)})")
+        columns = [column for column in self._columns if in_l1(column)]
+        source, slowly = Source("freeze", "record"), Source("freeze", "record")
+        kept = [source.apply(c.form.quick or c.form.freeze, self._read(source, c)) for c in columns]
+        careful = [slowly.apply(c.form.freeze, self._read(slowly, c)) for c in columns]
+        slowly.line(f"return ({''.join(f'{part}, ' for part in careful)})")
+        source.line(f"try: return ({''.join(f'{part}, ' for part in kept)})")
+        source.line(f"except {source.bind(UNREADABLE)}: return {source.bind(slowly.function())}(record)")
         return source.function()
 
     def thaw(self) -> Function:

@@ -80,11 +80,11 @@ class Jsonb:
             _check_depth(text.encode() if isinstance(text, str) else text)
         plain = self._from_json(text)
         self._packed(plain)  # a number beyond 64 bits, where the type is int, is nothing that L1 could keep
-        return self.up(plain)
+        return plain if self.up is same else self.up(plain)
 
     def pack(self, value: Any) -> bytes:
         """The value as L1 keeps it. Raises `DecodeError` for what only a row can hold: `normal` lets it not pass."""
-        plain = self.down(value)
+        plain = value if self.down is same else self.down(value)
         try:
             return self._packed(plain)
         except UNREADABLE as error:
@@ -100,7 +100,7 @@ class Jsonb:
             return data
 
     def _text(self, value: Any) -> str:
-        return to_json(self.down(value)).decode()
+        return to_json(value if self.down is same else self.down(value)).decode()
 
     def _loose_text(self, value: Any) -> str:
         # JSONB writes 1e23 as an integer, which would come back as an int, and as another number: 1e23 is not 10**23.

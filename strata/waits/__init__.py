@@ -60,8 +60,7 @@ def in_turns(items: Iterable[T]) -> Iterable[T]:
 
 def give_way() -> None:
     """Let others have a turn, where many operations run in one thread."""
-    at = hub.current()
-    if at.together:
+    if hub.current is not hub.threads and (at := hub.current()).together:
         at.sleep(0)
 
 

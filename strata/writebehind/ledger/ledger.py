@@ -9,11 +9,9 @@ aside, and the shard asked once more.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from strata import waits
@@ -350,18 +348,11 @@ class Ledger:
         ]
 
 
-def _load(name: str) -> Script:
-    package = "strata.writebehind.ledger.scripts"
-    shared = files(package).joinpath("ledger.lua").read_text(encoding="utf-8")
-    text = load(package, name).text.replace("--@ledger", shared, 1)
-    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
 _NAMES = (
     "handoff", "pend", "claim", "renew", "done", "finish", "release", "bury", "set_aside", "exhume", "wither", "probe",
     "outcome", "tell", "mark", "retime", "oldest",
 )  # fmt: skip
-_scripts = {name: _load(name) for name in _NAMES}
+_scripts = {name: load("strata.writebehind.ledger.scripts", name) for name in _NAMES}
 
 
 def script(name: str) -> Script:

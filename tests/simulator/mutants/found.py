@@ -35,7 +35,7 @@ FOUND = {
         calling("0:s 1:gg", "0:sg 1:sg", faults=("cancel@0",), span=30),
         1,
         apply=each(
-            code(Commit, "_transact", "stack.enter_context(waits.shield())", "pass"),
+            code(Commit, "_transact", ", waits.shield()", ""),
             code(commit, "outcome_unknown", "unsure and", "False and"),
         ),
     ),

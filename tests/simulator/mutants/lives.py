@@ -10,7 +10,7 @@ LIVES = {
     "a copy has what L2 has left of a life of its own": Mutant(
         calling("0:v 1:wgwg", "0:v 1:wGwG", l3=False, faults=()),
         0,
-        apply=code(Contents, "_value", "math.inf if left < 0 else max(left, 0.5) / 1000", "60.0"),
+        apply=code(Contents, "_aged", "math.inf if left < 0 else max(left, 0.5) / 1000", "60.0"),
     ),
     "those who have a copy are told of a life that gets shorter": Mutant(
         calling("0:swT 1:wgwg", "0:swT 1:wgwgwg", l3=False, faults=()),

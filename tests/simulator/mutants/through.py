@@ -196,8 +196,8 @@ RECEIVERS = {
             code(
                 Commit,
                 "_put",
-                "bound.l1.forget_many([*gone, *bound.l1.fill_many(fills, began)])",
-                "list(map(bound.l1.store.drop, [*gone, *bound.l1.fill_many(fills, began)]))",
+                "bound.l1.forget_many(gone)",
+                "list(map(bound.l1.store.drop, gone))",
             ),
         ),
     ),
