@@ -62,15 +62,12 @@ class Bound:
     remade: bool = False  # whether its records are results, which are made again: then no tier of it is the lowest
     lacking: str = ""  # what its first use is refused with, where a tier has no address
     deferred: bool = field(init=False)  # whether `set` and `delete` are written behind
+    rows: Rows = field(init=False)  # those of a schema that has L3; nobody asks of another one
 
     def __post_init__(self) -> None:
         self.deferred = self.mode is WriteMode.WRITE_BEHIND
-
-    @property
-    def rows(self) -> Rows:
-        """Those of a schema that has L3; nobody asks of another one."""
-        assert self.l3 is not None
-        return self.l3
+        if self.l3 is not None:
+            self.rows = self.l3
 
     @property
     def heard_by_bus(self) -> bool:

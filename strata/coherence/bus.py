@@ -127,7 +127,8 @@ class Bus:
             raise OSError("the subscription went silent")
         if now >= beats.due:
             self._rhythm.beat(beats.send())
-        return beats.due - self._clock.monotonic()
+            now = self._clock.monotonic()
+        return beats.due - now
 
     def _handle(self, answer: Any) -> None:
         if isinstance(answer, Exception):

@@ -199,7 +199,7 @@ class Commit:
 
     def _untold(self, part: SchemaChanges) -> bool:
         """Whether Redis could not be told, so that rows are to be left from which it is repaired."""
-        return self._context.tells and not part.intended
+        return not part.intended and self._context.tells
 
     def _is_one_statement(self, parts: Sequence[SchemaChanges]) -> bool:
         first, *others = parts

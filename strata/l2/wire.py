@@ -169,11 +169,16 @@ class Wires:
 
     def call(self, command: Sequence[Any]) -> Any:
         """The answer to one command. Raises `redis.RedisError` or `OSError`; `LostError` if the connection broke."""
-        return raised(hub.current().exchange(self, packed(command), 1))
+        return raised(self._exchange(packed(command), 1))
 
     def call_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """The answers to many commands in one round trip; error answers are among them, as exceptions."""
-        return hub.current().exchange(self, b"".join([packed(command) for command in commands]), len(commands))
+        return self._exchange(b"".join([packed(command) for command in commands]), len(commands))
+
+    def _exchange(self, packed: bytes, count: int) -> list[Any]:
+        if hub.current is hub.threads:  # who blocks, as all do
+            return self.block(packed, count)
+        return hub.current().exchange(self, packed, count)
 
     def open(self) -> Wire:
         """A connection outside the pool, as for a subscription."""

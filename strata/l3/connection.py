@@ -147,6 +147,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             if self.deadline is not None and self.clock is not None:
                 left = max(self.deadline - self.clock.monotonic(), 0.0) + GRACE
                 timeout = left if timeout is None else min(timeout, left)
+        if hub.current is hub.threads:  # who blocks, as all do
+            return self.block(gen, timeout)
         result: RV = hub.current().query(self, gen, timeout)
         return result
 

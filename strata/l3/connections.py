@@ -88,7 +88,8 @@ class Pool:
             else:
                 conn.deadline = None
                 conn.staged = []
-                self._keep(conn)
+                conn.user = None
+                self._idle.append(conn)
                 if len(self._idle) > 1:
                     self._thin_out(now)
         finally:
@@ -125,10 +126,6 @@ class Pool:
         idle = len(self._idle)
         return Counts(self._seats.used + idle, idle)
 
-    def _keep(self, conn: Connection) -> None:
-        conn.user = None
-        self._idle.append(conn)
-
     def _thin_out(self, now: float) -> None:
         """Close the connection that was idle longest, where it was for too long: one a call."""
         try:
@@ -152,7 +149,8 @@ class Pool:
                 return False
             spare = self._new()
             spare.idle_since = self._clock.monotonic()
-            self._keep(spare)
+            spare.user = None
+            self._idle.append(spare)
         except psycopg.Error:
             return False  # the caller has one
         finally:

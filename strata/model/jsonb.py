@@ -53,7 +53,7 @@ class Jsonb:
     def taken(self, value: Any) -> bytes:
         """As `normal`; the value as L1 keeps it."""
         try:
-            plain = self.down(value)
+            plain = value if self.down is same else self.down(value)
             data = to_json(plain)
             returned = self._from_json(data)
             packed = self._packed(plain)

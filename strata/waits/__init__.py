@@ -85,7 +85,7 @@ def apart(run: Callable[[], None], at_end: Callable[[], None]) -> Callable[[], o
 
 def shield() -> AbstractContextManager[None]:
     """A block that no cancellation breaks off."""
-    return hub.current().shield()
+    return hub.NOTHING if hub.current is hub.threads else hub.current().shield()
 
 
 def chance() -> random.Random:

@@ -121,7 +121,7 @@ class Hub(Protocol):
         ...
 
 
-_NOTHING = contextlib.nullcontext()
+NOTHING = contextlib.nullcontext()  # shields nobody where nobody is cancelled
 
 
 def _nowhere(awaitable: Awaitable[Any]) -> Any:
@@ -178,7 +178,7 @@ class Threads:
         return None
 
     def shield(self) -> AbstractContextManager[None]:
-        return _NOTHING
+        return NOTHING
 
     def thread(self, run: Callable[[], None], name: str) -> Thread:
         return threading.Thread(target=run, name=name, daemon=True)
