@@ -149,7 +149,7 @@ class Tiers:
             lifetimes,
             versions,
             self.clock,
-            plan.text_of,
+            plan.texts_of,
             marks,
         )
         return L2Tier(self.server or self.servers.nowhere, prefix, contents, lifetimes, versions, corrupt)

@@ -109,9 +109,9 @@ _HEADS = (b"V1:", b"V2:", b"T1:", b"T2:")
 
 
 class Contents:
-    """Writes and reads what the keys of one schema hold. Immutable. `text_of` gives the text of a record's key: what
-    stands under another one is not read. Values of the far future are read as entries that cannot be read. `marks` says
-    which are outdated."""
+    """Writes and reads what the keys of one schema hold. Immutable. `texts_of` gives the texts of records' keys:
+    what stands under another one is not read. Values of the far future are read as entries that cannot be read. `marks`
+    says which are outdated."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Contents:
         lifetimes: Lifetimes,
         versions: VersionClock,
         clock: Clock,
-        text_of: Callable[[Any], str] | None = None,
+        texts_of: Callable[[Iterable[Any]], list[str]] | None = None,
         marks: SchemaMarkers = UNMARKED,
     ) -> None:
         self._encode = encode
@@ -128,7 +128,7 @@ class Contents:
         self._lifetimes = lifetimes
         self._versions = versions
         self._clock = clock
-        self._text_of = text_of
+        self._texts_of = texts_of
         self.marks = marks
 
     def write(
@@ -179,7 +179,7 @@ class Contents:
                     found = Found(State.VALUE, version, raw[23:24] == b"p", self._decode(raw[body:]))
                     if left >= 0 or raw[HEADER - 1 : HEADER] == OWN_LIFE:
                         found = self._aged(found, raw, left)
-                    if self._text_of is not None and self._text_of(found.record) != key_text:
+                    if self._texts_of is not None and self._texts_of((found.record,)) != [key_text]:
                         return None
                 # What is pending is a write, which nothing outdates but a newer one.
                 return OUTDATED if not found.pending and self.marks.outdated(found.record, since) else found
@@ -208,13 +208,13 @@ class Contents:
 
     def _plain(self, some: Mapping[str, bytes]) -> Plain:
         """These values; none of them where one cannot be read, since `read` says which."""
-        decode, text_of = self._decode, self._text_of
+        decode, texts_of = self._decode, self._texts_of
         digits = [raw[3:22] for raw in some.values()]
         try:
             records = [decode(raw[HEADER:]) for raw in waits.in_turns(some.values())]
             if not b"".join(digits).isdigit() or max(digits) > text(self._versions.surely()).encode():
                 return NO_VALUES
-            if text_of is not None and list(map(text_of, records)) != [*some]:
+            if texts_of is not None and texts_of(records) != [*some]:
                 return NO_VALUES
         except Exception:  # noqa: BLE001 a codec of the user's may raise anything
             return NO_VALUES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
 from strata.errors import DecodeError, EncodeError, StrataError
@@ -211,13 +211,14 @@ class Compiler:
         source.line(f"return tuple([n for n, v in zip({names!r}, ({values})) if v is not U])")
         return source.function()
 
-    def text_of(self) -> Callable[[Any], str]:
-        """A function that gives the text of a record's key, which is what a key of its type is known by."""
-        source = Source("text_of", "record")
+    def texts_of(self) -> Callable[[Iterable[Any]], list[str]]:
+        """A function that gives the texts of records' keys, which are what keys of their type are known by."""
+        source = Source("texts_of", "records")
         key, kinds = self._key_of("record."), self._key.kinds
         if len(kinds) > 1:
             key = f"{source.bind(self._key_text)}({key})"
-        source.line(f"return {key if len(kinds) > 1 or kinds[0] is str else f'str({key})'}")
+        text = key if len(kinds) > 1 or kinds[0] is str else f"str({key})"
+        source.line(f"return [{text} for record in records]")
         return source.function()
 
     def to_row(self) -> Function:

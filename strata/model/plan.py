@@ -70,7 +70,7 @@ class ModelPlan(Generic[T]):
       L1 does not keep all of them.
     - `check_new` is `check` for records whose key is yet to be assigned by the database, and may be None.
     - `key_of` gives the key of a record, `key_of_row` that of a row; `key_text` gives a key's canonical text, and
-      `parse_key` takes it back. `text_of` gives the text of a record's key, to be compared: it refuses nothing.
+      `parse_key` takes it back. `texts_of` gives the texts of records' keys, to be compared: it refuses nothing.
     - `freeze` gives the form in which L1 keeps a record, compact and of no interest to the collector; `thaw` makes a
       private record of it, with UNLOADED in what L1 does not keep. `copy` makes a private record of a record.
     - `cached` gives a record as L2 keeps it, for encoding: it shares its values with the record given. `unloaded`
@@ -107,7 +107,7 @@ class ModelPlan(Generic[T]):
     key_of: Callable[[Any], Any]
     key_of_row: Callable[[Sequence[Any]], Any]
     key_text: Callable[[Any], str]
-    text_of: Callable[[Any], str]
+    texts_of: Callable[[Iterable[Any]], list[str]]
     parse_key: Callable[[str], Any]
     prepare: Callable[[Any, datetime | None], T]
     copy: Callable[[Any], T]
@@ -229,7 +229,7 @@ def _compile(model: type[T]) -> ModelPlan[T]:
         key_of=operator.attrgetter(*key.names),
         key_of_row=operator.itemgetter(*[place for place, field in enumerate(stored) if field.primary_key]),
         key_text=key_text,
-        text_of=compiler.text_of(),
+        texts_of=compiler.texts_of(),
         parse_key=parse_key,
         prepare=compiler.prepare(),
         copy=same if immutable else compiler.copy(),

@@ -362,7 +362,7 @@ TELLING = {
             code(
                 Commit,
                 "_untold",
-                "return self._context.tells and not part.intended",
+                "return not part.intended and self._context.tells",
                 "return part.bound.l2 is not None and not part.intended",
             ),
             code(Commit, "_put_l2", "self._leave_repairs(part, changes)", "pass"),
