@@ -217,8 +217,9 @@ class Compiler:
         key, kinds = self._key_of("record."), self._key.kinds
         if len(kinds) > 1:
             key = f"{source.bind(self._key_text)}({key})"
-        text = key if len(kinds) > 1 or kinds[0] is str else f"str({key})"
-        source.line(f"return [{text} for record in records]")
+        elif kinds != (str,):
+            key = f"str({key})"
+        source.line(f"return [{key} for record in records]")
         return source.function()
 
     def to_row(self) -> Function:

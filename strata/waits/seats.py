@@ -21,9 +21,9 @@ class Seats:
     """At most `size` users at a time. A user is any object that lives for as long as the use and no longer.
 
     A use ends with `leave`, and at the latest with the life of its user: the reference's callback is a method of C.
-    Thread-safe: entries come and leave in one call each, and so do those who wait, in `_waiting`; `_lock` is for those
-    who find too many, of whom one after the other looks again. After fork the child makes another one, in which users
-    of the parent's leave no trace.
+    Thread-safe: `_lock` guards the count against another taker; entries leave without it, and those who wait come to
+    `_waiting` and go in one call each. After fork the child makes another one, in which users of the parent's leave no
+    trace.
     """
 
     def __init__(self, size: int) -> None:
@@ -42,10 +42,8 @@ class Seats:
         """Take a seat for `user`, where one is free."""
         used = self._used
         reference = weakref.ref(user, self._end)
-        used[reference] = None  # first, so that whoever comes now, another thread or a handler, finds it taken
-        if len(used) <= self._size:
-            return True
-        with self._lock:  # of several that come at once, one may find that another takes none
+        with self._lock:
+            used[reference] = None  # first, so that a handler that comes now finds it taken
             if len(used) <= self._size or self._shares(user):
                 return True
             used.pop(reference, None)

@@ -181,7 +181,7 @@ def test_every_promise_is_kept_in_every_order_of_two_calls_and_a_fault(kind: str
 
 @pytest.mark.parametrize("kind", ["behind", "sealed behind"])
 def test_a_seed_replays_event_by_event(kind: str) -> None:
-    replays = (simulate("--kind", kind, "--seed", "8", "--replay").stdout for _ in range(2))
+    replays = (simulate("--kind", kind, "--seed", "7", "--replay").stdout for _ in range(2))
     # Tokens begin with the process's id.
     first, second = (re.sub(r"[0-9a-f]{8}(?=\.[0-9a-f])", "", said) for said in replays)
     assert first == second and len(first.splitlines()) > 100
