@@ -80,13 +80,7 @@ class L2Tier:
         return self.marks.since
 
     def held(
-        self,
-        version: int,
-        record: Any,
-        life: float | None = None,
-        *,
-        pending: bool = False,
-        since: int | None = None,
+        self, version: int, record: Any, life: float | None = None, *, pending: bool = False, since: int | None = None
     ) -> tuple[bytes, int]:
         """What a key is to hold, the value, with a life of its own perhaps, or for None a tombstone; and for how many
         ms, 0 being without end."""
