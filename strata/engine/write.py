@@ -37,6 +37,15 @@ class Stamp(NamedTuple):
     since: int | None
 
 
+class Prepared(NamedTuple):
+    """A record that is to be written, None for its deletion: checked, stamped and private; and as L1 keeps it, where
+    that is known, since the record is whole."""
+
+    id: Any
+    record: Any
+    frozen: Any = None
+
+
 def check_kind(bound: Bound, value: Any) -> None:
     """Raise `EncodeError` for what is no record of the schema."""
     model = bound.plan.model
@@ -56,13 +65,9 @@ class Writer:
         """Store the record by the schema's write mode, with a life of its own where one is given; returns it with its
         stamps, private to the caller."""
         id, key_text = bound.plan.key_and_text(id)
-        taken = self._taken(bound, id, value)
-        record = self.prepare(bound, id, value) if taken is None else None
+        prepared = self.prepared(bound, id, value)
         self._context.listen()
-        if taken is None:
-            stored = self.write(bound, id, key_text, record, life)
-        else:
-            stored = self._behind(bound, id, key_text, bound.plan.thaw(taken), life, taken)
+        stored = self._write(bound, key_text, prepared, life)
         bound.counters.sets += 1
         bound.hooks.after_set(stored)
         return stored
@@ -87,12 +92,14 @@ class Writer:
             )
         return self._stamped(bound, value)
 
-    def _taken(self, bound: Bound, id: Any, value: Any) -> Any:
-        """The frozen form of a deferred write that is as it should be, in one step; None where `prepare` is to look."""
+    def prepared(self, bound: Bound, id: Any, value: Any) -> Prepared:
+        """As `prepare`; what is as it should be, in one step."""
         plan = bound.plan
-        if plan.take is None or not bound.deferred or bound.hooks.before_set_given or bound.tagger is not None:
-            return None
-        return plan.take(value, id, self._context.now() if plan.stamped else None)
+        if plan.take is not None and not bound.hooks.before_set_given and bound.tagger is None:
+            frozen = plan.take(value, id, self._context.now() if plan.stamped else None)
+            if frozen is not None:
+                return Prepared(id, plan.thaw(frozen), frozen)
+        return Prepared(id, self.prepare(bound, id, value))
 
     def accept(self, bound: Bound, value: Any) -> Any:
         """A record that is to be inserted, checked, in which the key that the database is to assign may be None."""
@@ -136,34 +143,37 @@ class Writer:
 
     def write(self, bound: Bound, id: Any, key_text: str, record: Any, life: float | None = None) -> Any:
         """One checked record, or None for its deletion, by the schema's write mode."""
+        return self._write(bound, key_text, Prepared(id, record), life)
+
+    def _write(self, bound: Bound, key_text: str, prepared: Prepared, life: float | None) -> Any:
         if bound.deferred:
-            return self._behind(bound, id, key_text, record, life)
+            return self._behind(bound, key_text, prepared, life)
         if bound.l3 is not None:
             commit = Commit(self._context)
-            commit.add(bound, id, key_text, record, life)
+            commit.add(bound, prepared.id, key_text, prepared.record, life)
             commit.run()
             return commit.parts[bound.name].changes[key_text].record
-        self.keep(bound, {key_text: (id, record)}, life)
-        return record
+        self.keep(bound, {key_text: prepared}, life)
+        return prepared.record
 
-    def keep(self, bound: Bound, changes: Mapping[str, tuple[Any, Any]], life: float | None = None) -> None:
-        """Ids with checked records, or None for their deletion, by key text, of a schema without L3."""
-        for _, record in changes.values():
-            if record is not None:
+    def keep(self, bound: Bound, changes: Mapping[str, Prepared], life: float | None = None) -> None:
+        """What is to be written, by key text, in a schema without L3."""
+        for _, record, frozen in changes.values():
+            if record is not None and frozen is None:
                 self.refuse_partial(bound, record)
         if bound.l2 is not None:
             self._own(bound, bound.l2, changes, life)
             return
-        for id, record in changes.values():
+        for id, record, frozen in changes.values():
             if record is None:
                 bound.l1.forget(id)
             else:
-                began = self._context.clock.monotonic()
-                bound.l1.write(id, bound.plan.freeze(record), self._context.versions.stamp(), began, life=life)
+                began, kept = self._context.clock.monotonic(), bound.plan.freeze(record) if frozen is None else frozen
+                bound.l1.write(id, kept, self._context.versions.stamp(), began, life=life)
 
-    def _behind(self, bound: Bound, id: Any, key_text: str, record: Any, life: float | None, frozen: Any = None) -> Any:
-        """`frozen`: the record as L1 keeps it, where that is known, since it is whole."""
+    def _behind(self, bound: Bound, key_text: str, prepared: Prepared, life: float | None) -> Any:
         plan, deferred = bound.plan, self._context.writebehind
+        id, record, frozen = prepared
         assert deferred is not None
         self._context.ready()
         began = self._context.clock.monotonic()
@@ -196,13 +206,13 @@ class Writer:
             return None
         return plan.copy(record) if frozen is None else plan.thaw(frozen)
 
-    def _own(self, bound: Bound, l2: L2Tier, changes: Mapping[str, tuple[Any, Any]], life: float | None) -> None:
+    def _own(self, bound: Bound, l2: L2Tier, changes: Mapping[str, Prepared], life: float | None) -> None:
         """A schema whose lowest tier is L2: the newest version wins there, and what it overtakes is tried once more.
 
         What is overtaken again, by another version, was written before that: the other came since the first try.
         """
         context, claims = self._context, bound.l1.claims
-        mine = ManyClaim([id for id, _ in changes.values()], life)
+        mine = ManyClaim([change.id for change in changes.values()], life)
         left, met = dict(changes), dict[str, int]()
         try:
             claims.enter_many(mine)
@@ -213,11 +223,11 @@ class Writer:
                 began = context.clock.monotonic()
                 in_the_way = l2.own(context.announcer.channel, puts)
                 stored = [put for put in puts if put.key_text not in in_the_way]
-                self._take(bound, [(mine, left[put.key_text][0], put.record, put.version) for put in stored], began)
+                self._take(bound, [(mine, left[put.key_text], put.version) for put in stored], began)
                 for put in stored:
                     del left[put.key_text]
                 for key_text in [text for text, version in in_the_way.items() if met.get(text, version) != version]:
-                    bound.l1.forget(left.pop(key_text)[0])
+                    bound.l1.forget(left.pop(key_text).id)
                 if in_the_way:
                     context.versions.observe(max(in_the_way.values()))
                 if not left:
@@ -228,7 +238,7 @@ class Writer:
                 "check the clocks with `strata doctor`"
             )
         except WITHOUT_L2:
-            bound.l1.forget_many([id for id, _ in left.values()])  # the outcome may be unknown
+            bound.l1.forget_many([change.id for change in left.values()])  # the outcome may be unknown
             raise
         finally:
             claims.release_many(mine)
@@ -246,7 +256,7 @@ class Writer:
         """Write a checked record of a schema whose lowest tier is L2, as `L2Tier.swap` does, as of a stamp."""
         assert bound.l2 is not None
         swap = bound.l2.swap
-        [put] = self._puts(bound, {key_text: (id, record)}, life, stamp)
+        [put] = self._puts(bound, {key_text: Prepared(id, record)}, life, stamp)
         return self._alone(bound, id, put, lambda put: swap(self._context.announcer.channel, put, stood))
 
     def own(self, bound: Bound, id: Any, key_text: str, record: Any, stamp: Stamp, life: float | None = None) -> bool:
@@ -259,7 +269,7 @@ class Writer:
             in_the_way = own(self._context.announcer.channel, [put]).get(key_text)
             return in_the_way is None, in_the_way
 
-        [put] = self._puts(bound, {key_text: (id, record)}, life, stamp)
+        [put] = self._puts(bound, {key_text: Prepared(id, record)}, life, stamp)
         return self._alone(bound, id, put, put_own)[0]
 
     def _alone(
@@ -275,7 +285,7 @@ class Writer:
             if done and bound.l2.marks.outdated(put.record, put.since):
                 bound.l1.forget(id)  # it was made of what was invalidated meanwhile
             elif done:
-                self._take(bound, [(claim, id, put.record, put.version)], began)
+                self._take(bound, [(claim, Prepared(id, put.record), put.version)], began)
             elif stands is not None:
                 self._context.versions.observe(stands)
             return done, stands
@@ -285,37 +295,35 @@ class Writer:
         finally:
             bound.l1.claims.release(claim)
 
-    def _puts(
-        self, bound: Bound, changes: Mapping[str, tuple[Any, Any]], life: float | None, stamp: Stamp
-    ) -> list[Put]:
+    def _puts(self, bound: Bound, changes: Mapping[str, Prepared], life: float | None, stamp: Stamp) -> list[Put]:
         version, since = stamp
         said = self._context.messages(
             bound,
             [
-                (key_text, MessageOp.DELETE if record is None else MessageOp.SET, version)
-                for key_text, (_, record) in changes.items()
+                (key_text, MessageOp.DELETE if change.record is None else MessageOp.SET, version)
+                for key_text, change in changes.items()
             ],
             # If the answer is lost, and the script is run later, this instance must hear of it as well.
             signed=False,
         )
         return [
-            Put(key_text, version, record, said[key_text], life=life, since=since)
-            for key_text, (_, record) in changes.items()
+            Put(key_text, version, change.record, said[key_text], life=life, since=since)
+            for key_text, change in changes.items()
         ]
 
-    def _take(self, bound: Bound, stored: Sequence[tuple[Claim | ManyClaim, Any, Any, int]], began: float) -> None:
+    def _take(self, bound: Bound, stored: Sequence[tuple[Claim | ManyClaim, Prepared, int]], began: float) -> None:
         """L1 after own writes: the new records where the claims still hold, and nothing older in any case."""
         freeze = bound.plan.freeze
         kept = bound.mode is not WriteMode.WRITE_THROUGH_L1_ASYNC and bound.l1.store is not None
         fills: list[Fill] = [
-            (claim, id, freeze(record), version, False)
-            for claim, id, record, version in waits.in_turns(stored)
-            if kept and record is not None
+            (claim, change.id, freeze(change.record) if change.frozen is None else change.frozen, version, False)
+            for claim, change, version in waits.in_turns(stored)
+            if kept and change.record is not None
         ]
         out = {*bound.l1.fill_many(fills, began)}
         if len(fills) < len(stored) or out:
             entered = {id for _, id, *_ in fills} - out
-            bound.l1.forget_each([(id, version) for _, id, _, version in stored if id not in entered])
+            bound.l1.forget_each([(change.id, version) for _, change, version in stored if change.id not in entered])
 
     def refuse_partial(self, bound: Bound, record: Any) -> None:
         """Raise `EncodeError` for a record of a schema without L3 that is not whole."""

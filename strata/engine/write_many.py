@@ -10,7 +10,7 @@ from strata.bound import Bound
 from strata.engine.commit import Commit
 from strata.engine.context import Context
 from strata.engine.many import listed
-from strata.engine.write import Writer
+from strata.engine.write import Prepared, Writer
 from strata.errors import EncodeError
 
 
@@ -26,13 +26,13 @@ class ManyWriter:
         by id."""
         if not isinstance(values, Mapping):
             raise EncodeError(f"set_many takes a mapping of ids to records, not a {type(values).__name__}")
-        prepare, named = self._writer.prepare, bound.plan.key_and_text
+        prepare, named = self._writer.prepared, bound.plan.key_and_text
         keyed = [(*named(id), value) for id, value in waits.in_turns(values.items())]
-        prepared = {key_text: (id, prepare(bound, id, value)) for id, key_text, value in waits.in_turns(keyed)}
+        prepared = {key_text: prepare(bound, id, value) for id, key_text, value in waits.in_turns(keyed)}
         self._context.listen()
         if bound.l3 is None:
             self._writer.keep(bound, prepared, life)
-            stored = dict(prepared.values())
+            stored = {change.id: change.record for change in prepared.values()}
         else:
             stored = {change.id: change.record for change in self._commit(bound, prepared, life)}
         bound.counters.sets += len(stored)
@@ -43,20 +43,20 @@ class ManyWriter:
     def delete_many(self, bound: Bound, ids: Iterable[Any]) -> None:
         """Remove the records; those of write-through schemas in one transaction."""
         named = bound.plan.key_and_text
-        gone = {key_text: (id, None) for id, key_text in map(named, waits.in_turns(listed(ids)))}
+        gone = {key_text: Prepared(id, None) for id, key_text in map(named, waits.in_turns(listed(ids)))}
         self._context.listen()
         if bound.deferred:
-            for key_text, (id, _) in waits.in_turns(gone.items()):
-                self._writer.write(bound, id, key_text, None)
+            for key_text, change in waits.in_turns(gone.items()):
+                self._writer.write(bound, change.id, key_text, None)
         elif bound.l3 is None:
             self._writer.keep(bound, gone)
         else:
             self._commit(bound, gone)
         bound.counters.deletes += len(gone)
 
-    def _commit(self, bound: Bound, changes: Mapping[str, tuple[Any, Any]], life: float | None = None) -> Iterable[Any]:
+    def _commit(self, bound: Bound, changes: Mapping[str, Prepared], life: float | None = None) -> Iterable[Any]:
         commit = Commit(self._context)
-        for key_text, (id, record) in waits.in_turns(changes.items()):
-            commit.add(bound, id, key_text, record, life)
+        for key_text, change in waits.in_turns(changes.items()):
+            commit.add(bound, change.id, key_text, change.record, life)
         commit.run()
         return commit.parts[bound.name].changes.values() if changes else ()
