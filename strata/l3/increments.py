@@ -11,6 +11,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from strata.l3 import diagnosis
 from strata.l3.connection import Connection
 from strata.l3.layout import HORIZONS, PARTIALS, TOMBSTONES, VERSION, Layout
@@ -21,7 +23,7 @@ from strata.l3.standing import Standing, counted_text, note_of
 from strata.l3.statement import ARRAYS, INT8, TEXT, Statement
 from strata.l3.values import Applied, Change, Status
 from strata.model.atoms import BIGINT_MAX, BIGINT_MIN
-from strata.protocol.added import newest
+from strata.protocol.added import newest, origins
 from strata.protocol.versions import LATE_NODES, above
 
 _MADE = -2  # the group, in the stage, of rows that are made of a default
@@ -36,13 +38,13 @@ class Increments:
         self._stage = stage
         self._update = update
         self._kinds = layout.plan.numbers
-        self._numbers = tuple(self._kinds)
+        # Whether a row holds what was reckoned.
+        self._is_known = not (layout.actual.restless or layout.actual.inexact)
         key, table, told = layout.key, layout.table, layout.key.text("s")
-        shown = "".join(f", {layout.shown([name], 'r')}" for name in self._numbers)
         self._look = stage.statement(
             f"SELECT s.{ORDER}, (SELECT d.version FROM {TOMBSTONES} d WHERE {layout.buried('d', told)}),"
             f" (SELECT h.version FROM {HORIZONS} h WHERE h.schema = {layout.schema}),"
-            f" r.{VERSION}, {NOTE}{shown}"
+            f" r.{VERSION}, {NOTE}, {layout.shown(layout.names, 'r')}"
             f" FROM {STAGE} s LEFT JOIN {table} r ON {key.same('r', 's')}"
             f" LEFT JOIN {PARTIALS} p ON {layout.buried('p', told)}",
             of=(ORDER, *key.quoted),
@@ -73,14 +75,14 @@ class Increments:
         groups: dict[tuple[str, ...], int] = {}
         rows: list[tuple[Any, ...]] = []
         notes: list[tuple[str, int, int, str, str, str]] = []
-        for place, buried, horizon, version, noted, *numbers in self._look.rows(conn):
+        for place, buried, horizon, version, noted, *values in self._look.rows(conn):
             change = changes[place]
             note = None if noted is None else note_of(noted, self._kinds)
             there = version is not None
             gone = Standing.gone(max(buried or 0, horizon or 0))
-            held = Standing.of(self._numbers, version, numbers, note) if there else gone
+            held = Standing.of(layout.names, version, values, note) if there else gone
             came = reckoned(held, change, layout.names, layout.plan.key.names, horizon or 0)
-            answers[place] = came.applied
+            answers[place] = came.applied if self._is_known else replace(came.applied, row=None)
             if came.written is None:
                 continue
             self._check(came.written, place)
@@ -110,7 +112,7 @@ class Increments:
             self._make.execute(conn)
 
     def _check(self, written: Mapping[str, Any], place: int) -> None:
-        for name in self._numbers:
+        for name in self._kinds:
             value = written.get(name)
             if type(value) is int and not BIGINT_MIN <= value <= BIGINT_MAX:
                 told = f"bigint out of range: what was added to {name} is more than the column can hold"
@@ -143,8 +145,7 @@ def reckoned(held: Standing, change: Change, names: Sequence[str], keys: Sequenc
     late = before is not None and version >= change.version
     now = above(version, LATE_NODES) if late else change.version
     written = {n: value for n, value in held.values.items() if n not in earlier or earlier[n] is not value}
+    status = Status.SUPERSEDED if late else Status.APPLIED
     counted = tuple(dict.fromkeys(series.column for series in change.added))
-    kept = tuple(held.values[name] for name in counted)
-    return Reckoned(
-        Applied(change.key, Status.SUPERSEDED if late else Status.APPLIED, now, kept, counted, late), written
-    )
+    kept, row = (tuple(held.values[name] for name in some) for some in (counted, names))
+    return Reckoned(Applied(change.key, status, now, kept, counted, late, row, origins(held.added)), written)

@@ -60,7 +60,9 @@ class Applied(msgspec.Struct, frozen=True, gc=False):
 
     `version` is the one that L3 holds now, as a row or as a tombstone; 0 is none. Where the row holds other values
     than were sent, or may do so in columns that were not, `kept` are those of all columns, `kept_names`, of which that
-    can be. `late`: the row is newer, but got the columns that newer writes had not carried.
+    can be. `late`: the row is newer, but got the columns that newer writes had not carried. `row`: all of it
+    as it is then, where that is known of one that was added to, and `counted` the version up to which it has what each
+    instance has added.
     """
 
     key: Any
@@ -69,6 +71,8 @@ class Applied(msgspec.Struct, frozen=True, gc=False):
     kept: tuple[Any, ...] | None = None
     kept_names: tuple[str, ...] = ()
     late: bool = False
+    row: tuple[Any, ...] | None = None
+    counted: Mapping[str, int] = {}
 
 
 class Repair(NamedTuple):

@@ -267,6 +267,11 @@ class Inspection:
         return self._process.renewer
 
     @property
+    def source(self) -> str:
+        """The name of this instance."""
+        return self._context.announcer.source
+
+    @property
     def outcomes(self) -> Outcomes:
         """What workers report to this process."""
         return self._process.outcomes

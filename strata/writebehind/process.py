@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from strata.config import Config
 from strata.errors import WITHOUT_L2, InvalidConfigError
 from strata.observe.causes import network_cause
 from strata.policies import Durability
+from strata.protocol.versions import NODE_BITS
 from strata.runtime.daemon import Daemon
 from strata.writebehind.dirty.buffer import DirtyBuffer
 from strata.writebehind.dirty.journal import Journal
@@ -190,6 +191,12 @@ class Process:
             return Counted(plan.copy(record), record, in_l1=True)
         record = None if known is None else plan.counted(known, what.deltas, what.part)
         return Counted() if record is None else Counted(plan.copy(record), record)
+
+    def counted(self, schema: str, record: Any, deltas: Mapping[str, Any], part: Any) -> Any:
+        return self._shared.schemas[schema].plan.counted(record, deltas, part)
+
+    def age(self, version: int) -> float:
+        return max(0, (self.stamp() >> NODE_BITS) - (version >> NODE_BITS)) / 1_000_000
 
     def merge(self, schema: str, base: Any, over: Any) -> Any:
         return self._shared.schemas[schema].plan.merge(base, over)

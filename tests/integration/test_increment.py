@@ -14,6 +14,7 @@ import pytest
 
 import strata
 from strata import (
+    UNLOADED,
     DataStore,
     EncodeError,
     MemPolicy,
@@ -27,6 +28,7 @@ from strata import (
 from strata.protocol.versions import NODE_BITS
 from strata.testing import inspect
 from strata.writebehind.dirty import changes, tally
+from strata.writebehind.persist.outcomes import OutcomeReport, Outcomes, Persisted
 from strata.writebehind.service import WriteBehind
 from tests.behind import Errors, client, comes_after, deferred, hand_off, idle, paced, persist, run
 from tests.stores import MakeStore, sure
@@ -393,19 +395,167 @@ def test_who_adds_on_asks_no_tier_for_a_while_and_then_sees_what_others_have_add
     monkeypatch.setattr(tally, "KNOWN_FOR", 3600.0)
     assert one.increment(Counter, 1, hits=1).hits == 1
     before = asked(one)
-    for turn in range(2, 5):
-        for store in (other, one):
-            hand_off(store)
-        persist(one, "counters")
-        wait_until(lambda: inspect(one).schemas["counters"].l1.entries.get(1) is None, what="the message")
-        found = one.increment(Counter, 1, hits=1)
-        assert (found.hits, found.title) == (turn, "kept")
+    hand_off(one)
+    hand_off(other)
+    forgotten(one)
+    found = one.increment(Counter, 1, hits=1)
+    assert (found.hits, found.title) == (2, "kept")
     assert asked(one) == before
     monkeypatch.setattr(tally, "KNOWN_FOR", 0.0)
-    for store in (other, one):
-        hand_off(store)
-    persist(one, "counters")
-    assert one.increment(Counter, 1, hits=1).hits == one.get(Counter, 1).hits == 105
+    hand_off(one)
+    persist(other, "counters")
+    assert one.increment(Counter, 1, hits=1).hits == one.get(Counter, 1).hits == 103
+
+
+def forgotten(store: DataStore) -> None:
+    """L1 has heard that the record is another by now."""
+    wait_until(lambda: inspect(store).schemas["counters"].l1.entries.get(1) is None, what="the message")
+
+
+def heard(store: DataStore) -> None:
+    """The store was told what became of what it has handed off."""
+    assert inspect(store).outcomes.collect() == 1
+
+
+def test_what_others_have_added_comes_with_the_outcome_of_what_was_added_here(
+    make: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = counting(make), counting(make)
+    one.set_many(Counter, {1: Counter(1, title="kept")})
+    inspect(one).outcomes.beat()
+    monkeypatch.setattr(tally, "KNOWN_FOR", 3600.0)
+    assert one.increment(Counter, 1, hits=1, weight=0.5).hits == 1
+    before = asked(one)
+    for turn in range(1, 4):
+        other.increment(Counter, 1, hits=100, money=Decimal("0.1"))
+        comes_after(one, other)
+        assert one.increment(Counter, 1, hits=1, weight=0.5).hits == 100 * (turn - 1) + 3 * turn - 1
+        hand_off(other)
+        hand_off(one)
+        assert one.increment(Counter, 1, hits=1, weight=0.5).hits == 100 * (turn - 1) + 3 * turn
+        persist(other, "counters")
+        heard(one)
+        forgotten(one)
+        found = one.increment(Counter, 1, hits=1, weight=0.5)
+        hits, money = 103 * turn + 1, turn * Decimal("0.1")
+        assert found == Counter(1, hits, 1.5 * turn + 0.5, money, title="kept", changed=found.changed)
+    assert asked(one) == before
+    hand_off(one)
+    persist(other, "counters")
+    assert found == one.get(Counter, 1, force_l3=True)
+
+
+def test_an_outcome_takes_nothing_back_that_was_heard_since(make: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally, "KNOWN_FOR", 3600.0)
+    one, other = counting(make), counting(make)
+    one.set_many(Counter, {1: Counter(1, title="old")})
+    inspect(one).outcomes.beat()
+    one.increment(Counter, 1, hits=1)
+    hand_off(one)
+    persist(other, "counters")
+    comes_after(other, one)
+    other.set(Counter, 1, Counter(1, hits=50, title="new"))
+    hand_off(other)
+    wait_until(lambda: not inspect(one).buffer.knows("counters", 1), what="the message")
+    heard(one)
+    found = one.increment(Counter, 1, hits=1)
+    assert (found.hits, found.title) == (51, "new")
+
+
+def test_an_outcome_takes_nothing_back_that_was_read_since(make: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = counting(make), counting(make)
+    one.set_many(Counter, {1: Counter(1)})
+    inspect(one).outcomes.beat()
+    one.increment(Counter, 1, hits=1)
+    hand_off(one)
+    persist(other, "counters")
+    other.increment(Counter, 1, hits=100)
+    hand_off(other)
+    forgotten(one)
+    monkeypatch.setattr(tally, "KNOWN_FOR", 0.0)
+    assert one.increment(Counter, 1, hits=1).hits == 102
+    monkeypatch.setattr(tally, "KNOWN_FOR", 3600.0)
+    heard(one)
+    inspect(one).schemas["counters"].l1.forget(1)
+    assert one.increment(Counter, 1, hits=1).hits == 103
+
+
+def test_an_outcome_takes_nothing_back_that_was_written_here_since(
+    make: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tally, "KNOWN_FOR", 3600.0)
+    store = counting(make)
+    store.set_many(Counter, {1: Counter(1)})
+    store.increment(Counter, 1, hits=1)
+    hand_off(store)
+    bare = dict.fromkeys(("hits", "weight", "money", "seen"), UNLOADED)
+    store.set(Counter, 1, Counter(1, title="mine", **bare))
+    persist(store, "counters")
+    found = store.increment(Counter, 1, hits=1)
+    assert (found.hits, found.title) == (2, "mine")
+    hand_off(store)
+    store.set(Counter, 1, Counter(1, hits=50))
+    persist(store, "counters")
+    assert store.increment(Counter, 1, hits=1).hits == 51
+
+
+def test_a_row_that_has_more_of_what_was_added_here_than_was_handed_off_is_not_told_of(
+    make: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was brought around the ledger, and nobody can tell how much of it."""
+    one, other = counting(make), counting(make)
+    one.set_many(Counter, {1: Counter(1)})
+    one.increment(Counter, 1, hits=1)
+    hand_off(one)
+    other.increment(Counter, 1, hits=100)
+    hand_off(other)
+    one.increment(Counter, 1, hits=10)
+    inspect(one).bypass.many(inspect(one).schemas["counters"], inspect(one).buffer.pending())
+    sent: dict[str, OutcomeReport] = {}
+    monkeypatch.setattr(Outcomes, "send", lambda _, origin, report: sent.update({origin: report}))
+    persist(other, "counters")
+    assert sums(one) == 111
+    assert not sent[inspect(one).source].persisted[0].row
+    assert sent[inspect(other).source].persisted[0].row
+
+
+def test_a_large_row_is_read_by_who_adds_to_it(make: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = counting(make)
+    store.set_many(Counter, {1: Counter(1, title="x" * 5000)})
+    store.increment(Counter, 1, hits=1)
+    hand_off(store)
+    sent = []
+    monkeypatch.setattr(Outcomes, "send", lambda _, origin, report: sent.extend(report.persisted))
+    persist(store, "counters")
+    assert [item.row for item in sent] == [b""]
+
+
+@pytest.mark.parametrize("row", [b"nothing", b"\x82\xa2id\x02\xa4hits\x01", b"\x82\xa2id\x01\xa4hits\x01"])
+def test_a_row_that_comes_with_an_outcome_and_is_none_is_left_out(make: MakeStore, row: bytes) -> None:
+    store = counting(make)
+    store.set_many(Counter, {1: Counter(1)})
+    store.increment(Counter, 1, hits=1)
+    [(_, item)] = inspect(store).buffer.pending()
+    version = item.version
+    report = OutcomeReport("counters", [Persisted("1", version, True, version, row, version)])
+    assert inspect(store).outcomes.apply(report)
+    assert not inspect(store).buffer.pending()
+    assert inspect(store).schemas["counters"].l1.entries.get(1) is None
+    assert store.increment(Counter, 1, hits=1).hits == 2
+
+
+def test_what_became_of_a_write_is_heard_although_its_key_was_written_once_more(make: MakeStore) -> None:
+    one, other = make(write_behind_flush_interval=60.0), counting(make)
+    paced(one)
+    one.register(deferred(Counter, name="counters"))
+    other.set_many(Counter, {1: Counter(1)})
+    one.increment(Counter, 1, hits=1)
+    inspect(one).drainer.stop(2.0)
+    inspect(one).outcomes.beat()
+    hand_off(one)
+    one.increment(Counter, 1, hits=1)
+    persist(other, "counters")
+    wait_until(lambda: any(slot.persisted for slot, _ in inspect(one).buffer.pending()), what="the outcome")
 
 
 OTHERWISE: dict[str, Callable[[DataStore], Any]] = {

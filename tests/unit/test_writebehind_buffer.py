@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -59,6 +59,13 @@ class Buffer:
     def count(self, schema: str, key: str, what: Addition, known: dict[str, int] | None) -> Counted:
         found = None if known is None else {name: held + what.deltas.get(name, 0) for name, held in known.items()}
         return Counted(found, found)
+
+    def counted(self, schema: str, record: dict[str, int], deltas: Mapping[str, int], part: Any) -> dict[str, int]:
+        both: dict[str, int] = record | (part or {})
+        return {name: held + deltas.get(name, 0) for name, held in both.items()}
+
+    def age(self, version: int) -> float:
+        return 0.0
 
     def merge(self, schema: str, base: dict[str, int], over: dict[str, int]) -> dict[str, int]:
         return base | over

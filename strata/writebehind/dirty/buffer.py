@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from itertools import islice, takewhile
+from math import inf
 from typing import Any
 
 from msgspec.structs import replace
@@ -19,7 +20,7 @@ from strata.writebehind.dirty.gate import Gate
 from strata.writebehind.dirty.laying import coalesced
 from strata.writebehind.dirty.owner import Limits, Owner
 from strata.writebehind.dirty.queues import Left, Queues
-from strata.writebehind.dirty.slot import Accepted, Addition, Buffered, OwnWrite, Slot
+from strata.writebehind.dirty.slot import Accepted, Addition, Buffered, HeldRow, OwnWrite, Slot
 from strata.writebehind.dirty.tally import Tallies
 from strata.writebehind.ledger.shard import Shard
 
@@ -44,6 +45,7 @@ class DirtyBuffer:
         self._left = Left()
         self._tallies = Tallies(owner)
         self.since = 0.0  # monotonic time at which the oldest unsent write came, or was tried
+        self.sent_at = -inf  # monotonic time at which the ledger last took some
         # Writes since the last hand-off whose keys were not in it: those that come again wait their time.
         self.fresh = 0
 
@@ -145,7 +147,7 @@ class DirtyBuffer:
             self._begin()
             for slot, version in versions:
                 slot.sent = max(slot.sent, version)
-                slot.sent_at = now
+                slot.sent_at = self.sent_at = now
                 if slot.item.version <= slot.sent and slot in self._queues.unsent:
                     self._queues.sent(slot)
             self.since = now
@@ -183,9 +185,15 @@ class DirtyBuffer:
                 elif version > slot.persisted:
                     slot.persisted = version
                     slot.born = self._clock.monotonic()  # what it lacks now came while that was under way
-                    self._settle(slot, version)
+                    slot.item = self._tallies.settled((schema, key), slot.item, version)
             self._torn = False
         return overtook
+
+    def learn(self, schema: str, key: Hashable, row: HeldRow) -> None:
+        """L3 has this row, which was added to here."""
+        with self._lock:
+            slot, since = self._slots.get((schema, key)), self._clock.monotonic() - self._owner.age(row.at)
+            self._tallies.learn((schema, key), row, None if slot is None else slot.item, since)
 
     def give_up(self, schema: str, key: Hashable, version: int) -> None:
         """The write of this version is given up: reads do not get it any more. It stays until that was told. An older
@@ -366,14 +374,6 @@ class DirtyBuffer:
     def _restamp(self, slot: Slot) -> None:
         self._tallies.forget((slot.schema, slot.key))
         self._replace(slot, slot.item.restamped(self._owner.stamp()))
-
-    def _settle(self, slot: Slot, version: int) -> None:
-        """L3 has what the slot's write adds up to a version."""
-        item = slot.item
-        if item.added:
-            own = {series.name: series for series in self._tallies.settle((slot.schema, slot.key), version)}
-            added = tuple(own.get(series.name, series) for series in item.added)
-            slot.item = replace(item, added=tuple(series for series in added if series.last > version))
 
     def _replace(self, slot: Slot, item: Buffered) -> None:
         slot.item = item

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -42,6 +42,15 @@ class Owner(Protocol):
 
     def count(self, schema: str, key: Any, what: Addition, known: Any) -> Counted:
         """This was added to a record: to L1's copy of it, or else to what is `known` of it."""
+        ...
+
+    def counted(self, schema: str, record: Any, deltas: Mapping[str, Any], part: Any) -> Any:
+        """A record with this added to its columns, and the columns of a partial one, if there is one, over it; None
+        where a column cannot hold its sum."""
+        ...
+
+    def age(self, version: int) -> float:
+        """Seconds since a version was stamped, by the clock that all have."""
         ...
 
     def merge(self, schema: str, base: Any, over: Any) -> Any:

@@ -61,6 +61,15 @@ class Addition(msgspec.Struct, frozen=True, gc=False):
     span: str = ""
 
 
+class HeldRow(msgspec.Struct, frozen=True, gc=False):
+    """A record that L3 has held since the stamp `at`; its version, and the one up to which it has what was added here."""
+
+    record: Any
+    version: int
+    counted: int
+    at: int
+
+
 class OwnWrite(msgspec.Struct, frozen=True, gc=False):
     """What reads of a key get from the buffer; `newest`: nothing newer was met. Where something newer was met, it is
     the least that a read may show: the newer one may be lost with the process, or the Redis, that has it. `born` is

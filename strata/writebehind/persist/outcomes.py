@@ -16,10 +16,11 @@ import msgspec
 
 from strata.bound import Bound
 from strata.errors import DecodeError, L2RefusedError
-from strata.protocol.entry import UNDECODABLE
+from strata.protocol.entry import UNDECODABLE, Entry, EntryOp
 from strata.waits.seats import Turn, Turns
 from strata.writebehind.dirty.buffer import DirtyBuffer
-from strata.writebehind.dirty.changes import key_of
+from strata.writebehind.dirty.changes import key_of, row_of
+from strata.writebehind.dirty.slot import HeldRow
 from strata.writebehind.ledger.common import Common
 from strata.writebehind.ledger.ledger import script
 
@@ -30,13 +31,17 @@ class Persisted(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """L3 has taken this write of the key, or has a newer one; `changed`: with other columns than were written.
 
     `held` is the version that L3 has. It is not what the writer may let go of: where it is newer, it may have been
-    written in part, and then it does not stand for writes between the two.
+    written in part, and then it does not stand for writes between the two. `row`: what L3 has held since the stamp
+    `at`, packed, with all that the writer has added up to `version`, and nothing that it added later; empty where that
+    is not known.
     """
 
     key_text: str
     version: int
     changed: bool = False
     held: int = 0
+    row: bytes = b""
+    at: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True):
@@ -145,6 +150,8 @@ class Outcomes:
         for key, item in persisted:
             if item.held > item.version:
                 bound.l1.forget(key, below=item.held)
+            if item.row:
+                self._learn(bound, key, item)
         keyed = self._keyed(bound, report.failed)
         failed = [(key, item) for key, item in keyed if not item.final or self._meant(bound, key, item)]
         for key, failure in failed:
@@ -152,6 +159,17 @@ class Outcomes:
                 self._buffer.give_up(bound.name, key, failure.version)
                 bound.l1.forget_up_to(key, failure.version)
         return self._tell(bound, failed)
+
+    def _learn(self, bound: Bound, key: Any, item: Persisted) -> None:
+        """What L3 holds of a key to which this instance has added."""
+        try:
+            names, values = row_of(bound, key, Entry(item.version, EntryOp.SET, 0, "", item.row))
+            record = bound.record(values, names)
+        except DecodeError as error:
+            self._unreadable(bound.name, error)
+        else:
+            if names == bound.plan.column_names:
+                self._buffer.learn(bound.name, key, HeldRow(record, item.held, item.version, item.at))
 
     def _keyed(self, bound: Bound, items: Sequence[T]) -> list[tuple[Any, T]]:
         """The outcomes with their keys, without those that have none."""

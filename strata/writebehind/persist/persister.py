@@ -36,6 +36,7 @@ BEHIND_FUTURE = (
 )
 LOCKED, BRIEFLY = "55P03", "SET LOCAL lock_timeout = '100ms'"
 OUTAGE = "outage"  # the part of a key of the ledger: OnWriteError has told of the outage that is under way
+ROW_MOST = 2_048  # bytes of a row that is told of with its outcome; who adds to a larger one reads it
 CRASHES_FREE = 2  # claims in company that may end in a crash before the record is claimed alone
 
 
@@ -62,7 +63,7 @@ class Result:
 @dataclass(slots=True)
 class ShardBatch:
     """Works of one shard, in the order of their keys, what becomes of them, and the token of their claims; `enough`:
-    they had their time."""
+    they had their time; `at`: a stamp of when they were claimed."""
 
     bound: Bound
     shard: Shard
@@ -70,6 +71,7 @@ class ShardBatch:
     works: list[ClaimedWrite]
     result: Result
     enough: Callable[[], bool]
+    at: int
 
 
 class Persister:
@@ -93,7 +95,9 @@ class Persister:
         """Persist what was claimed."""
         began = self._clock.monotonic()
         until = began + self._ledger.timing.tries
-        batch = ShardBatch(bound, shard, token, [], Result(), lambda: self._clock.monotonic() >= until)
+        batch = ShardBatch(
+            bound, shard, token, [], Result(), lambda: self._clock.monotonic() >= until, self._versions.stamp()
+        )
         self._open(batch, claimed)
         if batch.works:
             outcome = self._write(batch)
@@ -207,7 +211,7 @@ class Persister:
                 outcome.written[stuck[place]] = applied
             else:
                 shard, work = others[place - len(stuck)]
-                alone = ShardBatch(batch.bound, shard, "", [work], batch.result, batch.enough)
+                alone = ShardBatch(batch.bound, shard, "", [work], batch.result, batch.enough, batch.at)
                 self._succeeded(alone, Outcome({0: applied}))
 
     # -- afterwards ---------------------------------------------------------------------------------------------
@@ -232,7 +236,7 @@ class Persister:
         written = [(work.change, applied) for work, applied in done]
         self._settler.finish(bound, shard, written, partial, batch.token)
         told = [
-            (origin, Persisted(work.change.key_text, version, changes.kept(work.change, applied), applied.version))
+            (origin, _persisted(batch, work, applied, origin, version))
             for work, applied in done
             for origin, version in work.entry.versions().items()
         ]
@@ -324,6 +328,14 @@ def why_lost(bound: Bound, applied: Applied, versions: VersionClock) -> str:
         return NOT_INSERTED
     behind = applied.status is Status.SUPERSEDED and not applied.late
     return BEHIND_FUTURE if behind and not versions.believed(applied.version) else ""
+
+
+def _persisted(batch: ShardBatch, work: ClaimedWrite, applied: Applied, origin: str, version: int) -> Persisted:
+    change, row = work.change, b""
+    if applied.row is not None and applied.counted.get(origin) == version:
+        row = batch.bound.plan.pack_row(applied.row)
+    told = row if len(row) <= ROW_MOST else b""
+    return Persisted(change.key_text, version, changes.kept(change, applied), applied.version, told, batch.at)
 
 
 def _work(bound: Bound, claimed: Claimed) -> ClaimedWrite:

@@ -91,7 +91,7 @@ class Flusher:
     def _next(self) -> float:
         """When there is something to do, by the monotonic clock."""
         times = [self._sweep_at, self._handoff_at()]
-        if self._buffer.unconfirmed:
+        if self._awaits_outcomes():
             times.append(max(self._poll_at, self._retry_at))
         return min(times)
 
@@ -102,6 +102,11 @@ class Flusher:
         many = self._buffer.fresh >= limits.threshold
         return max(self._retry_at, 0.0 if many else self._buffer.since + limits.interval)
 
+    def _awaits_outcomes(self) -> bool:
+        """Also of keys that were written once more since they were handed off."""
+        lately = self._clock.monotonic() < self._buffer.sent_at + self._timing.probe
+        return self._buffer.unconfirmed > 0 or (lately and len(self._buffer) > 0)
+
     def _round(self, now: float) -> None:
         if now >= self._sweep_at:
             self._rounds.look_at_journal()
@@ -109,7 +114,7 @@ class Flusher:
             self._rounds.keep_alive()
         if now >= self._handoff_at():
             self._handoff.run()
-        if self._buffer.unconfirmed and now >= self._poll_at:
+        if now >= self._poll_at and self._awaits_outcomes():
             self._poll_at = now + self._timing.poll
             self._outcomes.collect()
         if now >= self._sweep_at:
