@@ -71,20 +71,33 @@ class Incrementer:
     def _add(
         self, bound: Bound, deferred: WriteBehind, id: Any, key_text: str, deltas: dict[str, Any], made: Any
     ) -> Any:
-        part = self._writer.prepare_part(bound, id, {})
+        writer, part = self._writer, None
         self._context.listen()
         self._context.ready()
-        known = self._known(bound, deferred, id, key_text)
+        if not bound.hooks.before_set_given:
+            part = writer.prepare_part(bound, id, {}) if bound.plan.stamped else None
+            added = deferred.add_on(bound, id, deltas, part, made)
+            if added is not None:
+                return self._told(bound, id, key_text, part, added.known)
+        if part is None:
+            part = writer.prepare_part(bound, id, {})
+        seen, known = deferred.tallies.seen((bound.name, id)), self._known(bound, deferred, id, key_text)
         if known is ABSENT and made is None:
             raise missing(bound, id, OR_DEFAULT)
+        known = made if known is ABSENT else known
         try:
-            found = deferred.add(bound, id, key_text, deltas, part, made, made if known is ABSENT else known)
+            found = deferred.add(bound, id, key_text, deltas, part, made, known, seen)
         except NoRowError:
             raise missing(bound, id, OR_DEFAULT) from None
+        return self._told(bound, id, key_text, part, found)
+
+    def _told(self, bound: Bound, id: Any, key_text: str, part: Any, found: Any) -> Any:
+        """What the caller, and a hook, are told of the record: as it was found, or as far as it can be."""
+        if found is None:
+            found = self._stored(bound, id, key_text, part)
         bound.counters.sets += 1
-        stored = self._stored(bound, id, key_text, part) if found is None else found
-        bound.hooks.after_set(stored)
-        return stored
+        bound.hooks.after_set(found)
+        return found
 
     def _stored(self, bound: Bound, id: Any, key_text: str, part: Any) -> Any:
         """The record with what was just added, where it was known a moment before, and is not any more; the part of it
@@ -92,13 +105,15 @@ class Incrementer:
         try:
             record = self._reader.find(bound, id, key_text, False)
         except FAILED:
-            return part
-        return part if record is ABSENT else record
+            record = ABSENT
+        if record is not ABSENT:
+            return record
+        return self._writer.prepare_part(bound, id, {}) if part is None else part
 
     def _known(self, bound: Bound, deferred: WriteBehind, id: Any, key_text: str) -> Any:
         """The record as a read would show it; ABSENT where there is none, None where that is not known, or L1 or the
         buffer has it, to which it is added there."""
-        if bound.l1.lookup(id, self._context.clock.monotonic()) is not None or deferred.knows(bound, id):
+        if bound.l1.lookup(id, self._context.clock.monotonic()) is not None or deferred.tallies.knows((bound.name, id)):
             return None
         try:
             return self._reader.find(bound, id, key_text, False)

@@ -305,6 +305,10 @@ class Claims:
                 elif known is not None:
                     self._leave(key, claim)
 
+    def concerns(self, key: Hashable) -> bool:
+        """Whether a call may be under way for the key; without the lock: one that began before was entered."""
+        return key in self._claims or key in self._flights or key in self._calls
+
     def void(self, key: Hashable, version: int = 0) -> None:
         """Something happened to the key: no claim on it is good any more, but that of a write of this very `version`,
         and nobody boards its flight; nor its call, but one that began after it (0: whatever it is)."""

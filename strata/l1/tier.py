@@ -220,6 +220,11 @@ class L1Tier:
         self.store.attend()
         return True
 
+    def concerns(self, key: Hashable) -> bool:
+        """Whether something is known of the key, or under way for it; without the lock."""
+        absent = self.absences is not None and key in self.absences.entries
+        return key in self.entries or absent or self.claims.concerns(key)
+
     def change(self, key: Hashable, change: Callable[[Any], Any], now: float) -> Any:
         """What is under way for the key is void, and of the value that there is, `change` makes another, of the same
         version; returns that, None where there is none. It is called with the lock held."""

@@ -181,14 +181,15 @@ class Process:
     def count(self, schema: str, key: Any, what: Addition, known: Any) -> Counted:
         bound = self._shared.schemas[schema]
         plan, record = bound.plan, None
+        if bound.l1.concerns(key):
 
-        def change(value: Any) -> Any:
-            nonlocal record
-            record = plan.counted(plan.thaw(value), what.deltas, what.part)
-            return None if record is None else plan.freeze(record)
+            def change(value: Any) -> Any:
+                nonlocal record
+                record = plan.counted(plan.thaw(value), what.deltas, what.part)
+                return None if record is None else plan.freeze(record)
 
-        if bound.l1.change(key, change, self._shared.clock.monotonic()) is not None:
-            return Counted(plan.copy(record), record, in_l1=True)
+            if bound.l1.change(key, change, self._shared.clock.monotonic()) is not None:
+                return Counted(plan.copy(record), record, in_l1=True)
         record = None if known is None else plan.counted(known, what.deltas, what.part)
         return Counted() if record is None else Counted(plan.copy(record), record)
 

@@ -24,7 +24,8 @@ from strata.protocol.shards import SHARDS
 from strata.runtime.daemon import Daemon
 from strata.writebehind import endings
 from strata.writebehind.dirty import changes, directory
-from strata.writebehind.dirty.slot import Addition, Buffered, OwnWrite
+from strata.writebehind.dirty.slot import Accepted, Addition, Buffered, OwnWrite
+from strata.writebehind.dirty.tally import Tallies
 from strata.writebehind.ledger.lag import PendingStats
 from strata.writebehind.ledger.shard import Shard, by_home, home_of, shards_of
 from strata.writebehind.pending import Pending, pending_of, read_pending, together
@@ -95,15 +96,17 @@ class WriteBehind:
         return put.version
 
     def add(
-        self, bound: Bound, key: Any, key_text: str, deltas: dict[str, Any], part: Any, default: Any, known: Any
+        self, bound: Bound, key: Any, key_text: str, deltas: dict[str, Any], part: Any, made: Any, known: Any, seen: int
     ) -> Any:
-        """Take what is added to columns of a record, of which `part` has the stamps, `default` what is to be made where
-        there is none, and `known` is what the caller knows; returns the record as far as it is known then, None where
-        it is not. Raises as `put` does, and `NoRowError` where the record was deleted."""
+        """Take what is added to columns of a record, of which `part` has the stamps, `made` is what there is to be
+        where there is none, and `known` what the caller has read, after this was `seen` of the key; returns the record
+        as far as it is known then, None where it is not. Raises as `put` does, and `NoRowError` where the record was
+        deleted."""
         if self._finalizer is None:
             self._finalizer = endings.watch(self)
         process = self._process
-        added = process.buffer.add(bound.name, key, key_text, Addition(deltas, part, default, known, self._span()))
+        what = Addition(deltas, part, made, known, seen, self._span())
+        added = process.buffer.add(bound.name, key, key_text, what)
         if not self._held:
             self._hold()
         if added.orphan:
@@ -112,9 +115,16 @@ class WriteBehind:
         try:
             process.intake.see_to(bound, key, key_text, added, added.item)
         except BaseException:
-            process.buffer.forget(bound.name, key)  # whatever became of it, the next one counts without it
+            process.buffer.tallies.forget((bound.name, key))  # whatever became of it, the next one counts without it
             raise
         return added.known
+
+    def add_on(self, bound: Bound, key: Any, deltas: dict[str, Any], part: Any, default: Any) -> Accepted | None:
+        """As `add`, in short, of a key to which was added before; None, nothing being done, where that takes a closer
+        look. `part` is None where no column is stamped."""
+        if self._durability is not Durability.MEMORY:
+            return None
+        return self._process.buffer.add_on(bound.name, key, Addition(deltas, part, default, span=self._span()))
 
     def touch(self, bound: Bound, key: Any, ends: float | None) -> bool:
         """What L2 gets of this process's pending write of the key, if there is one, ends then; whether L2 is yet to get
@@ -148,9 +158,10 @@ class WriteBehind:
         """Whether a version is this process's pending write of the key, which is shown, and nothing newer was met."""
         return self._process.buffer.holds(bound.name, key, version)
 
-    def knows(self, bound: Bound, key: Any) -> bool:
-        """Whether `add` knows the record by itself."""
-        return self._process.buffer.knows(bound.name, key)
+    @property
+    def tallies(self) -> Tallies:
+        """What `add` knows by itself."""
+        return self._process.buffer.tallies
 
     def persist_own(self, bound: Bound, key: Any) -> None:
         """Bring this process's pending write of the key to L3, of which something newer was met. Raises

@@ -25,6 +25,7 @@ from strata import (
     Schema,
     WriteMode,
 )
+from strata.engine.read import Reader
 from strata.protocol.versions import NODE_BITS
 from strata.testing import inspect
 from strata.writebehind.dirty import changes, tally
@@ -202,7 +203,7 @@ def test_a_record_that_is_forgotten_just_then_is_returned_whole(make: MakeStore,
     store.increment(Counter, 1, hits=1)
     inspect(store).schemas["counters"].l1.forget(1)
     monkeypatch.setattr(tally, "KNOWN_FOR", 0.0)
-    monkeypatch.setattr(WriteBehind, "knows", lambda *_: True)  # a moment ago
+    monkeypatch.setattr(tally.Tallies, "knows", lambda *_: True)  # a moment ago
     found = store.increment(Counter, 1, hits=2)
     assert (found.hits, found.title) == (10, "kept")
 
@@ -456,7 +457,7 @@ def test_an_outcome_takes_nothing_back_that_was_heard_since(make: MakeStore, mon
     comes_after(other, one)
     other.set(Counter, 1, Counter(1, hits=50, title="new"))
     hand_off(other)
-    wait_until(lambda: not inspect(one).buffer.knows("counters", 1), what="the message")
+    wait_until(lambda: not inspect(one).buffer.tallies.knows(("counters", 1)), what="the message")
     heard(one)
     found = one.increment(Counter, 1, hits=1)
     assert (found.hits, found.title) == (51, "new")
@@ -558,6 +559,35 @@ def test_what_became_of_a_write_is_heard_although_its_key_was_written_once_more(
     wait_until(lambda: any(slot.persisted for slot, _ in inspect(one).buffer.pending()), what="the outcome")
 
 
+MEANWHILE: dict[str, Callable[[DataStore], Any]] = {
+    "is added to": lambda store: store.increment(Counter, 1, hits=1),
+    "is changed": lambda store: store.modify(Counter, 1, lambda held: replace(held, hits=held.hits + 1)),
+}
+
+
+@pytest.mark.parametrize("how", MEANWHILE)
+def test_what_was_read_before_it_was_written_by_another_thread_is_not_what_is_added_to(
+    make: MakeStore, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    store = make()
+    paced(store)
+    store.register(deferred(Counter, name="counters", l1=None))
+    store.migrate()
+    idle(store)
+    store.set_many(Counter, {1: Counter(1)})
+    find = Reader.find
+
+    def found_late(*args: Any) -> Any:
+        found = find(*args)
+        monkeypatch.undo()
+        MEANWHILE[how](store)
+        return found
+
+    monkeypatch.setattr(Reader, "find", found_late)
+    assert store.increment(Counter, 1, hits=10).hits == 11
+    assert store.increment(Counter, 1, hits=100).hits == 111
+
+
 OTHERWISE: dict[str, Callable[[DataStore], Any]] = {
     "set": lambda store: store.set(Counter, 1, Counter(1, hits=50)),
     "set_many": lambda store: store.set_many(Counter, {1: Counter(1, hits=50)}),
@@ -590,7 +620,7 @@ def test_what_else_became_of_a_record_is_known_to_who_adds_to_it(
         OTHERWISE[how](other)
         other.flush_dirty()
         buffer = inspect(one).buffer
-        wait_until(lambda: not buffer.knows("counters", 1), what="the message")
+        wait_until(lambda: not buffer.tallies.knows(("counters", 1)), what="the message")
     if how.startswith("delete"):
         with pytest.raises(NotFoundError):
             one.increment(Counter, 1, hits=1)

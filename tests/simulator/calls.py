@@ -11,7 +11,7 @@ from greenlet import getcurrent
 from strata import UNLOADED, Q
 from strata.errors import StrataError
 from strata.protocol.entry import IN_PARTS
-from strata.writebehind.dirty.slot import Buffered, Slot
+from strata.writebehind.dirty.slot import Accepted, Addition, Buffered, Slot
 from tests.simulator.counts import Bit, Counts
 from tests.simulator.kinds import CALLS, OTHERS, REFUSED, Item, Pair, Tally
 from tests.simulator.lives import LIFE, Lives
@@ -54,7 +54,7 @@ class Calls:
     def watch(self, process: Process) -> None:
         """Know the versions of a process's deferred writes as it takes them."""
         buffer = process.inside.buffer
-        put, sent, make_room = buffer._put, buffer.sent, buffer._make_room
+        put, sent, make_room, on_top = buffer._put, buffer.sent, buffer._make_room, buffer.tallies.on_top
 
         def noted(schema: str, key: Any, key_text: str, item: Buffered, newest: bool = False) -> Any:
             if key in self.keys:  # of earlier ones nobody is asked any more
@@ -66,10 +66,20 @@ class Calls:
                 ]
             self._stamps[getcurrent()] = item.version
             if item.added and key in self.keys:
-                self.counts.added(key, process, item.version)
-                for text in self.defaults.get(key, ()):  # any of which may be what it is on top of
-                    self._history.stamped(key, item.version, text)
+                counted(key, item.version)
             return put(schema, key, key_text, item, newest=newest)
+
+        def counted(key: Any, version: int) -> None:
+            self.counts.added(key, process, version)
+            for text in self.defaults.get(key, ()):  # any of which may be what it is on top of
+                self._history.stamped(key, version, text)
+
+        def noted_on_top(slot: Slot, what: Addition) -> Accepted | None:
+            accepted = on_top(slot, what)
+            if accepted is not None and slot.key in self.keys:
+                self._stamps[getcurrent()] = accepted.version
+                counted(slot.key, accepted.version)
+            return accepted
 
         def handed_off(versions: Iterable[tuple[Slot, int]], now: float) -> None:
             versions = list(versions)
@@ -89,6 +99,7 @@ class Calls:
             return make_room()
 
         buffer._put, buffer.sent, buffer._make_room = noted, handed_off, made_room  # type: ignore[method-assign]
+        buffer.tallies.on_top = noted_on_top  # type: ignore[method-assign]
         giving_up = process.inside.giving_up
         bury = giving_up.bury
 
@@ -169,9 +180,12 @@ class Calls:
             if made is not None:
                 self.defaults.setdefault(key, set()).add(made.text)
                 self._history.stamped(key, self.counts.newest(key), made.text)
-            process.store.increment(self._model, key, n=bit.value, default=made)
+            began, added = self._world.now, self.counts.acked_by(process, key)
+            found = process.store.increment(self._model, key, n=bit.value, default=made)
             self._world.say(f"    {process} has added {bit.value:b} to {key}")
             self.counts.acknowledged(key, bit)
+            if isinstance(found, Tally) and found.n is not UNLOADED:
+                self._counted(process, key, found, added, began)
 
     def add_to_default(self, process: Process) -> None:
         self.add(process, default=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from itertools import islice, takewhile
-from math import inf
 from typing import Any
 
 from msgspec.structs import replace
@@ -20,7 +19,7 @@ from strata.writebehind.dirty.gate import Gate
 from strata.writebehind.dirty.laying import coalesced
 from strata.writebehind.dirty.owner import Limits, Owner
 from strata.writebehind.dirty.queues import Left, Queues
-from strata.writebehind.dirty.slot import Accepted, Addition, Buffered, HeldRow, OwnWrite, Slot
+from strata.writebehind.dirty.slot import Accepted, Addition, Buffered, OwnWrite, Slot
 from strata.writebehind.dirty.tally import Tallies
 from strata.writebehind.ledger.shard import Shard
 
@@ -43,9 +42,9 @@ class DirtyBuffer:
         self._met: dict[Slot, None] = {}  # those of which a newer version was met, whatever they hold by now
         self._queues = Queues()
         self._left = Left()
-        self._tallies = Tallies(owner)
+        self.tallies = Tallies(owner, clock, self._lock)
         self.since = 0.0  # monotonic time at which the oldest unsent write came, or was tried
-        self.sent_at = -inf  # monotonic time at which the ledger last took some
+        self.sent_at = 0.0  # monotonic time at which the ledger last took some
         # Writes since the last hand-off whose keys were not in it: those that come again wait their time.
         self.fresh = 0
 
@@ -66,6 +65,19 @@ class DirtyBuffer:
     def add(self, schema: str, key: Hashable, key_text: str, what: Addition) -> Accepted:
         """Take what is added to columns of a record, and stamp it. Raises as `write` does."""
         return self._take(self._add, schema, key, key_text, what)
+
+    def add_on(self, schema: str, key: Hashable, what: Addition) -> Accepted | None:
+        """As `add`, in short, where the key was added to before, nothing else is pending of it, and the record is
+        known; None, nothing being done, where that is not so, or cannot be seen at once."""
+        with self._lock:
+            self._begin()
+            slot = self._slots.get((schema, key))
+            accepted = None if slot is None or not self.gate.is_open else self.tallies.on_top(slot, what)
+            if slot is not None and accepted is not None and accepted.item is not None:
+                self._replace(slot, accepted.item)
+            self._torn = False
+        self._tell()
+        return accepted
 
     def put(self, schema: str, key: Hashable, key_text: str, item: Buffered, *, safe: bool = True) -> Accepted:
         """Take a write that was stamped before. Raises as `write` does where it is not `safe` elsewhere."""
@@ -114,11 +126,6 @@ class DirtyBuffer:
     def holds(self, schema: str, key: Hashable, version: int) -> bool:
         """Whether a version is this process's write of the key, unless it was given up, or something newer was met."""
         return (slot := self._slots.get((schema, key))) is not None and slot.holds(version)
-
-    def knows(self, schema: str, key: Hashable) -> bool:
-        """Whether `add` knows the record by itself."""
-        slot, (known, _) = self._slots.get((schema, key)), self._tallies.known((schema, key), self._clock.monotonic())
-        return known is not None and (slot is None or slot.item.record is not None)
 
     def slot(self, schema: str, key: Hashable) -> Slot | None:
         """The slot of a key, if it has a write that L3 is not known to have."""
@@ -178,22 +185,16 @@ class DirtyBuffer:
                     if outcome:
                         self._left.ended()
                 elif slot.item.version <= version:
-                    self._tallies.settle((schema, key), slot.item.version)
+                    self.tallies.settle((schema, key), slot.item.version)
                     self._remove(slot)
                     if slot.item.version < version:
                         overtook.append((key, version))
                 elif version > slot.persisted:
                     slot.persisted = version
                     slot.born = self._clock.monotonic()  # what it lacks now came while that was under way
-                    slot.item = self._tallies.settled((schema, key), slot.item, version)
+                    slot.item = self.tallies.settled((schema, key), slot.item, version)
             self._torn = False
         return overtook
-
-    def learn(self, schema: str, key: Hashable, row: HeldRow) -> None:
-        """L3 has this row, which was added to here."""
-        with self._lock:
-            slot, since = self._slots.get((schema, key)), self._clock.monotonic() - self._owner.age(row.at)
-            self._tallies.learn((schema, key), row, None if slot is None else slot.item, since)
 
     def give_up(self, schema: str, key: Hashable, version: int) -> None:
         """The write of this version is given up: reads do not get it any more. It stays until that was told. An older
@@ -202,7 +203,7 @@ class DirtyBuffer:
             slot = self._slots.get((schema, key))
             if slot is not None and slot.item.version == version:
                 self._owner.uncover(schema, key)
-                self._tallies.forget((schema, key))
+                self.tallies.forget((schema, key))
                 slot.given_up = version
 
     def drop(self, schema: str, key: Hashable, version: int) -> None:
@@ -210,23 +211,18 @@ class DirtyBuffer:
         with self._lock:
             self._begin()
             if (slot := self._slots.get((schema, key))) is not None and slot.item.version == version:
-                self._tallies.forget((schema, key))
+                self.tallies.forget((schema, key))
                 self._remove(slot)
             self._torn = False
-
-    def forget(self, schema: str, key: Hashable) -> None:
-        """What was added to the key may not be taken after all: what is added from now on is counted by itself."""
-        with self._lock:
-            self._tallies.forget((schema, key))
 
     def supersede(self, schema: str, key: Hashable, version: int, *, adding: bool = False) -> None:
         """A newer version was met: reads get it where they can, and this one otherwise, until L3 has the newer one.
         `adding`: it only adds to columns."""
         place = (schema, key)
-        if place in self._slots or place in self._tallies:
+        if place in self._slots or place in self.tallies:
             with self._lock:
                 if not adding:
-                    self._tallies.unknow(place)
+                    self.tallies.unknow(place)
                 if (slot := self._slots.get(place)) is not None:
                     self._owner.uncover(schema, key)
                     self._met[slot] = None
@@ -335,13 +331,13 @@ class DirtyBuffer:
     def _put(self, schema: str, key: Hashable, key_text: str, item: Buffered, newest: bool = False) -> Accepted:
         place = (schema, key)
         if not item.added:
-            self._tallies.unknow(place)
+            self.tallies.unknow(place)
         if (slot := self._slots.get(place)) is not None:
             laid, accepted = coalesced(self._owner, slot, item)
             if laid is not None:
                 slot.shown = max(slot.shown, 0 if newest else item.version)
                 if not laid.added:
-                    self._tallies.forget(place)
+                    self.tallies.forget(place)
                 self._replace(slot, laid)
             return accepted
         if len(self._slots) >= self.limits.most and not self._make_room():
@@ -357,11 +353,11 @@ class DirtyBuffer:
             return Accepted(version, orphan=True)
         # Without a slot it has gone around the ledger, or ended; and a newer write of others comes between.
         shown = version if slot is None else max(slot.shown, slot.superseded)
-        added = self._tallies.add(place, what.deltas, version, shown)
+        added = self.tallies.add(place, what.deltas, version, shown)
         item = Buffered(version, what.part, True, (), added, what.default, span=what.span)
         taken = self._put(schema, key, key_text, item, newest=True)
-        record = self._tallies.count(place, what, self._clock.monotonic())
-        return Accepted(version, taken.room, taken.orphan, item, record)
+        known = self.tallies.count(place, self._slots.get(place), what)
+        return Accepted(version, taken.room, taken.orphan, item, known)
 
     def _stamp(self, schema: str, key: Hashable) -> int:
         """A version for a new write of the key, above that of the one that is here."""
@@ -372,7 +368,7 @@ class DirtyBuffer:
         return version
 
     def _restamp(self, slot: Slot) -> None:
-        self._tallies.forget((slot.schema, slot.key))
+        self.tallies.forget((slot.schema, slot.key))
         self._replace(slot, slot.item.restamped(self._owner.stamp()))
 
     def _replace(self, slot: Slot, item: Buffered) -> None:
@@ -402,7 +398,7 @@ class DirtyBuffer:
         if (slot := next(iter(self._queues.kept), None)) is None:
             return False
         self._left.add(slot)
-        self._tallies.forget((slot.schema, slot.key))
+        self.tallies.forget((slot.schema, slot.key))
         self._remove(slot)
         return True
 

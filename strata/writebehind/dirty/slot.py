@@ -51,18 +51,19 @@ class Buffered(msgspec.Struct, gc=False, eq=False):
 
 class Addition(msgspec.Struct, frozen=True, gc=False):
     """What is added to columns of a record: `deltas` by column; `part`, the record with the stamps of the write alone;
-    `default`, to which it is added where there is none; the record as the caller knows it, if it does; and the span
-    that adds it."""
+    `default`, to which it is added where there is none; the record as the caller knows it, if it does, and what was
+    `seen` of the key (`Tallies.seen`) before it was read; and the span that adds it."""
 
     deltas: dict[str, Any]
     part: Any
     default: Any = None
     known: Any = None
+    seen: int = 0
     span: str = ""
 
 
 class HeldRow(msgspec.Struct, frozen=True, gc=False):
-    """A record that L3 has held since the stamp `at`; its version, and the one up to which it has what was added here."""
+    """What L3 has held since the stamp `at`; its version, and the one up to which it has what was added here."""
 
     record: Any
     version: int

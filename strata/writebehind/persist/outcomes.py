@@ -169,7 +169,8 @@ class Outcomes:
             self._unreadable(bound.name, error)
         else:
             if names == bound.plan.column_names:
-                self._buffer.learn(bound.name, key, HeldRow(record, item.held, item.version, item.at))
+                slot, row = self._buffer.slot(bound.name, key), HeldRow(record, item.held, item.version, item.at)
+                self._buffer.tallies.learn((bound.name, key), row, slot)
 
     def _keyed(self, bound: Bound, items: Sequence[T]) -> list[tuple[Any, T]]:
         """The outcomes with their keys, without those that have none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from strata.engine.commit import Commit
 from strata.l3.standing import RowNote, Standing
+from strata.writebehind.dirty.tally import Tallies
 from strata.writebehind.writer.encode import Encoder
 from tests.simulator.kinds import Tally
 from tests.simulator.mutants.behind import calling
@@ -35,5 +36,20 @@ ADDING = {
         calling("0:a 1:s", "0:a 1:b", model=Tally),
         1,
         apply=code(Standing, "_add", "total(after, column, at)", "total(after, column, 0)"),
+    ),
+    "what was read before something became of it here is not what is added to": Mutant(
+        calling("0:a 0:a", "0:Ya 0:a", model=Tally),
+        1,
+        apply=code(Tallies, "_count", "tally.before == what.seen", "True"),
+    ),
+    "an outcome takes nothing back that was read, heard or done since": Mutant(
+        calling("0:aYa", "0:awYwa", "0:aYwa 1:a", model=Tally, l1=False),
+        1,
+        apply=code(Tallies, "learn", "row.counted <= tally.after", "False"),
+    ),
+    "what is added on top of an outcome is all that is not in it": Mutant(
+        calling("0:aga 1:a", "0:aaa 1:aga", model=Tally),
+        1,
+        apply=code(Tallies, "learn", "series.after(row.counted)", "0"),
     ),
 }
