@@ -42,7 +42,7 @@ def _fraction(text: str) -> Fraction:
 
 def raised(value: Any, more: Any) -> Any:
     """What a column holds with a total on top; None counts from 0."""
-    if not isinstance(more, Fraction):
+    if type(more) is int or not isinstance(more, Fraction):  # whose ABC makes the question dear
         return plus(value or 0, more)
     if value is not None and not isfinite(value):
         return value
@@ -55,6 +55,8 @@ def raised(value: Any, more: Any) -> Any:
 
 def plus(one: Any, other: Any, sign: int = 1) -> Any:
     """The exact sum, or difference, of two numbers of one type; integers go with any."""
+    if type(one) is int and type(other) is int:
+        return one + other if sign > 0 else one - other
     if isinstance(one, Decimal) or isinstance(other, Decimal):
         return _EXACT.add(one, other) if sign > 0 else _EXACT.subtract(one, other)
     return one + other if sign > 0 else one - other

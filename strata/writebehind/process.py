@@ -70,6 +70,7 @@ class Process:
     def __init__(self, shared: Shared, settled: Callable[[], None]) -> None:
         """`settled` is called after each round of the flusher."""
         self._shared = shared
+        self.stamp = shared.versions.stamp
         self._beat_at = 0.0
         self.settled = settled
         config, log = shared.config, shared.log
@@ -174,9 +175,6 @@ class Process:
     @property
     def source(self) -> str:
         return self._shared.announcer.source
-
-    def stamp(self) -> int:
-        return self._shared.versions.stamp()
 
     def count(self, schema: str, key: Any, what: Addition, known: Any) -> Counted:
         bound = self._shared.schemas[schema]
