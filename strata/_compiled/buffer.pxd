@@ -4,12 +4,12 @@ from strata._compiled.queues cimport Queues as Queued
 
 cdef class DirtyBuffer:
     cdef object __weakref__
-    cdef public object limits, _clock, _owner, _lock, _left, _tallies
+    cdef public object limits, _clock, _owner, _lock, _left, tallies
     cdef public Gated gate
     cdef public Queued _queues
     cdef public bint _torn, _due
     cdef public dict _slots, _met
-    cdef public double since
+    cdef public double since, sent_at
     cdef public long long fresh
 
     cdef _begin(self)
@@ -17,7 +17,6 @@ cdef class DirtyBuffer:
     cdef _mend(self)
     cdef _stamp(self, schema, key)
     cdef _restamp(self, slot)
-    cdef _settle(self, slot, version)
     cdef _replace(self, slot, item)
     cdef _enqueue(self, slot)
     cdef _remove(self, slot)

@@ -30,7 +30,6 @@ from strata.protocol.versions import NODE_BITS
 from strata.testing import inspect
 from strata.writebehind.dirty import changes, tally
 from strata.writebehind.persist.outcomes import OutcomeReport, Outcomes, Persisted
-from strata.writebehind.service import WriteBehind
 from tests.behind import Errors, client, comes_after, deferred, hand_off, idle, paced, persist, run
 from tests.stores import MakeStore, sure
 from tests.support import wait_until
