@@ -23,6 +23,7 @@ from strata.l1.tier import Fill
 from strata.l2.values import Put
 from strata.policies import WriteMode
 from strata.protocol.messages import MessageOp
+from strata.writebehind.dirty.slot import Buffered
 
 if TYPE_CHECKING:
     from strata.l2.tier import L2Tier
@@ -183,8 +184,9 @@ class Writer:
             if claim is not None:
                 bound.l1.claims.enter(claim)
             in_part = record is not None and frozen is None and bool(plan.unloaded(record))
+            held, thaw = (record, None) if frozen is None else (frozen, plan.thaw)
             ends = None if life is None else began + life
-            version = deferred.put(bound, id, key_text, record, ends, partial=in_part)
+            version = deferred.put(bound, id, key_text, Buffered(0, held, in_part, ends=ends, thaw=thaw))
             if record is None:
                 bound.l1.forget(id, below=version)
             elif in_part:
@@ -202,9 +204,7 @@ class Writer:
         finally:
             if claim is not None:
                 bound.l1.claims.release(claim)
-        if record is None:
-            return None
-        return plan.copy(record) if frozen is None else plan.thaw(frozen)
+        return plan.copy(record) if frozen is None and record is not None else record  # the buffer has the other
 
     def _own(self, bound: Bound, l2: L2Tier, changes: Mapping[str, Prepared], life: float | None) -> None:
         """A schema whose lowest tier is L2: the newest version wins there, and what it overtakes is tried once more.

@@ -73,11 +73,8 @@ class WriteBehind:
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def put(
-        self, bound: Bound, key: Any, key_text: str, record: Any, ends: float | None = None, *, partial: bool = False
-    ) -> int:
-        """Take one write, None being a deletion; returns its version. `ends`: when a life of its own ends in L2
-        (monotonic). `partial`: some of its columns are UNLOADED.
+    def put(self, bound: Bound, key: Any, key_text: str, item: Buffered) -> int:
+        """Take one write, which has no version and no span yet; returns its version.
 
         Raises `WriteBehindFullError` where there is no room for it, and L3 and Redis do not answer either;
         `ConstraintError` or `EncodeError` where it had to be written to L3 at once, and was refused; `ClosedError`
@@ -85,7 +82,7 @@ class WriteBehind:
         """
         if self._finalizer is None:
             self._finalizer = endings.watch(self)
-        item = Buffered(0, record, partial, ends=ends, span=self._span())
+        item.span = self._span()
         put = self._process.buffer.write(bound.name, key, key_text, item)
         if not self._held:
             self._hold()

@@ -107,7 +107,7 @@ class Calls:
             key = int(key_text)
             self.counts.gave_up(key, entry.version)
             own = buffer.slot("item", key)
-            orphan = entry.op in IN_PARTS and (self._is_gone(key) or (own is not None and own.item.record is None))
+            orphan = entry.op in IN_PARTS and (self._is_gone(key) or (own is not None and own.item.deletes))
             for version in {entry.version, *dict(entry.ages).values()}:
                 for column in self._carried.get((key, version), [key]):
                     self._history.gave_up(column, version, orphan=orphan)

@@ -349,7 +349,7 @@ class DirtyBuffer:
 
     def _add(self, schema: str, key: Hashable, key_text: str, what: Addition) -> Accepted:
         version, place, slot = self._stamp(schema, key), (schema, key), self._slots.get((schema, key))
-        if slot is not None and slot.item.record is None and not slot.overtaken and what.default is None:
+        if slot is not None and slot.item.deletes and not slot.overtaken and what.default is None:
             return Accepted(version, orphan=True)
         # Without a slot it has gone around the ledger, or ended; and a newer write of others comes between.
         shown = version if slot is None else max(slot.shown, slot.superseded)

@@ -101,12 +101,12 @@ def of_entry(bound: Bound, key: Any, key_text: str, entry: Entry) -> Change:
 
 def of_item(bound: Bound, key: Any, key_text: str, item: Buffered) -> Change:
     """The change of a buffered write."""
-    if item.record is None:
+    if (record := item.record) is None:
         return Change(key, key_text, item.version, delete=True)
-    row = bound.plan.to_row(item.record, bound.cipher)
+    row = bound.plan.to_row(record, bound.cipher)
     if not item.partial:
         return Change(key, key_text, item.version, False, None, row, item.ages, item.added)
-    missing = set(bound.plan.unloaded(item.record))
+    missing = set(bound.plan.unloaded(record))
     pairs = [(name, value) for name, value in zip(bound.plan.column_names, row, strict=True) if name not in missing]
     names, values = tuple(n for n, _ in pairs), tuple(v for _, v in pairs)
     default = None if item.default is None else bound.plan.to_row(item.default, bound.cipher)

@@ -18,7 +18,7 @@ def coalesced(owner: Owner, slot: Slot, item: Buffered) -> tuple[Buffered | None
         return None, Accepted(version)  # the same write, out of a journal that was read before
     if version < old.version:
         return _overtaken(owner, slot, item)
-    if item.partial and old.record is not None:
+    if item.partial and not old.deletes:
         return laid(owner, slot.schema, old, item), Accepted(version)
     if item.partial and not slot.overtaken:
         if item.default is None:
@@ -30,15 +30,16 @@ def coalesced(owner: Owner, slot: Slot, item: Buffered) -> tuple[Buffered | None
 
 def laid(owner: Owner, schema: str, under: Buffered, over: Buffered) -> Buffered:
     """A newer write of some columns, or one that adds to some, over another."""
-    beneath, carried = owner.carried(schema, under.record), owner.carried(schema, over.record)
+    base, top = under.record, over.record
+    beneath, carried = owner.carried(schema, base), owner.carried(schema, top)
     if beneath == carried and under.partial and not under.ages and not over.ages and not _writes(carried, under, over):
         default = over.default if under.default is None else under.default
         added = rejoined(under.added, over.added)
-        return Buffered(over.version, over.record, True, (), added, default, under.deleted, span=over.span)
+        return Buffered(over.version, top, True, (), added, default, under.deleted, span=over.span)
     older = dict.fromkeys(beneath, under.version) | dict(under.ages)
     for name in carried:
         older.pop(name, None)
-    record = owner.merge(schema, under.record, over.record)
+    record = owner.merge(schema, base, top)
     written = older | dict.fromkeys(carried, over.version) | dict(over.ages)
     added = beyond(rejoined(under.added, over.added), lambda column: written.get(column, 0))
     default = (over.default if under.default is None else under.default) if under.partial else None
@@ -56,7 +57,7 @@ def _overtaken(owner: Owner, slot: Slot, item: Buffered) -> tuple[Buffered | Non
     old, accepted = slot.item, Accepted(item.version)
     if old.oldest < item.version or item.added or old.added:
         return None, Accepted(item.version, room=False)  # it is between what was laid one over the other
-    if not old.partial or item.record is None:
+    if not old.partial or item.deletes:
         return None, accepted
     # It is what the other left out. A version of its own, since the ledger may have the other one already.
     both = laid(owner, slot.schema, item, old)

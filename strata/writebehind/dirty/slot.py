@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -15,14 +16,15 @@ from strata.writebehind.ledger.shard import Shard, home_of
 
 class Buffered(msgspec.Struct, gc=False, eq=False):
     """A pending write, which nobody changes once the buffer has it: that stamps a new one, whose `version` is 0 before.
-    `record` is None for a deletion, `partial` where it has columns that were not loaded. `ages`:
-    columns that earlier writes gave, over which this one was laid, with their versions. `added` is what is added to
-    columns, and `default` the record to which, where there is none, or where it was `deleted`, at that version. `ends`:
-    when a life of its own ends in L2 (monotonic), infinity being never, None where it has the life of all. `span`
-    is the one that wrote it, "" where nothing is traced."""
+    `held` is the record, None for a deletion, or where there is a `thaw`, which makes it of that, what L1 has of it: so
+    the collector has nothing to walk through. `partial`: it has columns that were not loaded. `ages`: columns that
+    earlier writes gave, over which this one was laid, with their versions. `added` is what is added to columns, and
+    `default` the record to which, where there is none, or where it was `deleted`, at that version. `ends`: when a life
+    of its own ends in L2 (monotonic), infinity being never, None where it has the life of all. `span` is the one that
+    wrote it, "" where nothing is traced."""
 
     version: int
-    record: Any
+    held: Any
     partial: bool
     ages: Ages = ()
     added: Added = ()
@@ -30,11 +32,22 @@ class Buffered(msgspec.Struct, gc=False, eq=False):
     deleted: int = 0
     ends: float | None = None
     span: str = ""
+    thaw: Callable[[Any], Any] | None = None
+
+    @property
+    def record(self) -> Any:
+        """The record, None for a deletion."""
+        return self.held if self.thaw is None else self.thaw(self.held)
+
+    @property
+    def deletes(self) -> bool:
+        """Whether it is a deletion."""
+        return self.held is None
 
     @property
     def plain(self) -> bool:
         """Whether it is a whole record and nothing else, that has the life of all."""
-        if self.record is None or self.partial or self.ages or self.added:
+        if self.held is None or self.partial or self.ages or self.added:
             return False
         return self.ends is None and self.default is None and not self.deleted
 

@@ -82,7 +82,7 @@ class Tallies:
     def count(self, place: tuple[str, Hashable], slot: Slot | None, what: Addition) -> Any:
         """The record with what was added to its key, and is in its slot, for the caller; None where it is not known."""
         tally, item = self._of[place], None if slot is None else slot.item
-        alone = item is not None and item.partial and item.record is what.part and not item.ages
+        alone = item is not None and item.partial and item.held is what.part and not item.ages
         tally.item = item if alone and item is not None and len(item.added) == len(tally.series) else None
         return self._count(place, tally, what, self._clock.monotonic())
 
@@ -109,7 +109,7 @@ class Tallies:
             if tally is None or row.counted <= tally.after:
                 return
             if item is not None and item.version > row.counted:
-                if item.record is None:
+                if item.deletes:
                     return
                 if self._owner.carried(place[0], item.record):
                     if item.version <= row.version or item.ages or not item.partial:

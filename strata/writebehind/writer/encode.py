@@ -63,7 +63,7 @@ class Encoder:
 
     def entry(self, bound: Bound, slot: Slot, item: Buffered) -> Entry:
         """The entry of a write. Raises what the codec raises."""
-        entry = self.address(slot, item, b"" if item.record is None else _row(bound, item.record))[1]
+        entry = self.address(slot, item, b"" if item.deletes else _row(bound, item.record))[1]
         if item.default is None and not item.deleted:
             return entry
         return replace(entry, default=_row(bound, item.default), deleted=item.deleted)
@@ -101,9 +101,10 @@ class Encoder:
         assert l2 is not None
         to_row, pack_row, cipher = plan.to_row, plan.pack_row, bound.cipher
         key_texts, versions = [slot.key_text for slot, _ in writes], [item.version for _, item in writes]
-        rows = [pack_row(to_row(item.record, cipher)) for _, item in writes]
+        made = [item.record for _, item in writes]
+        rows = [pack_row(to_row(record, cipher)) for record in made]
         entries = whole(versions, rows, int(self._clock.wall() * 1000), self._announcer.source)
-        cached = [plan.cached(item.record) for _, item in writes]
+        cached = [*map(plan.cached, made)]
         contents, lives = l2.held_each(versions, cached, pending=True, since=l2.since)
         records = [*chain.from_iterable(zip(key_texts, entries, contents, lives, strict=True))]
         return LedgerBatch(shard, records, [*map(l2.key, key_texts)], ANY, self._announcer.head(bound.name, Said.SET))
@@ -164,7 +165,7 @@ def _row(bound: Bound, record: Any) -> bytes:
 
 
 def _op(item: Buffered) -> EntryOp:
-    if item.record is None:
+    if item.deletes:
         return EntryOp.DELETE
     if item.partial:
         return EntryOp.PARTIAL
