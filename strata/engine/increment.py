@@ -18,6 +18,7 @@ from strata.engine.write import Writer, check_kind
 from strata.errors import ConflictError, EncodeError, StrataError
 from strata.l3.diagnosis import NoRowError
 from strata.model.numbers import deltas_of
+from strata.writebehind.dirty.slot import Addition
 
 if TYPE_CHECKING:
     from strata.writebehind.service import WriteBehind
@@ -76,7 +77,7 @@ class Incrementer:
         self._context.ready()
         if not bound.hooks.before_set_given:
             part = writer.prepare_part(bound, id, {}) if bound.plan.stamped else None
-            added = deferred.add_on(bound, id, deltas, part, made)
+            added = deferred.add_on(bound, id, Addition(deltas, part, made))
             if added is not None:
                 return self._told(bound, id, key_text, part, added.known)
         if part is None:
@@ -86,7 +87,7 @@ class Incrementer:
             raise missing(bound, id, OR_DEFAULT)
         known = made if known is ABSENT else known
         try:
-            found = deferred.add(bound, id, key_text, deltas, part, made, known, seen)
+            found = deferred.add(bound, id, key_text, Addition(deltas, part, made, known, seen))
         except NoRowError:
             raise missing(bound, id, OR_DEFAULT) from None
         return self._told(bound, id, key_text, part, found)

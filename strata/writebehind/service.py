@@ -92,17 +92,13 @@ class WriteBehind:
             self._refuse(bound, key, key_text, replace(item, version=put.version))
         return put.version
 
-    def add(
-        self, bound: Bound, key: Any, key_text: str, deltas: dict[str, Any], part: Any, made: Any, known: Any, seen: int
-    ) -> Any:
-        """Take what is added to columns of a record, of which `part` has the stamps, `made` is what there is to be
-        where there is none, and `known` what the caller has read, after this was `seen` of the key; returns the record
-        as far as it is known then, None where it is not. Raises as `put` does, and `NoRowError` where the record was
-        deleted."""
+    def add(self, bound: Bound, key: Any, key_text: str, what: Addition) -> Any:
+        """Take what is added to columns of a record, which has no span yet; returns the record as far as it is known
+        then, None where it is not. Raises as `put` does, and `NoRowError` where the record was deleted."""
         if self._finalizer is None:
             self._finalizer = endings.watch(self)
         process = self._process
-        what = Addition(deltas, part, made, known, seen, self._span())
+        what.span = self._span()
         added = process.buffer.add(bound.name, key, key_text, what)
         if not self._held:
             self._hold()
@@ -116,12 +112,13 @@ class WriteBehind:
             raise
         return added.known
 
-    def add_on(self, bound: Bound, key: Any, deltas: dict[str, Any], part: Any, default: Any) -> Accepted | None:
+    def add_on(self, bound: Bound, key: Any, what: Addition) -> Accepted | None:
         """As `add`, in short, of a key to which was added before; None, nothing being done, where that takes a closer
-        look. `part` is None where no column is stamped."""
+        look. Its `part` is None where no column is stamped."""
         if self._durability is not Durability.MEMORY:
             return None
-        return self._process.buffer.add_on(bound.name, key, Addition(deltas, part, default, span=self._span()))
+        what.span = self._span()
+        return self._process.buffer.add_on(bound.name, key, what)
 
     def touch(self, bound: Bound, key: Any, ends: float | None) -> bool:
         """What L2 gets of this process's pending write of the key, if there is one, ends then; whether L2 is yet to get

@@ -49,6 +49,7 @@ class Calls:
         self.lives = Lives(self._world)
         self.defaults: dict[int, set[str]] = {}  # texts of records that are made only where there is none
         self._stamps: dict[Any, int] = {}  # the version of the deferred write that a task made last
+        self._refused: dict[Any, tuple[Any, Any]] = {}  # a task's write, by key and record, that found no room
         self._carried: dict[tuple[int, int], list[int]] = {}  # the columns of a key's deferred write of a version
 
     def watch(self, process: Process) -> None:
@@ -56,7 +57,18 @@ class Calls:
         buffer = process.inside.buffer
         put, sent, make_room, on_top = buffer._put, buffer.sent, buffer._make_room, buffer.tallies.on_top
 
-        def noted(schema: str, key: Any, key_text: str, item: Buffered, newest: bool = False) -> Any:
+        def taken(schema: str, key: Any, key_text: str, item: Buffered, newest: bool = False) -> Accepted:
+            again = (key, item.held) == self._refused.get(getcurrent())
+            if not again:
+                note(key, item)
+            accepted: Accepted = put(schema, key, key_text, item, newest=newest)
+            if again and accepted.room:
+                note(key, item)
+            if not accepted.room:  # it goes around the ledger as it was stamped first, until there is room
+                self._refused[getcurrent()] = key, item.held
+            return accepted
+
+        def note(key: Any, item: Buffered) -> None:
             if key in self.keys:  # of earlier ones nobody is asked any more
                 ages, carried = dict(item.ages), self.columns(key, item.record)
                 for name, (column, value) in zip(("text", "note"), carried.items(), strict=False):
@@ -67,7 +79,6 @@ class Calls:
             self._stamps[getcurrent()] = item.version
             if item.added and key in self.keys:
                 counted(key, item.version)
-            return put(schema, key, key_text, item, newest=newest)
 
         def counted(key: Any, version: int) -> None:
             self.counts.added(key, process, version)
@@ -98,7 +109,7 @@ class Calls:
                     self._history.left(process, column, slot.item.version)
             return make_room()
 
-        buffer._put, buffer.sent, buffer._make_room = noted, handed_off, made_room  # type: ignore[method-assign]
+        buffer._put, buffer.sent, buffer._make_room = taken, handed_off, made_room  # type: ignore[method-assign]
         buffer.tallies.on_top = noted_on_top  # type: ignore[method-assign]
         giving_up = process.inside.giving_up
         bury = giving_up.bury
@@ -131,6 +142,7 @@ class Calls:
             with contextlib.suppress(StrataError, Cancelled):
                 getattr(self, CALLS[letter])(process)
             task.awaited = task.cancelled = False
+            self._refused.pop(task, None)
 
     def columns(self, key: int, record: Item | None) -> dict[int, str | None]:
         """What a record has in the columns that it carries; of none, in all of them."""

@@ -17,8 +17,8 @@ STALE = 3.0  # seconds after a commit from which on nobody reads what was before
 @dataclass(eq=False)
 class Bit:
     """One increment. `version` is that of its stamp, then that of the point in which it was handed off; `change`: it
-    has none before L3 has it, since it is made of what the row holds there; `safe`: it is in the ledger; `lost`: it may
-    have been given up; `era` with which text it is in L3, and since when."""
+    has none before L3 has it, since it is made of what the row holds there; `safe`: it is in the ledger, to which it
+    was `handed_off`; `lost`: it may have been given up; `era` with which text it is in L3, and since when."""
 
     value: int
     process: Any
@@ -27,6 +27,7 @@ class Bit:
     acked: bool = False
     safe: bool = False
     lost: bool = False
+    handed_off: bool = False
     era: str | None = None
     at: float = 0.0
 
@@ -67,7 +68,7 @@ class Counts:
         """The ledger has what a process has added up to a version."""
         for bit in self._bits.get(key, ()):
             if bit.process is process and 0 < bit.version <= version:
-                bit.safe = True
+                bit.safe = bit.handed_off = True
 
     def ledger_lost(self) -> None:
         """What nobody has in memory is lost."""
@@ -78,7 +79,7 @@ class Counts:
     def let_go(self, key: Any, process: Any) -> None:
         """A full buffer has let go of what was handed off: it is lost with the ledger."""
         for bit in self._bits.get(key, ()):
-            if bit.process is process and bit.safe:
+            if bit.process is process and bit.handed_off:
                 bit.process = None
 
     def forget(self, process: Any, *, durable: bool) -> None:

@@ -371,6 +371,18 @@ def test_an_increment_of_a_pending_write_that_a_clock_stamped_which_was_put_back
     assert dict(item.ages)["x"] < series.last == item.version < 5000
 
 
+@pytest.mark.parametrize(("stood_still", "known"), [(0.5, True), (40.0, False)])
+def test_a_record_that_was_read_before_its_process_stood_still_is_not_known_after_it(
+    stood_still: float, known: bool
+) -> None:
+    dirty = Buffer()
+    seen = dirty.buffer.tallies.seen(("things", "a"))
+    dirty.clock.advance(stood_still)
+    first = dirty.buffer.add("things", "a", "a", Addition({"x": 1}, part={}, known={"x": 1}, seen=seen))
+    assert first.known == {"x": 2}  # to the call that has read it
+    assert dirty.buffer.tallies.knows(("things", "a")) is known
+
+
 @pytest.mark.parametrize("partial", [False, True])
 def test_a_write_over_a_pending_one_that_a_clock_stamped_which_was_put_back_since_is_newer_in_every_column(
     partial: bool,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -62,7 +63,14 @@ class Buffered(msgspec.Struct, gc=False, eq=False):
         return replace(self, version=version, ages=(), added=added)
 
 
-class Addition(msgspec.Struct, frozen=True, gc=False):
+class LastEvent(NamedTuple):
+    """The number of the last event of a key, and when it was asked for (monotonic)."""
+
+    number: int = 0
+    at: float = math.inf
+
+
+class Addition(msgspec.Struct, gc=False):
     """What is added to columns of a record: `deltas` by column; `part`, the record with the stamps of the write alone;
     `default`, to which it is added where there is none; the record as the caller knows it, if it does, and what was
     `seen` of the key (`Tallies.seen`) before it was read; and the span that adds it."""
@@ -71,7 +79,7 @@ class Addition(msgspec.Struct, frozen=True, gc=False):
     part: Any
     default: Any = None
     known: Any = None
-    seen: int = 0
+    seen: LastEvent = LastEvent()
     span: str = ""
 
 

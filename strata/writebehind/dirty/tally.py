@@ -14,7 +14,7 @@ from strata.protocol.added import Added, Series, thinned
 from strata.waits.clock import Clock
 from strata.waits.hub import MemoryLock
 from strata.writebehind.dirty.owner import Owner
-from strata.writebehind.dirty.slot import Accepted, Addition, Buffered, HeldRow, Slot
+from strata.writebehind.dirty.slot import Accepted, Addition, Buffered, HeldRow, LastEvent, Slot
 
 MOST = 10_000  # keys whose totals are remembered; who adds to another one begins a new series
 KNOWN_FOR = 1.0  # seconds for which a record is known without a read: what others add meanwhile is not in it
@@ -58,11 +58,11 @@ class Tallies:
         tally = self._of.get(place)
         return tally is not None and tally.known is not None and self._clock.monotonic() < tally.since + KNOWN_FOR
 
-    def seen(self, place: Hashable) -> int:
+    def seen(self, place: Hashable) -> LastEvent:
         """The number of the last event of a key: a record that is read from here on is known where it still is the last
         one when the key is added to."""
         with self._lock:
-            return self._tally(place).seen
+            return LastEvent(self._tally(place).seen, self._clock.monotonic())
 
     def on_top(self, slot: Slot, what: Addition) -> Accepted | None:
         """What is to take the place of a slot's write that is nothing but what was added before, to a record that is
@@ -88,9 +88,11 @@ class Tallies:
 
     def _count(self, place: tuple[str, Hashable], tally: Tally, what: Addition, now: float) -> Any:
         since = now
-        known = what.known if tally.before == what.seen else None
+        known = what.known if tally.before == what.seen.number else None
         is_read = known is not None
-        if not is_read and now < tally.since + KNOWN_FOR:
+        if is_read:
+            since = min(now, what.seen.at)  # this process may have stood still since then
+        elif now < tally.since + KNOWN_FOR:
             known, since = tally.known, tally.since
         counted = self._owner.count(*place, what, known)
         tally.known, tally.since = counted.kept, now if counted.in_l1 else since

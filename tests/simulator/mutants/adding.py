@@ -40,7 +40,7 @@ ADDING = {
     "what was read before something became of it here is not what is added to": Mutant(
         calling("0:a 0:a", "0:Ya 0:a", model=Tally),
         1,
-        apply=code(Tallies, "_count", "tally.before == what.seen", "True"),
+        apply=code(Tallies, "_count", "tally.before == what.seen.number", "True"),
     ),
     "an outcome takes nothing back that was read, heard or done since": Mutant(
         calling("0:aYa", "0:awYwa", "0:aYwa 1:a", model=Tally, l1=False),
