@@ -1059,9 +1059,7 @@ class DataStore(StoreFields):
         return self._wiring.server is not None
 
     def _bound(self, schema: Any) -> Bound:
-        context = self._context
-        if context.closed:
-            context.check_not_closed()
+        self._context.check_not_closed()
         if threading.Lock is not self._made_with:
             self._patched()
         try:
@@ -1070,7 +1068,7 @@ class DataStore(StoreFields):
             raise self._not_found(schema) from None
         if bound.lacking:
             raise InvalidConfigError(bound.lacking)
-        context.check_whole(bound)
+        self._context.check_whole(bound)
         return bound
 
     def _not_found(self, schema: Any) -> SchemaNotFoundError:

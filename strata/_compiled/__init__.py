@@ -2,8 +2,8 @@
 
 One place decides, once, when `strata` is imported: all of it runs, or none does. `hits` (hits.pyx) is the hit path and
 what it reads and stamps; the other modules (parts.py) are made of the very sources that run otherwise. A plain module
-calls `replace`, which puts the compiled classes in the place of its own. STRATA_PURE=1 in
-the environment leaves all of it out.
+calls `replace`, which puts the compiled classes in the place of its own. STRATA_PURE=1 in the environment leaves all of
+it out.
 """
 
 from __future__ import annotations

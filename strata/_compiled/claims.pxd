@@ -1,6 +1,3 @@
-cimport cython
-
-
 cdef class Claim:
     cdef object __weakref__
     cdef public object key, life, hub, owner, result, error, stale
@@ -10,14 +7,12 @@ cdef class Claim:
     cdef public dict _waiting
 
 
-
 cdef class ManyClaim:
     cdef object __weakref__
     cdef public object keys, life, stamp
     cdef public tuple listed
     cdef public bint brief, silent, alone
     cdef public set voided
-
 
 
 cdef class Call(Claim):

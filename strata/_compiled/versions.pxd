@@ -1,6 +1,3 @@
-cimport cython
-
-
 cdef class VersionClock:
     cdef object __weakref__
     cdef public object reference, _clock, _lock, _offset, _last, _node

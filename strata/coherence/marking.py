@@ -160,7 +160,7 @@ class Marking:
         """Hear of what was missed, unless there is nothing, or so many seconds ago there was nothing. Raises
         `L2UnavailableError`."""
         now = self._clock.monotonic()
-        if not (self._whole and now < self._trust.until) and now >= self._asked + within:
+        if not (self._whole and self._trust.sure(now)) and now >= self._asked + within:
             self.catch_up()
 
     # -- telling again ------------------------------------------------------------------------------------------

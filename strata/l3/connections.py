@@ -88,8 +88,7 @@ class Pool:
             else:
                 conn.deadline = None
                 conn.staged = []
-                conn.user = None
-                self._idle.append(conn)
+                self._keep(conn)
                 if len(self._idle) > 1:
                     self._thin_out(now)
         finally:
@@ -126,6 +125,10 @@ class Pool:
         idle = len(self._idle)
         return Counts(self._seats.used + idle, idle)
 
+    def _keep(self, conn: Connection) -> None:
+        conn.user = None
+        self._idle.append(conn)
+
     def _thin_out(self, now: float) -> None:
         """Close the connection that was idle longest, where it was for too long: one a call."""
         try:
@@ -149,8 +152,7 @@ class Pool:
                 return False
             spare = self._new()
             spare.idle_since = self._clock.monotonic()
-            spare.user = None
-            self._idle.append(spare)
+            self._keep(spare)
         except psycopg.Error:
             return False  # the caller has one
         finally:

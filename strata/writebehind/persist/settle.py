@@ -135,7 +135,7 @@ def _as_handed_off(change: Change, applied: Applied, partial: Set[str]) -> bool:
     """Whether L3 has the whole of a write, at its version, and nothing else."""
     if applied.status is not _APPLIED or applied.version != change.version or change.key_text in partial:
         return False
-    return not change.added and change.default is None and not kept(change, applied)
+    return not change.adds and not kept(change, applied)
 
 
 def _content(bound: Bound, l2: L2Tier, change: Change, applied: Applied) -> tuple[bytes, int]:

@@ -247,7 +247,7 @@ BEHIND = {
                 "        content = b'C' + bound.l2.held(applied.version, record)[0]\n"
                 "    return change.key_text,",
             ),
-            code(settle, "_as_handed_off", "return not change.added and", "return False and"),
+            code(settle, "_as_handed_off", "return not change.adds and", "return False and"),
         ),
     ),
     "what is handed off is said": Mutant(
